@@ -1,0 +1,68 @@
+# `make run` and `make test` need Python >= 3.11, pip and make, nothing else.
+PYTHON ?= python3
+BIN := .venv/bin
+INSTALL := $(BIN)/python -m pip install -q --disable-pip-version-check
+WHEELS := --require-hashes --only-binary :all:
+LOCK := build/lock/bin/uv pip compile --no-config --universal --python-version 3.11 \
+	--generate-hashes --custom-compile-command 'make lock' -q
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+
+.DEFAULT_GOAL := help
+.PHONY: help setup run test check generate lint migrate lock bench clean
+
+help:  ## say what can be made
+	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 18
+
+.venv/.run: requirements.lock pyproject.toml
+	$(PYTHON) -m venv .venv
+	$(INSTALL) $(WHEELS) -r requirements.lock
+	$(INSTALL) --no-deps --no-build-isolation --no-index -e .
+	@touch $@
+
+.venv/.dev: requirements-dev.lock .venv/.run
+	$(INSTALL) $(WHEELS) -r requirements-dev.lock
+	@touch $@
+
+# Committed; made here only where it is missing.
+generated/contract.binpb:
+	$(MAKE) generate
+
+setup: .venv/.dev generated/contract.binpb  ## install what running, testing and checking need
+
+run: .venv/.run generated/contract.binpb  ## start everything, Postgres and Valkey included
+	@exec $(BIN)/academy up
+
+test: setup  ## run the tests (ARGS="-k login -p randomly -p no:cacheprovider")
+	$(BIN)/python -m pytest $(ARGS)
+
+check: setup lint  ## what CI runs before the tests
+	mypy
+	lint-imports --no-cache
+	python .ci/check_functions.py server edge .ci
+	sh .ci/generate.sh build/generated
+	diff -r -x __pycache__ generated build/generated
+	buf lint
+	buf format proto --diff --exit-code
+	sh .ci/buf_breaking.sh
+
+lint: .venv/.dev  ## format and lint
+	ruff format --check
+	ruff check
+
+generate: .venv/.dev  ## write generated/ from proto/
+	sh .ci/generate.sh generated
+
+migrate: .venv/.run  ## bring the database of DATABASE_URL to the newest schema
+	academy migrate
+
+bench: setup  ## measure, each figure beside its bar
+	python .ci/bench.py $(ARGS)
+
+lock: .venv/.run  ## write both locks anew
+	$(PYTHON) -m venv build/lock && build/lock/bin/pip install -q uv
+	$(LOCK) requirements.in -o requirements.lock
+	$(LOCK) requirements-dev.in -c requirements.lock -o requirements-dev.lock
+
+clean:  ## remove what was installed and built; var/ holds your data and stays
+	rm -rf .venv build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	find server edge tests generated .ci -name __pycache__ -prune -exec rm -rf {} +

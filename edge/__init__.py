@@ -1,0 +1,1 @@
+"""Any gRPC service as REST, by its own google.api.http annotations."""

@@ -1,0 +1,1 @@
+"""The academy's services: contracts in, Postgres and Redis behind."""

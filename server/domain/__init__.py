@@ -1,0 +1,1 @@
+"""Rules and entities; knows neither transport nor store."""

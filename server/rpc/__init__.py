@@ -1,0 +1,1 @@
+"""Where the contracts are spoken: messages in, messages out."""
