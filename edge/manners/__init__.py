@@ -1,0 +1,1 @@
+"""HTTP manners: negotiation, metadata, origins, cookies."""

@@ -1,0 +1,1 @@
+"""What message types look like: their fields, their faults, their OpenAPI."""

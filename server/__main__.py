@@ -1,0 +1,241 @@
+"""The command line, `academy`: starts the services and looks after them."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Coroutine, Iterator
+from contextlib import contextmanager
+from ipaddress import ip_address
+from typing import Annotated, Any
+
+import grpc
+import orjson
+import typer
+import uvloop
+from pydantic import SecretStr
+
+from server import doctor as checks
+from server import run, state
+from server.app import academy, ground, remote_edge, users
+from server.config import ConfigurationError, Settings, load, require
+from server.domain.errors import AcademyError
+from server.domain.users import Role
+from server.embedded import EmbeddedServerError, EmbeddedServers
+from server.logs import configure
+from server.rpc.contract import ContractError
+from server.store import migrate as migrations
+from server.store.signing_keys import UnreadableKeys
+
+cli = typer.Typer(
+    no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False
+)
+admin = typer.Typer(no_args_is_help=True, help="Look after admins.")
+cli.add_typer(admin, name="admin")
+_REFUSALS = (
+    AcademyError,
+    ConfigurationError,
+    ContractError,
+    EmbeddedServerError,
+    UnreadableKeys,
+    run.AddressInUse,
+)
+
+
+@contextmanager
+def _told() -> Iterator[None]:
+    """Tell an operator what is wrong in a sentence; a trace is for what is not."""
+    try:
+        yield
+    except _REFUSALS as error:
+        typer.secho(str(error), err=True, fg=typer.colors.RED)
+        raise typer.Exit(1) from error
+
+
+def _run(work: Coroutine[Any, Any, None]) -> None:
+    with _told():
+        uvloop.run(work)
+
+
+def _loaded() -> Settings:
+    with _told():
+        settings = load()
+    configure(settings.log_level)
+    return settings
+
+
+@cli.command()
+def up() -> None:
+    """Start everything here: Postgres and Valkey unless given, gRPC and REST."""
+    settings = _loaded()
+    if "debug" not in settings.model_fields_set:
+        settings = settings.model_copy(update={"debug": True})
+    with _told():
+        _check_loopback(settings)
+        servers = EmbeddedServers(settings.state_dir)
+        try:
+            settings = _with_servers(settings, servers)
+            uvloop.run(_up(settings))
+        finally:
+            servers.stop()
+
+
+def _check_loopback(settings: Settings) -> None:
+    for name in ("grpc_listen", "http_listen"):
+        host = getattr(settings, name).rpartition(":")[0].strip("[]")
+        if settings.debug and host != "localhost" and not ip_address(host).is_loopback:
+            raise ConfigurationError(
+                f"{name.upper()}: with DEBUG on only loopback is served; "
+                "set DEBUG=0, or listen on 127.0.0.1"
+            )
+
+
+def _with_servers(settings: Settings, servers: EmbeddedServers) -> Settings:
+    """Start what is not given, and give the settings that name it."""
+    given: dict[str, SecretStr] = {}
+    if settings.database_url is None:
+        given["database_url"] = SecretStr(servers.start_postgres())
+    if settings.redis_url is None:
+        given["redis_url"] = SecretStr(servers.start_valkey())
+    if settings.secret_key is None:
+        given["secret_key"] = state.kept_secret(settings.state_dir)
+    urls = {n: v.get_secret_value() for n, v in given.items() if n.endswith("_url")}
+    state.keep_endpoints(settings.state_dir, urls)
+    return settings.model_copy(update=given)
+
+
+async def _up(settings: Settings) -> None:
+    require(settings, "database_url")
+    await migrations.upgrade(_url(settings))
+    await _serve(settings, banner=True)
+
+
+def _url(settings: Settings) -> str:
+    require(settings, "database_url")
+    return settings.database_url.get_secret_value() if settings.database_url else ""
+
+
+async def _serve(settings: Settings, *, banner: bool) -> None:
+    async with (
+        ground(settings) as base,
+        academy(base) as built,
+        run.listening_grpc(built.grpc, settings.grpc_listen) as grpc_port,
+        run.listening_http(built.http, settings.http_listen) as http_port,
+    ):
+        if banner:
+            _print_banner(settings, grpc_port, http_port)
+        await run.until_stopped(built.health.drain)
+
+
+def _print_banner(settings: Settings, grpc_port: int, http_port: int) -> None:
+    rest = f"http://{settings.http_listen.rpartition(':')[0]}:{http_port}"
+    rpc = f"{settings.grpc_listen.rpartition(':')[0]}:{grpc_port}"
+    docs = f"   docs {rest}/docs" if settings.debug else ""
+    typer.echo(
+        f"""
+Blatam Academy is up.   REST {rest}   gRPC {rpc}{docs}
+
+  curl {rest}/api/v1/users -H 'content-type: application/json' \\
+    -d '{{"email": "ana@example.com", "username": "ana", "password": "Blue7horse"}}'
+  curl {rest}/api/v1/auth/login -H 'content-type: application/json' \\
+    -d '{{"identifier": "ana", "password": "Blue7horse"}}'
+  curl {rest}/api/v1/users/me -H "authorization: Bearer $ACCESS_TOKEN"
+"""
+    )
+    sys.stdout.flush()
+
+
+@cli.command()
+def serve() -> None:
+    """Serve gRPC and REST over the Postgres and Redis of DATABASE_URL, REDIS_URL."""
+    settings = _loaded()
+    with _told():
+        require(settings, "database_url", "redis_url", "secret_key")
+    _run(_serve_checked(settings))
+
+
+async def _serve_checked(settings: Settings) -> None:
+    if await migrations.behind(_url(settings)):
+        raise ConfigurationError(
+            "the database has an older schema than this code needs: academy migrate"
+        )
+    await _serve(settings, banner=False)
+
+
+@cli.command()
+def edge(
+    server: Annotated[str, typer.Option(help="HOST:PORT of a gRPC server.")],
+) -> None:
+    """Serve REST alone, in front of a gRPC server elsewhere."""
+    settings = _loaded()
+    _run(_edge(settings, server))
+
+
+async def _edge(settings: Settings, server: str) -> None:
+    async with (
+        grpc.aio.insecure_channel(server) as channel,
+        run.listening_http(remote_edge(channel, settings), settings.http_listen),
+    ):
+        await run.until_stopped()
+
+
+@cli.command()
+def migrate() -> None:
+    """Bring the database of DATABASE_URL to the newest schema."""
+    settings = state.completed(_loaded())
+    with _told():
+        url = _url(settings)
+    _run(migrations.upgrade(url))
+    typer.echo(f"schema {migrations.newest()}")
+
+
+@admin.command("create")
+def create_admin(
+    email: Annotated[str, typer.Option(prompt=True)],
+    username: Annotated[str, typer.Option(prompt=True)],
+    password: Annotated[
+        str,
+        typer.Option(prompt=True, confirmation_prompt=True, hide_input=True),
+    ] = "",
+) -> None:
+    """Make an account whose role is admin; asks for what is not given."""
+    _run(_create_admin(state.completed(_loaded()), email, username, password))
+
+
+async def _create_admin(
+    settings: Settings, email: str, username: str, password: str
+) -> None:
+    async with ground(settings) as base:
+        user = await users(base).register(email, username, password, role=Role.ADMIN)
+    typer.echo(f"admin {user.username}, user {user.id}")
+
+
+@cli.command()
+def doctor(
+    as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
+) -> None:
+    """Check the settings and what they name; say what to do."""
+    settings = state.completed(_loaded())
+    found = uvloop.run(checks.findings(settings))
+    shown = checks.shown_settings(settings)
+    if as_json:
+        report = {"settings": shown, "findings": found}
+        typer.echo(orjson.dumps(report, option=orjson.OPT_INDENT_2).decode())
+    else:
+        for name, value in shown.items():
+            typer.echo(f"{name:<22} {value}")
+        typer.echo("")
+        for finding in found:
+            mark = "ok " if finding.ok else "NOT"
+            typer.echo(f"{mark} {finding.check:<12} {finding.found}")
+            if finding.advice:
+                typer.echo(f"    {'':<12} -> {finding.advice}")
+    raise typer.Exit(0 if all(finding.ok for finding in found) else 1)
+
+
+def main() -> None:
+    """Run `academy`."""
+    cli()
+
+
+if __name__ == "__main__":
+    main()

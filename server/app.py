@@ -1,0 +1,209 @@
+"""The composition root: builds everything, read aloud from top to bottom."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
+from importlib.metadata import version
+
+import grpc
+from fastapi import FastAPI
+from grpc_reflection.v1alpha import reflection
+from pydantic import SecretStr
+from redis.asyncio import Redis
+
+from edge.app import create_app
+from edge.config import EdgeSettings
+from edge.port import CallError, CallPort, RemotePort, Reply
+from server.background import following
+from server.config import Settings, require
+from server.domain.auth import Authentication
+from server.domain.clock import Clock, system_clock
+from server.domain.limits import Limiter, SlidingWindows, Window
+from server.domain.paging import PageTokens
+from server.domain.passwords import PasswordHasher
+from server.domain.requests import Requests
+from server.domain.revocations import Revocations
+from server.domain.secret_key import SecretKey
+from server.domain.sessions import RefreshLimits, RefreshTokens
+from server.domain.tokens import AccessTokens, KeyRing
+from server.domain.users import Users
+from server.rpc import contract
+from server.rpc.addresses import Trust
+from server.rpc.auth import AuthService
+from server.rpc.health import Health
+from server.rpc.listener import Guards, Listener, grpc_server, serve_methods
+from server.rpc.local import LocalPort
+from server.rpc.users import UserService
+from server.store.answers import PostgresAnswers
+from server.store.buckets import RedisBuckets
+from server.store.connect import Database, redis_client
+from server.store.revocations import RevocationFeed
+from server.store.sessions import PostgresSessions
+from server.store.signing_keys import PostgresSigningKeys
+from server.store.users import PostgresUsers
+
+Rates = Mapping[str, Sequence[contract.RateRule]]
+
+
+@dataclass(frozen=True, slots=True)
+class Ground:
+    """What everything stands on."""
+
+    settings: Settings
+    clock: Clock
+    secret: SecretKey
+    database: Database
+    redis: Redis
+    limiter: Limiter
+    hasher: PasswordHasher
+
+
+@dataclass(frozen=True, slots=True)
+class Academy:
+    """Everything built, nothing listening yet."""
+
+    health: Health
+    grpc: grpc.aio.Server
+    http: FastAPI
+
+
+@asynccontextmanager
+async def ground(settings: Settings) -> AsyncIterator[Ground]:
+    """Open what everything stands on, and close it after.
+
+    Raises ConfigurationError for a setting that is missing.
+    """
+    require(settings, "database_url", "redis_url", "secret_key")
+    database = Database(_text(settings.database_url))
+    redis = redis_client(_text(settings.redis_url))
+    limiter = RedisBuckets(redis, SlidingWindows(system_clock))
+    hasher = PasswordHasher()
+    secret = SecretKey(
+        _text(settings.secret_key), _text(settings.secret_key_previous) or None
+    )
+    try:
+        yield Ground(settings, system_clock, secret, database, redis, limiter, hasher)
+    finally:
+        hasher.close()
+        await redis.aclose()
+        await database.close()
+
+
+@asynccontextmanager
+async def academy(base: Ground) -> AsyncIterator[Academy]:
+    """Build the services, and keep what they know of the stores fresh.
+
+    Raises StoreUnavailable, UnreadableKeys, ContractError, ConfigurationError.
+    """
+    settings = base.settings
+    ring, known = KeyRing(), Revocations(base.clock)
+    feed = RevocationFeed(base.database, base.redis, known, base.clock)
+    box = base.secret.box("signing-keys")
+    keys = PostgresSigningKeys(base.database, box, ring, base.clock)
+    authentication = _authentication(base, ring, known, feed)
+    rates = _rates(settings)
+    guards = Guards(
+        verify=authentication.verify,
+        limiter=base.limiter,
+        requests=Requests(PostgresAnswers(base.database), base.secret.mac("requests")),
+        clock=base.clock,
+        rates=rates,
+    )
+    servicers = {
+        "blatam.user.v1.UserService": UserService(users(base)),
+        "blatam.auth.v1.AuthService": AuthService(authentication, ring),
+    }
+    served = serve_methods(servicers, guards)
+    trust = Trust(settings.trusted_proxies)
+    health = Health(base.database.ping, list(servicers))
+    server = grpc_server(Listener(trust).handlers(served))
+    health.add_to(server)
+    if settings.debug:
+        names = (*servicers, health.name, reflection.SERVICE_NAME)
+        reflection.enable_server_reflection(names, server)
+    port = LocalPort(served, trust, Reply, CallError)
+    edge = replace(edge_settings(settings, rates), ready=health.ready)
+    await keys.load()
+    await feed.look()
+    await health.look()
+    async with following(feed.follow(), keys.follow(), health.follow()):
+        yield Academy(health, server, edge_app(port, edge))
+
+
+def users(base: Ground) -> Users:
+    """Give the rules of accounts over the stores."""
+    return Users(
+        store=PostgresUsers(base.database),
+        hasher=base.hasher,
+        tokens=PageTokens(base.secret.mac("page-tokens")),
+        policy=base.settings.password_policy,
+        clock=base.clock,
+    )
+
+
+def _authentication(
+    base: Ground, ring: KeyRing, known: Revocations, feed: RevocationFeed
+) -> Authentication:
+    settings = base.settings
+    limits = RefreshLimits(
+        idle=settings.refresh_idle,
+        absolute=settings.refresh_absolute,
+        grace=settings.refresh_grace,
+    )
+    return Authentication(
+        accounts=PostgresUsers(base.database),
+        sessions=PostgresSessions(base.database, feed),
+        hasher=base.hasher,
+        access=AccessTokens(
+            settings.token_issuer, settings.token_audience, ring, base.clock
+        ),
+        refresh=RefreshTokens(base.secret.mac("refresh-tokens"), limits),
+        revocations=known,
+        attempts=base.limiter,
+        clock=base.clock,
+    )
+
+
+def edge_app(port: CallPort, settings: EdgeSettings) -> FastAPI:
+    """Give the REST edge over the whole contract."""
+    return create_app(contract.descriptors(), port, settings)
+
+
+def remote_edge(channel: grpc.aio.Channel, settings: Settings) -> FastAPI:
+    """Give the REST edge in front of a server elsewhere."""
+    return edge_app(RemotePort(channel), edge_settings(settings, _rates(settings)))
+
+
+def edge_settings(settings: Settings, rates: Rates) -> EdgeSettings:
+    """Give the edge's plain tables, read from blatam's own annotations."""
+    return EdgeSettings(
+        title="Blatam Academy",
+        version=version("blatam-academy"),
+        public_url=settings.public_url,
+        docs=settings.debug,
+        debug=settings.debug,
+        cors_origins=settings.cors_origins,
+        trusted_proxies=tuple(map(str, settings.trusted_proxies)),
+        serve_trailing_slash=True,
+        public_methods=contract.public_methods(),
+        public_max_age=contract.public_max_age(),
+        rate_limits=contract.rate_sentences(rates),
+    )
+
+
+def _rates(settings: Settings) -> Rates:
+    """Give the operator's rates. Raises ContractError for an RPC that is not there."""
+    contract.check_overrides(settings.rate_limits)
+    return {
+        name: [
+            contract.RateRule(tuple(rule.by), Window(rule.limit, rule.per))
+            for rule in rules
+        ]
+        for name, rules in settings.rate_limits.items()
+    }
+
+
+def _text(secret: SecretStr | None) -> str:
+    return secret.get_secret_value() if secret else ""

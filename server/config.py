@@ -1,0 +1,201 @@
+"""The server's settings: the only place in server/ that reads the environment.
+
+Names are those of the environment; a `.env` file serves too, and any of them may
+come as NAME_FILE, the path of a file that holds the value (for secrets).
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from datetime import timedelta
+from ipaddress import IPv4Network, IPv6Network
+from pathlib import Path
+from typing import Annotated, Any
+
+import orjson
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    Field,
+    SecretStr,
+    ValidationError,
+)
+from pydantic.fields import FieldInfo
+from pydantic_settings import (
+    BaseSettings,
+    EnvSettingsSource,
+    NoDecode,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+)
+
+from server.domain.passwords import PasswordPolicy
+
+SHORTEST_SECRET = 32
+_UNITS = {"d": 86_400, "h": 3_600, "m": 60, "s": 1, "": 1}
+_WORTHLESS = {"changeme", "secret", "password", "your-secret-key", "default"}
+Network = IPv4Network | IPv6Network
+
+
+class ConfigurationError(Exception):
+    """Every fault of the settings at once, a line each, by name."""
+
+
+def _duration(value: Any) -> Any:
+    """Read `30d`, `12h`, `15m`, `10s` or plain seconds."""
+    if isinstance(value, timedelta):
+        return value
+    match = re.fullmatch(r"(\d{1,9}(?:\.\d{1,6})?)([dhms]?)", str(value).strip())
+    if match is None:
+        raise ValueError("must be a duration such as 30d, 12h, 15m or 10s")
+    return float(match[1]) * timedelta(seconds=_UNITS[match[2]])
+
+
+def _list(value: Any) -> Any:
+    """Read a comma-separated list."""
+    if isinstance(value, str):
+        return [part.strip() for part in value.split(",") if part.strip()]
+    return value
+
+
+def _address(value: str) -> str:
+    host, _, port = value.rpartition(":")
+    if not host or not port.isdigit() or not 0 <= int(port) <= 65535:
+        raise ValueError("must be HOST:PORT, such as 127.0.0.1:8080")
+    return value
+
+
+def _database_url(value: SecretStr) -> SecretStr:
+    scheme = value.get_secret_value().partition("://")[0]
+    if scheme not in {"postgresql", "postgres", "postgresql+asyncpg"}:
+        raise ValueError("must begin with postgresql://")
+    return value
+
+
+def _redis_url(value: SecretStr) -> SecretStr:
+    scheme = value.get_secret_value().partition("://")[0]
+    if scheme not in {"redis", "rediss", "unix"}:
+        raise ValueError("must begin with redis://, rediss:// or unix://")
+    return value
+
+
+def _secret(value: SecretStr) -> SecretStr:
+    text = value.get_secret_value()
+    if len(text) < SHORTEST_SECRET or text.lower().strip() in _WORTHLESS:
+        raise ValueError(
+            f"must be at least {SHORTEST_SECRET} random characters: "
+            "openssl rand -hex 32"
+        )
+    if len(set(text)) < 8:
+        raise ValueError("must be random: openssl rand -hex 32")
+    return value
+
+
+class RateRule(BaseModel):
+    """One rule of RATE_LIMITS, as the policy option writes it."""
+
+    by: list[str] = Field(min_length=1)
+    limit: int = Field(gt=0)
+    per: Annotated[timedelta, BeforeValidator(_duration)]
+
+
+def _rate_limits(value: Any) -> Any:
+    if isinstance(value, str):
+        try:
+            return orjson.loads(value or "{}")
+        except orjson.JSONDecodeError as error:
+            raise ValueError(
+                'must be JSON: {"pkg.Service/Method": [{"by": ["address"], '
+                '"limit": 1000, "per": "60s"}]}'
+            ) from error
+    return value
+
+
+Duration = Annotated[timedelta, BeforeValidator(_duration), Field(ge=timedelta(0))]
+Names = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_list)]
+Networks = Annotated[tuple[Network, ...], NoDecode, BeforeValidator(_list)]
+Address = Annotated[str, AfterValidator(_address)]
+RateLimits = Annotated[
+    dict[str, list[RateRule]], NoDecode, BeforeValidator(_rate_limits)
+]
+
+
+class Settings(BaseSettings):
+    """What an operator may set; each is documented in the README."""
+
+    model_config = SettingsConfigDict(
+        env_file=".env", extra="ignore", frozen=True, hide_input_in_errors=True
+    )
+
+    database_url: Annotated[SecretStr, AfterValidator(_database_url)] | None = None
+    redis_url: Annotated[SecretStr, AfterValidator(_redis_url)] | None = None
+    secret_key: Annotated[SecretStr, AfterValidator(_secret)] | None = None
+    secret_key_previous: Annotated[SecretStr, AfterValidator(_secret)] | None = None
+    debug: bool = False
+    grpc_listen: Address = "127.0.0.1:50051"
+    http_listen: Address = "127.0.0.1:8080"
+    state_dir: Path = Path("var")
+    public_url: str = ""
+    cors_origins: Names = ()
+    trusted_proxies: Networks = ()
+    token_issuer: str = Field("https://blatam.academy", min_length=1)
+    token_audience: str = Field("blatam", min_length=1)
+    refresh_grace: Duration = timedelta(seconds=10)
+    refresh_idle: Duration = timedelta(days=30)
+    refresh_absolute: Duration = timedelta(days=90)
+    password_policy: PasswordPolicy = PasswordPolicy.COMPOSITION
+    rate_limits: RateLimits = Field(default_factory=dict)
+    log_level: str = Field("info", pattern="(?i)^(debug|info|warning|error|critical)$")
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Look into the environment, then into files it names, then into .env."""
+        files = _FileSource(settings_cls)
+        return init_settings, env_settings, files, dotenv_settings
+
+
+class _FileSource(EnvSettingsSource):
+    """Values that come as NAME_FILE."""
+
+    def get_field_value(
+        self, field: FieldInfo, field_name: str
+    ) -> tuple[Any, str, bool]:
+        path = os.environ.get(f"{field_name.upper()}_FILE")
+        try:
+            text = Path(path).read_text().strip() if path else None
+        except OSError as error:
+            raise ConfigurationError(
+                f"{field_name.upper()}_FILE cannot be read: {error.strerror}"
+            ) from error
+        return text, field_name, False
+
+
+def load(**overrides: Any) -> Settings:
+    """Read the settings. Raises ConfigurationError with every fault, by name."""
+    try:
+        return Settings(**overrides)
+    except ValidationError as error:
+        lines = [
+            f"{'.'.join(map(str, fault['loc'])).upper()}: "
+            f"{fault['msg'].removeprefix('Value error, ')}"
+            for fault in error.errors(include_input=False, include_url=False)
+        ]
+        raise ConfigurationError("\n".join(lines)) from None
+
+
+def require(settings: Settings, *names: str) -> None:
+    """Raise ConfigurationError naming each of these settings that is missing."""
+    missing = [name for name in names if getattr(settings, name) is None]
+    if missing:
+        raise ConfigurationError(
+            "\n".join(f"{name.upper()}: must be set" for name in missing)
+        )

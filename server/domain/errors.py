@@ -1,0 +1,235 @@
+"""Every way in which the academy refuses, as a tree; no transport's codes.
+
+    AcademyError                 kind, reason, sentence, metadata
+    ├── InvalidFields            which fields break which rules
+    ├── MalformedRequest
+    ├── TokenMissing, TokenInvalid, InvalidCredentials, RefreshTokenInvalid
+    ├── AccessDenied, UserRequired
+    ├── UserNotFound
+    ├── EmailTaken, UsernameTaken, RequestIdReused
+    ├── RateLimited, Overloaded  when to come again
+    ├── StoreUnavailable         a private cause that only the log sees
+    └── DeadlineExceeded
+
+A `reason` is a value of blatam.error.v1.Reason without its prefix; a test holds
+the two together.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from enum import Enum, auto
+from typing import ClassVar
+
+
+class Kind(Enum):
+    """What sort of refusal it is; a transport maps it to its own codes."""
+
+    INVALID_ARGUMENT = auto()
+    UNAUTHENTICATED = auto()
+    PERMISSION_DENIED = auto()
+    NOT_FOUND = auto()
+    ALREADY_EXISTS = auto()
+    RESOURCE_EXHAUSTED = auto()
+    UNAVAILABLE = auto()
+    DEADLINE_EXCEEDED = auto()
+
+
+@dataclass(frozen=True, slots=True)
+class Violation:
+    """One field that breaks one rule: its path in JSON names, what would be right."""
+
+    field: str
+    description: str
+    rule: str
+
+
+class AcademyError(Exception):
+    """A refusal with a public face; `str()` of it is a sentence for people."""
+
+    kind: ClassVar[Kind]
+    reason: ClassVar[str]
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        metadata: Mapping[str, str] | None = None,
+        retry_after: timedelta | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.metadata = metadata or {}
+        self.retry_after = retry_after
+        self.violations: tuple[Violation, ...] = ()
+
+
+class InvalidFields(AcademyError):
+    """Fields that break rules, each named with its rule."""
+
+    kind = Kind.INVALID_ARGUMENT
+    reason = "INVALID_FIELDS"
+
+    def __init__(self, violations: Sequence[Violation]) -> None:
+        sentences = "; ".join(f"{v.field}: {v.description}" for v in violations)
+        super().__init__(f"invalid request: {sentences}")
+        self.violations = tuple(violations)
+
+
+class MalformedRequest(AcademyError):
+    """Bytes that are no message of the request's type."""
+
+    kind = Kind.INVALID_ARGUMENT
+    reason = "MALFORMED_REQUEST"
+
+
+class TokenMissing(AcademyError):
+    """A call that needs a token came without one."""
+
+    kind = Kind.UNAUTHENTICATED
+    reason = "TOKEN_MISSING"
+
+    def __init__(self) -> None:
+        super().__init__("this call needs an access token: authorization: Bearer ...")
+
+
+class TokenInvalid(AcademyError):
+    """An access token that does not serve; why is for the log alone."""
+
+    kind = Kind.UNAUTHENTICATED
+    reason = "TOKEN_INVALID"
+
+    def __init__(self, cause: str) -> None:
+        super().__init__("the access token is not valid, or no longer")
+        self.add_note(cause)
+
+
+class InvalidCredentials(AcademyError):
+    """The one answer to every failed log-in (ASVS 6.3.8)."""
+
+    kind = Kind.UNAUTHENTICATED
+    reason = "INVALID_CREDENTIALS"
+
+    def __init__(self) -> None:
+        super().__init__("no active account has this identifier and password")
+
+
+class RefreshTokenInvalid(AcademyError):
+    """A refresh token that does not serve; why is for the log alone."""
+
+    kind = Kind.UNAUTHENTICATED
+    reason = "REFRESH_TOKEN_INVALID"
+
+    def __init__(self, cause: str) -> None:
+        super().__init__("the refresh token is not valid, or no longer; log in again")
+        self.add_note(cause)
+
+
+class AccessDenied(AcademyError):
+    """A known caller who may not do this."""
+
+    kind = Kind.PERMISSION_DENIED
+    reason = "ACCESS_DENIED"
+
+
+class UserRequired(AcademyError):
+    """A service called what acts on the caller's own account."""
+
+    kind = Kind.PERMISSION_DENIED
+    reason = "USER_REQUIRED"
+
+    def __init__(self) -> None:
+        super().__init__(
+            "this call acts on the caller's own account: sign in as a user"
+        )
+
+
+class UserNotFound(AcademyError):
+    """No such user."""
+
+    kind = Kind.NOT_FOUND
+    reason = "USER_NOT_FOUND"
+
+    def __init__(self, user_id: int) -> None:
+        super().__init__(f"there is no user {user_id}", metadata={"id": str(user_id)})
+
+
+class EmailTaken(AcademyError):
+    """Another account has the e-mail address."""
+
+    kind = Kind.ALREADY_EXISTS
+    reason = "EMAIL_TAKEN"
+
+    def __init__(self) -> None:
+        super().__init__("another account has this e-mail address")
+
+
+class UsernameTaken(AcademyError):
+    """Another account has the username, in whatever case."""
+
+    kind = Kind.ALREADY_EXISTS
+    reason = "USERNAME_TAKEN"
+
+    def __init__(self) -> None:
+        super().__init__("another account has this username")
+
+
+class RequestIdReused(AcademyError):
+    """A request id that was used before, for another request."""
+
+    kind = Kind.ALREADY_EXISTS
+    reason = "REQUEST_ID_REUSED"
+
+    def __init__(self) -> None:
+        super().__init__("this request id was used for another request: make a new one")
+
+
+class RateLimited(AcademyError):
+    """Too many calls."""
+
+    kind = Kind.RESOURCE_EXHAUSTED
+    reason = "RATE_LIMITED"
+
+    def __init__(self, limit: int, per: timedelta, retry_after: timedelta) -> None:
+        seconds = math.ceil(retry_after.total_seconds())
+        super().__init__(
+            f"too many calls: at most {limit} in {per.total_seconds():g} s; "
+            f"come again in {seconds} s",
+            metadata={"limit": str(limit), "per_seconds": f"{per.total_seconds():g}"},
+            retry_after=retry_after,
+        )
+
+
+class Overloaded(AcademyError):
+    """More work waits than can be done in time."""
+
+    kind = Kind.RESOURCE_EXHAUSTED
+    reason = "OVERLOADED"
+
+    def __init__(self, retry_after: timedelta) -> None:
+        super().__init__("the service is busy: come again", retry_after=retry_after)
+
+
+class StoreUnavailable(AcademyError):
+    """A store that does not answer; raise it `from` the cause, for the log."""
+
+    kind = Kind.UNAVAILABLE
+    reason = "STORE_UNAVAILABLE"
+
+    def __init__(self) -> None:
+        super().__init__(
+            "the service cannot reach its data: try again",
+            retry_after=timedelta(seconds=1),
+        )
+
+
+class DeadlineExceeded(AcademyError):
+    """The caller's time ran out before the work was done."""
+
+    kind = Kind.DEADLINE_EXCEEDED
+    reason = "DEADLINE_EXCEEDED"
+
+    def __init__(self) -> None:
+        super().__init__("the call took longer than its deadline allows")

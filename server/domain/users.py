@@ -1,0 +1,175 @@
+"""Accounts: signing up, reading and listing them, and who may see what."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
+from enum import IntEnum
+from typing import Protocol
+
+import orjson
+
+from server.domain.callers import Caller
+from server.domain.clock import Clock
+from server.domain.errors import InvalidFields, UserNotFound, Violation
+from server.domain.paging import (
+    Page,
+    PageRequest,
+    PageTokens,
+    Position,
+    Rows,
+    Sort,
+    page_request,
+)
+from server.domain.passwords import PasswordHasher, PasswordPolicy, check_password
+from server.domain.requests import Once
+
+
+class Role(IntEnum):
+    """What a user is in the academy; teachers have a student's rights."""
+
+    STUDENT = 1
+    TEACHER = 2
+    ADMIN = 3
+
+
+@dataclass(frozen=True, slots=True)
+class User:
+    """An account without its password. `version` grows with every change."""
+
+    id: int
+    email: str
+    username: str
+    role: Role
+    is_active: bool
+    email_verified: bool
+    created_at: datetime
+    updated_at: datetime
+    version: int
+
+
+@dataclass(frozen=True, slots=True)
+class NewUser:
+    """What a sign-up writes."""
+
+    email: str
+    username: str
+    password_hash: str
+    role: Role
+    created_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class UserFilter:
+    """Which accounts a listing holds; None and "" let everything through."""
+
+    is_active: bool | None = None
+    username_prefix: str = ""
+    email: str = ""
+    role: Role | None = None
+
+
+class UserStore(Protocol):
+    """Keeps accounts."""
+
+    async def add(self, new: NewUser, once: Once[User] | None = None) -> User:
+        """Write an account, and the answer that `once` makes of it.
+
+        Raises EmailTaken, UsernameTaken, AnswerExists.
+        """
+
+    async def by_id(self, user_id: int) -> User | None:
+        """Give the account with this id."""
+
+    async def page(
+        self, wanted: UserFilter, sort: Sort, request: PageRequest
+    ) -> Rows[User]:
+        """Give one page, by at most two statements."""
+
+
+def fold(text: str) -> str:
+    """Give the form that e-mail addresses and usernames are compared in.
+
+    Both are ASCII by contract, where every fold agrees (CVE-2019-19844).
+    """
+    return text.lower()
+
+
+SORT_VALUES: dict[str, Callable[[User], str]] = {
+    "id": lambda user: str(user.id),
+    "created_at": lambda user: user.created_at.isoformat(),
+    "username": lambda user: fold(user.username),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Users:
+    """The rules of accounts."""
+
+    store: UserStore
+    hasher: PasswordHasher
+    tokens: PageTokens
+    policy: PasswordPolicy
+    clock: Clock
+
+    async def register(
+        self,
+        email: str,
+        username: str,
+        password: str,
+        *,
+        role: Role = Role.STUDENT,
+        once: Once[User] | None = None,
+    ) -> User:
+        """Sign a person up.
+
+        Raises InvalidFields for a weak password, EmailTaken, UsernameTaken.
+        """
+        check_password(password, username, self.policy)
+        hashed = await self.hasher.hash(password)
+        new = NewUser(fold(email), username, hashed, role, self.clock())
+        return await self.store.add(new, once)
+
+    async def get(self, user_id: int) -> User:
+        """Give the account, or raise UserNotFound."""
+        user = await self.store.by_id(user_id)
+        if user is None:
+            raise UserNotFound(user_id)
+        return user
+
+    async def list(
+        self,
+        caller: Caller,
+        wanted: UserFilter,
+        sort: Sort,
+        *,
+        number: int | None,
+        size: int | None,
+        token: str,
+    ) -> Page[User]:
+        """Give one page. Raises InvalidFields for what is not for this caller."""
+        _check_filter(caller, wanted)
+        context = orjson.dumps([caller.subject, wanted, sort], default=str)
+        after = self.tokens.read(token, context) if token else None
+        request = page_request(number, size, after)
+        rows = await self.store.page(wanted, sort, request)
+        next_token = ""
+        if rows.more:
+            last = rows.items[-1]
+            end = Position(SORT_VALUES[sort.key](last), last.id)
+            next_token = self.tokens.make(end, context)
+        return Page(rows, 0 if after else request.number, request.size, next_token)
+
+
+def _check_filter(caller: Caller, wanted: UserFilter) -> None:
+    if caller.is_admin:
+        return
+    private = {"email": wanted.email, "role": wanted.role}
+    broken = [
+        Violation(name, "may be filtered by only by admins", "filter.admin_only")
+        for name, value in private.items()
+        if value
+    ]
+    if broken:
+        raise InvalidFields(broken)

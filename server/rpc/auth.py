@@ -1,0 +1,61 @@
+"""AuthService: messages in, messages out."""
+
+from __future__ import annotations
+
+from blatam.auth.v1 import auth_pb2 as pb
+from server.domain.auth import Authentication, Tokens
+from server.domain.tokens import ALGORITHM, KeyRing, SigningKey
+from server.rpc.call import Call
+
+
+class AuthService:
+    """blatam.auth.v1.AuthService."""
+
+    def __init__(self, authentication: Authentication, ring: KeyRing) -> None:
+        self._authentication = authentication
+        self._ring = ring
+
+    async def Login(self, request: pb.LoginRequest, call: Call) -> pb.LoginResponse:
+        """Open a session."""
+        tokens = await self._authentication.log_in(
+            request.identifier, request.password, call.address, call.device
+        )
+        return pb.LoginResponse(tokens=_pair(tokens))
+
+    async def RefreshToken(
+        self, request: pb.RefreshTokenRequest, call: Call
+    ) -> pb.RefreshTokenResponse:
+        """Give a session's next tokens."""
+        tokens = await self._authentication.refresh_tokens(request.refresh_token)
+        return pb.RefreshTokenResponse(tokens=_pair(tokens))
+
+    async def Logout(self, request: pb.LogoutRequest, call: Call) -> pb.LogoutResponse:
+        """End the caller's session."""
+        await self._authentication.log_out(call.caller.session_id)
+        return pb.LogoutResponse()
+
+    async def GetJsonWebKeySet(
+        self, request: pb.GetJsonWebKeySetRequest, call: Call
+    ) -> pb.GetJsonWebKeySetResponse:
+        """Give the keys that access tokens are verified with."""
+        return pb.GetJsonWebKeySetResponse(
+            keys=[_key(key) for key in self._ring.keys.values()]
+        )
+
+
+def _pair(tokens: Tokens) -> pb.TokenPair:
+    return pb.TokenPair(
+        access_token=tokens.access_token,
+        token_type="Bearer",  # noqa: S106 - RFC 6750's word, no secret
+        expires_in=int(tokens.expires_in.total_seconds()),
+        refresh_token=tokens.refresh_token,
+        refresh_expires_in=int(tokens.refresh_expires_in.total_seconds()),
+        session_id=tokens.session_id,
+    )
+
+
+def _key(key: SigningKey) -> pb.JsonWebKey:
+    x, y = key.coordinates()
+    return pb.JsonWebKey(
+        kty="EC", use="sig", kid=key.kid, alg=ALGORITHM, crv="P-256", x=x, y=y
+    )

@@ -1,0 +1,121 @@
+"""One call on its way through the chain, whatever transport brought it."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, TypeVar
+
+from google.protobuf.message import DecodeError, Message
+
+from blatam.policy.v1.policy_pb2 import MethodPolicy
+from server.domain.callers import ANONYMOUS, Caller
+from server.domain.errors import MalformedRequest
+from server.domain.requests import Once, RequestKey
+
+Metadata = tuple[tuple[str, str | bytes], ...]
+Result = TypeVar("Result")
+
+
+class Failure(Exception):
+    """A call's end other than OK: a gRPC code, and a serialised google.rpc.Status.
+
+    Made by the errors interceptor alone.
+    """
+
+    def __init__(self, code: int, message: str, status: bytes, reason: str) -> None:
+        super().__init__(code, message)
+        self.code = code
+        self.message = message
+        self.status = status
+        self.reason = reason
+
+
+@dataclass(frozen=True, slots=True)
+class Method:
+    """What the contract says of an RPC. `path` is "/pkg.Service/Method"."""
+
+    path: str
+    request_type: type[Message]
+    policy: MethodPolicy
+    streams: bool
+
+    @property
+    def name(self) -> str:
+        """The name as operators write it: pkg.Service/Method."""
+        return self.path[1:]
+
+
+@dataclass(slots=True)
+class Pending:
+    """A repeatable request that has not been answered yet."""
+
+    key: RequestKey
+    fingerprint: bytes
+    now: datetime
+
+
+@dataclass(slots=True)
+class Call:
+    """A call. `address` is the client's; `timeout` is in seconds from its start."""
+
+    method: Method
+    body: bytes
+    metadata: Mapping[str, str | bytes]
+    address: str
+    request_id: str
+    timeout: float | None = None
+    caller: Caller = ANONYMOUS
+    pending: Pending | None = None
+    _request: Message | None = field(default=None, repr=False)
+
+    @property
+    def request(self) -> Any:
+        """The request message. Raises MalformedRequest."""
+        if self._request is None:
+            try:
+                self._request = self.method.request_type.FromString(self.body)
+            except DecodeError as error:
+                name = self.method.request_type.DESCRIPTOR.full_name
+                raise MalformedRequest(f"the bytes are no {name}") from error
+        return self._request
+
+    @property
+    def device(self) -> str:
+        """What the client calls itself, at most 256 characters of it."""
+        agent = self.metadata.get("grpcgateway-user-agent") or self.metadata.get(
+            "user-agent", ""
+        )
+        return str(agent)[:256]
+
+    def once(self, render: Callable[[Result], Message]) -> Once[Result] | None:
+        """Give what a store writes beside the change, if the request may repeat."""
+        if self.pending is None:
+            return None
+        return Once(
+            self.pending.key,
+            self.pending.fingerprint,
+            self.pending.now,
+            lambda result: render(result).SerializeToString(),
+        )
+
+
+# One answer, or any number of them.
+Outcome = bytes | AsyncIterator[bytes]
+Proceed = Callable[[Call], Awaitable[Outcome]]
+Interceptor = Callable[[Call, Proceed], Awaitable[Outcome]]
+
+
+def chained(interceptors: list[Interceptor], handler: Proceed) -> Proceed:
+    """Wrap a handler, the first interceptor outermost; done once, at start."""
+    for interceptor in reversed(interceptors):
+        handler = _around(interceptor, handler)
+    return handler
+
+
+def _around(interceptor: Interceptor, inner: Proceed) -> Proceed:
+    def proceed(call: Call) -> Awaitable[Outcome]:
+        return interceptor(call, inner)
+
+    return proceed

@@ -1,0 +1,67 @@
+"""grpc.health.v1, and readiness: SERVING while Postgres answers and nobody drains."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+
+import grpc
+import structlog
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+
+from server.domain.errors import StoreUnavailable
+
+log = structlog.get_logger()
+SECONDS_BETWEEN_PINGS = 1.0
+_SERVING = health_pb2.HealthCheckResponse.SERVING
+_NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
+
+
+class Health:
+    """Tells whether this process can serve."""
+
+    name = health.SERVICE_NAME
+
+    def __init__(
+        self, ping: Callable[[], Awaitable[None]], services: Sequence[str]
+    ) -> None:
+        self._ping = ping
+        self._services = ("", *services)
+        self._servicer = health.aio.HealthServicer()
+        self.serving = False
+
+    def add_to(self, server: grpc.aio.Server) -> None:
+        """Serve grpc.health.v1.Health."""
+        health_pb2_grpc.add_HealthServicer_to_server(self._servicer, server)
+
+    async def ready(self) -> bool:
+        """Tell whether calls should be sent here."""
+        return self.serving
+
+    async def follow(self) -> None:
+        """Ask Postgres every second, until cancelled."""
+        while True:
+            await self.look()
+            await asyncio.sleep(SECONDS_BETWEEN_PINGS)
+
+    async def look(self) -> None:
+        """Ask Postgres once, and tell those who watch."""
+        try:
+            await self._ping()
+        except StoreUnavailable:
+            await self._tell(False)
+        else:
+            await self._tell(True)
+
+    async def drain(self) -> None:
+        """Send callers elsewhere, for good."""
+        self.serving = False
+        await self._servicer.enter_graceful_shutdown()
+
+    async def _tell(self, serving: bool) -> None:
+        if serving is self.serving:
+            return
+        self.serving = serving
+        log.info("serving" if serving else "not serving")
+        for service in self._services:
+            await self._servicer.set(service, _SERVING if serving else _NOT_SERVING)

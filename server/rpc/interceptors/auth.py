@@ -1,0 +1,57 @@
+"""Who calls, and may they: the contract's access, and nothing that waits.
+
+A token that was seen before costs a look-up; a new one a signature; none does I/O.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from operator import attrgetter
+from typing import Any
+
+from blatam.policy.v1.policy_pb2 import Access
+from server.domain.callers import Caller
+from server.domain.errors import AccessDenied, TokenInvalid, TokenMissing, UserRequired
+from server.domain.tokens import Claims
+from server.domain.users import Role
+from server.rpc.call import Call, Interceptor, Method, Outcome, Proceed
+
+Verify = Callable[[str], Claims]
+_SCHEME = "bearer "
+
+
+def authorized(method: Method, verify: Verify) -> Interceptor:
+    """Give what enforces one RPC's access. `verify` raises TokenInvalid."""
+    policy = method.policy
+    own: Callable[[Any], int] | None = (
+        attrgetter(policy.self) if policy.access == Access.ACCESS_SELF else None
+    )
+
+    async def public(call: Call, proceed: Proceed) -> Outcome:
+        return await proceed(call)
+
+    async def guarded(call: Call, proceed: Proceed) -> Outcome:
+        caller = call.caller = _identify(call, verify)
+        if policy.user_required and not caller.user_id:
+            raise UserRequired
+        if not _may(policy.access, caller, own(call.request) if own else 0):
+            raise AccessDenied("your account may not do this")
+        return await proceed(call)
+
+    return public if policy.access == Access.ACCESS_PUBLIC else guarded
+
+
+def _identify(call: Call, verify: Verify) -> Caller:
+    header = call.metadata.get("authorization")
+    if not header:
+        raise TokenMissing
+    if not isinstance(header, str) or header[: len(_SCHEME)].lower() != _SCHEME:
+        raise TokenInvalid("no bearer token")
+    claims = verify(header[len(_SCHEME) :])
+    return Caller(claims.user_id, claims.session_id, claims.role == Role.ADMIN)
+
+
+def _may(access: int, caller: Caller, owner: int) -> bool:
+    if access == Access.ACCESS_SIGNED_IN or caller.is_admin:
+        return True
+    return access == Access.ACCESS_SELF and caller.user_id == owner

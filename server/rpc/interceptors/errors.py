@@ -1,0 +1,99 @@
+"""The only place where a status is made: what is raised inside becomes a Failure.
+
+A refusal keeps its public face; anything else is "internal error" to the caller,
+and its cause goes to the log under the request id (ASVS 16.5.1).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping
+
+import structlog
+from google.protobuf.any_pb2 import Any
+from google.protobuf.duration_pb2 import Duration
+from google.protobuf.message import Message
+from google.rpc import code_pb2, error_details_pb2, status_pb2
+
+from server.domain.errors import AcademyError, DeadlineExceeded, Kind
+from server.rpc.call import Call, Failure, Outcome, Proceed
+
+log = structlog.get_logger()
+DOMAIN = "blatam.academy"
+_CODES: dict[Kind, int] = {kind: code_pb2.Code.Value(kind.name) for kind in Kind}
+
+
+async def failing(call: Call, proceed: Proceed) -> Outcome:
+    """Turn what is raised into a Failure; end the call at its deadline."""
+    try:
+        async with asyncio.timeout(call.timeout) as scope:
+            outcome = await proceed(call)
+    except Exception as error:
+        expired = isinstance(error, TimeoutError) and scope.expired()
+        raise _failure(call, DeadlineExceeded() if expired else error) from error
+    return outcome if isinstance(outcome, bytes) else _streamed(call, outcome)
+
+
+async def _streamed(call: Call, messages: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    try:
+        async for message in messages:
+            yield message
+    except Exception as error:
+        raise _failure(call, error) from error
+
+
+def _failure(call: Call, error: Exception) -> Failure:
+    if not isinstance(error, AcademyError):
+        log.error("unexpected", exc_info=error)
+        return _made(call, code_pb2.INTERNAL, "internal error", "INTERNAL", [])
+    if error.__cause__ or hasattr(error, "__notes__"):
+        notes = getattr(error, "__notes__", [])
+        cause = repr(error.__cause__) if error.__cause__ else None
+        log.info("refused", reason=error.reason, notes=notes, cause=cause)
+    code = _CODES[error.kind]
+    return _made(call, code, str(error), error.reason, _details(error), error.metadata)
+
+
+def _made(
+    call: Call,
+    code: int,
+    message: str,
+    reason: str,
+    details: list[Message],
+    metadata: Mapping[str, str] | None = None,
+) -> Failure:
+    info = error_details_pb2.ErrorInfo(reason=reason, domain=DOMAIN, metadata=metadata)
+    request = error_details_pb2.RequestInfo(request_id=call.request_id)
+    status = status_pb2.Status(code=code, message=message)
+    for detail in (info, *details, request):
+        packed = Any()
+        packed.Pack(detail)
+        status.details.append(packed)
+    return Failure(code, message, status.SerializeToString(), reason)
+
+
+def _details(error: AcademyError) -> list[Message]:
+    details: list[Message] = []
+    if error.violations:
+        fields = [
+            error_details_pb2.BadRequest.FieldViolation(
+                field=v.field, description=v.description, reason=v.rule
+            )
+            for v in error.violations
+        ]
+        details.append(error_details_pb2.BadRequest(field_violations=fields))
+    if error.retry_after is not None:
+        delay = Duration()
+        delay.FromTimedelta(error.retry_after)
+        details.append(error_details_pb2.RetryInfo(retry_delay=delay))
+    if error.reason == "RATE_LIMITED":
+        violation = error_details_pb2.QuotaFailure.Violation(
+            subject=_quota(error), description=str(error)
+        )
+        details.append(error_details_pb2.QuotaFailure(violations=[violation]))
+    return details
+
+
+def _quota(error: AcademyError) -> str:
+    """Give what a quota is on: `limit` calls in `per_seconds` seconds."""
+    return f"{error.metadata['limit']}/{error.metadata['per_seconds']}s"

@@ -1,0 +1,76 @@
+"""Outermost: one line a call, with its final code and the whole time."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from time import perf_counter
+
+import grpc
+import structlog
+from structlog.contextvars import bind_contextvars, clear_contextvars
+
+from server.rpc.call import Call, Failure, Outcome, Proceed
+
+log = structlog.get_logger()
+_NAMES: dict[int, str] = {code.value[0]: code.name for code in grpc.StatusCode}
+_FAULTS = {
+    code.value[0] for code in (grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN)
+}
+
+
+async def logged(call: Call, proceed: Proceed) -> Outcome:
+    """Log the call's end; what is logged inside it bears its request id, too."""
+    clear_contextvars()
+    bind_contextvars(request_id=call.request_id)
+    started = perf_counter()
+    try:
+        outcome = await proceed(call)
+    except Failure as failure:
+        _write(call, started, failure.code, failure.reason)
+        raise
+    except asyncio.CancelledError:
+        _write(call, started, grpc.StatusCode.CANCELLED.value[0])
+        raise
+    if isinstance(outcome, bytes):
+        _write(call, started, 0)
+        return outcome
+    return _streamed(call, started, outcome)
+
+
+async def _streamed(
+    call: Call, started: float, messages: AsyncIterator[bytes]
+) -> AsyncIterator[bytes]:
+    code, reason, sent = grpc.StatusCode.CANCELLED.value[0], "", 0
+    try:
+        async for message in messages:
+            sent += 1
+            yield message
+        code = 0
+    except Failure as failure:
+        code, reason = failure.code, failure.reason
+        raise
+    finally:
+        _write(call, started, code, reason, sent)
+
+
+def _write(
+    call: Call, started: float, code: int, reason: str = "", sent: int | None = None
+) -> None:
+    fields: dict[str, object] = {
+        "method": call.method.path,
+        "code": _NAMES[code],
+        "ms": round((perf_counter() - started) * 1000, 3),
+        "caller": call.caller.subject,
+        "address": call.address,
+    }
+    if reason:
+        fields["reason"] = reason
+    if sent is not None:
+        fields["sent"] = sent
+    if call.method.policy.audit:
+        fields["audit"] = call.method.policy.audit
+    if code in _FAULTS:
+        log.error("call", **fields)
+    else:
+        log.info("call", **fields)

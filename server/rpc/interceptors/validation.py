@@ -1,0 +1,56 @@
+"""The contract's field rules, by protovalidate; and no NUL in any text (R32)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from google.protobuf.descriptor import Descriptor, FieldDescriptor
+from google.protobuf.message import Message
+from protovalidate import Validator
+from protovalidate import Violation as Broken
+
+from server.domain.errors import InvalidFields, Violation
+from server.rpc.call import Call, Outcome, Proceed
+
+_validator = Validator()
+
+
+async def validated(call: Call, proceed: Proceed) -> Outcome:
+    """Refuse a request that breaks a rule; every violation is named."""
+    violations = [
+        _violation(broken, call.request.DESCRIPTOR)
+        for broken in _validator.collect_violations(call.request)
+    ]
+    # Postgres takes no NUL in text; a walk is due only where there is a zero byte
+    if b"\0" in call.body:
+        violations += _nuls(call.request, "")
+    if violations:
+        raise InvalidFields(violations)
+    return await proceed(call)
+
+
+def _violation(broken: Broken, request: Descriptor) -> Violation:
+    proto = broken.proto
+    path = ""
+    where: Descriptor | None = request
+    for element in proto.field.elements if proto.field else ():
+        field = where.fields_by_name[element.field_name] if where else None
+        name = field.json_name if field else element.field_name
+        path += f".{name}" if path else name
+        if element.subscript is not None:
+            path += f"[{element.subscript.value}]"
+        where = field.message_type if field else None
+    return Violation(path, proto.message, proto.rule_id)
+
+
+def _nuls(message: Message, prefix: str) -> Iterator[Violation]:
+    for field, value in message.ListFields():
+        path = f"{prefix}{field.json_name}"
+        items = list(value) if field.is_repeated else [value]
+        if field.type == FieldDescriptor.TYPE_STRING:
+            if any("\0" in item for item in items):
+                yield Violation(path, "must not hold a NUL character", "string.no_nul")
+        elif field.type == FieldDescriptor.TYPE_MESSAGE:
+            for item in items:
+                if isinstance(item, Message):
+                    yield from _nuls(item, f"{path}.")

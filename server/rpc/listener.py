@@ -1,0 +1,206 @@
+"""The services over gRPC: the chain in its order, and the server that listens.
+
+Handlers take and give bytes: requests are decoded inside the chain, because
+grpc.aio answers undecodable bytes with UNKNOWN and the exception's name.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import (
+    AsyncIterator,
+    Callable,
+    Iterable,
+    Mapping,
+    Sequence,
+)
+from dataclasses import dataclass
+from typing import Any, cast
+
+import grpc
+from google.protobuf.message import Message
+
+from server.domain.clock import Clock
+from server.domain.limits import Limiter
+from server.domain.requests import Requests
+from server.rpc.addresses import Trust, peer_address
+from server.rpc.call import (
+    Call,
+    Failure,
+    Interceptor,
+    Method,
+    Outcome,
+    Proceed,
+    chained,
+)
+from server.rpc.contract import ContractError, RateRule, methods, rate_rules
+from server.rpc.interceptors.auth import Verify, authorized
+from server.rpc.interceptors.errors import failing
+from server.rpc.interceptors.idempotency import once_only
+from server.rpc.interceptors.logging import logged
+from server.rpc.interceptors.rate_limit import rate_limited
+from server.rpc.interceptors.validation import validated
+
+MIB = 1024 * 1024
+Context = grpc.aio.ServicerContext[bytes, bytes]
+_STATUS = "grpc-status-details-bin"
+_CODES = {code.value[0]: code for code in grpc.StatusCode}
+
+OPTIONS: tuple[tuple[str, int], ...] = (
+    ("grpc.so_reuseport", 0),  # a second server on the port is a mistake to hear of
+    ("grpc.max_receive_message_length", 1 * MIB),
+    ("grpc.max_metadata_size", 16 * 1024),
+    ("grpc.max_concurrent_streams", 256),
+)
+MOST_CALLS = 2_000  # at once, over all connections
+
+
+@dataclass(frozen=True, slots=True)
+class Guards:
+    """What the chain asks; the composition root fills it."""
+
+    verify: Verify
+    limiter: Limiter
+    requests: Requests
+    clock: Clock
+    rates: Mapping[str, Sequence[RateRule]]
+
+
+def chain(method: Method, guards: Guards) -> list[Interceptor]:
+    """Give one RPC's interceptors, the outermost first."""
+    rules = rate_rules(method, guards.rates)
+    order = [
+        logged,  # sees the final code and the whole time
+        failing,  # the only place a status is made
+        authorized(method, guards.verify),  # before anything is spent on the caller
+        rate_limited(method, rules, guards.limiter),  # knows the caller; no hashing yet
+        validated,  # behind the rates, so that probing costs, too
+        once_only(
+            method, guards.requests, guards.clock
+        ),  # its answers are of valid calls
+    ]
+    return [interceptor for interceptor in order if interceptor]
+
+
+def serve_methods(
+    servicers: Mapping[str, object], guards: Guards
+) -> dict[str, tuple[Method, Proceed]]:
+    """Give every RPC of the contract, by path, wrapped in its chain.
+
+    `servicers` are by service name. Raises ContractError naming an RPC that none
+    of them implements, or whose policy cannot be enforced.
+    """
+    served = {}
+    for method in methods():
+        service, _, name = method.name.partition("/")
+        handler = getattr(servicers.get(service), name, None)
+        if handler is None:
+            raise ContractError(f"{method.name}: no servicer implements it")
+        served[method.path] = (
+            method,
+            chained(chain(method, guards), _terminal(method, handler)),
+        )
+    return served
+
+
+def _terminal(method: Method, handler: Callable[..., Any]) -> Proceed:
+    async def unary(call: Call) -> Outcome:
+        reply: Message = await handler(call.request, call)
+        return reply.SerializeToString()
+
+    async def stream(call: Call) -> Outcome:
+        return _serialized(handler(call.request, call))
+
+    return stream if method.streams else unary
+
+
+async def _serialized(messages: AsyncIterator[Message]) -> AsyncIterator[bytes]:
+    async for message in messages:
+        yield message.SerializeToString()
+
+
+class Listener:
+    """Makes calls of what arrives over gRPC."""
+
+    def __init__(self, trust: Trust) -> None:
+        self._trust = trust
+
+    def handlers(
+        self, served: Mapping[str, tuple[Method, Proceed]]
+    ) -> list[grpc.GenericRpcHandler]:
+        """Give gRPC's handlers, a service each."""
+        by_service: dict[str, dict[str, grpc.RpcMethodHandler[Any, Any]]] = {}
+        for method, proceed in served.values():
+            service, _, name = method.name.partition("/")
+            make = self._stream if method.streams else self._unary
+            by_service.setdefault(service, {})[name] = make(method, proceed)
+        return [
+            grpc.method_handlers_generic_handler(service, handlers)
+            for service, handlers in by_service.items()
+        ]
+
+    def _unary(
+        self, method: Method, proceed: Proceed
+    ) -> grpc.RpcMethodHandler[Any, Any]:
+        async def handle(body: bytes, context: Context) -> bytes:
+            try:
+                return cast(bytes, await proceed(self._call(method, body, context)))
+            except Failure as failure:
+                await _abort(context, failure)
+                raise
+
+        return grpc.unary_unary_rpc_method_handler(cast(Any, handle))
+
+    def _stream(
+        self, method: Method, proceed: Proceed
+    ) -> grpc.RpcMethodHandler[Any, Any]:
+        async def handle(body: bytes, context: Context) -> AsyncIterator[bytes]:
+            try:
+                outcome = await proceed(self._call(method, body, context))
+                async for message in cast(AsyncIterator[bytes], outcome):
+                    yield message
+            except Failure as failure:
+                await _abort(context, failure)
+
+        return grpc.unary_stream_rpc_method_handler(cast(Any, handle))
+
+    def _call(self, method: Method, body: bytes, context: Context) -> Call:
+        metadata = dict(context.invocation_metadata() or ())
+        peer = peer_address(context.peer())
+        call = incoming(
+            method, body, metadata, peer, self._trust.covers(peer), self._trust
+        )
+        call.timeout = context.time_remaining()
+        context.set_trailing_metadata((("x-request-id", call.request_id),))
+        return call
+
+
+def incoming(
+    method: Method,
+    body: bytes,
+    metadata: Mapping[str, str | bytes],
+    peer: str,
+    trusted: bool,
+    trust: Trust,
+) -> Call:
+    """Give the call; only a trusted peer may name the client and the request."""
+    address, request_id = peer, ""
+    if trusted:
+        address = trust.client(str(metadata.get("x-forwarded-for", ""))) or peer
+        request_id = str(metadata.get("x-request-id", ""))
+    return Call(method, body, metadata, address, request_id or os.urandom(16).hex())
+
+
+async def _abort(context: Context, failure: Failure) -> None:
+    request_id = context.trailing_metadata() or ()
+    trailers = (*request_id, (_STATUS, failure.status))
+    await context.abort(_CODES[failure.code], failure.message, trailers)
+
+
+def grpc_server(
+    handlers: Iterable[grpc.GenericRpcHandler],
+) -> grpc.aio.Server:
+    """Give a server with these handlers; it does not listen yet."""
+    server = grpc.aio.server(options=OPTIONS, maximum_concurrent_rpcs=MOST_CALLS)
+    server.add_generic_rpc_handlers(tuple(handlers))
+    return server

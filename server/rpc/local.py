@@ -1,0 +1,101 @@
+"""The same chain without a wire, for an edge in the same process."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from typing import Generic, TypeVar, cast
+
+import grpc
+
+from server.rpc.addresses import Trust
+from server.rpc.call import Call, Failure, Method, Proceed
+from server.rpc.listener import incoming
+
+Pairs = Sequence[tuple[str, str | bytes]]
+Reply = TypeVar("Reply")
+_STATUS = "grpc-status-details-bin"
+
+
+class LocalPort(Generic[Reply]):
+    """Calls RPCs in this process. Its caller is trusted to name the client.
+
+    What a call gives and raises is made by `reply(message, headers, trailers)` and
+    `error(code, message, status, headers, trailers)`, so that nothing here knows
+    who calls.
+    """
+
+    def __init__(
+        self,
+        served: Mapping[str, tuple[Method, Proceed]],
+        trust: Trust,
+        reply: Callable[[bytes, Pairs, Pairs], Reply],
+        error: Callable[[int, str, bytes, Pairs, Pairs], Exception],
+    ) -> None:
+        self._served = served
+        self._trust = trust
+        self._reply = reply
+        self._error = error
+
+    async def unary(
+        self,
+        method: str,
+        request: bytes,
+        *,
+        metadata: Pairs,
+        timeout: float | None,  # noqa: ASYNC109 - the port's; the chain holds it
+    ) -> Reply:
+        """Call an RPC that has one answer; `timeout` is in seconds."""
+        call, proceed = self._call(method, request, metadata, timeout)
+        trailers = (("x-request-id", call.request_id),)
+        try:
+            message = cast(bytes, await proceed(call))
+        except Failure as failure:
+            raise self._failed(call, failure) from failure
+        return self._reply(message, (), trailers)
+
+    def server_stream(
+        self, method: str, request: bytes, *, metadata: Pairs, timeout: float | None
+    ) -> LocalStream:
+        """Call an RPC that has any number of answers."""
+        call, proceed = self._call(method, request, metadata, timeout)
+        return LocalStream(call, proceed, self._failed)
+
+    def _call(
+        self, path: str, body: bytes, metadata: Pairs, timeout: float | None
+    ) -> tuple[Call, Proceed]:
+        if path not in self._served:
+            code = grpc.StatusCode.UNIMPLEMENTED.value[0]
+            raise self._error(code, f"no such method: {path}", b"", (), ())
+        method, proceed = self._served[path]
+        call = incoming(method, body, dict(metadata), "", True, self._trust)
+        call.timeout = timeout
+        return call, proceed
+
+    def _failed(self, call: Call, failure: Failure) -> Exception:
+        trailers = (("x-request-id", call.request_id), (_STATUS, failure.status))
+        return self._error(failure.code, failure.message, failure.status, (), trailers)
+
+
+class LocalStream:
+    """The answers of one call; `trailers` are known after the last."""
+
+    def __init__(
+        self,
+        call: Call,
+        proceed: Proceed,
+        failed: Callable[[Call, Failure], Exception],
+    ) -> None:
+        self.headers: Pairs = ()
+        self.trailers: Pairs = ()
+        self._call = call
+        self._proceed = proceed
+        self._failed = failed
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        try:
+            outcome = await self._proceed(self._call)
+            async for message in cast(AsyncIterator[bytes], outcome):
+                yield message
+        except Failure as failure:
+            raise self._failed(self._call, failure) from failure
+        self.trailers = (("x-request-id", self._call.request_id),)

@@ -1,0 +1,115 @@
+"""Connections to Postgres and Redis: bounded, timed, and one error when they fail."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+
+import sqlalchemy as sa
+from redis.asyncio import Redis
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+
+from server.domain.errors import StoreUnavailable
+
+POOL = 10
+SECONDS_TO_CONNECT = 5.0
+SECONDS_FOR_A_CONNECTION = 1.0
+SECONDS_FOR_A_STATEMENT = 10.0
+SECONDS_FOR_REDIS = 0.25
+
+
+def asyncpg_url(url: str) -> sa.URL:
+    """Give the URL SQLAlchemy needs, from the one that libpq's users write."""
+    parsed = sa.make_url(url)
+    if parsed.drivername in {"postgres", "postgresql"}:
+        parsed = parsed.set(drivername="postgresql+asyncpg")
+    query = dict(parsed.query)
+    if mode := query.pop("sslmode", None):
+        query["ssl"] = mode
+    return parsed.set(query=query)
+
+
+class Database:
+    """A pool of connections to Postgres."""
+
+    def __init__(self, url: str) -> None:
+        self.engine: AsyncEngine = create_async_engine(
+            asyncpg_url(url),
+            pool_size=POOL,
+            max_overflow=0,
+            pool_timeout=SECONDS_FOR_A_CONNECTION,
+            pool_pre_ping=True,
+            connect_args={
+                "timeout": SECONDS_TO_CONNECT,
+                "command_timeout": SECONDS_FOR_A_STATEMENT,
+                "server_settings": {"application_name": "academy"},
+            },
+        )
+        self._autocommit = self.engine.execution_options(isolation_level="AUTOCOMMIT")
+
+    @asynccontextmanager
+    async def reading(self) -> AsyncIterator[AsyncConnection]:
+        """Give a connection whose every statement stands alone.
+
+        Raises StoreUnavailable.
+        """
+        with _translated():
+            async with self._autocommit.connect() as connection:
+                yield connection
+
+    @asynccontextmanager
+    async def transaction(self) -> AsyncIterator[AsyncConnection]:
+        """Give a connection inside a transaction; what is raised rolls it back.
+
+        Raises StoreUnavailable.
+        """
+        with _translated():
+            async with self.engine.begin() as connection:
+                yield connection
+
+    async def ping(self) -> None:
+        """Ask Postgres for a sign of life. Raises StoreUnavailable."""
+        async with self.reading() as connection:
+            await connection.execute(sa.select(1))
+
+    async def close(self) -> None:
+        """Close every connection."""
+        await self.engine.dispose()
+
+
+@contextmanager
+def _translated() -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:
+        if _is_outage(error):
+            raise StoreUnavailable from error
+        raise
+
+
+def _is_outage(error: BaseException) -> bool:
+    if isinstance(error, sa.exc.IntegrityError):
+        return False
+    if isinstance(error, sa.exc.DBAPIError):
+        # 57P: shutting down; 08: connection; 53: out of resources; 25006: read-only
+        state = str(getattr(error.orig, "sqlstate", "") or "")
+        lost = state.startswith(("57P", "08", "53")) or state == "25006"
+        return error.connection_invalidated or lost
+    return isinstance(error, sa.exc.TimeoutError | OSError | TimeoutError)
+
+
+def redis_client(url: str) -> Redis:
+    """Give a client that answers or fails within a quarter of a second.
+
+    What Redis holds may be lost: nobody waits for it, nothing is retried.
+    """
+    client: Redis = Redis.from_url(
+        url,
+        socket_timeout=SECONDS_FOR_REDIS,
+        socket_connect_timeout=SECONDS_FOR_REDIS,
+        retry=Retry(NoBackoff(), 0),
+        health_check_interval=0,
+    )
+    return client

@@ -1,0 +1,104 @@
+"""The schema, as SQLAlchemy Core tables; Alembic's migrations lead here.
+
+Ids are BIGINT identities and are never used again. E-mail addresses are kept
+folded; usernames beside their folded form, which is the unique one.
+"""
+
+from __future__ import annotations
+
+import sqlalchemy as sa
+from sqlalchemy.dialects.postgresql import BYTEA, UUID
+
+metadata = sa.MetaData(
+    naming_convention={
+        "ix": "idx_%(table_name)s_%(column_0_N_name)s",
+        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+        "fk": "fk_%(table_name)s_%(column_0_N_name)s",
+        "pk": "pk_%(table_name)s",
+    }
+)
+Moment = sa.DateTime(timezone=True)
+
+users = sa.Table(
+    "users",
+    metadata,
+    sa.Column("id", sa.BigInteger, sa.Identity(always=True), primary_key=True),
+    sa.Column("email", sa.String(255), nullable=False),
+    sa.Column("username", sa.String(50), nullable=False),
+    # byte order: sorted alike on every server, and LIKE 'prefix%' finds the index
+    sa.Column("username_folded", sa.String(50, collation="C"), nullable=False),
+    sa.Column("hashed_password", sa.String(255), nullable=False),
+    sa.Column("role", sa.SmallInteger, nullable=False),
+    sa.Column("is_active", sa.Boolean, nullable=False, server_default=sa.true()),
+    sa.Column("email_verified", sa.Boolean, nullable=False, server_default=sa.false()),
+    sa.Column("created_at", Moment, nullable=False),
+    sa.Column("updated_at", Moment, nullable=False),
+    sa.Column("version", sa.BigInteger, nullable=False, server_default="1"),
+    sa.UniqueConstraint("email"),
+    sa.UniqueConstraint("username_folded"),
+    sa.Index("idx_users_created_at", "created_at", "id"),
+)
+
+sessions = sa.Table(
+    "sessions",
+    metadata,
+    sa.Column("id", UUID(as_uuid=True), primary_key=True),
+    sa.Column("user_id", sa.ForeignKey("users.id", ondelete="CASCADE"), nullable=False),
+    sa.Column("token_hash", BYTEA, nullable=False),
+    sa.Column("parent_hash", BYTEA, nullable=False),
+    sa.Column("nonce", BYTEA, nullable=False),
+    sa.Column("created_at", Moment, nullable=False),
+    sa.Column("last_used_at", Moment, nullable=False),
+    sa.Column("expires_at", Moment, nullable=False),
+    sa.Column("address", sa.Text, nullable=False),
+    sa.Column("device", sa.Text, nullable=False),
+    sa.Column("ended_at", Moment),
+    sa.Index("idx_sessions_user_id", "user_id"),
+)
+
+# Read by every process twice a second. `written_by` is the transaction that wrote
+# the row: rows are read from the oldest transaction that was still open last time,
+# so one that commits late is never skipped.
+revocations = sa.Table(
+    "revocations",
+    metadata,
+    sa.Column("id", sa.BigInteger, sa.Identity(always=True), primary_key=True),
+    sa.Column("session_id", UUID(as_uuid=True), nullable=False),
+    sa.Column("ended_at", Moment, nullable=False),
+    sa.Column(
+        "written_by",
+        sa.BigInteger,
+        nullable=False,
+        server_default=sa.text("(pg_current_xact_id()::text::bigint)"),
+    ),
+    sa.Index("idx_revocations_written_by", "written_by"),
+    sa.Index("idx_revocations_ended_at", "ended_at"),
+)
+
+signing_keys = sa.Table(
+    "signing_keys",
+    metadata,
+    sa.Column("kid", sa.String(32), primary_key=True),
+    sa.Column("state", sa.SmallInteger, nullable=False),
+    sa.Column("encrypted_private_key", BYTEA, nullable=False),
+    sa.Column("created_at", Moment, nullable=False),
+    # one key signs; two processes that start together cannot both make it
+    sa.Index(
+        "idx_signing_keys_active",
+        "state",
+        unique=True,
+        postgresql_where=sa.text("state = 2"),
+    ),
+)
+
+request_answers = sa.Table(
+    "request_answers",
+    metadata,
+    sa.Column("caller", sa.Text, primary_key=True),
+    sa.Column("method", sa.Text, primary_key=True),
+    sa.Column("request_id", sa.Text, primary_key=True),
+    sa.Column("fingerprint", BYTEA, nullable=False),
+    sa.Column("answer", BYTEA, nullable=False),
+    sa.Column("answered_at", Moment, nullable=False),
+    sa.Index("idx_request_answers_answered_at", "answered_at"),
+)

@@ -1,0 +1,101 @@
+"""Real servers, and a database and a key space of its own for each test."""
+
+import asyncio
+import os
+import uuid
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from dataclasses import dataclass
+
+import pytest
+import pytest_asyncio
+import redis
+import sqlalchemy as sa
+import uvloop
+from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+
+from server.embedded import EmbeddedServers
+from server.store.migrate import upgrade
+
+TEMPLATE = "blatam_template"
+
+
+@dataclass(frozen=True, slots=True)
+class Servers:
+    """Where Postgres and Valkey listen; both may be emptied by the tests."""
+
+    database_url: str
+    redis_url: str
+
+
+def pytest_asyncio_loop_factories() -> Mapping[
+    str, Callable[[], asyncio.AbstractEventLoop]
+]:
+    """Run the tests on the loop that serves."""
+    return {"uvloop": uvloop.new_event_loop}
+
+
+@pytest.fixture(scope="session")
+def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Servers]:
+    """Give the servers of TEST_DATABASE_URL and TEST_REDIS_URL, or embedded ones."""
+    embedded = EmbeddedServers(tmp_path_factory.mktemp("state"), durable=False)
+    try:
+        yield Servers(
+            os.environ.get("TEST_DATABASE_URL") or embedded.start_postgres(),
+            os.environ.get("TEST_REDIS_URL") or embedded.start_valkey(),
+        )
+    finally:
+        embedded.stop()
+
+
+@pytest_asyncio.fixture(scope="session")
+async def admin(servers: Servers) -> AsyncIterator[AsyncEngine]:
+    """Give the engine that makes and drops databases."""
+    url = sa.make_url(servers.database_url).set(database="postgres")
+    engine = create_async_engine(url, isolation_level="AUTOCOMMIT")
+    yield engine
+    await engine.dispose()
+
+
+@pytest_asyncio.fixture(scope="session")
+async def template(servers: Servers, admin: AsyncEngine) -> AsyncIterator[str]:
+    """Give the name of a migrated database that is only ever copied."""
+    await run(admin, f"drop database if exists {TEMPLATE} with (force)")
+    await run(admin, f"create database {TEMPLATE}")
+    await upgrade(url_of(servers, TEMPLATE))
+    yield TEMPLATE
+    await run(admin, f"drop database {TEMPLATE} with (force)")
+
+
+@pytest_asyncio.fixture
+async def database_url(
+    servers: Servers, admin: AsyncEngine, template: str
+) -> AsyncIterator[str]:
+    """Give the URL of a migrated, empty database of the test's own."""
+    name = f"test_{uuid.uuid4().hex[:12]}"
+    await run(admin, f"create database {name} template {template} {strategy(admin)}")
+    yield url_of(servers, name)
+    await run(admin, f"drop database {name} with (force)")
+
+
+@pytest.fixture
+def redis_url(servers: Servers) -> str:
+    """Give the URL of an empty key space; what it held is flushed."""
+    with redis.Redis.from_url(servers.redis_url) as client:
+        client.flushdb()
+    return servers.redis_url
+
+
+async def run(admin: AsyncEngine, statement: str) -> None:
+    async with admin.connect() as connection:
+        await connection.execute(sa.text(statement))
+
+
+def url_of(servers: Servers, database: str) -> str:
+    url = sa.make_url(servers.database_url).set(database=database)
+    return url.render_as_string(hide_password=False)
+
+
+def strategy(admin: AsyncEngine) -> str:
+    """Copy files, without writing them to the log as well; Postgres 14 only can."""
+    version = admin.dialect.server_version_info or (0,)
+    return "strategy file_copy" if version >= (15,) else ""
