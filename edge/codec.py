@@ -93,16 +93,19 @@ class Codec:
             is_list(field) or is_map(field),
         )
 
-    def read(self, body: bytes, shape: Shape) -> tuple[Message, Any]:
+    def read(
+        self, body: bytes, shape: Shape, tree: Any = None
+    ) -> tuple[Message, Any]:
         """Give the message that a JSON body is, and the body as Python values.
 
-        Raises Refused that names the faulty field by its JSON path.
+        `tree` is these values where they are known. Raises Refused that names the
+        faulty field by its JSON path.
         """
         try:
             message = shape.type.from_json(body, registry=self.registry)
         except BAD_INPUT:
             raise self.faults.refusal(body, shape) from None
-        tree = strict_tree(body)
+        tree = strict_tree(body) if tree is None else tree
         if isinstance(tree, dict) and not shape.special:
             refuse_ambiguity(tree, shape)
         return message, tree

@@ -94,6 +94,7 @@ class PasswordHasher:
         self._pool = ThreadPoolExecutor(self._threads, thread_name_prefix="hash")
         self._most = self._threads * (queue + 1)
         self._busy = 0
+        self._idle = asyncio.Event()
         self._context = CryptContext(
             ["argon2", "bcrypt"],
             deprecated="auto",
@@ -124,13 +125,20 @@ class PasswordHasher:
         if self._busy >= self._most:
             raise Overloaded(retry_after=timedelta(seconds=1))
         self._busy += 1
+        self._idle.clear()
         future = asyncio.get_running_loop().run_in_executor(self._pool, work)
         # a cancelled caller's hash still keeps its thread: count what runs
         future.add_done_callback(self._done)
         return await asyncio.shield(future)
 
+    async def idle(self) -> None:
+        """Wait until no hash is being made."""
+        await self._idle.wait()
+
     def _done(self, future: asyncio.Future[Result]) -> None:
         self._busy -= 1
+        if not self._busy:
+            self._idle.set()
         if not future.cancelled():
             future.exception()  # read, or the loop complains of a caller gone
 

@@ -1,0 +1,116 @@
+"""Refresh tokens: rotation, retry, reuse."""
+
+from datetime import timedelta
+
+import pytest
+
+from server.domain.errors import RefreshTokenInvalid
+from server.domain.secret_key import SecretKey
+from server.domain.sessions import RefreshLimits, RefreshTokens, Session
+from tests.fakes import NOON
+
+LIMITS = RefreshLimits(timedelta(days=30), timedelta(days=90), timedelta(seconds=10))
+
+
+def tokens(
+    secret: SecretKey | None = None, limits: RefreshLimits = LIMITS
+) -> RefreshTokens:
+    secret = secret or SecretKey("one secret")
+    return RefreshTokens(secret.mac("refresh-tokens"), limits)
+
+
+def opened() -> tuple[Session, str]:
+    return tokens().open(7, "192.0.2.1", "a browser", NOON)
+
+
+def after(seconds: float) -> timedelta:
+    return timedelta(seconds=seconds)
+
+
+def test_it_is_kept_hashed() -> None:
+    """R21: 256 random bits, of which the session holds only a hash."""
+    session, token = opened()
+    assert token not in repr(session)
+    assert len(token) == 86
+    assert tokens().session_id(token) == session.id
+
+
+def test_rotation_and_retry() -> None:
+    """R19: the direct parent gets the very same successor within the window."""
+    session, first = opened()
+    second = tokens().rotate(session, first, NOON)
+    again = tokens().rotate(second.session, first, NOON + after(10))
+    assert second.token != first
+    assert again.token == second.token
+    assert again.session == second.session
+
+
+def test_a_parent_after_the_window_is_reuse() -> None:
+    """R18: beyond the window a used token ends the session."""
+    session, first = opened()
+    second = tokens().rotate(session, first, NOON)
+    late = tokens().rotate(second.session, first, NOON + after(10.001))
+    assert not late.token
+    assert late.session.ended_at == NOON + after(10.001)
+
+
+def test_a_grandparent_is_reuse_at_once() -> None:
+    """R18, R19: only the direct parent may be used again."""
+    session, first = opened()
+    second = tokens().rotate(session, first, NOON)
+    third = tokens().rotate(second.session, second.token, NOON)
+    reused = tokens().rotate(third.session, first, NOON)
+    assert not reused.token
+    assert reused.session.ended_at
+    with pytest.raises(RefreshTokenInvalid):
+        tokens().rotate(reused.session, third.token, NOON)
+
+
+def test_no_window() -> None:
+    """With REFRESH_GRACE=0 a parent is reuse as soon as any time has passed."""
+    strict = tokens(limits=RefreshLimits(LIMITS.idle, LIMITS.absolute, timedelta(0)))
+    session, first = opened()
+    second = strict.rotate(session, first, NOON)
+    assert not strict.rotate(second.session, first, NOON + after(0.001)).token
+
+
+def test_idle_and_absolute_expiry() -> None:
+    """R21: 30 days unused, and 90 days however much it is used."""
+    session, token = opened()
+    with pytest.raises(RefreshTokenInvalid):
+        tokens().rotate(session, token, NOON + timedelta(days=30))
+    now = NOON
+    for _ in range(4):
+        now += timedelta(days=20)
+        rotation = tokens().rotate(session, token, now)
+        session, token = rotation.session, rotation.token
+    assert session.expires_at == NOON + timedelta(days=90)
+    with pytest.raises(RefreshTokenInvalid):
+        tokens().rotate(session, token, NOON + timedelta(days=90))
+
+
+@pytest.mark.parametrize("damage", ["cut", "flip", "pad", "empty", "foreign", "junk"])
+def test_made_up_tokens_end_nothing(damage: str) -> None:
+    """Only a token of ours names a session: nobody can end one by guessing."""
+    _, token = opened()
+    other = tokens(SecretKey("another secret")).open(7, "", "", NOON)[1]
+    made_up = {
+        "cut": token[:-1],
+        "flip": ("A" if token[0] != "A" else "B") + token[1:],
+        "pad": token + "==",
+        "empty": "",
+        "foreign": other,
+        "junk": "\ud800ü",
+    }[damage]
+    with pytest.raises(RefreshTokenInvalid):
+        tokens().session_id(made_up)
+
+
+def test_a_changed_secret_keeps_sessions() -> None:
+    """SECRET_KEY_PREVIOUS still recognises tokens, a retry's successor included."""
+    session, first = opened()
+    second = tokens().rotate(session, first, NOON)
+    changed = tokens(SecretKey("a new secret", "one secret"))
+    assert changed.session_id(first) == session.id
+    assert changed.rotate(second.session, first, NOON + after(1)).token == second.token
+    assert changed.rotate(second.session, second.token, NOON).token

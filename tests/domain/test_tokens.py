@@ -1,0 +1,191 @@
+"""Access tokens: ours, unaltered, in force; nothing else."""
+
+import hmac
+import json
+from base64 import urlsafe_b64encode
+from dataclasses import replace
+from typing import Any
+
+import jwt
+import pytest
+from cryptography.hazmat.primitives import serialization
+
+from server.domain.errors import TokenInvalid
+from server.domain.tokens import (
+    LEEWAY,
+    LIFETIME,
+    AccessTokens,
+    KeyRing,
+    KeyState,
+    SigningKey,
+)
+from tests.fakes import Clock
+
+KEY = SigningKey.generate(KeyState.ACTIVE)
+OTHER = SigningKey.generate(KeyState.ACTIVE)
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def tokens(clock: Clock) -> AccessTokens:
+    ring = KeyRing()
+    ring.replace([KEY])
+    return AccessTokens("https://us", "blatam", ring, clock)
+
+
+def issue(tokens: AccessTokens, clock: Clock) -> str:
+    return tokens.issue(7, "a" * 32, 1, clock.now)
+
+
+def claims_of(token: str) -> dict[str, Any]:
+    found: dict[str, Any] = jwt.decode(token, options={"verify_signature": False})
+    return found
+
+
+def signed(claims: dict[str, Any], key: SigningKey = KEY, **header: Any) -> str:
+    headers = {"typ": "at+jwt", "kid": key.kid} | header
+    return jwt.encode(claims, key.private, algorithm="ES256", headers=headers)
+
+
+def hmac_signed(claims: dict[str, Any], key: bytes, header: dict[str, Any]) -> str:
+    """Sign as an attacker would, by hand: no library lends itself to it."""
+    parts = [json.dumps(part).encode() for part in (header, claims)]
+    text = b".".join(urlsafe_b64encode(part).rstrip(b"=") for part in parts)
+    tag = urlsafe_b64encode(hmac.digest(key, text, "sha256")).rstrip(b"=")
+    return (text + b"." + tag).decode()
+
+
+def test_round_trip(tokens: AccessTokens, clock: Clock) -> None:
+    """R15: every claim of RFC 9068 is there, and what was put in comes out."""
+    token = issue(tokens, clock)
+    claims = tokens.verify(token)
+    assert (claims.user_id, claims.session_id, claims.role) == (7, "a" * 32, 1)
+    assert jwt.get_unverified_header(token)["typ"] == "at+jwt"
+    assert set(claims_of(token)) == {
+        "iss", "aud", "sub", "client_id", "sid", "role", "auth_time", "iat", "exp",
+        "jti",
+    }  # fmt: skip
+
+
+def test_expiry(tokens: AccessTokens, clock: Clock) -> None:
+    """Fifteen minutes and a minute's leeway, also for a token seen before."""
+    token = issue(tokens, clock)
+    tokens.verify(token)
+    clock.advance((LIFETIME + LEEWAY).total_seconds())
+    tokens.verify(token)
+    clock.advance(1)
+    with pytest.raises(TokenInvalid):
+        tokens.verify(token)
+    with pytest.raises(TokenInvalid):
+        replace(tokens, _verified={}).verify(token)
+
+
+@pytest.mark.parametrize(
+    "missing",
+    ["iss", "aud", "sub", "client_id", "sid", "role", "auth_time", "iat", "exp", "jti"],
+)
+def test_every_claim_is_required(
+    tokens: AccessTokens, clock: Clock, missing: str
+) -> None:
+    """R15: a token without one of them is refused, though we signed it."""
+    claims = claims_of(issue(tokens, clock))
+    tokens.verify(signed(claims))
+    del claims[missing]
+    with pytest.raises(TokenInvalid):
+        tokens.verify(signed(claims))
+
+
+@pytest.mark.parametrize(
+    ("claim", "value"),
+    [("iss", "https://them"), ("aud", "other"), ("sub", "x"), ("exp", "soon")],
+)
+def test_claims_are_exact(
+    tokens: AccessTokens, clock: Clock, claim: str, value: object
+) -> None:
+    """R15: another issuer, audience or kind of value is refused."""
+    claims = claims_of(issue(tokens, clock)) | {claim: value}
+    with pytest.raises(TokenInvalid):
+        tokens.verify(signed(claims))
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        {"typ": "JWT"},
+        {"kid": "unknown"},
+        {"kid": "../../etc/passwd"},
+        {"crit": ["exp"]},
+    ],
+)
+def test_headers_are_exact(
+    tokens: AccessTokens, clock: Clock, header: dict[str, Any]
+) -> None:
+    """R14, R15: another type, a key that is not ours, `crit`: refused."""
+    claims = claims_of(issue(tokens, clock))
+    with pytest.raises(TokenInvalid):
+        tokens.verify(signed(claims, **header))
+
+
+def test_the_algorithm_is_ours_alone(tokens: AccessTokens, clock: Clock) -> None:
+    """R14: `none`, and HMAC with the public key as its secret, are refused."""
+    claims = claims_of(issue(tokens, clock))
+    public = KEY.private.public_key().public_bytes(
+        serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo
+    )
+    headers = {"typ": "at+jwt", "kid": KEY.kid}
+    forged = [
+        jwt.encode(claims, "", algorithm="none", headers=headers),
+        hmac_signed(claims, public, headers | {"alg": "HS256"}),
+    ]
+    for token in forged:
+        with pytest.raises(TokenInvalid):
+            tokens.verify(token)
+
+
+@pytest.mark.parametrize("name", ["jwk", "jku", "x5u", "x5c"])
+def test_keys_in_tokens_are_nothing(
+    tokens: AccessTokens, clock: Clock, name: str
+) -> None:
+    """R14: a key that a token brings along is not used."""
+    claims = claims_of(issue(tokens, clock))
+    header = {"kid": KEY.kid, name: "https://attacker.example"}
+    with pytest.raises(TokenInvalid):
+        tokens.verify(signed(claims, OTHER, **header))
+
+
+def test_only_one_spelling(tokens: AccessTokens, clock: Clock) -> None:
+    """R16: altered, cut, padded, or spelled with other trailing bits: refused."""
+    token = issue(tokens, clock)
+    head, body, signature = token.split(".")
+    alphabet = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
+    last = alphabet[alphabet.index(signature[-1]) ^ 1]
+    claims = json.dumps(claims_of(token) | {"role": 3}).encode()
+    altered = urlsafe_b64encode(claims).decode().rstrip("=")
+    for other in (
+        f"{head}.{body}.{signature[:-1]}{last}",
+        f"{head}.{altered}.{signature}",
+        f"{head}.{body}.{signature}==",
+        f"{head}.{body}",
+        f"{head}.{body}.",
+        f" {token}",
+        f"{token}\n",
+        token[:-1],
+        "x" * 1_000_000,
+        "\ud800.\ud800.\ud800",
+        "",
+    ):
+        with pytest.raises(TokenInvalid):
+            tokens.verify(other)
+
+
+def test_the_cache_is_bounded(tokens: AccessTokens, clock: Clock) -> None:
+    """What was verified is kept, and no more of it than said."""
+    small = replace(tokens, most=2, _verified={})
+    given = [issue(tokens, clock) for _ in range(5)]
+    for token in given:
+        small.verify(token)
+    assert len(small._verified) == 2

@@ -1,0 +1,50 @@
+"""Every store twice, in memory and for real, so that one suite holds both."""
+
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+
+import pytest
+import pytest_asyncio
+
+from server.domain.revocations import Revocations
+from server.store.answers import PostgresAnswers
+from server.store.connect import Database, redis_client
+from server.store.revocations import RevocationFeed
+from server.store.sessions import PostgresSessions
+from server.store.users import PostgresUsers
+from tests.fakes import NOON, Clock, FakeAnswers, FakeSessions, FakeUsers
+
+
+@dataclass(frozen=True, slots=True)
+class Stores:
+    users: FakeUsers | PostgresUsers
+    sessions: FakeSessions | PostgresSessions
+    answers: FakeAnswers | PostgresAnswers
+
+
+@pytest_asyncio.fixture
+async def database(database_url: str) -> AsyncIterator[Database]:
+    database = Database(database_url)
+    yield database
+    await database.close()
+
+
+@pytest_asyncio.fixture
+async def real_stores(database: Database, redis_url: str) -> AsyncIterator[Stores]:
+    redis, clock = redis_client(redis_url), Clock(NOON)
+    feed = RevocationFeed(database, redis, Revocations(clock), clock)
+    sessions = PostgresSessions(database, feed)
+    yield Stores(PostgresUsers(database), sessions, PostgresAnswers(database))
+    await redis.aclose()
+
+
+@pytest.fixture
+def fake_stores() -> Stores:
+    answers = FakeAnswers()
+    return Stores(FakeUsers(answers), FakeSessions(), answers)
+
+
+@pytest.fixture(params=["fake", "real"])
+def stores(request: pytest.FixtureRequest) -> Stores:
+    found: Stores = request.getfixturevalue(f"{request.param}_stores")
+    return found

@@ -1,0 +1,152 @@
+"""What every store of sessions does."""
+
+import asyncio
+from dataclasses import replace
+from datetime import timedelta
+from uuid import uuid4
+
+import pytest
+
+from server.domain.errors import RefreshTokenInvalid
+from server.domain.revocations import Revocations
+from server.domain.sessions import Rotation, Session
+from server.domain.users import NewUser, Role
+from server.store.connect import Database, redis_client
+from server.store.revocations import RevocationFeed, revoke
+from server.store.sessions import PostgresSessions
+from server.store.users import PostgresUsers
+from tests.fakes import NOON, Clock
+from tests.store.conftest import Stores
+
+
+async def opened(stores: Stores) -> Session:
+    user = await stores.users.add(NewUser("a@x.co", "ana", "", Role.STUDENT, NOON))
+    session = Session(
+        id=uuid4(),
+        user_id=user.id,
+        token_hash=b"1",
+        parent_hash=b"",
+        nonce=b"",
+        created_at=NOON,
+        last_used_at=NOON,
+        expires_at=NOON + timedelta(days=1),
+        address="192.0.2.1",
+        device="test",
+    )
+    await stores.sessions.add(session)
+    return session
+
+
+async def test_what_is_decided_is_written(stores: Stores) -> None:
+    session = await opened(stores)
+    wanted = replace(session, token_hash=b"2", parent_hash=b"1", nonce=b"n")
+    rotation = await stores.sessions.rotate(
+        session.id, lambda found: Rotation(replace(wanted, id=found.id), "token")
+    )
+    assert rotation == Rotation(wanted, "token")
+    seen: list[Session] = []
+
+    def look(found: Session) -> Rotation:
+        seen.append(found)
+        return Rotation(found)
+
+    await stores.sessions.rotate(session.id, look)
+    assert seen == [wanted]
+    assert await stores.sessions.rotate(uuid4(), look) is None
+
+
+async def test_a_refusal_changes_nothing(stores: Stores) -> None:
+    """R20: a failed refresh costs nothing."""
+    session = await opened(stores)
+
+    def refuse(_found: Session) -> Rotation:
+        raise RefreshTokenInvalid("no")
+
+    with pytest.raises(RefreshTokenInvalid):
+        await stores.sessions.rotate(session.id, refuse)
+    rotation = await stores.sessions.rotate(session.id, Rotation)
+    assert rotation
+    assert rotation.session == session
+
+
+async def test_ending_twice_is_no_error(stores: Stores) -> None:
+    session = await opened(stores)
+    await stores.sessions.end(session.id, NOON)
+    await stores.sessions.end(session.id, NOON + timedelta(seconds=9))
+    rotation = await stores.sessions.rotate(session.id, Rotation)
+    assert rotation
+    assert rotation.session.ended_at == NOON
+
+
+async def test_rotations_of_one_session_take_turns(real_stores: Stores) -> None:
+    """R20: under a row lock each sees what the one before has written."""
+    session = await opened(real_stores)
+
+    def count(found: Session) -> Rotation:
+        return Rotation(replace(found, nonce=found.nonce + b"."))
+
+    await asyncio.gather(
+        *(real_stores.sessions.rotate(session.id, count) for _ in range(20))
+    )
+    rotation = await real_stores.sessions.rotate(session.id, Rotation)
+    assert rotation
+    assert rotation.session.nonce == b"." * 20
+
+
+async def test_an_end_is_seen_elsewhere_without_redis(database: Database) -> None:
+    """R22: the next look of another process finds it in Postgres."""
+    clock, nowhere = Clock(), redis_client("unix:///nowhere")
+    ours, theirs = Revocations(clock), Revocations(clock)
+    feed = RevocationFeed(database, nowhere, ours, clock)
+    other = RevocationFeed(database, nowhere, theirs, clock)
+    await other.look()
+    stores = Stores(
+        PostgresUsers(database),
+        PostgresSessions(database, feed),
+        None,  # type: ignore[arg-type]  # no answers are asked for here
+    )
+    session = await opened(stores)
+    await stores.sessions.end(session.id, NOON)
+    assert not theirs.covers(session.name)
+    await other.look()
+    assert theirs.covers(session.name)
+    await nowhere.aclose()
+
+
+async def test_a_row_that_commits_late_is_not_skipped(
+    database: Database, redis_url: str
+) -> None:
+    """A look between a slow transaction's write and its commit loses nothing."""
+    clock, redis = Clock(), redis_client(redis_url)
+    known = Revocations(clock)
+    feed = RevocationFeed(database, redis, known, clock)
+    slow, quick = uuid4(), uuid4()
+    async with database.transaction() as open_one:
+        await revoke(open_one, slow, NOON)
+        async with database.transaction() as other:
+            await revoke(other, quick, NOON)
+        await feed.look()
+        await feed.look()
+        assert known.covers(quick.hex)
+        assert not known.covers(slow.hex)
+    await feed.look()
+    assert known.covers(slow.hex)
+    await redis.aclose()
+
+
+async def test_a_hint_hurries_the_look(database: Database, redis_url: str) -> None:
+    """Following, a process knows of an end elsewhere without being asked."""
+    clock, redis = Clock(), redis_client(redis_url)
+    known = Revocations(clock)
+    feed = RevocationFeed(database, redis, known, clock)
+    task = asyncio.create_task(feed.follow())
+    session_id = uuid4()
+    async with database.transaction() as connection:
+        await revoke(connection, session_id, NOON)
+    await feed.announce(session_id)
+    async with asyncio.timeout(10):
+        while not known.covers(session_id.hex):  # noqa: ASYNC110 - seen from outside
+            await asyncio.sleep(0.01)
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+    await redis.aclose()

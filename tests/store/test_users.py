@@ -1,0 +1,175 @@
+"""What every store of accounts does."""
+
+import asyncio
+from datetime import timedelta
+from itertools import pairwise
+
+import pytest
+import sqlalchemy as sa
+
+from server.domain.errors import EmailTaken, UsernameTaken
+from server.domain.paging import PageRequest, Position, Sort
+from server.domain.requests import AnswerExists, Once, RequestKey
+from server.domain.users import SORT_VALUES, NewUser, Role, User, UserFilter
+from server.store.connect import Database
+from server.store.users import PostgresUsers
+from tests.fakes import NOON
+from tests.store.conftest import Stores
+
+
+def new(name: str, number: int = 0, role: Role = Role.STUDENT) -> NewUser:
+    at = NOON + timedelta(seconds=number)
+    return NewUser(f"{name.lower()}@example.com", name, "hash", role, at)
+
+
+async def test_what_is_added_is_found(stores: Stores) -> None:
+    user = await stores.users.add(new("Ana"))
+    assert await stores.users.by_id(user.id) == user
+    assert (user.username, user.version, user.role) == ("Ana", 1, Role.STUDENT)
+    for identifier in ("ana", "ana@example.com"):
+        account = await stores.users.account(identifier)
+        assert account
+        assert (account.user_id, account.password_hash) == (user.id, "hash")
+    assert await stores.users.account("ann") is None
+    assert await stores.users.by_id(user.id + 1) is None
+
+
+async def test_names_and_addresses_are_unique(stores: Stores) -> None:
+    """R31: without regard to case; the constraint decides, not a look before."""
+    await stores.users.add(new("Ana"))
+    with pytest.raises(UsernameTaken):
+        await stores.users.add(NewUser("b@x.co", "ANA", "", Role.STUDENT, NOON))
+    with pytest.raises(EmailTaken):
+        await stores.users.add(
+            NewUser("ana@example.com", "bea", "", Role.STUDENT, NOON)
+        )
+
+
+async def test_a_hash_is_replaced_only_if_it_is_still_that_one(stores: Stores) -> None:
+    user = await stores.users.add(new("ana"))
+    await stores.users.replace_hash(user.id, "other", "worse")
+    await stores.users.replace_hash(user.id, "hash", "better")
+    account = await stores.users.account_by_id(user.id)
+    assert account
+    assert account.password_hash == "better"
+
+
+async def test_an_answer_is_written_with_its_change(stores: Stores) -> None:
+    """A second request under the same key changes nothing."""
+    key = RequestKey("anonymous", "/x/Y", "id")
+
+    def once(name: str) -> Once[User]:
+        return Once(key, name.encode(), NOON, lambda user: user.username.encode())
+
+    await stores.users.add(new("ana"), once("ana"))
+    with pytest.raises(AnswerExists):
+        await stores.users.add(new("bea"), once("bea"))
+    assert await stores.users.account("bea") is None
+    stored = await stores.answers.find(key, NOON)
+    assert stored
+    assert (stored.fingerprint, stored.answer) == (b"ana", b"ana")
+    assert await stores.answers.find(key, NOON + timedelta(seconds=1)) is None
+
+
+@pytest.mark.parametrize("key", ["id", "created_at", "username"])
+@pytest.mark.parametrize("descending", [False, True])
+async def test_pages_hold_every_row_once_in_order(
+    stores: Stores, key: str, descending: bool
+) -> None:
+    """By number and by position alike, for every sort, ties included."""
+    names = ["ana", "Zoe", "b_b", "bea", "Ben9", "carl", "CARLA"]
+    for number, name in enumerate(names):
+        await stores.users.add(new(name, number // 3))
+    sort, everyone = Sort(key, descending), UserFilter()
+    by_number: list[User] = []
+    for number in (1, 2, 3):
+        request = PageRequest(3, number)
+        rows = await stores.users.page(everyone, sort, request)
+        assert (rows.total, rows.total_estimated) == (7, False)
+        assert rows.more is (number < 3)
+        by_number += rows.items
+    assert len({user.id for user in by_number}) == len(names)
+    values = [(_place(user, key), user.id) for user in by_number]
+    assert all((a > b) if descending else (a < b) for a, b in pairwise(values))
+    by_position: list[User] = []
+    after = None
+    while not by_position or rows.more:
+        rows = await stores.users.page(everyone, sort, PageRequest(2, 1, after))
+        by_position += rows.items
+        last = rows.items[-1]
+        after = Position(SORT_VALUES[key](last), last.id)
+    assert by_position == by_number
+
+
+def _place(user: User, key: str) -> str:
+    return f"{user.id:09}" if key == "id" else SORT_VALUES[key](user)
+
+
+async def test_filters(stores: Stores) -> None:
+    """R33: a prefix is plain text, not a pattern."""
+    for name, role in (
+        ("ana_x", Role.STUDENT),
+        ("anaYx", Role.ADMIN),
+        ("Bea", Role.STUDENT),
+    ):
+        await stores.users.add(new(name, role=role))
+
+    async def names(wanted: UserFilter) -> list[str]:
+        rows = await stores.users.page(wanted, Sort("id"), PageRequest(10))
+        assert rows.total == len(rows.items)
+        return [user.username for user in rows.items]
+
+    assert await names(UserFilter(username_prefix="ANA")) == ["ana_x", "anaYx"]
+    assert await names(UserFilter(username_prefix="ana_")) == ["ana_x"]
+    assert await names(UserFilter(username_prefix="%")) == []
+    assert await names(UserFilter(role=Role.ADMIN)) == ["anaYx"]
+    assert await names(UserFilter(email="bea@example.com")) == ["Bea"]
+    assert await names(UserFilter(is_active=False)) == []
+
+
+async def test_a_page_beyond_the_last_is_empty_and_still_counted(
+    stores: Stores,
+) -> None:
+    await stores.users.add(new("ana"))
+    rows = await stores.users.page(UserFilter(), Sort("id"), PageRequest(20, 9))
+    assert (rows.items, rows.more, rows.total) == ([], False, 1)
+
+
+async def test_totals_above_the_reach_are_estimates(database: Database) -> None:
+    """Above 10,000 the planner is asked; two statements all the same."""
+    async with database.transaction() as connection:
+        await connection.execute(
+            sa.text(
+                "insert into users (email, username, username_folded,"
+                " hashed_password, role, created_at, updated_at)"
+                " select n || '@x.co', 'u' || n, 'u' || n, '', 1, now(), now()"
+                " from generate_series(1, 12000) n"
+            )
+        )
+        await connection.execute(sa.text("analyze users"))
+    statements: list[str] = []
+    sa.event.listen(
+        database.engine.sync_engine,
+        "before_cursor_execute",
+        lambda _c, _k, statement, *_: statements.append(statement),
+    )
+    users = PostgresUsers(database)
+    rows = await users.page(UserFilter(), Sort("id"), PageRequest(5))
+    assert rows.total_estimated
+    assert rows.total == pytest.approx(12_000, rel=0.1)
+    assert len(statements) == 2
+    statements.clear()
+    few = UserFilter(username_prefix="u119")
+    assert (await users.page(few, Sort("id"), PageRequest(5))).total == 111
+    assert len(statements) == 1
+
+
+async def test_fifty_at_once_make_one(database: Database) -> None:
+    """L15: a race for a name has one winner; the others are told, none fails."""
+    users = PostgresUsers(database)
+    outcomes = await asyncio.gather(
+        *(users.add(new("ana")) for _ in range(50)), return_exceptions=True
+    )
+    winners = [outcome for outcome in outcomes if isinstance(outcome, User)]
+    losers = [o for o in outcomes if isinstance(o, EmailTaken | UsernameTaken)]
+    assert (len(winners), len(losers)) == (1, 49)
