@@ -66,6 +66,7 @@ class Academy:
 
     health: Health
     grpc: grpc.aio.Server
+    port: CallPort
     http: FastAPI
 
 
@@ -128,8 +129,8 @@ async def academy(base: Ground) -> AsyncIterator[Academy]:
     await keys.load()
     await feed.look()
     await health.look()
-    async with following(feed.follow(), keys.follow(), health.follow()):
-        yield Academy(health, server, edge_app(port, edge))
+    async with following(feed.follow(), feed.listen(), keys.follow(), health.follow()):
+        yield Academy(health, server, port, edge_app(port, edge))
 
 
 def users(base: Ground) -> Users:

@@ -89,7 +89,7 @@ class PasswordHasher:
     `queue` calls wait for each thread; beyond that Overloaded is raised at once.
     """
 
-    def __init__(self, threads: int | None = None, queue: int = 40) -> None:
+    def __init__(self, threads: int | None = None, queue: int = 100) -> None:
         self._threads = threads or max(1, (os.cpu_count() or 1) - 1)
         self._pool = ThreadPoolExecutor(self._threads, thread_name_prefix="hash")
         self._most = self._threads * (queue + 1)

@@ -73,14 +73,12 @@ class RevocationFeed:
 
     async def follow(self) -> None:
         """Look twice a second, and at once on a hint, until cancelled."""
-        async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(self._listen())
-            while True:
-                try:
-                    await self.look()
-                except StoreUnavailable:
-                    log.warning("revocations cannot be read")
-                await self._next_look()
+        while True:
+            try:
+                await self.look()
+            except StoreUnavailable:
+                log.warning("revocations cannot be read")
+            await self._next_look()
 
     async def _next_look(self) -> None:
         try:
@@ -90,7 +88,8 @@ class RevocationFeed:
             return
         self._hint.clear()
 
-    async def _listen(self) -> None:
+    async def listen(self) -> None:
+        """Take the other processes' hints, until cancelled."""
         while True:
             try:
                 async with self._redis.pubsub() as channel:

@@ -7,6 +7,7 @@ from uuid import uuid4
 
 import pytest
 
+from server.background import following
 from server.domain.errors import RefreshTokenInvalid
 from server.domain.revocations import Revocations
 from server.domain.sessions import Rotation, Session
@@ -139,14 +140,11 @@ async def test_a_hint_hurries_the_look(database: Database, redis_url: str) -> No
     clock, redis = Clock(), redis_client(redis_url)
     known = Revocations(clock)
     feed = RevocationFeed(database, redis, known, clock)
-    task = asyncio.create_task(feed.follow())
     session_id = uuid4()
-    async with database.transaction() as connection:
-        await revoke(connection, session_id, NOON)
-    await feed.announce(session_id)
-    async with asyncio.timeout(10):
+    async with following(feed.follow(), feed.listen()), asyncio.timeout(10):
+        async with database.transaction() as connection:
+            await revoke(connection, session_id, NOON)
+        await feed.announce(session_id)
         while not known.covers(session_id.hex):  # noqa: ASYNC110 - seen from outside
             await asyncio.sleep(0.01)
-    task.cancel()
-    await asyncio.gather(task, return_exceptions=True)
     await redis.aclose()

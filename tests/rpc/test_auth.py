@@ -1,0 +1,159 @@
+"""AuthService over gRPC, with the full chain."""
+
+import asyncio
+from ipaddress import ip_network
+
+import grpc
+import jwt
+import pytest
+from google.rpc import error_details_pb2
+
+from blatam.auth.v1 import auth_pb2 as pb
+from blatam.user.v1 import user_pb2
+from server.rpc.addresses import Trust, peer_address
+from tests.running import PASSWORD, Running, SignedIn
+from tests.status import refusal
+
+ME = user_pb2.GetCurrentUserRequest()
+
+
+def login(identifier: str, password: str = PASSWORD) -> pb.LoginRequest:
+    return pb.LoginRequest(identifier=identifier, password=password)
+
+
+async def refresh(service: Running, token: str) -> pb.TokenPair:
+    request = pb.RefreshTokenRequest(refresh_token=token)
+    return (await service.auth.RefreshToken(request)).tokens
+
+
+async def test_tokens_verify_with_the_published_keys(service: Running) -> None:
+    """An internal service needs the key set and nothing else."""
+    ana = await service.signed_in()
+    keys = (await service.auth.GetJsonWebKeySet(pb.GetJsonWebKeySetRequest())).keys
+    assert len(keys) == 2
+    kid = jwt.get_unverified_header(ana.tokens.access_token)["kid"]
+    published = next(key for key in keys if key.kid == kid)
+    names = [field.name for field in published.DESCRIPTOR.fields]
+    key = jwt.PyJWK({name: getattr(published, name) for name in names})
+    claims = jwt.decode(
+        ana.tokens.access_token, key, algorithms=["ES256"], audience="blatam"
+    )
+    assert claims["sub"] == str(ana.user.id)
+    assert (ana.tokens.token_type, ana.tokens.expires_in) == ("Bearer", 900)
+
+
+@pytest.mark.parametrize(
+    "value",
+    ["Bearer x", "Basic YTpi", "Bearer ", "x", "Bearer blatam_sk_x"],
+)
+async def test_bad_tokens(service: Running, value: str) -> None:
+    """R16, R41: refused, all with the same words."""
+    header = (("authorization", value),)
+    refused = await refusal(service.users.GetCurrentUser(ME, metadata=header))
+    assert refused.code is grpc.StatusCode.UNAUTHENTICATED
+    assert refused.reason == "TOKEN_INVALID"
+
+
+async def test_no_token(service: Running) -> None:
+    refused = await refusal(service.users.GetCurrentUser(ME))
+    assert refused.reason == "TOKEN_MISSING"
+
+
+async def test_refresh_twice_then_the_first_again(service: Running) -> None:
+    """R18: the grandparent is refused and ends the session, access tokens too."""
+    ana = await service.signed_in()
+    second = await refresh(service, ana.tokens.refresh_token)
+    third = await refresh(service, second.refresh_token)
+    for token in (ana.tokens.refresh_token, third.refresh_token):
+        request = pb.RefreshTokenRequest(refresh_token=token)
+        refused = await refusal(service.auth.RefreshToken(request))
+        assert refused.reason == "REFRESH_TOKEN_INVALID"
+    for tokens in (ana.tokens, second, third):
+        who = SignedIn(ana.user, tokens)
+        call = service.users.GetCurrentUser(ME, metadata=who.metadata)
+        assert (await refusal(call)).reason == "TOKEN_INVALID"
+
+
+async def test_twenty_refreshes_at_once_have_one_successor(service: Running) -> None:
+    """R19, L16: retries and races neither fork nor end the session."""
+    ana = await service.signed_in()
+    pairs = await asyncio.gather(
+        *(refresh(service, ana.tokens.refresh_token) for _ in range(20))
+    )
+    assert len({pair.refresh_token for pair in pairs}) == 1
+    assert await refresh(service, pairs[0].refresh_token)
+
+
+async def test_logging_out(service: Running) -> None:
+    """R22: the access token is refused by the next call; other sessions live on."""
+    ana = await service.signed_in()
+    again = SignedIn(ana.user, await service.log_in(ana.user.email))
+    await service.auth.Logout(pb.LogoutRequest(), metadata=ana.metadata)
+    call = service.users.GetCurrentUser(ME, metadata=ana.metadata)
+    assert (await refusal(call)).reason == "TOKEN_INVALID"
+    assert await service.users.GetCurrentUser(ME, metadata=again.metadata)
+
+
+async def test_failed_log_ins_answer_alike(service: Running) -> None:
+    """R1: unknown and wrong differ in nothing but the request id."""
+    ana = await service.signed_in()
+    seen = set()
+    for request in (login("nobody"), login(ana.user.username, "Wrong7horse")):
+        refused = await refusal(service.auth.Login(request))
+        refused.status.details.pop()  # RequestInfo
+        seen.add(refused.status.SerializeToString())
+    assert len(seen) == 1
+
+
+async def test_a_sixth_try_within_a_minute(limited: Running) -> None:
+    """Login's limit: told when to come again, in RetryInfo; another name may go on."""
+    ana = await limited.sign_up()
+    for _ in range(5):
+        wrong = login(ana.username, "Wrong7horse")
+        assert (
+            await refusal(limited.auth.Login(wrong))
+        ).reason == "INVALID_CREDENTIALS"
+    refused = await refusal(limited.auth.Login(login(ana.username.upper())))
+    assert refused.code is grpc.StatusCode.RESOURCE_EXHAUSTED
+    assert refused.reason == "RATE_LIMITED"
+    delay = refused.detail(error_details_pb2.RetryInfo).retry_delay
+    assert 0 < delay.ToTimedelta().total_seconds() <= 60
+    assert refused.detail(error_details_pb2.QuotaFailure).violations
+    await refusal(limited.auth.Login(login("somebody_else")))
+
+
+async def test_a_client_cannot_name_its_own_address(limited: Running) -> None:
+    """R7: x-forwarded-for from an untrusted peer changes nothing."""
+    for number in range(6):
+        header = (("x-forwarded-for", f"198.51.100.{number}"),)
+        call = limited.auth.Login(login("nobody"), metadata=header)
+        refused = await refusal(call)
+    assert refused.reason == "RATE_LIMITED"
+
+
+@pytest.mark.parametrize(
+    ("forwarded", "client"),
+    [
+        ("203.0.113.9", "203.0.113.9"),
+        ("198.51.100.1, 203.0.113.9", "203.0.113.9"),
+        ("203.0.113.9, 10.0.0.1, 10.0.0.2", "203.0.113.9"),
+        ("10.0.0.3, 10.0.0.1", "10.0.0.3"),
+        ("", ""),
+    ],
+)
+def test_the_rightmost_untrusted_hop(forwarded: str, client: str) -> None:
+    """R7: what stands left of it, anybody may have written."""
+    assert Trust([ip_network("10.0.0.0/8")]).client(forwarded) == client
+
+
+@pytest.mark.parametrize(
+    ("peer", "address"),
+    [
+        ("ipv4:192.0.2.1:4711", "192.0.2.1"),
+        ("ipv6:[2001:db8::1]:4711", "2001:db8::1"),
+        ("ipv6:%5B::1%5D:4711", "::1"),
+        ("unix:/tmp/x", ""),
+    ],
+)
+def test_peers(peer: str, address: str) -> None:
+    assert peer_address(peer) == address

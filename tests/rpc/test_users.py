@@ -1,0 +1,188 @@
+"""UserService over gRPC, with the full chain."""
+
+import asyncio
+from uuid import uuid4
+
+import grpc
+import pytest
+from google.rpc import error_details_pb2
+
+from blatam.user.v1 import user_pb2 as pb
+from server.domain.users import Role
+from tests.running import PASSWORD, Running
+from tests.status import refusal
+
+
+def sign_up(**fields: str) -> pb.CreateUserRequest:
+    request = {"email": "ana@example.com", "username": "ana", "password": PASSWORD}
+    return pb.CreateUserRequest(**request | fields)
+
+
+@pytest.mark.parametrize(
+    ("fields", "violations"),
+    [
+        ({"email": "ana"}, {("email", "email.form")}),
+        ({"email": "a@b.c"}, {("email", "email.form")}),
+        ({"email": "ana@example.com\n"}, {("email", "email.form")}),
+        ({"email": "a" * 251 + "@b.co"}, {("email", "string.max_len")}),
+        ({"username": "ab"}, {("username", "string.min_len")}),
+        ({"username": "a" * 51}, {("username", "string.max_len")}),
+        ({"username": "ana\n"}, {("username", "username.form")}),
+        ({"username": "anä"}, {("username", "username.form")}),
+        (
+            {"username": "ana\0"},
+            {("username", "username.form"), ("username", "string.no_nul")},
+        ),
+        ({"password": "Ab1"}, {("password", "string.min_len")}),
+        ({"password": "Ab1" * 43}, {("password", "string.max_len")}),
+        ({"password": "Blue7\0horse"}, {("password", "string.no_nul")}),
+        ({"password": "bluehorse"}, {("password", "password.upper"),
+                                     ("password", "password.digit")}),
+        ({"password": "Password1"}, {("password", "password.common")}),
+        ({"request_id": "mine"}, {("requestId", "string.uuid")}),
+    ],
+)  # fmt: skip
+async def test_bad_sign_ups_name_field_and_rule(
+    service: Running, fields: dict[str, str], violations: set[tuple[str, str]]
+) -> None:
+    """R9, R10, R31, R32: every rule is told, by the field's JSON name."""
+    refused = await refusal(service.users.CreateUser(sign_up(**fields)))
+    assert refused.code is grpc.StatusCode.INVALID_ARGUMENT
+    assert refused.reason == "INVALID_FIELDS"
+    assert refused.violations == violations
+    assert all(field in refused.message for field, _ in violations)
+
+
+async def test_taken_in_any_case(service: Running) -> None:
+    """R31: unique without regard to case."""
+    await service.users.CreateUser(sign_up())
+    for fields, reason in (
+        ({"email": "ANA@Example.com", "username": "bea"}, "EMAIL_TAKEN"),
+        ({"email": "bea@example.com", "username": "ANA"}, "USERNAME_TAKEN"),
+    ):
+        refused = await refusal(service.users.CreateUser(sign_up(**fields)))
+        assert refused.code is grpc.StatusCode.ALREADY_EXISTS
+        assert refused.reason == reason
+
+
+async def test_fifty_retries_of_one_request_make_one_user(service: Running) -> None:
+    """L14: one user and fifty equal answers; another body is told apart."""
+    request = sign_up(request_id=str(uuid4()))
+    answers = await asyncio.gather(
+        *(service.users.CreateUser(request) for _ in range(50))
+    )
+    assert len({answer.SerializeToString() for answer in answers}) == 1
+    other = sign_up(request_id=request.request_id, username="bea")
+    refused = await refusal(service.users.CreateUser(other))
+    assert refused.reason == "REQUEST_ID_REUSED"
+    listed = await service.users.ListUsers(
+        pb.ListUsersRequest(), metadata=(await service.signed_in()).metadata
+    )
+    assert listed.total == 2
+
+
+async def test_a_refused_request_id_may_be_used_again(service: Running) -> None:
+    """Only what was done is remembered; a refusal costs nothing."""
+    request_id = str(uuid4())
+    weak = sign_up(request_id=request_id, password="bluehorse7")
+    await refusal(service.users.CreateUser(weak))
+    made = await service.users.CreateUser(sign_up(request_id=request_id))
+    assert made.user.username == "ana"
+
+
+async def test_others_see_the_public_part(service: Running) -> None:
+    """R4: e-mail, role and verification are for the owner and admins."""
+    ana = await service.signed_in()
+    bea, root = await service.signed_in(), await service.signed_in(Role.ADMIN)
+    wanted = pb.GetUserRequest(id=ana.user.id)
+    for who, whole in ((ana, True), (bea, False), (root, True)):
+        found = (await service.users.GetUser(wanted, metadata=who.metadata)).user
+        private = {
+            field.name
+            for field, _ in found.ListFields()
+            if field.name in ("email", "role", "updated_at", "etag")
+        }
+        assert len(private) == (4 if whole else 0)
+        assert (found.id, found.username) == (ana.user.id, ana.user.username)
+        listed = await service.users.ListUsers(
+            pb.ListUsersRequest(username_prefix=ana.user.username),
+            metadata=who.metadata,
+        )
+        assert list(listed.items) == [found]
+
+
+async def test_reading_whom_there_is_not(service: Running) -> None:
+    ana = await service.signed_in()
+    request = pb.GetUserRequest(id=999_999)
+    refused = await refusal(service.users.GetUser(request, metadata=ana.metadata))
+    assert refused.code is grpc.StatusCode.NOT_FOUND
+    info = refused.detail(error_details_pb2.ErrorInfo)
+    assert (info.reason, dict(info.metadata)) == ("USER_NOT_FOUND", {"id": "999999"})
+
+
+@pytest.mark.parametrize("user_id", [0, -1, -(2**63)])
+async def test_ids_are_positive(service: Running, user_id: int) -> None:
+    ana = await service.signed_in()
+    request = pb.GetUserRequest(id=user_id)
+    refused = await refusal(service.users.GetUser(request, metadata=ana.metadata))
+    assert refused.violations == {("id", "int64.gt")}
+
+
+@pytest.mark.parametrize(
+    ("fields", "violation"),
+    [
+        ({"page": 0}, ("page", "int32.gte")),
+        ({"page": -1}, ("page", "int32.gte")),
+        ({"page_size": 0}, ("pageSize", "int32.gte_lte")),
+        ({"page_size": 101}, ("pageSize", "int32.gte_lte")),
+        ({"page": 501}, ("page", "page.reach")),
+        ({"sort_by": "email"}, ("sortBy", "string.in")),
+        ({"page_token": "forged"}, ("pageToken", "page_token.foreign")),
+        ({"username_prefix": "a%"}, ("usernamePrefix", "username.form")),
+        ({"email": "a@b.co"}, ("email", "filter.admin_only")),
+        ({"role": 3}, ("role", "filter.admin_only")),
+        ({"role": 9}, ("role", "enum.defined_only")),
+    ],
+)
+async def test_bad_listings(
+    service: Running, fields: dict[str, object], violation: tuple[str, str]
+) -> None:
+    ana = await service.signed_in()
+    request = pb.ListUsersRequest(**fields)  # type: ignore[arg-type]  # by table
+    refused = await refusal(service.users.ListUsers(request, metadata=ana.metadata))
+    assert refused.code is grpc.StatusCode.INVALID_ARGUMENT
+    assert refused.violations == {violation}
+
+
+async def test_following_tokens_gives_everybody_once(service: Running) -> None:
+    """R29: page by page, and a token is of no use to somebody else."""
+    people = [await service.signed_in() for _ in range(5)]
+    seen: list[int] = []
+    token = ""
+    while True:
+        request = pb.ListUsersRequest(
+            page_size=2, sort_by="-username", page_token=token
+        )
+        page = await service.users.ListUsers(request, metadata=people[0].metadata)
+        seen += [user.id for user in page.items]
+        assert (page.total, page.pages, page.size) == (5, 3, 2)
+        token = page.next_page_token
+        if not page.has_next:
+            break
+    by_name = sorted(people, key=lambda who: who.user.username, reverse=True)
+    assert seen == [who.user.id for who in by_name]
+    request = pb.ListUsersRequest(page_size=2, sort_by="-username")
+    first = await service.users.ListUsers(request, metadata=people[0].metadata)
+    request.page_token = first.next_page_token
+    refused = await refusal(
+        service.users.ListUsers(request, metadata=people[1].metadata)
+    )
+    assert refused.violations == {("pageToken", "page_token.foreign")}
+
+
+async def test_admins_filter_by_private_fields(service: Running) -> None:
+    root = await service.signed_in(Role.ADMIN)
+    await service.signed_in()
+    request = pb.ListUsersRequest(role=pb.ROLE_ADMIN)
+    page = await service.users.ListUsers(request, metadata=root.metadata)
+    assert [user.id for user in page.items] == [root.user.id]

@@ -1,0 +1,110 @@
+"""The whole service in this process: a listener on a port of its own, and its edge."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from itertools import count
+from typing import Any
+
+import grpc
+import httpx
+
+from blatam.auth.v1 import auth_pb2
+from blatam.auth.v1.auth_pb2_grpc import AuthServiceStub
+from blatam.user.v1 import user_pb2
+from blatam.user.v1.user_pb2_grpc import UserServiceStub
+from edge.port import CallPort
+from server import run
+from server.app import academy, ground
+from server.config import load
+from server.domain.users import Role
+from server.store.users import PostgresUsers
+
+PASSWORD = "Blue7horse"
+NO_LIMITS: dict[str, list[object]] = {
+    "blatam.user.v1.UserService/CreateUser": [],
+    "blatam.auth.v1.AuthService/Login": [],
+}
+_numbers = count(1)
+
+
+@dataclass(frozen=True, slots=True)
+class Running:
+    """A service that runs: by gRPC, by REST, and in process."""
+
+    channel: grpc.aio.Channel
+    address: str
+    http: httpx.AsyncClient
+    port: CallPort
+    accounts: PostgresUsers
+    users: UserServiceStub = field(init=False)
+    auth: AuthServiceStub = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "users", UserServiceStub(self.channel))
+        object.__setattr__(self, "auth", AuthServiceStub(self.channel))
+
+    async def sign_up(self, username: str = "") -> user_pb2.User:
+        """Make an account with PASSWORD."""
+        username = username or f"user{next(_numbers)}"
+        request = user_pb2.CreateUserRequest(
+            email=f"{username}@example.com", username=username, password=PASSWORD
+        )
+        return (await self.users.CreateUser(request)).user
+
+    async def log_in(self, identifier: str) -> auth_pb2.TokenPair:
+        """Open a session with PASSWORD."""
+        request = auth_pb2.LoginRequest(identifier=identifier, password=PASSWORD)
+        return (await self.auth.Login(request)).tokens
+
+    async def signed_in(self, role: Role = Role.STUDENT) -> "SignedIn":
+        """Give somebody new, with a session."""
+        username = f"user{next(_numbers)}"
+        user = await self.sign_up(username)
+        if role is not Role.STUDENT:
+            await self.accounts.promote(user.email, role, user.created_at.ToDatetime())
+        return SignedIn(user, await self.log_in(username))
+
+
+@dataclass(frozen=True, slots=True)
+class SignedIn:
+    """Somebody with a session."""
+
+    user: user_pb2.User
+    tokens: auth_pb2.TokenPair
+
+    @property
+    def metadata(self) -> tuple[tuple[str, str], ...]:
+        """What a gRPC call of theirs bears."""
+        return (("authorization", f"Bearer {self.tokens.access_token}"),)
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """What an HTTP request of theirs bears."""
+        return dict(self.metadata)
+
+
+@asynccontextmanager
+async def running(
+    database_url: str, redis_url: str, **settings: Any
+) -> AsyncIterator[Running]:
+    """Start the service over these stores, without rate limits unless given."""
+    given = {
+        "secret_key": "0123456789abcdef" * 4,
+        "rate_limits": NO_LIMITS,
+        "debug": True,
+        **settings,
+    }
+    loaded = load(database_url=database_url, redis_url=redis_url, **given)
+    async with (
+        ground(loaded) as base,
+        academy(base) as built,
+        run.listening_grpc(built.grpc, "127.0.0.1:0") as port,
+        grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel,
+        httpx.AsyncClient(
+            transport=httpx.ASGITransport(built.http, client=("192.0.2.7", 4711)),
+            base_url="http://academy.test",
+        ) as http,
+    ):
+        accounts = PostgresUsers(base.database)
+        yield Running(channel, f"127.0.0.1:{port}", http, built.port, accounts)

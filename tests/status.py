@@ -1,0 +1,57 @@
+"""Reading what a refused call says, over gRPC."""
+
+from collections.abc import Awaitable
+from dataclasses import dataclass
+from typing import TypeVar
+
+import grpc
+import pytest
+from google.protobuf.message import Message
+from google.rpc import error_details_pb2, status_pb2
+
+Detail = TypeVar("Detail", bound=Message)
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """A status with its details."""
+
+    code: grpc.StatusCode
+    message: str
+    status: status_pb2.Status
+    request_id: str
+
+    def detail(self, kind: type[Detail]) -> Detail:
+        """Give the one detail of this kind."""
+        found = kind()
+        matching = [any_ for any_ in self.status.details if any_.Is(kind.DESCRIPTOR)]
+        assert len(matching) == 1
+        matching[0].Unpack(found)
+        return found
+
+    @property
+    def reason(self) -> str:
+        """The reason that programs read."""
+        info = self.detail(error_details_pb2.ErrorInfo)
+        assert info.domain == "blatam.academy"
+        return info.reason
+
+    @property
+    def violations(self) -> set[tuple[str, str]]:
+        """The fields that break rules, with the rules."""
+        request = self.detail(error_details_pb2.BadRequest)
+        return {(v.field, v.reason) for v in request.field_violations}
+
+
+async def refusal(call: Awaitable[object]) -> Refused:
+    """Await a call that must be refused, and read what it says."""
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await call
+    trailers = dict(caught.value.trailing_metadata() or ())
+    status = status_pb2.Status.FromString(bytes(trailers["grpc-status-details-bin"]))
+    assert status.code == caught.value.code().value[0]
+    assert status.message == caught.value.details()
+    request_id = str(trailers["x-request-id"])
+    refused = Refused(caught.value.code(), status.message, status, request_id)
+    assert refused.detail(error_details_pb2.RequestInfo).request_id == request_id
+    return refused
