@@ -3,15 +3,16 @@
 Whatever cannot be served is refused here, at start, with the method's name.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from types import SimpleNamespace
 from typing import Any
 
 from protobuf import DescField, DescMethod, Oneof
 
 from edge.codec import Codec
 from edge.schema.parameters import FieldPathError, Parameter, find_string, resolve
-from edge.schema.shapes import WELL_KNOWN, Shape, is_list, is_map, message_of
+from edge.schema.shapes import WELL_KNOWN, Shape, message_of
 from edge.template import Template, TemplateError, parse
 
 HTTP_BODY = "google.api.HttpBody"
@@ -72,17 +73,21 @@ class Binding:
         return self.resource is not None and self.resource.desc.type_name == HTTP_BODY
 
 
-def read_bindings(codec: Codec) -> Iterator[Binding]:
-    """Give the bindings of every annotated method; raises BindingError."""
-    http = codec.registry.extension("google.api.http")
-    if http is None:
-        return
+def read_bindings(codec: Codec, extra: Mapping[str, str]) -> Iterator[Binding]:
+    """Give the bindings of every annotated method; raises BindingError.
+
+    `extra` gives "GET /path" for methods whose files nobody can annotate.
+    """
+    unknown = set(extra) - {_full_name(method) for method in codec.methods()}
+    if unknown:
+        raise BindingError(f"there is no method {', '.join(sorted(unknown))}")
     for method in codec.methods():
-        if http.type not in method.proto.options:
+        added = extra.get(_full_name(method))
+        if added:
+            yield _bind(codec, method, _extra_rule(added))
+        rule = _rule(codec, method)
+        if rule is None:
             continue
-        rule: Any = method.proto.options[http.type]
-        if method.method_kind not in ("unary", "server_streaming"):
-            raise _refused(method, "REST has no streams of requests")
         yield _bind(codec, method, rule)
         for more in rule.additional_bindings:
             if more.additional_bindings:
@@ -90,11 +95,32 @@ def read_bindings(codec: Codec) -> Iterator[Binding]:
             yield _bind(codec, method, more)
 
 
+def _full_name(method: DescMethod) -> str:
+    return f"/{method.parent.type_name}/{method.name}"
+
+
+def _rule(codec: Codec, method: DescMethod) -> Any:
+    """Give a method's google.api.http annotation, None where it has none."""
+    http = codec.registry.extension("google.api.http")
+    options = method.proto.options
+    if http is None or options is None or http.type not in options:
+        return None
+    return options[http.type]
+
+
+def _extra_rule(text: str) -> Any:
+    verb, _, path = text.partition(" ")
+    pattern = Oneof("custom", SimpleNamespace(kind=verb, path=path))
+    return SimpleNamespace(pattern=pattern, body="", response_body="")
+
+
 def _refused(method: DescMethod, why: str) -> BindingError:
     return BindingError(f"{method.parent.type_name}.{method.name}: {why}")
 
 
 def _bind(codec: Codec, method: DescMethod, rule: Any) -> Binding:
+    if method.method_kind not in ("unary", "server_streaming"):
+        raise _refused(method, "REST has no streams of requests")
     try:
         return _made(codec, method, rule)
     except (TemplateError, FieldPathError) as error:
@@ -118,13 +144,16 @@ def _made(codec: Codec, method: DescMethod, rule: Any) -> Binding:
     variables = tuple(_variables(codec, request, template))
     body_field = _top_field(request, rule.body, "body") if rule.body != "*" else None
     for variable in variables:
-        if variable.parameter.fields[0] is body_field and len(variable.parameter.fields) == 1:
+        if (
+            variable.parameter.fields[0] is body_field
+            and len(variable.parameter.fields) == 1
+        ):
             raise FieldPathError(f"{rule.body!r} is bound to the path and the body")
     body_shape = request if rule.body == "*" else _message_shape(codec, body_field)
     reply_field = _top_field(reply, rule.response_body, "response_body")
     resource = _message_shape(codec, reply_field) if reply_field else reply
     return Binding(
-        method=f"/{method.parent.type_name}/{method.name}",
+        method=_full_name(method),
         desc=method,
         verb=verb,
         template=template,
@@ -180,7 +209,9 @@ def _message_shape(codec: Codec, found: DescField | None) -> Shape | None:
     return codec.shape(message) if message else None
 
 
-def _etag(codec: Codec, request: Shape, body_field: DescField | None) -> Parameter | None:
+def _etag(
+    codec: Codec, request: Shape, body_field: DescField | None
+) -> Parameter | None:
     """Find the etag that If-Match fills: the request's own, else the body's."""
     own = find_string(codec, request, "etag")
     if own or body_field is None:
@@ -266,19 +297,19 @@ class Router:
 def _find(
     node: _Node, segments: list[str], at: int, end: int, verb: str, method: str
 ) -> Binding | None:
+    found: Binding | None = None
     if at == end:
-        methods = node.leaves.get(verb)
-        found = methods and (methods.get(method) or methods.get("*"))
-        if found:
-            return found
+        found = _of(node.leaves.get(verb), method)
     else:
         child = node.literals.get(segments[at])
-        found = child and _find(child, segments, at + 1, end, verb, method)
-        if not found and node.star and segments[at]:
+        if child is not None:
+            found = _find(child, segments, at + 1, end, verb, method)
+        if found is None and node.star is not None and segments[at]:
             found = _find(node.star, segments, at + 1, end, verb, method)
-        if found:
-            return found
-    methods = node.deep.get(verb)
+    return found or _of(node.deep.get(verb), method)
+
+
+def _of(methods: Methods | None, method: str) -> Binding | None:
     return (methods.get(method) or methods.get("*")) if methods else None
 
 

@@ -6,6 +6,8 @@ body that gives one field twice or two members of one oneof is refused.
 """
 
 import importlib.util
+import math
+import re
 import struct
 from collections.abc import Iterable, Iterator
 from typing import Any
@@ -42,6 +44,10 @@ from edge.schema.shapes import (
     oneof_of,
 )
 
+_HUMP = re.compile("_+(.?)")
+_FLOAT32_MAX = (2 - 2**-23) * 2.0**127
+_CUT = 3.4028234e38  # the shortest decimal below it that reads back as it
+
 
 class Codec:
     """Every message type of one descriptor set, to and from JSON."""
@@ -56,6 +62,8 @@ class Codec:
             raise RuntimeError("protobuf-py's native codec, protobuf-py-ext, is absent")
         self.files = descriptor_pb.FileDescriptorSet.from_binary(descriptors)
         _add_rpc_files(self.files)
+        for message in _messages(self.files):
+            _name_fields(message)
         for enum in _enums(self.files):
             _first_alias_last(enum)
         self.registry: Registry = self.files.to_registry()
@@ -93,9 +101,7 @@ class Codec:
             is_list(field) or is_map(field),
         )
 
-    def read(
-        self, body: bytes, shape: Shape, tree: Any = None
-    ) -> tuple[Message, Any]:
+    def read(self, body: bytes, shape: Shape, tree: Any = None) -> tuple[Message, Any]:
         """Give the message that a JSON body is, and the body as Python values.
 
         `tree` is these values where they are known. Raises Refused that names the
@@ -176,11 +182,14 @@ def _within(desc: DescMessage, seen: dict[str, DescMessage]) -> Iterable[DescMes
 
 
 def _shortest(value: float) -> float:
-    """Give the double whose shortest decimal reads back as the same float32."""
-    for digits in range(6, 9):
+    """Give the double whose shortest decimal reads back as the same float32.
+
+    The greatest one is cut, not rounded: readers refuse what is beyond it.
+    """
+    for digits in range(1, 9):
         short = float(f"{value:.{digits}g}")
         if _is_float32(short, value):
-            return short
+            return short if abs(short) <= _FLOAT32_MAX else math.copysign(_CUT, value)
     return float(f"{value:.9g}")
 
 
@@ -202,20 +211,30 @@ def _add_rpc_files(files: descriptor_pb.FileDescriptorSet) -> None:
                 files.file.append(descriptor_pb.FileDescriptorProto.from_binary(raw))
 
 
+def _messages(
+    files: descriptor_pb.FileDescriptorSet,
+) -> Iterator[descriptor_pb.DescriptorProto]:
+    waiting = [message for file in files.file for message in file.message_type]
+    while waiting:
+        message = waiting.pop()
+        waiting.extend(message.nested_type)
+        yield message
+
+
 def _enums(
     files: descriptor_pb.FileDescriptorSet,
 ) -> Iterator[descriptor_pb.EnumDescriptorProto]:
     for file in files.file:
         yield from file.enum_type
-        yield from _nested_enums(file.message_type)
-
-
-def _nested_enums(
-    messages: Iterable[descriptor_pb.DescriptorProto],
-) -> Iterator[descriptor_pb.EnumDescriptorProto]:
-    for message in messages:
+    for message in _messages(files):
         yield from message.enum_type
-        yield from _nested_enums(message.nested_type)
+
+
+def _name_fields(message: descriptor_pb.DescriptorProto) -> None:
+    """Give fields their JSON names as protoc does; sets made by hand lack them."""
+    for field in message.field:
+        if not field.json_name:
+            field.json_name = _HUMP.sub(lambda hump: hump[1].upper(), field.name)
 
 
 def _first_alias_last(enum: descriptor_pb.EnumDescriptorProto) -> None:

@@ -2,7 +2,6 @@
 
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
-from types import MappingProxyType
 from typing import Annotated
 
 from pydantic import BeforeValidator
@@ -10,7 +9,6 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 KIB = 1024
 MIB = 1024 * KIB
-_NOTHING: Mapping[str, str] = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,9 +20,15 @@ class TokenCookie:
     """
 
     name: str  # without the `__Host-` prefix
-    reply_fields: Mapping[str, str] = _NOTHING  # method -> field moved to the cookie
-    request_fields: Mapping[str, str] = _NOTHING  # method -> field filled from it
-    max_age_fields: Mapping[str, str] = _NOTHING  # method -> reply field, seconds
+    reply_fields: Mapping[str, str] = field(
+        default_factory=dict
+    )  # method -> field moved to the cookie
+    request_fields: Mapping[str, str] = field(
+        default_factory=dict
+    )  # method -> field filled from it
+    max_age_fields: Mapping[str, str] = field(
+        default_factory=dict
+    )  # method -> reply field, seconds
     cleared_by: frozenset[str] = frozenset()  # methods whose success clears it
 
 
@@ -55,10 +59,14 @@ class EdgeSettings:
     serve_trailing_slash: bool = False  # /users/ is /users; else it is not found
     response_headers: frozenset[str] = frozenset()  # metadata names sent on as headers
 
+    # Method -> "GET /path", for methods whose files nobody can annotate.
+    extra_bindings: Mapping[str, str] = field(default_factory=dict)
     created_prefixes: tuple[str, ...] = ("Create", "BatchCreate")  # these answer 201
     public_max_age: Mapping[str, int] = field(default_factory=dict)  # method -> seconds
     public_methods: frozenset[str] = frozenset()  # need no credentials
-    rate_limits: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # sentences
+    rate_limits: Mapping[str, tuple[str, ...]] = field(
+        default_factory=dict
+    )  # sentences
     cookies: tuple[TokenCookie, ...] = ()
 
 

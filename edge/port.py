@@ -47,7 +47,12 @@ class CallPort(Protocol):
     """
 
     async def unary(
-        self, method: str, request: bytes, *, metadata: Metadata, timeout: float | None
+        self,
+        method: str,
+        request: bytes,
+        *,
+        metadata: Metadata,
+        timeout: float | None,  # noqa: ASYNC109  # gRPC's word: the callee keeps it
     ) -> Reply:
         """Call a method that has one answer."""
 
@@ -128,7 +133,12 @@ class RemotePort:
         self._streams: dict[str, Any] = {}
 
     async def unary(
-        self, method: str, request: bytes, *, metadata: Metadata, timeout: float | None
+        self,
+        method: str,
+        request: bytes,
+        *,
+        metadata: Metadata,
+        timeout: float | None,  # noqa: ASYNC109  # gRPC's word: the callee keeps it
     ) -> Reply:
         """Call over the channel; raises CallError as every port does."""
         start = self._unary.get(method) or self._made(

@@ -1,4 +1,4 @@
-"""Path, query, headers and body -> the request message; whatever conflicts is refused."""
+"""Path, query, headers and body -> the request message; conflicts are refused."""
 
 import re
 from collections.abc import Iterator, Sequence

@@ -9,7 +9,6 @@ from importlib.metadata import version
 
 import grpc
 from fastapi import FastAPI
-from grpc_reflection.v1alpha import reflection
 from pydantic import SecretStr
 from redis.asyncio import Redis
 
@@ -35,6 +34,7 @@ from server.rpc.auth import AuthService
 from server.rpc.health import Health
 from server.rpc.listener import Guards, Listener, grpc_server, serve_methods
 from server.rpc.local import LocalPort
+from server.rpc.reflection import reflect
 from server.rpc.users import UserService
 from server.store.answers import PostgresAnswers
 from server.store.buckets import RedisBuckets
@@ -122,8 +122,7 @@ async def academy(base: Ground) -> AsyncIterator[Academy]:
     server = grpc_server(Listener(trust).handlers(served))
     health.add_to(server)
     if settings.debug:
-        names = (*servicers, health.name, reflection.SERVICE_NAME)
-        reflection.enable_server_reflection(names, server)
+        reflect(server, (*servicers, health.name))
     port = LocalPort(served, trust, Reply, CallError)
     edge = replace(edge_settings(settings, rates), ready=health.ready)
     await keys.load()

@@ -24,7 +24,11 @@ class Refused:
     def detail(self, kind: type[Detail]) -> Detail:
         """Give the one detail of this kind."""
         found = kind()
-        matching = [any_ for any_ in self.status.details if any_.Is(kind.DESCRIPTOR)]
+        matching = [
+            any_
+            for any_ in self.status.details
+            if any_.TypeName() == kind.DESCRIPTOR.full_name
+        ]
         assert len(matching) == 1
         matching[0].Unpack(found)
         return found

@@ -5,9 +5,10 @@ Used when a request has `X-Token-Mode: cookie` (OWASP ASVS 3.3, 3.5).
 
 import ipaddress
 from collections.abc import Sequence
-from http.cookies import CookieError, SimpleCookie
 from typing import Any
+from urllib.parse import quote, unquote
 
+import orjson
 from protobuf import DescField, Message
 
 from edge.bindings import Binding
@@ -33,7 +34,9 @@ class TokenCookies:
             origin.rstrip("/").encode() for origin in (*settings.cors_origins, *own)
         )
         self._reads: dict[str, list[tuple[TokenCookie, Parameter]]] = {}
-        self._sets: dict[str, list[tuple[TokenCookie, Parameter, Parameter | None]]] = {}
+        self._sets: dict[
+            str, list[tuple[TokenCookie, Parameter, Parameter | None]]
+        ] = {}
         for binding in {binding.method: binding for binding in bindings}.values():
             self._resolve(codec, binding)
 
@@ -56,7 +59,10 @@ class TokenCookies:
         A request that a browser sent from another site is refused, and so is a
         body that a form could have sent.
         """
-        if head.headers.get(b"x-token-mode", b"").lower() != b"cookie" or not self._table:
+        if (
+            head.headers.get(b"x-token-mode", b"").lower() != b"cookie"
+            or not self._table
+        ):
             return False
         origin = head.headers.get(b"origin")
         site = head.headers.get(b"sec-fetch-site")
@@ -98,10 +104,24 @@ class TokenCookies:
                 age = _number(message, lives.fields) if lives else None
                 headers.append(_set_cookie(cookie.name, str(token), age, plain=plain))
                 del holder[parameter.fields[-1]]
-        for cookie in self._table:
-            if binding.method in cookie.cleared_by:
-                headers.append(_set_cookie(cookie.name, "", 0, plain=plain))
-        return headers
+        return headers + [
+            _set_cookie(cookie.name, "", 0, plain=plain)
+            for cookie in self._table
+            if binding.method in cookie.cleared_by
+        ]
+
+    def without(self, binding: Binding, body: bytes) -> bytes:
+        """Give a JSON body without the members that became cookies."""
+        value = orjson.loads(body)
+        sent = binding.reply_field
+        for _, parameter, _ in self._sets.get(binding.method, ()):
+            names, at = parameter.names, value
+            if sent is not None and names[0] == sent.json_name:
+                names = names[1:]
+            for name in names[:-1]:
+                at = at.get(name, {})
+            at.pop(names[-1], None)
+        return orjson.dumps(value)
 
 
 def _require_json(content_type: bytes) -> None:
@@ -114,11 +134,9 @@ def _require_json(content_type: bytes) -> None:
 
 
 def _parsed(header: bytes) -> dict[str, str]:
-    try:
-        jar = SimpleCookie(header.decode("latin-1"))
-    except CookieError:
-        return {}
-    return {name: morsel.value for name, morsel in jar.items()}
+    """Give the cookies of a request; what is not a pair is left out (RFC 6265 5.4)."""
+    pairs = (part.partition("=") for part in header.decode("latin-1").split(";"))
+    return {name.strip(): unquote(value.strip()) for name, mark, value in pairs if mark}
 
 
 def _holder(message: Message, fields: Sequence[DescField]) -> Message | None:
@@ -138,8 +156,8 @@ def _number(message: Message, fields: Sequence[DescField]) -> int | None:
 def _set_cookie(name: str, value: str, age: int | None, *, plain: bool) -> Header:
     prefix, secure = ("", "") if plain else ("__Host-", "; Secure")
     lives = "" if age is None else f"; Max-Age={age}"
-    text = f"{prefix}{name}={value}; Path=/; HttpOnly{secure}; SameSite=Strict{lives}"
-    return b"set-cookie", text.encode("latin-1", "replace")
+    flags = f"Path=/; HttpOnly{secure}; SameSite=Strict{lives}"
+    return b"set-cookie", f"{prefix}{name}={quote(value)}; {flags}".encode()
 
 
 def _is_plain_loopback(scope: Any) -> bool:
@@ -150,4 +168,3 @@ def _is_plain_loopback(scope: Any) -> bool:
         return ipaddress.ip_address(client[0]).is_loopback
     except ValueError:
         return False
-

@@ -25,7 +25,13 @@ _KEY = re.compile(r"[0-9a-z_.-]+")  # gRPC over HTTP/2: Header-Name
 _RESERVED = frozenset(
     (*_PASSED.values(), "content-type", "cookie", "host", "te", "user-agent")
 )
-_RESERVED_PREFIXES = ("grpc-", "grpcgateway-", "x-forwarded-", "x-request-id", "x-real-")
+_RESERVED_PREFIXES = (
+    "grpc-",
+    "grpcgateway-",
+    "x-forwarded-",
+    "x-request-id",
+    "x-real-",
+)
 _TIMEOUT = re.compile(r"([0-9]{1,8})([HMSmun])")  # gRPC over HTTP/2: Timeout
 _UNITS = {"H": 3600, "M": 60, "S": 1, "m": 1e-3, "u": 1e-6, "n": 1e-9}
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{8,64}")
@@ -138,18 +144,26 @@ def _add(out: list[tuple[str, str | bytes]], key: str, value: bytes) -> None:
 
 def _add_custom(out: list[tuple[str, str | bytes]], key: str, value: bytes) -> None:
     """Add a `Grpc-Metadata-*` header; `-bin` values come in base64."""
-    if not _KEY.fullmatch(key) or key in _RESERVED or key.startswith(_RESERVED_PREFIXES):
+    if (
+        not _KEY.fullmatch(key)
+        or key in _RESERVED
+        or key.startswith(_RESERVED_PREFIXES)
+    ):
         return
     if not key.endswith("-bin"):
         _add(out, key, value)
         return
     try:
-        out.append((key, base64.b64decode(value + b"=" * (-len(value) % 4), validate=True)))
+        out.append(
+            (key, base64.b64decode(value + b"=" * (-len(value) % 4), validate=True))
+        )
     except binascii.Error:
         return
 
 
-def deadline(header: bytes | None, default: float | None, most: float | None) -> float | None:
+def deadline(
+    header: bytes | None, default: float | None, most: float | None
+) -> float | None:
     """Give a call's time in seconds; raises Refused on a bad `grpc-timeout`."""
     if header is None:
         return default

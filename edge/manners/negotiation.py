@@ -1,11 +1,11 @@
-"""Media types and content codings: what a client takes, what it sent (RFC 9110 12, 8.4)."""
+"""Media types and content codings: what a client takes and sends (RFC 9110)."""
 
 import asyncio
 import zlib
 from collections.abc import Sequence
 from functools import lru_cache
 
-import brotli
+import brotli  # type: ignore[import-untyped]
 import zstandard
 
 from edge.errors import Refused
@@ -106,7 +106,8 @@ def _pack(body: bytes, coding: str) -> bytes:
     if coding == "gzip":
         return _gzip(body)
     if coding == "br":
-        return brotli.compress(body, quality=4)
+        packed: bytes = brotli.compress(body, quality=4)
+        return packed
     return zstandard.ZstdCompressor(level=3).compress(body)
 
 
@@ -151,8 +152,7 @@ def _unpack(body: bytes, coding: str, limit: int) -> bytes:
     if coding == "br":
         return _unbrotli(body, limit)
     if coding == "zstd":
-        reader = zstandard.ZstdDecompressor(max_window_size=2**23).stream_reader(body)
-        return reader.read(limit + 1)
+        return _unzstd(body, limit)
     told = "the body's content coding must be gzip, br or zstd"
     raise Refused(
         told,
@@ -162,9 +162,21 @@ def _unpack(body: bytes, coding: str, limit: int) -> bytes:
     )
 
 
+def _unzstd(body: bytes, limit: int) -> bytes:
+    """Read up to the limit first; only reading it again tells the frame's end."""
+    unpacker = zstandard.ZstdDecompressor(max_window_size=2**23)
+    plain = unpacker.stream_reader(body).read(limit + 1)
+    if len(plain) <= limit:
+        whole = unpacker.decompressobj()
+        plain = whole.decompress(body)
+        if not whole.eof:
+            raise zstandard.ZstdError
+    return plain
+
+
 def _unbrotli(body: bytes, limit: int) -> bytes:
     unpacker = brotli.Decompressor()
-    plain = unpacker.process(body, output_buffer_limit=limit + 1)
+    plain: bytes = unpacker.process(body, output_buffer_limit=limit + 1)
     while not unpacker.can_accept_more_data() and len(plain) <= limit:
         plain += unpacker.process(b"", output_buffer_limit=limit + 1)
     if not unpacker.is_finished() and len(plain) <= limit:

@@ -17,11 +17,14 @@ class _Duplicate(ValueError):
     """A key stands twice in one JSON object."""
 
 
+class _Pairs(list[tuple[str, Any]]):
+    """A JSON object with every key that it has."""
+
+
 def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     made = dict(pairs)
     if len(made) != len(pairs):
-        names = [key for key, _ in pairs]
-        raise _Duplicate(next(key for key in names if names.count(key) > 1))
+        raise _Duplicate
     return made
 
 
@@ -32,15 +35,13 @@ def _whole(digits: str) -> int | float:
 # Numbers are not looked at where only keys matter, so the cheapest type does.
 _keys_only = json.JSONDecoder(object_pairs_hook=_distinct, parse_int=float)
 _exact = json.JSONDecoder(object_pairs_hook=_distinct, parse_int=_whole)
+_all_keys = json.JSONDecoder(object_pairs_hook=_Pairs, parse_int=float)
 
 
 def strict_tree(body: bytes, *, exact: bool = False) -> Any:
     """Give a JSON text's values; raises Refused on broken JSON or a double key."""
     try:
-        return (_exact if exact else _keys_only).decode(body.decode())
-    except _Duplicate as error:
-        told = Violation(str(error), "the key stands twice", "DUPLICATE_FIELD")
-        raise invalid(told) from None
+        return _tree(body.decode(), _exact if exact else _keys_only)
     except json.JSONDecodeError as error:
         where = f"line {error.lineno}, column {error.colno}"
         raise Refused(f"the body is not JSON: {error.msg} at {where}") from None
@@ -48,6 +49,33 @@ def strict_tree(body: bytes, *, exact: bool = False) -> Any:
         raise Refused("the body is not JSON: it is not UTF-8") from None
     except RecursionError:
         raise Refused("the JSON body is nested too deep") from None
+
+
+def _tree(text: str, decoder: json.JSONDecoder) -> Any:
+    try:
+        return decoder.decode(text)
+    except _Duplicate:
+        at = _twice(_all_keys.decode(text), "")
+        told = Violation(at, "the key stands twice", "DUPLICATE_FIELD")
+        raise invalid(told) from None
+
+
+def _twice(value: Any, at: str) -> str:
+    """Give the path of the first key that stands twice, "" if none does."""
+    items: Iterable[tuple[str, Any]] = ()
+    if isinstance(value, _Pairs):
+        items = ((f"{at}.{name}".lstrip("."), item) for name, item in value)
+    elif isinstance(value, list):
+        items = ((f"{at}[{index}]", item) for index, item in enumerate(value))
+    seen: set[str] = set()
+    for where, item in items:
+        if where in seen:
+            return where
+        seen.add(where)
+        found = _twice(item, where)
+        if found:
+            return found
+    return ""
 
 
 def refuse_ambiguity(tree: dict[str, Any], shape: Shape, path: str = "") -> None:

@@ -15,8 +15,10 @@ from protobuf import (
     DescOneof,
     ScalarType,
 )
+from protobuf.wkt.google.protobuf import descriptor_pb
 
 WELL_KNOWN = "google.protobuf."
+_IMPLICIT = descriptor_pb.FeatureSet.FieldPresence.IMPLICIT
 WRAPPERS: Mapping[str, ScalarType] = {
     f"{WELL_KNOWN}{name}Value": scalar
     for name, scalar in {
@@ -43,6 +45,11 @@ BAD_INPUT = (ValueError, TypeError, OverflowError, RecursionError)
 def is_list(field: DescField) -> bool:
     """Tell whether the field is repeated (a map is not)."""
     return isinstance(field.value, DescFieldValueList)
+
+
+def has_presence(field: DescField) -> bool:
+    """Tell whether an absent field differs from one that holds its zero value."""
+    return int(field.presence) != int(_IMPLICIT)
 
 
 def is_map(field: DescField) -> bool:
@@ -74,8 +81,10 @@ def message_of(field: DescField) -> DescMessage | None:
 def oneof_of(field: DescField) -> DescOneof | None:
     """Give the oneof that a field is a member of, `optional` fields aside."""
     value = field.value
-    return None if isinstance(value, DescFieldValueList | DescFieldValueMap) else (
-        value.oneof
+    return (
+        None
+        if isinstance(value, DescFieldValueList | DescFieldValueMap)
+        else (value.oneof)
     )
 
 

@@ -1,6 +1,7 @@
 """The contract is whole, and one that is not stops the server."""
 
 import inspect
+from datetime import timedelta
 
 import pytest
 from google.protobuf import descriptor_pb2, descriptor_pool
@@ -11,11 +12,12 @@ from blatam.policy.v1.policy_pb2 import Access, MethodPolicy, RateLimit
 from server.domain import errors
 from server.domain.limits import Window
 from server.rpc import contract
+from server.rpc.call import Method
 from server.rpc.contract import ContractError, RateRule, read_method
 from server.rpc.listener import serve_methods
 
 
-def method_with(policy: MethodPolicy | None) -> contract.Method:
+def method_with(policy: MethodPolicy | None) -> Method:
     """Give an RPC over a request with `id`, `name` and `names`, and this policy."""
     file = descriptor_pb2.FileDescriptorProto(
         name="t.proto",
@@ -113,7 +115,7 @@ def check(overrides: dict[str, list[RateRule]]) -> None:
 )  # fmt: skip
 def test_faulty_overrides_are_named(name: str, by: str) -> None:
     """RATE_LIMITS is held to the same rules as the contract."""
-    overrides = {name: [RateRule((by,), Window(1, contract.timedelta(seconds=1)))]}
+    overrides = {name: [RateRule((by,), Window(1, timedelta(seconds=1)))]}
     with pytest.raises(ContractError, match=f"RATE_LIMITS: .*{name}"):
         check(overrides)
 

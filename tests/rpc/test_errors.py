@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import replace
+from typing import Any
 
 import grpc
 import pytest
@@ -112,7 +113,7 @@ async def test_cancellation_is_not_swallowed() -> None:
 
 async def test_undecodable_bytes(service: Running) -> None:
     """R32: bad input, not UNKNOWN with an exception's name."""
-    login = service.channel.unary_unary("/blatam.auth.v1.AuthService/Login")
+    login: Any = service.channel.unary_unary("/blatam.auth.v1.AuthService/Login")
     refused = await refusal(login(b"\xff\xff"))
     assert refused.code is grpc.StatusCode.INVALID_ARGUMENT
     assert refused.reason == "MALFORMED_REQUEST"

@@ -1,0 +1,142 @@
+"""Bad input over REST: a clear 400 with field and rule, in gRPC's own words."""
+
+from collections.abc import AsyncIterator
+from typing import Any
+
+import orjson
+import pytest
+import pytest_asyncio
+from google.rpc import error_details_pb2
+
+from blatam.user.v1 import user_pb2
+from tests.running import PASSWORD, Running, running
+from tests.status import refusal
+
+GOOD = {"email": "ana@example.com", "username": "ana", "password": PASSWORD}
+JSON = {"content-type": "application/json"}
+
+
+@pytest_asyncio.fixture
+async def service(database_url: str, redis_url: str) -> AsyncIterator[Running]:
+    async with running(database_url, redis_url) as started:
+        yield started
+
+
+def violations(body: dict[str, Any]) -> list[tuple[str, str, str]]:
+    return [
+        (violation["field"], violation.get("reason", ""), violation["description"])
+        for detail in body["details"]
+        if detail["@type"].endswith("BadRequest")
+        for violation in detail["fieldViolations"]
+    ]
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"email": "ana"},
+        {"password": "Ab1"},
+        {"password": "bluehorse"},
+        {"username": "a" * 51},
+        {"username": "ana\0"},
+        {"password": "Blue7\0horse"},
+    ],
+)
+async def test_rules_speak_alike(service: Running, fields: dict[str, str]) -> None:
+    """R32: both transports name the same fields and rules in the same words."""
+    request = user_pb2.CreateUserRequest(**GOOD | fields)
+    refused = await refusal(service.users.CreateUser(request))
+    told = refused.detail(error_details_pb2.BadRequest).field_violations
+    response = await service.http.post("/api/v1/users", json=GOOD | fields)
+    assert response.status_code == 400
+    body = response.json()
+    assert violations(body) == [(v.field, v.reason, v.description) for v in told]
+    assert (body["error"], body["errorCode"]) == (refused.message, "INVALID_FIELDS")
+
+
+@pytest.mark.parametrize(
+    ("body", "field"),
+    [
+        (orjson.dumps(GOOD | {"role": "ROLE_ADMIN"}), "role"),
+        (b'{"email": "a@x.co", "email": "b@x.co"}', "email"),
+        (b'{"requestId": "1", "request_id": "2"}', "requestId"),
+        (orjson.dumps(GOOD | {"username": 5}), "username"),
+        (orjson.dumps(GOOD | {"username": ["ana"]}), "username"),
+        (b'{"email": ', None),
+        (b"[1]", None),
+        (b"null", None),
+        (b'{"username": "\\ud800"}', None),
+        (b'{"username": "\xff"}', None),
+        (b'{"username": NaN}', None),
+        (b"[" * 100_000, None),
+        (b"", None),
+    ],
+)
+async def test_bad_bodies(service: Running, body: bytes, field: str | None) -> None:
+    """R32: 400, never 5xx; the field is named where there is one."""
+    response = await service.http.post("/api/v1/users", content=body, headers=JSON)
+    assert response.status_code == 400
+    told = response.json()
+    assert told["status"] == "INVALID_ARGUMENT"
+    if field:
+        assert [name for name, _, _ in violations(told)] == [field]
+        assert field in told["error"]
+
+
+async def test_a_large_body(service: Running) -> None:
+    """R34: 413, before it is read whole."""
+    body = orjson.dumps(GOOD | {"username": "a" * 2**21})
+    response = await service.http.post("/api/v1/users", content=body, headers=JSON)
+    assert response.status_code == 413
+
+
+@pytest.mark.parametrize(
+    ("path", "field"),
+    [
+        ("/api/v1/users/0", "id"),
+        ("/api/v1/users/-1", "id"),
+        ("/api/v1/users/ana", "id"),
+        ("/api/v1/users/9223372036854775808", "id"),
+        ("/api/v1/users/1e3x", "id"),
+        ("/api/v1/users?page=0", "page"),
+        ("/api/v1/users?page=x", "page"),
+        ("/api/v1/users?page=99999999999", "page"),
+        ("/api/v1/users?page_size=101", "pageSize"),
+        ("/api/v1/users?nothing=1", "nothing"),
+        ("/api/v1/users?page=1&page=2", "page"),
+        ("/api/v1/users?role=ROLE_KING", "role"),
+        ("/api/v1/users?sort_by=password", "sortBy"),
+        ("/api/v1/users?username_prefix=%00", "usernamePrefix"),
+    ],
+)
+async def test_bad_paths_and_queries(service: Running, path: str, field: str) -> None:
+    ana = await service.signed_in()
+    response = await service.http.get(path, headers=ana.headers)
+    assert response.status_code == 400
+    assert violations(response.json())[0][0] == field
+
+
+async def test_paths_and_methods(service: Running) -> None:
+    """404 for an unknown path; 405 with Allow for a known one."""
+    assert (await service.http.get("/api/v1/nothing")).status_code == 404
+    response = await service.http.patch("/api/v1/users", json={})
+    assert response.status_code == 405
+    assert {"GET", "POST"} <= set(response.headers["allow"].replace(" ", "").split(","))
+
+
+async def test_signed_out(service: Running) -> None:
+    response = await service.http.get("/api/v1/users/999999")
+    assert response.status_code == 401
+    assert response.headers["www-authenticate"].startswith("Bearer")
+
+
+async def test_too_many_tries(database_url: str, redis_url: str) -> None:
+    """The sixth is 429, with Retry-After."""
+    async with running(database_url, redis_url, rate_limits={}) as service:
+        for _ in range(6):
+            response = await service.http.post(
+                "/api/v1/auth/login", json={"identifier": "ana", "password": "Wrong7"}
+            )
+        assert response.status_code == 429
+        assert 0 < int(response.headers["retry-after"]) <= 60
+        assert response.json()["errorCode"] == "RATE_LIMITED"

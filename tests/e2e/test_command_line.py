@@ -1,0 +1,258 @@
+"""`academy up` as people run it: the README's commands, Ctrl-C, kill -9."""
+
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+import psutil
+import pytest
+
+ROOT = Path(__file__).parents[2]
+README = (ROOT / "README.md").read_text()
+SECONDS = 30
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+    return port
+
+
+@dataclass(frozen=True, slots=True)
+class Academy:
+    """`academy up`, and everything that it started."""
+
+    process: subprocess.Popen[str]
+    env: dict[str, str]
+    http: str
+    grpc: str
+
+    def family(self) -> list[psutil.Process]:
+        own = psutil.Process(self.process.pid)
+        return [own, *own.children(recursive=True)]
+
+    def run(self, *command: str, **more: str) -> subprocess.CompletedProcess[str]:
+        """Run a command beside it, in its environment."""
+        return subprocess.run(
+            command,
+            cwd=ROOT,
+            env=self.env | more,
+            capture_output=True,
+            text=True,
+            timeout=SECONDS,
+            check=False,
+        )
+
+
+@contextmanager
+def academy_up(state: Path, **settings: str) -> Iterator[Academy]:
+    http, grpc = (f"127.0.0.1:{free_port()}" for _ in range(2))
+    paths = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    env = {
+        "PATH": paths,
+        "HOME": os.environ.get("HOME", "/"),
+        "STATE_DIR": str(state),
+        "HTTP_LISTEN": http,
+        "GRPC_LISTEN": grpc,
+        **settings,
+    }
+    process = subprocess.Popen(
+        [sys.executable, "-m", "server", "up"],
+        cwd=ROOT,
+        env=env,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    )
+    try:
+        banner = process.stdout.readline() if process.stdout else ""
+        while process.poll() is None and "is up" not in banner:
+            banner = process.stdout.readline() if process.stdout else ""
+        assert process.poll() is None
+        yield Academy(process, env, http, grpc)
+    finally:
+        process.kill()
+        process.wait()
+        if process.stdout:
+            process.stdout.close()
+
+
+@pytest.fixture(scope="module")
+def academy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Academy]:
+    with academy_up(tmp_path_factory.mktemp("up")) as started:
+        yield started
+
+
+def gone(family: list[psutil.Process]) -> bool:
+    _, alive = psutil.wait_procs(family, timeout=SECONDS)
+    return not alive
+
+
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_it_leaves_nothing_behind(tmp_path: Path, how: signal.Signals) -> None:
+    """After Ctrl-C, TERM or kill -9, no process is left; the account is."""
+    signup = {"email": "a@x.co", "username": "ana", "password": "Blue7horse"}
+    with academy_up(tmp_path) as started:
+        url = f"http://{started.http}/api/v1/users"
+        assert httpx.post(url, json=signup).status_code == 201
+        family = started.family()
+        assert len(family) > 2
+        started.process.send_signal(how)
+        expected = -how if how is signal.SIGKILL else 0
+        assert started.process.wait(SECONDS) == expected
+        assert gone(family)
+    with academy_up(tmp_path) as started:
+        url = f"http://{started.http}/api/v1/users"
+        assert httpx.post(url, json=signup).json()["errorCode"] == "EMAIL_TAKEN"
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", README, re.DOTALL | re.MULTILINE)
+
+
+def test_the_readme_runs(academy: Academy, tmp_path: Path) -> None:
+    """Every command of the README's journey, in its order."""
+    missing = [tool for tool in ("bash", "curl") if shutil.which(tool) is None]
+    if missing:
+        pytest.skip(f"not on this machine: {', '.join(missing)}")
+    script = "set -euo pipefail\n" + "\n".join(
+        block
+        for block in blocks("sh")
+        if "grpcurl" not in block or shutil.which("grpcurl")
+    )
+    if not shutil.which("grpcurl"):
+        # its block signs bea up, who logs in later
+        script = script.replace("bea@example.com", "ana@example.com")
+    done = academy.run("bash", "-c", pointed(script, academy))
+    assert done.returncode == 0, done.stderr
+    assert '"username":"ana"' in done.stdout
+    assert '"hasNext":' in done.stdout
+    assert "blatam.user.v1.UserService" in done.stdout
+    assert "accessToken" in done.stdout
+    (snippet,) = blocks("python")
+    path = tmp_path / "snippet.py"
+    path.write_text(pointed(snippet, academy))
+    done = academy.run(sys.executable, str(path))
+    assert (done.stdout, done.stderr) == ("ana\n", "")
+
+
+def pointed(text: str, academy: Academy) -> str:
+    text = text.replace("localhost:8080", academy.http)
+    return text.replace("localhost:50051", academy.grpc)
+
+
+def test_grpcurl(academy: Academy) -> None:
+    """Listing, describing with options, and a call with a JSON body."""
+    if shutil.which("grpcurl") is None:
+        pytest.skip("grpcurl is not on this machine (it needs Go to install)")
+
+    def grpcurl(*arguments: str) -> str:
+        return academy.run("grpcurl", "-plaintext", *arguments).stdout
+
+    assert "blatam.auth.v1.AuthService" in grpcurl(academy.grpc, "list")
+    method = "blatam.user.v1.UserService.CreateUser"
+    described = grpcurl(academy.grpc, "describe", method)
+    assert "ACCESS_PUBLIC" in described
+    assert 'post: "/api/v1/users"' in described
+    message = grpcurl(academy.grpc, "describe", "blatam.user.v1.CreateUserRequest")
+    assert "email.form" in message
+    body = '{"email": "g@x.co", "username": "gus", "password": "Blue7horse"}'
+    called = "blatam.user.v1.UserService/CreateUser"
+    assert '"username": "gus"' in grpcurl("-d", body, academy.grpc, called)
+
+
+def test_the_other_commands_find_it(academy: Academy) -> None:
+    """doctor, migrate and admin work on what `up` started, without settings."""
+    doctor = academy.run(sys.executable, "-m", "server", "doctor", "--json")
+    assert doctor.returncode == 0, doctor.stdout
+    assert '"check": "schema"' in doctor.stdout
+    assert (
+        Path(academy.env["STATE_DIR"]) / "secret_key"
+    ).read_text() not in doctor.stdout
+    migrated = academy.run(sys.executable, "-m", "server", "migrate")
+    assert migrated.returncode == 0, migrated.stderr
+    made = academy.run(
+        sys.executable, "-m", "server", "admin", "create", "--email", "root@x.co",
+        "--username", "root", "--password", "Green8horse",
+    )  # fmt: skip
+    assert made.returncode == 0, made.stderr
+    login = {"identifier": "root", "password": "Green8horse"}
+    tokens = httpx.post(f"http://{academy.http}/api/v1/auth/login", json=login).json()
+    headers = {"authorization": f"Bearer {tokens['accessToken']}"}
+    me = httpx.get(f"http://{academy.http}/api/v1/users/me", headers=headers).json()
+    assert me["role"] == "ROLE_ADMIN"
+
+
+def test_a_remote_edge(academy: Academy) -> None:
+    """`academy edge` serves REST in front of a server elsewhere."""
+    http = f"127.0.0.1:{free_port()}"
+    edge = subprocess.Popen(
+        [sys.executable, "-m", "server", "edge", "--server", academy.grpc],
+        cwd=ROOT,
+        env=academy.env | {"HTTP_LISTEN": http},
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        assert answered(f"http://{http}/.well-known/jwks.json").status_code == 200
+    finally:
+        edge.terminate()
+        assert edge.wait(SECONDS) == 0
+
+
+def answered(url: str) -> httpx.Response:
+    """Give the first answer, however long the other side takes to start."""
+    end = time.monotonic() + SECONDS
+    while True:
+        try:
+            return httpx.get(url)
+        except httpx.TransportError:
+            assert time.monotonic() < end
+            time.sleep(0.05)
+
+
+@pytest.mark.parametrize(
+    ("command", "settings", "told"),
+    [
+        ("serve", {}, ["DATABASE_URL", "REDIS_URL", "SECRET_KEY"]),
+        ("serve", {"SECRET_KEY": "short"}, ["SECRET_KEY: must be at least 32"]),
+        ("serve", {"SECRET_KEY": "a" * 64}, ["SECRET_KEY: must be random"]),
+        ("up", {"HTTP_LISTEN": "0.0.0.0:1"}, ["HTTP_LISTEN: with DEBUG on"]),
+        (
+            "up",
+            {"GRPC_LISTEN": "x", "REFRESH_IDLE": "soon", "DATABASE_URL": "mysql://x"},
+            ["GRPC_LISTEN", "REFRESH_IDLE", "DATABASE_URL"],
+        ),
+        (
+            "up",
+            {"RATE_LIMITS": '{"blatam.auth.v1.AuthService/Nothing": []}'},
+            ["RATE_LIMITS: no such RPC"],
+        ),
+    ],
+)
+def test_faulty_settings_are_named(
+    tmp_path: Path, command: str, settings: dict[str, str], told: list[str]
+) -> None:
+    """R37: all faults at once, by name, no trace, and nothing left running."""
+    done = subprocess.run(
+        [sys.executable, "-m", "server", command],
+        cwd=ROOT,
+        env={"PATH": os.environ["PATH"], "STATE_DIR": str(tmp_path), **settings},
+        capture_output=True,
+        text=True,
+        timeout=SECONDS,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert all(sentence in done.stderr for sentence in told), done.stderr
+    assert "Traceback" not in done.stderr

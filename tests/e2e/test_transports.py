@@ -1,0 +1,179 @@
+"""One chain, two ways in: answers, errors and metadata must be equal."""
+
+from collections.abc import AsyncIterator, Awaitable, Sequence
+from dataclasses import dataclass
+from ipaddress import ip_network
+
+import httpx
+import pytest
+import pytest_asyncio
+import structlog
+from google.protobuf.message import Message
+from google.rpc import error_details_pb2, status_pb2
+
+from blatam.auth.v1 import auth_pb2
+from blatam.user.v1 import user_pb2
+from edge.port import CallError, Metadata, RemotePort, Reply
+from server.app import edge_app, edge_settings
+from server.config import load
+from tests.running import PASSWORD, Running, SignedIn, running
+
+USERS, AUTH = "/blatam.user.v1.UserService", "/blatam.auth.v1.AuthService"
+REQUEST_ID = "00112233445566778899aabbccddeeff"
+
+
+@pytest_asyncio.fixture
+async def service(database_url: str, redis_url: str) -> AsyncIterator[Running]:
+    """Give a service that trusts this machine as a proxy, as behind `academy edge`."""
+    here = (ip_network("127.0.0.0/8"),)
+    async with running(database_url, redis_url, trusted_proxies=here) as started:
+        yield started
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    method: str
+    request: Message | bytes
+    signed_in: bool = False
+    changes: Metadata = ()
+
+    @property
+    def body(self) -> bytes:
+        request = self.request
+        return request if isinstance(request, bytes) else request.SerializeToString()
+
+
+CASES = {
+    "get": Case(f"{USERS}/GetUser", user_pb2.GetUserRequest(id=1), True),
+    "get nobody": Case(f"{USERS}/GetUser", user_pb2.GetUserRequest(id=99), True),
+    "get zero": Case(f"{USERS}/GetUser", user_pb2.GetUserRequest(), True),
+    "no token": Case(f"{USERS}/GetUser", user_pb2.GetUserRequest(id=1)),
+    "bad token": Case(
+        f"{USERS}/GetUser",
+        user_pb2.GetUserRequest(id=1),
+        changes=(("authorization", "Bearer x"),),
+    ),
+    "me": Case(f"{USERS}/GetCurrentUser", b"", True),
+    "list": Case(f"{USERS}/ListUsers", user_pb2.ListUsersRequest(page_size=1), True),
+    "keys": Case(f"{AUTH}/GetJsonWebKeySet", b""),
+    "wrong password": Case(
+        f"{AUTH}/Login", auth_pb2.LoginRequest(identifier="x", password="y")
+    ),
+    "weak password": Case(
+        f"{USERS}/CreateUser",
+        user_pb2.CreateUserRequest(email="a", username="-", password="x"),
+    ),
+    "taken": Case(
+        f"{USERS}/CreateUser",
+        user_pb2.CreateUserRequest(email="new@x.co", username="ana", password=PASSWORD),
+    ),
+    "undecodable": Case(f"{USERS}/CreateUser", b"\xff\xff"),
+    "no such method": Case(f"{USERS}/Nothing", b""),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """Everything a caller sees, and the last line of the log."""
+
+    message: bytes
+    code: int
+    text: str
+    details: tuple[tuple[str, bytes], ...]
+    headers: tuple[tuple[str, str | bytes], ...]
+    trailers: tuple[tuple[str, str | bytes], ...]
+    log: tuple[tuple[str, object], ...]
+
+
+async def outcome(call: Awaitable[Reply]) -> Outcome:
+    with structlog.testing.capture_logs() as lines:
+        try:
+            reply = await call
+            seen = (reply.message, 0, "", (), reply.headers, reply.trailers)
+        except CallError as error:
+            details = status_pb2.Status.FromString(error.status).details
+            seen = (  # type: ignore[assignment]  # the same places, other types
+                b"",
+                error.code,
+                "" if error.code == 12 else error.message,
+                tuple((detail.type_url, detail.value) for detail in details),
+                error.headers,
+                error.trailers,
+            )
+    message, code, text, found, headers, trailers = seen
+    line = {k: v for k, v in (lines or [{}])[-1].items() if k not in {"ms", "id"}}
+    return Outcome(
+        message, code, text, found, _plain(headers), _plain(trailers),
+        tuple(sorted(line.items())),
+    )  # fmt: skip
+
+
+def _plain(metadata: Metadata) -> tuple[tuple[str, str | bytes], ...]:
+    return tuple(sorted((key, value) for key, value in metadata))
+
+
+@pytest.mark.parametrize("name", CASES)
+async def test_both_ways_are_equal(service: Running, name: str) -> None:
+    """In process and over a channel: the same bytes, statuses, metadata, log."""
+    await service.sign_up("ana")
+    ana = SignedIn(user_pb2.User(), await service.log_in("ana"))
+    case = CASES[name]
+    metadata = (
+        ("x-forwarded-for", "203.0.113.9"),
+        ("x-request-id", REQUEST_ID),
+        *(ana.metadata if case.signed_in else ()),
+        *case.changes,
+    )
+    remote = RemotePort(service.channel)
+    local, wired = [
+        await outcome(port.unary(case.method, case.body, metadata=metadata, timeout=20))
+        for port in (service.port, remote)
+    ]
+    assert local == wired
+    assert local.message or local.code or case.method.endswith("Nothing")
+
+
+REQUESTS: Sequence[tuple[str, str, object]] = (
+    ("GET", "/api/v1/users/1", None),
+    ("GET", "/api/v1/users/99", None),
+    ("GET", "/api/v1/users/0", None),
+    ("GET", "/api/v1/users?page_size=1", None),
+    ("GET", "/.well-known/jwks.json", None),
+    ("POST", "/api/v1/users", {"email": "a"}),
+    ("POST", "/api/v1/users", {"nothing": 1}),
+    ("GET", "/api/v1/nothing", None),
+    ("POST", "/api/v1/auth/logout", {}),
+)
+
+
+async def test_both_edges_are_equal(service: Running) -> None:
+    """REST in process and `academy edge` before a server elsewhere answer alike."""
+    await service.sign_up("ana")
+    settings = edge_settings(load(), {})
+    app = edge_app(RemotePort(service.channel), settings)
+    transport = httpx.ASGITransport(app, client=("192.0.2.7", 4711))
+    async with httpx.AsyncClient(transport=transport, base_url="http://x") as remote:
+        callers = [
+            (http, SignedIn(user_pb2.User(), await service.log_in("ana")).headers)
+            for http in (service.http, remote)
+        ]
+        for method, path, body in REQUESTS:
+            seen = []
+            for http, headers in callers:
+                response = await http.request(method, path, json=body, headers=headers)
+                seen.append((response.status_code, _stable(response)))
+            assert seen[0] == seen[1], path
+
+
+def _stable(response: httpx.Response) -> tuple[object, object]:
+    """Leave out what is new each time: ids, times."""
+    headers = {k: v for k, v in response.headers.items() if k != "x-request-id"}
+    body = response.json() if response.content else None
+    if isinstance(body, dict) and "requestId" in body:
+        body.pop("requestId")
+        body.pop("timestamp")
+        kind = error_details_pb2.RequestInfo.DESCRIPTOR.full_name
+        body["details"] = [
+            detail for detail in body["details"] if not detail["@type"].endswith(kind)
+        ]
+    return headers, body

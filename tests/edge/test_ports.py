@@ -1,0 +1,166 @@
+"""The remote port: the same answers as a port in process, over a real channel."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+import grpc
+import pytest
+from google.rpc import error_details_pb2
+
+from edge.app import create_app
+from edge.config import EdgeSettings
+from edge.port import CallError, RemotePort, Reply
+from tests.edge.service import Port, Stream, client, compiled, status
+from tests.edge.test_manners import SHOP, events, item, kind
+
+SETTINGS = EdgeSettings(response_headers=frozenset(("x-cost",)))
+
+
+class Servicer(grpc.GenericRpcHandler):
+    """Serves a port's answers over gRPC."""
+
+    def __init__(self, port: Port) -> None:
+        self.port = port
+
+    def service(self, details: Any) -> Any:
+        async def unary(request: bytes, context: Any) -> bytes:
+            told = tuple((k, v) for k, v in context.invocation_metadata())
+            try:
+                reply = await self.port.unary(
+                    details.method, request, metadata=told, timeout=None
+                )
+            except CallError as error:
+                await self.fail(context, error)
+                raise
+            await context.send_initial_metadata(tuple(reply.headers))
+            return reply.message
+
+        async def stream(request: bytes, context: Any) -> AsyncIterator[bytes]:
+            reply = self.port.server_stream(
+                details.method, request, metadata=(), timeout=None
+            )
+            await context.send_initial_metadata(tuple(reply.headers))
+            try:
+                async for message in reply:
+                    yield message
+            except CallError as error:
+                await self.fail(context, error)
+
+        if details.method.endswith("Watch") or details.method.endswith("WatchItems"):
+            return grpc.unary_stream_rpc_method_handler(stream)
+        return grpc.unary_unary_rpc_method_handler(unary)
+
+    @staticmethod
+    async def fail(context: Any, error: CallError) -> None:
+        trailers = (("grpc-status-details-bin", error.status),) if error.status else ()
+        code = next(one for one in grpc.StatusCode if one.value[0] == error.code)
+        await context.abort(code, error.message, trailers)
+
+
+class Remote:
+    """A server of a port, and the port that calls it."""
+
+    def __init__(self, port: Port) -> None:
+        self.server = grpc.aio.server()
+        self.server.add_generic_rpc_handlers((Servicer(port),))
+
+    async def __aenter__(self) -> RemotePort:
+        number = self.server.add_insecure_port("127.0.0.1:0")
+        await self.server.start()
+        self.channel = grpc.aio.insecure_channel(f"127.0.0.1:{number}")
+        return RemotePort(self.channel)
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.channel.close()
+        await self.server.stop(None)
+
+
+INFO = error_details_pb2.ErrorInfo(reason="SOLD_OUT", domain="shop")
+ANSWERS: dict[str, Port] = {
+    "message": Port(item(id=1, name="é", etag="v")),
+    "headers": Port(Reply(b"", headers=(("x-cost", "3"),))),
+    "error": Port(CallError(9, "no — none", status(9, "no — none", INFO))),
+    "stream": Port(stream=events("a", "b")),
+    "early": Port(stream=events(fail=CallError(5, "none"))),
+    "late": Port(stream=events("a", fail=CallError(14, "gone"))),
+    "empty": Port(stream=events()),
+}
+
+
+@pytest.mark.parametrize("case", ANSWERS)
+async def test_both_ports_give_the_same_answers(case: str) -> None:
+    """In bytes and headers, but for what names one request."""
+    port = ANSWERS[case]
+    path = "/items:watch" if port.stream else "/items/1"
+    async with Remote(port) as remote:
+        told = []
+        for one in (port, remote):
+            http = client(create_app(compiled(SHOP), one, SETTINGS))
+            answer = await http.get(path, headers={"authorization": "Bearer t"})
+            own = (answer.headers.pop("x-request-id"), answer.text)
+            body = answer.text
+            if "requestId" in body:
+                body = body.replace(own[0], "ID")
+                cut = body.index('"timestamp"')
+                body = body[:cut] + body[body.index('"code"') :]
+            told.append((answer.status_code, answer.headers.multi_items(), body))
+    assert told[0] == told[1]
+
+
+async def test_a_client_that_goes_away_cancels_the_remote_call() -> None:
+    """Cancelling here cancels there, for streams when they are closed."""
+    ended = asyncio.Event()
+    begun = asyncio.Event()
+
+    async def wait() -> None:
+        begun.set()
+        try:
+            await asyncio.sleep(30)
+        finally:
+            ended.set()
+
+    async with Remote(Port(then=wait)) as remote:
+        call = remote.unary("/shop.v1.Shop/GetItem", b"", metadata=(), timeout=5)
+        task = asyncio.create_task(call)
+        await begun.wait()
+        task.cancel()
+        async with asyncio.timeout(1):
+            await ended.wait()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+
+async def test_a_deadline_passed_on_is_kept_by_the_channel() -> None:
+    """DEADLINE_EXCEEDED becomes 504."""
+
+    async def wait() -> None:
+        await asyncio.sleep(5)
+
+    async with Remote(Port(then=wait)) as remote:
+        http = client(create_app(compiled(SHOP), remote))
+        answer = await http.get("/items/1", headers={"grpc-timeout": "20m"})
+        assert (answer.status_code, answer.json()["code"]) == (504, 4)
+
+
+async def test_a_remote_stream_has_its_metadata() -> None:
+    """Headers before the first message, trailers after the last."""
+    async with Remote(Port(stream=events("a"))) as remote:
+        stream = remote.server_stream(
+            "/shop.v1.Shop/WatchItems", b"", metadata=(), timeout=5
+        )
+        names = []
+        async for message in stream:
+            assert ("x-from", "stream") in tuple(stream.headers)
+            names.append(kind("WatchItemsResponse").FromString(message).name)
+    assert names == ["a"]
+    assert isinstance(Stream(aiter(stream)).trailers, tuple)
+
+
+async def test_a_server_that_is_away_is_unavailable() -> None:
+    """503, in the shape of every error."""
+    channel = grpc.aio.insecure_channel("127.0.0.1:1")
+    http = client(create_app(compiled(SHOP), RemotePort(channel)))
+    answer = await http.get("/items/1")
+    assert (answer.status_code, answer.json()["status"]) == (503, "UNAVAILABLE")
+    await channel.close()
