@@ -29,6 +29,7 @@ from edge.schema.faults import (
     BAD_INPUT,
     FaultFinder,
     refuse_ambiguity,
+    refuse_depth,
     strict_tree,
 )
 from edge.schema.shapes import (
@@ -107,6 +108,7 @@ class Codec:
         `tree` is these values where they are known. Raises Refused that names the
         faulty field by its JSON path.
         """
+        refuse_depth(body)
         try:
             message = shape.type.from_json(body, registry=self.registry)
         except BAD_INPUT:

@@ -14,6 +14,7 @@ import typer
 import uvloop
 from pydantic import SecretStr
 
+from edge.listener import DeadlinedProtocol
 from server import doctor as checks
 from server import run, state
 from server.app import academy, ground, remote_edge, users
@@ -119,7 +120,9 @@ async def _serve(settings: Settings, *, banner: bool) -> None:
         ground(settings) as base,
         academy(base) as built,
         run.listening_grpc(built.grpc, settings.grpc_listen) as grpc_port,
-        run.listening_http(built.http, settings.http_listen) as http_port,
+        run.listening_http(
+            built.http, settings.http_listen, DeadlinedProtocol
+        ) as http_port,
     ):
         if banner:
             _print_banner(settings, grpc_port, http_port)
@@ -173,7 +176,9 @@ def edge(
 async def _edge(settings: Settings, server: str) -> None:
     async with (
         grpc.aio.insecure_channel(server) as channel,
-        run.listening_http(remote_edge(channel, settings), settings.http_listen),
+        run.listening_http(
+            remote_edge(channel, settings), settings.http_listen, DeadlinedProtocol
+        ),
     ):
         await run.until_stopped()
 

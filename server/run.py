@@ -52,7 +52,9 @@ class _Uvicorn(uvicorn.Server):
 
 
 @asynccontextmanager
-async def listening_http(app: FastAPI, address: str) -> AsyncIterator[int]:
+async def listening_http(
+    app: FastAPI, address: str, protocol: type[asyncio.Protocol]
+) -> AsyncIterator[int]:
     """Serve HTTP; gives the port. Requests in flight may finish when the block ends."""
     listener = _bound(address)
     config = uvicorn.Config(
@@ -62,7 +64,7 @@ async def listening_http(app: FastAPI, address: str) -> AsyncIterator[int]:
         server_header=False,
         proxy_headers=False,
         lifespan="off",
-        http="httptools",
+        http=protocol,
         ws="none",
         timeout_graceful_shutdown=int(SECONDS_TO_FINISH),
     )

@@ -1,6 +1,7 @@
 """Finds what is wrong with JSON, and where: the slow path of a refused body."""
 
 import json
+import re
 from collections.abc import Iterable
 from typing import Any
 
@@ -11,6 +12,23 @@ from edge.schema.shapes import Key, Shape, element_of, expectation, is_list, is_
 
 # What the native codec raises on input that is not of the type.
 BAD_INPUT = (ValueError, TypeError, OverflowError, RecursionError)
+
+# The native codec reads JSON by recursion and has no bound of its own: some 15,000
+# brackets overflow the stack and end the process. No message nests so deep.
+DEEPEST = 1_000
+_MARKS = re.compile(rb'"(?:[^"\\]|\\.)*"?|[][{}]', re.DOTALL)
+
+
+def refuse_depth(body: bytes) -> None:
+    """Raise Refused if JSON nests deeper than DEEPEST, before anything reads it."""
+    if body.count(b"[") + body.count(b"{") <= DEEPEST:
+        return
+    depth = 0
+    for mark in _MARKS.finditer(body):
+        first = mark[0][0]
+        depth += (first in b"[{") - (first in b"]}")
+        if depth > DEEPEST:
+            raise Refused("the JSON body is nested too deep")
 
 
 class _Duplicate(ValueError):

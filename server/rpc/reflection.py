@@ -27,4 +27,6 @@ class _Pool:
 def reflect(server: grpc.aio.Server, services: Sequence[str]) -> None:
     """Let clients ask the server for these services' descriptors."""
     names = (*services, reflection.SERVICE_NAME)
-    reflection.enable_server_reflection(names, server, pool=cast(DescriptorPool, _Pool()))
+    reflection.enable_server_reflection(
+        names, server, pool=cast(DescriptorPool, _Pool())
+    )
