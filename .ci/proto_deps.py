@@ -33,7 +33,7 @@ SCALARS = {number: name[5:].lower() for name, number in Field.Type.items()}
 
 
 def field(f: d.FieldDescriptorProto, maps: dict[str, d.DescriptorProto]) -> str:
-    """One field as source, but for a oneof's."""
+    """Write one field as source."""
     kind = f.type_name or SCALARS[f.type]
     label = {Field.LABEL_REPEATED: "repeated ", Field.LABEL_REQUIRED: "required "}
     prefix = label.get(f.label, "" if f.HasField("oneof_index") else "optional ")
@@ -53,19 +53,19 @@ def field(f: d.FieldDescriptorProto, maps: dict[str, d.DescriptorProto]) -> str:
 
 
 def enum(e: d.EnumDescriptorProto) -> list[str]:
-    """An enum as source."""
+    """Write an enum as source."""
     alias = ["option allow_alias = true;"] if e.options.allow_alias else []
     values = [f"{value.name} = {value.number};" for value in e.value]
     return [f"enum {e.name} {{", *alias, *values, "}"]
 
 
 def extension(x: d.FieldDescriptorProto) -> list[str]:
-    """An extension as source."""
+    """Write an extension as source."""
     return [f"extend {x.extendee} {{", field(x, {}), "}"]
 
 
 def message(m: d.DescriptorProto, scope: str) -> list[str]:
-    """A message and all inside it as source."""
+    """Write a message and all inside it as source."""
     full = f"{scope}.{m.name}"
     maps = {f"{full}.{n.name}": n for n in m.nested_type if n.options.map_entry}
     out = [f"message {m.name} {{"]
@@ -92,7 +92,7 @@ def message(m: d.DescriptorProto, scope: str) -> list[str]:
 
 
 def source(f: d.FileDescriptorProto) -> str:
-    """A proto2 file as source, without comments and custom options."""
+    """Write a proto2 file as source, without comments and custom options."""
     if f.syntax not in ("", "proto2"):
         raise SystemExit(f"{f.name}: only proto2 can be printed, this is {f.syntax}")
     out = ['syntax = "proto2";', f"package {f.package};"]

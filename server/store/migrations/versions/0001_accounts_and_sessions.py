@@ -12,6 +12,14 @@ down_revision = None
 
 def upgrade() -> None:
     """Make the first tables."""
+    _request_answers()
+    _revocations()
+    _signing_keys()
+    _users()
+    _sessions()
+
+
+def _request_answers() -> None:
     op.create_table(
         "request_answers",
         sa.Column("caller", sa.Text(), nullable=False),
@@ -30,6 +38,9 @@ def upgrade() -> None:
         ["answered_at"],
         unique=False,
     )
+
+
+def _revocations() -> None:
     op.create_table(
         "revocations",
         sa.Column("id", sa.BigInteger(), sa.Identity(always=True), nullable=False),
@@ -49,6 +60,9 @@ def upgrade() -> None:
     op.create_index(
         "idx_revocations_written_by", "revocations", ["written_by"], unique=False
     )
+
+
+def _signing_keys() -> None:
     op.create_table(
         "signing_keys",
         sa.Column("kid", sa.String(length=32), nullable=False),
@@ -64,6 +78,9 @@ def upgrade() -> None:
         unique=True,
         postgresql_where=sa.text("state = 2"),
     )
+
+
+def _users() -> None:
     op.create_table(
         "users",
         sa.Column("id", sa.BigInteger(), sa.Identity(always=True), nullable=False),
@@ -86,6 +103,9 @@ def upgrade() -> None:
         sa.UniqueConstraint("username_folded", name=op.f("uq_users_username_folded")),
     )
     op.create_index("idx_users_created_at", "users", ["created_at", "id"], unique=False)
+
+
+def _sessions() -> None:
     op.create_table(
         "sessions",
         sa.Column("id", sa.UUID(), nullable=False),
