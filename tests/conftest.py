@@ -4,6 +4,7 @@ import asyncio
 import os
 import uuid
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 import pytest
@@ -15,6 +16,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from server.embedded import EmbeddedServers
 from server.store.migrate import upgrade
+from tests.running import Running, running
 
 TEMPLATE = "blatam_template"
 
@@ -66,15 +68,36 @@ async def template(servers: Servers, admin: AsyncEngine) -> AsyncIterator[str]:
     await run(admin, f"drop database {TEMPLATE} with (force)")
 
 
-@pytest_asyncio.fixture
-async def database_url(
+@asynccontextmanager
+async def fresh_database(
     servers: Servers, admin: AsyncEngine, template: str
 ) -> AsyncIterator[str]:
-    """Give the URL of a migrated, empty database of the test's own."""
+    """Give the URL of a migrated, empty database."""
     name = f"test_{uuid.uuid4().hex[:12]}"
     await run(admin, f"create database {name} template {template} {strategy(admin)}")
     yield url_of(servers, name)
     await run(admin, f"drop database {name} with (force)")
+
+
+@pytest_asyncio.fixture
+async def database_url(
+    servers: Servers, admin: AsyncEngine, template: str
+) -> AsyncIterator[str]:
+    """Give a database of the test's own."""
+    async with fresh_database(servers, admin, template) as url:
+        yield url
+
+
+@pytest_asyncio.fixture(scope="session")
+async def shared(
+    servers: Servers, admin: AsyncEngine, template: str
+) -> AsyncIterator[Running]:
+    """Give one service to all tests that leave nothing behind but new accounts."""
+    async with (
+        fresh_database(servers, admin, template) as url,
+        running(url, servers.redis_url) as started,
+    ):
+        yield started
 
 
 @pytest.fixture

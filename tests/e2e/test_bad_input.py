@@ -1,11 +1,9 @@
 """Bad input over REST: a clear 400 with field and rule, in gRPC's own words."""
 
-from collections.abc import AsyncIterator
 from typing import Any
 
 import orjson
 import pytest
-import pytest_asyncio
 from google.rpc import error_details_pb2
 
 from blatam.user.v1 import user_pb2
@@ -14,12 +12,6 @@ from tests.status import refusal
 
 GOOD = {"email": "ana@example.com", "username": "ana", "password": PASSWORD}
 JSON = {"content-type": "application/json"}
-
-
-@pytest_asyncio.fixture
-async def service(database_url: str, redis_url: str) -> AsyncIterator[Running]:
-    async with running(database_url, redis_url) as started:
-        yield started
 
 
 def violations(body: dict[str, Any]) -> list[tuple[str, str, str]]:
@@ -42,12 +34,12 @@ def violations(body: dict[str, Any]) -> list[tuple[str, str, str]]:
         {"password": "Blue7\0horse"},
     ],
 )
-async def test_rules_speak_alike(service: Running, fields: dict[str, str]) -> None:
+async def test_rules_speak_alike(shared: Running, fields: dict[str, str]) -> None:
     """R32: both transports name the same fields and rules in the same words."""
     request = user_pb2.CreateUserRequest(**GOOD | fields)
-    refused = await refusal(service.users.CreateUser(request))
+    refused = await refusal(shared.users.CreateUser(request))
     told = refused.detail(error_details_pb2.BadRequest).field_violations
-    response = await service.http.post("/api/v1/users", json=GOOD | fields)
+    response = await shared.http.post("/api/v1/users", json=GOOD | fields)
     assert response.status_code == 400
     body = response.json()
     assert violations(body) == [(v.field, v.reason, v.description) for v in told]
@@ -72,9 +64,9 @@ async def test_rules_speak_alike(service: Running, fields: dict[str, str]) -> No
         (b"", None),
     ],
 )
-async def test_bad_bodies(service: Running, body: bytes, field: str | None) -> None:
+async def test_bad_bodies(shared: Running, body: bytes, field: str | None) -> None:
     """R32: 400, never 5xx; the field is named where there is one."""
-    response = await service.http.post("/api/v1/users", content=body, headers=JSON)
+    response = await shared.http.post("/api/v1/users", content=body, headers=JSON)
     assert response.status_code == 400
     told = response.json()
     assert told["status"] == "INVALID_ARGUMENT"
@@ -83,10 +75,10 @@ async def test_bad_bodies(service: Running, body: bytes, field: str | None) -> N
         assert field in told["error"]
 
 
-async def test_a_large_body(service: Running) -> None:
+async def test_a_large_body(shared: Running) -> None:
     """R34: 413, before it is read whole."""
     body = orjson.dumps(GOOD | {"username": "a" * 2**21})
-    response = await service.http.post("/api/v1/users", content=body, headers=JSON)
+    response = await shared.http.post("/api/v1/users", content=body, headers=JSON)
     assert response.status_code == 413
 
 
@@ -109,23 +101,23 @@ async def test_a_large_body(service: Running) -> None:
         ("/api/v1/users?username_prefix=%00", "usernamePrefix"),
     ],
 )
-async def test_bad_paths_and_queries(service: Running, path: str, field: str) -> None:
-    ana = await service.signed_in()
-    response = await service.http.get(path, headers=ana.headers)
+async def test_bad_paths_and_queries(shared: Running, path: str, field: str) -> None:
+    ana = await shared.signed_in()
+    response = await shared.http.get(path, headers=ana.headers)
     assert response.status_code == 400
     assert violations(response.json())[0][0] == field
 
 
-async def test_paths_and_methods(service: Running) -> None:
+async def test_paths_and_methods(shared: Running) -> None:
     """404 for an unknown path; 405 with Allow for a known one."""
-    assert (await service.http.get("/api/v1/nothing")).status_code == 404
-    response = await service.http.patch("/api/v1/users", json={})
+    assert (await shared.http.get("/api/v1/nothing")).status_code == 404
+    response = await shared.http.patch("/api/v1/users", json={})
     assert response.status_code == 405
     assert {"GET", "POST"} <= set(response.headers["allow"].replace(" ", "").split(","))
 
 
-async def test_signed_out(service: Running) -> None:
-    response = await service.http.get("/api/v1/users/999999")
+async def test_signed_out(shared: Running) -> None:
+    response = await shared.http.get("/api/v1/users/999999")
     assert response.status_code == 401
     assert response.headers["www-authenticate"].startswith("Bearer")
 

@@ -26,10 +26,10 @@ async def refresh(service: Running, token: str) -> pb.TokenPair:
     return (await service.auth.RefreshToken(request)).tokens
 
 
-async def test_tokens_verify_with_the_published_keys(service: Running) -> None:
-    """An internal service needs the key set and nothing else."""
-    ana = await service.signed_in()
-    keys = (await service.auth.GetJsonWebKeySet(pb.GetJsonWebKeySetRequest())).keys
+async def test_tokens_verify_with_the_published_keys(shared: Running) -> None:
+    """An internal shared needs the key set and nothing else."""
+    ana = await shared.signed_in()
+    keys = (await shared.auth.GetJsonWebKeySet(pb.GetJsonWebKeySetRequest())).keys
     assert len(keys) == 2
     kid = jwt.get_unverified_header(ana.tokens.access_token)["kid"]
     published = next(key for key in keys if key.kid == kid)
@@ -46,60 +46,60 @@ async def test_tokens_verify_with_the_published_keys(service: Running) -> None:
     "value",
     ["Bearer x", "Basic YTpi", "Bearer ", "x", "Bearer blatam_sk_x"],
 )
-async def test_bad_tokens(service: Running, value: str) -> None:
+async def test_bad_tokens(shared: Running, value: str) -> None:
     """R16, R41: refused, all with the same words."""
     header = (("authorization", value),)
-    refused = await refusal(service.users.GetCurrentUser(ME, metadata=header))
+    refused = await refusal(shared.users.GetCurrentUser(ME, metadata=header))
     assert refused.code is grpc.StatusCode.UNAUTHENTICATED
     assert refused.reason == "TOKEN_INVALID"
 
 
-async def test_no_token(service: Running) -> None:
-    refused = await refusal(service.users.GetCurrentUser(ME))
+async def test_no_token(shared: Running) -> None:
+    refused = await refusal(shared.users.GetCurrentUser(ME))
     assert refused.reason == "TOKEN_MISSING"
 
 
-async def test_refresh_twice_then_the_first_again(service: Running) -> None:
+async def test_refresh_twice_then_the_first_again(shared: Running) -> None:
     """R18: the grandparent is refused and ends the session, access tokens too."""
-    ana = await service.signed_in()
-    second = await refresh(service, ana.tokens.refresh_token)
-    third = await refresh(service, second.refresh_token)
+    ana = await shared.signed_in()
+    second = await refresh(shared, ana.tokens.refresh_token)
+    third = await refresh(shared, second.refresh_token)
     for token in (ana.tokens.refresh_token, third.refresh_token):
         request = pb.RefreshTokenRequest(refresh_token=token)
-        refused = await refusal(service.auth.RefreshToken(request))
+        refused = await refusal(shared.auth.RefreshToken(request))
         assert refused.reason == "REFRESH_TOKEN_INVALID"
     for tokens in (ana.tokens, second, third):
         who = SignedIn(ana.user, tokens)
-        call = service.users.GetCurrentUser(ME, metadata=who.metadata)
+        call = shared.users.GetCurrentUser(ME, metadata=who.metadata)
         assert (await refusal(call)).reason == "TOKEN_INVALID"
 
 
-async def test_twenty_refreshes_at_once_have_one_successor(service: Running) -> None:
+async def test_twenty_refreshes_at_once_have_one_successor(shared: Running) -> None:
     """R19, L16: retries and races neither fork nor end the session."""
-    ana = await service.signed_in()
+    ana = await shared.signed_in()
     pairs = await asyncio.gather(
-        *(refresh(service, ana.tokens.refresh_token) for _ in range(20))
+        *(refresh(shared, ana.tokens.refresh_token) for _ in range(20))
     )
     assert len({pair.refresh_token for pair in pairs}) == 1
-    assert await refresh(service, pairs[0].refresh_token)
+    assert await refresh(shared, pairs[0].refresh_token)
 
 
-async def test_logging_out(service: Running) -> None:
+async def test_logging_out(shared: Running) -> None:
     """R22: the access token is refused by the next call; other sessions live on."""
-    ana = await service.signed_in()
-    again = SignedIn(ana.user, await service.log_in(ana.user.email))
-    await service.auth.Logout(pb.LogoutRequest(), metadata=ana.metadata)
-    call = service.users.GetCurrentUser(ME, metadata=ana.metadata)
+    ana = await shared.signed_in()
+    again = SignedIn(ana.user, await shared.log_in(ana.user.email))
+    await shared.auth.Logout(pb.LogoutRequest(), metadata=ana.metadata)
+    call = shared.users.GetCurrentUser(ME, metadata=ana.metadata)
     assert (await refusal(call)).reason == "TOKEN_INVALID"
-    assert await service.users.GetCurrentUser(ME, metadata=again.metadata)
+    assert await shared.users.GetCurrentUser(ME, metadata=again.metadata)
 
 
-async def test_failed_log_ins_answer_alike(service: Running) -> None:
+async def test_failed_log_ins_answer_alike(shared: Running) -> None:
     """R1: unknown and wrong differ in nothing but the request id."""
-    ana = await service.signed_in()
+    ana = await shared.signed_in()
     seen = set()
     for request in (login("nobody"), login(ana.user.username, "Wrong7horse")):
-        refused = await refusal(service.auth.Login(request))
+        refused = await refusal(shared.auth.Login(request))
         refused.status.details.pop()  # RequestInfo
         seen.add(refused.status.SerializeToString())
     assert len(seen) == 1

@@ -111,19 +111,19 @@ async def test_cancellation_is_not_swallowed() -> None:
     assert [line["code"] for line in lines] == ["CANCELLED"]
 
 
-async def test_undecodable_bytes(service: Running) -> None:
+async def test_undecodable_bytes(shared: Running) -> None:
     """R32: bad input, not UNKNOWN with an exception's name."""
-    login: Any = service.channel.unary_unary("/blatam.auth.v1.AuthService/Login")
+    login: Any = shared.channel.unary_unary("/blatam.auth.v1.AuthService/Login")
     refused = await refusal(login(b"\xff\xff"))
     assert refused.code is grpc.StatusCode.INVALID_ARGUMENT
     assert refused.reason == "MALFORMED_REQUEST"
 
 
-async def test_oversized_messages(service: Running) -> None:
+async def test_oversized_messages(shared: Running) -> None:
     """R34: refused by the transport, before anything is decoded."""
     request = pb.CreateUserRequest(email="x" * 2**21)
     with pytest.raises(grpc.aio.AioRpcError) as caught:
-        await service.users.CreateUser(request)
+        await shared.users.CreateUser(request)
     assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
 
 

@@ -43,10 +43,10 @@ def sign_up(**fields: str) -> pb.CreateUserRequest:
     ],
 )  # fmt: skip
 async def test_bad_sign_ups_name_field_and_rule(
-    service: Running, fields: dict[str, str], violations: set[tuple[str, str]]
+    shared: Running, fields: dict[str, str], violations: set[tuple[str, str]]
 ) -> None:
     """R9, R10, R31, R32: every rule is told, by the field's JSON name."""
-    refused = await refusal(service.users.CreateUser(sign_up(**fields)))
+    refused = await refusal(shared.users.CreateUser(sign_up(**fields)))
     assert refused.code is grpc.StatusCode.INVALID_ARGUMENT
     assert refused.reason == "INVALID_FIELDS"
     assert refused.violations == violations
@@ -111,20 +111,20 @@ async def test_others_see_the_public_part(service: Running) -> None:
         assert list(listed.items) == [found]
 
 
-async def test_reading_whom_there_is_not(service: Running) -> None:
-    ana = await service.signed_in()
+async def test_reading_whom_there_is_not(shared: Running) -> None:
+    ana = await shared.signed_in()
     request = pb.GetUserRequest(id=999_999)
-    refused = await refusal(service.users.GetUser(request, metadata=ana.metadata))
+    refused = await refusal(shared.users.GetUser(request, metadata=ana.metadata))
     assert refused.code is grpc.StatusCode.NOT_FOUND
     info = refused.detail(error_details_pb2.ErrorInfo)
     assert (info.reason, dict(info.metadata)) == ("USER_NOT_FOUND", {"id": "999999"})
 
 
 @pytest.mark.parametrize("user_id", [0, -1, -(2**63)])
-async def test_ids_are_positive(service: Running, user_id: int) -> None:
-    ana = await service.signed_in()
+async def test_ids_are_positive(shared: Running, user_id: int) -> None:
+    ana = await shared.signed_in()
     request = pb.GetUserRequest(id=user_id)
-    refused = await refusal(service.users.GetUser(request, metadata=ana.metadata))
+    refused = await refusal(shared.users.GetUser(request, metadata=ana.metadata))
     assert refused.violations == {("id", "int64.gt")}
 
 
@@ -145,11 +145,11 @@ async def test_ids_are_positive(service: Running, user_id: int) -> None:
     ],
 )
 async def test_bad_listings(
-    service: Running, fields: dict[str, object], violation: tuple[str, str]
+    shared: Running, fields: dict[str, object], violation: tuple[str, str]
 ) -> None:
-    ana = await service.signed_in()
+    ana = await shared.signed_in()
     request = pb.ListUsersRequest(**fields)  # type: ignore[arg-type]  # by table
-    refused = await refusal(service.users.ListUsers(request, metadata=ana.metadata))
+    refused = await refusal(shared.users.ListUsers(request, metadata=ana.metadata))
     assert refused.code is grpc.StatusCode.INVALID_ARGUMENT
     assert refused.violations == {violation}
 
