@@ -42,6 +42,7 @@ from server.store.connect import Database, redis_client
 from server.store.revocations import RevocationFeed
 from server.store.sessions import PostgresSessions
 from server.store.signing_keys import PostgresSigningKeys
+from server.store.user_cache import CachedUsers
 from server.store.users import PostgresUsers
 
 Rates = Mapping[str, Sequence[contract.RateRule]]
@@ -112,8 +113,9 @@ async def academy(base: Ground) -> AsyncIterator[Academy]:
         clock=base.clock,
         rates=rates,
     )
+    accounts = CachedUsers(base.database, base.redis)
     servicers = {
-        "blatam.user.v1.UserService": UserService(users(base)),
+        "blatam.user.v1.UserService": UserService(users(base, accounts)),
         "blatam.auth.v1.AuthService": AuthService(authentication, ring),
     }
     served = serve_methods(servicers, guards)
@@ -128,14 +130,20 @@ async def academy(base: Ground) -> AsyncIterator[Academy]:
     await keys.load()
     await feed.look()
     await health.look()
-    async with following(feed.follow(), feed.listen(), keys.follow(), health.follow()):
+    async with following(
+        feed.follow(),
+        feed.listen(),
+        keys.follow(),
+        accounts.cache.follow(),
+        health.follow(),
+    ):
         yield Academy(health, server, port, edge_app(port, edge))
 
 
-def users(base: Ground) -> Users:
-    """Give the rules of accounts over the stores."""
+def users(base: Ground, accounts: PostgresUsers | None = None) -> Users:
+    """Give the rules of accounts over their store."""
     return Users(
-        store=PostgresUsers(base.database),
+        store=accounts or PostgresUsers(base.database),
         hasher=base.hasher,
         tokens=PageTokens(base.secret.mac("page-tokens")),
         policy=base.settings.password_policy,

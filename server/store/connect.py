@@ -10,6 +10,7 @@ from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+from sqlalchemy.pool import NullPool
 
 from server.domain.errors import StoreUnavailable
 
@@ -35,17 +36,19 @@ class Database:
     """A pool of connections to Postgres."""
 
     def __init__(self, url: str) -> None:
+        self._arguments = {
+            "timeout": SECONDS_TO_CONNECT,
+            "command_timeout": SECONDS_FOR_A_STATEMENT,
+            "server_settings": {"application_name": "academy"},
+        }
         self.engine: AsyncEngine = create_async_engine(
             asyncpg_url(url),
             pool_size=POOL,
             max_overflow=0,
             pool_timeout=SECONDS_FOR_A_CONNECTION,
             pool_pre_ping=True,
-            connect_args={
-                "timeout": SECONDS_TO_CONNECT,
-                "command_timeout": SECONDS_FOR_A_STATEMENT,
-                "server_settings": {"application_name": "academy"},
-            },
+            hide_parameters=True,  # an error's text may reach a log
+            connect_args=self._arguments,
         )
         self._autocommit = self.engine.execution_options(isolation_level="AUTOCOMMIT")
 
@@ -68,6 +71,19 @@ class Database:
         with _translated():
             async with self.engine.begin() as connection:
                 yield connection
+
+    @asynccontextmanager
+    async def alone(self) -> AsyncIterator[AsyncConnection]:
+        """Give a connection beside the pool, to be kept for long.
+
+        Raises StoreUnavailable.
+        """
+        engine = create_async_engine(
+            self.engine.url, poolclass=NullPool, connect_args=self._arguments
+        )
+        with _translated():
+            async with engine.connect() as connection:
+                yield await connection.execution_options(isolation_level="AUTOCOMMIT")
 
     async def ping(self) -> None:
         """Ask Postgres for a sign of life. Raises StoreUnavailable."""

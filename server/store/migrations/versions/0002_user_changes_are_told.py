@@ -1,0 +1,25 @@
+"""Every change of an account is told on a channel, when it commits."""
+
+from __future__ import annotations
+
+from alembic import op
+
+revision = "0002"
+down_revision = "0001"
+
+
+def upgrade() -> None:
+    """Tell "id version" on channel `users`, whoever makes the change, and how."""
+    op.execute(
+        """
+        create function tell_user_changed() returns trigger language plpgsql as $$
+        begin
+          perform pg_notify('users', new.id || ' ' || new.version);
+          return null;
+        end $$
+        """
+    )
+    op.execute(
+        "create trigger user_changed after update on users "
+        "for each row execute function tell_user_changed()"
+    )
