@@ -13,7 +13,7 @@ from pydantic import SecretStr
 from redis.asyncio import Redis
 
 from edge.app import create_app
-from edge.config import EdgeSettings
+from edge.config import EdgeSettings, TokenCookie
 from edge.port import CallError, CallPort, RemotePort, Reply
 from server.background import following
 from server.config import Settings, require
@@ -198,6 +198,16 @@ def edge_settings(settings: Settings, rates: Rates) -> EdgeSettings:
         public_methods=contract.public_methods(),
         public_max_age=contract.public_max_age(),
         rate_limits=contract.rate_sentences(rates),
+        cookies=tuple(
+            TokenCookie(
+                name=name,
+                reply_fields=table.reply_fields,
+                request_fields=table.request_fields,
+                max_age_fields=table.max_age_fields,
+                cleared_by=frozenset(table.cleared_by),
+            )
+            for name, table in contract.cookies().items()
+        ),
     )
 
 

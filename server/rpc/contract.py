@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
 from typing import cast
@@ -151,6 +152,45 @@ def public_max_age() -> dict[str, int]:
         for m in methods()
         if m.policy.HasField("public_cache")
     }
+
+
+@dataclass(slots=True)
+class CookieTable:
+    """Where one cookie comes from and goes to: by path of the RPC, a field's path."""
+
+    reply_fields: dict[str, str] = field(default_factory=dict)
+    request_fields: dict[str, str] = field(default_factory=dict)
+    max_age_fields: dict[str, str] = field(default_factory=dict)
+    cleared_by: set[str] = field(default_factory=set)
+
+
+def cookies() -> dict[str, CookieTable]:
+    """Give, by name, the cookies that browsers may keep tokens in."""
+    tables: defaultdict[str, CookieTable] = defaultdict(CookieTable)
+    for service in SERVICES:
+        for rpc in service.methods:
+            path = f"/{service.full_name}/{rpc.name}"
+            for where, cookie in _cookie_fields(rpc.input_type):
+                tables[cookie.name].request_fields[path] = where
+            for where, cookie in _cookie_fields(rpc.output_type):
+                table = tables[cookie.name]
+                lifetime = cookie.lifetime
+                fields = table.max_age_fields if lifetime else table.reply_fields
+                fields[path] = where
+            for name in read_method(rpc).policy.clears_cookies:
+                tables[name].cleared_by.add(path)
+    return dict(tables)
+
+
+def _cookie_fields(
+    message: Descriptor, prefix: str = ""
+) -> Iterator[tuple[str, policy_pb2.Cookie]]:
+    for part in message.fields:
+        options = part.GetOptions()
+        if options.HasExtension(policy_pb2.cookie):
+            yield prefix + part.name, options.Extensions[policy_pb2.cookie]
+        elif part.message_type and not part.is_repeated:
+            yield from _cookie_fields(part.message_type, f"{prefix}{part.name}.")
 
 
 def rate_sentences(

@@ -27,7 +27,7 @@ from buf.validate import validate_pb2 as buf_dot_validate_dot_validate__pb2
 from google.api import annotations_pb2 as google_dot_api_dot_annotations__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19\x62latam/auth/v1/auth.proto\x12\x0e\x62latam.auth.v1\x1a\x1d\x62latam/policy/v1/policy.proto\x1a\x1b\x62uf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\"\x9a\x01\n\tTokenPair\x12\x19\n\x0c\x61\x63\x63\x65ss_token\x18\x01 \x01(\tB\x03\x80\x01\x01\x12\x12\n\ntoken_type\x18\x02 \x01(\t\x12\x12\n\nexpires_in\x18\x03 \x01(\x05\x12\x1a\n\rrefresh_token\x18\x04 \x01(\tB\x03\x80\x01\x01\x12\x1a\n\x12refresh_expires_in\x18\x05 \x01(\x05\x12\x12\n\nsession_id\x18\x06 \x01(\t\"O\n\x0cLoginRequest\x12\x1e\n\nidentifier\x18\x01 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\xff\x01\x12\x1f\n\x08password\x18\x02 \x01(\tB\r\x80\x01\x01\xbaH\x07r\x05\x10\x01\x18\x80\x01\":\n\rLoginResponse\x12)\n\x06tokens\x18\x01 \x01(\x0b\x32\x19.blatam.auth.v1.TokenPair\";\n\x13RefreshTokenRequest\x12$\n\rrefresh_token\x18\x01 \x01(\tB\r\x80\x01\x01\xbaH\x07r\x05\x10\x01\x18\x80\x04\"A\n\x14RefreshTokenResponse\x12)\n\x06tokens\x18\x01 \x01(\x0b\x32\x19.blatam.auth.v1.TokenPair\"\x0f\n\rLogoutRequest\"\x10\n\x0eLogoutResponse\"c\n\nJsonWebKey\x12\x0b\n\x03kty\x18\x01 \x01(\t\x12\x0b\n\x03use\x18\x02 \x01(\t\x12\x0b\n\x03kid\x18\x03 \x01(\t\x12\x0b\n\x03\x61lg\x18\x04 \x01(\t\x12\x0b\n\x03\x63rv\x18\x05 \x01(\t\x12\t\n\x01x\x18\x06 \x01(\t\x12\t\n\x01y\x18\x07 \x01(\t\"\x19\n\x17GetJsonWebKeySetRequest\"D\n\x18GetJsonWebKeySetResponse\x12(\n\x04keys\x18\x01 \x03(\x0b\x32\x1a.blatam.auth.v1.JsonWebKey2\x96\x05\n\x0b\x41uthService\x12\xaf\x01\n\x05Login\x12\x1c.blatam.auth.v1.LoginRequest\x1a\x1d.blatam.auth.v1.LoginResponse\"i\xa2\xbb\x18@\x08\x01\x1a\x1b\n\x07\x61\x64\x64ress\n\nidentifier\x10\x05\x1a\x02\x08<\x1a\x0f\n\x07\x61\x64\x64ress\x10\x14\x1a\x02\x08<*\x0esession.opened\x82\xd3\xe4\x93\x02\x1f\"\x12/api/v1/auth/login:\x01*b\x06tokens\x12\xac\x01\n\x0cRefreshToken\x12#.blatam.auth.v1.RefreshTokenRequest\x1a$.blatam.auth.v1.RefreshTokenResponse\"Q\xa2\xbb\x18&\x08\x01\x1a\x0f\n\x07\x61\x64\x64ress\x10<\x1a\x02\x08<*\x11session.refreshed\x82\xd3\xe4\x93\x02!\"\x14/api/v1/auth/refresh:\x01*b\x06tokens\x12~\n\x06Logout\x12\x1d.blatam.auth.v1.LogoutRequest\x1a\x1e.blatam.auth.v1.LogoutResponse\"5\xa2\xbb\x18\x13\x08\x02*\rsession.ended0\x01\x82\xd3\xe4\x93\x02\x18\"\x13/api/v1/auth/logout:\x01*\x12\xa5\x01\n\x10GetJsonWebKeySet\x12\'.blatam.auth.v1.GetJsonWebKeySetRequest\x1a(.blatam.auth.v1.GetJsonWebKeySetResponse\">\xa2\xbb\x18\x07\x08\x01:\x03\x08\xac\x02\x82\xd3\xe4\x93\x02-\x12\x16/.well-known/jwks.jsonZ\x13\x12\x11/api/v1/auth/jwksb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19\x62latam/auth/v1/auth.proto\x12\x0e\x62latam.auth.v1\x1a\x1d\x62latam/policy/v1/policy.proto\x1a\x1b\x62uf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\"\xc4\x01\n\tTokenPair\x12\x19\n\x0c\x61\x63\x63\x65ss_token\x18\x01 \x01(\tB\x03\x80\x01\x01\x12\x12\n\ntoken_type\x18\x02 \x01(\t\x12\x12\n\nexpires_in\x18\x03 \x01(\x05\x12-\n\rrefresh_token\x18\x04 \x01(\tB\x16\x80\x01\x01\xaa\xbb\x18\x0f\n\rrefresh_token\x12\x31\n\x12refresh_expires_in\x18\x05 \x01(\x05\x42\x15\xaa\xbb\x18\x11\n\rrefresh_token\x10\x01\x12\x12\n\nsession_id\x18\x06 \x01(\t\"O\n\x0cLoginRequest\x12\x1e\n\nidentifier\x18\x01 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\xff\x01\x12\x1f\n\x08password\x18\x02 \x01(\tB\r\x80\x01\x01\xbaH\x07r\x05\x10\x01\x18\x80\x01\":\n\rLoginResponse\x12)\n\x06tokens\x18\x01 \x01(\x0b\x32\x19.blatam.auth.v1.TokenPair\"N\n\x13RefreshTokenRequest\x12\x37\n\rrefresh_token\x18\x01 \x01(\tB \x80\x01\x01\xbaH\x07r\x05\x10\x01\x18\x80\x04\xaa\xbb\x18\x0f\n\rrefresh_token\"A\n\x14RefreshTokenResponse\x12)\n\x06tokens\x18\x01 \x01(\x0b\x32\x19.blatam.auth.v1.TokenPair\"\x0f\n\rLogoutRequest\"\x10\n\x0eLogoutResponse\"c\n\nJsonWebKey\x12\x0b\n\x03kty\x18\x01 \x01(\t\x12\x0b\n\x03use\x18\x02 \x01(\t\x12\x0b\n\x03kid\x18\x03 \x01(\t\x12\x0b\n\x03\x61lg\x18\x04 \x01(\t\x12\x0b\n\x03\x63rv\x18\x05 \x01(\t\x12\t\n\x01x\x18\x06 \x01(\t\x12\t\n\x01y\x18\x07 \x01(\t\"\x19\n\x17GetJsonWebKeySetRequest\"D\n\x18GetJsonWebKeySetResponse\x12(\n\x04keys\x18\x01 \x03(\x0b\x32\x1a.blatam.auth.v1.JsonWebKey2\xa6\x05\n\x0b\x41uthService\x12\xaf\x01\n\x05Login\x12\x1c.blatam.auth.v1.LoginRequest\x1a\x1d.blatam.auth.v1.LoginResponse\"i\xa2\xbb\x18@\x08\x01\x1a\x1b\n\x07\x61\x64\x64ress\n\nidentifier\x10\x05\x1a\x02\x08<\x1a\x0f\n\x07\x61\x64\x64ress\x10\x14\x1a\x02\x08<*\x0esession.opened\x82\xd3\xe4\x93\x02\x1f\"\x12/api/v1/auth/login:\x01*b\x06tokens\x12\xac\x01\n\x0cRefreshToken\x12#.blatam.auth.v1.RefreshTokenRequest\x1a$.blatam.auth.v1.RefreshTokenResponse\"Q\xa2\xbb\x18&\x08\x01\x1a\x0f\n\x07\x61\x64\x64ress\x10<\x1a\x02\x08<*\x11session.refreshed\x82\xd3\xe4\x93\x02!\"\x14/api/v1/auth/refresh:\x01*b\x06tokens\x12\x8d\x01\n\x06Logout\x12\x1d.blatam.auth.v1.LogoutRequest\x1a\x1e.blatam.auth.v1.LogoutResponse\"D\xa2\xbb\x18\"\x08\x02*\rsession.ended0\x01\x42\rrefresh_token\x82\xd3\xe4\x93\x02\x18\"\x13/api/v1/auth/logout:\x01*\x12\xa5\x01\n\x10GetJsonWebKeySet\x12\'.blatam.auth.v1.GetJsonWebKeySetRequest\x1a(.blatam.auth.v1.GetJsonWebKeySetResponse\">\xa2\xbb\x18\x07\x08\x01:\x03\x08\xac\x02\x82\xd3\xe4\x93\x02-\x12\x16/.well-known/jwks.jsonZ\x13\x12\x11/api/v1/auth/jwksb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -37,41 +37,43 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_TOKENPAIR'].fields_by_name['access_token']._loaded_options = None
   _globals['_TOKENPAIR'].fields_by_name['access_token']._serialized_options = b'\200\001\001'
   _globals['_TOKENPAIR'].fields_by_name['refresh_token']._loaded_options = None
-  _globals['_TOKENPAIR'].fields_by_name['refresh_token']._serialized_options = b'\200\001\001'
+  _globals['_TOKENPAIR'].fields_by_name['refresh_token']._serialized_options = b'\200\001\001\252\273\030\017\n\rrefresh_token'
+  _globals['_TOKENPAIR'].fields_by_name['refresh_expires_in']._loaded_options = None
+  _globals['_TOKENPAIR'].fields_by_name['refresh_expires_in']._serialized_options = b'\252\273\030\021\n\rrefresh_token\020\001'
   _globals['_LOGINREQUEST'].fields_by_name['identifier']._loaded_options = None
   _globals['_LOGINREQUEST'].fields_by_name['identifier']._serialized_options = b'\272H\007r\005\020\001\030\377\001'
   _globals['_LOGINREQUEST'].fields_by_name['password']._loaded_options = None
   _globals['_LOGINREQUEST'].fields_by_name['password']._serialized_options = b'\200\001\001\272H\007r\005\020\001\030\200\001'
   _globals['_REFRESHTOKENREQUEST'].fields_by_name['refresh_token']._loaded_options = None
-  _globals['_REFRESHTOKENREQUEST'].fields_by_name['refresh_token']._serialized_options = b'\200\001\001\272H\007r\005\020\001\030\200\004'
+  _globals['_REFRESHTOKENREQUEST'].fields_by_name['refresh_token']._serialized_options = b'\200\001\001\272H\007r\005\020\001\030\200\004\252\273\030\017\n\rrefresh_token'
   _globals['_AUTHSERVICE'].methods_by_name['Login']._loaded_options = None
   _globals['_AUTHSERVICE'].methods_by_name['Login']._serialized_options = b'\242\273\030@\010\001\032\033\n\007address\n\nidentifier\020\005\032\002\010<\032\017\n\007address\020\024\032\002\010<*\016session.opened\202\323\344\223\002\037\"\022/api/v1/auth/login:\001*b\006tokens'
   _globals['_AUTHSERVICE'].methods_by_name['RefreshToken']._loaded_options = None
   _globals['_AUTHSERVICE'].methods_by_name['RefreshToken']._serialized_options = b'\242\273\030&\010\001\032\017\n\007address\020<\032\002\010<*\021session.refreshed\202\323\344\223\002!\"\024/api/v1/auth/refresh:\001*b\006tokens'
   _globals['_AUTHSERVICE'].methods_by_name['Logout']._loaded_options = None
-  _globals['_AUTHSERVICE'].methods_by_name['Logout']._serialized_options = b'\242\273\030\023\010\002*\rsession.ended0\001\202\323\344\223\002\030\"\023/api/v1/auth/logout:\001*'
+  _globals['_AUTHSERVICE'].methods_by_name['Logout']._serialized_options = b'\242\273\030\"\010\002*\rsession.ended0\001B\rrefresh_token\202\323\344\223\002\030\"\023/api/v1/auth/logout:\001*'
   _globals['_AUTHSERVICE'].methods_by_name['GetJsonWebKeySet']._loaded_options = None
   _globals['_AUTHSERVICE'].methods_by_name['GetJsonWebKeySet']._serialized_options = b'\242\273\030\007\010\001:\003\010\254\002\202\323\344\223\002-\022\026/.well-known/jwks.jsonZ\023\022\021/api/v1/auth/jwks'
   _globals['_TOKENPAIR']._serialized_start=136
-  _globals['_TOKENPAIR']._serialized_end=290
-  _globals['_LOGINREQUEST']._serialized_start=292
-  _globals['_LOGINREQUEST']._serialized_end=371
-  _globals['_LOGINRESPONSE']._serialized_start=373
-  _globals['_LOGINRESPONSE']._serialized_end=431
-  _globals['_REFRESHTOKENREQUEST']._serialized_start=433
-  _globals['_REFRESHTOKENREQUEST']._serialized_end=492
-  _globals['_REFRESHTOKENRESPONSE']._serialized_start=494
-  _globals['_REFRESHTOKENRESPONSE']._serialized_end=559
-  _globals['_LOGOUTREQUEST']._serialized_start=561
-  _globals['_LOGOUTREQUEST']._serialized_end=576
-  _globals['_LOGOUTRESPONSE']._serialized_start=578
-  _globals['_LOGOUTRESPONSE']._serialized_end=594
-  _globals['_JSONWEBKEY']._serialized_start=596
-  _globals['_JSONWEBKEY']._serialized_end=695
-  _globals['_GETJSONWEBKEYSETREQUEST']._serialized_start=697
-  _globals['_GETJSONWEBKEYSETREQUEST']._serialized_end=722
-  _globals['_GETJSONWEBKEYSETRESPONSE']._serialized_start=724
-  _globals['_GETJSONWEBKEYSETRESPONSE']._serialized_end=792
-  _globals['_AUTHSERVICE']._serialized_start=795
-  _globals['_AUTHSERVICE']._serialized_end=1457
+  _globals['_TOKENPAIR']._serialized_end=332
+  _globals['_LOGINREQUEST']._serialized_start=334
+  _globals['_LOGINREQUEST']._serialized_end=413
+  _globals['_LOGINRESPONSE']._serialized_start=415
+  _globals['_LOGINRESPONSE']._serialized_end=473
+  _globals['_REFRESHTOKENREQUEST']._serialized_start=475
+  _globals['_REFRESHTOKENREQUEST']._serialized_end=553
+  _globals['_REFRESHTOKENRESPONSE']._serialized_start=555
+  _globals['_REFRESHTOKENRESPONSE']._serialized_end=620
+  _globals['_LOGOUTREQUEST']._serialized_start=622
+  _globals['_LOGOUTREQUEST']._serialized_end=637
+  _globals['_LOGOUTRESPONSE']._serialized_start=639
+  _globals['_LOGOUTRESPONSE']._serialized_end=655
+  _globals['_JSONWEBKEY']._serialized_start=657
+  _globals['_JSONWEBKEY']._serialized_end=756
+  _globals['_GETJSONWEBKEYSETREQUEST']._serialized_start=758
+  _globals['_GETJSONWEBKEYSETREQUEST']._serialized_end=783
+  _globals['_GETJSONWEBKEYSETRESPONSE']._serialized_start=785
+  _globals['_GETJSONWEBKEYSETRESPONSE']._serialized_end=853
+  _globals['_AUTHSERVICE']._serialized_start=856
+  _globals['_AUTHSERVICE']._serialized_end=1534
 # @@protoc_insertion_point(module_scope)

@@ -112,6 +112,7 @@ class MethodPolicy(_message.Message):
     AUDIT_FIELD_NUMBER: _builtins.int
     USER_REQUIRED_FIELD_NUMBER: _builtins.int
     PUBLIC_CACHE_FIELD_NUMBER: _builtins.int
+    CLEARS_COOKIES_FIELD_NUMBER: _builtins.int
     access: Global___Access.ValueType
     """Who may call it."""
     self: _builtins.str
@@ -130,6 +131,10 @@ class MethodPolicy(_message.Message):
     def public_cache(self) -> _duration_pb2.Duration:
         """How long anybody, shared caches too, may keep the answer. Absent: nobody."""
 
+    @_builtins.property
+    def clears_cookies(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The cookies, by name, that a successful call takes away from a browser."""
+
     def __init__(
         self_,  # pyright: ignore[reportSelfClsParameterName]
         *,
@@ -140,15 +145,47 @@ class MethodPolicy(_message.Message):
         audit: _builtins.str = ...,
         user_required: _builtins.bool = ...,
         public_cache: _duration_pb2.Duration | None = ...,
+        clears_cookies: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["public_cache", b"public_cache"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["access", b"access", "audit", b"audit", "idempotent", b"idempotent", "public_cache", b"public_cache", "rate_limits", b"rate_limits", "self", b"self", "user_required", b"user_required"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["access", b"access", "audit", b"audit", "clears_cookies", b"clears_cookies", "idempotent", b"idempotent", "public_cache", b"public_cache", "rate_limits", b"rate_limits", "self", b"self", "user_required", b"user_required"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___MethodPolicy: _TypeAlias = MethodPolicy  # noqa: Y015
 
+@_typing.final
+class Cookie(_message.Message):
+    """A browser that asks for it (`X-Token-Mode: cookie`) keeps a field's value in a
+    cookie that its scripts cannot read, and sends it as one.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    LIFETIME_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """The cookie's name, without the `__Host-` prefix."""
+    lifetime: _builtins.bool
+    """This field is not its value but its lifetime, in seconds."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        lifetime: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["lifetime", b"lifetime", "name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Cookie: _TypeAlias = Cookie  # noqa: Y015
+
+COOKIE_FIELD_NUMBER: _builtins.int
 POLICY_FIELD_NUMBER: _builtins.int
+cookie: _extension_dict._ExtensionFieldDescriptor[_descriptor_pb2.FieldOptions, Global___Cookie]
+"""The cookie that this field of a request or an answer may travel in."""
 policy: _extension_dict._ExtensionFieldDescriptor[_descriptor_pb2.MethodOptions, Global___MethodPolicy]
 """The policy of this RPC."""
