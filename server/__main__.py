@@ -23,7 +23,8 @@ from server.app import academy, edge_settings, ground, remote_edge, users
 from server.config import ConfigurationError, Settings, load, require
 from server.domain.errors import AcademyError
 from server.domain.users import Role
-from server.embedded import EmbeddedServerError, EmbeddedServers
+from server.embedded.processes import EmbeddedServerError
+from server.embedded.servers import EmbeddedServers
 from server.logs import configure
 from server.rpc import contract
 from server.rpc.contract import ContractError

@@ -14,7 +14,7 @@ import sqlalchemy as sa
 import uvloop
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
-from server.embedded import EmbeddedServers
+from server.embedded.servers import EmbeddedServers
 from server.store.migrate import upgrade
 from tests.running import Running, running
 

@@ -13,13 +13,14 @@ import asyncpg
 import pytest
 import redis
 
-from server.embedded import EmbeddedServerError, EmbeddedServers
+from server.embedded.processes import EmbeddedServerError
+from server.embedded.servers import EmbeddedServers
 
 ROOT = Path(__file__).parent.parent
 OWNER = """
 import signal, sys
 from pathlib import Path
-from server.embedded import EmbeddedServers
+from server.embedded.servers import EmbeddedServers
 servers = EmbeddedServers(Path(sys.argv[1]), durable=False)
 print(servers.start_postgres(), servers.start_valkey(), flush=True)
 signal.pause()

