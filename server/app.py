@@ -19,14 +19,14 @@ from server.background import following
 from server.config import Settings, require
 from server.domain.auth import Authentication
 from server.domain.clock import Clock, system_clock
+from server.domain.credentials.passwords import PasswordHasher
+from server.domain.credentials.revocations import Revocations
+from server.domain.credentials.secret_key import SecretKey
+from server.domain.credentials.sessions import RefreshLimits, RefreshTokens
+from server.domain.credentials.tokens import AccessTokens, KeyRing
 from server.domain.limits import Limiter, SlidingWindows, Window
 from server.domain.paging import PageTokens
-from server.domain.passwords import PasswordHasher
 from server.domain.requests import Requests
-from server.domain.revocations import Revocations
-from server.domain.secret_key import SecretKey
-from server.domain.sessions import RefreshLimits, RefreshTokens
-from server.domain.tokens import AccessTokens, KeyRing
 from server.domain.users import Users
 from server.rpc import contract
 from server.rpc.addresses import Trust

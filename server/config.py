@@ -31,7 +31,7 @@ from pydantic_settings import (
     SettingsConfigDict,
 )
 
-from server.domain.passwords import PasswordPolicy
+from server.domain.credentials.passwords import PasswordPolicy
 
 SHORTEST_SECRET = 32
 _UNITS = {"d": 86_400, "h": 3_600, "m": 60, "s": 1, "": 1}

@@ -9,12 +9,12 @@ from typing import Protocol
 from uuid import UUID
 
 from server.domain.clock import Clock
+from server.domain.credentials.passwords import PasswordHasher
+from server.domain.credentials.revocations import Revocations
+from server.domain.credentials.sessions import RefreshTokens, Rotation, Session
+from server.domain.credentials.tokens import LIFETIME, AccessTokens, Claims
 from server.domain.errors import InvalidCredentials, RefreshTokenInvalid, TokenInvalid
 from server.domain.limits import Bucket, Limiter, Window, address_key
-from server.domain.passwords import PasswordHasher
-from server.domain.revocations import Revocations
-from server.domain.sessions import RefreshTokens, Rotation, Session
-from server.domain.tokens import LIFETIME, AccessTokens, Claims
 from server.domain.users import Role, fold
 
 # R5: the spellings of one account share this count

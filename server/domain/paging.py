@@ -15,8 +15,8 @@ from typing import Generic, TypeVar
 
 import orjson
 
+from server.domain.credentials.secret_key import Mac
 from server.domain.errors import InvalidFields, Violation
-from server.domain.secret_key import Mac
 
 REACH = 10_000
 _TAG_BYTES = 16

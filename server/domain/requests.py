@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Generic, Protocol, TypeVar
 
+from server.domain.credentials.secret_key import Mac
 from server.domain.errors import RequestIdReused
-from server.domain.secret_key import Mac
 
 KEPT = timedelta(hours=24)
 Result = TypeVar("Result")

@@ -12,6 +12,11 @@ import orjson
 
 from server.domain.callers import Caller
 from server.domain.clock import Clock
+from server.domain.credentials.passwords import (
+    PasswordHasher,
+    PasswordPolicy,
+    check_password,
+)
 from server.domain.errors import InvalidFields, UserNotFound, Violation
 from server.domain.paging import (
     Page,
@@ -22,7 +27,6 @@ from server.domain.paging import (
     Sort,
     page_request,
 )
-from server.domain.passwords import PasswordHasher, PasswordPolicy, check_password
 from server.domain.requests import Once
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from blatam.auth.v1 import auth_pb2 as pb
 from server.domain.auth import Authentication, Tokens
-from server.domain.tokens import ALGORITHM, KeyRing, SigningKey
+from server.domain.credentials.tokens import ALGORITHM, KeyRing, SigningKey
 from server.rpc.call import Call
 
 

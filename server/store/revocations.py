@@ -20,8 +20,8 @@ from redis.exceptions import RedisError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from server.domain.clock import Clock
+from server.domain.credentials.revocations import KEPT, Revocations
 from server.domain.errors import StoreUnavailable
-from server.domain.revocations import KEPT, Revocations
 from server.store.connect import Database
 from server.store.tables import revocations
 

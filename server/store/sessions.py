@@ -12,7 +12,7 @@ import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from server.domain.auth import Decide
-from server.domain.sessions import Rotation, Session
+from server.domain.credentials.sessions import Rotation, Session
 from server.store.connect import Database
 from server.store.revocations import RevocationFeed, revoke
 from server.store.tables import sessions

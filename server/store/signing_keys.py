@@ -14,8 +14,8 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from server.domain.clock import Clock
+from server.domain.credentials.tokens import KeyRing, KeyState, SigningKey
 from server.domain.errors import StoreUnavailable
-from server.domain.tokens import KeyRing, KeyState, SigningKey
 from server.store.connect import Database
 from server.store.tables import signing_keys
 

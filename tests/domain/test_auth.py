@@ -7,14 +7,14 @@ from datetime import timedelta
 import pytest
 
 from server.domain.auth import Authentication
+from server.domain.credentials.passwords import PasswordHasher, PasswordPolicy
+from server.domain.credentials.revocations import Revocations
+from server.domain.credentials.secret_key import SecretKey
+from server.domain.credentials.sessions import RefreshLimits, RefreshTokens
+from server.domain.credentials.tokens import AccessTokens, KeyRing, KeyState, SigningKey
 from server.domain.errors import InvalidCredentials, RefreshTokenInvalid, TokenInvalid
 from server.domain.limits import SlidingWindows
 from server.domain.paging import PageTokens
-from server.domain.passwords import PasswordHasher, PasswordPolicy
-from server.domain.revocations import Revocations
-from server.domain.secret_key import SecretKey
-from server.domain.sessions import RefreshLimits, RefreshTokens
-from server.domain.tokens import AccessTokens, KeyRing, KeyState, SigningKey
 from server.domain.users import Users
 from tests.fakes import Clock, FakeSessions, FakeUsers
 

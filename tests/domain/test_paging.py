@@ -2,9 +2,9 @@
 
 import pytest
 
+from server.domain.credentials.secret_key import SecretKey
 from server.domain.errors import InvalidFields
 from server.domain.paging import PageTokens, Position, page_request
-from server.domain.secret_key import SecretKey
 
 TOKENS = PageTokens(SecretKey("s" * 32).mac("page-tokens"))
 POSITION = Position("ana", 7)

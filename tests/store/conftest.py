@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import pytest
 import pytest_asyncio
 
-from server.domain.revocations import Revocations
+from server.domain.credentials.revocations import Revocations
 from server.store.answers import PostgresAnswers
 from server.store.connect import Database, redis_client
 from server.store.revocations import RevocationFeed

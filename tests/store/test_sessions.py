@@ -8,9 +8,9 @@ from uuid import uuid4
 import pytest
 
 from server.background import following
+from server.domain.credentials.revocations import Revocations
+from server.domain.credentials.sessions import Rotation, Session
 from server.domain.errors import RefreshTokenInvalid
-from server.domain.revocations import Revocations
-from server.domain.sessions import Rotation, Session
 from server.domain.users import NewUser, Role
 from server.store.connect import Database, redis_client
 from server.store.revocations import RevocationFeed, revoke

@@ -5,8 +5,8 @@ import asyncio
 import pytest
 import sqlalchemy as sa
 
-from server.domain.secret_key import SecretKey
-from server.domain.tokens import KeyRing, KeyState
+from server.domain.credentials.secret_key import SecretKey
+from server.domain.credentials.tokens import KeyRing, KeyState
 from server.store.connect import Database
 from server.store.signing_keys import PostgresSigningKeys, UnreadableKeys
 from server.store.tables import signing_keys

@@ -11,8 +11,8 @@ from typing import Any
 
 from blatam.policy.v1.policy_pb2 import Access
 from server.domain.callers import Caller
+from server.domain.credentials.tokens import Claims
 from server.domain.errors import AccessDenied, TokenInvalid, TokenMissing, UserRequired
-from server.domain.tokens import Claims
 from server.domain.users import Role
 from server.rpc.call import Call, Interceptor, Method, Outcome, Proceed
 

@@ -4,9 +4,9 @@ from datetime import timedelta
 
 import pytest
 
+from server.domain.credentials.secret_key import SecretKey
+from server.domain.credentials.sessions import RefreshLimits, RefreshTokens, Session
 from server.domain.errors import RefreshTokenInvalid
-from server.domain.secret_key import SecretKey
-from server.domain.sessions import RefreshLimits, RefreshTokens, Session
 from tests.fakes import NOON
 
 LIMITS = RefreshLimits(timedelta(days=30), timedelta(days=90), timedelta(seconds=10))

@@ -19,8 +19,8 @@ from hashlib import sha256
 from secrets import token_bytes
 from uuid import UUID, uuid4
 
+from server.domain.credentials.secret_key import Mac
 from server.domain.errors import RefreshTokenInvalid
-from server.domain.secret_key import Mac
 
 _ID_BYTES, _SECRET_BYTES, _TAG_BYTES = 16, 32, 16
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 from server.domain.clock import Clock
-from server.domain.tokens import LEEWAY, LIFETIME
+from server.domain.credentials.tokens import LEEWAY, LIFETIME
 
 KEPT = LIFETIME + LEEWAY
 _SWEEP_EVERY = 10_000

@@ -10,8 +10,7 @@ import jwt
 import pytest
 from cryptography.hazmat.primitives import serialization
 
-from server.domain.errors import TokenInvalid
-from server.domain.tokens import (
+from server.domain.credentials.tokens import (
     LEEWAY,
     LIFETIME,
     AccessTokens,
@@ -19,6 +18,7 @@ from server.domain.tokens import (
     KeyState,
     SigningKey,
 )
+from server.domain.errors import TokenInvalid
 from tests.fakes import Clock
 
 KEY = SigningKey.generate(KeyState.ACTIVE)

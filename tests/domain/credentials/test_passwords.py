@@ -6,12 +6,12 @@ from collections.abc import Iterator
 import pytest
 from passlib.hash import bcrypt
 
-from server.domain.errors import InvalidFields, Overloaded
-from server.domain.passwords import (
+from server.domain.credentials.passwords import (
     PasswordHasher,
     PasswordPolicy,
     check_password,
 )
+from server.domain.errors import InvalidFields, Overloaded
 
 
 @pytest.fixture

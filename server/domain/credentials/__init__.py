@@ -1,0 +1,1 @@
+"""What proves who somebody is: passwords, tokens, and the keys behind them."""
