@@ -59,6 +59,8 @@ class Ground:
     redis: Redis
     limiter: Limiter
     hasher: PasswordHasher
+    known: Revocations
+    feed: RevocationFeed
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,8 +87,20 @@ async def ground(settings: Settings) -> AsyncIterator[Ground]:
     secret = SecretKey(
         _text(settings.secret_key), _text(settings.secret_key_previous) or None
     )
+    known = Revocations(system_clock)
+    feed = RevocationFeed(database, redis, known, system_clock)
     try:
-        yield Ground(settings, system_clock, secret, database, redis, limiter, hasher)
+        yield Ground(
+            settings,
+            system_clock,
+            secret,
+            database,
+            redis,
+            limiter,
+            hasher,
+            known,
+            feed,
+        )
     finally:
         hasher.close()
         await redis.aclose()
@@ -100,11 +114,10 @@ async def academy(base: Ground) -> AsyncIterator[Academy]:
     Raises StoreUnavailable, UnreadableKeys, ContractError, ConfigurationError.
     """
     settings = base.settings
-    ring, known = KeyRing(), Revocations(base.clock)
-    feed = RevocationFeed(base.database, base.redis, known, base.clock)
+    ring, feed = KeyRing(), base.feed
     box = base.secret.box("signing-keys")
     keys = PostgresSigningKeys(base.database, box, ring, base.clock)
-    authentication = _authentication(base, ring, known, feed)
+    authentication = _authentication(base, ring)
     rates = _rates(settings)
     guards = Guards(
         verify=authentication.verify,
@@ -113,7 +126,7 @@ async def academy(base: Ground) -> AsyncIterator[Academy]:
         clock=base.clock,
         rates=rates,
     )
-    accounts = CachedUsers(base.database, base.redis)
+    accounts = CachedUsers(base.database, base.redis, feed)
     servicers = {
         "blatam.user.v1.UserService": UserService(users(base, accounts)),
         "blatam.auth.v1.AuthService": AuthService(authentication, ring),
@@ -143,17 +156,16 @@ async def academy(base: Ground) -> AsyncIterator[Academy]:
 def users(base: Ground, accounts: PostgresUsers | None = None) -> Users:
     """Give the rules of accounts over their store."""
     return Users(
-        store=accounts or PostgresUsers(base.database),
+        store=accounts or PostgresUsers(base.database, base.feed),
         hasher=base.hasher,
         tokens=PageTokens(base.secret.mac("page-tokens")),
         policy=base.settings.password_policy,
+        retention=base.settings.user_retention,
         clock=base.clock,
     )
 
 
-def _authentication(
-    base: Ground, ring: KeyRing, known: Revocations, feed: RevocationFeed
-) -> Authentication:
+def _authentication(base: Ground, ring: KeyRing) -> Authentication:
     settings = base.settings
     limits = RefreshLimits(
         idle=settings.refresh_idle,
@@ -161,15 +173,16 @@ def _authentication(
         grace=settings.refresh_grace,
     )
     return Authentication(
-        accounts=PostgresUsers(base.database),
-        sessions=PostgresSessions(base.database, feed),
+        accounts=PostgresUsers(base.database, base.feed),
+        sessions=PostgresSessions(base.database, base.feed),
         hasher=base.hasher,
         access=AccessTokens(
             settings.token_issuer, settings.token_audience, ring, base.clock
         ),
         refresh=RefreshTokens(base.secret.mac("refresh-tokens"), limits),
-        revocations=known,
+        revocations=base.known,
         attempts=base.limiter,
+        policy=settings.password_policy,
         clock=base.clock,
     )
 

@@ -145,6 +145,7 @@ class Settings(BaseSettings):
     refresh_grace: Duration = timedelta(seconds=10)
     refresh_idle: Duration = timedelta(days=30)
     refresh_absolute: Duration = timedelta(days=90)
+    user_retention: Duration = timedelta(days=30)
     password_policy: PasswordPolicy = PasswordPolicy.COMPOSITION
     rate_limits: RateLimits = Field(default_factory=dict)
     log_level: str = Field("info", pattern="(?i)^(debug|info|warning|error|critical)$")

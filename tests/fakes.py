@@ -1,17 +1,32 @@
 """Stores in memory, held to the same suites as the real ones, and a clock by hand."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
+from typing import Any
 from uuid import UUID
 
 from server.domain.auth import Account, Decide
-from server.domain.errors import EmailTaken, UsernameTaken
-from server.domain.limits import Bucket, Refusal
+from server.domain.credentials.revocations import Revocations
+from server.domain.credentials.sessions import Rotation, Session
+from server.domain.errors import (
+    EmailTaken,
+    EtagMismatch,
+    LastAdmin,
+    UsernameTaken,
+    UserNotFound,
+)
 from server.domain.paging import PageRequest, Rows, Sort
 from server.domain.requests import AnswerExists, Once, RequestKey, StoredAnswer
-from server.domain.sessions import Rotation, Session
-from server.domain.users import SORT_VALUES, NewUser, User, UserFilter, fold
+from server.domain.users import (
+    SORT_VALUES,
+    NewUser,
+    Role,
+    User,
+    UserEdit,
+    UserFilter,
+    fold,
+)
 
 NOON = datetime(2026, 1, 2, 12, 0, tzinfo=UTC)
 
@@ -47,6 +62,7 @@ class FakeUsers:
     answers: FakeAnswers = field(default_factory=FakeAnswers)
     users: dict[int, User] = field(default_factory=dict)
     hashes: dict[int, str] = field(default_factory=dict)
+    deleted: dict[int, datetime] = field(default_factory=dict)
 
     async def add(self, new: NewUser, once: Once[User] | None = None) -> User:
         if once and once.key in self.answers.kept:
@@ -75,7 +91,75 @@ class FakeUsers:
         return user
 
     async def by_id(self, user_id: int) -> User | None:
-        return self.users.get(user_id)
+        return None if user_id in self.deleted else self.users.get(user_id)
+
+    async def by_ids(self, user_ids: Sequence[int]) -> Mapping[int, User]:
+        found = [await self.by_id(user_id) for user_id in user_ids]
+        return {user.id: user for user in found if user}
+
+    async def edit(
+        self, user_id: int, edit: UserEdit, once: Once[User] | None = None
+    ) -> User:
+        before = await self.by_id(user_id)
+        if before is None:
+            raise UserNotFound(user_id)
+        if edit.etag and edit.etag != before.etag:
+            raise EtagMismatch(before.etag)
+        for other in self.users.values():
+            if other.id == user_id:
+                continue
+            if fold(str(edit.values.get("username", ""))) == fold(other.username):
+                raise UsernameTaken
+            if edit.values.get("email") == other.email:
+                raise EmailTaken
+        values: dict[str, Any] = {
+            name: value
+            for name, value in edit.values.items()
+            if getattr(before, name) != value
+        }
+        if not values:
+            return before
+        if edit.ends_sessions:
+            self._refuse_last_admin(replace(before, **values))
+        if "email" in values:
+            values["email_verified"] = False
+        version = before.version + 1
+        user = replace(before, updated_at=edit.now, version=version, **values)
+        self.users[user_id] = user
+        return user
+
+    async def delete(self, user_id: int, now: datetime) -> None:
+        before = await self.by_id(user_id)
+        if before is None:
+            raise UserNotFound(user_id)
+        self._refuse_last_admin(replace(before, is_active=False))
+        self.deleted[user_id] = now
+
+    async def undelete(
+        self,
+        user_id: int,
+        deleted_after: datetime,
+        now: datetime,
+        once: Once[User] | None = None,
+    ) -> User:
+        if self.deleted.get(user_id, deleted_after) <= deleted_after:
+            raise UserNotFound(user_id)
+        del self.deleted[user_id]
+        before = self.users[user_id]
+        user = replace(before, updated_at=now, version=before.version + 1)
+        self.users[user_id] = user
+        return user
+
+    def _refuse_last_admin(self, after: User) -> None:
+        everyone = [after, *(u for u in self.users.values() if u.id != after.id)]
+        was = self.users[after.id]
+        if was.role is not Role.ADMIN or not was.is_active:
+            return
+        if not any(
+            u.role is Role.ADMIN and u.is_active and u.id not in self.deleted
+            for u in everyone
+        ):
+            raise LastAdmin
 
     async def page(
         self, wanted: UserFilter, sort: Sort, request: PageRequest
@@ -85,7 +169,11 @@ class FakeUsers:
             return (user.id if sort.key == "id" else value), user.id
 
         found = sorted(
-            filter(lambda user: _matches(user, wanted), self.users.values()),
+            (
+                user
+                for user in self.users.values()
+                if user.id not in self.deleted and _matches(user, wanted)
+            ),
             key=place,
             reverse=sort.descending,
         )
@@ -98,16 +186,18 @@ class FakeUsers:
 
     async def account(self, identifier: str) -> Account | None:
         for user in self.users.values():
-            if identifier in (user.email, fold(user.username)):
+            here = user.id not in self.deleted
+            if here and identifier in (user.email, fold(user.username)):
                 return self._account(user)
         return None
 
     async def account_by_id(self, user_id: int) -> Account | None:
-        user = self.users.get(user_id)
+        user = await self.by_id(user_id)
         return self._account(user) if user else None
 
     def _account(self, user: User) -> Account:
-        return Account(user.id, self.hashes[user.id], user.role, user.is_active)
+        hashed = self.hashes[user.id]
+        return Account(user.id, user.username, hashed, user.role, user.is_active)
 
     async def replace_hash(self, user_id: int, old: str, new: str) -> None:
         if self.hashes[user_id] == old:
@@ -130,6 +220,8 @@ def _matches(user: User, wanted: UserFilter) -> bool:
 class FakeSessions:
     """Sessions, in memory."""
 
+    users: FakeUsers
+    known: Revocations
     sessions: dict[UUID, Session] = field(default_factory=dict)
 
     async def add(self, session: Session) -> None:
@@ -140,19 +232,42 @@ class FakeSessions:
             return None
         rotation = decide(self.sessions[session_id])
         self.sessions[session_id] = rotation.session
+        if rotation.session.ended_at:
+            self.known.add(rotation.session.name, rotation.session.ended_at)
         return rotation
 
-    async def end(self, session_id: UUID, now: datetime) -> None:
-        session = self.sessions[session_id]
+    async def end(self, session_id: UUID, now: datetime, user_id: int = 0) -> bool:
+        session = self.sessions.get(session_id)
+        if session is None or user_id not in (0, session.user_id):
+            return False
         self.sessions[session_id] = replace(session, ended_at=session.ended_at or now)
+        self.known.add(session.name, now)
+        return True
 
+    async def end_all(
+        self, user_id: int, now: datetime, keep: UUID | None = None
+    ) -> None:
+        for session in await self.open_of(user_id, now):
+            if session.id != keep:
+                await self.end(session.id, now)
 
-@dataclass(slots=True)
-class NoLimits:
-    """Lets every call through and remembers what was counted."""
+    async def open_of(self, user_id: int, now: datetime) -> Sequence[Session]:
+        found = [
+            session
+            for session in self.sessions.values()
+            if session.user_id == user_id
+            and not session.ended_at
+            and session.expires_at > now
+        ]
+        return sorted(found, key=lambda session: session.created_at, reverse=True)
 
-    taken: list[Bucket] = field(default_factory=list)
-
-    async def take(self, buckets: Sequence[Bucket]) -> Refusal | None:
-        self.taken += buckets
-        return None
+    async def change_password(
+        self,
+        user_id: int,
+        hashed: str,
+        keep: UUID,
+        now: datetime,
+        once: Once[None] | None = None,
+    ) -> None:
+        self.users.hashes[user_id] = hashed
+        await self.end_all(user_id, now, keep)

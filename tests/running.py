@@ -3,6 +3,7 @@
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from itertools import count
 from typing import Any
 
@@ -17,7 +18,7 @@ from edge.port import CallPort
 from server import run
 from server.app import academy, ground
 from server.config import load
-from server.domain.users import Role
+from server.domain.users import Role, UserEdit
 from server.store.users import PostgresUsers
 
 PASSWORD = "Blue7horse"
@@ -62,7 +63,8 @@ class Running:
         username = f"user{next(_numbers)}"
         user = await self.sign_up(username)
         if role is not Role.STUDENT:
-            await self.accounts.promote(user.email, role, user.created_at.ToDatetime())
+            now = datetime.now(UTC)
+            await self.accounts.edit(user.id, UserEdit({"role": role}, "", now))
         return SignedIn(user, await self.log_in(username))
 
 
@@ -106,5 +108,5 @@ async def running(
             base_url="http://academy.test",
         ) as http,
     ):
-        accounts = PostgresUsers(base.database)
+        accounts = PostgresUsers(base.database, base.feed)
         yield Running(channel, f"127.0.0.1:{port}", http, built.port, accounts)

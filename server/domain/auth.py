@@ -2,19 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Protocol
 from uuid import UUID
 
+from server.domain.callers import Caller
 from server.domain.clock import Clock
-from server.domain.credentials.passwords import PasswordHasher
+from server.domain.credentials.passwords import (
+    PasswordHasher,
+    PasswordPolicy,
+    check_password,
+)
 from server.domain.credentials.revocations import Revocations
 from server.domain.credentials.sessions import RefreshTokens, Rotation, Session
 from server.domain.credentials.tokens import LIFETIME, AccessTokens, Claims
-from server.domain.errors import InvalidCredentials, RefreshTokenInvalid, TokenInvalid
+from server.domain.errors import (
+    AccessDenied,
+    InvalidCredentials,
+    RefreshTokenInvalid,
+    SessionNotFound,
+    TokenInvalid,
+)
 from server.domain.limits import Bucket, Limiter, Window, address_key
+from server.domain.requests import Once
 from server.domain.users import Role, fold
 
 # R5: the spellings of one account share this count
@@ -26,6 +38,7 @@ class Account:
     """What a log-in needs to know of an account."""
 
     user_id: int
+    username: str
     password_hash: str
     role: Role
     is_active: bool
@@ -70,8 +83,32 @@ class SessionStore(Protocol):
         Gives None if there is no such session. What `decide` raises changes nothing.
         """
 
-    async def end(self, session_id: UUID, now: datetime) -> None:
-        """End the session and let every process know; ending it twice is no error."""
+    async def end(self, session_id: UUID, now: datetime, user_id: int = 0) -> bool:
+        """End the session, of this user if one is named; tell whether there is one.
+
+        Ending it twice is no error. Every process gets to know.
+        """
+
+    async def end_all(
+        self, user_id: int, now: datetime, keep: UUID | None = None
+    ) -> None:
+        """End every session of a user but the one to keep."""
+
+    async def open_of(self, user_id: int, now: datetime) -> Sequence[Session]:
+        """Give a user's sessions that have not ended, the newest first."""
+
+    async def change_password(
+        self,
+        user_id: int,
+        hashed: str,
+        keep: UUID,
+        now: datetime,
+        once: Once[None] | None = None,
+    ) -> None:
+        """Put a new hash and end the other sessions, in one transaction.
+
+        Raises AnswerExists.
+        """
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +122,7 @@ class Authentication:
     refresh: RefreshTokens
     revocations: Revocations
     attempts: Limiter
+    policy: PasswordPolicy
     clock: Clock
 
     async def log_in(
@@ -96,8 +134,20 @@ class Authentication:
         no more than five passwords of one account from one address a minute (R5).
         """
         account = await self.accounts.account(fold(identifier))
-        counted = f"{account.user_id}" if account else fold(identifier)
-        key = f"{counted}|{address_key(address)}"
+        account = await self._verified(account, fold(identifier), password, address)
+        now = self.clock()
+        session, token = self.refresh.open(account.user_id, address, device, now)
+        await self.sessions.add(session)
+        return self._tokens(session, token, account.role, now)
+
+    async def _verified(
+        self, account: Account | None, counted: str, password: str, address: str
+    ) -> Account:
+        """Give the account if the password is its own and it was not tried too often.
+
+        Raises InvalidCredentials, Overloaded.
+        """
+        key = f"{account.user_id if account else counted}|{address_key(address)}"
         refusal = await self.attempts.take(
             [Bucket("account", key, VERIFIED_PER_ACCOUNT)]
         )
@@ -107,10 +157,51 @@ class Authentication:
             raise InvalidCredentials
         if hashed and verdict.upgraded:
             await self.accounts.replace_hash(account.user_id, hashed, verdict.upgraded)
-        now = self.clock()
-        session, token = self.refresh.open(account.user_id, address, device, now)
-        await self.sessions.add(session)
-        return self._tokens(session, token, account.role, now)
+        return account
+
+    async def change_password(
+        self,
+        caller: Caller,
+        current: str,
+        new: str,
+        address: str,
+        once: Once[None] | None = None,
+    ) -> None:
+        """Change the caller's password and end the caller's other sessions (R13).
+
+        Raises InvalidCredentials, InvalidFields for a weak one, Overloaded.
+        """
+        account = await self.accounts.account_by_id(caller.user_id)
+        username = account.username if account else ""
+        check_password(new, username, self.policy, "newPassword")
+        account = await self._verified(account, caller.subject, current, address)
+        hashed = await self.hasher.hash(new)
+        await self.sessions.change_password(
+            account.user_id, hashed, UUID(caller.session_id), self.clock(), once
+        )
+
+    async def log_out_everywhere(self, user_id: int) -> None:
+        """End every session of a user."""
+        await self.sessions.end_all(user_id, self.clock())
+
+    async def list_sessions(self, caller: Caller, user_id: int) -> Sequence[Session]:
+        """Give open sessions: the caller's, or for admins another's.
+
+        Raises AccessDenied.
+        """
+        wanted = user_id or caller.user_id
+        if not caller.sees_all_of(wanted):
+            raise AccessDenied("only admins see the sessions of others")
+        return await self.sessions.open_of(wanted, self.clock())
+
+    async def end_session(self, caller: Caller, session_id: str) -> None:
+        """End a session of the caller, or for admins of anybody.
+
+        Raises SessionNotFound, for another's too: whether it exists is not told.
+        """
+        owner = 0 if caller.is_admin else caller.user_id
+        if not await self.sessions.end(UUID(session_id), self.clock(), owner):
+            raise SessionNotFound(session_id)
 
     async def refresh_tokens(self, token: str) -> Tokens:
         """Give a session's next tokens. Raises RefreshTokenInvalid."""
@@ -123,7 +214,6 @@ class Authentication:
             raise RefreshTokenInvalid("no such session")
         session = rotation.session
         if not rotation.token:
-            self.revocations.add(session.name, now)
             raise RefreshTokenInvalid(rotation.cause)
         account = await self.accounts.account_by_id(session.user_id)
         if account is None or not account.is_active:
@@ -132,9 +222,7 @@ class Authentication:
 
     async def log_out(self, session_id: str) -> None:
         """End a session; its access tokens are refused from now on."""
-        now = self.clock()
-        await self.sessions.end(UUID(session_id), now)
-        self.revocations.add(session_id, now)
+        await self.sessions.end(UUID(session_id), self.clock())
 
     def verify(self, token: str) -> Claims:
         """Give what an access token in force says. Raises TokenInvalid. No I/O."""

@@ -5,7 +5,8 @@
     ├── MalformedRequest
     ├── TokenMissing, TokenInvalid, InvalidCredentials, RefreshTokenInvalid
     ├── AccessDenied, UserRequired
-    ├── UserNotFound
+    ├── UserNotFound, SessionNotFound
+    ├── EtagMismatch, LastAdmin
     ├── EmailTaken, UsernameTaken, RequestIdReused
     ├── RateLimited, Overloaded  when to come again
     ├── StoreUnavailable         a private cause that only the log sees
@@ -33,6 +34,8 @@ class Kind(Enum):
     PERMISSION_DENIED = auto()
     NOT_FOUND = auto()
     ALREADY_EXISTS = auto()
+    ABORTED = auto()
+    FAILED_PRECONDITION = auto()
     RESOURCE_EXHAUSTED = auto()
     UNAVAILABLE = auto()
     DEADLINE_EXCEEDED = auto()
@@ -154,6 +157,41 @@ class UserNotFound(AcademyError):
 
     def __init__(self, user_id: int) -> None:
         super().__init__(f"there is no user {user_id}", metadata={"id": str(user_id)})
+
+
+class SessionNotFound(AcademyError):
+    """The caller has no such session; another's is told from none by nobody."""
+
+    kind = Kind.NOT_FOUND
+    reason = "SESSION_NOT_FOUND"
+
+    def __init__(self, session_id: str) -> None:
+        super().__init__(
+            f"there is no session {session_id}", metadata={"id": session_id}
+        )
+
+
+class EtagMismatch(AcademyError):
+    """The resource has changed since the version that the caller knows."""
+
+    kind = Kind.ABORTED
+    reason = "ETAG_MISMATCH"
+
+    def __init__(self, etag: str) -> None:
+        super().__init__(
+            "this has changed since you read it: read it again and decide anew",
+            metadata={"etag": etag},
+        )
+
+
+class LastAdmin(AcademyError):
+    """No active admin would be left."""
+
+    kind = Kind.FAILED_PRECONDITION
+    reason = "LAST_ADMIN"
+
+    def __init__(self) -> None:
+        super().__init__("this is the last active admin: make another one first")
 
 
 class EmailTaken(AcademyError):

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from enum import IntEnum
 from typing import Protocol
 
@@ -52,6 +52,11 @@ class User:
     updated_at: datetime
     version: int
 
+    @property
+    def etag(self) -> str:
+        """The version as callers write it."""
+        return f"{self.version:x}"
+
 
 @dataclass(frozen=True, slots=True)
 class NewUser:
@@ -74,6 +79,20 @@ class UserFilter:
     role: Role | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class UserEdit:
+    """New values of fields by name, and the version that must be in force, if any."""
+
+    values: Mapping[str, object]
+    etag: str
+    now: datetime
+
+    @property
+    def ends_sessions(self) -> bool:
+        """Whether what tokens say of the account would no longer hold."""
+        return "role" in self.values or self.values.get("is_active") is False
+
+
 class UserStore(Protocol):
     """Keeps accounts."""
 
@@ -86,10 +105,41 @@ class UserStore(Protocol):
     async def by_id(self, user_id: int) -> User | None:
         """Give the account with this id."""
 
+    async def by_ids(self, user_ids: Sequence[int]) -> Mapping[int, User]:
+        """Give the accounts that there are among these."""
+
+    async def edit(
+        self, user_id: int, edit: UserEdit, once: Once[User] | None = None
+    ) -> User:
+        """Change an account, and end its sessions if the edit says so.
+
+        Raises UserNotFound, EtagMismatch, LastAdmin, EmailTaken, UsernameTaken,
+        AnswerExists.
+        """
+
+    async def delete(self, user_id: int, now: datetime) -> None:
+        """Delete an account softly and end its sessions.
+
+        Raises UserNotFound, LastAdmin.
+        """
+
+    async def undelete(
+        self,
+        user_id: int,
+        deleted_after: datetime,
+        now: datetime,
+        once: Once[User] | None = None,
+    ) -> User:
+        """Bring back an account deleted since. Raises UserNotFound, AnswerExists."""
+
     async def page(
         self, wanted: UserFilter, sort: Sort, request: PageRequest
     ) -> Rows[User]:
         """Give one page, by at most two statements."""
+
+
+WRITABLE = frozenset({"username"})
+WRITABLE_BY_ADMINS = WRITABLE | {"email", "is_active", "role"}
 
 
 def fold(text: str) -> str:
@@ -115,6 +165,7 @@ class Users:
     hasher: PasswordHasher
     tokens: PageTokens
     policy: PasswordPolicy
+    retention: timedelta
     clock: Clock
 
     async def register(
@@ -141,6 +192,48 @@ class Users:
         if user is None:
             raise UserNotFound(user_id)
         return user
+
+    async def get_many(self, user_ids: Sequence[int]) -> tuple[list[User], list[int]]:
+        """Give the accounts found, and the ids of none, in the order asked for."""
+        found = await self.store.by_ids(user_ids)
+        wanted = dict.fromkeys(user_ids)
+        users = [found[user_id] for user_id in wanted if user_id in found]
+        return users, [user_id for user_id in wanted if user_id not in found]
+
+    async def update(
+        self,
+        caller: Caller,
+        user_id: int,
+        values: Mapping[str, object],
+        etag: str,
+        once: Once[User] | None = None,
+    ) -> User:
+        """Change fields of an account.
+
+        Raises InvalidFields for a field that the caller may not write, UserNotFound,
+        EtagMismatch, LastAdmin, EmailTaken, UsernameTaken.
+        """
+        allowed = WRITABLE_BY_ADMINS if caller.is_admin else WRITABLE
+        broken = [
+            Violation(
+                f"user.{name}", "may not be written by you", "update_mask.not_writable"
+            )
+            for name in values
+            if name not in allowed
+        ]
+        if broken:
+            raise InvalidFields(broken)
+        edit = UserEdit(values, etag, self.clock())
+        return await self.store.edit(user_id, edit, once)
+
+    async def delete(self, user_id: int) -> None:
+        """Delete an account softly. Raises UserNotFound, LastAdmin."""
+        await self.store.delete(user_id, self.clock())
+
+    async def undelete(self, user_id: int, once: Once[User] | None = None) -> User:
+        """Bring a deleted account back. Raises UserNotFound."""
+        now = self.clock()
+        return await self.store.undelete(user_id, now - self.retention, now, once)
 
     async def list(
         self,

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from blatam.auth.v1 import auth_pb2 as pb
 from server.domain.auth import Authentication, Tokens
+from server.domain.callers import Caller
+from server.domain.credentials.sessions import Session
 from server.domain.credentials.tokens import ALGORITHM, KeyRing, SigningKey
 from server.rpc.call import Call
 
@@ -34,6 +36,41 @@ class AuthService:
         await self._authentication.log_out(call.caller.session_id)
         return pb.LogoutResponse()
 
+    async def LogoutAll(
+        self, request: pb.LogoutAllRequest, call: Call
+    ) -> pb.LogoutAllResponse:
+        """End every session of the caller."""
+        await self._authentication.log_out_everywhere(call.caller.user_id)
+        return pb.LogoutAllResponse()
+
+    async def ListSessions(
+        self, request: pb.ListSessionsRequest, call: Call
+    ) -> pb.ListSessionsResponse:
+        """List open sessions."""
+        found = await self._authentication.list_sessions(call.caller, request.user_id)
+        shown = [_session(session, call.caller) for session in found]
+        return pb.ListSessionsResponse(sessions=shown)
+
+    async def RevokeSession(
+        self, request: pb.RevokeSessionRequest, call: Call
+    ) -> pb.RevokeSessionResponse:
+        """End one session."""
+        await self._authentication.end_session(call.caller, request.id)
+        return pb.RevokeSessionResponse()
+
+    async def ChangePassword(
+        self, request: pb.ChangePasswordRequest, call: Call
+    ) -> pb.ChangePasswordResponse:
+        """Change the caller's password."""
+        await self._authentication.change_password(
+            call.caller,
+            request.current_password,
+            request.new_password,
+            call.address,
+            call.once(lambda _: pb.ChangePasswordResponse()),
+        )
+        return pb.ChangePasswordResponse()
+
     async def GetJsonWebKeySet(
         self, request: pb.GetJsonWebKeySetRequest, call: Call
     ) -> pb.GetJsonWebKeySetResponse:
@@ -52,6 +89,18 @@ def _pair(tokens: Tokens) -> pb.TokenPair:
         refresh_expires_in=int(tokens.refresh_expires_in.total_seconds()),
         session_id=tokens.session_id,
     )
+
+
+def _session(session: Session, caller: Caller) -> pb.Session:
+    shown = pb.Session(
+        id=session.name,
+        device=session.device,
+        address=session.address,
+        current=session.name == caller.session_id,
+    )
+    shown.created_at.FromDatetime(session.created_at)
+    shown.last_used_at.FromDatetime(session.last_used_at)
+    return shown
 
 
 def _key(key: SigningKey) -> pb.JsonWebKey:

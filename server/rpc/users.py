@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import datetime
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from blatam.user.v1 import user_pb2 as pb
 from server.domain.callers import Caller
+from server.domain.errors import InvalidFields, Violation
 from server.domain.paging import Sort
-from server.domain.users import Role, User, UserFilter, Users
+from server.domain.users import Role, User, UserFilter, Users, fold
 from server.rpc.call import Call
 
 
@@ -49,6 +51,48 @@ class UserService:
         user = await self._users.get(call.caller.user_id)
         return pb.GetCurrentUserResponse(user=message(user, call.caller))
 
+    async def BatchGetUsers(
+        self, request: pb.BatchGetUsersRequest, call: Call
+    ) -> pb.BatchGetUsersResponse:
+        """Read up to 100 accounts at once."""
+        found, missing = await self._users.get_many(request.ids)
+        shown = [message(user, call.caller) for user in found]
+        return pb.BatchGetUsersResponse(users=shown, missing_ids=missing)
+
+    async def UpdateUser(
+        self, request: pb.UpdateUserRequest, call: Call
+    ) -> pb.UpdateUserResponse:
+        """Change an account."""
+
+        def answer(user: User) -> pb.UpdateUserResponse:
+            return pb.UpdateUserResponse(user=message(user, call.caller))
+
+        user = await self._users.update(
+            call.caller,
+            request.user.id,
+            _new_values(request),
+            request.user.etag,
+            call.once(answer),
+        )
+        return answer(user)
+
+    async def DeleteUser(
+        self, request: pb.DeleteUserRequest, call: Call
+    ) -> pb.DeleteUserResponse:
+        """Delete an account."""
+        await self._users.delete(request.id)
+        return pb.DeleteUserResponse()
+
+    async def UndeleteUser(
+        self, request: pb.UndeleteUserRequest, call: Call
+    ) -> pb.UndeleteUserResponse:
+        """Bring a deleted account back."""
+
+        def answer(user: User) -> pb.UndeleteUserResponse:
+            return pb.UndeleteUserResponse(user=message(user, call.caller))
+
+        return answer(await self._users.undelete(request.id, call.once(answer)))
+
     async def ListUsers(
         self, request: pb.ListUsersRequest, call: Call
     ) -> pb.ListUsersResponse:
@@ -74,6 +118,44 @@ class UserService:
         )
 
 
+_READERS: dict[str, Callable[[pb.User], object]] = {
+    "username": lambda user: user.username,
+    "email": lambda user: fold(user.email),
+    "is_active": lambda user: user.is_active,
+    "role": lambda user: Role(user.role) if user.role else None,
+}
+
+
+def _new_values(request: pb.UpdateUserRequest) -> dict[str, object]:
+    """Give the new values by field; what the mask names otherwise is None.
+
+    Without a mask those that are set (AIP-134). Raises InvalidFields for a mask that
+    names nothing, and for a field that would become empty.
+    """
+    paths = list(request.update_mask.paths) or [
+        field.name
+        for field, _ in request.user.ListFields()
+        if field.name not in {"id", "etag"}
+    ]
+    if not paths:
+        raise InvalidFields([_NOTHING])
+    values = {
+        path: _READERS[path](request.user) if path in _READERS else None
+        for path in paths
+    }
+    broken = [
+        Violation(f"user.{path}", "must not be empty", "required")
+        for path, value in values.items()
+        if path in _READERS and value in ("", None)
+    ]
+    if broken:
+        raise InvalidFields(broken)
+    return values
+
+
+_NOTHING = Violation("updateMask", "must name at least one field", "required")
+
+
 def _filter(request: pb.ListUsersRequest) -> UserFilter:
     return UserFilter(
         is_active=request.is_active if request.HasField("is_active") else None,
@@ -96,7 +178,7 @@ def message(user: User, caller: Caller) -> pb.User:
         shown.role = pb.Role.ValueType(user.role)
         shown.email_verified = user.email_verified
         _set(shown.updated_at, user.updated_at)
-        shown.etag = f"{user.version:x}"
+        shown.etag = user.etag
     return shown
 
 

@@ -9,6 +9,7 @@ is something to read; without it a logout is seen within the half second.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from datetime import datetime
 from uuid import UUID
 
@@ -23,7 +24,7 @@ from server.domain.clock import Clock
 from server.domain.credentials.revocations import KEPT, Revocations
 from server.domain.errors import StoreUnavailable
 from server.store.connect import Database
-from server.store.tables import revocations
+from server.store.tables import revocations, sessions
 
 log = structlog.get_logger()
 CHANNEL = "academy:revocations"
@@ -31,10 +32,31 @@ SECONDS_BETWEEN_LOOKS = 0.5
 _OLDEST_OPEN = sa.text("pg_snapshot_xmin(pg_current_snapshot())::text::bigint")
 
 
-async def revoke(connection: AsyncConnection, session_id: UUID, now: datetime) -> None:
-    """Write that a session's access tokens are refused from `now` on."""
-    row = {"session_id": session_id, "ended_at": now}
-    await connection.execute(sa.insert(revocations).values(row))
+async def revoke(
+    connection: AsyncConnection, session_ids: Sequence[UUID], now: datetime
+) -> None:
+    """Write that these sessions' access tokens are refused from `now` on."""
+    rows = [{"session_id": session_id, "ended_at": now} for session_id in session_ids]
+    if rows:
+        await connection.execute(sa.insert(revocations).values(rows))
+
+
+async def end_sessions(
+    connection: AsyncConnection, user_id: int, now: datetime, keep: UUID | None = None
+) -> Sequence[UUID]:
+    """End a user's sessions but the one to keep, in the caller's transaction."""
+    open_ones = [sessions.c.user_id == user_id, sessions.c.ended_at.is_(None)]
+    if keep:
+        open_ones.append(sessions.c.id != keep)
+    ended = await connection.execute(
+        sa.update(sessions)
+        .where(*open_ones)
+        .values(ended_at=now)
+        .returning(sessions.c.id)
+    )
+    ids: Sequence[UUID] = ended.scalars().all()
+    await revoke(connection, ids, now)
+    return ids
 
 
 class RevocationFeed:
@@ -50,10 +72,16 @@ class RevocationFeed:
         self._from = 0
         self._hint = asyncio.Event()
 
-    async def announce(self, session_id: UUID) -> None:
-        """Hint to the other processes; a lost hint costs them half a second."""
+    async def ended(self, session_ids: Sequence[UUID], now: datetime) -> None:
+        """Know, once it is committed, that sessions have ended; hint to the others.
+
+        A lost hint costs them half a second.
+        """
+        for session_id in session_ids:
+            self._known.add(session_id.hex, now)
         try:
-            await self._redis.publish(CHANNEL, session_id.hex)
+            if session_ids:
+                await self._redis.publish(CHANNEL, b"")
         except (RedisError, OSError):
             log.debug("revocation hint lost")
 

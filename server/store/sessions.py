@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from datetime import datetime
 from typing import Any
@@ -13,9 +13,11 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from server.domain.auth import Decide
 from server.domain.credentials.sessions import Rotation, Session
+from server.domain.requests import Once
+from server.store import answers
 from server.store.connect import Database
-from server.store.revocations import RevocationFeed, revoke
-from server.store.tables import sessions
+from server.store.revocations import RevocationFeed, end_sessions, revoke
+from server.store.tables import sessions, users
 
 
 class PostgresSessions:
@@ -45,20 +47,74 @@ class PostgresSessions:
             if rotation.session != before:
                 await _write(connection, rotation.session)
         if rotation.session.ended_at:
-            await self._feed.announce(session_id)
+            await self._feed.ended([session_id], rotation.session.ended_at)
         return rotation
 
-    async def end(self, session_id: UUID, now: datetime) -> None:
-        """End the session and let every process know; ending it twice is no error."""
-        statement = (
-            sa.update(sessions)
-            .where(sessions.c.id == session_id, sessions.c.ended_at.is_(None))
-            .values(ended_at=now)
+    async def end(self, session_id: UUID, now: datetime, user_id: int = 0) -> bool:
+        """End the session, of this user if one is named; tell whether there is one.
+
+        Ending it twice is no error. Every process gets to know.
+        """
+        found = [sessions.c.id == session_id]
+        if user_id:
+            found.append(sessions.c.user_id == user_id)
+        moment = sa.func.coalesce(sessions.c.ended_at, now)
+        statement = sa.update(sessions).where(*found).values(ended_at=moment)
+        async with self._database.transaction() as connection:
+            ended = await connection.execute(statement.returning(sessions.c.id))
+            ids = ended.scalars().all()
+            await revoke(connection, ids, now)
+        await self._feed.ended(ids, now)
+        return bool(ids)
+
+    async def end_all(
+        self, user_id: int, now: datetime, keep: UUID | None = None
+    ) -> None:
+        """End every session of a user but the one to keep."""
+        async with self._database.transaction() as connection:
+            ids = await end_sessions(connection, user_id, now, keep)
+        await self._feed.ended(ids, now)
+
+    async def open_of(self, user_id: int, now: datetime) -> Sequence[Session]:
+        """Give a user's sessions that have not ended, the newest first."""
+        query = (
+            sa.select(sessions)
+            .where(
+                sessions.c.user_id == user_id,
+                sessions.c.ended_at.is_(None),
+                sessions.c.expires_at > now,
+            )
+            .order_by(sessions.c.created_at.desc(), sessions.c.id)
+        )
+        async with self._database.reading() as connection:
+            rows = await connection.execute(query)
+            return [Session(**row._mapping) for row in rows]
+
+    async def change_password(
+        self,
+        user_id: int,
+        hashed: str,
+        keep: UUID,
+        now: datetime,
+        once: Once[None] | None = None,
+    ) -> None:
+        """Put a new hash and end the other sessions, in one transaction.
+
+        Raises AnswerExists.
+        """
+        change = (
+            sa.update(users)
+            .where(users.c.id == user_id)
+            .values(hashed_password=hashed, updated_at=now, version=users.c.version + 1)
         )
         async with self._database.transaction() as connection:
-            await connection.execute(statement)
-            await revoke(connection, session_id, now)
-        await self._feed.announce(session_id)
+            if once:
+                await answers.claim(connection, once)
+            await connection.execute(change)
+            ids = await end_sessions(connection, user_id, now, keep)
+            if once:
+                await answers.write(connection, once, None)
+        await self._feed.ended(ids, now)
 
 
 async def _write(connection: AsyncConnection, session: Session) -> None:
@@ -68,4 +124,4 @@ async def _write(connection: AsyncConnection, session: Session) -> None:
         sa.update(sessions).where(sessions.c.id == session.id).values(changed)
     )
     if session.ended_at:
-        await revoke(connection, session.id, session.ended_at)
+        await revoke(connection, [session.id], session.ended_at)

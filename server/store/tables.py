@@ -34,9 +34,18 @@ users = sa.Table(
     sa.Column("created_at", Moment, nullable=False),
     sa.Column("updated_at", Moment, nullable=False),
     sa.Column("version", sa.BigInteger, nullable=False, server_default="1"),
+    sa.Column("deleted_at", Moment),
     sa.UniqueConstraint("email"),
     sa.UniqueConstraint("username_folded"),
     sa.Index("idx_users_created_at", "created_at", "id"),
+    # what the worker erases, in order; few
+    sa.Index(
+        "idx_users_deleted_at",
+        "deleted_at",
+        postgresql_where=sa.text("deleted_at is not null"),
+    ),
+    # the last admin is looked for under a lock; few
+    sa.Index("idx_users_role", "id", postgresql_where=sa.text("role = 3")),
 )
 
 sessions = sa.Table(

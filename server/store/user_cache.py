@@ -24,8 +24,10 @@ from redis.exceptions import RedisError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from server.domain.errors import StoreUnavailable
-from server.domain.users import Role, User
+from server.domain.requests import Once
+from server.domain.users import Role, User, UserEdit
 from server.store.connect import Database
+from server.store.revocations import RevocationFeed
 from server.store.users import PostgresUsers
 
 log = structlog.get_logger()
@@ -80,6 +82,10 @@ class UserCache:
         if self._told and user.version >= self._least.get(user.id, 0):
             _trim(self._held)
             self._held[user.id] = (user, self._loop.time() + SECONDS_HELD)
+
+    def drop(self, user_id: int) -> None:
+        """Hold an account no longer."""
+        self._held.pop(user_id, None)
 
     async def _shared(self, user_id: int) -> User | None:
         if not self._told:
@@ -160,13 +166,26 @@ class UserCache:
 class CachedUsers(PostgresUsers):
     """Keeps accounts in Postgres, and gives them by id from the cache."""
 
-    def __init__(self, database: Database, redis: Redis) -> None:
-        super().__init__(database)
+    def __init__(self, database: Database, redis: Redis, feed: RevocationFeed) -> None:
+        super().__init__(database, feed)
         self.cache = UserCache(database, redis, super().by_id)
 
     async def by_id(self, user_id: int) -> User | None:
         """Give the account with this id."""
         return await self.cache.by_id(user_id)
+
+    async def edit(
+        self, user_id: int, edit: UserEdit, once: Once[User] | None = None
+    ) -> User:
+        """Change an account; this process sees it at once."""
+        user = await super().edit(user_id, edit, once)
+        self.cache.keep(user)
+        return user
+
+    async def delete(self, user_id: int, now: datetime) -> None:
+        """Delete an account; this process sees it at once."""
+        await super().delete(user_id, now)
+        self.cache.drop(user_id)
 
 
 def _key(user_id: int) -> str:

@@ -2,21 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
 from datetime import datetime
 from typing import Any
+from uuid import UUID
 
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from server.domain.auth import Account
-from server.domain.errors import EmailTaken, UsernameTaken
+from server.domain.errors import (
+    EmailTaken,
+    EtagMismatch,
+    LastAdmin,
+    UsernameTaken,
+    UserNotFound,
+)
 from server.domain.paging import REACH, PageRequest, Position, Rows, Sort
 from server.domain.requests import Once
-from server.domain.users import NewUser, Role, User, UserFilter, fold
+from server.domain.users import NewUser, Role, User, UserEdit, UserFilter, fold
 from server.store import answers
 from server.store.connect import Database
 from server.store.explain import Explain
+from server.store.revocations import RevocationFeed, end_sessions
 from server.store.tables import users
 
 _TAKEN = {
@@ -34,7 +43,14 @@ _PUBLIC = (
     users.c.updated_at,
     users.c.version,
 )
-_ACCOUNT = (users.c.id, users.c.hashed_password, users.c.role, users.c.is_active)
+_ACCOUNT = (
+    users.c.id,
+    users.c.username,
+    users.c.hashed_password,
+    users.c.role,
+    users.c.is_active,
+)
+_THERE = users.c.deleted_at.is_(None)
 _SORTS: dict[str, sa.ColumnElement[object]] = {
     "id": users.c.id,
     "created_at": users.c.created_at,
@@ -45,8 +61,9 @@ _SORTS: dict[str, sa.ColumnElement[object]] = {
 class PostgresUsers:
     """Keeps accounts; unique constraints decide races, not a look before."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, feed: RevocationFeed) -> None:
         self._database = database
+        self._feed = feed
 
     async def add(self, new: NewUser, once: Once[User] | None = None) -> User:
         """Write an account, and the answer that `once` makes of it.
@@ -66,23 +83,93 @@ class PostgresUsers:
             )
             .returning(*_PUBLIC)
         )
+        async with self._changing(once) as connection:
+            user = _user((await connection.execute(statement)).one())
+            if once:
+                await answers.write(connection, once, user)
+        return user
+
+    async def by_id(self, user_id: int) -> User | None:
+        """Give the account with this id."""
+        return (await self.by_ids([user_id])).get(user_id)
+
+    async def by_ids(self, user_ids: Sequence[int]) -> Mapping[int, User]:
+        """Give the accounts that there are among these."""
+        query = sa.select(*_PUBLIC).where(users.c.id.in_(user_ids), _THERE)
+        async with self._database.reading() as connection:
+            rows = (await connection.execute(query)).all()
+        return {row.id: _user(row) for row in rows}
+
+    async def edit(
+        self, user_id: int, edit: UserEdit, once: Once[User] | None = None
+    ) -> User:
+        """Change an account, and end its sessions if the edit says so.
+
+        Raises UserNotFound, EtagMismatch, LastAdmin, EmailTaken, UsernameTaken,
+        AnswerExists.
+        """
+        ended: Sequence[UUID] = ()
+        async with self._changing(once) as connection:
+            before = await _locked(connection, user_id, admins=edit.ends_sessions)
+            if edit.etag and edit.etag != before.etag:
+                raise EtagMismatch(before.etag)
+            values = _changes(before, edit.values)
+            user = before
+            if values:
+                if edit.ends_sessions:
+                    await _refuse_last_admin(connection, before, values)
+                    ended = await end_sessions(connection, user_id, edit.now)
+                user = await _changed(connection, user_id, edit.now, values)
+            if once:
+                await answers.write(connection, once, user)
+        await self._feed.ended(ended, edit.now)
+        return user
+
+    async def delete(self, user_id: int, now: datetime) -> None:
+        """Delete an account softly and end its sessions.
+
+        Raises UserNotFound, LastAdmin.
+        """
+        async with self._changing(None) as connection:
+            before = await _locked(connection, user_id, admins=True)
+            await _refuse_last_admin(connection, before, {"is_active": False})
+            ended = await end_sessions(connection, user_id, now)
+            await _changed(connection, user_id, now, {"deleted_at": now})
+        await self._feed.ended(ended, now)
+
+    async def undelete(
+        self,
+        user_id: int,
+        deleted_after: datetime,
+        now: datetime,
+        once: Once[User] | None = None,
+    ) -> User:
+        """Bring back an account deleted since. Raises UserNotFound, AnswerExists."""
+        async with self._changing(once) as connection:
+            there = [users.c.id == user_id, users.c.deleted_at > deleted_after]
+            query = sa.select(users.c.id).where(*there).with_for_update()
+            if (await connection.execute(query)).first() is None:
+                raise UserNotFound(user_id)
+            user = await _changed(connection, user_id, now, {"deleted_at": None})
+            if once:
+                await answers.write(connection, once, user)
+        return user
+
+    @asynccontextmanager
+    async def _changing(
+        self, once: Once[User] | None
+    ) -> AsyncIterator[AsyncConnection]:
+        """Give a transaction that has claimed the request's key.
+
+        Raises EmailTaken, UsernameTaken, AnswerExists, StoreUnavailable.
+        """
         try:
             async with self._database.transaction() as connection:
                 if once:
                     await answers.claim(connection, once)
-                user = _user((await connection.execute(statement)).one())
-                if once:
-                    await answers.write(connection, once, user)
-                return user
+                yield connection
         except sa.exc.IntegrityError as error:
             raise _refusal(error) from error
-
-    async def by_id(self, user_id: int) -> User | None:
-        """Give the account with this id."""
-        query = sa.select(*_PUBLIC).where(users.c.id == user_id)
-        async with self._database.reading() as connection:
-            row = (await connection.execute(query)).first()
-        return _user(row) if row else None
 
     async def page(
         self, wanted: UserFilter, sort: Sort, request: PageRequest
@@ -123,12 +210,13 @@ class PostgresUsers:
         return await self._account(users.c.id == user_id)
 
     async def _account(self, condition: sa.ColumnElement[bool]) -> Account | None:
-        query = sa.select(*_ACCOUNT).where(condition)
+        query = sa.select(*_ACCOUNT).where(condition, _THERE)
         async with self._database.reading() as connection:
             row = (await connection.execute(query)).first()
         if row is None:
             return None
-        return Account(row.id, row.hashed_password, Role(row.role), row.is_active)
+        user_id, username, hashed, role, is_active = row
+        return Account(user_id, username, hashed, Role(role), is_active)
 
     async def replace_hash(self, user_id: int, old: str, new: str) -> None:
         """Put a better hash of the same password in place of the old one."""
@@ -140,22 +228,68 @@ class PostgresUsers:
         async with self._database.transaction() as connection:
             await connection.execute(statement)
 
-    async def promote(self, email: str, role: Role, now: datetime) -> User | None:
-        """Give the account with this folded address a role; None if there is none."""
-        statement = (
-            sa.update(users)
-            .where(users.c.email == email)
-            .values(role=role, updated_at=now, version=users.c.version + 1)
-            .returning(*_PUBLIC)
-        )
-        async with self._database.transaction() as connection:
-            row = (await connection.execute(statement)).first()
-        return _user(row) if row else None
-
 
 def _user(row: Sequence[Any]) -> User:
     user_id, email, username, role, *rest = row
     return User(user_id, email, username, Role(role), *rest)
+
+
+async def _locked(connection: AsyncConnection, user_id: int, *, admins: bool) -> User:
+    """Give an account that nobody else changes meanwhile. Raises UserNotFound.
+
+    With `admins` every admin is locked too, in one order, so that two of them cannot
+    end each other's rights at once.
+    """
+    wanted = users.c.id == user_id
+    if admins:
+        wanted = sa.or_(wanted, users.c.role == Role.ADMIN)
+    query = sa.select(*_PUBLIC).where(wanted, _THERE).order_by(users.c.id)
+    rows = await connection.execute(query.with_for_update())
+    found = {row.id: _user(row) for row in rows}
+    if user_id not in found:
+        raise UserNotFound(user_id)
+    return found[user_id]
+
+
+async def _refuse_last_admin(
+    connection: AsyncConnection, before: User, values: Mapping[str, object]
+) -> None:
+    stays = values.get("role", Role.ADMIN) == Role.ADMIN
+    if before.role is not Role.ADMIN or not before.is_active:
+        return
+    if stays and values.get("is_active", True):
+        return
+    others = [users.c.role == Role.ADMIN, users.c.is_active, users.c.id != before.id]
+    query = sa.select(users.c.id).where(*others, _THERE).limit(1)
+    if (await connection.execute(query)).first() is None:
+        raise LastAdmin
+
+
+def _changes(before: User, values: Mapping[str, object]) -> dict[str, object]:
+    """Give the columns that an edit really changes."""
+    changed = {
+        name: value for name, value in values.items() if getattr(before, name) != value
+    }
+    if "username" in changed:
+        changed["username_folded"] = fold(str(changed["username"]))
+    if "email" in changed:
+        changed["email_verified"] = False
+    return changed
+
+
+async def _changed(
+    connection: AsyncConnection,
+    user_id: int,
+    now: datetime,
+    values: Mapping[str, object],
+) -> User:
+    statement = (
+        sa.update(users)
+        .where(users.c.id == user_id)
+        .values(**values, updated_at=now, version=users.c.version + 1)
+        .returning(*_PUBLIC)
+    )
+    return _user((await connection.execute(statement)).one())
 
 
 def _refusal(error: sa.exc.IntegrityError) -> Exception:
@@ -165,7 +299,7 @@ def _refusal(error: sa.exc.IntegrityError) -> Exception:
 
 
 def _matching(wanted: UserFilter) -> Sequence[sa.ColumnElement[bool]]:
-    conditions: list[sa.ColumnElement[bool]] = []
+    conditions: list[sa.ColumnElement[bool]] = [_THERE]
     if wanted.is_active is not None:
         conditions.append(users.c.is_active.is_(wanted.is_active))
     if wanted.username_prefix:

@@ -39,20 +39,29 @@ def hasher() -> Iterator[PasswordHasher]:
 @pytest.fixture
 def world(hasher: PasswordHasher) -> World:
     clock, accounts, ring = Clock(), FakeUsers(), KeyRing()
+    known = Revocations(clock)
     ring.replace([SigningKey.generate(KeyState.ACTIVE)])
     limits = RefreshLimits(timedelta(30), timedelta(90), timedelta(seconds=10))
     auth = Authentication(
         accounts=accounts,
-        sessions=FakeSessions(),
+        sessions=FakeSessions(accounts, known),
         hasher=hasher,
         access=AccessTokens("iss", "aud", ring, clock),
         refresh=RefreshTokens(SECRET.mac("refresh"), limits),
-        revocations=Revocations(clock),
+        revocations=known,
         attempts=SlidingWindows(clock),
+        policy=PasswordPolicy.COMPOSITION,
         clock=clock,
     )
     page_tokens = PageTokens(SECRET.mac("pages"))
-    users = Users(accounts, hasher, page_tokens, PasswordPolicy.COMPOSITION, clock)
+    users = Users(
+        accounts,
+        hasher,
+        page_tokens,
+        PasswordPolicy.COMPOSITION,
+        timedelta(days=30),
+        clock,
+    )
     return World(clock, accounts, users, auth)
 
 

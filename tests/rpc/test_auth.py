@@ -157,3 +157,51 @@ def test_the_rightmost_untrusted_hop(forwarded: str, client: str) -> None:
 )
 def test_peers(peer: str, address: str) -> None:
     assert peer_address(peer) == address
+
+
+async def test_sessions_are_listed_and_ended(shared: Running) -> None:
+    """One by one or all; another's is told from none by nobody but admins."""
+    ana, bea = await shared.signed_in(), await shared.signed_in()
+    second = SignedIn(ana.user, await shared.log_in(ana.user.username))
+    listing = pb.ListSessionsRequest()
+    listed = await shared.auth.ListSessions(listing, metadata=ana.metadata)
+    assert [(s.id, s.current) for s in listed.sessions] == [
+        (second.tokens.session_id, False),
+        (ana.tokens.session_id, True),
+    ]
+    revoke = pb.RevokeSessionRequest(id=second.tokens.session_id)
+    refused = await refusal(shared.auth.RevokeSession(revoke, metadata=bea.metadata))
+    assert refused.reason == "SESSION_NOT_FOUND"
+    await shared.auth.RevokeSession(revoke, metadata=ana.metadata)
+    call = shared.users.GetCurrentUser(ME, metadata=second.metadata)
+    assert (await refusal(call)).reason == "TOKEN_INVALID"
+    third = SignedIn(ana.user, await shared.log_in(ana.user.username))
+    await shared.auth.LogoutAll(pb.LogoutAllRequest(), metadata=ana.metadata)
+    for who in (ana, third):
+        call = shared.users.GetCurrentUser(ME, metadata=who.metadata)
+        assert (await refusal(call)).reason == "TOKEN_INVALID"
+    other = pb.ListSessionsRequest(user_id=ana.user.id)
+    refused = await refusal(shared.auth.ListSessions(other, metadata=bea.metadata))
+    assert refused.reason == "ACCESS_DENIED"
+
+
+async def test_changing_the_password(shared: Running) -> None:
+    """R13: needs the present one, holds the policy, ends the other sessions."""
+    ana = await shared.signed_in()
+    other = SignedIn(ana.user, await shared.log_in(ana.user.username))
+
+    def change(current: str, new: str) -> pb.ChangePasswordRequest:
+        return pb.ChangePasswordRequest(current_password=current, new_password=new)
+
+    call = shared.auth.ChangePassword
+    wrong = change("Wrong7horse", "Green8horse")
+    refused = await refusal(call(wrong, metadata=ana.metadata))
+    assert refused.reason == "INVALID_CREDENTIALS"
+    weak = change(PASSWORD, "greenhorse")
+    refused = await refusal(call(weak, metadata=ana.metadata))
+    assert ("newPassword", "password.upper") in refused.violations
+    await call(change(PASSWORD, "Green8horse"), metadata=ana.metadata)
+    await shared.users.GetCurrentUser(ME, metadata=ana.metadata)
+    ended = shared.users.GetCurrentUser(ME, metadata=other.metadata)
+    assert (await refusal(ended)).reason == "TOKEN_INVALID"
+    assert await shared.auth.Login(login(ana.user.username, "Green8horse"))

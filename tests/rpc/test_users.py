@@ -1,6 +1,7 @@
 """UserService over gRPC, with the full chain."""
 
 import asyncio
+from typing import Any
 from uuid import uuid4
 
 import grpc
@@ -186,3 +187,124 @@ async def test_admins_filter_by_private_fields(service: Running) -> None:
     request = pb.ListUsersRequest(role=pb.ROLE_ADMIN)
     page = await service.users.ListUsers(request, metadata=root.metadata)
     assert [user.id for user in page.items] == [root.user.id]
+
+
+def update(
+    user_id: int, *paths: str, etag: str = "", request_id: str = "", **values: Any
+) -> pb.UpdateUserRequest:
+    request = pb.UpdateUserRequest(
+        user=pb.User(id=user_id, etag=etag, **values), request_id=request_id
+    )
+    request.update_mask.paths.extend(paths)
+    return request
+
+
+async def test_a_name_is_changed(shared: Running) -> None:
+    """With a mask, and without one by what is set; a stale etag is refused."""
+    ana = await shared.signed_in()
+    name = f"{ana.user.username}_x"
+    request = update(ana.user.id, "username", username=name)
+    first = await shared.users.UpdateUser(request, metadata=ana.metadata)
+    assert (first.user.username, first.user.email) == (name, ana.user.email)
+    request = update(ana.user.id, username=name + "y", etag=first.user.etag)
+    second = await shared.users.UpdateUser(request, metadata=ana.metadata)
+    assert second.user.username == name + "y"
+    stale = update(ana.user.id, username=name, etag=first.user.etag)
+    refused = await refusal(shared.users.UpdateUser(stale, metadata=ana.metadata))
+    assert refused.code is grpc.StatusCode.ABORTED
+    info = refused.detail(error_details_pb2.ErrorInfo)
+    assert dict(info.metadata) == {"etag": second.user.etag}
+
+
+@pytest.mark.parametrize(
+    ("paths", "values", "violation"),
+    [
+        (["role"], {"role": 3}, ("user.role", "update_mask.not_writable")),
+        (["email"], {"email": "x@x.co"}, ("user.email", "update_mask.not_writable")),
+        (["isActive"], {}, ("user.isActive", "update_mask.not_writable")),
+        (["*"], {"username": "new"}, ("user.*", "update_mask.not_writable")),
+        (["user.role"], {"role": 3}, ("user.user.role", "update_mask.not_writable")),
+        (["id"], {}, ("user.id", "update_mask.not_writable")),
+        (["email_verified"], {}, ("user.email_verified", "update_mask.not_writable")),
+        ([], {"role": 3}, ("user.role", "update_mask.not_writable")),
+        ([], {}, ("updateMask", "required")),
+        (["username"], {}, ("user.username", "required")),
+        (["username"], {"username": "x!"}, ("user.username", "username.form")),
+    ],
+)
+async def test_nobody_writes_what_is_not_theirs(
+    shared: Running,
+    paths: list[str],
+    values: dict[str, Any],
+    violation: tuple[str, str],
+) -> None:
+    """R28: by body or mask, however the field is spelt."""
+    ana = await shared.signed_in()
+    request = update(ana.user.id, *paths, **values)
+    refused = await refusal(shared.users.UpdateUser(request, metadata=ana.metadata))
+    assert violation in refused.violations
+    me = await shared.users.GetCurrentUser(
+        pb.GetCurrentUserRequest(), metadata=ana.metadata
+    )
+    assert me.user == ana.user
+
+
+@pytest.mark.parametrize("change", ["disable", "demote", "delete"])
+async def test_rights_end_with_their_reason(shared: Running, change: str) -> None:
+    """R22: disabled, demoted or deleted, a user's tokens are refused at once."""
+    root, other = await shared.signed_in(Role.ADMIN), await shared.signed_in(Role.ADMIN)
+    me = pb.GetCurrentUserRequest()
+    await shared.users.GetCurrentUser(me, metadata=other.metadata)
+    if change == "delete":
+        gone = pb.DeleteUserRequest(id=other.user.id)
+        await shared.users.DeleteUser(gone, metadata=root.metadata)
+    else:
+        request = (
+            update(other.user.id, "is_active")
+            if change == "disable"
+            else update(other.user.id, role=pb.ROLE_STUDENT)
+        )
+        await shared.users.UpdateUser(request, metadata=root.metadata)
+    refused = await refusal(shared.users.GetCurrentUser(me, metadata=other.metadata))
+    assert refused.reason == "TOKEN_INVALID"
+
+
+async def test_deleted_and_brought_back(shared: Running) -> None:
+    """Gone to everybody, its name reserved; an admin brings it back."""
+    ana, root = await shared.signed_in(), await shared.signed_in(Role.ADMIN)
+    await shared.users.DeleteUser(
+        pb.DeleteUserRequest(id=ana.user.id), metadata=ana.metadata
+    )
+    wanted = pb.GetUserRequest(id=ana.user.id)
+    refused = await refusal(shared.users.GetUser(wanted, metadata=root.metadata))
+    assert refused.reason == "USER_NOT_FOUND"
+    again = sign_up(username=ana.user.username, email="other@x.co")
+    assert (await refusal(shared.users.CreateUser(again))).reason == "USERNAME_TAKEN"
+    request = pb.UndeleteUserRequest(id=ana.user.id, request_id=str(uuid4()))
+    back = [
+        await shared.users.UndeleteUser(request, metadata=root.metadata)
+        for _ in range(2)
+    ]
+    assert back[0] == back[1]
+    assert await shared.log_in(ana.user.username)
+
+
+async def test_a_repeated_update_changes_once(shared: Running) -> None:
+    ana = await shared.signed_in()
+    request = update(
+        ana.user.id, username=f"{ana.user.username}_z", request_id=str(uuid4())
+    )
+    answers = await asyncio.gather(
+        *(shared.users.UpdateUser(request, metadata=ana.metadata) for _ in range(10))
+    )
+    assert {answer.user.etag for answer in answers} == {"2"}
+
+
+async def test_many_at_once(shared: Running) -> None:
+    """In the order asked for, the missing ones listed, others' public part only."""
+    ana, bea = await shared.signed_in(), await shared.signed_in()
+    request = pb.BatchGetUsersRequest(ids=[bea.user.id, 999_999, ana.user.id])
+    found = await shared.users.BatchGetUsers(request, metadata=ana.metadata)
+    assert [user.id for user in found.users] == [bea.user.id, ana.user.id]
+    assert [bool(user.email) for user in found.users] == [False, True]
+    assert list(found.missing_ids) == [999_999]

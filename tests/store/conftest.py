@@ -34,14 +34,15 @@ async def real_stores(database: Database, redis_url: str) -> AsyncIterator[Store
     redis, clock = redis_client(redis_url), Clock(NOON)
     feed = RevocationFeed(database, redis, Revocations(clock), clock)
     sessions = PostgresSessions(database, feed)
-    yield Stores(PostgresUsers(database), sessions, PostgresAnswers(database))
+    yield Stores(PostgresUsers(database, feed), sessions, PostgresAnswers(database))
     await redis.aclose()
 
 
 @pytest.fixture
 def fake_stores() -> Stores:
     answers = FakeAnswers()
-    return Stores(FakeUsers(answers), FakeSessions(), answers)
+    users = FakeUsers(answers)
+    return Stores(users, FakeSessions(users, Revocations(Clock(NOON))), answers)
 
 
 @pytest.fixture(params=["fake", "real"])

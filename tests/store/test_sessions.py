@@ -79,6 +79,31 @@ async def test_ending_twice_is_no_error(stores: Stores) -> None:
     assert rotation.session.ended_at == NOON
 
 
+async def test_a_users_sessions_end_together_but_one(stores: Stores) -> None:
+    """R13, R22: all of this user's, none of another's."""
+    kept = await opened(stores)
+    other = replace(kept, id=uuid4(), created_at=NOON + timedelta(seconds=1))
+    await stores.sessions.add(other)
+    assert await stores.sessions.open_of(kept.user_id, NOON) == [other, kept]
+    await stores.sessions.end_all(kept.user_id + 1, NOON)
+    await stores.sessions.end_all(kept.user_id, NOON, keep=kept.id)
+    assert await stores.sessions.open_of(kept.user_id, NOON) == [kept]
+    assert not await stores.sessions.end(kept.id, NOON, user_id=kept.user_id + 1)
+    assert await stores.sessions.end(kept.id, NOON, user_id=kept.user_id)
+    assert await stores.sessions.open_of(kept.user_id, NOON) == []
+
+
+async def test_a_new_password_ends_the_other_sessions(stores: Stores) -> None:
+    """R13: in one transaction with the new hash."""
+    kept = await opened(stores)
+    await stores.sessions.add(replace(kept, id=uuid4()))
+    await stores.sessions.change_password(kept.user_id, "new", kept.id, NOON)
+    account = await stores.users.account_by_id(kept.user_id)
+    assert account
+    assert account.password_hash == "new"
+    assert await stores.sessions.open_of(kept.user_id, NOON) == [kept]
+
+
 async def test_rotations_of_one_session_take_turns(real_stores: Stores) -> None:
     """R20: under a row lock each sees what the one before has written."""
     session = await opened(real_stores)
@@ -102,7 +127,7 @@ async def test_an_end_is_seen_elsewhere_without_redis(database: Database) -> Non
     other = RevocationFeed(database, nowhere, theirs, clock)
     await other.look()
     stores = Stores(
-        PostgresUsers(database),
+        PostgresUsers(database, feed),
         PostgresSessions(database, feed),
         None,  # type: ignore[arg-type]  # no answers are asked for here
     )
@@ -123,9 +148,9 @@ async def test_a_row_that_commits_late_is_not_skipped(
     feed = RevocationFeed(database, redis, known, clock)
     slow, quick = uuid4(), uuid4()
     async with database.transaction() as open_one:
-        await revoke(open_one, slow, NOON)
+        await revoke(open_one, [slow], NOON)
         async with database.transaction() as other:
-            await revoke(other, quick, NOON)
+            await revoke(other, [quick], NOON)
         await feed.look()
         await feed.look()
         assert known.covers(quick.hex)
@@ -139,12 +164,13 @@ async def test_a_hint_hurries_the_look(database: Database, redis_url: str) -> No
     """Following, a process knows of an end elsewhere without being asked."""
     clock, redis = Clock(), redis_client(redis_url)
     known = Revocations(clock)
+    ours = RevocationFeed(database, redis, Revocations(clock), clock)
     feed = RevocationFeed(database, redis, known, clock)
     session_id = uuid4()
     async with following(feed.follow(), feed.listen()), asyncio.timeout(10):
         async with database.transaction() as connection:
-            await revoke(connection, session_id, NOON)
-        await feed.announce(session_id)
+            await revoke(connection, [session_id], NOON)
+        await ours.ended([session_id], NOON)
         while not known.covers(session_id.hex):  # noqa: ASYNC110 - seen from outside
             await asyncio.sleep(0.01)
     await redis.aclose()

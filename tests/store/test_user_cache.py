@@ -9,16 +9,26 @@ import sqlalchemy as sa
 from redis.asyncio import Redis
 
 from server.background import following
-from server.domain.users import NewUser, Role, User
+from server.domain.credentials.revocations import Revocations
+from server.domain.users import NewUser, Role, User, UserEdit
 from server.store.connect import Database, redis_client
+from server.store.revocations import RevocationFeed
 from server.store.user_cache import CachedUsers
-from tests.fakes import NOON
+from tests.fakes import NOON, Clock
+
+TEACHER = UserEdit({"role": Role.TEACHER}, "", NOON)
+
+
+def cached(database: Database, redis: Redis) -> CachedUsers:
+    clock = Clock()
+    feed = RevocationFeed(database, redis, Revocations(clock), clock)
+    return CachedUsers(database, redis, feed)
 
 
 @asynccontextmanager
 async def process(database: Database, redis: Redis) -> AsyncIterator[CachedUsers]:
     """Give a process's view, once Postgres tells it changes."""
-    users = CachedUsers(database, redis)
+    users = cached(database, redis)
     async with following(users.cache.follow()):
         await until(lambda: users.cache._told)
         yield users
@@ -81,11 +91,15 @@ async def test_a_change_is_told_to_every_process(
         user = await added(one)
         for users in (one, other):
             assert await users.by_id(user.id) == user
-        changed = await one.promote("a@x.co", Role.TEACHER, NOON)
+        changed = await one.edit(user.id, TEACHER)
         assert changed
-        for users in (one, other):
-            await until(lambda users=users: user.id not in users.cache._held)  # type: ignore[misc]  # bound now, not later
-            assert await users.by_id(user.id) == changed
+        assert await one.by_id(user.id) == changed
+        await until(lambda: user.id not in other.cache._held)
+        assert await other.by_id(user.id) == changed
+        await one.delete(user.id, NOON)
+        assert await one.by_id(user.id) is None
+        await until(lambda: user.id not in other.cache._held)
+        assert await other.by_id(user.id) is None
     await redis.aclose()
 
 
@@ -96,7 +110,7 @@ async def test_a_slow_reader_puts_nothing_stale_back(
     redis = redis_client(redis_url)
     async with process(database, redis) as users:
         old = await added(users)
-        changed = await users.promote("a@x.co", Role.TEACHER, NOON)
+        changed = await users.edit(old.id, TEACHER)
         await until(lambda: old.id in users.cache._least)
         assert changed
         await users.cache._mark(changed.id, changed.version)
@@ -113,7 +127,7 @@ async def test_without_the_channel_nothing_is_held(
 ) -> None:
     """What is not told cannot be known: each read asks Postgres."""
     redis = redis_client(redis_url)
-    users = CachedUsers(database, redis)
+    users = cached(database, redis)
     user = await added(users)
     statements.clear()
     assert [await users.by_id(user.id) for _ in range(2)] == [user, user]

@@ -7,12 +7,17 @@ from itertools import pairwise
 import pytest
 import sqlalchemy as sa
 
-from server.domain.errors import EmailTaken, UsernameTaken
+from server.domain.errors import (
+    EmailTaken,
+    EtagMismatch,
+    LastAdmin,
+    UsernameTaken,
+    UserNotFound,
+)
 from server.domain.paging import PageRequest, Position, Sort
 from server.domain.requests import AnswerExists, Once, RequestKey
-from server.domain.users import SORT_VALUES, NewUser, Role, User, UserFilter
+from server.domain.users import SORT_VALUES, NewUser, Role, User, UserEdit, UserFilter
 from server.store.connect import Database
-from server.store.users import PostgresUsers
 from tests.fakes import NOON
 from tests.store.conftest import Stores
 
@@ -127,6 +132,94 @@ async def test_filters(stores: Stores) -> None:
     assert await names(UserFilter(is_active=False)) == []
 
 
+def change(etag: str = "", **values: object) -> UserEdit:
+    return UserEdit(values, etag, NOON + timedelta(hours=1))
+
+
+async def test_an_edit_changes_what_it_names(stores: Stores) -> None:
+    user = await stores.users.add(new("ana"))
+    changed = await stores.users.edit(user.id, change(username="Bea"))
+    assert (changed.username, changed.email) == ("Bea", user.email)
+    assert (changed.version, changed.updated_at) == (2, NOON + timedelta(hours=1))
+    assert await stores.users.account("bea")
+    assert await stores.users.account("ana") is None
+    same = await stores.users.edit(user.id, change(username="Bea"))
+    assert same == changed
+
+
+async def test_an_edit_of_another_version_is_refused(stores: Stores) -> None:
+    """AIP-154: the version known must be the one in force."""
+    user = await stores.users.add(new("ana"))
+    changed = await stores.users.edit(user.id, change(user.etag, username="bea"))
+    with pytest.raises(EtagMismatch):
+        await stores.users.edit(user.id, change(user.etag, username="cat"))
+    assert await stores.users.by_id(user.id) == changed
+
+
+async def test_an_edit_meets_the_same_constraints(stores: Stores) -> None:
+    await stores.users.add(new("ana"))
+    bea = await stores.users.add(new("bea"))
+    with pytest.raises(UsernameTaken):
+        await stores.users.edit(bea.id, change(username="ANA"))
+    with pytest.raises(EmailTaken):
+        await stores.users.edit(bea.id, change(email="ana@example.com"))
+    with pytest.raises(UserNotFound):
+        await stores.users.edit(999, change(username="x"))
+    assert await stores.users.by_id(bea.id) == bea
+
+
+async def test_one_active_admin_is_always_left(stores: Stores) -> None:
+    """The last one is neither demoted nor disabled nor deleted."""
+    root = await stores.users.add(new("root", role=Role.ADMIN))
+    for values in ({"role": Role.STUDENT}, {"is_active": False}):
+        with pytest.raises(LastAdmin):
+            await stores.users.edit(root.id, change(**values))
+    with pytest.raises(LastAdmin):
+        await stores.users.delete(root.id, NOON)
+    other = await stores.users.add(new("other", role=Role.ADMIN))
+    await stores.users.edit(root.id, change(role=Role.STUDENT))
+    with pytest.raises(LastAdmin):
+        await stores.users.delete(other.id, NOON)
+
+
+async def test_two_admins_cannot_end_each_other(real_stores: Stores) -> None:
+    """Under locks in one order: one of them stays, and nothing deadlocks."""
+    users = real_stores.users
+    one = await users.add(new("one", role=Role.ADMIN))
+    two = await users.add(new("two", role=Role.ADMIN))
+    outcomes = await asyncio.gather(
+        users.edit(one.id, change(is_active=False)),
+        users.delete(two.id, NOON),
+        return_exceptions=True,
+    )
+    assert sum(isinstance(outcome, LastAdmin) for outcome in outcomes) == 1
+
+
+async def test_the_deleted_are_gone_and_keep_their_names(stores: Stores) -> None:
+    """R30: name and address stay reserved, and come back with their owner."""
+    user = await stores.users.add(new("ana"))
+    await stores.users.delete(user.id, NOON)
+    assert await stores.users.by_id(user.id) is None
+    assert await stores.users.account("ana") is None
+    rows = await stores.users.page(UserFilter(), Sort("id"), PageRequest(5))
+    assert (list(rows.items), rows.total) == ([], 0)
+    with pytest.raises(UserNotFound):
+        await stores.users.delete(user.id, NOON)
+    with pytest.raises(UsernameTaken):
+        await stores.users.add(NewUser("new@x.co", "ANA", "", Role.STUDENT, NOON))
+    with pytest.raises(UserNotFound):
+        await stores.users.undelete(user.id, NOON, NOON)
+    back = await stores.users.undelete(user.id, NOON - timedelta(seconds=1), NOON)
+    assert await stores.users.by_id(user.id) == back
+    assert back.username == "ana"
+
+
+async def test_many_are_read_at_once(stores: Stores) -> None:
+    made = [await stores.users.add(new(name)) for name in ("ana", "bea")]
+    found = await stores.users.by_ids([made[1].id, 999, made[0].id])
+    assert found == {user.id: user for user in made}
+
+
 async def test_a_page_beyond_the_last_is_empty_and_still_counted(
     stores: Stores,
 ) -> None:
@@ -135,7 +228,9 @@ async def test_a_page_beyond_the_last_is_empty_and_still_counted(
     assert (rows.items, rows.more, rows.total) == ([], False, 1)
 
 
-async def test_totals_above_the_reach_are_estimates(database: Database) -> None:
+async def test_totals_above_the_reach_are_estimates(
+    database: Database, real_stores: Stores
+) -> None:
     """Above 10,000 the planner is asked; two statements all the same."""
     async with database.transaction() as connection:
         await connection.execute(
@@ -153,7 +248,7 @@ async def test_totals_above_the_reach_are_estimates(database: Database) -> None:
         "before_cursor_execute",
         lambda _c, _k, statement, *_: statements.append(statement),
     )
-    users = PostgresUsers(database)
+    users = real_stores.users
     rows = await users.page(UserFilter(), Sort("id"), PageRequest(5))
     assert rows.total_estimated
     assert rows.total == pytest.approx(12_000, rel=0.1)
@@ -164,9 +259,9 @@ async def test_totals_above_the_reach_are_estimates(database: Database) -> None:
     assert len(statements) == 1
 
 
-async def test_fifty_at_once_make_one(database: Database) -> None:
+async def test_fifty_at_once_make_one(real_stores: Stores) -> None:
     """L15: a race for a name has one winner; the others are told, none fails."""
-    users = PostgresUsers(database)
+    users = real_stores.users
     outcomes = await asyncio.gather(
         *(users.add(new("ana")) for _ in range(50)), return_exceptions=True
     )

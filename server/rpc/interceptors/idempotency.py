@@ -19,7 +19,8 @@ def once_only(method: Method, requests: Requests, clock: Clock) -> Interceptor |
         key = RequestKey(call.caller.subject, method.path, request_id)
         now = clock()
         content = call.request.SerializeToString(deterministic=True)
-        if answer := await requests.first_answer(key, content, now):
+        answer = await requests.first_answer(key, content, now)
+        if answer is not None:
             return answer
         call.pending = Pending(key, requests.fingerprint(content), now)
         try:

@@ -35,6 +35,29 @@ class AuthServiceStub:
 
     Returns PERMISSION_DENIED if the caller is a service.
     """
+    LogoutAll: _aio.UnaryUnaryMultiCallable[_auth_pb2.LogoutAllRequest, _auth_pb2.LogoutAllResponse]
+    """Ends every session of the caller.
+
+    Returns PERMISSION_DENIED if the caller is a service.
+    """
+    ListSessions: _aio.UnaryUnaryMultiCallable[_auth_pb2.ListSessionsRequest, _auth_pb2.ListSessionsResponse]
+    """Lists the sessions that have not ended: the caller's, or for admins those of
+    any user.
+
+    Returns PERMISSION_DENIED if another's are asked for.
+    """
+    RevokeSession: _aio.UnaryUnaryMultiCallable[_auth_pb2.RevokeSessionRequest, _auth_pb2.RevokeSessionResponse]
+    """Ends one session, of the caller or, for admins, of anybody.
+
+    Returns NOT_FOUND if the caller has no such session.
+    """
+    ChangePassword: _aio.UnaryUnaryMultiCallable[_auth_pb2.ChangePasswordRequest, _auth_pb2.ChangePasswordResponse]
+    """Changes the caller's password and ends the caller's other sessions. Shares
+    Login's count of tries.
+
+    Returns UNAUTHENTICATED, reason INVALID_CREDENTIALS, if the current password
+    is wrong or was tried too often, and INVALID_ARGUMENT if the new one is weak.
+    """
     GetJsonWebKeySet: _aio.UnaryUnaryMultiCallable[_auth_pb2.GetJsonWebKeySetRequest, _auth_pb2.GetJsonWebKeySetResponse]
     """Gives the keys that access tokens are verified with."""
 
@@ -76,6 +99,53 @@ class AuthServiceServicer(metaclass=_abc_1.ABCMeta):
         """Ends the caller's session; its access tokens are refused from then on.
 
         Returns PERMISSION_DENIED if the caller is a service.
+        """
+
+    @_abc_1.abstractmethod
+    def LogoutAll(
+        self,
+        request: _auth_pb2.LogoutAllRequest,
+        context: _aio.ServicerContext[_auth_pb2.LogoutAllRequest, _abc.Awaitable[_auth_pb2.LogoutAllResponse]],
+    ) -> _abc.Awaitable[_auth_pb2.LogoutAllResponse]:
+        """Ends every session of the caller.
+
+        Returns PERMISSION_DENIED if the caller is a service.
+        """
+
+    @_abc_1.abstractmethod
+    def ListSessions(
+        self,
+        request: _auth_pb2.ListSessionsRequest,
+        context: _aio.ServicerContext[_auth_pb2.ListSessionsRequest, _abc.Awaitable[_auth_pb2.ListSessionsResponse]],
+    ) -> _abc.Awaitable[_auth_pb2.ListSessionsResponse]:
+        """Lists the sessions that have not ended: the caller's, or for admins those of
+        any user.
+
+        Returns PERMISSION_DENIED if another's are asked for.
+        """
+
+    @_abc_1.abstractmethod
+    def RevokeSession(
+        self,
+        request: _auth_pb2.RevokeSessionRequest,
+        context: _aio.ServicerContext[_auth_pb2.RevokeSessionRequest, _abc.Awaitable[_auth_pb2.RevokeSessionResponse]],
+    ) -> _abc.Awaitable[_auth_pb2.RevokeSessionResponse]:
+        """Ends one session, of the caller or, for admins, of anybody.
+
+        Returns NOT_FOUND if the caller has no such session.
+        """
+
+    @_abc_1.abstractmethod
+    def ChangePassword(
+        self,
+        request: _auth_pb2.ChangePasswordRequest,
+        context: _aio.ServicerContext[_auth_pb2.ChangePasswordRequest, _abc.Awaitable[_auth_pb2.ChangePasswordResponse]],
+    ) -> _abc.Awaitable[_auth_pb2.ChangePasswordResponse]:
+        """Changes the caller's password and ends the caller's other sessions. Shares
+        Login's count of tries.
+
+        Returns UNAUTHENTICATED, reason INVALID_CREDENTIALS, if the current password
+        is wrong or was tried too often, and INVALID_ARGUMENT if the new one is weak.
         """
 
     @_abc_1.abstractmethod

@@ -72,6 +72,14 @@ class _ReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Reason.ValueTy
     """UNAVAILABLE: a store does not answer; the call may be tried again."""
     REASON_DEADLINE_EXCEEDED: _Reason.ValueType  # 17
     """DEADLINE_EXCEEDED: the caller's time ran out before the work was done."""
+    REASON_ETAG_MISMATCH: _Reason.ValueType  # 18
+    """ABORTED: the resource has changed since the etag given; read it again.
+    Metadata: `etag`, the one in force.
+    """
+    REASON_LAST_ADMIN: _Reason.ValueType  # 19
+    """FAILED_PRECONDITION: no active admin would be left."""
+    REASON_SESSION_NOT_FOUND: _Reason.ValueType  # 20
+    """NOT_FOUND: the caller has no such session. Metadata: `id`."""
 
 class Reason(_Reason, metaclass=_ReasonEnumTypeWrapper):
     """Every `google.rpc.ErrorInfo.reason` of domain "blatam.academy". On the wire
@@ -128,4 +136,12 @@ REASON_STORE_UNAVAILABLE: Reason.ValueType  # 16
 """UNAVAILABLE: a store does not answer; the call may be tried again."""
 REASON_DEADLINE_EXCEEDED: Reason.ValueType  # 17
 """DEADLINE_EXCEEDED: the caller's time ran out before the work was done."""
+REASON_ETAG_MISMATCH: Reason.ValueType  # 18
+"""ABORTED: the resource has changed since the etag given; read it again.
+Metadata: `etag`, the one in force.
+"""
+REASON_LAST_ADMIN: Reason.ValueType  # 19
+"""FAILED_PRECONDITION: no active admin would be left."""
+REASON_SESSION_NOT_FOUND: Reason.ValueType  # 20
+"""NOT_FOUND: the caller has no such session. Metadata: `id`."""
 Global___Reason: _TypeAlias = Reason  # noqa: Y015

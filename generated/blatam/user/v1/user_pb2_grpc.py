@@ -26,7 +26,7 @@ if _version_not_supported:
 
 
 class UserServiceStub:
-    """Accounts: making, reading and listing them.
+    """Accounts: making, reading, changing and ending them.
     """
 
     def __init__(self, channel):
@@ -50,6 +50,26 @@ class UserServiceStub:
                 request_serializer=blatam_dot_user_dot_v1_dot_user__pb2.GetCurrentUserRequest.SerializeToString,
                 response_deserializer=blatam_dot_user_dot_v1_dot_user__pb2.GetCurrentUserResponse.FromString,
                 _registered_method=True)
+        self.BatchGetUsers = channel.unary_unary(
+                '/blatam.user.v1.UserService/BatchGetUsers',
+                request_serializer=blatam_dot_user_dot_v1_dot_user__pb2.BatchGetUsersRequest.SerializeToString,
+                response_deserializer=blatam_dot_user_dot_v1_dot_user__pb2.BatchGetUsersResponse.FromString,
+                _registered_method=True)
+        self.UpdateUser = channel.unary_unary(
+                '/blatam.user.v1.UserService/UpdateUser',
+                request_serializer=blatam_dot_user_dot_v1_dot_user__pb2.UpdateUserRequest.SerializeToString,
+                response_deserializer=blatam_dot_user_dot_v1_dot_user__pb2.UpdateUserResponse.FromString,
+                _registered_method=True)
+        self.DeleteUser = channel.unary_unary(
+                '/blatam.user.v1.UserService/DeleteUser',
+                request_serializer=blatam_dot_user_dot_v1_dot_user__pb2.DeleteUserRequest.SerializeToString,
+                response_deserializer=blatam_dot_user_dot_v1_dot_user__pb2.DeleteUserResponse.FromString,
+                _registered_method=True)
+        self.UndeleteUser = channel.unary_unary(
+                '/blatam.user.v1.UserService/UndeleteUser',
+                request_serializer=blatam_dot_user_dot_v1_dot_user__pb2.UndeleteUserRequest.SerializeToString,
+                response_deserializer=blatam_dot_user_dot_v1_dot_user__pb2.UndeleteUserResponse.FromString,
+                _registered_method=True)
         self.ListUsers = channel.unary_unary(
                 '/blatam.user.v1.UserService/ListUsers',
                 request_serializer=blatam_dot_user_dot_v1_dot_user__pb2.ListUsersRequest.SerializeToString,
@@ -58,7 +78,7 @@ class UserServiceStub:
 
 
 class UserServiceServicer:
-    """Accounts: making, reading and listing them.
+    """Accounts: making, reading, changing and ending them.
     """
 
     def CreateUser(self, request, context):
@@ -85,6 +105,48 @@ class UserServiceServicer:
         """Reads the caller's own account.
 
         Returns PERMISSION_DENIED if the caller is a service.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def BatchGetUsers(self, request, context):
+        """Reads up to 100 accounts at once.
+
+        Returns INVALID_ARGUMENT if there are more ids; missing ones are listed.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def UpdateUser(self, request, context):
+        """Changes an account; disabling it or changing its role ends its sessions.
+
+        Returns INVALID_ARGUMENT for a field that the caller may not write, NOT_FOUND
+        if there is no such account, ALREADY_EXISTS if a new name or address is taken,
+        ABORTED (ETAG_MISMATCH) if it has changed since the etag given, and
+        FAILED_PRECONDITION (LAST_ADMIN) if no active admin would be left.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DeleteUser(self, request, context):
+        """Deletes an account: its sessions end; its name and address stay reserved, and
+        an admin can bring it back for a while.
+
+        Returns NOT_FOUND if there is no such account, FAILED_PRECONDITION
+        (LAST_ADMIN) if no active admin would be left.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def UndeleteUser(self, request, context):
+        """Brings a deleted account back.
+
+        Returns NOT_FOUND if there is no deleted account with this id, or it was
+        deleted too long ago.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -118,6 +180,26 @@ def add_UserServiceServicer_to_server(servicer, server):
                     request_deserializer=blatam_dot_user_dot_v1_dot_user__pb2.GetCurrentUserRequest.FromString,
                     response_serializer=blatam_dot_user_dot_v1_dot_user__pb2.GetCurrentUserResponse.SerializeToString,
             ),
+            'BatchGetUsers': grpc.unary_unary_rpc_method_handler(
+                    servicer.BatchGetUsers,
+                    request_deserializer=blatam_dot_user_dot_v1_dot_user__pb2.BatchGetUsersRequest.FromString,
+                    response_serializer=blatam_dot_user_dot_v1_dot_user__pb2.BatchGetUsersResponse.SerializeToString,
+            ),
+            'UpdateUser': grpc.unary_unary_rpc_method_handler(
+                    servicer.UpdateUser,
+                    request_deserializer=blatam_dot_user_dot_v1_dot_user__pb2.UpdateUserRequest.FromString,
+                    response_serializer=blatam_dot_user_dot_v1_dot_user__pb2.UpdateUserResponse.SerializeToString,
+            ),
+            'DeleteUser': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeleteUser,
+                    request_deserializer=blatam_dot_user_dot_v1_dot_user__pb2.DeleteUserRequest.FromString,
+                    response_serializer=blatam_dot_user_dot_v1_dot_user__pb2.DeleteUserResponse.SerializeToString,
+            ),
+            'UndeleteUser': grpc.unary_unary_rpc_method_handler(
+                    servicer.UndeleteUser,
+                    request_deserializer=blatam_dot_user_dot_v1_dot_user__pb2.UndeleteUserRequest.FromString,
+                    response_serializer=blatam_dot_user_dot_v1_dot_user__pb2.UndeleteUserResponse.SerializeToString,
+            ),
             'ListUsers': grpc.unary_unary_rpc_method_handler(
                     servicer.ListUsers,
                     request_deserializer=blatam_dot_user_dot_v1_dot_user__pb2.ListUsersRequest.FromString,
@@ -132,7 +214,7 @@ def add_UserServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class UserService:
-    """Accounts: making, reading and listing them.
+    """Accounts: making, reading, changing and ending them.
     """
 
     @staticmethod
@@ -206,6 +288,114 @@ class UserService:
             '/blatam.user.v1.UserService/GetCurrentUser',
             blatam_dot_user_dot_v1_dot_user__pb2.GetCurrentUserRequest.SerializeToString,
             blatam_dot_user_dot_v1_dot_user__pb2.GetCurrentUserResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def BatchGetUsers(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/blatam.user.v1.UserService/BatchGetUsers',
+            blatam_dot_user_dot_v1_dot_user__pb2.BatchGetUsersRequest.SerializeToString,
+            blatam_dot_user_dot_v1_dot_user__pb2.BatchGetUsersResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def UpdateUser(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/blatam.user.v1.UserService/UpdateUser',
+            blatam_dot_user_dot_v1_dot_user__pb2.UpdateUserRequest.SerializeToString,
+            blatam_dot_user_dot_v1_dot_user__pb2.UpdateUserResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DeleteUser(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/blatam.user.v1.UserService/DeleteUser',
+            blatam_dot_user_dot_v1_dot_user__pb2.DeleteUserRequest.SerializeToString,
+            blatam_dot_user_dot_v1_dot_user__pb2.DeleteUserResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def UndeleteUser(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/blatam.user.v1.UserService/UndeleteUser',
+            blatam_dot_user_dot_v1_dot_user__pb2.UndeleteUserRequest.SerializeToString,
+            blatam_dot_user_dot_v1_dot_user__pb2.UndeleteUserResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -13,7 +13,7 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class UserServiceStub:
-    """Accounts: making, reading and listing them."""
+    """Accounts: making, reading, changing and ending them."""
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     CreateUser: _aio.UnaryUnaryMultiCallable[_user_pb2.CreateUserRequest, _user_pb2.CreateUserResponse]
@@ -33,6 +33,32 @@ class UserServiceStub:
 
     Returns PERMISSION_DENIED if the caller is a service.
     """
+    BatchGetUsers: _aio.UnaryUnaryMultiCallable[_user_pb2.BatchGetUsersRequest, _user_pb2.BatchGetUsersResponse]
+    """Reads up to 100 accounts at once.
+
+    Returns INVALID_ARGUMENT if there are more ids; missing ones are listed.
+    """
+    UpdateUser: _aio.UnaryUnaryMultiCallable[_user_pb2.UpdateUserRequest, _user_pb2.UpdateUserResponse]
+    """Changes an account; disabling it or changing its role ends its sessions.
+
+    Returns INVALID_ARGUMENT for a field that the caller may not write, NOT_FOUND
+    if there is no such account, ALREADY_EXISTS if a new name or address is taken,
+    ABORTED (ETAG_MISMATCH) if it has changed since the etag given, and
+    FAILED_PRECONDITION (LAST_ADMIN) if no active admin would be left.
+    """
+    DeleteUser: _aio.UnaryUnaryMultiCallable[_user_pb2.DeleteUserRequest, _user_pb2.DeleteUserResponse]
+    """Deletes an account: its sessions end; its name and address stay reserved, and
+    an admin can bring it back for a while.
+
+    Returns NOT_FOUND if there is no such account, FAILED_PRECONDITION
+    (LAST_ADMIN) if no active admin would be left.
+    """
+    UndeleteUser: _aio.UnaryUnaryMultiCallable[_user_pb2.UndeleteUserRequest, _user_pb2.UndeleteUserResponse]
+    """Brings a deleted account back.
+
+    Returns NOT_FOUND if there is no deleted account with this id, or it was
+    deleted too long ago.
+    """
     ListUsers: _aio.UnaryUnaryMultiCallable[_user_pb2.ListUsersRequest, _user_pb2.ListUsersResponse]
     """Lists accounts, a page at a time.
 
@@ -41,7 +67,7 @@ class UserServiceStub:
     """
 
 class UserServiceServicer(metaclass=_abc_1.ABCMeta):
-    """Accounts: making, reading and listing them."""
+    """Accounts: making, reading, changing and ending them."""
 
     @_abc_1.abstractmethod
     def CreateUser(
@@ -76,6 +102,56 @@ class UserServiceServicer(metaclass=_abc_1.ABCMeta):
         """Reads the caller's own account.
 
         Returns PERMISSION_DENIED if the caller is a service.
+        """
+
+    @_abc_1.abstractmethod
+    def BatchGetUsers(
+        self,
+        request: _user_pb2.BatchGetUsersRequest,
+        context: _aio.ServicerContext[_user_pb2.BatchGetUsersRequest, _abc.Awaitable[_user_pb2.BatchGetUsersResponse]],
+    ) -> _abc.Awaitable[_user_pb2.BatchGetUsersResponse]:
+        """Reads up to 100 accounts at once.
+
+        Returns INVALID_ARGUMENT if there are more ids; missing ones are listed.
+        """
+
+    @_abc_1.abstractmethod
+    def UpdateUser(
+        self,
+        request: _user_pb2.UpdateUserRequest,
+        context: _aio.ServicerContext[_user_pb2.UpdateUserRequest, _abc.Awaitable[_user_pb2.UpdateUserResponse]],
+    ) -> _abc.Awaitable[_user_pb2.UpdateUserResponse]:
+        """Changes an account; disabling it or changing its role ends its sessions.
+
+        Returns INVALID_ARGUMENT for a field that the caller may not write, NOT_FOUND
+        if there is no such account, ALREADY_EXISTS if a new name or address is taken,
+        ABORTED (ETAG_MISMATCH) if it has changed since the etag given, and
+        FAILED_PRECONDITION (LAST_ADMIN) if no active admin would be left.
+        """
+
+    @_abc_1.abstractmethod
+    def DeleteUser(
+        self,
+        request: _user_pb2.DeleteUserRequest,
+        context: _aio.ServicerContext[_user_pb2.DeleteUserRequest, _abc.Awaitable[_user_pb2.DeleteUserResponse]],
+    ) -> _abc.Awaitable[_user_pb2.DeleteUserResponse]:
+        """Deletes an account: its sessions end; its name and address stay reserved, and
+        an admin can bring it back for a while.
+
+        Returns NOT_FOUND if there is no such account, FAILED_PRECONDITION
+        (LAST_ADMIN) if no active admin would be left.
+        """
+
+    @_abc_1.abstractmethod
+    def UndeleteUser(
+        self,
+        request: _user_pb2.UndeleteUserRequest,
+        context: _aio.ServicerContext[_user_pb2.UndeleteUserRequest, _abc.Awaitable[_user_pb2.UndeleteUserResponse]],
+    ) -> _abc.Awaitable[_user_pb2.UndeleteUserResponse]:
+        """Brings a deleted account back.
+
+        Returns NOT_FOUND if there is no deleted account with this id, or it was
+        deleted too long ago.
         """
 
     @_abc_1.abstractmethod

@@ -1,0 +1,23 @@
+"""Accounts can be deleted, and admins are found quickly."""
+
+from __future__ import annotations
+
+import sqlalchemy as sa
+from alembic import op
+
+revision = "0003"
+down_revision = "0002"
+
+
+def upgrade() -> None:
+    """Add when an account was deleted; old code sees deleted ones as before."""
+    op.add_column("users", sa.Column("deleted_at", sa.DateTime(timezone=True)))
+    op.create_index(
+        "idx_users_deleted_at",
+        "users",
+        ["deleted_at"],
+        postgresql_where=sa.text("deleted_at is not null"),
+    )
+    op.create_index(
+        "idx_users_role", "users", ["id"], postgresql_where=sa.text("role = 3")
+    )
