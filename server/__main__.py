@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import gc
 import sys
-from collections.abc import Coroutine, Iterator
-from contextlib import contextmanager
-from ipaddress import ip_address
+from collections.abc import AsyncIterator, Coroutine, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from datetime import timedelta
 from typing import Annotated, Any
 
 import grpc
@@ -19,8 +19,14 @@ from edge.listener import DeadlinedProtocol
 from edge.openapi import document as openapi_document
 from server import doctor as checks
 from server import run, state
-from server.app import academy, edge_settings, ground, remote_edge, users
-from server.config import ConfigurationError, Settings, load, require
+from server.app import academy, edge_settings, ground, rates, remote_edge, users
+from server.config import (
+    ConfigurationError,
+    Settings,
+    check_loopback,
+    load,
+    require,
+)
 from server.domain.errors import AcademyError
 from server.domain.users import Role
 from server.embedded.processes import EmbeddedServerError
@@ -28,6 +34,8 @@ from server.embedded.servers import EmbeddedServers
 from server.logs import configure
 from server.rpc import contract
 from server.rpc.contract import ContractError
+from server.rpc.health import Health
+from server.rpc.users import check_sign_up
 from server.store import migrate as migrations
 from server.store.signing_keys import UnreadableKeys
 
@@ -36,6 +44,8 @@ cli = typer.Typer(
 )
 admin = typer.Typer(no_args_is_help=True, help="Look after admins.")
 cli.add_typer(admin, name="admin")
+# between NOT_SERVING and the last answer: a probe a second sees it (L12)
+LAME_DUCK = timedelta(seconds=2)
 _REFUSALS = (
     AcademyError,
     ConfigurationError,
@@ -61,9 +71,14 @@ def _run(work: Coroutine[Any, Any, None]) -> None:
         uvloop.run(work)
 
 
-def _loaded() -> Settings:
+def _loaded(*required: str, debug: bool | None = None) -> Settings:
+    """Give the settings, and begin to log; `debug` is the default of DEBUG."""
     with _told():
-        settings = load()
+        settings = load(*required)
+        if debug is not None and "debug" not in settings.model_fields_set:
+            settings = settings.model_copy(update={"debug": debug})
+        check_loopback(settings)
+        rates(settings)
     configure(settings.log_level)
     return settings
 
@@ -71,27 +86,13 @@ def _loaded() -> Settings:
 @cli.command()
 def up() -> None:
     """Start everything here: Postgres and Valkey unless given, gRPC and REST."""
-    settings = _loaded()
-    if "debug" not in settings.model_fields_set:
-        settings = settings.model_copy(update={"debug": True})
+    settings = _loaded(debug=True)
     with _told():
-        _check_loopback(settings)
         servers = EmbeddedServers(settings.state_dir)
         try:
-            settings = _with_servers(settings, servers)
-            uvloop.run(_up(settings))
+            uvloop.run(_up(_with_servers(settings, servers), servers))
         finally:
             servers.stop()
-
-
-def _check_loopback(settings: Settings) -> None:
-    for name in ("grpc_listen", "http_listen"):
-        host = getattr(settings, name).rpartition(":")[0].strip("[]")
-        if settings.debug and host != "localhost" and not ip_address(host).is_loopback:
-            raise ConfigurationError(
-                f"{name.upper()}: with DEBUG on only loopback is served; "
-                "set DEBUG=0, or listen on 127.0.0.1"
-            )
 
 
 def _with_servers(settings: Settings, servers: EmbeddedServers) -> Settings:
@@ -108,10 +109,11 @@ def _with_servers(settings: Settings, servers: EmbeddedServers) -> Settings:
     return settings.model_copy(update=given)
 
 
-async def _up(settings: Settings) -> None:
-    require(settings, "database_url")
+async def _up(settings: Settings, servers: EmbeddedServers) -> None:
     await migrations.upgrade(_url(settings))
-    await _serve(settings, banner=True)
+    async with _serving(settings, timedelta(0)) as (health, grpc_port, http_port):
+        _print_banner(settings, grpc_port, http_port)
+        await run.until_stopped(health.drain, servers.check)
 
 
 def _url(settings: Settings) -> str:
@@ -119,10 +121,14 @@ def _url(settings: Settings) -> str:
     return settings.database_url.get_secret_value() if settings.database_url else ""
 
 
-async def _serve(settings: Settings, *, banner: bool) -> None:
+@asynccontextmanager
+async def _serving(
+    settings: Settings, lame_duck: timedelta
+) -> AsyncIterator[tuple[Health, int, int]]:
+    """Serve gRPC and REST for as long as the block lasts; gives the ports."""
     async with (
         ground(settings) as base,
-        academy(base) as built,
+        academy(base, lame_duck) as built,
         run.listening_grpc(built.grpc, settings.grpc_listen) as grpc_port,
         run.listening_http(
             built.http, settings.http_listen, DeadlinedProtocol
@@ -130,9 +136,7 @@ async def _serve(settings: Settings, *, banner: bool) -> None:
     ):
         gc.collect()
         gc.freeze()  # what lives as long as the process: 12 of 74 us a request
-        if banner:
-            _print_banner(settings, grpc_port, http_port)
-        await run.until_stopped(built.health.drain)
+        yield built.health, grpc_port, http_port
 
 
 def _print_banner(settings: Settings, grpc_port: int, http_port: int) -> None:
@@ -156,18 +160,17 @@ Blatam Academy is up.   REST {rest}   gRPC {rpc}{docs}
 @cli.command()
 def serve() -> None:
     """Serve gRPC and REST over the Postgres and Redis of DATABASE_URL, REDIS_URL."""
-    settings = _loaded()
-    with _told():
-        require(settings, "database_url", "redis_url", "secret_key")
-    _run(_serve_checked(settings))
+    settings = _loaded("database_url", "redis_url", "secret_key")
+    _run(_serve(settings))
 
 
-async def _serve_checked(settings: Settings) -> None:
+async def _serve(settings: Settings) -> None:
     if await migrations.behind(_url(settings)):
         raise ConfigurationError(
             "the database has an older schema than this code needs: academy migrate"
         )
-    await _serve(settings, banner=False)
+    async with _serving(settings, LAME_DUCK) as (health, _, _):
+        await run.until_stopped(health.drain)
 
 
 @cli.command()
@@ -203,18 +206,25 @@ def migrate() -> None:
 def create_admin(
     email: Annotated[str, typer.Option(prompt=True)],
     username: Annotated[str, typer.Option(prompt=True)],
-    password: Annotated[
-        str,
-        typer.Option(prompt=True, confirmation_prompt=True, hide_input=True),
-    ] = "",
 ) -> None:
-    """Make an account whose role is admin; asks for what is not given."""
-    _run(_create_admin(state.completed(_loaded()), email, username, password))
+    """Make an account whose role is admin; reads its password from the terminal.
+
+    Without a terminal the password is the first line of standard input: an option
+    would be seen by everybody who lists processes.
+    """
+    settings = state.completed(_loaded())
+    password = (
+        typer.prompt("Password", hide_input=True, confirmation_prompt=True)
+        if sys.stdin.isatty()
+        else sys.stdin.readline().rstrip("\n")
+    )
+    _run(_create_admin(settings, email, username, password))
 
 
 async def _create_admin(
     settings: Settings, email: str, username: str, password: str
 ) -> None:
+    check_sign_up(email, username, password)
     async with ground(settings) as base:
         user = await users(base).register(email, username, password, role=Role.ADMIN)
     typer.echo(f"admin {user.username}, user {user.id}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
+from datetime import timedelta
 from importlib.metadata import version
 
 import grpc
@@ -108,23 +109,26 @@ async def ground(settings: Settings) -> AsyncIterator[Ground]:
 
 
 @asynccontextmanager
-async def academy(base: Ground) -> AsyncIterator[Academy]:
+async def academy(
+    base: Ground, lame_duck: timedelta = timedelta(0)
+) -> AsyncIterator[Academy]:
     """Build the services, and keep what they know of the stores fresh.
+
+    Draining, they still answer for `lame_duck`, so that callers hear of it.
 
     Raises StoreUnavailable, UnreadableKeys, ContractError, ConfigurationError.
     """
     settings = base.settings
     ring, feed = KeyRing(), base.feed
-    box = base.secret.box("signing-keys")
-    keys = PostgresSigningKeys(base.database, box, ring, base.clock)
+    keys = PostgresSigningKeys(base.database, base.secret, ring, base.clock)
     authentication = _authentication(base, ring)
-    rates = _rates(settings)
+    in_force = rates(settings)
     guards = Guards(
         verify=authentication.verify,
         limiter=base.limiter,
         requests=Requests(PostgresAnswers(base.database), base.secret.mac("requests")),
         clock=base.clock,
-        rates=rates,
+        rates=in_force,
     )
     accounts = CachedUsers(base.database, base.redis, feed)
     servicers = {
@@ -133,22 +137,18 @@ async def academy(base: Ground) -> AsyncIterator[Academy]:
     }
     served = serve_methods(servicers, guards)
     trust = Trust(settings.trusted_proxies)
-    health = Health(base.database.ping, list(servicers))
+    health = Health(base.database.ping, list(servicers), lame_duck)
     server = grpc_server(Listener(trust).handlers(served))
     health.add_to(server)
     if settings.debug:
         reflect(server, (*servicers, health.name))
     port = LocalPort(served, trust, Reply, CallError)
-    edge = replace(edge_settings(settings, rates), ready=health.ready)
+    edge = replace(edge_settings(settings, in_force), ready=health.ready)
     await keys.load()
     await feed.look()
     await health.look()
     async with following(
-        feed.follow(),
-        feed.listen(),
-        keys.follow(),
-        accounts.cache.follow(),
-        health.follow(),
+        feed.follow, feed.listen, keys.follow, accounts.cache.follow, health.follow
     ):
         yield Academy(health, server, port, edge_app(port, edge))
 
@@ -194,10 +194,10 @@ def edge_app(port: CallPort, settings: EdgeSettings) -> FastAPI:
 
 def remote_edge(channel: grpc.aio.Channel, settings: Settings) -> FastAPI:
     """Give the REST edge in front of a server elsewhere."""
-    return edge_app(RemotePort(channel), edge_settings(settings, _rates(settings)))
+    return edge_app(RemotePort(channel), edge_settings(settings, rates(settings)))
 
 
-def edge_settings(settings: Settings, rates: Rates) -> EdgeSettings:
+def edge_settings(settings: Settings, in_force: Rates) -> EdgeSettings:
     """Give the edge's plain tables, read from blatam's own annotations."""
     return EdgeSettings(
         title="Blatam Academy",
@@ -210,7 +210,7 @@ def edge_settings(settings: Settings, rates: Rates) -> EdgeSettings:
         serve_trailing_slash=True,
         public_methods=contract.public_methods(),
         public_max_age=contract.public_max_age(),
-        rate_limits=contract.rate_sentences(rates),
+        rate_limits=contract.rate_sentences(in_force),
         cookies=tuple(
             TokenCookie(
                 name=name,
@@ -224,16 +224,18 @@ def edge_settings(settings: Settings, rates: Rates) -> EdgeSettings:
     )
 
 
-def _rates(settings: Settings) -> Rates:
+def rates(settings: Settings) -> Rates:
     """Give the operator's rates. Raises ContractError for an RPC that is not there."""
     contract.check_overrides(settings.rate_limits)
-    return {
+    found = {
         name: [
             contract.RateRule(tuple(rule.by), Window(rule.limit, rule.per))
             for rule in rules
         ]
         for name, rules in settings.rate_limits.items()
     }
+    contract.rate_sentences(found)  # looks at every rule
+    return found
 
 
 def _text(secret: SecretStr | None) -> str:

@@ -3,26 +3,35 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Coroutine, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
-from typing import Any
 
 import structlog
 
 log = structlog.get_logger()
 SECONDS_BETWEEN_CANCELS = 0.2
+SECONDS_BEFORE_ANOTHER_TRY = 1.0
+Work = Callable[[], Awaitable[None]]
 
 
 @asynccontextmanager
-async def following(*works: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
-    """Run endless works until the block ends; one that fails is an error in the log."""
-    tasks = [asyncio.create_task(work) for work in works]
-    for task in tasks:
-        task.add_done_callback(_report)
+async def following(*works: Work) -> AsyncIterator[None]:
+    """Keep endless works going until the block ends, whatever befalls them."""
+    tasks = [asyncio.create_task(_kept(work)) for work in works]
     try:
         yield
     finally:
         await _ended(tasks)
+
+
+async def _kept(work: Work) -> None:
+    """Begin anew what fails: what a process knows must not silently grow old."""
+    while True:
+        try:
+            await work()
+        except Exception:
+            log.exception("background work failed")
+        await asyncio.sleep(SECONDS_BEFORE_ANOTHER_TRY)
 
 
 async def _ended(tasks: Sequence[asyncio.Task[None]]) -> None:
@@ -32,8 +41,3 @@ async def _ended(tasks: Sequence[asyncio.Task[None]]) -> None:
         for task in pending:
             task.cancel()
         _, pending = await asyncio.wait(pending, timeout=SECONDS_BETWEEN_CANCELS)
-
-
-def _report(task: asyncio.Task[None]) -> None:
-    if not task.cancelled() and task.exception():
-        log.error("background work failed", exc_info=task.exception())

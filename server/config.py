@@ -9,9 +9,10 @@ from __future__ import annotations
 import os
 import re
 from datetime import timedelta
-from ipaddress import IPv4Network, IPv6Network
+from ipaddress import IPv4Network, IPv6Network, ip_address
 from pathlib import Path
 from typing import Annotated, Any
+from urllib.parse import urlsplit
 
 import orjson
 from pydantic import (
@@ -25,10 +26,12 @@ from pydantic import (
 from pydantic.fields import FieldInfo
 from pydantic_settings import (
     BaseSettings,
+    DotEnvSettingsSource,
     EnvSettingsSource,
     NoDecode,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
+    SettingsError,
 )
 
 from server.domain.credentials.passwords import PasswordPolicy
@@ -62,22 +65,39 @@ def _list(value: Any) -> Any:
 
 def _address(value: str) -> str:
     host, _, port = value.rpartition(":")
-    if not host or not port.isdigit() or not 0 <= int(port) <= 65535:
-        raise ValueError("must be HOST:PORT, such as 127.0.0.1:8080")
+    known = host == "localhost" or _is_ip(host.strip("[]"))
+    if not known or not port.isdecimal() or not 0 <= int(port) <= 65535:
+        raise ValueError("must be ADDRESS:PORT, such as 127.0.0.1:8080 or [::1]:8080")
     return value
+
+
+def _is_ip(host: str) -> bool:
+    try:
+        ip_address(host)
+    except ValueError:
+        return False
+    return True
 
 
 def _database_url(value: SecretStr) -> SecretStr:
     scheme = value.get_secret_value().partition("://")[0]
     if scheme not in {"postgresql", "postgres", "postgresql+asyncpg"}:
         raise ValueError("must begin with postgresql://")
-    return value
+    return _parsed(value)
 
 
 def _redis_url(value: SecretStr) -> SecretStr:
     scheme = value.get_secret_value().partition("://")[0]
     if scheme not in {"redis", "rediss", "unix"}:
         raise ValueError("must begin with redis://, rediss:// or unix://")
+    return _parsed(value)
+
+
+def _parsed(value: SecretStr) -> SecretStr:
+    try:
+        _ = urlsplit(value.get_secret_value()).port
+    except ValueError as error:
+        raise ValueError("must be a URL, with a number for its port") from error
     return value
 
 
@@ -180,17 +200,37 @@ class _FileSource(EnvSettingsSource):
         return text, field_name, False
 
 
-def load(**overrides: Any) -> Settings:
-    """Read the settings. Raises ConfigurationError with every fault, by name."""
+def load(*required: str, **overrides: Any) -> Settings:
+    """Read the settings; those named must be there.
+
+    Raises ConfigurationError with every fault, by name.
+    """
+    faults: dict[str, str] = {}
+    settings = None
     try:
-        return Settings(**overrides)
+        settings = Settings(**overrides)
+    except SettingsError as error:
+        raise ConfigurationError(str(error.__cause__ or error)) from None
     except ValidationError as error:
-        lines = [
-            f"{'.'.join(map(str, fault['loc'])).upper()}: "
-            f"{fault['msg'].removeprefix('Value error, ')}"
-            for fault in error.errors(include_input=False, include_url=False)
-        ]
-        raise ConfigurationError("\n".join(lines)) from None
+        for fault in error.errors(include_input=False, include_url=False):
+            name = str(fault["loc"][0])
+            faults.setdefault(name, str(fault["msg"]).removeprefix("Value error, "))
+    for name in set(required) - _given() - faults.keys():
+        faults[name] = "must be set"
+    if settings is None or faults:
+        lines = [f"{name.upper()}: {faults[name]}" for name in sorted(faults)]
+        raise ConfigurationError("\n".join(lines))
+    return settings
+
+
+def _given() -> set[str]:
+    """Give the names of what is set anywhere, right or wrong."""
+    sources = (
+        EnvSettingsSource(Settings),
+        _FileSource(Settings),
+        DotEnvSettingsSource(Settings, env_file=".env"),
+    )
+    return {name for source in sources for name, value in source().items() if value}
 
 
 def require(settings: Settings, *names: str) -> None:
@@ -200,3 +240,14 @@ def require(settings: Settings, *names: str) -> None:
         raise ConfigurationError(
             "\n".join(f"{name.upper()}: must be set" for name in missing)
         )
+
+
+def check_loopback(settings: Settings) -> None:
+    """Raise ConfigurationError where DEBUG would be served beyond this machine."""
+    for name in ("grpc_listen", "http_listen") if settings.debug else ():
+        host = getattr(settings, name).rpartition(":")[0].strip("[]")
+        if host != "localhost" and not ip_address(host).is_loopback:
+            raise ConfigurationError(
+                f"{name.upper()}: with DEBUG on only loopback is served; "
+                "set DEBUG=0, or listen on 127.0.0.1"
+            )

@@ -40,10 +40,13 @@ def _shown(value: object) -> str:
 
 
 def _without_password(url: str) -> str:
+    """Give where a URL leads; its query may hold secrets, and only hosts are shown."""
     try:
-        return sa.make_url(url).render_as_string(hide_password=True)
-    except sa.exc.ArgumentError:
+        parsed = sa.make_url(url)
+    except (sa.exc.ArgumentError, ValueError):
         return "(set)"
+    shown = {k: v for k, v in parsed.query.items() if k in {"host", "port", "sslmode"}}
+    return parsed.set(query=shown).render_as_string(hide_password=True)
 
 
 async def findings(settings: Settings) -> list[Finding]:
@@ -90,7 +93,7 @@ async def _postgres(settings: Settings) -> Finding:
 async def _schema(settings: Settings) -> Finding:
     try:
         present = await migrate.current(_url(settings.database_url))
-    except (sa.exc.SQLAlchemyError, OSError, ValueError):
+    except (StoreUnavailable, sa.exc.SQLAlchemyError, OSError, ValueError):
         return Finding("schema", False, "unknown", "see postgres")
     wanted = migrate.newest()
     if present == wanted:
@@ -122,5 +125,6 @@ def _port(setting: str, address: str) -> Finding:
     try:
         socket.create_connection((host.strip("[]"), int(port)), 1).close()
     except OSError:
-        return Finding(setting, True, f"{address}: nothing listens there yet")
+        advice = "start it: academy up, or academy serve"
+        return Finding(setting, False, f"{address}: nothing listens there", advice)
     return Finding(setting, True, f"{address}: something listens there")

@@ -42,6 +42,9 @@ def _json(event: object, **options: Any) -> bytes:
     return orjson.dumps(event, default=str)
 
 
+_STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message"}
+
+
 class _Relay(logging.Handler):
     """Takes the standard library's log lines along."""
 
@@ -52,6 +55,7 @@ class _Relay(logging.Handler):
             record.getMessage(),
             logger=record.name,
             exc_info=record.exc_info,
+            **{k: v for k, v in vars(record).items() if k not in _STANDARD},
         )
 
 

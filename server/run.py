@@ -6,7 +6,7 @@ import asyncio
 import signal
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 
 import grpc
 import structlog
@@ -15,6 +15,7 @@ from fastapi import FastAPI
 
 log = structlog.get_logger()
 SECONDS_TO_FINISH = 10.0
+SECONDS_BETWEEN_CHECKS = 1.0
 BACKLOG = 2048
 
 
@@ -93,13 +94,24 @@ def _bound(address: str) -> socket.socket:
     return listener
 
 
-async def until_stopped(drain: Callable[[], Awaitable[None]] | None = None) -> None:
-    """Wait for SIGTERM or SIGINT, then drain; a second signal ends the process."""
+async def until_stopped(
+    drain: Callable[[], Awaitable[None]] | None = None,
+    check: Callable[[], None] | None = None,
+) -> None:
+    """Wait for SIGTERM or SIGINT, then drain; a second signal ends the process.
+
+    Every second `check` is asked; what it raises ends the wait.
+    """
     loop = asyncio.get_running_loop()
     stopped = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopped.set)
-    await stopped.wait()
+    while not stopped.is_set():
+        if check:
+            check()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(SECONDS_BETWEEN_CHECKS):
+                await stopped.wait()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.remove_signal_handler(number)
     log.info("stopping")

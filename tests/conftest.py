@@ -2,10 +2,13 @@
 
 import asyncio
 import os
+import shutil
+import tempfile
 import uuid
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 import pytest_asyncio
@@ -36,17 +39,39 @@ def pytest_asyncio_loop_factories() -> Mapping[
     return {"uvloop": uvloop.new_event_loop}
 
 
-@pytest.fixture(scope="session")
-def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Servers]:
-    """Give the servers of TEST_DATABASE_URL and TEST_REDIS_URL, or embedded ones."""
-    embedded = EmbeddedServers(tmp_path_factory.mktemp("state"), durable=False)
+@contextmanager
+def open_folder() -> Iterator[Path]:
+    """Give a folder that Postgres' account may enter, too; pytest's own is closed.
+
+    Below a closed one root's databases go elsewhere, and would stay there.
+    """
+    folder = Path(tempfile.mkdtemp(prefix="blatam-test-", dir="/tmp"))
+    folder.chmod(0o711)
     try:
-        yield Servers(
-            os.environ.get("TEST_DATABASE_URL") or embedded.start_postgres(),
-            os.environ.get("TEST_REDIS_URL") or embedded.start_valkey(),
-        )
+        yield folder
     finally:
-        embedded.stop()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture
+def state_dir() -> Iterator[Path]:
+    """Give a STATE_DIR."""
+    with open_folder() as folder:
+        yield folder
+
+
+@pytest.fixture(scope="session")
+def servers() -> Iterator[Servers]:
+    """Give the servers of TEST_DATABASE_URL and TEST_REDIS_URL, or embedded ones."""
+    with open_folder() as state:
+        embedded = EmbeddedServers(state, durable=False)
+        try:
+            yield Servers(
+                os.environ.get("TEST_DATABASE_URL") or embedded.start_postgres(),
+                os.environ.get("TEST_REDIS_URL") or embedded.start_valkey(),
+            )
+        finally:
+            embedded.stop()
 
 
 @pytest_asyncio.fixture(scope="session")

@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
 
-from server.domain.auth import Account, Decide
+from server.domain.auth import Account, Decide, Owner
 from server.domain.credentials.revocations import Revocations
 from server.domain.credentials.sessions import Rotation, Session
 from server.domain.errors import (
@@ -227,14 +227,19 @@ class FakeSessions:
     async def add(self, session: Session) -> None:
         self.sessions[session.id] = session
 
-    async def rotate(self, session_id: UUID, decide: Decide) -> Rotation | None:
+    async def rotate(
+        self, session_id: UUID, decide: Decide
+    ) -> tuple[Rotation, Owner] | None:
         if session_id not in self.sessions:
             return None
-        rotation = decide(self.sessions[session_id])
+        session = self.sessions[session_id]
+        user = await self.users.by_id(session.user_id)
+        owner = Owner(user.role, user.is_active) if user else Owner(Role.STUDENT, False)
+        rotation = decide(session, owner)
         self.sessions[session_id] = rotation.session
         if rotation.session.ended_at:
             self.known.add(rotation.session.name, rotation.session.ended_at)
-        return rotation
+        return rotation, owner
 
     async def end(self, session_id: UUID, now: datetime, user_id: int = 0) -> bool:
         session = self.sessions.get(session_id)

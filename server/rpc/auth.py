@@ -22,6 +22,7 @@ class AuthService:
         tokens = await self._authentication.log_in(
             request.identifier, request.password, call.address, call.device
         )
+        call.caller = Caller(tokens.user_id, tokens.session_id)  # for the log
         return pb.LoginResponse(tokens=_pair(tokens))
 
     async def RefreshToken(
@@ -29,6 +30,7 @@ class AuthService:
     ) -> pb.RefreshTokenResponse:
         """Give a session's next tokens."""
         tokens = await self._authentication.refresh_tokens(request.refresh_token)
+        call.caller = Caller(tokens.user_id, tokens.session_id)  # for the log
         return pb.RefreshTokenResponse(tokens=_pair(tokens))
 
     async def Logout(self, request: pb.LogoutRequest, call: Call) -> pb.LogoutResponse:

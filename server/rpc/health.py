@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
+from datetime import timedelta
 
 import grpc
 import structlog
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
-
-from server.domain.errors import StoreUnavailable
 
 log = structlog.get_logger()
 SECONDS_BETWEEN_PINGS = 1.0
@@ -23,12 +22,17 @@ class Health:
     name = health.SERVICE_NAME
 
     def __init__(
-        self, ping: Callable[[], Awaitable[None]], services: Sequence[str]
+        self,
+        ping: Callable[[], Awaitable[None]],
+        services: Sequence[str],
+        lame_duck: timedelta,
     ) -> None:
         self._ping = ping
+        self._lame_duck = lame_duck
         self._services = ("", *services)
         self._servicer = health.aio.HealthServicer()
         self.serving = False
+        self._draining = False
 
     def add_to(self, server: grpc.aio.Server) -> None:
         """Serve grpc.health.v1.Health."""
@@ -48,18 +52,22 @@ class Health:
         """Ask Postgres once, and tell those who watch."""
         try:
             await self._ping()
-        except StoreUnavailable:
+        except Exception as error:
+            log.warning(
+                "postgres does not answer", cause=repr(error.__cause__ or error)
+            )
             await self._tell(False)
         else:
             await self._tell(True)
 
     async def drain(self) -> None:
-        """Send callers elsewhere, for good."""
-        self.serving = False
+        """Send callers elsewhere, for good, and give them a while to hear of it."""
+        self.serving, self._draining = False, True
         await self._servicer.enter_graceful_shutdown()
+        await asyncio.sleep(self._lame_duck.total_seconds())
 
     async def _tell(self, serving: bool) -> None:
-        if serving is self.serving:
+        if serving is self.serving or self._draining:
             return
         self.serving = serving
         log.info("serving" if serving else "not serving")

@@ -67,7 +67,7 @@ class LocalPort(Generic[Reply]):
             code = grpc.StatusCode.UNIMPLEMENTED.value[0]
             raise self._error(code, f"no such method: {path}", b"", (), ())
         method, proceed = self._served[path]
-        call = incoming(method, body, dict(metadata), "", True, self._trust)
+        call = incoming(method, body, metadata, "", True, self._trust)
         call.timeout = timeout
         return call, proceed
 

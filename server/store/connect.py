@@ -73,17 +73,25 @@ class Database:
                 yield connection
 
     @asynccontextmanager
-    async def alone(self) -> AsyncIterator[AsyncConnection]:
-        """Give a connection beside the pool, to be kept for long.
+    async def alone(
+        self, *, transaction: bool = False
+    ) -> AsyncIterator[AsyncConnection]:
+        """Give a connection beside the pool, whose statements may take long.
 
         Raises StoreUnavailable.
         """
         engine = create_async_engine(
-            self.engine.url, poolclass=NullPool, connect_args=self._arguments
+            self.engine.url,
+            poolclass=NullPool,
+            hide_parameters=True,
+            connect_args=self._arguments | {"command_timeout": None},
+            isolation_level="READ COMMITTED" if transaction else "AUTOCOMMIT",
         )
         with _translated():
-            async with engine.connect() as connection:
-                yield await connection.execution_options(isolation_level="AUTOCOMMIT")
+            async with (
+                engine.begin() if transaction else engine.connect() as connection
+            ):
+                yield connection
 
     async def ping(self) -> None:
         """Ask Postgres for a sign of life. Raises StoreUnavailable."""
@@ -105,14 +113,17 @@ def _translated() -> Iterator[None]:
         raise
 
 
+# connection, no such database, no log-in, read-only, out of resources, not in a state
+# to serve, shutting down or stopped by an operator
+_OUTAGES = ("08", "3D", "28", "25006", "53", "55", "57")
+
+
 def _is_outage(error: BaseException) -> bool:
     if isinstance(error, sa.exc.IntegrityError):
         return False
     if isinstance(error, sa.exc.DBAPIError):
-        # 57P: shutting down; 08: connection; 53: out of resources; 25006: read-only
         state = str(getattr(error.orig, "sqlstate", "") or "")
-        lost = state.startswith(("57P", "08", "53")) or state == "25006"
-        return error.connection_invalidated or lost
+        return error.connection_invalidated or state.startswith(_OUTAGES)
     return isinstance(error, sa.exc.TimeoutError | OSError | TimeoutError)
 
 

@@ -9,10 +9,8 @@ from alembic import command
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy.ext.asyncio import create_async_engine
-from sqlalchemy.pool import NullPool
 
-from server.store.connect import asyncpg_url
+from server.store.connect import Database
 
 _LOCK = 7_061_001  # whoever comes second waits, and finds nothing left to do
 
@@ -36,13 +34,9 @@ def _upgrade(connection: sa.Connection) -> None:
 
 
 async def upgrade(url: str) -> None:
-    """Run what is missing, in one transaction."""
-    engine = create_async_engine(asyncpg_url(url), poolclass=NullPool)
-    try:
-        async with engine.begin() as connection:
-            await connection.run_sync(_upgrade)
-    finally:
-        await engine.dispose()
+    """Run what is missing, in one transaction. Raises StoreUnavailable."""
+    async with Database(url).alone(transaction=True) as connection:
+        await connection.run_sync(_upgrade)
 
 
 async def behind(url: str) -> bool:
@@ -55,12 +49,8 @@ async def behind(url: str) -> bool:
 
 
 async def current(url: str) -> str:
-    """Give the database's revision, "" if it has none."""
-    engine = create_async_engine(asyncpg_url(url), poolclass=NullPool)
-    try:
-        async with engine.connect() as connection:
-            return await connection.run_sync(
-                lambda c: MigrationContext.configure(c).get_current_revision() or ""
-            )
-    finally:
-        await engine.dispose()
+    """Give the database's revision, "" if it has none. Raises StoreUnavailable."""
+    async with Database(url).alone() as connection:
+        return await connection.run_sync(
+            lambda c: MigrationContext.configure(c).get_current_revision() or ""
+        )

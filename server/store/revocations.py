@@ -104,8 +104,8 @@ class RevocationFeed:
         while True:
             try:
                 await self.look()
-            except StoreUnavailable:
-                log.warning("revocations cannot be read")
+            except StoreUnavailable as error:
+                log.warning("revocations cannot be read", cause=repr(error.__cause__))
             await self._next_look()
 
     async def _next_look(self) -> None:

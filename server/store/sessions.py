@@ -11,9 +11,10 @@ from uuid import UUID
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from server.domain.auth import Decide
+from server.domain.auth import Decide, Owner
 from server.domain.credentials.sessions import Rotation, Session
 from server.domain.requests import Once
+from server.domain.users import Role
 from server.store import answers
 from server.store.connect import Database
 from server.store.revocations import RevocationFeed, end_sessions, revoke
@@ -32,23 +33,31 @@ class PostgresSessions:
         async with self._database.transaction() as connection:
             await connection.execute(sa.insert(sessions).values(asdict(session)))
 
-    async def rotate(self, session_id: UUID, decide: Decide) -> Rotation | None:
+    async def rotate(
+        self, session_id: UUID, decide: Decide
+    ) -> tuple[Rotation, Owner] | None:
         """Lock the session, let `decide` say what becomes of it, and write that.
 
         Gives None if there is no such session. What `decide` raises changes nothing.
         """
-        query = sa.select(sessions).where(sessions.c.id == session_id)
+        there = sa.and_(users.c.is_active, users.c.deleted_at.is_(None))
+        query = (
+            sa.select(users.c.role, there, sessions)
+            .join_from(sessions, users)
+            .where(sessions.c.id == session_id)
+            .with_for_update(of=sessions)
+        )
         async with self._database.transaction() as connection:
-            row = (await connection.execute(query.with_for_update())).first()
+            row = (await connection.execute(query)).first()
             if row is None:
                 return None
-            before = Session(**row._mapping)
-            rotation = decide(before)
+            owner, before = Owner(Role(row[0]), row[1]), Session(*row[2:])
+            rotation = decide(before, owner)
             if rotation.session != before:
                 await _write(connection, rotation.session)
         if rotation.session.ended_at:
             await self._feed.ended([session_id], rotation.session.ended_at)
-        return rotation
+        return rotation, owner
 
     async def end(self, session_id: UUID, now: datetime, user_id: int = 0) -> bool:
         """End the session, of this user if one is named; tell whether there is one.

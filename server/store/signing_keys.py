@@ -6,14 +6,17 @@ Shared by all processes: the first one makes them, the others find them.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
+from typing import Any
 
 import sqlalchemy as sa
 import structlog
-from cryptography.fernet import InvalidToken, MultiFernet
+from cryptography.fernet import InvalidToken
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from server.domain.clock import Clock
+from server.domain.credentials.secret_key import SecretKey
 from server.domain.credentials.tokens import KeyRing, KeyState, SigningKey
 from server.domain.errors import StoreUnavailable
 from server.store.connect import Database
@@ -38,10 +41,11 @@ class PostgresSigningKeys:
     """Keeps this process's KeyRing as Postgres says."""
 
     def __init__(
-        self, database: Database, box: MultiFernet, ring: KeyRing, clock: Clock
+        self, database: Database, secret: SecretKey, ring: KeyRing, clock: Clock
     ) -> None:
         self._database = database
-        self._box = box
+        self._box = secret.box("signing-keys")
+        self._present = SecretKey(secret.present).box("signing-keys")
         self._ring = ring
         self._clock = clock
 
@@ -56,10 +60,11 @@ class PostgresSigningKeys:
             if not rows:
                 await self._make(connection)
                 rows = (await connection.execute(sa.select(signing_keys))).all()
-        try:
-            self._ring.replace(self._open(row) for row in rows)
-        except InvalidToken as error:
-            raise UnreadableKeys from error
+            try:
+                self._ring.replace(self._open(row) for row in rows)
+            except InvalidToken as error:
+                raise UnreadableKeys from error
+            await self._encrypt_anew(connection, rows)
 
     async def follow(self) -> None:
         """Read them again every half minute, until cancelled."""
@@ -69,6 +74,21 @@ class PostgresSigningKeys:
                 await self.load()
             except (StoreUnavailable, UnreadableKeys) as error:
                 log.warning("signing keys cannot be read", cause=str(error))
+
+    async def _encrypt_anew(
+        self, connection: AsyncConnection, rows: Sequence[sa.Row[Any]]
+    ) -> None:
+        """Encrypt under the present secret what the previous one still holds."""
+        for row in rows:
+            try:
+                self._present.decrypt(row.encrypted_private_key)
+            except InvalidToken:
+                again = self._box.rotate(row.encrypted_private_key)
+                await connection.execute(
+                    sa.update(signing_keys)
+                    .where(signing_keys.c.kid == row.kid)
+                    .values(encrypted_private_key=again)
+                )
 
     def _open(self, row: sa.Row[tuple[object, ...]]) -> SigningKey:
         pem = self._box.decrypt(row.encrypted_private_key)

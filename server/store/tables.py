@@ -44,8 +44,8 @@ users = sa.Table(
         "deleted_at",
         postgresql_where=sa.text("deleted_at is not null"),
     ),
-    # the last admin is looked for under a lock; few
-    sa.Index("idx_users_role", "id", postgresql_where=sa.text("role = 3")),
+    sa.Index("idx_users_role", "role", "id"),
+    sa.Index("idx_users_is_active", "id", postgresql_where=sa.text("not is_active")),
 )
 
 sessions = sa.Table(

@@ -17,6 +17,8 @@ import httpx
 import psutil
 import pytest
 
+from tests.conftest import open_folder
+
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
 SECONDS = 30
@@ -42,12 +44,13 @@ class Academy:
         own = psutil.Process(self.process.pid)
         return [own, *own.children(recursive=True)]
 
-    def run(self, *command: str, **more: str) -> subprocess.CompletedProcess[str]:
+    def run(self, *command: str, typed: str = "") -> subprocess.CompletedProcess[str]:
         """Run a command beside it, in its environment."""
         return subprocess.run(
             command,
             cwd=ROOT,
-            env=self.env | more,
+            env=self.env,
+            input=typed,
             capture_output=True,
             text=True,
             timeout=SECONDS,
@@ -89,9 +92,17 @@ def academy_up(state: Path, **settings: str) -> Iterator[Academy]:
 
 
 @pytest.fixture(scope="module")
-def academy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Academy]:
-    with academy_up(tmp_path_factory.mktemp("up")) as started:
+def academy() -> Iterator[Academy]:
+    with open_folder() as state, academy_up(state) as started:
         yield started
+
+
+def test_it_says_when_a_server_ends(state_dir: Path) -> None:
+    """A Postgres that is gone for good ends it, with a sentence."""
+    with academy_up(state_dir) as started:
+        (postgres,) = [p for p in started.family() if "postgres" in p.name()][:1]
+        postgres.kill()
+        assert started.process.wait(SECONDS) == 1
 
 
 def gone(family: list[psutil.Process]) -> bool:
@@ -100,10 +111,10 @@ def gone(family: list[psutil.Process]) -> bool:
 
 
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
-def test_it_leaves_nothing_behind(tmp_path: Path, how: signal.Signals) -> None:
+def test_it_leaves_nothing_behind(state_dir: Path, how: signal.Signals) -> None:
     """After Ctrl-C, TERM or kill -9, no process is left; the account is."""
     signup = {"email": "a@x.co", "username": "ana", "password": "Blue7horse"}
-    with academy_up(tmp_path) as started:
+    with academy_up(state_dir) as started:
         url = f"http://{started.http}/api/v1/users"
         assert httpx.post(url, json=signup).status_code == 201
         family = started.family()
@@ -112,7 +123,7 @@ def test_it_leaves_nothing_behind(tmp_path: Path, how: signal.Signals) -> None:
         expected = -how if how is signal.SIGKILL else 0
         assert started.process.wait(SECONDS) == expected
         assert gone(family)
-    with academy_up(tmp_path) as started:
+    with academy_up(state_dir) as started:
         url = f"http://{started.http}/api/v1/users"
         assert httpx.post(url, json=signup).json()["errorCode"] == "EMAIL_TAKEN"
 
@@ -182,16 +193,25 @@ def test_the_other_commands_find_it(academy: Academy) -> None:
     ).read_text() not in doctor.stdout
     migrated = academy.run(sys.executable, "-m", "server", "migrate")
     assert migrated.returncode == 0, migrated.stderr
-    made = academy.run(
-        sys.executable, "-m", "server", "admin", "create", "--email", "root@x.co",
-        "--username", "root", "--password", "Green8horse",
-    )  # fmt: skip
+    made = create_admin(academy, "root", "root@x.co")
     assert made.returncode == 0, made.stderr
+    wrong = create_admin(academy, "İx y!", "not an e-mail")
+    assert wrong.returncode == 1
+    assert "email: must be" in wrong.stderr
+    assert "Traceback" not in wrong.stderr
     login = {"identifier": "root", "password": "Green8horse"}
     tokens = httpx.post(f"http://{academy.http}/api/v1/auth/login", json=login).json()
     headers = {"authorization": f"Bearer {tokens['accessToken']}"}
     me = httpx.get(f"http://{academy.http}/api/v1/users/me", headers=headers).json()
     assert me["role"] == "ROLE_ADMIN"
+
+
+def create_admin(
+    academy: Academy, username: str, email: str
+) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "server", "admin", "create"]
+    command += ["--email", email, "--username", username]
+    return academy.run(*command, typed="Green8horse\n")
 
 
 def test_a_remote_edge(academy: Academy) -> None:
@@ -225,7 +245,23 @@ def answered(url: str) -> httpx.Response:
     ("command", "settings", "told"),
     [
         ("serve", {}, ["DATABASE_URL", "REDIS_URL", "SECRET_KEY"]),
-        ("serve", {"SECRET_KEY": "short"}, ["SECRET_KEY: must be at least 32"]),
+        (
+            "serve",
+            {"SECRET_KEY": "short", "DATABASE_URL": "postgresql://h:port/d"},
+            ["SECRET_KEY: must be at least 32", "DATABASE_URL: must", "REDIS_URL"],
+        ),
+        (
+            "serve",
+            {
+                "SECRET_KEY": "0123456789abcdef" * 2,
+                "DATABASE_URL": "postgresql://nobody@127.0.0.1:1/none",
+                "REDIS_URL": "redis://127.0.0.1:1",
+            },
+            ["cannot reach its data"],
+        ),
+        ("serve", {"DATABASE_URL_FILE": "/nope"}, ["DATABASE_URL_FILE cannot be read"]),
+        ("up", {"TRUSTED_PROXIES": "foo"}, ["TRUSTED_PROXIES:"]),
+        ("edge --server x:1", {"DEBUG": "1", "HTTP_LISTEN": "0.0.0.0:1"}, ["DEBUG on"]),
         ("serve", {"SECRET_KEY": "a" * 64}, ["SECRET_KEY: must be random"]),
         ("up", {"HTTP_LISTEN": "0.0.0.0:1"}, ["HTTP_LISTEN: with DEBUG on"]),
         (
@@ -245,7 +281,7 @@ def test_faulty_settings_are_named(
 ) -> None:
     """R37: all faults at once, by name, no trace, and nothing left running."""
     done = subprocess.run(
-        [sys.executable, "-m", "server", command],
+        [sys.executable, "-m", "server", *command.split()],
         cwd=ROOT,
         env={"PATH": os.environ["PATH"], "STATE_DIR": str(tmp_path), **settings},
         capture_output=True,

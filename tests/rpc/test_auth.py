@@ -205,3 +205,11 @@ async def test_changing_the_password(shared: Running) -> None:
     ended = shared.users.GetCurrentUser(ME, metadata=other.metadata)
     assert (await refusal(ended)).reason == "TOKEN_INVALID"
     assert await shared.auth.Login(login(ana.user.username, "Green8horse"))
+
+
+async def test_two_tokens_are_none(shared: Running) -> None:
+    """Whichever of them a proxy has looked at, the other must not serve."""
+    ana = await shared.signed_in()
+    twice = (*ana.metadata, *ana.metadata)
+    refused = await refusal(shared.users.GetCurrentUser(ME, metadata=twice))
+    assert refused.reason == "TOKEN_INVALID"

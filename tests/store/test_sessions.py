@@ -8,6 +8,7 @@ from uuid import uuid4
 import pytest
 
 from server.background import following
+from server.domain.auth import Owner
 from server.domain.credentials.revocations import Revocations
 from server.domain.credentials.sessions import Rotation, Session
 from server.domain.errors import RefreshTokenInvalid
@@ -38,16 +39,23 @@ async def opened(stores: Stores) -> Session:
     return session
 
 
+async def present(stores: Stores, session: Session) -> Session:
+    """Give the session as it is kept."""
+    rotated = await stores.sessions.rotate(session.id, lambda found, _: Rotation(found))
+    assert rotated
+    return rotated[0].session
+
+
 async def test_what_is_decided_is_written(stores: Stores) -> None:
     session = await opened(stores)
     wanted = replace(session, token_hash=b"2", parent_hash=b"1", nonce=b"n")
-    rotation = await stores.sessions.rotate(
-        session.id, lambda found: Rotation(replace(wanted, id=found.id), "token")
+    rotated = await stores.sessions.rotate(
+        session.id, lambda found, _: Rotation(replace(wanted, id=found.id), "token")
     )
-    assert rotation == Rotation(wanted, "token")
+    assert rotated == (Rotation(wanted, "token"), Owner(Role.STUDENT, True))
     seen: list[Session] = []
 
-    def look(found: Session) -> Rotation:
+    def look(found: Session, _owner: Owner) -> Rotation:
         seen.append(found)
         return Rotation(found)
 
@@ -60,23 +68,19 @@ async def test_a_refusal_changes_nothing(stores: Stores) -> None:
     """R20: a failed refresh costs nothing."""
     session = await opened(stores)
 
-    def refuse(_found: Session) -> Rotation:
+    def refuse(_found: Session, _owner: Owner) -> Rotation:
         raise RefreshTokenInvalid("no")
 
     with pytest.raises(RefreshTokenInvalid):
         await stores.sessions.rotate(session.id, refuse)
-    rotation = await stores.sessions.rotate(session.id, Rotation)
-    assert rotation
-    assert rotation.session == session
+    assert (await present(stores, session)) == session
 
 
 async def test_ending_twice_is_no_error(stores: Stores) -> None:
     session = await opened(stores)
     await stores.sessions.end(session.id, NOON)
     await stores.sessions.end(session.id, NOON + timedelta(seconds=9))
-    rotation = await stores.sessions.rotate(session.id, Rotation)
-    assert rotation
-    assert rotation.session.ended_at == NOON
+    assert (await present(stores, session)).ended_at == NOON
 
 
 async def test_a_users_sessions_end_together_but_one(stores: Stores) -> None:
@@ -108,15 +112,13 @@ async def test_rotations_of_one_session_take_turns(real_stores: Stores) -> None:
     """R20: under a row lock each sees what the one before has written."""
     session = await opened(real_stores)
 
-    def count(found: Session) -> Rotation:
+    def count(found: Session, _owner: Owner) -> Rotation:
         return Rotation(replace(found, nonce=found.nonce + b"."))
 
     await asyncio.gather(
         *(real_stores.sessions.rotate(session.id, count) for _ in range(20))
     )
-    rotation = await real_stores.sessions.rotate(session.id, Rotation)
-    assert rotation
-    assert rotation.session.nonce == b"." * 20
+    assert (await present(real_stores, session)).nonce == b"." * 20
 
 
 async def test_an_end_is_seen_elsewhere_without_redis(database: Database) -> None:
@@ -167,7 +169,7 @@ async def test_a_hint_hurries_the_look(database: Database, redis_url: str) -> No
     ours = RevocationFeed(database, redis, Revocations(clock), clock)
     feed = RevocationFeed(database, redis, known, clock)
     session_id = uuid4()
-    async with following(feed.follow(), feed.listen()), asyncio.timeout(10):
+    async with following(feed.follow, feed.listen), asyncio.timeout(10):
         async with database.transaction() as connection:
             await revoke(connection, [session_id], NOON)
         await ours.ended([session_id], NOON)

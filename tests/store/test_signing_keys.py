@@ -15,8 +15,7 @@ from tests.fakes import Clock
 
 def keys(database: Database, secret: SecretKey) -> tuple[PostgresSigningKeys, KeyRing]:
     ring = KeyRing()
-    box = secret.box("signing-keys")
-    return PostgresSigningKeys(database, box, ring, Clock()), ring
+    return PostgresSigningKeys(database, secret, ring, Clock()), ring
 
 
 async def test_processes_that_start_together_share_them(database: Database) -> None:
@@ -47,3 +46,6 @@ async def test_another_secret_is_told(database: Database) -> None:
     changed, same = keys(database, SecretKey("t" * 32, "s" * 32))
     await changed.load()
     assert same.active.kid == ring.active.kid
+    alone, still = keys(database, SecretKey("t" * 32))
+    await alone.load()
+    assert still.active.kid == ring.active.kid

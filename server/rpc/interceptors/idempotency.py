@@ -15,8 +15,9 @@ def once_only(method: Method, requests: Requests, clock: Clock) -> Interceptor |
     async def intercept(call: Call, proceed: Proceed) -> Outcome:
         if not call.request.request_id:
             return await proceed(call)
-        request_id = call.request.request_id.lower()
-        key = RequestKey(call.caller.subject, method.path, request_id)
+        # RFC 9562 4: upper and lower case name the same UUID
+        call.request.request_id = call.request.request_id.lower()
+        key = RequestKey(call.caller.subject, method.path, call.request.request_id)
         now = clock()
         content = call.request.SerializeToString(deterministic=True)
         answer = await requests.first_answer(key, content, now)

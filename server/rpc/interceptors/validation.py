@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import cast
 
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from google.protobuf.message import Message
@@ -17,16 +18,21 @@ _validator = Validator()
 
 async def validated(call: Call, proceed: Proceed) -> Outcome:
     """Refuse a request that breaks a rule; every violation is named."""
+    check(call.request, call.body)
+    return await proceed(call)
+
+
+def check(request: Message, body: bytes) -> None:
+    """Raise InvalidFields with every rule that a request, of these bytes, breaks."""
     violations = [
-        _violation(broken, call.request.DESCRIPTOR)
-        for broken in _validator.collect_violations(call.request)
+        _violation(broken, cast(Descriptor, request.DESCRIPTOR))
+        for broken in _validator.collect_violations(request)
     ]
     # Postgres takes no NUL in text; a walk is due only where there is a zero byte
-    if b"\0" in call.body:
-        violations += _nuls(call.request, "")
+    if b"\0" in body:
+        violations += _nuls(request, "")
     if violations:
         raise InvalidFields(violations)
-    return await proceed(call)
 
 
 def _violation(broken: Broken, request: Descriptor) -> Violation:

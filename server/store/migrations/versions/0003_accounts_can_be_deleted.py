@@ -18,6 +18,10 @@ def upgrade() -> None:
         ["deleted_at"],
         postgresql_where=sa.text("deleted_at is not null"),
     )
+    op.create_index("idx_users_role", "users", ["role", "id"])
     op.create_index(
-        "idx_users_role", "users", ["id"], postgresql_where=sa.text("role = 3")
+        "idx_users_is_active",
+        "users",
+        ["id"],
+        postgresql_where=sa.text("not is_active"),
     )

@@ -1,0 +1,42 @@
+"""Readiness: what Postgres says, until the process drains."""
+
+from datetime import timedelta
+
+from server.rpc.health import Health
+
+
+class Postgres:
+    """Answers, or does not."""
+
+    error: Exception | None = None
+
+    async def ping(self) -> None:
+        if self.error:
+            raise self.error
+
+
+def health(postgres: Postgres) -> Health:
+    return Health(postgres.ping, ["pkg.Service"], timedelta(0))
+
+
+async def test_any_failure_turns_it() -> None:
+    """Also one that nobody thought of; and it turns back."""
+    postgres = Postgres()
+    watched = health(postgres)
+    await watched.look()
+    assert await watched.ready()
+    postgres.error = ValueError("something nobody thought of")
+    await watched.look()
+    assert not await watched.ready()
+    postgres.error = None
+    await watched.look()
+    assert await watched.ready()
+
+
+async def test_draining_is_for_good() -> None:
+    """L12: no later look sends callers here again."""
+    watched = health(Postgres())
+    await watched.look()
+    await watched.drain()
+    await watched.look()
+    assert not await watched.ready()
