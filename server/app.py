@@ -23,6 +23,7 @@ from server.domain.clock import Clock, system_clock
 from server.domain.credentials.passwords import PasswordHasher
 from server.domain.credentials.revocations import Revocations
 from server.domain.credentials.secret_key import SecretKey
+from server.domain.credentials.service_keys import ServiceKeys
 from server.domain.credentials.sessions import RefreshLimits, RefreshTokens
 from server.domain.credentials.tokens import AccessTokens, KeyRing
 from server.domain.limits import Limiter, SlidingWindows, Window
@@ -41,6 +42,7 @@ from server.store.answers import PostgresAnswers
 from server.store.buckets import RedisBuckets
 from server.store.connect import Database, redis_client
 from server.store.revocations import RevocationFeed
+from server.store.service_keys import PostgresServiceKeys
 from server.store.sessions import PostgresSessions
 from server.store.signing_keys import PostgresSigningKeys
 from server.store.user_cache import CachedUsers
@@ -120,11 +122,12 @@ async def academy(
     """
     settings = base.settings
     ring, feed = KeyRing(), base.feed
+    services = PostgresServiceKeys(base.database, base.clock)
     keys = PostgresSigningKeys(base.database, base.secret, ring, base.clock)
-    authentication = _authentication(base, ring)
+    authentication = _authentication(base, ring, ServiceKeys(services, base.clock))
     in_force = rates(settings)
     guards = Guards(
-        verify=authentication.verify,
+        verify=authentication.identify,
         limiter=base.limiter,
         requests=Requests(PostgresAnswers(base.database), base.secret.mac("requests")),
         clock=base.clock,
@@ -146,9 +149,15 @@ async def academy(
     edge = replace(edge_settings(settings, in_force), ready=health.ready)
     await keys.load()
     await feed.look()
+    await services.look()
     await health.look()
     async with following(
-        feed.follow, feed.listen, keys.follow, accounts.cache.follow, health.follow
+        feed.follow,
+        feed.listen,
+        keys.follow,
+        services.follow,
+        accounts.cache.follow,
+        health.follow,
     ):
         yield Academy(health, server, port, edge_app(port, edge))
 
@@ -165,7 +174,9 @@ def users(base: Ground, accounts: PostgresUsers | None = None) -> Users:
     )
 
 
-def _authentication(base: Ground, ring: KeyRing) -> Authentication:
+def _authentication(
+    base: Ground, ring: KeyRing, service_keys: ServiceKeys
+) -> Authentication:
     settings = base.settings
     limits = RefreshLimits(
         idle=settings.refresh_idle,
@@ -181,6 +192,7 @@ def _authentication(base: Ground, ring: KeyRing) -> Authentication:
         ),
         refresh=RefreshTokens(base.secret.mac("refresh-tokens"), limits),
         revocations=base.known,
+        service_keys=service_keys,
         attempts=base.limiter,
         policy=settings.password_policy,
         clock=base.clock,

@@ -10,28 +10,30 @@ import structlog
 
 log = structlog.get_logger()
 SECONDS_BETWEEN_CANCELS = 0.2
-SECONDS_BEFORE_ANOTHER_TRY = 1.0
 Work = Callable[[], Awaitable[None]]
 
 
 @asynccontextmanager
-async def following(*works: Work) -> AsyncIterator[None]:
-    """Keep endless works going until the block ends, whatever befalls them."""
-    tasks = [asyncio.create_task(_kept(work)) for work in works]
+async def following(*works: Work, pause: float = 1.0) -> AsyncIterator[None]:
+    """Keep endless works going until the block ends, whatever befalls them.
+
+    One that fails or returns is begun anew after `pause` seconds.
+    """
+    tasks = [asyncio.create_task(_kept(work, pause)) for work in works]
     try:
         yield
     finally:
         await _ended(tasks)
 
 
-async def _kept(work: Work) -> None:
+async def _kept(work: Work, pause: float) -> None:
     """Begin anew what fails: what a process knows must not silently grow old."""
     while True:
         try:
             await work()
         except Exception:
             log.exception("background work failed")
-        await asyncio.sleep(SECONDS_BEFORE_ANOTHER_TRY)
+        await asyncio.sleep(pause)
 
 
 async def _ended(tasks: Sequence[asyncio.Task[None]]) -> None:

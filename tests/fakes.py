@@ -8,6 +8,7 @@ from uuid import UUID
 
 from server.domain.auth import Account, Decide, Owner
 from server.domain.credentials.revocations import Revocations
+from server.domain.credentials.service_keys import ServiceKey
 from server.domain.credentials.sessions import Rotation, Session
 from server.domain.errors import (
     EmailTaken,
@@ -276,3 +277,35 @@ class FakeSessions:
     ) -> None:
         self.users.hashes[user_id] = hashed
         await self.end_all(user_id, now, keep)
+
+
+@dataclass(slots=True)
+class FakeServiceKeys:
+    """Keys of services, in memory."""
+
+    keys: dict[bytes, ServiceKey] = field(default_factory=dict)
+
+    async def add(
+        self,
+        name: str,
+        digest: bytes,
+        private_fields: bool,
+        now: datetime,
+        expires_at: datetime | None,
+    ) -> ServiceKey:
+        number = len(self.keys) + 1
+        key = ServiceKey(number, name, private_fields, now, expires_at, None)
+        self.keys[digest] = key
+        return key
+
+    async def all(self) -> Sequence[ServiceKey]:
+        return list(self.keys.values())
+
+    async def revoke(self, key_id: int, now: datetime) -> bool:
+        kept = {d: k for d, k in self.keys.items() if k.id != key_id}
+        found = len(kept) < len(self.keys)
+        self.keys = kept
+        return found
+
+    def known(self, digest: bytes) -> ServiceKey | None:
+        return self.keys.get(digest)

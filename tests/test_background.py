@@ -3,15 +3,7 @@
 import asyncio
 from collections.abc import Callable
 
-import pytest
-
-from server import background
 from server.background import following
-
-
-@pytest.fixture(autouse=True)
-def _at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(background, "SECONDS_BEFORE_ANOTHER_TRY", 0)
 
 
 async def until(holds: Callable[[], bool]) -> None:
@@ -28,7 +20,7 @@ async def test_what_fails_is_begun_anew() -> None:
         begun.append(1)
         raise ValueError("something nobody thought of")
 
-    async with following(work):
+    async with following(work, pause=0):
         await until(lambda: len(begun) > 3)
 
 

@@ -16,6 +16,7 @@ from server.domain.credentials.passwords import (
     check_password,
 )
 from server.domain.credentials.revocations import Revocations
+from server.domain.credentials.service_keys import PREFIX, ServiceKeys
 from server.domain.credentials.sessions import RefreshTokens, Rotation, Session
 from server.domain.credentials.tokens import LIFETIME, AccessTokens, Claims
 from server.domain.errors import (
@@ -132,6 +133,7 @@ class Authentication:
     access: AccessTokens
     refresh: RefreshTokens
     revocations: Revocations
+    service_keys: ServiceKeys
     attempts: Limiter
     policy: PasswordPolicy
     clock: Clock
@@ -236,6 +238,14 @@ class Authentication:
     async def log_out(self, session_id: str) -> None:
         """End a session; its access tokens are refused from now on."""
         await self.sessions.end(UUID(session_id), self.clock())
+
+    def identify(self, token: str) -> Caller:
+        """Give whose access token or service key it is. Raises TokenInvalid. No I/O."""
+        if token.startswith(PREFIX):
+            key = self.service_keys.verify(token)
+            return Caller(service_id=key.id, sees_private=key.private_fields)
+        claims = self.verify(token)
+        return Caller(claims.user_id, claims.session_id, claims.role == Role.ADMIN)
 
     def verify(self, token: str) -> Claims:
         """Give what an access token in force says. Raises TokenInvalid. No I/O."""

@@ -5,7 +5,7 @@
     ├── MalformedRequest
     ├── TokenMissing, TokenInvalid, InvalidCredentials, RefreshTokenInvalid
     ├── AccessDenied, UserRequired
-    ├── UserNotFound, SessionNotFound
+    ├── UserNotFound, SessionNotFound, ServiceKeyNotFound
     ├── EtagMismatch, LastAdmin
     ├── EmailTaken, UsernameTaken, RequestIdReused
     ├── RateLimited, Overloaded  when to come again
@@ -168,6 +168,18 @@ class SessionNotFound(AcademyError):
     def __init__(self, session_id: str) -> None:
         super().__init__(
             f"there is no session {session_id}", metadata={"id": session_id}
+        )
+
+
+class ServiceKeyNotFound(AcademyError):
+    """No such service key."""
+
+    kind = Kind.NOT_FOUND
+    reason = "SERVICE_KEY_NOT_FOUND"
+
+    def __init__(self, key_id: int) -> None:
+        super().__init__(
+            f"there is no service key {key_id}", metadata={"id": str(key_id)}
         )
 
 

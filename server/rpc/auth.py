@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from datetime import UTC
+
 from blatam.auth.v1 import auth_pb2 as pb
+from blatam.user.v1 import user_pb2
 from server.domain.auth import Authentication, Tokens
 from server.domain.callers import Caller
+from server.domain.credentials.service_keys import ServiceKey
 from server.domain.credentials.sessions import Session
 from server.domain.credentials.tokens import ALGORITHM, KeyRing, SigningKey
+from server.domain.errors import TokenInvalid
 from server.rpc.call import Call
 
 
@@ -73,6 +78,52 @@ class AuthService:
         )
         return pb.ChangePasswordResponse()
 
+    async def VerifyToken(
+        self, request: pb.VerifyTokenRequest, call: Call
+    ) -> pb.VerifyTokenResponse:
+        """Tell what an access token says, and whether it is in force."""
+        try:
+            claims = self._authentication.verify(request.token)
+        except TokenInvalid:
+            return pb.VerifyTokenResponse()
+        shown = pb.VerifyTokenResponse(
+            active=True,
+            user_id=claims.user_id,
+            session_id=claims.session_id,
+            role=user_pb2.Role.ValueType(claims.role),
+        )
+        shown.expires_at.FromDatetime(claims.expires_at)
+        return shown
+
+    async def CreateServiceKey(
+        self, request: pb.CreateServiceKeyRequest, call: Call
+    ) -> pb.CreateServiceKeyResponse:
+        """Make a key for a service."""
+        expires_at = (
+            request.expires_at.ToDatetime(UTC)
+            if request.HasField("expires_at")
+            else None
+        )
+        key, secret = await self._authentication.service_keys.create(
+            request.name, request.private_fields, expires_at
+        )
+        shown = _service_key(key)
+        return pb.CreateServiceKeyResponse(service_key=shown, secret=secret)
+
+    async def ListServiceKeys(
+        self, request: pb.ListServiceKeysRequest, call: Call
+    ) -> pb.ListServiceKeysResponse:
+        """List the keys of services."""
+        found = await self._authentication.service_keys.list()
+        return pb.ListServiceKeysResponse(service_keys=map(_service_key, found))
+
+    async def RevokeServiceKey(
+        self, request: pb.RevokeServiceKeyRequest, call: Call
+    ) -> pb.RevokeServiceKeyResponse:
+        """End a service's key."""
+        await self._authentication.service_keys.revoke(request.id)
+        return pb.RevokeServiceKeyResponse()
+
     async def GetJsonWebKeySet(
         self, request: pb.GetJsonWebKeySetRequest, call: Call
     ) -> pb.GetJsonWebKeySetResponse:
@@ -102,6 +153,16 @@ def _session(session: Session, caller: Caller) -> pb.Session:
     )
     shown.created_at.FromDatetime(session.created_at)
     shown.last_used_at.FromDatetime(session.last_used_at)
+    return shown
+
+
+def _service_key(key: ServiceKey) -> pb.ServiceKey:
+    shown = pb.ServiceKey(id=key.id, name=key.name, private_fields=key.private_fields)
+    shown.created_at.FromDatetime(key.created_at)
+    if key.expires_at:
+        shown.expires_at.FromDatetime(key.expires_at)
+    if key.last_used_at:
+        shown.last_used_at.FromDatetime(key.last_used_at)
     return shown
 
 

@@ -111,3 +111,17 @@ request_answers = sa.Table(
     sa.Column("answered_at", Moment, nullable=False),
     sa.Index("idx_request_answers_answered_at", "answered_at"),
 )
+
+service_keys = sa.Table(
+    "service_keys",
+    metadata,
+    sa.Column("id", sa.BigInteger, sa.Identity(always=True), primary_key=True),
+    sa.Column("name", sa.String(100), nullable=False),
+    sa.Column("digest", BYTEA, nullable=False),
+    sa.Column("private_fields", sa.Boolean, nullable=False),
+    sa.Column("created_at", Moment, nullable=False),
+    sa.Column("expires_at", Moment),
+    sa.Column("last_used_at", Moment),
+    sa.Column("revoked_at", Moment),
+    sa.UniqueConstraint("digest"),
+)

@@ -10,13 +10,14 @@ from server.domain.auth import Authentication
 from server.domain.credentials.passwords import PasswordHasher, PasswordPolicy
 from server.domain.credentials.revocations import Revocations
 from server.domain.credentials.secret_key import SecretKey
+from server.domain.credentials.service_keys import ServiceKeys
 from server.domain.credentials.sessions import RefreshLimits, RefreshTokens
 from server.domain.credentials.tokens import AccessTokens, KeyRing, KeyState, SigningKey
 from server.domain.errors import InvalidCredentials, RefreshTokenInvalid, TokenInvalid
 from server.domain.limits import SlidingWindows
 from server.domain.paging import PageTokens
 from server.domain.users import Users
-from tests.fakes import Clock, FakeSessions, FakeUsers
+from tests.fakes import Clock, FakeServiceKeys, FakeSessions, FakeUsers
 
 SECRET = SecretKey("s" * 32)
 
@@ -49,6 +50,7 @@ def world(hasher: PasswordHasher) -> World:
         access=AccessTokens("iss", "aud", ring, clock),
         refresh=RefreshTokens(SECRET.mac("refresh"), limits),
         revocations=known,
+        service_keys=ServiceKeys(FakeServiceKeys(), clock),
         attempts=SlidingWindows(clock),
         policy=PasswordPolicy.COMPOSITION,
         clock=clock,

@@ -1,7 +1,7 @@
 """Every RPC's access, from the contract alone: a new RPC is covered unasked.
 
-R27: deny by default. Each RPC is called over both transports as nobody, as a
-student, as the student that it is about, and as an admin.
+R27, R41: deny by default. Each RPC is called over both transports as nobody, as a
+student, as the student that it is about, as a service and as an admin.
 """
 
 from collections.abc import Awaitable, Callable
@@ -13,7 +13,9 @@ import pytest
 from google.api import annotations_pb2
 from google.protobuf.message import Message
 
+from blatam.auth.v1 import auth_pb2
 from blatam.policy.v1.policy_pb2 import Access
+from blatam.user.v1 import user_pb2
 from server.domain.users import Role
 from server.rpc import contract
 from server.rpc.call import Method
@@ -31,6 +33,7 @@ class Caller:
     who: SignedIn | None
     own: bool = False
     admin: bool = False
+    service: bool = False
 
 
 def expected(method: Method, caller: Caller) -> str:
@@ -40,8 +43,12 @@ def expected(method: Method, caller: Caller) -> str:
         return ""
     if caller.who is None:
         return "UNAUTHENTICATED"
+    if caller.service and method.policy.user_required:
+        return "PERMISSION_DENIED"
     if access == Access.ACCESS_SIGNED_IN or caller.admin:
         return ""
+    if caller.service:
+        return "" if access == Access.ACCESS_SERVICE else "PERMISSION_DENIED"
     return "" if access == Access.ACCESS_SELF and caller.own else "PERMISSION_DENIED"
 
 
@@ -98,6 +105,14 @@ def _at(message: Message, path: str) -> object:
     return value
 
 
+async def service_key(shared: Running, admin: SignedIn) -> SignedIn:
+    """Give a service with a new key."""
+    request = auth_pb2.CreateServiceKeyRequest(name="test")
+    made = await shared.auth.CreateServiceKey(request, metadata=admin.metadata)
+    tokens = auth_pb2.TokenPair(access_token=made.secret)
+    return SignedIn(user_pb2.User(), tokens)
+
+
 @pytest.mark.parametrize("name", METHODS)
 @pytest.mark.parametrize("transport", [by_grpc, by_rest])
 async def test_access_is_what_the_contract_says(
@@ -108,11 +123,13 @@ async def test_access_is_what_the_contract_says(
     method = METHODS[name]
     admin = await shared.signed_in(Role.ADMIN)
     other = await shared.signed_in()
-    for kind in ("nobody", "another", "admin", "self"):
+    key = await service_key(shared, admin)
+    for kind in ("nobody", "another", "service", "admin", "self"):
         student = await shared.signed_in()  # anew: the last call may have deleted them
         caller = {
             "nobody": Caller(None),
             "another": Caller(other),
+            "service": Caller(key, service=True),
             "admin": Caller(admin, admin=True),
             "self": Caller(student, own=True),
         }[kind]

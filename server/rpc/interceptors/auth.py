@@ -11,12 +11,10 @@ from typing import Any
 
 from blatam.policy.v1.policy_pb2 import Access
 from server.domain.callers import Caller
-from server.domain.credentials.tokens import Claims
 from server.domain.errors import AccessDenied, TokenInvalid, TokenMissing, UserRequired
-from server.domain.users import Role
 from server.rpc.call import Call, Interceptor, Method, Outcome, Proceed
 
-Verify = Callable[[str], Claims]
+Verify = Callable[[str], Caller]
 _SCHEME = "bearer "
 
 
@@ -47,11 +45,12 @@ def _identify(call: Call, verify: Verify) -> Caller:
         raise TokenMissing
     if not isinstance(header, str) or header[: len(_SCHEME)].lower() != _SCHEME:
         raise TokenInvalid("no bearer token")
-    claims = verify(header[len(_SCHEME) :])
-    return Caller(claims.user_id, claims.session_id, claims.role == Role.ADMIN)
+    return verify(header[len(_SCHEME) :])
 
 
 def _may(access: int, caller: Caller, owner: int) -> bool:
     if access == Access.ACCESS_SIGNED_IN or caller.is_admin:
         return True
+    if caller.service_id:
+        return access == Access.ACCESS_SERVICE
     return access == Access.ACCESS_SELF and caller.user_id == owner

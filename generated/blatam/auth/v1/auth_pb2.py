@@ -23,12 +23,13 @@ _sym_db = _symbol_database.Default()
 
 
 from blatam.policy.v1 import policy_pb2 as blatam_dot_policy_dot_v1_dot_policy__pb2
+from blatam.user.v1 import user_pb2 as blatam_dot_user_dot_v1_dot_user__pb2
 from buf.validate import validate_pb2 as buf_dot_validate_dot_validate__pb2
 from google.api import annotations_pb2 as google_dot_api_dot_annotations__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19\x62latam/auth/v1/auth.proto\x12\x0e\x62latam.auth.v1\x1a\x1d\x62latam/policy/v1/policy.proto\x1a\x1b\x62uf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xc4\x01\n\tTokenPair\x12\x19\n\x0c\x61\x63\x63\x65ss_token\x18\x01 \x01(\tB\x03\x80\x01\x01\x12\x12\n\ntoken_type\x18\x02 \x01(\t\x12\x12\n\nexpires_in\x18\x03 \x01(\x05\x12-\n\rrefresh_token\x18\x04 \x01(\tB\x16\x80\x01\x01\xaa\xbb\x18\x0f\n\rrefresh_token\x12\x31\n\x12refresh_expires_in\x18\x05 \x01(\x05\x42\x15\xaa\xbb\x18\x11\n\rrefresh_token\x10\x01\x12\x12\n\nsession_id\x18\x06 \x01(\t\"O\n\x0cLoginRequest\x12\x1e\n\nidentifier\x18\x01 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\xff\x01\x12\x1f\n\x08password\x18\x02 \x01(\tB\r\x80\x01\x01\xbaH\x07r\x05\x10\x01\x18\x80\x01\":\n\rLoginResponse\x12)\n\x06tokens\x18\x01 \x01(\x0b\x32\x19.blatam.auth.v1.TokenPair\"N\n\x13RefreshTokenRequest\x12\x37\n\rrefresh_token\x18\x01 \x01(\tB \x80\x01\x01\xbaH\x07r\x05\x10\x01\x18\x80\x04\xaa\xbb\x18\x0f\n\rrefresh_token\"A\n\x14RefreshTokenResponse\x12)\n\x06tokens\x18\x01 \x01(\x0b\x32\x19.blatam.auth.v1.TokenPair\"\x0f\n\rLogoutRequest\"\x10\n\x0eLogoutResponse\"\x12\n\x10LogoutAllRequest\"\x13\n\x11LogoutAllResponse\"\xa9\x01\n\x07Session\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0e\n\x06\x64\x65vice\x18\x02 \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x03 \x01(\t\x12.\n\ncreated_at\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x30\n\x0clast_used_at\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0f\n\x07\x63urrent\x18\x06 \x01(\x08\"/\n\x13ListSessionsRequest\x12\x18\n\x07user_id\x18\x01 \x01(\x03\x42\x07\xbaH\x04\"\x02(\x00\"A\n\x14ListSessionsResponse\x12)\n\x08sessions\x18\x01 \x03(\x0b\x32\x17.blatam.auth.v1.Session\"u\n\x14RevokeSessionRequest\x12]\n\x02id\x18\x01 \x01(\tBQ\xbaHN\xba\x01K\n\nsession.id\x12\x1dmust be 32 hexadecimal digits\x1a\x1ethis.matches(\'^[0-9a-f]{32}$\')\"\x17\n\x15RevokeSessionResponse\"\x86\x01\n\x15\x43hangePasswordRequest\x12\'\n\x10\x63urrent_password\x18\x01 \x01(\tB\r\x80\x01\x01\xbaH\x07r\x05\x10\x01\x18\x80\x01\x12#\n\x0cnew_password\x18\x02 \x01(\tB\r\x80\x01\x01\xbaH\x07r\x05\x10\x08\x18\x80\x01\x12\x1f\n\nrequest_id\x18\x03 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01\"\x18\n\x16\x43hangePasswordResponse\"c\n\nJsonWebKey\x12\x0b\n\x03kty\x18\x01 \x01(\t\x12\x0b\n\x03use\x18\x02 \x01(\t\x12\x0b\n\x03kid\x18\x03 \x01(\t\x12\x0b\n\x03\x61lg\x18\x04 \x01(\t\x12\x0b\n\x03\x63rv\x18\x05 \x01(\t\x12\t\n\x01x\x18\x06 \x01(\t\x12\t\n\x01y\x18\x07 \x01(\t\"\x19\n\x17GetJsonWebKeySetRequest\"D\n\x18GetJsonWebKeySetResponse\x12(\n\x04keys\x18\x01 \x03(\x0b\x32\x1a.blatam.auth.v1.JsonWebKey2\x9a\n\n\x0b\x41uthService\x12\xaf\x01\n\x05Login\x12\x1c.blatam.auth.v1.LoginRequest\x1a\x1d.blatam.auth.v1.LoginResponse\"i\xa2\xbb\x18@\x08\x01\x1a\x1b\n\x07\x61\x64\x64ress\n\nidentifier\x10\x05\x1a\x02\x08<\x1a\x0f\n\x07\x61\x64\x64ress\x10\x14\x1a\x02\x08<*\x0esession.opened\x82\xd3\xe4\x93\x02\x1f\"\x12/api/v1/auth/login:\x01*b\x06tokens\x12\xac\x01\n\x0cRefreshToken\x12#.blatam.auth.v1.RefreshTokenRequest\x1a$.blatam.auth.v1.RefreshTokenResponse\"Q\xa2\xbb\x18&\x08\x01\x1a\x0f\n\x07\x61\x64\x64ress\x10<\x1a\x02\x08<*\x11session.refreshed\x82\xd3\xe4\x93\x02!\"\x14/api/v1/auth/refresh:\x01*b\x06tokens\x12\x8d\x01\n\x06Logout\x12\x1d.blatam.auth.v1.LogoutRequest\x1a\x1e.blatam.auth.v1.LogoutResponse\"D\xa2\xbb\x18\"\x08\x02*\rsession.ended0\x01\x42\rrefresh_token\x82\xd3\xe4\x93\x02\x18\"\x13/api/v1/auth/logout:\x01*\x12\x9b\x01\n\tLogoutAll\x12 .blatam.auth.v1.LogoutAllRequest\x1a!.blatam.auth.v1.LogoutAllResponse\"I\xa2\xbb\x18#\x08\x02*\x0esessions.ended0\x01\x42\rrefresh_token\x82\xd3\xe4\x93\x02\x1c\"\x17/api/v1/auth/logout-all:\x01*\x12\x80\x01\n\x0cListSessions\x12#.blatam.auth.v1.ListSessionsRequest\x1a$.blatam.auth.v1.ListSessionsResponse\"%\xa2\xbb\x18\x04\x08\x02\x30\x01\x82\xd3\xe4\x93\x02\x17\x12\x15/api/v1/auth/sessions\x12\x99\x01\n\rRevokeSession\x12$.blatam.auth.v1.RevokeSessionRequest\x1a%.blatam.auth.v1.RevokeSessionResponse\";\xa2\xbb\x18\x15\x08\x02*\x0fsession.revoked0\x01\x82\xd3\xe4\x93\x02\x1c*\x1a/api/v1/auth/sessions/{id}\x12\xb4\x01\n\x0e\x43hangePassword\x12%.blatam.auth.v1.ChangePasswordRequest\x1a&.blatam.auth.v1.ChangePasswordResponse\"S\xa2\xbb\x18(\x08\x02\x1a\x0e\n\x06\x63\x61ller\x10\x05\x1a\x02\x08< \x01*\x10password.changed0\x01\x82\xd3\xe4\x93\x02!\"\x1c/api/v1/auth/change-password:\x01*\x12\xa5\x01\n\x10GetJsonWebKeySet\x12\'.blatam.auth.v1.GetJsonWebKeySetRequest\x1a(.blatam.auth.v1.GetJsonWebKeySetResponse\">\xa2\xbb\x18\x07\x08\x01:\x03\x08\xac\x02\x82\xd3\xe4\x93\x02-\x12\x16/.well-known/jwks.jsonZ\x13\x12\x11/api/v1/auth/jwksb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19\x62latam/auth/v1/auth.proto\x12\x0e\x62latam.auth.v1\x1a\x1d\x62latam/policy/v1/policy.proto\x1a\x19\x62latam/user/v1/user.proto\x1a\x1b\x62uf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xc4\x01\n\tTokenPair\x12\x19\n\x0c\x61\x63\x63\x65ss_token\x18\x01 \x01(\tB\x03\x80\x01\x01\x12\x12\n\ntoken_type\x18\x02 \x01(\t\x12\x12\n\nexpires_in\x18\x03 \x01(\x05\x12-\n\rrefresh_token\x18\x04 \x01(\tB\x16\x80\x01\x01\xaa\xbb\x18\x0f\n\rrefresh_token\x12\x31\n\x12refresh_expires_in\x18\x05 \x01(\x05\x42\x15\xaa\xbb\x18\x11\n\rrefresh_token\x10\x01\x12\x12\n\nsession_id\x18\x06 \x01(\t\"O\n\x0cLoginRequest\x12\x1e\n\nidentifier\x18\x01 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\xff\x01\x12\x1f\n\x08password\x18\x02 \x01(\tB\r\x80\x01\x01\xbaH\x07r\x05\x10\x01\x18\x80\x01\":\n\rLoginResponse\x12)\n\x06tokens\x18\x01 \x01(\x0b\x32\x19.blatam.auth.v1.TokenPair\"N\n\x13RefreshTokenRequest\x12\x37\n\rrefresh_token\x18\x01 \x01(\tB \x80\x01\x01\xbaH\x07r\x05\x10\x01\x18\x80\x04\xaa\xbb\x18\x0f\n\rrefresh_token\"A\n\x14RefreshTokenResponse\x12)\n\x06tokens\x18\x01 \x01(\x0b\x32\x19.blatam.auth.v1.TokenPair\"\x0f\n\rLogoutRequest\"\x10\n\x0eLogoutResponse\"\x12\n\x10LogoutAllRequest\"\x13\n\x11LogoutAllResponse\"\xa9\x01\n\x07Session\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0e\n\x06\x64\x65vice\x18\x02 \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x03 \x01(\t\x12.\n\ncreated_at\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x30\n\x0clast_used_at\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0f\n\x07\x63urrent\x18\x06 \x01(\x08\"/\n\x13ListSessionsRequest\x12\x18\n\x07user_id\x18\x01 \x01(\x03\x42\x07\xbaH\x04\"\x02(\x00\"A\n\x14ListSessionsResponse\x12)\n\x08sessions\x18\x01 \x03(\x0b\x32\x17.blatam.auth.v1.Session\"u\n\x14RevokeSessionRequest\x12]\n\x02id\x18\x01 \x01(\tBQ\xbaHN\xba\x01K\n\nsession.id\x12\x1dmust be 32 hexadecimal digits\x1a\x1ethis.matches(\'^[0-9a-f]{32}$\')\"\x17\n\x15RevokeSessionResponse\"\x86\x01\n\x15\x43hangePasswordRequest\x12\'\n\x10\x63urrent_password\x18\x01 \x01(\tB\r\x80\x01\x01\xbaH\x07r\x05\x10\x01\x18\x80\x01\x12#\n\x0cnew_password\x18\x02 \x01(\tB\r\x80\x01\x01\xbaH\x07r\x05\x10\x08\x18\x80\x01\x12\x1f\n\nrequest_id\x18\x03 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01\"\x18\n\x16\x43hangePasswordResponse\"2\n\x12VerifyTokenRequest\x12\x1c\n\x05token\x18\x01 \x01(\tB\r\x80\x01\x01\xbaH\x07r\x05\x10\x01\x18\x80 \"\x9e\x01\n\x13VerifyTokenResponse\x12\x0e\n\x06\x61\x63tive\x18\x01 \x01(\x08\x12\x0f\n\x07user_id\x18\x02 \x01(\x03\x12\x12\n\nsession_id\x18\x03 \x01(\t\x12\"\n\x04role\x18\x04 \x01(\x0e\x32\x14.blatam.user.v1.Role\x12.\n\nexpires_at\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\xd0\x01\n\nServiceKey\x12\n\n\x02id\x18\x01 \x01(\x03\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x16\n\x0eprivate_fields\x18\x03 \x01(\x08\x12.\n\ncreated_at\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nexpires_at\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x30\n\x0clast_used_at\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\x84\x01\n\x17\x43reateServiceKeyRequest\x12\x17\n\x04name\x18\x01 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18\x64\x12\x38\n\nexpires_at\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x08\xbaH\x05\xb2\x01\x02@\x01\x12\x16\n\x0eprivate_fields\x18\x03 \x01(\x08\"`\n\x18\x43reateServiceKeyResponse\x12/\n\x0bservice_key\x18\x01 \x01(\x0b\x32\x1a.blatam.auth.v1.ServiceKey\x12\x13\n\x06secret\x18\x02 \x01(\tB\x03\x80\x01\x01\"\x18\n\x16ListServiceKeysRequest\"K\n\x17ListServiceKeysResponse\x12\x30\n\x0cservice_keys\x18\x01 \x03(\x0b\x32\x1a.blatam.auth.v1.ServiceKey\".\n\x17RevokeServiceKeyRequest\x12\x13\n\x02id\x18\x01 \x01(\x03\x42\x07\xbaH\x04\"\x02 \x00\"\x1a\n\x18RevokeServiceKeyResponse\"c\n\nJsonWebKey\x12\x0b\n\x03kty\x18\x01 \x01(\t\x12\x0b\n\x03use\x18\x02 \x01(\t\x12\x0b\n\x03kid\x18\x03 \x01(\t\x12\x0b\n\x03\x61lg\x18\x04 \x01(\t\x12\x0b\n\x03\x63rv\x18\x05 \x01(\t\x12\t\n\x01x\x18\x06 \x01(\t\x12\t\n\x01y\x18\x07 \x01(\t\"\x19\n\x17GetJsonWebKeySetRequest\"D\n\x18GetJsonWebKeySetResponse\x12(\n\x04keys\x18\x01 \x03(\x0b\x32\x1a.blatam.auth.v1.JsonWebKey2\xfa\x0e\n\x0b\x41uthService\x12\xaf\x01\n\x05Login\x12\x1c.blatam.auth.v1.LoginRequest\x1a\x1d.blatam.auth.v1.LoginResponse\"i\xa2\xbb\x18@\x08\x01\x1a\x1b\n\x07\x61\x64\x64ress\n\nidentifier\x10\x05\x1a\x02\x08<\x1a\x0f\n\x07\x61\x64\x64ress\x10\x14\x1a\x02\x08<*\x0esession.opened\x82\xd3\xe4\x93\x02\x1f\"\x12/api/v1/auth/login:\x01*b\x06tokens\x12\xac\x01\n\x0cRefreshToken\x12#.blatam.auth.v1.RefreshTokenRequest\x1a$.blatam.auth.v1.RefreshTokenResponse\"Q\xa2\xbb\x18&\x08\x01\x1a\x0f\n\x07\x61\x64\x64ress\x10<\x1a\x02\x08<*\x11session.refreshed\x82\xd3\xe4\x93\x02!\"\x14/api/v1/auth/refresh:\x01*b\x06tokens\x12\x8d\x01\n\x06Logout\x12\x1d.blatam.auth.v1.LogoutRequest\x1a\x1e.blatam.auth.v1.LogoutResponse\"D\xa2\xbb\x18\"\x08\x02*\rsession.ended0\x01\x42\rrefresh_token\x82\xd3\xe4\x93\x02\x18\"\x13/api/v1/auth/logout:\x01*\x12\x9b\x01\n\tLogoutAll\x12 .blatam.auth.v1.LogoutAllRequest\x1a!.blatam.auth.v1.LogoutAllResponse\"I\xa2\xbb\x18#\x08\x02*\x0esessions.ended0\x01\x42\rrefresh_token\x82\xd3\xe4\x93\x02\x1c\"\x17/api/v1/auth/logout-all:\x01*\x12\x80\x01\n\x0cListSessions\x12#.blatam.auth.v1.ListSessionsRequest\x1a$.blatam.auth.v1.ListSessionsResponse\"%\xa2\xbb\x18\x04\x08\x02\x30\x01\x82\xd3\xe4\x93\x02\x17\x12\x15/api/v1/auth/sessions\x12\x99\x01\n\rRevokeSession\x12$.blatam.auth.v1.RevokeSessionRequest\x1a%.blatam.auth.v1.RevokeSessionResponse\";\xa2\xbb\x18\x15\x08\x02*\x0fsession.revoked0\x01\x82\xd3\xe4\x93\x02\x1c*\x1a/api/v1/auth/sessions/{id}\x12\xb4\x01\n\x0e\x43hangePassword\x12%.blatam.auth.v1.ChangePasswordRequest\x1a&.blatam.auth.v1.ChangePasswordResponse\"S\xa2\xbb\x18(\x08\x02\x1a\x0e\n\x06\x63\x61ller\x10\x05\x1a\x02\x08< \x01*\x10password.changed0\x01\x82\xd3\xe4\x93\x02!\"\x1c/api/v1/auth/change-password:\x01*\x12|\n\x0bVerifyToken\x12\".blatam.auth.v1.VerifyTokenRequest\x1a#.blatam.auth.v1.VerifyTokenResponse\"$\xa2\xbb\x18\x02\x08\x04\x82\xd3\xe4\x93\x02\x18\"\x13/api/v1/auth/verify:\x01*\x12\xa6\x01\n\x10\x43reateServiceKey\x12\'.blatam.auth.v1.CreateServiceKeyRequest\x1a(.blatam.auth.v1.CreateServiceKeyResponse\"?\xa2\xbb\x18\x17\x08\x05*\x13service_key.created\x82\xd3\xe4\x93\x02\x1e\"\x19/api/v1/auth/service-keys:\x01*\x12\x8b\x01\n\x0fListServiceKeys\x12&.blatam.auth.v1.ListServiceKeysRequest\x1a\'.blatam.auth.v1.ListServiceKeysResponse\"\'\xa2\xbb\x18\x02\x08\x05\x82\xd3\xe4\x93\x02\x1b\x12\x19/api/v1/auth/service-keys\x12\xa8\x01\n\x10RevokeServiceKey\x12\'.blatam.auth.v1.RevokeServiceKeyRequest\x1a(.blatam.auth.v1.RevokeServiceKeyResponse\"A\xa2\xbb\x18\x17\x08\x05*\x13service_key.revoked\x82\xd3\xe4\x93\x02 *\x1e/api/v1/auth/service-keys/{id}\x12\xa5\x01\n\x10GetJsonWebKeySet\x12\'.blatam.auth.v1.GetJsonWebKeySetRequest\x1a(.blatam.auth.v1.GetJsonWebKeySetResponse\">\xa2\xbb\x18\x07\x08\x01:\x03\x08\xac\x02\x82\xd3\xe4\x93\x02-\x12\x16/.well-known/jwks.jsonZ\x13\x12\x11/api/v1/auth/jwksb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -57,6 +58,16 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_CHANGEPASSWORDREQUEST'].fields_by_name['new_password']._serialized_options = b'\200\001\001\272H\007r\005\020\010\030\200\001'
   _globals['_CHANGEPASSWORDREQUEST'].fields_by_name['request_id']._loaded_options = None
   _globals['_CHANGEPASSWORDREQUEST'].fields_by_name['request_id']._serialized_options = b'\272H\010r\003\260\001\001\330\001\001'
+  _globals['_VERIFYTOKENREQUEST'].fields_by_name['token']._loaded_options = None
+  _globals['_VERIFYTOKENREQUEST'].fields_by_name['token']._serialized_options = b'\200\001\001\272H\007r\005\020\001\030\200 '
+  _globals['_CREATESERVICEKEYREQUEST'].fields_by_name['name']._loaded_options = None
+  _globals['_CREATESERVICEKEYREQUEST'].fields_by_name['name']._serialized_options = b'\272H\006r\004\020\001\030d'
+  _globals['_CREATESERVICEKEYREQUEST'].fields_by_name['expires_at']._loaded_options = None
+  _globals['_CREATESERVICEKEYREQUEST'].fields_by_name['expires_at']._serialized_options = b'\272H\005\262\001\002@\001'
+  _globals['_CREATESERVICEKEYRESPONSE'].fields_by_name['secret']._loaded_options = None
+  _globals['_CREATESERVICEKEYRESPONSE'].fields_by_name['secret']._serialized_options = b'\200\001\001'
+  _globals['_REVOKESERVICEKEYREQUEST'].fields_by_name['id']._loaded_options = None
+  _globals['_REVOKESERVICEKEYREQUEST'].fields_by_name['id']._serialized_options = b'\272H\004\"\002 \000'
   _globals['_AUTHSERVICE'].methods_by_name['Login']._loaded_options = None
   _globals['_AUTHSERVICE'].methods_by_name['Login']._serialized_options = b'\242\273\030@\010\001\032\033\n\007address\n\nidentifier\020\005\032\002\010<\032\017\n\007address\020\024\032\002\010<*\016session.opened\202\323\344\223\002\037\"\022/api/v1/auth/login:\001*b\006tokens'
   _globals['_AUTHSERVICE'].methods_by_name['RefreshToken']._loaded_options = None
@@ -71,46 +82,72 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_AUTHSERVICE'].methods_by_name['RevokeSession']._serialized_options = b'\242\273\030\025\010\002*\017session.revoked0\001\202\323\344\223\002\034*\032/api/v1/auth/sessions/{id}'
   _globals['_AUTHSERVICE'].methods_by_name['ChangePassword']._loaded_options = None
   _globals['_AUTHSERVICE'].methods_by_name['ChangePassword']._serialized_options = b'\242\273\030(\010\002\032\016\n\006caller\020\005\032\002\010< \001*\020password.changed0\001\202\323\344\223\002!\"\034/api/v1/auth/change-password:\001*'
+  _globals['_AUTHSERVICE'].methods_by_name['VerifyToken']._loaded_options = None
+  _globals['_AUTHSERVICE'].methods_by_name['VerifyToken']._serialized_options = b'\242\273\030\002\010\004\202\323\344\223\002\030\"\023/api/v1/auth/verify:\001*'
+  _globals['_AUTHSERVICE'].methods_by_name['CreateServiceKey']._loaded_options = None
+  _globals['_AUTHSERVICE'].methods_by_name['CreateServiceKey']._serialized_options = b'\242\273\030\027\010\005*\023service_key.created\202\323\344\223\002\036\"\031/api/v1/auth/service-keys:\001*'
+  _globals['_AUTHSERVICE'].methods_by_name['ListServiceKeys']._loaded_options = None
+  _globals['_AUTHSERVICE'].methods_by_name['ListServiceKeys']._serialized_options = b'\242\273\030\002\010\005\202\323\344\223\002\033\022\031/api/v1/auth/service-keys'
+  _globals['_AUTHSERVICE'].methods_by_name['RevokeServiceKey']._loaded_options = None
+  _globals['_AUTHSERVICE'].methods_by_name['RevokeServiceKey']._serialized_options = b'\242\273\030\027\010\005*\023service_key.revoked\202\323\344\223\002 *\036/api/v1/auth/service-keys/{id}'
   _globals['_AUTHSERVICE'].methods_by_name['GetJsonWebKeySet']._loaded_options = None
   _globals['_AUTHSERVICE'].methods_by_name['GetJsonWebKeySet']._serialized_options = b'\242\273\030\007\010\001:\003\010\254\002\202\323\344\223\002-\022\026/.well-known/jwks.jsonZ\023\022\021/api/v1/auth/jwks'
-  _globals['_TOKENPAIR']._serialized_start=169
-  _globals['_TOKENPAIR']._serialized_end=365
-  _globals['_LOGINREQUEST']._serialized_start=367
-  _globals['_LOGINREQUEST']._serialized_end=446
-  _globals['_LOGINRESPONSE']._serialized_start=448
-  _globals['_LOGINRESPONSE']._serialized_end=506
-  _globals['_REFRESHTOKENREQUEST']._serialized_start=508
-  _globals['_REFRESHTOKENREQUEST']._serialized_end=586
-  _globals['_REFRESHTOKENRESPONSE']._serialized_start=588
-  _globals['_REFRESHTOKENRESPONSE']._serialized_end=653
-  _globals['_LOGOUTREQUEST']._serialized_start=655
-  _globals['_LOGOUTREQUEST']._serialized_end=670
-  _globals['_LOGOUTRESPONSE']._serialized_start=672
-  _globals['_LOGOUTRESPONSE']._serialized_end=688
-  _globals['_LOGOUTALLREQUEST']._serialized_start=690
-  _globals['_LOGOUTALLREQUEST']._serialized_end=708
-  _globals['_LOGOUTALLRESPONSE']._serialized_start=710
-  _globals['_LOGOUTALLRESPONSE']._serialized_end=729
-  _globals['_SESSION']._serialized_start=732
-  _globals['_SESSION']._serialized_end=901
-  _globals['_LISTSESSIONSREQUEST']._serialized_start=903
-  _globals['_LISTSESSIONSREQUEST']._serialized_end=950
-  _globals['_LISTSESSIONSRESPONSE']._serialized_start=952
-  _globals['_LISTSESSIONSRESPONSE']._serialized_end=1017
-  _globals['_REVOKESESSIONREQUEST']._serialized_start=1019
-  _globals['_REVOKESESSIONREQUEST']._serialized_end=1136
-  _globals['_REVOKESESSIONRESPONSE']._serialized_start=1138
-  _globals['_REVOKESESSIONRESPONSE']._serialized_end=1161
-  _globals['_CHANGEPASSWORDREQUEST']._serialized_start=1164
-  _globals['_CHANGEPASSWORDREQUEST']._serialized_end=1298
-  _globals['_CHANGEPASSWORDRESPONSE']._serialized_start=1300
-  _globals['_CHANGEPASSWORDRESPONSE']._serialized_end=1324
-  _globals['_JSONWEBKEY']._serialized_start=1326
-  _globals['_JSONWEBKEY']._serialized_end=1425
-  _globals['_GETJSONWEBKEYSETREQUEST']._serialized_start=1427
-  _globals['_GETJSONWEBKEYSETREQUEST']._serialized_end=1452
-  _globals['_GETJSONWEBKEYSETRESPONSE']._serialized_start=1454
-  _globals['_GETJSONWEBKEYSETRESPONSE']._serialized_end=1522
-  _globals['_AUTHSERVICE']._serialized_start=1525
-  _globals['_AUTHSERVICE']._serialized_end=2831
+  _globals['_TOKENPAIR']._serialized_start=196
+  _globals['_TOKENPAIR']._serialized_end=392
+  _globals['_LOGINREQUEST']._serialized_start=394
+  _globals['_LOGINREQUEST']._serialized_end=473
+  _globals['_LOGINRESPONSE']._serialized_start=475
+  _globals['_LOGINRESPONSE']._serialized_end=533
+  _globals['_REFRESHTOKENREQUEST']._serialized_start=535
+  _globals['_REFRESHTOKENREQUEST']._serialized_end=613
+  _globals['_REFRESHTOKENRESPONSE']._serialized_start=615
+  _globals['_REFRESHTOKENRESPONSE']._serialized_end=680
+  _globals['_LOGOUTREQUEST']._serialized_start=682
+  _globals['_LOGOUTREQUEST']._serialized_end=697
+  _globals['_LOGOUTRESPONSE']._serialized_start=699
+  _globals['_LOGOUTRESPONSE']._serialized_end=715
+  _globals['_LOGOUTALLREQUEST']._serialized_start=717
+  _globals['_LOGOUTALLREQUEST']._serialized_end=735
+  _globals['_LOGOUTALLRESPONSE']._serialized_start=737
+  _globals['_LOGOUTALLRESPONSE']._serialized_end=756
+  _globals['_SESSION']._serialized_start=759
+  _globals['_SESSION']._serialized_end=928
+  _globals['_LISTSESSIONSREQUEST']._serialized_start=930
+  _globals['_LISTSESSIONSREQUEST']._serialized_end=977
+  _globals['_LISTSESSIONSRESPONSE']._serialized_start=979
+  _globals['_LISTSESSIONSRESPONSE']._serialized_end=1044
+  _globals['_REVOKESESSIONREQUEST']._serialized_start=1046
+  _globals['_REVOKESESSIONREQUEST']._serialized_end=1163
+  _globals['_REVOKESESSIONRESPONSE']._serialized_start=1165
+  _globals['_REVOKESESSIONRESPONSE']._serialized_end=1188
+  _globals['_CHANGEPASSWORDREQUEST']._serialized_start=1191
+  _globals['_CHANGEPASSWORDREQUEST']._serialized_end=1325
+  _globals['_CHANGEPASSWORDRESPONSE']._serialized_start=1327
+  _globals['_CHANGEPASSWORDRESPONSE']._serialized_end=1351
+  _globals['_VERIFYTOKENREQUEST']._serialized_start=1353
+  _globals['_VERIFYTOKENREQUEST']._serialized_end=1403
+  _globals['_VERIFYTOKENRESPONSE']._serialized_start=1406
+  _globals['_VERIFYTOKENRESPONSE']._serialized_end=1564
+  _globals['_SERVICEKEY']._serialized_start=1567
+  _globals['_SERVICEKEY']._serialized_end=1775
+  _globals['_CREATESERVICEKEYREQUEST']._serialized_start=1778
+  _globals['_CREATESERVICEKEYREQUEST']._serialized_end=1910
+  _globals['_CREATESERVICEKEYRESPONSE']._serialized_start=1912
+  _globals['_CREATESERVICEKEYRESPONSE']._serialized_end=2008
+  _globals['_LISTSERVICEKEYSREQUEST']._serialized_start=2010
+  _globals['_LISTSERVICEKEYSREQUEST']._serialized_end=2034
+  _globals['_LISTSERVICEKEYSRESPONSE']._serialized_start=2036
+  _globals['_LISTSERVICEKEYSRESPONSE']._serialized_end=2111
+  _globals['_REVOKESERVICEKEYREQUEST']._serialized_start=2113
+  _globals['_REVOKESERVICEKEYREQUEST']._serialized_end=2159
+  _globals['_REVOKESERVICEKEYRESPONSE']._serialized_start=2161
+  _globals['_REVOKESERVICEKEYRESPONSE']._serialized_end=2187
+  _globals['_JSONWEBKEY']._serialized_start=2189
+  _globals['_JSONWEBKEY']._serialized_end=2288
+  _globals['_GETJSONWEBKEYSETREQUEST']._serialized_start=2290
+  _globals['_GETJSONWEBKEYSETREQUEST']._serialized_end=2315
+  _globals['_GETJSONWEBKEYSETRESPONSE']._serialized_start=2317
+  _globals['_GETJSONWEBKEYSETRESPONSE']._serialized_end=2385
+  _globals['_AUTHSERVICE']._serialized_start=2388
+  _globals['_AUTHSERVICE']._serialized_end=4302
 # @@protoc_insertion_point(module_scope)

@@ -70,6 +70,26 @@ class AuthServiceStub:
                 request_serializer=blatam_dot_auth_dot_v1_dot_auth__pb2.ChangePasswordRequest.SerializeToString,
                 response_deserializer=blatam_dot_auth_dot_v1_dot_auth__pb2.ChangePasswordResponse.FromString,
                 _registered_method=True)
+        self.VerifyToken = channel.unary_unary(
+                '/blatam.auth.v1.AuthService/VerifyToken',
+                request_serializer=blatam_dot_auth_dot_v1_dot_auth__pb2.VerifyTokenRequest.SerializeToString,
+                response_deserializer=blatam_dot_auth_dot_v1_dot_auth__pb2.VerifyTokenResponse.FromString,
+                _registered_method=True)
+        self.CreateServiceKey = channel.unary_unary(
+                '/blatam.auth.v1.AuthService/CreateServiceKey',
+                request_serializer=blatam_dot_auth_dot_v1_dot_auth__pb2.CreateServiceKeyRequest.SerializeToString,
+                response_deserializer=blatam_dot_auth_dot_v1_dot_auth__pb2.CreateServiceKeyResponse.FromString,
+                _registered_method=True)
+        self.ListServiceKeys = channel.unary_unary(
+                '/blatam.auth.v1.AuthService/ListServiceKeys',
+                request_serializer=blatam_dot_auth_dot_v1_dot_auth__pb2.ListServiceKeysRequest.SerializeToString,
+                response_deserializer=blatam_dot_auth_dot_v1_dot_auth__pb2.ListServiceKeysResponse.FromString,
+                _registered_method=True)
+        self.RevokeServiceKey = channel.unary_unary(
+                '/blatam.auth.v1.AuthService/RevokeServiceKey',
+                request_serializer=blatam_dot_auth_dot_v1_dot_auth__pb2.RevokeServiceKeyRequest.SerializeToString,
+                response_deserializer=blatam_dot_auth_dot_v1_dot_auth__pb2.RevokeServiceKeyResponse.FromString,
+                _registered_method=True)
         self.GetJsonWebKeySet = channel.unary_unary(
                 '/blatam.auth.v1.AuthService/GetJsonWebKeySet',
                 request_serializer=blatam_dot_auth_dot_v1_dot_auth__pb2.GetJsonWebKeySetRequest.SerializeToString,
@@ -151,6 +171,36 @@ class AuthServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def VerifyToken(self, request, context):
+        """Tells what an access token says, and whether it is in force.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CreateServiceKey(self, request, context):
+        """Makes a key for a service. Its secret is in this answer and nowhere else.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListServiceKeys(self, request, context):
+        """Lists the keys of services.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RevokeServiceKey(self, request, context):
+        """Ends a service's key; every process refuses it within a second.
+
+        Returns NOT_FOUND if there is no such key.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def GetJsonWebKeySet(self, request, context):
         """Gives the keys that access tokens are verified with.
         """
@@ -195,6 +245,26 @@ def add_AuthServiceServicer_to_server(servicer, server):
                     servicer.ChangePassword,
                     request_deserializer=blatam_dot_auth_dot_v1_dot_auth__pb2.ChangePasswordRequest.FromString,
                     response_serializer=blatam_dot_auth_dot_v1_dot_auth__pb2.ChangePasswordResponse.SerializeToString,
+            ),
+            'VerifyToken': grpc.unary_unary_rpc_method_handler(
+                    servicer.VerifyToken,
+                    request_deserializer=blatam_dot_auth_dot_v1_dot_auth__pb2.VerifyTokenRequest.FromString,
+                    response_serializer=blatam_dot_auth_dot_v1_dot_auth__pb2.VerifyTokenResponse.SerializeToString,
+            ),
+            'CreateServiceKey': grpc.unary_unary_rpc_method_handler(
+                    servicer.CreateServiceKey,
+                    request_deserializer=blatam_dot_auth_dot_v1_dot_auth__pb2.CreateServiceKeyRequest.FromString,
+                    response_serializer=blatam_dot_auth_dot_v1_dot_auth__pb2.CreateServiceKeyResponse.SerializeToString,
+            ),
+            'ListServiceKeys': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListServiceKeys,
+                    request_deserializer=blatam_dot_auth_dot_v1_dot_auth__pb2.ListServiceKeysRequest.FromString,
+                    response_serializer=blatam_dot_auth_dot_v1_dot_auth__pb2.ListServiceKeysResponse.SerializeToString,
+            ),
+            'RevokeServiceKey': grpc.unary_unary_rpc_method_handler(
+                    servicer.RevokeServiceKey,
+                    request_deserializer=blatam_dot_auth_dot_v1_dot_auth__pb2.RevokeServiceKeyRequest.FromString,
+                    response_serializer=blatam_dot_auth_dot_v1_dot_auth__pb2.RevokeServiceKeyResponse.SerializeToString,
             ),
             'GetJsonWebKeySet': grpc.unary_unary_rpc_method_handler(
                     servicer.GetJsonWebKeySet,
@@ -392,6 +462,114 @@ class AuthService:
             '/blatam.auth.v1.AuthService/ChangePassword',
             blatam_dot_auth_dot_v1_dot_auth__pb2.ChangePasswordRequest.SerializeToString,
             blatam_dot_auth_dot_v1_dot_auth__pb2.ChangePasswordResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def VerifyToken(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/blatam.auth.v1.AuthService/VerifyToken',
+            blatam_dot_auth_dot_v1_dot_auth__pb2.VerifyTokenRequest.SerializeToString,
+            blatam_dot_auth_dot_v1_dot_auth__pb2.VerifyTokenResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CreateServiceKey(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/blatam.auth.v1.AuthService/CreateServiceKey',
+            blatam_dot_auth_dot_v1_dot_auth__pb2.CreateServiceKeyRequest.SerializeToString,
+            blatam_dot_auth_dot_v1_dot_auth__pb2.CreateServiceKeyResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListServiceKeys(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/blatam.auth.v1.AuthService/ListServiceKeys',
+            blatam_dot_auth_dot_v1_dot_auth__pb2.ListServiceKeysRequest.SerializeToString,
+            blatam_dot_auth_dot_v1_dot_auth__pb2.ListServiceKeysResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RevokeServiceKey(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/blatam.auth.v1.AuthService/RevokeServiceKey',
+            blatam_dot_auth_dot_v1_dot_auth__pb2.RevokeServiceKeyRequest.SerializeToString,
+            blatam_dot_auth_dot_v1_dot_auth__pb2.RevokeServiceKeyResponse.FromString,
             options,
             channel_credentials,
             insecure,

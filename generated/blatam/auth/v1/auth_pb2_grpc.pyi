@@ -58,6 +58,17 @@ class AuthServiceStub:
     Returns UNAUTHENTICATED, reason INVALID_CREDENTIALS, if the current password
     is wrong or was tried too often, and INVALID_ARGUMENT if the new one is weak.
     """
+    VerifyToken: _aio.UnaryUnaryMultiCallable[_auth_pb2.VerifyTokenRequest, _auth_pb2.VerifyTokenResponse]
+    """Tells what an access token says, and whether it is in force."""
+    CreateServiceKey: _aio.UnaryUnaryMultiCallable[_auth_pb2.CreateServiceKeyRequest, _auth_pb2.CreateServiceKeyResponse]
+    """Makes a key for a service. Its secret is in this answer and nowhere else."""
+    ListServiceKeys: _aio.UnaryUnaryMultiCallable[_auth_pb2.ListServiceKeysRequest, _auth_pb2.ListServiceKeysResponse]
+    """Lists the keys of services."""
+    RevokeServiceKey: _aio.UnaryUnaryMultiCallable[_auth_pb2.RevokeServiceKeyRequest, _auth_pb2.RevokeServiceKeyResponse]
+    """Ends a service's key; every process refuses it within a second.
+
+    Returns NOT_FOUND if there is no such key.
+    """
     GetJsonWebKeySet: _aio.UnaryUnaryMultiCallable[_auth_pb2.GetJsonWebKeySetRequest, _auth_pb2.GetJsonWebKeySetResponse]
     """Gives the keys that access tokens are verified with."""
 
@@ -146,6 +157,41 @@ class AuthServiceServicer(metaclass=_abc_1.ABCMeta):
 
         Returns UNAUTHENTICATED, reason INVALID_CREDENTIALS, if the current password
         is wrong or was tried too often, and INVALID_ARGUMENT if the new one is weak.
+        """
+
+    @_abc_1.abstractmethod
+    def VerifyToken(
+        self,
+        request: _auth_pb2.VerifyTokenRequest,
+        context: _aio.ServicerContext[_auth_pb2.VerifyTokenRequest, _abc.Awaitable[_auth_pb2.VerifyTokenResponse]],
+    ) -> _abc.Awaitable[_auth_pb2.VerifyTokenResponse]:
+        """Tells what an access token says, and whether it is in force."""
+
+    @_abc_1.abstractmethod
+    def CreateServiceKey(
+        self,
+        request: _auth_pb2.CreateServiceKeyRequest,
+        context: _aio.ServicerContext[_auth_pb2.CreateServiceKeyRequest, _abc.Awaitable[_auth_pb2.CreateServiceKeyResponse]],
+    ) -> _abc.Awaitable[_auth_pb2.CreateServiceKeyResponse]:
+        """Makes a key for a service. Its secret is in this answer and nowhere else."""
+
+    @_abc_1.abstractmethod
+    def ListServiceKeys(
+        self,
+        request: _auth_pb2.ListServiceKeysRequest,
+        context: _aio.ServicerContext[_auth_pb2.ListServiceKeysRequest, _abc.Awaitable[_auth_pb2.ListServiceKeysResponse]],
+    ) -> _abc.Awaitable[_auth_pb2.ListServiceKeysResponse]:
+        """Lists the keys of services."""
+
+    @_abc_1.abstractmethod
+    def RevokeServiceKey(
+        self,
+        request: _auth_pb2.RevokeServiceKeyRequest,
+        context: _aio.ServicerContext[_auth_pb2.RevokeServiceKeyRequest, _abc.Awaitable[_auth_pb2.RevokeServiceKeyResponse]],
+    ) -> _abc.Awaitable[_auth_pb2.RevokeServiceKeyResponse]:
+        """Ends a service's key; every process refuses it within a second.
+
+        Returns NOT_FOUND if there is no such key.
         """
 
     @_abc_1.abstractmethod

@@ -80,6 +80,8 @@ class _ReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Reason.ValueTy
     """FAILED_PRECONDITION: no active admin would be left."""
     REASON_SESSION_NOT_FOUND: _Reason.ValueType  # 20
     """NOT_FOUND: the caller has no such session. Metadata: `id`."""
+    REASON_SERVICE_KEY_NOT_FOUND: _Reason.ValueType  # 21
+    """NOT_FOUND: no such service key. Metadata: `id`."""
 
 class Reason(_Reason, metaclass=_ReasonEnumTypeWrapper):
     """Every `google.rpc.ErrorInfo.reason` of domain "blatam.academy". On the wire
@@ -144,4 +146,6 @@ REASON_LAST_ADMIN: Reason.ValueType  # 19
 """FAILED_PRECONDITION: no active admin would be left."""
 REASON_SESSION_NOT_FOUND: Reason.ValueType  # 20
 """NOT_FOUND: the caller has no such session. Metadata: `id`."""
+REASON_SERVICE_KEY_NOT_FOUND: Reason.ValueType  # 21
+"""NOT_FOUND: no such service key. Metadata: `id`."""
 Global___Reason: _TypeAlias = Reason  # noqa: Y015

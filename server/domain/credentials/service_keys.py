@@ -1,0 +1,89 @@
+"""Keys of services: made once, shown once, known by their hash."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from hashlib import sha256
+from secrets import token_urlsafe
+from typing import Protocol
+
+from server.domain.clock import Clock
+from server.domain.errors import ServiceKeyNotFound, TokenInvalid
+
+PREFIX = "blatam_sk_"
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceKey:
+    """A key without its secret; `expires_at` is None for one that does not end."""
+
+    id: int
+    name: str
+    private_fields: bool
+    created_at: datetime
+    expires_at: datetime | None
+    last_used_at: datetime | None
+
+
+class ServiceKeyStore(Protocol):
+    """Keeps keys, and knows them all in this process."""
+
+    async def add(
+        self,
+        name: str,
+        digest: bytes,
+        private_fields: bool,
+        now: datetime,
+        expires_at: datetime | None,
+    ) -> ServiceKey:
+        """Write a new key."""
+
+    async def all(self) -> Sequence[ServiceKey]:
+        """Give the keys that were not revoked, by id."""
+
+    async def revoke(self, key_id: int, now: datetime) -> bool:
+        """Revoke a key; tell whether there was one."""
+
+    def known(self, digest: bytes) -> ServiceKey | None:
+        """Give the key with this hash, without waiting, and note that it is used."""
+
+
+def key_digest(secret: str) -> bytes:
+    """Give what a key is kept as; 256 random bits need no slow hash."""
+    return sha256(secret.encode(errors="replace")).digest()
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceKeys:
+    """The rules of service keys."""
+
+    store: ServiceKeyStore
+    clock: Clock
+
+    async def create(
+        self, name: str, private_fields: bool, expires_at: datetime | None
+    ) -> tuple[ServiceKey, str]:
+        """Give a new key, and its secret, which is kept nowhere."""
+        secret = PREFIX + token_urlsafe(32)
+        key = await self.store.add(
+            name, key_digest(secret), private_fields, self.clock(), expires_at
+        )
+        return key, secret
+
+    async def list(self) -> Sequence[ServiceKey]:
+        """Give the keys that were not revoked, by id."""
+        return await self.store.all()
+
+    async def revoke(self, key_id: int) -> None:
+        """Revoke a key. Raises ServiceKeyNotFound."""
+        if not await self.store.revoke(key_id, self.clock()):
+            raise ServiceKeyNotFound(key_id)
+
+    def verify(self, secret: str) -> ServiceKey:
+        """Give the key in force with this secret. Raises TokenInvalid. No I/O."""
+        key = self.store.known(key_digest(secret))
+        if key is None or (key.expires_at and key.expires_at <= self.clock()):
+            raise TokenInvalid("no service key in force")
+        return key

@@ -1,0 +1,84 @@
+"""Services, with their keys."""
+
+from collections.abc import AsyncIterator
+
+import pytest
+import pytest_asyncio
+
+from blatam.auth.v1 import auth_pb2 as pb
+from blatam.user.v1 import user_pb2
+from server.domain.users import Role
+from tests.running import Running, SignedIn
+from tests.status import refusal
+
+
+@pytest_asyncio.fixture
+async def root(shared: Running) -> AsyncIterator[SignedIn]:
+    yield await shared.signed_in(Role.ADMIN)
+
+
+async def made(
+    shared: Running, root: SignedIn, **fields: bool
+) -> tuple[pb.ServiceKey, tuple[tuple[str, str], ...]]:
+    request = pb.CreateServiceKeyRequest(name="billing", **fields)
+    answer = await shared.auth.CreateServiceKey(request, metadata=root.metadata)
+    assert answer.secret.startswith("blatam_sk_")
+    return answer.service_key, (("authorization", f"Bearer {answer.secret}"),)
+
+
+async def test_a_key_opens_what_services_may(shared: Running, root: SignedIn) -> None:
+    """Signed-in and service calls; never an admin's, nor one's own account's."""
+    _, key = await made(shared, root)
+    ana = await shared.signed_in()
+    verify = pb.VerifyTokenRequest(token=ana.tokens.access_token)
+    told = await shared.auth.VerifyToken(verify, metadata=key)
+    assert (told.active, told.user_id) == (True, ana.user.id)
+    assert told.session_id == ana.tokens.session_id
+    me = user_pb2.GetCurrentUserRequest()
+    refused = await refusal(shared.users.GetCurrentUser(me, metadata=key))
+    assert refused.reason == "USER_REQUIRED"
+    listing = pb.ListServiceKeysRequest()
+    refused = await refusal(shared.auth.ListServiceKeys(listing, metadata=key))
+    assert refused.reason == "ACCESS_DENIED"
+    delete = user_pb2.DeleteUserRequest(id=ana.user.id)
+    refused = await refusal(shared.users.DeleteUser(delete, metadata=key))
+    assert refused.reason == "ACCESS_DENIED"
+
+
+@pytest.mark.parametrize("private", [False, True])
+async def test_it_sees_as_much_as_it_was_made_for(
+    shared: Running, root: SignedIn, private: bool
+) -> None:
+    """R4: private fields only for a key made with that right."""
+    _, key = await made(shared, root, private_fields=private)
+    ana = await shared.signed_in()
+    wanted = user_pb2.GetUserRequest(id=ana.user.id)
+    found = await shared.users.GetUser(wanted, metadata=key)
+    assert bool(found.user.email) is private
+
+
+async def test_what_is_not_in_force_is_only_that(
+    shared: Running, root: SignedIn
+) -> None:
+    """RFC 7662 2.2: nothing but `active: false`."""
+    _, key = await made(shared, root)
+    ana = await shared.signed_in()
+    await shared.auth.Logout(pb.LogoutRequest(), metadata=ana.metadata)
+    for token in ("x", ana.tokens.access_token, key[0][1].removeprefix("Bearer ")):
+        request = pb.VerifyTokenRequest(token=token)
+        told = await shared.auth.VerifyToken(request, metadata=key)
+        assert told == pb.VerifyTokenResponse()
+
+
+async def test_a_revoked_key_is_refused(shared: Running, root: SignedIn) -> None:
+    key, metadata = await made(shared, root)
+    revoke = pb.RevokeServiceKeyRequest(id=key.id)
+    await shared.auth.RevokeServiceKey(revoke, metadata=root.metadata)
+    request = user_pb2.ListUsersRequest()
+    refused = await refusal(shared.users.ListUsers(request, metadata=metadata))
+    assert refused.reason == "TOKEN_INVALID"
+    again = shared.auth.RevokeServiceKey(revoke, metadata=root.metadata)
+    assert (await refusal(again)).reason == "SERVICE_KEY_NOT_FOUND"
+    listing = pb.ListServiceKeysRequest()
+    listed = await shared.auth.ListServiceKeys(listing, metadata=root.metadata)
+    assert key.id not in {other.id for other in listed.service_keys}

@@ -1,0 +1,24 @@
+"""Service keys: told to every process, kept hashed, their use noted."""
+
+from server.store.connect import Database
+from server.store.service_keys import PostgresServiceKeys
+from tests.fakes import NOON, Clock
+
+
+async def test_every_process_knows_them_at_its_next_look(database: Database) -> None:
+    """A new one, a revoked one, and when one was used."""
+    one, other = (PostgresServiceKeys(database, Clock()) for _ in range(2))
+    key = await one.add("billing", b"digest", False, NOON, None)
+    assert one.known(b"digest") == key
+    assert other.known(b"digest") is None
+    await other.look()
+    assert other.known(b"digest") == key
+    await other.look()
+    (used,) = await one.all()
+    assert used.last_used_at == NOON
+    assert await other.revoke(key.id, NOON)
+    assert not await other.revoke(key.id, NOON)
+    assert other.known(b"digest") is None
+    await one.look()
+    assert one.known(b"digest") is None
+    assert await one.all() == []
