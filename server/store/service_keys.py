@@ -87,7 +87,7 @@ class PostgresServiceKeys:
         return key
 
     async def look(self) -> None:
-        """Read the keys in force, and write which were used. Raises StoreUnavailable."""
+        """Read the keys in force and note their use. Raises StoreUnavailable."""
         used, self._used = self._used, set()
         query = sa.select(table.c.digest, *_SHOWN).where(_IN_FORCE)
         async with self._database.reading() as connection:

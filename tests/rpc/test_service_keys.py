@@ -18,9 +18,9 @@ async def root(shared: Running) -> AsyncIterator[SignedIn]:
 
 
 async def made(
-    shared: Running, root: SignedIn, **fields: bool
+    shared: Running, root: SignedIn, private: bool = False
 ) -> tuple[pb.ServiceKey, tuple[tuple[str, str], ...]]:
-    request = pb.CreateServiceKeyRequest(name="billing", **fields)
+    request = pb.CreateServiceKeyRequest(name="billing", private_fields=private)
     answer = await shared.auth.CreateServiceKey(request, metadata=root.metadata)
     assert answer.secret.startswith("blatam_sk_")
     return answer.service_key, (("authorization", f"Bearer {answer.secret}"),)
@@ -50,7 +50,7 @@ async def test_it_sees_as_much_as_it_was_made_for(
     shared: Running, root: SignedIn, private: bool
 ) -> None:
     """R4: private fields only for a key made with that right."""
-    _, key = await made(shared, root, private_fields=private)
+    _, key = await made(shared, root, private)
     ana = await shared.signed_in()
     wanted = user_pb2.GetUserRequest(id=ana.user.id)
     found = await shared.users.GetUser(wanted, metadata=key)
