@@ -33,7 +33,7 @@ from server.domain.users import Users
 from server.rpc import contract
 from server.rpc.addresses import Trust
 from server.rpc.auth import AuthService
-from server.rpc.health import Health
+from server.rpc.health import Health, remote_readiness
 from server.rpc.listener import Guards, Listener, grpc_server, serve_methods
 from server.rpc.local import LocalPort
 from server.rpc.reflection import reflect
@@ -206,7 +206,9 @@ def edge_app(port: CallPort, settings: EdgeSettings) -> FastAPI:
 
 def remote_edge(channel: grpc.aio.Channel, settings: Settings) -> FastAPI:
     """Give the REST edge in front of a server elsewhere."""
-    return edge_app(RemotePort(channel), edge_settings(settings, rates(settings)))
+    edge = edge_settings(settings, rates(settings))
+    edge = replace(edge, ready=remote_readiness(channel))
+    return edge_app(RemotePort(channel), edge)
 
 
 def edge_settings(settings: Settings, in_force: Rates) -> EdgeSettings:

@@ -73,3 +73,18 @@ class Health:
         log.info("serving" if serving else "not serving")
         for service in self._services:
             await self._servicer.set(service, _SERVING if serving else _NOT_SERVING)
+
+
+def remote_readiness(channel: grpc.aio.Channel) -> Callable[[], Awaitable[bool]]:
+    """Give what tells whether the server at the other end can serve."""
+    stub = health_pb2_grpc.HealthStub(channel)
+
+    async def ready() -> bool:
+        try:
+            request = health_pb2.HealthCheckRequest()
+            answer = await stub.Check(request, timeout=SECONDS_BETWEEN_PINGS)
+        except grpc.aio.AioRpcError:
+            return False
+        return bool(answer.status == _SERVING)
+
+    return ready

@@ -225,6 +225,7 @@ def test_a_remote_edge(academy: Academy) -> None:
     )
     try:
         assert answered(f"http://{http}/.well-known/jwks.json").status_code == 200
+        assert httpx.get(f"http://{http}/readyz").status_code == 200
     finally:
         edge.terminate()
         assert edge.wait(SECONDS) == 0

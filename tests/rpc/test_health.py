@@ -2,7 +2,10 @@
 
 from datetime import timedelta
 
-from server.rpc.health import Health
+import grpc
+
+from server.rpc.health import Health, remote_readiness
+from tests.running import Running
 
 
 class Postgres:
@@ -40,3 +43,10 @@ async def test_draining_is_for_good() -> None:
     await watched.drain()
     await watched.look()
     assert not await watched.ready()
+
+
+async def test_the_other_end_is_asked(shared: Running) -> None:
+    """An edge alone is ready when the server behind it is."""
+    assert await remote_readiness(shared.channel)()
+    async with grpc.aio.insecure_channel("127.0.0.1:1") as nowhere:
+        assert not await remote_readiness(nowhere)()
