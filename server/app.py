@@ -18,6 +18,7 @@ from edge.config import EdgeSettings, TokenCookie
 from edge.port import CallError, CallPort, RemotePort, Reply
 from server.background import following
 from server.config import Settings, require
+from server.domain.audit import Audit
 from server.domain.auth import Authentication
 from server.domain.clock import Clock, system_clock
 from server.domain.credentials.passwords import PasswordHasher
@@ -39,6 +40,7 @@ from server.rpc.local import LocalPort
 from server.rpc.reflection import reflect
 from server.rpc.users import UserService
 from server.store.answers import PostgresAnswers
+from server.store.audit import PostgresAudit
 from server.store.buckets import RedisBuckets
 from server.store.connect import Database, redis_client
 from server.store.revocations import RevocationFeed
@@ -122,6 +124,7 @@ async def academy(
     """
     settings = base.settings
     ring, feed = KeyRing(), base.feed
+    events = PostgresAudit(base.database)
     services = PostgresServiceKeys(base.database, base.clock)
     keys = PostgresSigningKeys(base.database, base.secret, ring, base.clock)
     authentication = _authentication(base, ring, ServiceKeys(services, base.clock))
@@ -130,13 +133,16 @@ async def academy(
         verify=authentication.identify,
         limiter=base.limiter,
         requests=Requests(PostgresAnswers(base.database), base.secret.mac("requests")),
+        audit=events,
         clock=base.clock,
         rates=in_force,
     )
     accounts = CachedUsers(base.database, base.redis, feed)
     servicers = {
         "blatam.user.v1.UserService": UserService(users(base, accounts)),
-        "blatam.auth.v1.AuthService": AuthService(authentication, ring),
+        "blatam.auth.v1.AuthService": AuthService(
+            authentication, ring, Audit(events, page_tokens(base))
+        ),
     }
     served = serve_methods(servicers, guards)
     trust = Trust(settings.trusted_proxies)
@@ -162,12 +168,17 @@ async def academy(
         yield Academy(health, server, port, edge_app(port, edge))
 
 
+def page_tokens(base: Ground) -> PageTokens:
+    """Give what names the next page of any list."""
+    return PageTokens(base.secret.mac("page-tokens"))
+
+
 def users(base: Ground, accounts: PostgresUsers | None = None) -> Users:
     """Give the rules of accounts over their store."""
     return Users(
         store=accounts or PostgresUsers(base.database, base.feed),
         hasher=base.hasher,
-        tokens=PageTokens(base.secret.mac("page-tokens")),
+        tokens=page_tokens(base),
         policy=base.settings.password_policy,
         retention=base.settings.user_retention,
         clock=base.clock,

@@ -168,7 +168,7 @@ class Authentication:
         hashed = account.password_hash if account and not refusal else None
         verdict = await self.hasher.verify(password, hashed)
         if not (account and verdict.matches and account.is_active):
-            raise InvalidCredentials
+            raise InvalidCredentials(account.user_id if account else 0)
         if hashed and verdict.upgraded:
             await self.accounts.replace_hash(account.user_id, hashed, verdict.upgraded)
         return account

@@ -115,8 +115,9 @@ class InvalidCredentials(AcademyError):
     kind = Kind.UNAUTHENTICATED
     reason = "INVALID_CREDENTIALS"
 
-    def __init__(self) -> None:
+    def __init__(self, account_id: int = 0) -> None:
         super().__init__("no active account has this identifier and password")
+        self.account_id = account_id  # for the audit log, never for the caller
 
 
 class RefreshTokenInvalid(AcademyError):

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from datetime import UTC
+from datetime import UTC, datetime
+
+from google.protobuf.message import Message
 
 from blatam.auth.v1 import auth_pb2 as pb
 from blatam.user.v1 import user_pb2
+from server.domain.audit import Audit, AuditEvent, AuditFilter
 from server.domain.auth import Authentication, Tokens
 from server.domain.callers import Caller
 from server.domain.credentials.service_keys import ServiceKey
@@ -18,9 +21,12 @@ from server.rpc.call import Call
 class AuthService:
     """blatam.auth.v1.AuthService."""
 
-    def __init__(self, authentication: Authentication, ring: KeyRing) -> None:
+    def __init__(
+        self, authentication: Authentication, ring: KeyRing, audit: Audit
+    ) -> None:
         self._authentication = authentication
         self._ring = ring
+        self._audit = audit
 
     async def Login(self, request: pb.LoginRequest, call: Call) -> pb.LoginResponse:
         """Open a session."""
@@ -124,6 +130,24 @@ class AuthService:
         await self._authentication.service_keys.revoke(request.id)
         return pb.RevokeServiceKeyResponse()
 
+    async def ListAuditEvents(
+        self, request: pb.ListAuditEventsRequest, call: Call
+    ) -> pb.ListAuditEventsResponse:
+        """List what was done with accounts and rights."""
+        wanted = AuditFilter(
+            user_id=request.user_id,
+            event=request.event,
+            since=_moment(request, "since"),
+            until=_moment(request, "until"),
+        )
+        size = request.page_size if request.HasField("page_size") else 20
+        found, token = await self._audit.list(
+            call.caller, wanted, size, request.page_token
+        )
+        return pb.ListAuditEventsResponse(
+            items=map(_event, found), has_next=bool(token), next_page_token=token
+        )
+
     async def GetJsonWebKeySet(
         self, request: pb.GetJsonWebKeySetRequest, call: Call
     ) -> pb.GetJsonWebKeySetResponse:
@@ -153,6 +177,27 @@ def _session(session: Session, caller: Caller) -> pb.Session:
     )
     shown.created_at.FromDatetime(session.created_at)
     shown.last_used_at.FromDatetime(session.last_used_at)
+    return shown
+
+
+def _moment(request: Message, name: str) -> datetime | None:
+    if not request.HasField(name):
+        return None
+    moment: datetime = getattr(request, name).ToDatetime(UTC)
+    return moment
+
+
+def _event(event: AuditEvent) -> pb.AuditEvent:
+    shown = pb.AuditEvent(
+        id=event.id,
+        event=event.event,
+        actor=event.actor,
+        user_id=event.user_id,
+        address=event.address,
+        outcome=event.outcome,
+        request_id=event.request_id,
+    )
+    shown.at.FromDatetime(event.at)
     return shown
 
 

@@ -68,6 +68,7 @@ class Call:
     timeout: float | None = None
     caller: Caller = ANONYMOUS
     pending: Pending | None = None
+    concerns: int = 0  # the user whom it turned out to be about, for the audit log
     _request: Message | None = field(default=None, repr=False)
 
     @property

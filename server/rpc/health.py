@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from datetime import timedelta
+from typing import Any
 
 import grpc
 import structlog
@@ -77,7 +78,7 @@ class Health:
 
 def remote_readiness(channel: grpc.aio.Channel) -> Callable[[], Awaitable[bool]]:
     """Give what tells whether the server at the other end can serve."""
-    stub = health_pb2_grpc.HealthStub(channel)
+    stub: Any = health_pb2_grpc.HealthStub(channel)
 
     async def ready() -> bool:
         try:

@@ -20,6 +20,7 @@ from typing import Any, cast
 import grpc
 from google.protobuf.message import Message
 
+from server.domain.audit import AuditStore
 from server.domain.clock import Clock
 from server.domain.limits import Limiter
 from server.domain.requests import Requests
@@ -34,6 +35,7 @@ from server.rpc.call import (
     chained,
 )
 from server.rpc.contract import ContractError, RateRule, methods, rate_rules
+from server.rpc.interceptors.audit import audited
 from server.rpc.interceptors.auth import Verify, authorized
 from server.rpc.interceptors.errors import failing
 from server.rpc.interceptors.idempotency import once_only
@@ -62,6 +64,7 @@ class Guards:
     verify: Verify
     limiter: Limiter
     requests: Requests
+    audit: AuditStore
     clock: Clock
     rates: Mapping[str, Sequence[RateRule]]
 
@@ -71,6 +74,7 @@ def chain(method: Method, guards: Guards) -> list[Interceptor]:
     rules = rate_rules(method, guards.rates)
     order = [
         logged,  # sees the final code and the whole time
+        audited(method, guards.audit, guards.clock),  # sees the final reason
         failing,  # the only place a status is made
         authorized(method, guards.verify),  # before anything is spent on the caller
         rate_limited(method, rules, guards.limiter),  # knows the caller; no hashing yet

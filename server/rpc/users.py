@@ -36,6 +36,7 @@ class UserService:
             request.password,
             once=call.once(answer),
         )
+        call.concerns = user.id
         return answer(user)
 
     async def GetUser(
@@ -92,6 +93,7 @@ class UserService:
         def answer(user: User) -> pb.UndeleteUserResponse:
             return pb.UndeleteUserResponse(user=message(user, call.caller))
 
+        call.concerns = request.id
         return answer(await self._users.undelete(request.id, call.once(answer)))
 
     async def ListUsers(

@@ -125,3 +125,20 @@ service_keys = sa.Table(
     sa.Column("revoked_at", Moment),
     sa.UniqueConstraint("digest"),
 )
+
+audit_events = sa.Table(
+    "audit_events",
+    metadata,
+    sa.Column("id", sa.BigInteger, sa.Identity(always=True), primary_key=True),
+    sa.Column("at", Moment, nullable=False),
+    sa.Column("event", sa.Text, nullable=False),
+    sa.Column("actor", sa.Text, nullable=False),
+    # no foreign key: an event outlives the account
+    sa.Column("user_id", sa.BigInteger, nullable=False),
+    sa.Column("address", sa.Text, nullable=False),
+    sa.Column("outcome", sa.Text, nullable=False),
+    sa.Column("request_id", sa.Text, nullable=False),
+    sa.Index("idx_audit_events_user_id", "user_id", "id"),
+    sa.Index("idx_audit_events_event", "event", "id"),
+    sa.Index("idx_audit_events_at", "at"),
+)

@@ -90,6 +90,11 @@ class AuthServiceStub:
                 request_serializer=blatam_dot_auth_dot_v1_dot_auth__pb2.RevokeServiceKeyRequest.SerializeToString,
                 response_deserializer=blatam_dot_auth_dot_v1_dot_auth__pb2.RevokeServiceKeyResponse.FromString,
                 _registered_method=True)
+        self.ListAuditEvents = channel.unary_unary(
+                '/blatam.auth.v1.AuthService/ListAuditEvents',
+                request_serializer=blatam_dot_auth_dot_v1_dot_auth__pb2.ListAuditEventsRequest.SerializeToString,
+                response_deserializer=blatam_dot_auth_dot_v1_dot_auth__pb2.ListAuditEventsResponse.FromString,
+                _registered_method=True)
         self.GetJsonWebKeySet = channel.unary_unary(
                 '/blatam.auth.v1.AuthService/GetJsonWebKeySet',
                 request_serializer=blatam_dot_auth_dot_v1_dot_auth__pb2.GetJsonWebKeySetRequest.SerializeToString,
@@ -201,6 +206,15 @@ class AuthServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListAuditEvents(self, request, context):
+        """Lists what was done with accounts and rights, the newest first.
+
+        Returns INVALID_ARGUMENT if the token does not fit the request.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def GetJsonWebKeySet(self, request, context):
         """Gives the keys that access tokens are verified with.
         """
@@ -265,6 +279,11 @@ def add_AuthServiceServicer_to_server(servicer, server):
                     servicer.RevokeServiceKey,
                     request_deserializer=blatam_dot_auth_dot_v1_dot_auth__pb2.RevokeServiceKeyRequest.FromString,
                     response_serializer=blatam_dot_auth_dot_v1_dot_auth__pb2.RevokeServiceKeyResponse.SerializeToString,
+            ),
+            'ListAuditEvents': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListAuditEvents,
+                    request_deserializer=blatam_dot_auth_dot_v1_dot_auth__pb2.ListAuditEventsRequest.FromString,
+                    response_serializer=blatam_dot_auth_dot_v1_dot_auth__pb2.ListAuditEventsResponse.SerializeToString,
             ),
             'GetJsonWebKeySet': grpc.unary_unary_rpc_method_handler(
                     servicer.GetJsonWebKeySet,
@@ -570,6 +589,33 @@ class AuthService:
             '/blatam.auth.v1.AuthService/RevokeServiceKey',
             blatam_dot_auth_dot_v1_dot_auth__pb2.RevokeServiceKeyRequest.SerializeToString,
             blatam_dot_auth_dot_v1_dot_auth__pb2.RevokeServiceKeyResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListAuditEvents(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/blatam.auth.v1.AuthService/ListAuditEvents',
+            blatam_dot_auth_dot_v1_dot_auth__pb2.ListAuditEventsRequest.SerializeToString,
+            blatam_dot_auth_dot_v1_dot_auth__pb2.ListAuditEventsResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -69,6 +69,11 @@ class AuthServiceStub:
 
     Returns NOT_FOUND if there is no such key.
     """
+    ListAuditEvents: _aio.UnaryUnaryMultiCallable[_auth_pb2.ListAuditEventsRequest, _auth_pb2.ListAuditEventsResponse]
+    """Lists what was done with accounts and rights, the newest first.
+
+    Returns INVALID_ARGUMENT if the token does not fit the request.
+    """
     GetJsonWebKeySet: _aio.UnaryUnaryMultiCallable[_auth_pb2.GetJsonWebKeySetRequest, _auth_pb2.GetJsonWebKeySetResponse]
     """Gives the keys that access tokens are verified with."""
 
@@ -192,6 +197,17 @@ class AuthServiceServicer(metaclass=_abc_1.ABCMeta):
         """Ends a service's key; every process refuses it within a second.
 
         Returns NOT_FOUND if there is no such key.
+        """
+
+    @_abc_1.abstractmethod
+    def ListAuditEvents(
+        self,
+        request: _auth_pb2.ListAuditEventsRequest,
+        context: _aio.ServicerContext[_auth_pb2.ListAuditEventsRequest, _abc.Awaitable[_auth_pb2.ListAuditEventsResponse]],
+    ) -> _abc.Awaitable[_auth_pb2.ListAuditEventsResponse]:
+        """Lists what was done with accounts and rights, the newest first.
+
+        Returns INVALID_ARGUMENT if the token does not fit the request.
         """
 
     @_abc_1.abstractmethod
