@@ -5,53 +5,51 @@ The shell has what is not a binding: health, and the documentation where it is o
 
 import asyncio
 import logging
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import fastapi_offline
 from fastapi import FastAPI
+from starlette.requests import Request
 from starlette.responses import FileResponse, HTMLResponse, JSONResponse, Response
 
 from edge.bindings import Router, read_bindings
 from edge.codec import Codec
 from edge.config import EdgeSettings
 from edge.dispatcher import Dispatcher
+from edge.manners.streams import Receive, Send
 from edge.openapi import describe
 from edge.port import CallPort
-from edge.streams import Receive, Send
 
 _log = logging.getLogger("edge")
 _DEFAULTS = EdgeSettings()
 _ASSETS = Path(fastapi_offline.__file__).parent / "static"
 _READY_TIMEOUT = 5.0  # seconds until a readiness check counts as failed
-_PAGE = """<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<title>API documentation</title>
-<link rel="stylesheet" href="docs/swagger-ui.css">
-<link rel="icon" href="docs/favicon.png">
-</head>
-<body>
-<div id="swagger-ui"></div>
-<script src="docs/swagger-ui-bundle.js"></script>
-<script src="docs/start.js"></script>
-</body>
-</html>
+_UNSTORED = {"Cache-Control": "no-store"}
+_PAGE = """<!doctype html><html lang="en"><meta charset="utf-8">
+<title>API documentation</title><link rel="icon" href="docs/favicon.png">
+<link rel="stylesheet" href="docs/swagger-ui.css"><div id="swagger-ui"></div>
+<script src="docs/swagger-ui-bundle.js"></script><script src="docs/start.js"></script>
 """
 _START = 'SwaggerUIBundle({url: "openapi.json", dom_id: "#swagger-ui"});\n'
 # Swagger UI styles its elements in place; scripts come from files only.
-_POLICY = (
-    "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; "
-    "img-src 'self' data:; connect-src 'self'; base-uri 'none'; "
-    "form-action 'none'; frame-ancestors 'none'"
-)
 _PAGE_HEADERS = {
-    "Content-Security-Policy": _POLICY,
+    "Content-Security-Policy": (
+        "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; "
+        "img-src 'self' data:; connect-src 'self'; base-uri 'none'; "
+        "form-action 'none'; frame-ancestors 'none'"
+    ),
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
     "Cache-Control": "no-cache",
+}
+# A response is an ASGI application, which answers every request alike.
+_PAGES = {
+    "/docs": HTMLResponse(_PAGE, 200, _PAGE_HEADERS),
+    "/docs/start.js": Response(_START, 200, _PAGE_HEADERS, "text/javascript"),
+} | {
+    f"/docs/{name}": FileResponse(_ASSETS / name, 200, _PAGE_HEADERS)
+    for name in ("swagger-ui.css", "swagger-ui-bundle.js", "favicon.png")
 }
 
 
@@ -65,23 +63,17 @@ class Edge(FastAPI):
     def __init__(
         self, codec: Codec, router: Router, port: CallPort, settings: EdgeSettings
     ) -> None:
-        super().__init__(
-            title=settings.title,
-            version=settings.version,
-            openapi_url=None,
-            docs_url=None,
-            redoc_url=None,
-            redirect_slashes=False,
-        )
+        super().__init__(openapi_url=None, docs_url=None, redoc_url=None)
         self._codec = codec
-        self._router = router
+        self._bindings = router.bindings
         self._settings = settings
         self._dispatch = Dispatcher(codec, router, port, settings)
-        self._add_health()
+        self._own: dict[str, Any] = {"/livez": Response(headers=_UNSTORED)}
+        self._own["/readyz"] = self._readiness
         if settings.docs:
-            self._add_docs()
-        paths = (str(getattr(route, "path", "")) for route in self.router.routes)
-        self._own = frozenset(path for path in paths if path)
+            self._own |= _PAGES | {"/openapi.json": self._described}
+        for path, answer in self._own.items():
+            self.add_route(path, answer, methods=["GET"])  # and HEAD
 
     async def __call__(self, scope: Any, receive: Receive, send: Send) -> None:
         """Serve one ASGI connection."""
@@ -90,57 +82,24 @@ class Edge(FastAPI):
         else:
             await self._dispatch(scope, receive, send)
 
-    @cached_property
-    def _document(self) -> dict[str, Any]:
-        return describe(self._codec, self._router.bindings, self._settings)
-
     def openapi(self) -> dict[str, Any]:
         """Give the OpenAPI document of the bindings."""
-        return self._document
+        if self.openapi_schema is None:
+            self.openapi_schema = describe(self._codec, self._bindings, self._settings)
+        return self.openapi_schema
 
-    def _add_health(self) -> None:
-        async def livez() -> Response:
-            return Response(status_code=200, headers={"Cache-Control": "no-store"})
+    async def _described(self, _: Request) -> Response:
+        return JSONResponse(self.openapi(), headers={"Cache-Control": "no-cache"})
 
-        async def readyz() -> Response:
-            status = 200 if await self._is_ready() else 503
-            return Response(status_code=status, headers={"Cache-Control": "no-store"})
-
-        for path, answer in (("/livez", livez), ("/readyz", readyz)):
-            self.add_api_route(path, answer, methods=["GET", "HEAD"])
-
-    async def _is_ready(self) -> bool:
+    async def _readiness(self, _: Request) -> Response:
         """Ask whoever knows; whatever goes wrong with that is not ready."""
-        if self._settings.ready is None:
-            return True
+        ready, status = self._settings.ready, 503
         try:
             async with asyncio.timeout(_READY_TIMEOUT):
-                return await self._settings.ready()
+                status = 200 if ready is None or await ready() else 503
         except Exception:
             _log.exception("the readiness check failed")
-            return False
-
-    def _add_docs(self) -> None:
-        async def page() -> Response:
-            return HTMLResponse(_PAGE, headers=_PAGE_HEADERS)
-
-        async def start() -> Response:
-            return Response(_START, media_type="text/javascript", headers=_PAGE_HEADERS)
-
-        async def document() -> Response:
-            return JSONResponse(self.openapi(), headers={"Cache-Control": "no-cache"})
-
-        self.add_api_route("/docs", page)
-        self.add_api_route("/docs/start.js", start)
-        self.add_api_route("/openapi.json", document)
-        for name in ("swagger-ui.css", "swagger-ui-bundle.js", "favicon.png"):
-            self._add_asset(name)
-
-    def _add_asset(self, name: str) -> None:
-        async def asset() -> Response:
-            return FileResponse(_ASSETS / name, headers=_PAGE_HEADERS)
-
-        self.add_api_route(f"/docs/{name}", asset)
+        return Response(None, status, _UNSTORED)
 
 
 def create_app(
@@ -152,5 +111,5 @@ def create_app(
     ValueError where an annotation or a setting cannot be served, and says which.
     """
     codec = Codec(descriptors)
-    router = Router(tuple(read_bindings(codec, settings.extra_bindings)))
+    router = Router(tuple(read_bindings(codec, settings)))
     return Edge(codec, router, port, settings)

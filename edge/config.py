@@ -1,11 +1,7 @@
-"""The edge's knobs, general ones only, and the edge's only look at the environment."""
+"""The edge's knobs, general ones only; nothing here reads the environment."""
 
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Annotated
-
-from pydantic import BeforeValidator
-from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 KIB = 1024
 MIB = 1024 * KIB
@@ -15,26 +11,23 @@ MIB = 1024 * KIB
 class TokenCookie:
     """A reply field that a browser keeps as a cookie (`X-Token-Mode: cookie`).
 
-    Methods are "/pkg.Service/Method", fields are dotted proto names within that
-    method's reply or request.
+    The tables go from "/pkg.Service/Method" to dotted proto names of fields
+    within that method's reply or request.
     """
 
     name: str  # without the `__Host-` prefix
-    reply_fields: Mapping[str, str] = field(
-        default_factory=dict
-    )  # method -> field moved to the cookie
-    request_fields: Mapping[str, str] = field(
-        default_factory=dict
-    )  # method -> field filled from it
-    max_age_fields: Mapping[str, str] = field(
-        default_factory=dict
-    )  # method -> reply field, seconds
+    reply_fields: Mapping[str, str] = field(default_factory=dict)  # become the cookie
+    request_fields: Mapping[str, str] = field(default_factory=dict)  # come from it
+    max_age_fields: Mapping[str, str] = field(default_factory=dict)  # reply's, seconds
     cleared_by: frozenset[str] = frozenset()  # methods whose success clears it
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EdgeSettings:
-    """Everything about an edge that is not in the descriptors. Times in seconds."""
+    """Everything about an edge that is not in the descriptors. Times in seconds.
+
+    A table for a method that the descriptors do not have is refused at start.
+    """
 
     title: str = "REST API"
     version: str = "1"
@@ -64,32 +57,5 @@ class EdgeSettings:
     created_prefixes: tuple[str, ...] = ("Create", "BatchCreate")  # these answer 201
     public_max_age: Mapping[str, int] = field(default_factory=dict)  # method -> seconds
     public_methods: frozenset[str] = frozenset()  # need no credentials
-    rate_limits: Mapping[str, tuple[str, ...]] = field(
-        default_factory=dict
-    )  # sentences
+    rate_limits: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     cookies: tuple[TokenCookie, ...] = ()
-
-
-def _split(value: object) -> object:
-    """Let a list be written with commas, as operators do."""
-    if not isinstance(value, str):
-        return value
-    return tuple(part.strip() for part in value.split(",") if part.strip())
-
-
-_List = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)]
-
-
-class Environment(BaseSettings):
-    """What a lone `academy edge` process reads from the environment or `.env`.
-
-    Raises pydantic's ValidationError, which names every faulty variable at once.
-    """
-
-    model_config = SettingsConfigDict(env_file=".env", extra="ignore", frozen=True)
-
-    http_listen: str = "127.0.0.1:8080"
-    cors_origins: _List = ()
-    trusted_proxies: _List = ()
-    debug: bool = False
-    public_url: str = ""

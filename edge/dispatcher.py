@@ -2,66 +2,57 @@
 
 import asyncio
 import logging
+from contextlib import aclosing
 from typing import Any
-
-from protobuf import Message
 
 from edge.bindings import Binding, Router
 from edge.codec import Codec
 from edge.config import EdgeSettings
-from edge.errors import (
-    NOT_FOUND,
-    UNIMPLEMENTED,
-    ErrorReply,
-    Header,
-    Refused,
-    StatusReader,
-    internal,
-    of_refusal,
-)
+from edge.errors import Code, Header, Refused
 from edge.manners.cookies import TokenCookies
-from edge.manners.cors import Cors
-from edge.manners.metadata import Head, HeadReader, deadline, response_headers
-from edge.manners.negotiation import (
-    JSON,
-    PROTOBUF,
-    body_kind,
-    choose,
-    decompress,
-    too_large,
+from edge.manners.headers import Head, Heads, deadline
+from edge.manners.negotiation import JSON, choose, decompress, too_large
+from edge.manners.streams import (
+    RAW,
+    Framing,
+    Gone,
+    Lookout,
+    Receive,
+    Send,
+    Watch,
+    paced,
 )
-from edge.port import CallError, CallPort, Metadata
+from edge.port import CallError, CallPort, Metadata, StreamReply
 from edge.reply import (
     NOT_MODIFIED,
     PRIVATE,
     SECRET,
-    Plan,
-    Renderer,
+    Failures,
+    Replies,
     Response,
     is_unchanged,
-    packed,
-    plan,
+    pack,
 )
-from edge.request import Given, RequestBuilder, is_raw_body, split_path
-from edge.streams import Framing, Gone, Pump, Raw, Receive, Send, framing, watched
+from edge.request import RequestBuilder, split_path
 
 _log = logging.getLogger("edge")
-_SAFE = frozenset(("GET", "HEAD"))
+Reading = tuple[list[str], list[str], str]  # segments, literals, verb
 
 
 class Call:
     """One HTTP request on its way through the edge."""
 
-    __slots__ = ("binding", "cookies", "head", "receive", "scope", "segments", "send")
-
     def __init__(self, scope: Any, receive: Receive, send: Send, head: Head) -> None:
         self.scope = scope
+        self.method: str = scope["method"]
         self.receive = receive
         self.send = send
         self.head = head
+        self.metadata: Metadata = ()
         self.cookies = False  # tokens travel in cookies
-        self.binding: Binding | None = None
-        self.segments: list[str] = []
+        self.timeout: float | None = None
+        self.media = ""  # of the answer
+        self.begun = False  # a stream's status is said
 
 
 class Dispatcher:
@@ -71,157 +62,104 @@ class Dispatcher:
         self, codec: Codec, router: Router, port: CallPort, settings: EdgeSettings
     ) -> None:
         """Prepare everything that calls need; raises ValueError on a bad table."""
-        self._codec = codec
         self._router = router
         self._port = port
         self._settings = settings
-        self._heads = HeadReader(settings)
-        self._cors = Cors(settings)
+        self._heads = Heads(settings)
+        self._lookout = Lookout()
         self._builder = RequestBuilder(codec)
-        self._renderer = Renderer(codec)
-        self._errors = StatusReader(codec.registry)
-        self._tokens = TokenCookies(codec, router.bindings, settings)
-        self._plans: dict[Binding, Plan] = {
-            binding: plan(binding, settings) for binding in router.bindings
-        }
+        self._failures = Failures(codec.registry)
+        self._tokens = TokenCookies(router.bindings, settings)
+        self._replies = {b: Replies(codec, b, settings) for b in router.bindings}
 
     async def __call__(self, scope: Any, receive: Receive, send: Send) -> None:
         """Answer one HTTP request; no exception but a cancellation leaves."""
-        head = self._heads.read(scope)
-        call = Call(scope, receive, send, head)
+        call = Call(scope, receive, send, self._heads.read(scope))
         try:
             await self._serve(call)
         except Gone:
             return
-        except Refused as refused:
-            await self._send_error(call, of_refusal(refused, head.request_id))
-        except CallError as error:
-            await self._send_error(call, self._of_call(call, error))
-        except Exception:
-            _log.exception("internal error", extra={"request_id": head.request_id})
-            await self._send_error(call, internal(head.request_id))
+        except Exception as error:  # each has its response, foreseen or not
+            response = self._failed(call, error)
+            base = SECRET if call.cookies else PRIVATE
+            response.headers[:0] = *base, (b"content-type", JSON.encode())
+            await self._send(call, response)
 
     async def _serve(self, call: Call) -> None:
-        head, headers = call.head, call.head.headers
-        self._heads.fill_metadata(head, call.scope["headers"])
-        binding = self._route(call)
-        if binding is None:
-            await self._without_binding(call)
-            return
-        made = self._plans[binding]
-        media = choose(headers.get(b"accept"), made.offers)
-        call.cookies = self._tokens.wanted(head)
-        settings = self._settings
-        default = (
-            settings.stream_timeout if binding.streams else settings.default_timeout
-        )
-        timeout = deadline(headers.get(b"grpc-timeout"), default, settings.max_timeout)
-        request = await self._request(call, binding)
-        if binding.streams:
-            await self._stream(call, binding, request, media, timeout)
-        else:
-            await self._unary(call, binding, request, media, timeout)
-
-    def _route(self, call: Call) -> Binding | None:
-        """Find the binding of a request; HEAD is GET without a body."""
-        scope, method = call.scope, call.scope["method"]
-        raw = _raw_path(scope)
-        if len(raw) + len(scope["query_string"]) > self._settings.max_header_bytes:
+        headers, settings = call.head.headers, self._settings
+        call.metadata = self._heads.metadata(call.head, call.scope["headers"])
+        raw = (call.scope.get("raw_path") or call.scope["path"].encode()).split(b"?")[0]
+        if len(raw) + len(call.scope["query_string"]) > settings.max_header_bytes:
             raise Refused("the address is too long", "URI_TOO_LONG", http=414)
-        call.segments, literals = split_path(raw)
-        found = self._find(call, method, literals)
-        slashed = self._settings.serve_trailing_slash and literals[-1:] == [""]
-        if found is None and slashed and len(literals) > 1:
-            call.segments = call.segments[:-1]
-            found = self._find(call, method, literals[:-1])
-        call.binding = found
+        segments, literals = split_path(raw)
+        binding: Binding | None = None
+        for given, path, verb in self._readings(segments, literals):
+            binding = self._router.find(path, verb, call.method)
+            if binding is not None:
+                segments = given
+                break
+        else:
+            await self._without_binding(call, segments, literals)
+            return
+        call.media = choose(headers.get(b"accept"), self._replies[binding].offers)
+        call.cookies = self._tokens.wanted(call.head)
+        streams = binding.streams
+        default = settings.stream_timeout if streams else settings.default_timeout
+        asked = headers.get(b"grpc-timeout")
+        call.timeout = deadline(asked, default, settings.max_timeout)
+        request = await self._request(call, binding, segments)
+        await (self._stream if streams else self._unary)(call, binding, request)
+
+    def _readings(self, segments: list[str], literals: list[str]) -> list[Reading]:
+        """Give the ways to read a path; a last slash may mean nothing."""
+        found = _verbs(segments, literals)
+        if self._settings.serve_trailing_slash and literals[1:][-1:] == [""]:
+            found += _verbs(segments[:-1], literals[:-1])
         return found
 
-    def _find(self, call: Call, method: str, literals: list[str]) -> Binding | None:
-        """Look a path up, first with the verb that its last colon may begin."""
-        last = literals[-1] if literals else ""
-        if ":" in last:
-            rest, _, verb = last.rpartition(":")
-            found = self._found(method, [*literals[:-1], rest], verb) if verb else None
-            if found:
-                cut = call.segments[-1].rpartition(":")[0]
-                call.segments = [*call.segments[:-1], cut]
-                return found
-        return self._found(method, literals, "")
-
-    def _found(self, method: str, literals: list[str], verb: str) -> Binding | None:
-        found = self._router.find(method, literals, verb)
-        if found is None and method == "HEAD":
-            return self._router.find("GET", literals, verb)
-        return found
-
-    async def _without_binding(self, call: Call) -> None:
+    async def _without_binding(
+        self, call: Call, segments: list[str], literals: list[str]
+    ) -> None:
         """Answer OPTIONS; else refuse: 405 for a known path, 404 for no such path."""
-        method, literals = call.scope["method"], split_path(_raw_path(call.scope))[1]
-        bound = self._router.allowed(literals, "")
-        if literals and ":" in literals[-1]:
-            rest, _, verb = literals[-1].rpartition(":")
-            bound |= (
-                self._router.allowed([*literals[:-1], rest], verb) if verb else set()
-            )
+        bound: set[str] = set()
+        for _, path, verb in self._readings(segments, literals):
+            bound |= self._router.allowed(path, verb)
         if not bound:
-            raise Refused(
-                "there is nothing at this path",
-                "PATH_NOT_FOUND",
-                http=404,
-                code=NOT_FOUND,
-            )
-        if method == "OPTIONS":
-            allowed = sorted(bound | {"OPTIONS"} | ({"HEAD"} & _head_of(bound)))
-            headers = [*PRIVATE, (b"allow", ", ".join(allowed).encode())]
-            headers += self._cors.preflight(call.head.headers, allowed)
+            told = "there is nothing at this path"
+            raise Refused(told, "PATH_NOT_FOUND", http=404, code=Code.NOT_FOUND)
+        if call.method == "OPTIONS":
+            bound |= {"OPTIONS", "HEAD"} if bound & {"GET", "*"} else {"OPTIONS"}
+        allow = ", ".join(sorted(bound)).encode()
+        if call.method == "OPTIONS":
+            preflight = self._heads.preflight(call.head, allow)
+            headers = [*PRIVATE, (b"allow", allow), *preflight]
             await self._send(call, Response(204, headers, b""))
             return
         raise Refused(
-            f"this path does not take {method}",
+            f"this path does not take {call.method}",
             "METHOD_NOT_ALLOWED",
             http=405,
-            code=UNIMPLEMENTED,
-            headers=[(b"allow", ", ".join(sorted(bound)).encode())],
+            code=Code.UNIMPLEMENTED,
+            headers=[(b"allow", allow)],
         )
 
-    async def _request(self, call: Call, binding: Binding) -> bytes:
-        """Give the request message; the plainest requests take the short way."""
-        headers, query = call.head.headers, call.scope["query_string"]
-        given = self._header_values(binding, headers)
-        sent = b"transfer-encoding" in headers or (
-            headers.get(b"content-length", b"0") != b"0"
-        )
-        unsaid = b"content-length" not in headers and binding.takes_body
-        if not (query or given or sent or unsaid or call.cookies):
-            return self._builder.from_path(binding, call.segments)
-        body = await self._body(call) if sent or unsaid else b""
+    async def _request(
+        self, call: Call, binding: Binding, segments: list[str]
+    ) -> bytes:
+        """Give the request message."""
+        headers = call.head.headers
+        length = headers.get(b"content-length", b"" if binding.takes_body else b"0")
+        sent = length != b"0" or b"transfer-encoding" in headers
+        body = await self._body(call) if sent else b""
         if body and not binding.takes_body:
             raise Refused("this method takes no body")
-        cookies = self._tokens.given(binding, call.head) if call.cookies else []
-        read = self._read(binding, headers, body) if body else None
-        return self._builder.build(binding, call.segments, query, given, cookies, read)
-
-    @staticmethod
-    def _header_values(binding: Binding, headers: dict[bytes, bytes]) -> list[Given]:
-        """Give the request fields that HTTP's own headers fill."""
-        given: list[Given] = []
-        if binding.etag and b"if-match" in headers:
-            tag = _strong_tag(headers[b"if-match"])
-            if tag:
-                given.append((binding.etag, tag))
-        if binding.request_id and b"idempotency-key" in headers:
-            text = headers[b"idempotency-key"].decode("latin-1").strip()
-            given.append((binding.request_id, text.strip('"')))
-        if binding.resume and b"last-event-id" in headers:
-            token = headers[b"last-event-id"].decode("utf-8", "replace")
-            given.append((binding.resume, token))
-        return given
+        cookies = [*self._tokens.given(binding, call.head)] if call.cookies else ()
+        query = call.scope["query_string"]
+        return self._builder.build(binding, segments, query, headers, cookies, body)
 
     async def _body(self, call: Call) -> bytes:
         """Receive a request body, within its limits of size and time."""
-        limit = self._settings.max_body_bytes
-        headers = call.head.headers
+        limit, headers = self._settings.max_body_bytes, call.head.headers
         length = headers.get(b"content-length", b"0")
         if not length.isdigit():
             raise Refused("content-length is not a number")
@@ -231,193 +169,127 @@ class Dispatcher:
             async with asyncio.timeout(self._settings.body_timeout):
                 body = await _received(call.receive, limit)
         except TimeoutError:
-            raise Refused(
-                "the body did not arrive in time", "REQUEST_TIMEOUT", http=408
-            ) from None
+            told = "the body did not arrive in time"
+            raise Refused(told, "REQUEST_TIMEOUT", http=408) from None
         most = self._settings.max_decompressed_bytes
         return decompress(body, headers.get(b"content-encoding"), most)
 
-    def _read(
-        self, binding: Binding, headers: dict[bytes, bytes], body: bytes
-    ) -> tuple[Message, Any]:
-        content_type = headers.get(b"content-type")
-        if is_raw_body(binding):
-            told = (content_type or b"application/octet-stream").decode("latin-1")
-            return self._builder.read_raw(binding, body, told)
-        offers = (JSON, PROTOBUF) if binding.body_shape else (JSON,)
-        if body_kind(content_type, offers) == PROTOBUF:
-            return self._builder.read_binary(binding, body)
-        return self._builder.read_json(binding, body)
-
-    async def _unary(
-        self,
-        call: Call,
-        binding: Binding,
-        request: bytes,
-        media: str,
-        timeout: float | None,  # noqa: ASYNC109  # gRPC's word: the callee keeps it
-    ) -> None:
-        metadata = call.head.metadata
-        reply = await watched(
-            self._port.unary(
-                binding.method, request, metadata=metadata, timeout=timeout
-            ),
-            call.receive,
-            timeout,
-        )
+    async def _unary(self, call: Call, binding: Binding, request: bytes) -> None:
+        method, metadata, timeout = binding.method, call.metadata, call.timeout
+        with Watch(self._lookout, call.receive, timeout):
+            reply = await self._port.unary(
+                method, request, metadata=metadata, timeout=timeout
+            )
         message = binding.reply.type.from_binary(reply.message)
-        cookies = (
-            self._tokens.take(binding, message, call.scope) if call.cookies else []
-        )
-        method, headers = call.scope["method"], call.head.headers
-        response = self._renderer.response(
-            binding, self._plans[binding], message, media, method
-        )
-        response.headers += response_headers(
-            reply.headers, self._settings.response_headers
-        )
+        cookies: list[Header] = []
         if call.cookies:
-            response.packs = False
-            if media == JSON and response.body and binding.resource is not None:
+            cookies = [*self._tokens.take(binding, message, call.scope)]
+        response = self._replies[binding].response(message, call.media, call.method)
+        response.headers += self._heads.sent_on(reply.headers)
+        if call.cookies:
+            if call.media == JSON and response.body and binding.resource is not None:
                 response.body = self._tokens.without(binding, response.body)
             response.headers = [*SECRET, *response.headers[len(PRIVATE) :], *cookies]
-        held = headers.get(b"if-none-match") if method in _SAFE else None
+        headers = call.head.headers
+        held = headers.get(b"if-none-match") if call.method in ("GET", "HEAD") else None
         if held is not None and is_unchanged(held, response.headers):
             response.status, response.body = NOT_MODIFIED, b""
-        await packed(
-            response,
-            headers.get(b"accept-encoding"),
-            self._settings.compress_from_bytes,
-        )
+        small = len(response.body) < self._settings.compress_from_bytes
+        if not small and not call.cookies:
+            await pack(response, headers.get(b"accept-encoding"))
         await self._send(call, response)
 
-    async def _stream(
-        self,
-        call: Call,
-        binding: Binding,
-        request: bytes,
-        media: str,
-        timeout: float | None,  # noqa: ASYNC109  # gRPC's word: the callee keeps it
-    ) -> None:
+    async def _stream(self, call: Call, binding: Binding, request: bytes) -> None:
         """Send a stream; its first message is awaited before its status is said."""
+        framing = self._replies[binding].framing(call.media)
         reply = self._port.server_stream(
-            binding.method, request, metadata=call.head.metadata, timeout=timeout
+            binding.method, request, metadata=call.metadata, timeout=call.timeout
         )
-        pump = Pump(aiter(reply), call.receive, self._settings.heartbeat)
         try:
-            message = await pump.first(timeout)
-            frames = self._frames(binding, media, message)
-            start = [
-                *self._plans[binding].headers,
-                (b"content-type", frames.content_type.encode()),
-                *response_headers(reply.headers, self._settings.response_headers),
-                (b"x-accel-buffering", b"no"),
-                *self._common(call),
-            ]
-            frame = (
-                self._frame(binding, frames, message) if message is not None else b""
-            )
-            await call.send(
-                {"type": "http.response.start", "status": 200, "headers": start}
-            )
-            if call.scope["method"] == "HEAD":
-                await _part(call.send, b"", last=True)
-            else:
-                await _part(call.send, frame)
-                await self._pour(call, binding, pump, frames, ended=message is None)
-        finally:
-            await pump.close()
-
-    async def _pour(
-        self, call: Call, binding: Binding, pump: Pump, frames: Framing, *, ended: bool
-    ) -> None:
-        """Send what follows the first message, and how it ended."""
-
-        async def beat() -> None:
-            await _part(call.send, frames.heartbeat)
-
-        try:
-            async for message in pump.rest(beat if frames.heartbeat else None):
-                await _part(call.send, self._frame(binding, frames, message))
-            last = frames.end()
-        except CallError as error:
-            last = frames.error(self._of_call(call, error).json)
+            with Watch(self._lookout, call.receive, call.timeout):
+                await self._pour(call, binding, reply, framing)
+            last = framing.end
         except Gone:
             raise
-        except Exception:
-            request_id = call.head.request_id
-            _log.exception("internal error", extra={"request_id": request_id})
-            last = frames.error(internal(request_id).json)
-        await _part(call.send, last, last=True)
+        except Exception as error:
+            if not call.begun:
+                raise
+            last = framing.last(self._failed(call, error).body)
+            if framing is RAW:  # an error can only break it off
+                raise Gone from None
+        await _part(call, last, last=True)
 
-    def _frames(self, binding: Binding, media: str, first: bytes | None) -> Framing:
-        if not binding.raw_reply:
-            return framing(media)
-        message = binding.reply.type.from_binary(first or b"")
-        part = self._plans[binding].part(message)
-        return Raw(self._renderer.content(binding, message, part, media)[1])
+    async def _pour(
+        self, call: Call, binding: Binding, reply: StreamReply, framing: Framing
+    ) -> None:
+        """Send the messages; HEAD asks for what is known with the first one."""
+        replies = self._replies[binding]
+        idle = self._settings.heartbeat if framing.heartbeat else None
+        async with aclosing(paced(aiter(reply), idle)) as messages:
+            async for message in messages:
+                if message is None:
+                    await _part(call, framing.heartbeat if call.begun else b"")
+                    continue
+                text, token, kind = replies.item(message)
+                frame = framing.frame(text, token, first=not call.begun)
+                await self._begin(call, binding, reply, kind)
+                await _part(call, frame)
+                if call.method == "HEAD":
+                    return
+        if not call.begun:
+            await self._begin(call, binding, reply, call.media)
+            await _part(call, framing.start)
 
-    def _frame(self, binding: Binding, frames: Framing, wire: bytes) -> bytes:
-        message: Any = binding.reply.type.from_binary(wire)
-        part = self._plans[binding].part(message)
-        text, _ = self._renderer.content(binding, message, part, JSON)
-        token: str = message.resume_token if binding.has_resume else ""
-        return frames.message(text, token)
+    async def _begin(
+        self, call: Call, binding: Binding, reply: StreamReply, kind: str
+    ) -> None:
+        if not call.begun:
+            call.begun = True
+            media = kind if binding.raw_reply else call.media
+            headers = [
+                *self._replies[binding].headers,
+                (b"content-type", media.encode()),
+            ]
+            headers += self._heads.sent_on(reply.headers)
+            headers.append((b"x-accel-buffering", b"no"))
+            await self._start(call, Response(200, headers, b""))
 
-    def _of_call(self, call: Call, error: CallError) -> ErrorReply:
-        if_match = b"if-match" in call.head.headers
-        reply = self._errors.reply(error, call.head.request_id, if_match=if_match)
-        held: Metadata = (*error.headers, *error.trailers)
-        reply.headers += response_headers(held, self._settings.response_headers)
-        return reply
+    def _failed(self, call: Call, error: Exception) -> Response:
+        """Give the response to an error; what nobody foresaw is logged."""
+        head = call.head
+        if not isinstance(error, Refused | CallError):
+            extra = {"request_id": head.request_id}
+            _log.error("internal error", exc_info=error, extra=extra)
+        match = b"if-match" in head.headers
+        response = self._failures.response(error, head.request_id, match=match)
+        if isinstance(error, CallError):
+            held = (*error.headers, *error.trailers)
+            response.headers += self._heads.sent_on(held)
+        return response
 
-    async def _send_error(self, call: Call, error: ErrorReply) -> None:
-        base = SECRET if call.cookies else PRIVATE
-        kind = (b"content-type", JSON.encode())
-        headers = [*base, kind, *error.headers]
-        await self._send(call, Response(error.http, headers, error.json))
-
-    def _common(self, call: Call) -> list[Header]:
-        """Give the headers that every answer has."""
-        request_id = (b"x-request-id", call.head.request_id.encode())
-        return [request_id, *self._cors.headers(call.head.headers.get(b"origin"))]
+    async def _start(self, call: Call, response: Response) -> None:
+        headers = [*response.headers, *self._heads.common(call.head)]
+        start = "http.response.start"
+        event = {"type": start, "status": response.status, "headers": headers}
+        await call.send(event)
 
     async def _send(self, call: Call, response: Response) -> None:
-        headers = [*response.headers, *self._common(call)]
+        body = response.body
         if response.status not in (204, NOT_MODIFIED):
-            headers.append((b"content-length", b"%d" % len(response.body)))
-        start = {
-            "type": "http.response.start",
-            "status": response.status,
-            "headers": headers,
-        }
-        await call.send(start)
-        body = b"" if call.scope["method"] == "HEAD" else response.body
+            response.headers.append((b"content-length", b"%d" % len(body)))
+        await self._start(call, response)
+        body = b"" if call.method == "HEAD" else body
         await call.send({"type": "http.response.body", "body": body})
 
 
-def _raw_path(scope: Any) -> bytes:
-    raw: bytes = scope.get("raw_path") or scope["path"].encode()
-    return raw.partition(b"?")[0]
-
-
-def _head_of(bound: set[str]) -> set[str]:
-    return {"HEAD"} if bound & {"GET", "*"} else set()
-
-
-def _strong_tag(if_match: bytes) -> str:
-    """Give the one version that If-Match asks for; "" asks for any (RFC 9110 13.1.1).
-
-    A weak tag is of an answer that has no version, so it never matches: 412.
-    """
-    text = if_match.decode("latin-1").strip()
-    if text == "*":
-        return ""
-    if text.startswith("W/") or "," in text:
-        raise Refused(
-            "If-Match takes one strong entity tag or *", "ETAG_MISMATCH", http=412
-        )
-    return text.strip('"')
+def _verbs(segments: list[str], literals: list[str]) -> list[Reading]:
+    """Give the ways to read a path whose last colon may begin a verb."""
+    whole = (segments, literals, "")
+    rest, colon, verb = literals[-1].rpartition(":") if literals else ("", "", "")
+    if not colon or not verb:
+        return [whole]
+    cut = segments[-1].rpartition(":")[0]
+    return [([*segments[:-1], cut], [*literals[:-1], rest], verb), whole]
 
 
 async def _received(receive: Receive, limit: int) -> bytes:
@@ -432,9 +304,11 @@ async def _received(receive: Receive, limit: int) -> bytes:
             raise too_large(limit)
         parts.append(part)
         more = event.get("more_body", False)
-    return parts[0] if len(parts) == 1 else b"".join(parts)
+    return b"".join(parts)
 
 
-async def _part(send: Send, body: bytes, *, last: bool = False) -> None:
+async def _part(call: Call, body: bytes, *, last: bool = False) -> None:
+    body = b"" if call.method == "HEAD" else body
     if body or last:
-        await send({"type": "http.response.body", "body": body, "more_body": not last})
+        event = {"type": "http.response.body", "body": body, "more_body": not last}
+        await call.send(event)

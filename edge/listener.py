@@ -36,12 +36,10 @@ class DeadlinedProtocol(HttpToolsProtocol):
 
     def _wait(self) -> None:
         self._stop()
-        self._deadline = self.loop.call_later(self.header_timeout, self._close)
+        close = self.transport.close
+        self._deadline = self.loop.call_later(self.header_timeout, close)
 
     def _stop(self) -> None:
         if self._deadline is not None:
             self._deadline.cancel()
             self._deadline = None
-
-    def _close(self) -> None:
-        self.transport.close()

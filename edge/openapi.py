@@ -1,116 +1,116 @@
 """OpenAPI 3.1 out of the very bindings that route."""
 
+import logging
 from collections.abc import Iterator, Sequence
 from typing import Any
-
-from protobuf import DescField, DescMessage
 
 from edge.bindings import Binding, read_bindings
 from edge.codec import Codec
 from edge.config import EdgeSettings
 from edge.manners.negotiation import EVENTS, JSON, NDJSON
-from edge.reply import plan
-from edge.request import is_raw_body
-from edge.schema.comments import read_comments
-from edge.schema.parameters import FieldPathError, converter
-from edge.schema.rules import Rules
-from edge.schema.shapes import element_of, is_map, message_of
-from edge.schema.types import Schema, TypeMapper
+from edge.reply import status_of
+from edge.schema.constraints import Schemas, comment
+from edge.schema.fields import Field, Schema
 
+_log = logging.getLogger("edge")
 _NESTING = 3  # levels of messages whose fields are told as query parameters
 _METHODS = ("get", "put", "post", "delete", "options", "head", "patch", "trace")
+_HEADERS = {
+    "Idempotency-Key": "The same as `request_id`.",
+    "If-Match": "The entity tag that must still hold.",
+    "Last-Event-ID": "The same as `resume_token`.",
+}
+_ERROR_FIELDS: Schema = {
+    "error": {"type": "string", "description": "A sentence for people."},
+    "errorCode": {"type": "string", "description": "The reason, for programs."},
+    "timestamp": {"type": "string", "format": "date-time"},
+    "code": {"type": "integer", "description": "A google.rpc.Code."},
+    "status": {"type": "string", "description": "The code's name."},
+    "requestId": {"type": "string", "description": "Names the request in logs."},
+    "details": {
+        "type": "array",
+        "items": {"type": "object", "properties": {"@type": {"type": "string"}}},
+    },
+}
 _ERROR: Schema = {
     "type": "object",
     "description": "What went wrong; the same for every error.",
-    "required": [
-        "error",
-        "errorCode",
-        "timestamp",
-        "code",
-        "status",
-        "requestId",
-        "details",
-    ],
-    "properties": {
-        "error": {"type": "string", "description": "A sentence for people."},
-        "errorCode": {"type": "string", "description": "The reason, for programs."},
-        "timestamp": {"type": "string", "format": "date-time"},
-        "code": {"type": "integer", "description": "A google.rpc.Code."},
-        "status": {"type": "string", "description": "The code's name."},
-        "requestId": {"type": "string", "description": "Names the request in logs."},
-        "details": {
-            "type": "array",
-            "items": {"type": "object", "properties": {"@type": {"type": "string"}}},
-        },
-    },
+    "required": list(_ERROR_FIELDS),
+    "properties": _ERROR_FIELDS,
 }
-_BEARER = {"bearer": {"type": "http", "scheme": "bearer"}}
 
 
 def document(descriptors: bytes, settings: EdgeSettings) -> dict[str, Any]:
     """Give the OpenAPI document of a descriptor set; raises what create_app raises."""
     codec = Codec(descriptors)
-    bindings = tuple(read_bindings(codec, settings.extra_bindings))
-    return describe(codec, bindings, settings)
+    return describe(codec, tuple(read_bindings(codec, settings)), settings)
 
 
 def describe(
     codec: Codec, bindings: Sequence[Binding], settings: EdgeSettings
 ) -> dict[str, Any]:
     """Give the OpenAPI document of bindings."""
-    return _Document(codec, settings).of(bindings)
+    writer = _Writer(codec, settings)
+    info = {"title": settings.title, "version": settings.version}
+    if settings.description:
+        info["description"] = settings.description
+    made: dict[str, Any] = {
+        "openapi": "3.1.0",
+        "info": info,
+        "paths": writer.paths(bindings),
+    }
+    if settings.public_url:
+        made["servers"] = [{"url": settings.public_url}]
+    services = {binding.desc.parent.name: binding.desc.parent for binding in bindings}
+    made["tags"] = [
+        {"name": name, "description": comment(service)}
+        for name, service in services.items()
+    ]
+    made["components"] = {
+        "schemas": {**writer.schemas.components, "Error": _ERROR},
+        "securitySchemes": {"bearer": {"type": "http", "scheme": "bearer"}},
+    }
+    return made
 
 
-class _Document:
+class _Writer:
     def __init__(self, codec: Codec, settings: EdgeSettings) -> None:
         self._settings = settings
-        self._comments = read_comments(codec.files.file)
-        self._types = TypeMapper(Rules(codec.registry), self._comments)
         self._names: set[str] = set()
+        self.schemas = Schemas(codec.registry)
 
-    def of(self, bindings: Sequence[Binding]) -> dict[str, Any]:
+    def paths(self, bindings: Sequence[Binding]) -> dict[str, Any]:
+        """Give every path's operations; of two that look alike the first one is told.
+
+        A binding of any method is told as POST, where no other one is.
+        """
         paths: dict[str, dict[str, Any]] = {}
-        for binding in bindings:
+        for binding in sorted(bindings, key=lambda one: one.verb == "*"):
             verb = "post" if binding.verb == "*" else binding.verb.lower()
-            if verb in _METHODS:
-                paths.setdefault(_path(binding), {})[verb] = self._operation(binding)
-        info = {"title": self._settings.title, "version": self._settings.version}
-        if self._settings.description:
-            info["description"] = self._settings.description
-        made: dict[str, Any] = {"openapi": "3.1.0", "info": info, "paths": paths}
-        if self._settings.public_url:
-            made["servers"] = [{"url": self._settings.public_url}]
-        made["tags"] = self._tags(bindings)
-        schemas = {**self._types.components, "Error": _ERROR}
-        made["components"] = {"schemas": schemas, "securitySchemes": _BEARER}
-        return made
-
-    def _tags(self, bindings: Sequence[Binding]) -> list[dict[str, str]]:
-        services = {binding.desc.parent.type_name: binding for binding in bindings}
-        return [
-            {"name": binding.desc.parent.name, "description": self._told(name)}
-            for name, binding in services.items()
-        ]
-
-    def _told(self, name: str) -> str:
-        return self._comments.get(name, "")
+            path = _path(binding)
+            if verb in paths.get(path, ()):
+                told = "the OpenAPI document leaves out %s %s: %s is another method's"
+                _log.warning(told, binding.verb, binding.template.text, path)
+            elif verb in _METHODS:
+                paths.setdefault(path, {})[verb] = self._operation(binding)
+        return paths
 
     def _operation(self, binding: Binding) -> dict[str, Any]:
         method = binding.desc
-        told = self._told(f"{method.parent.type_name}.{method.name}")
+        told = comment(method)
         limits = self._settings.rate_limits.get(binding.method, ())
         if limits:
             told += "\n\nLimits: " + "; ".join(limits) + "."
+        public = binding.method in self._settings.public_methods
         made: dict[str, Any] = {
             "operationId": self._unique(f"{method.parent.name}_{method.name}"),
             "tags": [method.parent.name],
             "summary": told.partition("\n")[0],
             "description": told.strip(),
-            "parameters": [*self._parameters(binding), *self._headers(binding)],
+            "parameters": [*self._parameters(binding)],
             "responses": self._responses(binding),
+            "security": [] if public else [{"bearer": []}],
         }
-        public = binding.method in self._settings.public_methods
-        made["security"] = [] if public else [{"bearer": []}]
         if limits:
             made["x-rate-limits"] = list(limits)
         if method.deprecated:
@@ -129,62 +129,52 @@ class _Document:
         return made
 
     def _parameters(self, binding: Binding) -> Iterator[dict[str, Any]]:
-        taken: set[tuple[DescField, ...]] = set()
-        for variable in binding.variables:
-            fields = variable.parameter.fields
-            taken.add(fields)
-            name = ".".join(field.name for field in fields)
-            yield self._parameter(name, "path", fields[-1], required=True)
-        if not binding.body_all:
-            rest = [f for f in binding.request.desc.fields if f != binding.body_field]
+        """Give what stands in the path, the query, and headers that fill fields."""
+        taken = {parameter.fields for _, parameter in binding.variables}
+        for _, parameter in binding.variables:
+            yield self._parameter(parameter.fields, "path", required=True)
+        if not binding.whole_body:
+            rest = [f for f in binding.request.fields if f is not binding.body_field]
             yield from self._queries(rest, (), taken)
+        for name, parameter in binding.headers.items():
+            made = self._parameter(parameter.fields, "header", required=False)
+            yield {**made, "name": name, "description": _HEADERS[name]}
 
     def _queries(
         self,
-        fields: Sequence[DescField],
-        above: tuple[DescField, ...],
-        taken: set[tuple[DescField, ...]],
+        fields: Sequence[Field],
+        above: tuple[Field, ...],
+        taken: set[tuple[Field, ...]],
     ) -> Iterator[dict[str, Any]]:
         for field in fields:
             path = (*above, field)
-            if path in taken or is_map(field):
+            if path in taken or field.many is dict:
                 continue
-            if _is_text(field):
-                name = ".".join(part.name for part in path)
-                needed = not above and self._types.is_needed(field, request=True)
-                yield self._parameter(name, "query", field, required=needed)
-            elif (message := _plain_message(field)) and len(path) < _NESTING:
-                yield from self._queries(message.fields, path, taken)
+            if field.kind.read is not None:
+                needed = not above and self.schemas.is_needed(field, request=True)
+                yield self._parameter(path, "query", required=needed)
+            elif field.nested and not field.many and len(path) < _NESTING:
+                of_google = field.nested.name.startswith("google.")
+                inner = () if of_google else field.nested.fields
+                yield from self._queries(inner, path, taken)
 
     def _parameter(
-        self, name: str, place: str, field: DescField, *, required: bool
+        self, path: Sequence[Field], place: str, *, required: bool
     ) -> dict[str, Any]:
-        schema = self._types.field(field, request=True)
+        name = ".".join(field.name for field in path)
+        schema = self.schemas.field(path[-1], request=True)
         told = schema.pop("description", "")
         made = {"name": name, "in": place, "required": required, "schema": schema}
         return {**made, "description": told} if told else made
 
-    def _headers(self, binding: Binding) -> Iterator[dict[str, Any]]:
-        """Give the headers that fill request fields."""
-        told = {
-            "Idempotency-Key": (binding.request_id, "The same as `request_id`."),
-            "If-Match": (binding.etag, "The entity tag that must still hold."),
-            "Last-Event-ID": (binding.resume, "The same as `resume_token`."),
-        }
-        for name, (parameter, text) in told.items():
-            if parameter is not None:
-                field = parameter.fields[-1]
-                made = self._parameter(name, "header", field, required=False)
-                yield {**made, "description": text}
-
     def _body(self, binding: Binding) -> dict[str, Any]:
-        if is_raw_body(binding):
+        if binding.raw_body:
             return {"content": {"*/*": {}}}
         if binding.body_field is not None:
-            schema = self._types.field(binding.body_field, request=True)
+            schema = self.schemas.field(binding.body_field, request=True)
         else:
             schema = self._whole_body(binding)
-        needed = self._types.resolved(schema).get("required")
+        needed = self.schemas.resolved(schema).get("required")
         return {
             "required": bool(binding.body_field or needed),
             "content": {JSON: {"schema": schema}},
@@ -192,57 +182,36 @@ class _Document:
 
     def _whole_body(self, binding: Binding) -> Schema:
         """Give the request's own schema, without what its path says."""
-        reference = self._types.element(binding.request.desc, request=True)
-        whole = self._types.resolved(reference)
-        bound = {".".join(v.parameter.names) for v in binding.variables}
+        reference = self.schemas.message(binding.request, request=True)
+        whole = self.schemas.resolved(reference)
+        bound = {parameter.path for _, parameter in binding.variables}
         if not bound:
             return reference
-        made = dict(whole)
-        made["properties"] = {
-            name: schema
-            for name, schema in whole["properties"].items()
-            if name not in bound
-        }
-        made["required"] = [n for n in whole.get("required", ()) if n not in bound]
-        return made
+        left = {n: s for n, s in whole["properties"].items() if n not in bound}
+        needed = [name for name in whole.get("required", ()) if name not in bound]
+        return {**whole, "properties": left, "required": needed}
 
     def _responses(self, binding: Binding) -> dict[str, Any]:
-        status = plan(binding, self._settings).status
-        error = {
-            "description": "An error.",
-            "content": {JSON: {"schema": {"$ref": "#/components/schemas/Error"}}},
-        }
+        error = {"schema": {"$ref": "#/components/schemas/Error"}}
         good: dict[str, Any] = {"description": "It went well."}
+        status = status_of(binding, self._settings)
         if status != 204:
             good["content"] = self._answers(binding)
-        return {str(status): good, "default": error}
+        failed = {"description": "An error.", "content": {JSON: error}}
+        return {str(status): good, "default": failed}
 
     def _answers(self, binding: Binding) -> dict[str, Any]:
         if binding.raw_reply:
             return {"*/*": {}}
-        if binding.reply_field is not None and binding.resource is None:
-            schema = self._types.field(binding.reply_field, request=False)
-        else:
-            sent = binding.resource or binding.reply
-            schema = self._types.element(sent.desc, request=False)
+        if binding.resource is not None:
+            schema = self.schemas.message(binding.resource, request=False)
+        elif binding.reply_field is not None:
+            schema = self.schemas.field(binding.reply_field, request=False)
         if not binding.streams:
             return {JSON: {"schema": schema}}
         array = {"type": "array", "items": schema}
         lines = {"type": "string", "description": "One such JSON text a line or event."}
         return {JSON: {"schema": array}, NDJSON: {"schema": lines}, EVENTS: {}}
-
-
-def _is_text(field: DescField) -> bool:
-    try:
-        converter(element_of(field))
-    except FieldPathError:
-        return False
-    return True
-
-
-def _plain_message(field: DescField) -> DescMessage | None:
-    message = message_of(field)
-    return message if message and not message.type_name.startswith("google.") else None
 
 
 def _path(binding: Binding) -> str:

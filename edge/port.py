@@ -3,8 +3,9 @@
 The port in the same process comes from whoever composes the application.
 """
 
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, Protocol
 
 import grpc
@@ -28,13 +29,8 @@ class StreamReply(Protocol):
     item may raise CallError; `aclose`, where there is one, cancels the call.
     """
 
-    @property
-    def headers(self) -> Metadata:
-        """The metadata sent before the first message."""
-
-    @property
-    def trailers(self) -> Metadata:
-        """The metadata sent after the last message."""
+    headers: Metadata
+    trailers: Metadata
 
     def __aiter__(self) -> AsyncIterator[bytes]:
         """Give the messages, in order."""
@@ -62,6 +58,7 @@ class CallPort(Protocol):
         """Call a method that has any number of answers."""
 
 
+@dataclass(eq=False)
 class CallError(Exception):
     """A call that ended with another status than OK.
 
@@ -69,36 +66,23 @@ class CallError(Exception):
     and `message` are the call's own and win over what stands in it.
     """
 
-    def __init__(
-        self,
-        code: int,
-        message: str,
-        status: bytes = b"",
-        headers: Metadata = (),
-        trailers: Metadata = (),
-    ) -> None:
-        super().__init__(code, message)
-        self.code = code
-        self.message = message
-        self.status = status
-        self.headers = headers
-        self.trailers = trailers
+    code: int
+    message: str
+    status: bytes = b""
+    headers: Metadata = ()
+    trailers: Metadata = ()
 
 
-def _metadata(received: object) -> Metadata:
-    return tuple(received) if received else ()  # type: ignore[arg-type]
+def _metadata(received: Any) -> Metadata:
+    return tuple(received or ())
 
 
 def _call_error(error: grpc.aio.AioRpcError) -> CallError:
+    headers = _metadata(error.initial_metadata())
     trailers = _metadata(error.trailing_metadata())
-    status = next((v for k, v in trailers if k == "grpc-status-details-bin"), b"")
-    return CallError(
-        error.code().value[0],
-        error.details() or "",
-        status if isinstance(status, bytes) else b"",
-        _metadata(error.initial_metadata()),
-        trailers,
-    )
+    status: Any = dict(trailers).get("grpc-status-details-bin", b"")
+    code, message = error.code().value[0], error.details() or ""
+    return CallError(code, message, status, headers, trailers)
 
 
 class _RemoteStream:
@@ -128,9 +112,9 @@ class RemotePort:
     """
 
     def __init__(self, channel: grpc.aio.Channel) -> None:
-        self._channel = channel
-        self._unary: dict[str, Any] = {}
-        self._streams: dict[str, Any] = {}
+        # One multi-callable per method: making one costs more than a call.
+        self._unary: Any = cache(channel.unary_unary)
+        self._stream: Any = cache(channel.unary_stream)
 
     async def unary(
         self,
@@ -141,10 +125,7 @@ class RemotePort:
         timeout: float | None,  # noqa: ASYNC109  # gRPC's word: the callee keeps it
     ) -> Reply:
         """Call over the channel; raises CallError as every port does."""
-        start = self._unary.get(method) or self._made(
-            self._unary, self._channel.unary_unary, method
-        )
-        call = start(request, metadata=tuple(metadata), timeout=timeout)
+        call = self._unary(method)(request, metadata=tuple(metadata), timeout=timeout)
         try:
             message = await call
             headers = _metadata(await call.initial_metadata())
@@ -156,13 +137,5 @@ class RemotePort:
         self, method: str, request: bytes, *, metadata: Metadata, timeout: float | None
     ) -> StreamReply:
         """Call over the channel; the stream raises CallError as every port's does."""
-        start = self._streams.get(method) or self._made(
-            self._streams, self._channel.unary_stream, method
-        )
+        start = self._stream(method)
         return _RemoteStream(start(request, metadata=tuple(metadata), timeout=timeout))
-
-    @staticmethod
-    def _made(known: dict[str, Any], make: Callable[..., Any], method: str) -> Any:
-        """Keep one multi-callable per method: making one costs more than a call."""
-        known[method] = make(method)
-        return known[method]

@@ -1,21 +1,23 @@
 """Path, query, headers and body -> the request message; conflicts are refused."""
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 from urllib.parse import unquote
 
 import orjson
 from protobuf import DescField, Message, message_to_json_value
 
-from edge.bindings import HTTP_BODY, Binding
+from edge.bindings import Binding
 from edge.codec import Codec
-from edge.errors import Refused, Violation, invalid
-from edge.schema.faults import BAD_INPUT, strict_tree, two_of_one
-from edge.schema.parameters import FieldPathError, Parameter, resolve
-from edge.schema.shapes import Shape, expectation
+from edge.errors import BAD_INPUT, Refused, Violation, fault, invalid, two_of_one
+from edge.manners.negotiation import JSON, PROTOBUF, body_kind
+from edge.schema.faults import strict_tree
+from edge.schema.fields import Field, FieldPathError, Parameter, Shape, resolve
 
 Given = tuple[Parameter, Any]  # a parameter and its JSON value
+Headers = dict[bytes, bytes]
+Body = tuple[Message, Any]  # the request message that a body makes, and its values
 _BAD_ESCAPE = re.compile(r"%(?![0-9A-Fa-f]{2})")
 _SLASH_ESCAPE = re.compile("%2[Ff]")
 _KNOWN_QUERIES = 256  # resolved names kept per binding; recursion makes them endless
@@ -45,11 +47,19 @@ def _decoded(text: str, where: str) -> str:
     if "%" not in text:
         return text
     if _BAD_ESCAPE.search(text):
-        raise invalid(Violation(where, "it has a broken percent escape"))
+        raise fault(where, "it has a broken percent escape")
     try:
         return unquote(text, errors="strict")
     except UnicodeDecodeError:
-        raise invalid(Violation(where, "it is not UTF-8")) from None
+        raise fault(where, "it is not UTF-8") from None
+
+
+def text_value(parameter: Parameter, text: str) -> Given:
+    """Give a parameter with the value that a text is; raises Refused."""
+    value = parameter.read(text)
+    if value is None:
+        raise fault(parameter.path, parameter.last.kind.told)
+    return parameter, value
 
 
 def _path_values(binding: Binding, segments: list[str]) -> Iterator[Given]:
@@ -58,18 +68,14 @@ def _path_values(binding: Binding, segments: list[str]) -> Iterator[Given]:
     Several segments keep their "%2F", so that it stays apart from a slash
     (http.proto).
     """
-    for variable in binding.variables:
-        parameter = variable.parameter
+    for variable, parameter in binding.variables:
         if variable.single:
             text = _decoded(segments[variable.start], parameter.path)
         else:
             text = "/".join(segments[variable.start : variable.end])
             parts = _SLASH_ESCAPE.split(text)
             text = "%2F".join(_decoded(part, parameter.path) for part in parts)
-        try:
-            yield parameter, parameter.convert(text)
-        except ValueError as error:
-            raise invalid(Violation(parameter.path, str(error))) from None
+        yield text_value(parameter, text)
 
 
 def _pairs(query: bytes) -> Iterator[tuple[str, str]]:
@@ -78,36 +84,34 @@ def _pairs(query: bytes) -> Iterator[tuple[str, str]]:
             name, _, value = part.replace("+", " ").partition("=")
             name = _decoded(name, "")
             if not name:
-                raise invalid(Violation("", "a query parameter has no name"))
+                raise fault("", "a query parameter has no name")
             yield name, _decoded(value, name)
 
 
-def _query_parameter(codec: Codec, binding: Binding, name: str) -> Parameter:
-    known = binding.queries.get(name)
-    if known:
-        return known
-    found = resolve(codec, binding.request, name)
-    if binding.body_all or found.fields[0] is binding.body_field:
+def _query_parameter(binding: Binding, name: str) -> Parameter:
+    if name in binding.queries:
+        return binding.queries[name]
+    found = resolve(binding.request, name)
+    if binding.whole_body or found.fields[0] is binding.body_field:
         raise FieldPathError("it belongs into the body")
     if len(binding.queries) < _KNOWN_QUERIES:
         binding.queries[name] = found
     return found
 
 
-def _query_values(codec: Codec, binding: Binding, query: bytes) -> Iterator[Given]:
+def _query_values(binding: Binding, query: bytes) -> Iterator[Given]:
     """Give the values of a query string, every fault of it told at once."""
     faults: list[Violation] = []
     lists: dict[tuple[str, ...], list[Any]] = {}
     for name, text in _pairs(query):
         try:
-            parameter = _query_parameter(codec, binding, name)
-            value = parameter.convert(text)
+            parameter, value = text_value(_query_parameter(binding, name), text)
         except FieldPathError as error:
             faults.append(Violation(name, str(error), "UNKNOWN_FIELD"))
-        except ValueError as error:
-            faults.append(Violation(parameter.path, str(error)))
+        except Refused as refused:
+            faults.extend(refused.violations)
         else:
-            if not parameter.many:
+            if not parameter.last.many:
                 yield parameter, value
             elif parameter.names in lists:
                 lists[parameter.names].append(value)
@@ -118,46 +122,80 @@ def _query_values(codec: Codec, binding: Binding, query: bytes) -> Iterator[Give
         raise invalid(*faults)
 
 
-class _Values:
-    """Parameters on their way into one document; each field has one source."""
+def _strong_tag(if_match: str) -> str:
+    """Give the one version that If-Match asks for; "" asks for any (RFC 9110 13.1.1).
 
-    def __init__(self) -> None:
-        self.given: dict[tuple[str, ...], Given] = {}
-        self._oneofs: dict[object, str] = {}
+    A weak tag is of an answer that has no version, so it never matches: 412.
+    """
+    if if_match.startswith("W/") or "," in if_match:
+        told = "If-Match takes one strong entity tag or *"
+        raise Refused(told, "ETAG_MISMATCH", http=412)
+    return "" if if_match == "*" else if_match.strip('"')
 
-    def add(self, given: Given, *, repeats: bool = True) -> None:
-        """Add a value; `repeats`: the same value may have been given before."""
-        parameter, value = given
-        before = self.given.setdefault(parameter.names, given)
-        if before is not given:
-            if not repeats:
-                raise invalid(
-                    Violation(parameter.path, "it is given twice", "DUPLICATE_FIELD")
-                )
-            if before[1] != value:
-                raise _conflict(parameter)
+
+def _header_values(binding: Binding, headers: Headers) -> Iterator[Given]:
+    """Give the request fields that HTTP's own headers fill."""
+    for name, parameter in binding.headers.items():
+        value = headers.get(name.lower().encode())
+        if value is None:
+            continue
+        if name == "Last-Event-ID":
+            yield parameter, value.decode("utf-8", "replace")
+        elif name == "Idempotency-Key":
+            yield parameter, value.decode("latin-1").strip().strip('"')
+        elif tag := _strong_tag(value.decode("latin-1").strip()):
+            yield parameter, tag
+
+
+def _joined(
+    paths: Sequence[Given],
+    query: Iterable[Given],
+    headers: Iterable[Given],
+    cookies: Iterable[Given],
+) -> Sequence[Given]:
+    """Put the sources together: each field has one value, each oneof one member."""
+    found = {parameter.names: (parameter, value) for parameter, value in paths}
+    bound = set(found)
+    for given in query:
+        _add(found, given, repeats=given[0].names in bound)
+    for given in headers:
+        _add(found, given, repeats=True)
+    for given in cookies:
+        _add(found, given, repeats=False)
+    members: dict[object, str] = {}
+    for parameter, _ in found.values():
         for level, oneof in parameter.oneofs:
-            slot = (parameter.names[:level], oneof)
-            other = self._oneofs.setdefault(slot, parameter.names[level])
-            if other != parameter.names[level]:
+            name = parameter.names[level]
+            other = members.setdefault((parameter.names[:level], oneof), name)
+            if other != name:
                 raise two_of_one(parameter.path, other)
-
-    def document(self) -> dict[str, Any]:
-        document: dict[str, Any] = {}
-        for parameter, value in self.given.values():
-            _put(document, parameter.names, value)
-        return document
+    return tuple(found.values())
 
 
-def _put(document: dict[str, Any], names: tuple[str, ...], value: Any) -> None:
-    for name in names[:-1]:
-        document = document.setdefault(name, {})
-    document[names[-1]] = value
+def _add(found: dict[tuple[str, ...], Given], given: Given, *, repeats: bool) -> None:
+    """Add a value; `repeats`: the same value may have been given before."""
+    parameter, value = given
+    before = found.setdefault(parameter.names, given)
+    if before is not given and not repeats:
+        raise fault(parameter.path, "it is given twice", "DUPLICATE_FIELD")
+    if before[1] != value:
+        raise _conflict(parameter)
+
+
+def _document(given: Sequence[Given]) -> bytes:
+    """Give the JSON of a request that has these values and no other."""
+    document: dict[str, Any] = {}
+    for parameter, value in given:
+        at = document
+        for name in parameter.names[:-1]:
+            at = at.setdefault(name, {})
+        at[parameter.names[-1]] = value
+    return orjson.dumps(document)
 
 
 def _conflict(parameter: Parameter) -> Refused:
     told = "it is given twice, with different values"
-    return invalid(Violation(parameter.path, told, "CONFLICTING_VALUES"))
+    return fault(parameter.path, told, "CONFLICTING_VALUES")
 
 
 class RequestBuilder:
@@ -166,166 +204,122 @@ class RequestBuilder:
     def __init__(self, codec: Codec) -> None:
         self._codec = codec
 
-    def from_path(self, binding: Binding, segments: list[str]) -> bytes:
-        """Give the request of a call that has neither query nor body nor headers."""
-        if not binding.variables:
-            return b""
-        document: dict[str, Any] = {}
-        given = tuple(_path_values(binding, segments))
-        for parameter, value in given:
-            _put(document, parameter.names, value)
-        return self._message(binding.request, document, given).to_binary()
-
     def build(
         self,
         binding: Binding,
         segments: list[str],
         query: bytes,
-        headers: Sequence[Given],
+        headers: Headers,
         cookies: Sequence[Given],
-        body: tuple[Message, Any] | None,
+        body: bytes,
     ) -> bytes:
-        """Give the request of any call; `body` comes from `read_body`.
+        """Give the request of any call.
 
-        `headers` may say again what the rest says, `cookies` may not. Raises
-        Refused that names the field at fault.
+        Headers may say again what the rest says, cookies may not. Raises Refused
+        that names the field at fault. Both parts stand behind each other: on the
+        wire that merges them.
         """
-        values = _Values()
-        for given in _path_values(binding, segments):
-            values.add(given)
-        paths = set(values.given)
-        for given in _query_values(self._codec, binding, query):
-            values.add(given, repeats=given[0].names in paths)
-        for given in headers:
-            values.add(given)
-        for given in cookies:
-            values.add(given, repeats=False)
-        return self._joined(binding, values, cookies, body)
-
-    def _joined(
-        self,
-        binding: Binding,
-        values: _Values,
-        cookies: Sequence[Given],
-        body: tuple[Message, Any] | None,
-    ) -> bytes:
-        """Put both parts behind each other: on the wire that merges them."""
-        given = values.given.values()
-        bound = self._message(binding.request, values.document(), tuple(given))
-        if body is None:
+        told = [*_header_values(binding, headers)] if binding.headers else []
+        read = self._read(binding, headers.get(b"content-type"), body) if body else None
+        given: Sequence[Given] = [*_path_values(binding, segments)]
+        if query or told or cookies:
+            given = _joined(given, _query_values(binding, query), told, cookies)
+        if not (given or read):
+            return b""
+        bound = self._message(binding.request, given)
+        if read is None:
             return bound.to_binary()
-        message, tree = body
         exclusive = {parameter.names for parameter, _ in cookies}
         for parameter, _ in given:
-            _refuse_conflict(parameter, message, tree, bound, exclusive)
-        self._derive_mask(binding, tree, bound)
-        return message.to_binary() + bound.to_binary()
+            _refuse_conflict(parameter, read, bound, parameter.names in exclusive)
+        self._derive_mask(binding, read[1], bound)
+        return read[0].to_binary() + bound.to_binary()
 
-    def _message(
-        self, shape: Shape, document: dict[str, Any], given: Sequence[Given]
-    ) -> Message:
+    def _message(self, shape: Shape, given: Sequence[Given]) -> Message:
         """Give the message of the parameters; a fault is told by its parameter."""
         registry = self._codec.registry
         try:
-            return shape.type.from_json(orjson.dumps(document), registry=registry)
+            return shape.type.from_json(_document(given), registry=registry)
         except BAD_INPUT:
             pass  # which of them it is, each tried alone shows
-        for parameter, value in given:
-            alone: dict[str, Any] = {}
-            _put(alone, parameter.names, value)
+        for one in given:
             try:
-                shape.type.from_json(orjson.dumps(alone), registry=registry)
+                shape.type.from_json(_document([one]), registry=registry)
             except BAD_INPUT:
-                told = expectation(parameter.element)
-                raise invalid(Violation(parameter.path, told)) from None
+                raise fault(one[0].path, one[0].last.kind.told) from None
         raise Refused("the parameters do not fit together")
 
-    def read_json(self, binding: Binding, body: bytes) -> tuple[Message, Any]:
-        """Give the request message that a JSON body makes, and its values."""
-        found = binding.body_field
-        if found is None:
-            return self._codec.read(body, binding.request)
-        tree = strict_tree(body)  # one whole value: it cannot break out of the wrap
-        key = binding.request.keys[found.name]
-        if tree is None and not key.takes_null:
-            raise invalid(Violation(found.json_name, expectation_of(binding)))
-        wrapped = b'{"%s":%s}' % (found.json_name.encode(), body)
-        return self._codec.read(wrapped, binding.request, {found.json_name: tree})
-
-    def read_binary(self, binding: Binding, body: bytes) -> tuple[Message, Any]:
-        """Give the request message that a protobuf body makes, and its values."""
-        shape = binding.body_shape or binding.request
+    def _read(self, binding: Binding, content_type: bytes | None, body: bytes) -> Body:
+        """Give the request message that a body makes, and its values."""
+        shape = binding.body
+        if shape is not None and binding.raw_body:
+            told = (content_type or b"application/octet-stream").decode("latin-1")
+            message = shape.type()
+            message[shape.named["content_type"].desc] = told
+            message[shape.named["data"].desc] = body
+            return _around(binding, message, {})
+        offers = (JSON, PROTOBUF) if shape else (JSON,)
+        if body_kind(content_type, offers) == JSON:
+            return self._read_json(binding, body)
+        assert shape is not None  # noqa: S101  # else it is not offered
         try:
             message = shape.type.from_binary(body)
             tree: Any = message_to_json_value(message, registry=self._codec.registry)
         except BAD_INPUT:
-            raise Refused(f"the body is not a {shape.desc.type_name}") from None
-        return self._around(binding, message, tree)
+            raise Refused(f"the body is not a {shape.name}") from None
+        return _around(binding, message, tree)
 
-    def read_raw(
-        self, binding: Binding, body: bytes, content_type: str
-    ) -> tuple[Message, Any]:
-        """Give the request message around a body that is kept as it is (HttpBody)."""
-        shape = binding.body_shape or binding.request
-        message = shape.type()
-        message[shape.keys["content_type"].field] = content_type
-        message[shape.keys["data"].field] = body
-        return self._around(binding, message, {})
-
-    @staticmethod
-    def _around(binding: Binding, message: Message, tree: Any) -> tuple[Message, Any]:
+    def _read_json(self, binding: Binding, body: bytes) -> Body:
         found = binding.body_field
         if found is None:
-            return message, tree
-        outer = binding.request.type()
-        outer[found] = message
-        return outer, {found.json_name: tree}
+            return self._codec.read(body, binding.request)
+        tree = strict_tree(body)  # one whole value: it cannot break out of the wrap
+        if tree is None and not found.takes_null:
+            told = binding.body.kind.told if binding.body else "must not be null"
+            raise fault(found.json_name, told)
+        wrapped = b'{"%s":%s}' % (found.json_name.encode(), body)
+        return self._codec.read(wrapped, binding.request, {found.json_name: tree})
 
     def _derive_mask(self, binding: Binding, tree: Any, bound: Message) -> None:
         """Name what a PATCH body holds, where nobody said what to change (AIP-134)."""
         mask, found = binding.mask, binding.body_field
-        if mask is None or mask in bound or _at(tree, (mask,)) is not None:
+        if mask is None or mask.message is None or binding.body is None:
             return
-        held = tree if found is None else _at(tree, (found,))
-        if not isinstance(held, dict) or binding.body_shape is None:
+        if mask.desc in bound or _at(tree, (mask,)) is not None:
             return
+        held = _at(tree, (found,) if found else ())
         paths = [
             path
-            for path in _mask_paths(held, binding.body_shape, "")
+            for path in _mask_paths(held, binding.body, "")
             if path not in binding.mask_skips
         ]
         if paths:
-            made = self._codec.registry.message("google.protobuf.FieldMask")
-            if made is not None:
-                bound[mask] = made.type(paths=paths)
+            bound[mask.desc] = mask.message.type(paths=paths)
 
 
-def expectation_of(binding: Binding) -> str:
-    """Say what a binding's body must be."""
-    shape = binding.body_shape
-    return expectation(shape.desc) if shape else "must not be null"
+def _around(binding: Binding, message: Message, tree: Any) -> Body:
+    found = binding.body_field
+    if found is None:
+        return message, tree
+    outer = binding.request.type()
+    outer[found.desc] = message
+    return outer, {found.json_name: tree}
 
 
-def is_raw_body(binding: Binding) -> bool:
-    """Tell whether the body is a google.api.HttpBody, taken as it is."""
-    shape = binding.body_shape
-    return shape is not None and shape.desc.type_name == HTTP_BODY
-
-
-def _mask_paths(tree: dict[str, Any], shape: Shape, prefix: str) -> Iterator[str]:
+def _mask_paths(tree: Any, shape: Shape, prefix: str) -> Iterator[str]:
     """Give a path for every leaf; lists, maps and well-known types are leaves."""
-    for name, value in tree.items():
-        key = shape.keys.get(name)
-        if key is None:
+    for name, value in tree.items() if isinstance(tree, dict) else ():
+        found = shape.named.get(name)
+        if found is None:
             continue
-        path = prefix + key.field.name
-        if key.nested and not key.many and isinstance(value, dict) and value:
-            yield from _mask_paths(value, key.nested, path + ".")
+        path = prefix + found.name
+        if found.nested and not found.many and isinstance(value, dict) and value:
+            yield from _mask_paths(value, found.nested, path + ".")
         else:
             yield path
 
 
-def _at(tree: Any, fields: Sequence[DescField]) -> Any:
+def _at(tree: Any, fields: Sequence[Field | DescField]) -> Any:
     """Give the value at a path of a JSON tree, in either spelling; None: absent."""
     for found in fields:
         if not isinstance(tree, dict):
@@ -335,27 +329,24 @@ def _at(tree: Any, fields: Sequence[DescField]) -> Any:
     return tree
 
 
-def _value(message: Any, fields: Sequence[DescField]) -> Any:
+def value_at(message: Any, fields: Sequence[Field]) -> Any:
+    """Give the value at a path of a message; None: a message on the way is absent."""
     for found in fields:
-        message = message[found] if message is not None else None
+        message = found.of(message) if message is not None else None
     return message
 
 
 def _refuse_conflict(
-    parameter: Parameter,
-    message: Message,
-    tree: Any,
-    bound: Message,
-    exclusive: set[tuple[str, ...]],
+    parameter: Parameter, body: Body, bound: Message, exclusive: bool
 ) -> None:
     """Refuse a body that says otherwise than a parameter, or says its oneof's rest."""
-    fields = parameter.fields
+    (message, tree), fields = body, parameter.fields
     if _at(tree, fields) is not None and (
-        parameter.names in exclusive or _value(message, fields) != _value(bound, fields)
+        exclusive or value_at(message, fields) != value_at(bound, fields)
     ):
         raise _conflict(parameter)
     for level, oneof in parameter.oneofs:
         held = _at(tree, fields[:level])
         for sibling in oneof.fields:
-            if sibling is not fields[level] and _at(held, (sibling,)) is not None:
+            if sibling is not fields[level].desc and _at(held, (sibling,)) is not None:
                 raise two_of_one(parameter.path, sibling.json_name)

@@ -1,1 +1,1 @@
-"""HTTP manners: negotiation, metadata, origins, cookies."""
+"""HTTP's own manners: headers, negotiation, cookies and streams."""

@@ -2,7 +2,6 @@
 
 import asyncio
 import zlib
-from collections.abc import Sequence
 from functools import lru_cache
 
 import brotli  # type: ignore[import-untyped]
@@ -21,20 +20,17 @@ _SAME = {
 }
 _CODINGS = ("zstd", "br", "gzip")  # ours, best first
 _INLINE_BYTES = 64 * 1024  # more is compressed off the loop
+_FAILURES = (zlib.error, brotli.error, zstandard.ZstdError)
 
 
-@lru_cache(maxsize=256)
-def _qualities(header: str) -> dict[str, float]:
+def _qualities(header: bytes) -> dict[str, float]:
     """Give the values of an Accept-like header with their weights (12.4.2)."""
     found: dict[str, float] = {}
-    for part in header.lower().split(","):
+    for part in header.decode("latin-1").lower().split(","):
         name, *parameters = (piece.strip() for piece in part.split(";"))
-        weight = 1.0
-        for parameter in parameters:
-            if parameter.startswith("q="):
-                weight = _weight(parameter[2:])
+        weights = [p[2:] for p in parameters if p.startswith("q=")]
         if name:
-            found[_SAME.get(name, name)] = weight
+            found[_SAME.get(name, name)] = _weight(weights[-1]) if weights else 1.0
     return found
 
 
@@ -53,13 +49,11 @@ def choose(accept: bytes | None, offers: tuple[str, ...]) -> str:
     """
     if accept is None or not accept.strip():
         return offers[0]
-    taken = _qualities(accept.decode("latin-1"))
+    taken = _qualities(accept)
 
     def quality(offer: str) -> float:
-        for name in (offer, offer.partition("/")[0] + "/*", "*/*"):
-            if name in taken:
-                return taken[name]
-        return 0.0
+        names = (offer, offer.partition("/")[0] + "/*", "*/*")
+        return next((taken[name] for name in names if name in taken), 0.0)
 
     best = max(offers, key=quality)
     if quality(best) > 0:
@@ -68,9 +62,20 @@ def choose(accept: bytes | None, offers: tuple[str, ...]) -> str:
     raise Refused(told, "NOT_ACCEPTABLE", http=406)
 
 
+def unsupported(told: str, accepted: str = "") -> Refused:
+    """Give the refusal of a body in a form that nobody here reads: 415."""
+    headers = [(b"accept-encoding", accepted.encode())] if accepted else []
+    return Refused(told, "UNSUPPORTED_MEDIA_TYPE", http=415, headers=headers)
+
+
+def too_large(limit: int) -> Refused:
+    """Give the refusal of a body beyond a limit: 413."""
+    return Refused(f"the body is larger than {limit} bytes", "BODY_TOO_LARGE", http=413)
+
+
 @lru_cache(maxsize=256)
 def body_kind(content_type: bytes | None, offers: tuple[str, ...]) -> str:
-    """Give the media type of a request body; none said is JSON.
+    """Give the media type of a request body; none said is the first offer.
 
     Raises Refused (415) where it is not among the offers.
     """
@@ -81,8 +86,7 @@ def body_kind(content_type: bytes | None, offers: tuple[str, ...]) -> str:
     charset = parameters.replace(" ", "").replace('"', "").partition("charset=")[2]
     if name in offers and charset in ("", "utf-8", "utf8"):
         return name
-    told = f"the body must be {' or '.join(offers)}, in UTF-8"
-    raise Refused(told, "UNSUPPORTED_MEDIA_TYPE", http=415)
+    raise unsupported(f"the body must be {' or '.join(offers)}, in UTF-8")
 
 
 @lru_cache(maxsize=256)
@@ -90,24 +94,18 @@ def coding_for(accept_encoding: bytes | None) -> str:
     """Give the content coding that a client likes best; "" is none."""
     if not accept_encoding:
         return ""
-    taken = _qualities(accept_encoding.decode("latin-1"))
+    taken = _qualities(accept_encoding)
     rest = taken.get("*", 0.0)
     best = max(_CODINGS, key=lambda coding: taken.get(coding, rest))
     quality = taken.get(best, rest)
     return best if quality > 0 and quality >= taken.get("identity", 0.0) else ""
 
 
-def _gzip(body: bytes) -> bytes:
-    packer = zlib.compressobj(level=5, wbits=31)
-    return packer.compress(body) + packer.flush()
-
-
 def _pack(body: bytes, coding: str) -> bytes:
     if coding == "gzip":
-        return _gzip(body)
+        return zlib.compress(body, level=5, wbits=31)
     if coding == "br":
-        packed: bytes = brotli.compress(body, quality=4)
-        return packed
+        return bytes(brotli.compress(body, quality=4))
     return zstandard.ZstdCompressor(level=3).compress(body)
 
 
@@ -124,66 +122,38 @@ def decompress(body: bytes, codings: bytes | None, limit: int) -> bytes:
     Raises Refused: 413 beyond the limit, 415 for an unknown coding, 400 for a
     body that is not what it says.
     """
-    if codings is None:
-        return body
-    for coding in _listed(codings):
+    for coding in reversed((codings or b"").decode("latin-1").lower().split(",")):
+        name = coding.strip().removeprefix("x-")
+        if name in ("", "identity"):
+            continue
+        if name not in _CODINGS:
+            told = "the body's content coding must be gzip, br or zstd"
+            raise unsupported(told, "gzip, br, zstd")
         try:
-            body = _unpack(body, coding, limit)
-        except (zlib.error, brotli.error, zstandard.ZstdError):
-            raise Refused(f"the body is not {coding}") from None
+            body, whole = _unpack(body, name, limit + 1)
+        except _FAILURES:
+            whole = False
         if len(body) > limit:
             raise too_large(limit)
+        if not whole:
+            raise Refused(f"the body is not {name}")
     return body
 
 
-def _listed(codings: bytes) -> Sequence[str]:
-    names = [name.strip() for name in codings.decode("latin-1").lower().split(",")]
-    return [name for name in reversed(names) if name not in ("", "identity")]
-
-
-def _unpack(body: bytes, coding: str, limit: int) -> bytes:
-    """Give at most a byte more than the limit, so that nothing larger is ever held."""
-    if coding in ("gzip", "x-gzip"):
-        unpacker = zlib.decompressobj(wbits=31)
-        plain = unpacker.decompress(body, limit + 1)
-        if not unpacker.eof and len(plain) <= limit:
-            raise zlib.error
-        return plain
+def _unpack(body: bytes, coding: str, most: int) -> tuple[bytes, bool]:
+    """Give at most so many bytes, so that no more is ever held; and if that is all."""
+    if coding == "gzip":
+        gzip = zlib.decompressobj(wbits=31)
+        return gzip.decompress(body, most), gzip.eof
     if coding == "br":
-        return _unbrotli(body, limit)
-    if coding == "zstd":
-        return _unzstd(body, limit)
-    told = "the body's content coding must be gzip, br or zstd"
-    raise Refused(
-        told,
-        "UNSUPPORTED_MEDIA_TYPE",
-        http=415,
-        headers=[(b"accept-encoding", b"gzip, br, zstd")],
-    )
-
-
-def _unzstd(body: bytes, limit: int) -> bytes:
-    """Read up to the limit first; only reading it again tells the frame's end."""
-    unpacker = zstandard.ZstdDecompressor(max_window_size=2**23)
-    plain = unpacker.stream_reader(body).read(limit + 1)
-    if len(plain) <= limit:
-        whole = unpacker.decompressobj()
-        plain = whole.decompress(body)
-        if not whole.eof:
-            raise zstandard.ZstdError
-    return plain
-
-
-def _unbrotli(body: bytes, limit: int) -> bytes:
-    unpacker = brotli.Decompressor()
-    plain: bytes = unpacker.process(body, output_buffer_limit=limit + 1)
-    while not unpacker.can_accept_more_data() and len(plain) <= limit:
-        plain += unpacker.process(b"", output_buffer_limit=limit + 1)
-    if not unpacker.is_finished() and len(plain) <= limit:
-        raise brotli.error
-    return plain
-
-
-def too_large(limit: int) -> Refused:
-    """Give the refusal of a body beyond a limit: 413."""
-    return Refused(f"the body is larger than {limit} bytes", "BODY_TOO_LARGE", http=413)
+        br = brotli.Decompressor()
+        plain = bytes(br.process(body, output_buffer_limit=most))
+        while not br.can_accept_more_data() and len(plain) < most:
+            plain += br.process(b"", output_buffer_limit=most)
+        return plain, br.is_finished()
+    zstd = zstandard.ZstdDecompressor(max_window_size=2**23)
+    plain = zstd.stream_reader(body).read(most)
+    if len(plain) >= most:
+        return plain, False
+    whole = zstd.decompressobj()  # only reading it again tells the frame's end
+    return whole.decompress(body), whole.eof

@@ -1,4 +1,4 @@
-"""Finds what is wrong with JSON, and where: the slow path of a refused body."""
+"""What JSON bodies do wrong: ambiguity, and the search for a refused body's fault."""
 
 import json
 import re
@@ -7,16 +7,14 @@ from typing import Any
 
 from protobuf import Registry
 
-from edge.errors import Refused, Violation, invalid
-from edge.schema.shapes import Key, Shape, element_of, expectation, is_list, is_map
-
-# What the native codec raises on input that is not of the type.
-BAD_INPUT = (ValueError, TypeError, OverflowError, RecursionError)
+from edge.errors import BAD_INPUT, Refused, Violation, fault, invalid, two_of_one
+from edge.schema.fields import Field, Shape
 
 # The native codec reads JSON by recursion and has no bound of its own: some 15,000
 # brackets overflow the stack and end the process. No message nests so deep.
 DEEPEST = 1_000
 _MARKS = re.compile(rb'"(?:[^"\\]|\\.)*"?|[][{}]', re.DOTALL)
+_TOO_DEEP = "the JSON body is nested too deep"
 
 
 def refuse_depth(body: bytes) -> None:
@@ -28,7 +26,7 @@ def refuse_depth(body: bytes) -> None:
         first = mark[0][0]
         depth += (first in b"[{") - (first in b"]}")
         if depth > DEEPEST:
-            raise Refused("the JSON body is nested too deep")
+            raise Refused(_TOO_DEEP)
 
 
 class _Duplicate(ValueError):
@@ -47,35 +45,30 @@ def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _whole(digits: str) -> int | float:
+    """Read a number; a longer one fits no type, and Python limits such digits."""
     return int(digits) if len(digits) < 32 else float(digits)
 
 
-# Numbers are not looked at where only keys matter, so the cheapest type does.
-_keys_only = json.JSONDecoder(object_pairs_hook=_distinct, parse_int=float)
-_exact = json.JSONDecoder(object_pairs_hook=_distinct, parse_int=_whole)
+_decoder = json.JSONDecoder(object_pairs_hook=_distinct, parse_int=_whole)
 _all_keys = json.JSONDecoder(object_pairs_hook=_Pairs, parse_int=float)
 
 
-def strict_tree(body: bytes, *, exact: bool = False) -> Any:
+def strict_tree(body: bytes) -> Any:
     """Give a JSON text's values; raises Refused on broken JSON or a double key."""
     try:
-        return _tree(body.decode(), _exact if exact else _keys_only)
+        text = body.decode()
+        try:
+            return _decoder.decode(text)
+        except _Duplicate:
+            at = _twice(_all_keys.decode(text), "")
+            raise fault(at, "the key stands twice", "DUPLICATE_FIELD") from None
     except json.JSONDecodeError as error:
         where = f"line {error.lineno}, column {error.colno}"
         raise Refused(f"the body is not JSON: {error.msg} at {where}") from None
     except UnicodeDecodeError:
         raise Refused("the body is not JSON: it is not UTF-8") from None
     except RecursionError:
-        raise Refused("the JSON body is nested too deep") from None
-
-
-def _tree(text: str, decoder: json.JSONDecoder) -> Any:
-    try:
-        return decoder.decode(text)
-    except _Duplicate:
-        at = _twice(_all_keys.decode(text), "")
-        told = Violation(at, "the key stands twice", "DUPLICATE_FIELD")
-        raise invalid(told) from None
+        raise Refused(_TOO_DEEP) from None
 
 
 def _twice(value: Any, at: str) -> str:
@@ -90,48 +83,29 @@ def _twice(value: Any, at: str) -> str:
         if where in seen:
             return where
         seen.add(where)
-        found = _twice(item, where)
-        if found:
+        if found := _twice(item, where):
             return found
     return ""
 
 
-def refuse_ambiguity(tree: dict[str, Any], shape: Shape, path: str = "") -> None:
+def refuse_ambiguity(tree: Any, shape: Shape, path: str = "") -> None:
     """Refuse a field spelt in both ways, and two members of one oneof."""
     seen: dict[object, str] = {}
-    for name, value in tree.items():
-        key = shape.keys.get(name)
-        if key is None or (value is None and not key.takes_null):
+    for name, value in tree.items() if isinstance(tree, dict) else ():
+        field = shape.named.get(name)
+        if field is None or (value is None and not field.takes_null):
             continue
-        at = path + key.json_name
-        if key.json_name in seen:
-            raise invalid(Violation(at, "it is given twice", "DUPLICATE_FIELD"))
-        seen[key.json_name] = at
-        if key.oneof is not None:
-            if key.oneof in seen:
-                raise two_of_one(at, seen[key.oneof])
-            seen[key.oneof] = at
-        if key.nested is not None:
-            for where, item in _objects(value, key, at):
-                refuse_ambiguity(item, key.nested, where + ".")
-
-
-def two_of_one(field: str, other: str) -> Refused:
-    """Give the refusal of two members of one oneof."""
-    told = f"only one of it and {other} may be given"
-    return invalid(Violation(field, told, "ONEOF_CONFLICT"))
-
-
-def _objects(value: Any, key: Key, at: str) -> Iterable[tuple[str, dict[str, Any]]]:
-    """Give the JSON objects that stand in a field, each with its path."""
-    if not key.many:
-        return ((at, value),) if isinstance(value, dict) else ()
-    items: Iterable[tuple[Any, Any]] = (
-        enumerate(value) if isinstance(value, list) else value.items()
-    )
-    return (
-        (f"{at}[{json.dumps(i)}]", item) for i, item in items if isinstance(item, dict)
-    )
+        at = path + field.json_name
+        if field.json_name in seen:
+            raise fault(at, "it is given twice", "DUPLICATE_FIELD")
+        if field.oneof in seen:
+            raise two_of_one(at, seen[field.oneof])
+        seen[field.json_name] = at
+        if field.oneof is not None:
+            seen[field.oneof] = at
+        for where, item in field.items(value) if field.nested else ():
+            assert field.nested is not None  # noqa: S101  # said above, for mypy
+            refuse_ambiguity(item, field.nested, f"{at}{where}.")
 
 
 class FaultFinder:
@@ -143,60 +117,54 @@ class FaultFinder:
     def refusal(self, body: bytes, shape: Shape) -> Refused:
         """Give the refusal of a body that the codec does not take."""
         try:
-            tree = strict_tree(body, exact=True)
-            found = self.violation(tree, shape, "")
+            found = self._violation(strict_tree(body), shape, "")
         except Refused as refused:
             return refused
         except RecursionError:
-            return Refused("the JSON body is nested too deep")
-        return invalid(found or Violation("", expectation(shape.desc)))
+            return Refused(_TOO_DEEP)
+        return invalid(found or Violation("", shape.kind.told))
 
-    def violation(self, tree: Any, shape: Shape, path: str) -> Violation | None:
+    def _violation(self, tree: Any, shape: Shape, path: str) -> Violation | None:
         """Give the first fault within a JSON value that should be of a type."""
         if shape.special or not isinstance(tree, dict):
             good = self._fits(shape, tree)
-            return None if good else Violation(path, expectation(shape.desc))
+            return None if good else Violation(path, shape.kind.told)
         for name, value in tree.items():
             if self._fits(shape, {name: value}):
                 continue
-            key = shape.keys.get(name)
-            at = f"{path}.{key.json_name if key else name}".lstrip(".")
-            if key is None:
+            field = shape.named.get(name)
+            at = f"{path}.{field.json_name if field else name}".lstrip(".")
+            if field is None:
                 return Violation(at, "there is no such field", "UNKNOWN_FIELD")
-            return self._within(value, key, at, shape)
+            return self._within(value, field, at, shape)
         return None
 
-    def _within(self, value: Any, key: Key, at: str, shape: Shape) -> Violation:
+    def _within(self, value: Any, field: Field, at: str, shape: Shape) -> Violation:
         """Look for a fault deeper than a field, which as a whole is faulty."""
-        if is_list(key.field):
-            if not isinstance(value, list):
-                return Violation(at, "must be a list")
-            index = self._first_bad(value, key, shape)
-            return self._item(value[index], f"{at}[{index}]", key)
-        if is_map(key.field):
-            return self._entry(value, key, at, shape)
-        return self._item(value, at, key)
+        if field.many:
+            if not isinstance(value, field.many):
+                what = (
+                    "a list" if field.many is list else "an object of keys and values"
+                )
+                return Violation(at, f"must be {what}")
+            where, value = self._first_bad(value, field, shape)
+            at += where
+        found = self._violation(value, field.nested, at) if field.nested else None
+        return found or Violation(at, field.kind.told)
 
-    def _entry(self, value: Any, key: Key, at: str, shape: Shape) -> Violation:
-        for name, item in value.items() if isinstance(value, dict) else ():
-            if not self._fits(shape, {key.json_name: {name: item}}):
-                return self._item(item, f"{at}[{json.dumps(name)}]", key)
-        return Violation(at, "must be an object of keys and values")
-
-    def _item(self, item: Any, at: str, key: Key) -> Violation:
-        found = self.violation(item, key.nested, at) if key.nested else None
-        return found or Violation(at, expectation(element_of(key.field)))
-
-    def _first_bad(self, items: list[Any], key: Key, shape: Shape) -> int:
+    def _first_bad(self, value: Any, field: Field, shape: Shape) -> tuple[str, Any]:
         """Bisect: a part is good just if all of its items are."""
-        good, bad = 0, len(items)
+        parts = list(value.items() if field.many is dict else value)
+        good, bad = 0, len(parts)
         while bad - good > 1:
             middle = (good + bad) // 2
-            if self._fits(shape, {key.json_name: items[good:middle]}):
+            some = parts[good:middle]
+            held = dict(some) if field.many is dict else some
+            if self._fits(shape, {field.json_name: held}):
                 good = middle
             else:
                 bad = middle
-        return good
+        return list(field.items(value))[good]
 
     def _fits(self, shape: Shape, value: Any) -> bool:
         try:

@@ -678,6 +678,51 @@ async def test_a_port_that_keeps_no_deadline_is_cut_off() -> None:
     assert answer.status_code == 504
 
 
+async def test_a_streams_deadline_holds_after_its_first_message() -> None:
+    """Also where the port keeps none: the stream ends in an error frame."""
+    port = Port(stream=events("a", pause=30))
+    headers = {"accept": "application/x-ndjson", "grpc-timeout": "10m"}
+    async with asyncio.timeout(2):
+        answer = await shop(port).get("/items:watch", headers=headers)
+    first, last = map(json.loads, answer.text.splitlines())
+    assert (answer.status_code, first["name"]) == (200, "a")
+    assert last["status"] == "DEADLINE_EXCEEDED"
+
+
+async def test_head_of_a_stream_ends_with_its_first_message() -> None:
+    """HEAD asks for what GET would say first, not for the whole stream."""
+    answer = await shop(Port(stream=events("a", pause=30))).head("/items:watch")
+    assert (answer.status_code, answer.content) == (200, b"")
+
+
+async def test_a_stream_without_messages_is_an_empty_array() -> None:
+    """The body of a stream is JSON, whatever came."""
+    answer = await shop(Port(stream=events())).get("/items:watch")
+    assert (answer.status_code, answer.json()) == (200, [])
+
+
+NOBODY = "/shop.v1.Shop/Nobody"
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        EdgeSettings(public_max_age={NOBODY: 1}),
+        EdgeSettings(rate_limits={NOBODY: ("1 a minute",)}),
+        EdgeSettings(public_methods=frozenset((NOBODY,))),
+        EdgeSettings(extra_bindings={NOBODY: "GET /x"}),
+        EdgeSettings(cookies=(TokenCookie(name="c", cleared_by=frozenset((NOBODY,))),)),
+        EdgeSettings(cookies=(TokenCookie(name="c", reply_fields={NOBODY: "x"}),)),
+    ],
+)
+def test_settings_for_a_method_that_is_not_there_are_refused(
+    settings: EdgeSettings,
+) -> None:
+    """The error names the method: a typing error must not switch a rule off."""
+    with pytest.raises(BindingError, match=NOBODY):
+        create_app(compiled(SHOP), Port(), settings)
+
+
 COOKIES = EdgeSettings(
     public_url="https://shop.example",
     cookies=(

@@ -126,6 +126,16 @@ def test_every_type_has_a_schema() -> None:
         assert reference.partition('"')[0] in known
 
 
+def test_of_two_paths_that_look_alike_the_first_is_told(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """A variable's pattern is left out; what that hides is in the log, by name."""
+    rules = [{"get": "/{string_field=a/*}"}, {"get": "/{string_field=b/*}"}]
+    paths = document(routes(rules), EdgeSettings())["paths"]
+    assert paths["/{string_field}"]["get"]["operationId"] == "S_M0"
+    assert "/{string_field=b/*}" in caplog.text
+
+
 def test_streams_and_empty_answers_are_told() -> None:
     """Streams offer their three formats; 204 has no content."""
     paths = document(compiled(SHOP), EdgeSettings())["paths"]
