@@ -38,7 +38,7 @@ class EdgeSettings:
     ready: Callable[[], Awaitable[bool]] | None = None  # answers /readyz
 
     max_body_bytes: int = 1 * MIB
-    max_decompressed_bytes: int = 4 * MIB
+    max_decompressed_bytes: int = 1 * MIB
     max_header_bytes: int = 16 * KIB
     body_timeout: float = 20.0  # to receive a whole request body
     default_timeout: float | None = 30.0  # a unary call's, without `grpc-timeout`
@@ -54,6 +54,7 @@ class EdgeSettings:
 
     # Method -> "GET /path", for methods whose files nobody can annotate.
     extra_bindings: Mapping[str, str] = field(default_factory=dict)
+    error_domain: str = ""  # of google.rpc.ErrorInfo in the edge's own refusals
     created_prefixes: tuple[str, ...] = ("Create", "BatchCreate")  # these answer 201
     public_max_age: Mapping[str, int] = field(default_factory=dict)  # method -> seconds
     public_methods: frozenset[str] = frozenset()  # need no credentials

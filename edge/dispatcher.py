@@ -68,7 +68,7 @@ class Dispatcher:
         self._heads = Heads(settings)
         self._lookout = Lookout()
         self._builder = RequestBuilder(codec)
-        self._failures = Failures(codec.registry)
+        self._failures = Failures(codec.registry, settings.error_domain)
         self._tokens = TokenCookies(router.bindings, settings)
         self._replies = {b: Replies(codec, b, settings) for b in router.bindings}
 

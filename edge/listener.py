@@ -1,4 +1,4 @@
-"""What the HTTP server must add to uvicorn: a deadline for receiving headers."""
+"""What the HTTP server must add to uvicorn: bounds for receiving headers."""
 
 import asyncio
 
@@ -6,13 +6,16 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 
 class DeadlinedProtocol(HttpToolsProtocol):
-    """Closes a connection whose request headers take too long (uvicorn waits for ever).
+    """Closes a connection whose request headers take too long, or too much room.
 
-    For `uvicorn.Config(http=DeadlinedProtocol)`; a subclass may say another time.
+    uvicorn waits for ever, and keeps what comes. For `uvicorn.Config(http=...)`; a
+    subclass may say other bounds.
     """
 
     header_timeout = 10.0  # seconds, from connecting or from a request's first byte
+    header_bytes = 32 * 1024  # and what one read of the socket brings beyond it
     _deadline: asyncio.TimerHandle | None = None
+    _held = 0
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Begin to wait for the first request."""
@@ -23,6 +26,15 @@ class DeadlinedProtocol(HttpToolsProtocol):
         """Wait no longer."""
         self._stop()
         super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        """Take what has come, unless headers go on and on."""
+        super().data_received(data)
+        if self._deadline is None:
+            return
+        self._held += len(data)
+        if self._held > self.header_bytes:
+            self.transport.close()
 
     def on_message_begin(self) -> None:
         """Begin to wait for the rest of a request's headers."""
@@ -36,6 +48,7 @@ class DeadlinedProtocol(HttpToolsProtocol):
 
     def _wait(self) -> None:
         self._stop()
+        self._held = 0
         close = self.transport.close
         self._deadline = self.loop.call_later(self.header_timeout, close)
 

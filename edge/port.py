@@ -3,6 +3,8 @@
 The port in the same process comes from whoever composes the application.
 """
 
+import logging
+import re
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -73,6 +75,12 @@ class CallError(Exception):
     trailers: Metadata = ()
 
 
+_log = logging.getLogger("edge")
+# What gRPC itself says of a connection names addresses, which are nobody's business.
+_ADDRESS = re.compile(r"\b(ipv4|ipv6|unix|dns|vsock):")
+_UNREACHABLE = "the service cannot be reached: try again"
+
+
 def _metadata(received: Any) -> Metadata:
     return tuple(received or ())
 
@@ -82,6 +90,9 @@ def _call_error(error: grpc.aio.AioRpcError) -> CallError:
     trailers = _metadata(error.trailing_metadata())
     status: Any = dict(trailers).get("grpc-status-details-bin", b"")
     code, message = error.code().value[0], error.details() or ""
+    if _ADDRESS.search(message):
+        _log.warning("call failed: %s", message)
+        message = _UNREACHABLE
     return CallError(code, message, status, headers, trailers)
 
 

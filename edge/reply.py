@@ -162,8 +162,9 @@ async def pack(response: Response, accept_encoding: bytes | None) -> None:
 class Failures:
     """Turns what went wrong into responses: one body for every error."""
 
-    def __init__(self, registry: Registry) -> None:
+    def __init__(self, registry: Registry, domain: str) -> None:
         self._registry = registry
+        self._domain = domain
         status = registry.message("google.rpc.Status")
         assert status is not None  # noqa: S101  # the codec adds it to every registry
         self._status = status.type
@@ -175,7 +176,7 @@ class Failures:
         """
         if isinstance(error, Refused):
             told = _error(error.code, error.message, error.reason, request_id)
-            told["details"] = _violations(error)
+            told["details"] = [*self._info(error.reason), *_violations(error)]
             headers = [*error.headers]
             return _response(error.http, told, headers)
         if isinstance(error, CallError):
@@ -183,6 +184,12 @@ class Failures:
         return _response(
             500, _error(Code.INTERNAL, "internal error", "", request_id), []
         )
+
+    def _info(self, reason: str) -> list[Any]:
+        """Give the reason as services tell theirs, where they have a domain."""
+        kind = "type.googleapis.com/google.rpc.ErrorInfo"
+        told = {"@type": kind, "reason": reason, "domain": self._domain}
+        return [told] if self._domain else []
 
     def _of_call(self, error: CallError, request_id: str, *, match: bool) -> Response:
         """Give the response to a failed call; with If-Match, ABORTED is 412."""

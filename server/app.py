@@ -35,6 +35,7 @@ from server.rpc import contract
 from server.rpc.addresses import Trust
 from server.rpc.auth import AuthService
 from server.rpc.health import Health, remote_readiness
+from server.rpc.interceptors.errors import DOMAIN
 from server.rpc.listener import Guards, Listener, grpc_server, serve_methods
 from server.rpc.local import LocalPort
 from server.rpc.reflection import reflect
@@ -233,6 +234,7 @@ def edge_settings(settings: Settings, in_force: Rates) -> EdgeSettings:
         cors_origins=settings.cors_origins,
         trusted_proxies=tuple(map(str, settings.trusted_proxies)),
         serve_trailing_slash=True,
+        error_domain=DOMAIN,
         public_methods=contract.public_methods(),
         public_max_age=contract.public_max_age(),
         rate_limits=contract.rate_sentences(in_force),

@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Iterable
+from itertools import accumulate
 from typing import Any
 
 from protobuf import Registry
@@ -13,7 +14,11 @@ from edge.schema.fields import Field, Shape
 # The native codec reads JSON by recursion and has no bound of its own: some 15,000
 # brackets overflow the stack and end the process. No message nests so deep.
 DEEPEST = 1_000
-_MARKS = re.compile(rb'"(?:[^"\\]|\\.)*"?|[][{}]', re.DOTALL)
+_STRINGS = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"?', re.DOTALL)
+_STEPS = bytes.maketrans(b"[{]}", b"\1\1\xff\xff")  # as signed bytes: 1 and -1
+_OTHER = bytes(set(range(256)) - set(b"[{]}"))
+# A fault in a larger body is told without its place: finding it reads all of it anew.
+MOST_SEARCHED = 256 * 1024
 _TOO_DEEP = "the JSON body is nested too deep"
 
 
@@ -21,12 +26,9 @@ def refuse_depth(body: bytes) -> None:
     """Raise Refused if JSON nests deeper than DEEPEST, before anything reads it."""
     if body.count(b"[") + body.count(b"{") <= DEEPEST:
         return
-    depth = 0
-    for mark in _MARKS.finditer(body):
-        first = mark[0][0]
-        depth += (first in b"[{") - (first in b"]}")
-        if depth > DEEPEST:
-            raise Refused(_TOO_DEEP)
+    steps = _STRINGS.sub(b"", body).translate(_STEPS, _OTHER)
+    if max(accumulate(memoryview(steps).cast("b")), default=0) > DEEPEST:
+        raise Refused(_TOO_DEEP)
 
 
 class _Duplicate(ValueError):
@@ -116,6 +118,8 @@ class FaultFinder:
 
     def refusal(self, body: bytes, shape: Shape) -> Refused:
         """Give the refusal of a body that the codec does not take."""
+        if len(body) > MOST_SEARCHED:
+            return Refused(f"the body does not fit: it {shape.kind.told}")
         try:
             found = self._violation(strict_tree(body), shape, "")
         except Refused as refused:

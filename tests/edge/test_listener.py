@@ -1,6 +1,8 @@
-"""The deadline for receiving headers, on a real socket."""
+"""The bounds for receiving headers, on a real socket."""
 
 import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 
 import pytest
 import uvicorn
@@ -10,14 +12,16 @@ from edge.listener import DeadlinedProtocol
 from tests.edge.service import Port, compiled
 from tests.edge.test_manners import SHOP, item
 
+Ends = tuple[asyncio.StreamReader, asyncio.StreamWriter]
+
 
 class Hasty(DeadlinedProtocol):
-    header_timeout = 0.1
+    header_timeout = 0.5
 
 
-@pytest.mark.parametrize("part", [b"", b"GET /items/1 HTTP/1.1\r\nHost: x\r\n"])
-async def test_headers_that_do_not_come_close_the_connection(part: bytes) -> None:
-    """R35: from connecting, and from a request's first byte."""
+@asynccontextmanager
+async def connected() -> AsyncIterator[Ends]:
+    """Give a connection to a server that has little patience."""
     app = create_app(compiled(SHOP), Port(item(id=1)))
     config = uvicorn.Config(
         app, port=0, http=Hasty, lifespan="off", log_level="critical"
@@ -29,11 +33,40 @@ async def test_headers_that_do_not_come_close_the_connection(part: bytes) -> Non
     try:
         number = server.servers[0].sockets[0].getsockname()[1]
         reader, writer = await asyncio.open_connection("127.0.0.1", number)
+        yield reader, writer
+        writer.close()
+    finally:
+        await server.shutdown()
+
+
+@pytest.mark.parametrize("part", [b"", b"GET /items/1 HTTP/1.1\r\nHost: x\r\n"])
+async def test_headers_that_do_not_come_close_the_connection(part: bytes) -> None:
+    """R35: from connecting, and from a request's first byte."""
+    async with connected() as (reader, writer):
         good = b"GET /items/1 HTTP/1.1\r\nHost: x\r\n\r\n" if part else b""
         writer.write(good + part)
         async with asyncio.timeout(2):
             told = await reader.read(-1)
         assert told.startswith(b"HTTP/1.1 200") if part else told == b""
-        writer.close()
-    finally:
-        await server.shutdown()
+
+
+async def test_headers_that_go_on_and_on_close_the_connection() -> None:
+    """R34: what comes is not kept without bound; a large body is no such thing."""
+    async with connected() as (reader, writer):
+        head = b"POST /items HTTP/1.1\r\nHost: x\r\ncontent-length: 90000\r\n"
+        writer.write(head + b"content-type: application/json\r\n\r\n")
+        await writer.drain()
+        writer.write(b" " * 90_000)
+        assert (await reader.readline()).startswith(b"HTTP/1.1 ")
+    sent = 0
+    async with connected() as (reader, writer), asyncio.timeout(10):
+        writer.write(b"GET /items/1 HTTP/1.1\r\nx: ")
+        try:
+            while not writer.is_closing() and sent < 2**26:
+                writer.write(b"a" * 65_536)
+                sent += 65_536
+                await writer.drain()
+                await asyncio.sleep(0)
+        except ConnectionError:
+            pass
+    assert sent < 2**26

@@ -164,3 +164,13 @@ async def test_a_server_that_is_away_is_unavailable() -> None:
     answer = await http.get("/items/1")
     assert (answer.status_code, answer.json()["status"]) == (503, "UNAVAILABLE")
     await channel.close()
+
+
+async def test_addresses_stay_inside() -> None:
+    """R38: where the service is, and why it cannot be reached, is for the log."""
+    async with grpc.aio.insecure_channel("127.0.0.1:1") as channel:
+        port = RemotePort(channel)
+        with pytest.raises(CallError) as caught:
+            await port.unary("/x.Y/Z", b"", metadata=(), timeout=5)
+    assert caught.value.code == 14
+    assert "127.0.0.1" not in caught.value.message

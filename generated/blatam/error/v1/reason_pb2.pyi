@@ -82,6 +82,24 @@ class _ReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Reason.ValueTy
     """NOT_FOUND: the caller has no such session. Metadata: `id`."""
     REASON_SERVICE_KEY_NOT_FOUND: _Reason.ValueType  # 21
     """NOT_FOUND: no such service key. Metadata: `id`."""
+    REASON_PATH_NOT_FOUND: _Reason.ValueType  # 22
+    """HTTP 404: there is nothing at this path."""
+    REASON_METHOD_NOT_ALLOWED: _Reason.ValueType  # 23
+    """HTTP 405: the path does not take this method; Allow names those it takes."""
+    REASON_NOT_ACCEPTABLE: _Reason.ValueType  # 24
+    """HTTP 406: the answer has no form that Accept allows."""
+    REASON_REQUEST_TIMEOUT: _Reason.ValueType  # 25
+    """HTTP 408: the body did not arrive in time."""
+    REASON_BODY_TOO_LARGE: _Reason.ValueType  # 26
+    """HTTP 413: the body is larger than the service reads."""
+    REASON_URI_TOO_LONG: _Reason.ValueType  # 27
+    """HTTP 414: the address is too long."""
+    REASON_UNSUPPORTED_MEDIA_TYPE: _Reason.ValueType  # 28
+    """HTTP 415: the body is in a form or a coding that the service does not read."""
+    REASON_HEADERS_TOO_LARGE: _Reason.ValueType  # 29
+    """HTTP 431: the headers are larger than the service reads."""
+    REASON_ORIGIN_NOT_ALLOWED: _Reason.ValueType  # 30
+    """HTTP 403: a call with cookies came from another site."""
 
 class Reason(_Reason, metaclass=_ReasonEnumTypeWrapper):
     """Every `google.rpc.ErrorInfo.reason` of domain "blatam.academy". On the wire
@@ -148,4 +166,22 @@ REASON_SESSION_NOT_FOUND: Reason.ValueType  # 20
 """NOT_FOUND: the caller has no such session. Metadata: `id`."""
 REASON_SERVICE_KEY_NOT_FOUND: Reason.ValueType  # 21
 """NOT_FOUND: no such service key. Metadata: `id`."""
+REASON_PATH_NOT_FOUND: Reason.ValueType  # 22
+"""HTTP 404: there is nothing at this path."""
+REASON_METHOD_NOT_ALLOWED: Reason.ValueType  # 23
+"""HTTP 405: the path does not take this method; Allow names those it takes."""
+REASON_NOT_ACCEPTABLE: Reason.ValueType  # 24
+"""HTTP 406: the answer has no form that Accept allows."""
+REASON_REQUEST_TIMEOUT: Reason.ValueType  # 25
+"""HTTP 408: the body did not arrive in time."""
+REASON_BODY_TOO_LARGE: Reason.ValueType  # 26
+"""HTTP 413: the body is larger than the service reads."""
+REASON_URI_TOO_LONG: Reason.ValueType  # 27
+"""HTTP 414: the address is too long."""
+REASON_UNSUPPORTED_MEDIA_TYPE: Reason.ValueType  # 28
+"""HTTP 415: the body is in a form or a coding that the service does not read."""
+REASON_HEADERS_TOO_LARGE: Reason.ValueType  # 29
+"""HTTP 431: the headers are larger than the service reads."""
+REASON_ORIGIN_NOT_ALLOWED: Reason.ValueType  # 30
+"""HTTP 403: a call with cookies came from another site."""
 Global___Reason: _TypeAlias = Reason  # noqa: Y015
