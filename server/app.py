@@ -123,29 +123,18 @@ async def academy(
 
     Raises StoreUnavailable, UnreadableKeys, ContractError, ConfigurationError.
     """
-    settings = base.settings
-    ring, feed = KeyRing(), base.feed
+    settings, ring = base.settings, KeyRing()
     events = PostgresAudit(base.database)
     services = PostgresServiceKeys(base.database, base.clock)
     keys = PostgresSigningKeys(base.database, base.secret, ring, base.clock)
+    accounts = CachedUsers(base.database, base.redis, base.feed)
     authentication = _authentication(base, ring, ServiceKeys(services, base.clock))
-    in_force = rates(settings)
-    guards = Guards(
-        verify=authentication.identify,
-        limiter=base.limiter,
-        requests=Requests(PostgresAnswers(base.database), base.secret.mac("requests")),
-        audit=events,
-        clock=base.clock,
-        rates=in_force,
-    )
-    accounts = CachedUsers(base.database, base.redis, feed)
+    audit = Audit(events, page_tokens(base))
     servicers = {
         "blatam.user.v1.UserService": UserService(users(base, accounts)),
-        "blatam.auth.v1.AuthService": AuthService(
-            authentication, ring, Audit(events, page_tokens(base))
-        ),
+        "blatam.auth.v1.AuthService": AuthService(authentication, ring, audit),
     }
-    served = serve_methods(servicers, guards)
+    served = serve_methods(servicers, _guards(base, authentication, events))
     trust = Trust(settings.trusted_proxies)
     health = Health(base.database.ping, list(servicers), lame_duck)
     server = grpc_server(Listener(trust).handlers(served))
@@ -153,20 +142,26 @@ async def academy(
     if settings.debug:
         reflect(server, (*servicers, health.name))
     port = LocalPort(served, trust, Reply, CallError)
-    edge = replace(edge_settings(settings, in_force), ready=health.ready)
-    await keys.load()
-    await feed.look()
-    await services.look()
-    await health.look()
-    async with following(
-        feed.follow,
-        feed.listen,
-        keys.follow,
-        services.follow,
-        accounts.cache.follow,
-        health.follow,
-    ):
+    edge = replace(edge_settings(settings, rates(settings)), ready=health.ready)
+    fresh = (keys, base.feed, services, health)
+    for source in fresh:
+        await source.look()
+    works = [source.follow for source in (*fresh, accounts.cache)]
+    async with following(*works, base.feed.listen):
         yield Academy(health, server, port, edge_app(port, edge))
+
+
+def _guards(
+    base: Ground, authentication: Authentication, events: PostgresAudit
+) -> Guards:
+    return Guards(
+        verify=authentication.identify,
+        limiter=base.limiter,
+        requests=Requests(PostgresAnswers(base.database), base.secret.mac("requests")),
+        audit=events,
+        clock=base.clock,
+        rates=rates(base.settings),
+    )
 
 
 def page_tokens(base: Ground) -> PageTokens:

@@ -49,7 +49,7 @@ class PostgresSigningKeys:
         self._ring = ring
         self._clock = clock
 
-    async def load(self) -> None:
+    async def look(self) -> None:
         """Read the keys, making the first ones if there are none.
 
         Raises StoreUnavailable, UnreadableKeys.
@@ -71,7 +71,7 @@ class PostgresSigningKeys:
         while True:
             await asyncio.sleep(SECONDS_BETWEEN_LOOKS)
             try:
-                await self.load()
+                await self.look()
             except (StoreUnavailable, UnreadableKeys) as error:
                 log.warning("signing keys cannot be read", cause=str(error))
 

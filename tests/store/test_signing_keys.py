@@ -22,7 +22,7 @@ async def test_processes_that_start_together_share_them(database: Database) -> N
     """R17: one active and one next key, the same for all."""
     secret = SecretKey("s" * 32)
     started = [keys(database, secret) for _ in range(5)]
-    await asyncio.gather(*(store.load() for store, _ in started))
+    await asyncio.gather(*(store.look() for store, _ in started))
     assert len({ring.active.kid for _, ring in started}) == 1
     states = sorted(key.state for key in started[0][1].keys.values())
     assert states == [KeyState.NEXT, KeyState.ACTIVE]
@@ -30,7 +30,7 @@ async def test_processes_that_start_together_share_them(database: Database) -> N
 
 async def test_they_are_kept_encrypted(database: Database) -> None:
     store, _ = keys(database, SecretKey("s" * 32))
-    await store.load()
+    await store.look()
     async with database.reading() as connection:
         rows = (await connection.execute(sa.select(signing_keys))).all()
     assert all(b"PRIVATE KEY" not in row.encrypted_private_key for row in rows)
@@ -39,13 +39,13 @@ async def test_they_are_kept_encrypted(database: Database) -> None:
 async def test_another_secret_is_told(database: Database) -> None:
     """A changed SECRET_KEY needs the old one beside it, and says so."""
     store, ring = keys(database, SecretKey("s" * 32))
-    await store.load()
+    await store.look()
     other, _ = keys(database, SecretKey("t" * 32))
     with pytest.raises(UnreadableKeys):
-        await other.load()
+        await other.look()
     changed, same = keys(database, SecretKey("t" * 32, "s" * 32))
-    await changed.load()
+    await changed.look()
     assert same.active.kid == ring.active.kid
     alone, still = keys(database, SecretKey("t" * 32))
-    await alone.load()
+    await alone.look()
     assert still.active.kid == ring.active.kid
