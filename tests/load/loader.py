@@ -92,6 +92,21 @@ def pinned(
             server.wait(30)
 
 
+@contextmanager
+def aside(process: int) -> Iterator[None]:
+    """Have a server on the loader's core for a while, behind what is measured."""
+
+    def put(core: int) -> None:
+        for thread in Path(f"/proc/{process}/task").iterdir():
+            os.sched_setaffinity(int(thread.name), {core})
+
+    put(LOADER_CORE)
+    try:
+        yield
+    finally:
+        put(SERVER_CORE)
+
+
 def compare(bare: Target, ours: Target, rounds: int = ROUNDS) -> Comparison:
     """Load the two in turn, `rounds` times; give the medians."""
     plans = [(target, int(_warm(target) * SECONDS)) for target in (bare, ours)]

@@ -1,0 +1,115 @@
+"""The edge's own work, within this process: JSON of a list, and routing (P8, P11)."""
+
+import json
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+from google.protobuf import json_format
+
+from blatam.user.v1 import user_pb2
+from edge.bindings import Router, read_bindings
+from edge.codec import Codec
+from edge.config import EdgeSettings
+from tests.edge.service import routes
+from tests.load.row import Row
+from tests.load.stopwatch import Work, race
+
+CONTRACT = Path(__file__).parents[2] / "generated" / "contract.binpb"
+NOW = datetime(2026, 1, 2, 3, 4, 5, 678901, tzinfo=UTC)
+LOOKUPS = 500
+# What one collection has.
+RULES = (
+    {"get": "/api/v1/{name}"},
+    {"post": "/api/v1/{name}", "body": "*"},
+    {"get": "/api/v1/{name}/{{int64_field}}"},
+    {"patch": "/api/v1/{name}/{{int64_field}}", "body": "*"},
+    {"post": "/api/v1/{name}/{{int64_field}}:close", "body": "*"},
+)
+
+
+def rows() -> list[Row]:
+    """Give P8 (JSON of 100 users) and P11 (growth of a look-up, and its time)."""
+    return [_list(), *_lookup()]
+
+
+def _list() -> Row:
+    wire = _hundred_users()
+    codec = Codec(CONTRACT.read_bytes())
+    (method,) = [one for one in codec.methods() if one.name == "ListUsers"]
+    kind = codec.shape(method.output).type
+
+    def theirs() -> bytes:
+        message = user_pb2.ListUsersResponse.FromString(wire)
+        return json_format.MessageToJson(
+            message, always_print_fields_with_no_presence=True, indent=None
+        ).encode()
+
+    def ours() -> bytes:
+        return codec.to_json(kind.from_binary(wire))
+
+    if json.loads(theirs()) != json.loads(ours()):
+        raise RuntimeError("json_format and the codec write different lists")
+    seen = race(theirs, ours)
+    notes = f"message bytes to JSON bytes: {seen.bare_us:.0f} / {seen.ours_us:.0f} us"
+    return Row("P8 list of 100 users / json_format", seen.ratio, 6, notes=notes)
+
+
+def _hundred_users() -> bytes:
+    """Give the page that an admin is shown."""
+    page = user_pb2.ListUsersResponse(total=1000, page=1, size=100, pages=10)
+    for number in range(1, 101):
+        user = page.items.add(
+            id=number,
+            email=f"student.number{number}@example.com",
+            username=f"student_number{number}",
+            is_active=True,
+            role=user_pb2.ROLE_STUDENT,
+            email_verified=bool(number % 3),
+            etag=f"{number:x}",
+        )
+        user.created_at.FromDatetime(NOW + timedelta(minutes=number))
+        user.updated_at.FromDatetime(NOW + timedelta(days=number))
+    return page.SerializeToString()
+
+
+def _lookup() -> list[Row]:
+    seen = race(_lookups(10), _lookups(500))
+    few, many = seen.bare_us / LOOKUPS, seen.ours_us / LOOKUPS
+    notes = f"10 bindings {few:.2f} us, 500 bindings {many:.2f} us"
+    growth, time = (
+        "P11 route look-up, 500 / 10 bindings",
+        "P11 route look-up, 500 bindings",
+    )
+    return [
+        Row(growth, 1 / seen.ratio, 1.3, better="lower", notes=notes),
+        Row(time, many, 2, better="lower", unit="us"),
+    ]
+
+
+def _lookups(bindings: int) -> Work:
+    """Look up LOOKUPS paths, each of `bindings` routes equally often."""
+    names = [f"things{number}" for number in range(bindings // len(RULES))]
+    rules = [
+        {kind: text.format(name=name) for kind, text in rule.items()}
+        for name in names
+        for rule in RULES
+    ]
+    codec = Codec(routes(rules))
+    router = Router([*read_bindings(codec, EdgeSettings())])
+    asked = [_asked(rule) for rule in rules] * (LOOKUPS // bindings)
+    find = router.find
+    if not all(find(*one) for one in asked):
+        raise RuntimeError("a route is not found")
+
+    def work() -> None:
+        for path, verb, method in asked:
+            find(path, verb, method)
+
+    return work
+
+
+def _asked(rule: dict[str, str]) -> tuple[list[str], str, str]:
+    """Give what a request of a rule's route asks the router for."""
+    method, text = next(iter(rule.items()))
+    path, _, verb = text.replace("{int64_field}", "123456").partition(":")
+    return path[1:].split("/"), verb, method.upper()

@@ -1,0 +1,140 @@
+"""The service, and whatever else listens, as the benches start it."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import httpx
+
+from tests.load.loader import Target, compare, pinned
+from tests.load.row import Row
+
+ANA = {
+    "email": "ana@example.com",
+    "username": "ana",
+    "password": "C0rrect-horse!staple",
+}
+START_SECONDS = 60
+# Signing up and in is rate limited, reading is not; the bench does the first once.
+LIFTED: dict[str, list[object]] = {
+    "blatam.user.v1.UserService/CreateUser": [],
+    "blatam.auth.v1.AuthService/Login": [],
+}
+ACADEMY = [sys.executable, "-m", "server"]
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    """A running service, and who is signed in to it."""
+
+    process: int
+    grpc: str
+    rest: str
+    user: int
+    bearer: dict[str, str]
+    folder: Path
+
+    @property
+    def path(self) -> str:
+        """Where REST serves the account of who is signed in."""
+        return f"/api/v1/users/{self.user}"
+
+    @property
+    def database(self) -> str:
+        """The URL of the Postgres that it started."""
+        urls = json.loads((self.folder / "state" / "endpoints.json").read_bytes())
+        return str(urls["database_url"])
+
+
+@contextmanager
+def running() -> Iterator[Service]:
+    """Start `academy up` on state of its own and sign somebody in."""
+    with TemporaryDirectory(prefix="blatam-bench-", dir="/tmp") as name:
+        folder = Path(name)
+        folder.chmod(0o755)  # Postgres runs by an account of its own
+        grpc, rest = free_address(), free_address()
+        settings = {
+            "STATE_DIR": str(folder / "state"),
+            "GRPC_LISTEN": grpc,
+            "HTTP_LISTEN": rest,
+            "DEBUG": "0",
+            "LOG_LEVEL": "info",
+            "RATE_LIMITS": json.dumps(LIFTED),
+        }
+        log = folder / "academy.log"
+        with listening([*ACADEMY, "up"], rest, log, settings) as process:
+            user, bearer = _sign_in(rest)
+            yield Service(process, grpc, rest, user, bearer, folder)
+
+
+@contextmanager
+def listening(
+    command: Sequence[str], address: str, log: Path, settings: Mapping[str, str]
+) -> Iterator[int]:
+    """Run a command on the server's core; give its process once it listens."""
+    # Whatever servers the shell is set to are not to be loaded.
+    theirs = {"DATABASE_URL", "REDIS_URL"}
+    env = {k: v for k, v in os.environ.items() if k not in theirs} | dict(settings)
+    with (
+        log.open("wb") as said,
+        pinned(command, env=env, stdout=said.fileno()) as server,
+    ):
+        _await(server, address, log)
+        yield server.pid
+
+
+def rest_target(
+    name: str, process: int, url: str, headers: Mapping[str, str]
+) -> Target:
+    """Give a GET to load, with the size of the answer that it has now."""
+    plain = {**headers, "accept-encoding": "identity"}
+    got = httpx.get(url, headers=plain, timeout=30).raise_for_status()
+    return Target(name, process, url, len(got.content), None, plain)
+
+
+def compared(name: str, bar: float, bare: Target, ours: Target, told: str = "") -> Row:
+    """Give the ratio of CPU per request, which counts, and in the notes the rest."""
+    seen = compare(bare, ours)
+    notes = (
+        f"CPU {seen.bare.cpu_us:.0f} / {seen.ours.cpu_us:.0f} us per request; "
+        f"{seen.bare.per_second:,.0f} / {seen.ours.per_second:,.0f} req/s, "
+        f"ratio {seen.rate_ratio:.2f}"
+    )
+    if told:
+        notes += f"; {told}"
+    return Row(name, seen.cpu_ratio, bar, unit="by CPU per request", notes=notes)
+
+
+def free_address() -> str:
+    """Give a loopback address on which nothing listens."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        return f"127.0.0.1:{listener.getsockname()[1]}"
+
+
+def _await(server: subprocess.Popen[bytes], address: str, log: Path) -> None:
+    host, port = address.split(":")
+    deadline = time.monotonic() + START_SECONDS
+    while server.poll() is None and time.monotonic() < deadline:
+        try:
+            socket.create_connection((host, int(port)), 1).close()
+        except OSError:
+            time.sleep(0.05)
+        else:
+            return
+    raise RuntimeError(f"{server.args!r} did not start:\n{log.read_text()[-3000:]}")
+
+
+def _sign_in(rest: str) -> tuple[int, dict[str, str]]:
+    login = {"identifier": ANA["username"], "password": ANA["password"]}
+    with httpx.Client(base_url=f"http://{rest}/api/v1", timeout=30) as client:
+        user = client.post("/users", json=ANA).raise_for_status().json()
+        tokens = client.post("/auth/login", json=login).raise_for_status().json()
+    return int(user["id"]), {"authorization": f"Bearer {tokens['accessToken']}"}
