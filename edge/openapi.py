@@ -77,6 +77,7 @@ class _Writer:
     def __init__(self, codec: Codec, settings: EdgeSettings) -> None:
         self._settings = settings
         self._names: set[str] = set()
+        self._shapes: dict[str, Sequence[str]] = {}  # paths by what they look like
         self.schemas = Schemas(codec.registry)
 
     def paths(self, bindings: Sequence[Binding]) -> dict[str, Any]:
@@ -87,13 +88,25 @@ class _Writer:
         paths: dict[str, dict[str, Any]] = {}
         for binding in sorted(bindings, key=lambda one: one.verb == "*"):
             verb = "post" if binding.verb == "*" else binding.verb.lower()
-            path = _path(binding)
+            path = self._path(binding)
             if verb in paths.get(path, ()):
                 told = "the OpenAPI document leaves out %s %s: %s is another method's"
                 _log.warning(told, binding.verb, binding.template.text, path)
             elif verb in _METHODS:
                 paths.setdefault(path, {})[verb] = self._operation(binding)
         return paths
+
+    def _variables(self, binding: Binding) -> Sequence[str]:
+        """Give the names of a path's variables, without dots.
+
+        Paths that differ in nothing but these names are one path to OpenAPI (3.1,
+        Paths Object), so the first one's names serve for all.
+        """
+        names = [v.field.replace(".", "_") for v in binding.template.variables]
+        return self._shapes.setdefault(_shape(binding, ["" for _ in names]), names)
+
+    def _path(self, binding: Binding) -> str:
+        return _shape(binding, self._variables(binding))
 
     def _operation(self, binding: Binding) -> dict[str, Any]:
         method = binding.desc
@@ -131,8 +144,10 @@ class _Writer:
     def _parameters(self, binding: Binding) -> Iterator[dict[str, Any]]:
         """Give what stands in the path, the query, and headers that fill fields."""
         taken = {parameter.fields for _, parameter in binding.variables}
-        for _, parameter in binding.variables:
-            yield self._parameter(parameter.fields, "path", required=True)
+        names = self._variables(binding)
+        for name, (_, parameter) in zip(names, binding.variables, strict=True):
+            made = self._parameter(parameter.fields, "path", required=True)
+            yield made | {"name": name}
         if not binding.whole_body:
             rest = [f for f in binding.request.fields if f is not binding.body_field]
             yield from self._queries(rest, (), taken)
@@ -214,11 +229,11 @@ class _Writer:
         return {JSON: {"schema": array}, NDJSON: {"schema": lines}, EVENTS: {}}
 
 
-def _path(binding: Binding) -> str:
+def _shape(binding: Binding, names: Sequence[str]) -> str:
     """Give a template as OpenAPI writes it: a variable's own pattern is left out."""
     template = binding.template
     parts: list[str] = [segment or "{*}" for segment in template.segments]
-    for variable in reversed(template.variables):
+    for name, variable in reversed([*zip(names, template.variables, strict=True)]):
         end = len(parts) if variable.end is None else variable.end
-        parts[variable.start : end] = [f"{{{variable.field}}}"]
+        parts[variable.start : end] = [f"{{{name}}}"]
     return "/" + "/".join(parts) + (f":{template.verb}" if template.verb else "")

@@ -25,6 +25,7 @@ PASSWORD = "Blue7horse"
 NO_LIMITS: dict[str, list[object]] = {
     "blatam.user.v1.UserService/CreateUser": [],
     "blatam.auth.v1.AuthService/Login": [],
+    "blatam.auth.v1.AuthService/RefreshToken": [],
 }
 _numbers = count(1)
 

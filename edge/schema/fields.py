@@ -75,8 +75,10 @@ def _enum(enum: DescEnum) -> Kind:
     names = [value.name for value in enum.values]
     known = {str(value.number): value.name for value in enum.values}
     known |= {name: name for name in names}
-    asked: Schema = {"type": "string", "enum": names}
-    sent = {"anyOf": [asked, {"type": "integer"}]} if enum.open else asked
+    words: Schema = {"type": "string", "enum": names}
+    numbers = list(dict.fromkeys(value.number for value in enum.values))
+    asked: Schema = {"anyOf": [words, {"type": "integer", "enum": numbers}]}
+    sent = {"anyOf": [words, {"type": "integer"}]} if enum.open else asked
     if enum.type_name == "google.protobuf.NullValue":
         asked = sent = {"type": "null"}
     return Kind(f"must be one of {', '.join(names[:20])}", known.get, asked, sent)

@@ -188,7 +188,7 @@ def edges(schema: Schema) -> Iterator[Drawn]:
         yield st.just(value)
     if schema.get("type") == "boolean":
         yield from (st.just(False), st.just(True))
-    if schema.get("type") == "integer":
+    if schema.get("type") == "integer" and "enum" not in schema:
         yield from map(st.just, bounds(schema))
     if least := schema.get("minLength"):
         yield valid(schema).map(lambda text: text[:least])
@@ -196,12 +196,19 @@ def edges(schema: Schema) -> Iterator[Drawn]:
         yield valid(schema).map(lambda text: text.rjust(most, "a"))
 
 
+def main_option(schema: Schema) -> Schema:
+    """Give what is broken: not the empty text, and of an enum its words."""
+    options = schema.get("anyOf", [schema])
+    words = [o for o in options if "enum" in o and o["type"] == "string"]
+    return words[0] if words else options[-1]
+
+
 def broken(part: Part) -> Iterator[tuple[str, Drawn]]:
     """Give, for each constraint of a part, its name and values that break it alone.
 
     `null` is none of them: in ProtoJSON it is the same as leaving a field out.
     """
-    schema = part.schema.get("anyOf", [part.schema])[-1]  # before it, the empty text
+    schema = main_option(part.schema)
     if part.place == "body":
         wrong = [7, 0.5, True, ["a"], {"a": "a"}]
         yield "type", st.sampled_from(wrong)
