@@ -71,6 +71,11 @@ def _run(work: Coroutine[Any, Any, None]) -> None:
         uvloop.run(work)
 
 
+@cli.callback()
+def _before_any_command() -> None:
+    run.in_long_slices()
+
+
 def _loaded(*required: str, debug: bool | None = None) -> Settings:
     """Give the settings, and begin to log; `debug` is the default of DEBUG."""
     with _told():
