@@ -218,7 +218,10 @@ def _mask_skips(
     skips = {"etag"} if body_field else {"etag", "request_id"}
     for _, parameter in variables:
         names = [found.name for found in parameter.fields]
-        skips.add(".".join(names[1:] if parameter.fields[0] is body_field else names))
+        if body_field is None:
+            skips.add(".".join(names))
+        elif parameter.fields[0] is body_field:
+            skips.add(".".join(names[1:]))
     return frozenset(skips)
 
 
@@ -261,9 +264,10 @@ class Router:
     def find(self, path: list[str], verb: str, method: str) -> Binding | None:
         """Give the binding of a path split at its slashes; HEAD may be GET."""
         leaves = _leaves(self._root, path, 0, verb)
-        for name in ("HEAD", "GET") if method == "HEAD" else (method,):
-            for methods in leaves:
-                if found := methods.get(name) or methods.get("*"):
+        names = ("HEAD", "GET", "*") if method == "HEAD" else (method, "*")
+        for methods in leaves:
+            for name in names:
+                if found := methods.get(name):
                     return found
         return None
 

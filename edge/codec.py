@@ -74,7 +74,7 @@ class Codec:
         """
         refuse_depth(body)
         try:
-            message = shape.type.from_json(body, registry=self.registry)
+            message = self._faults.read(shape, body)
         except BAD_INPUT:
             raise self._faults.refusal(body, shape) from None
         tree = strict_tree(body) if tree is None else tree

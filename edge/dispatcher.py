@@ -4,6 +4,7 @@ import asyncio
 import logging
 from contextlib import aclosing
 from typing import Any
+from urllib.parse import unquote
 
 from edge.bindings import Binding, Router
 from edge.codec import Codec
@@ -93,6 +94,10 @@ class Dispatcher:
             raise Refused("the address is too long", "URI_TOO_LONG", http=414)
         segments, literals = split_path(raw)
         binding: Binding | None = None
+        asks_first = b"access-control-request-method" in headers
+        if call.method == "OPTIONS" and asks_first:  # a preflight runs nothing
+            await self._without_binding(call, segments, literals)
+            return
         for given, path, verb in self._readings(segments, literals):
             binding = self._router.find(path, verb, call.method)
             if binding is not None:
@@ -163,7 +168,7 @@ class Dispatcher:
         length = headers.get(b"content-length", b"0")
         if not length.isdigit():
             raise Refused("content-length is not a number")
-        if int(length) > limit:
+        if len(length) > 18 or int(length) > limit:
             raise too_large(limit)
         try:
             async with asyncio.timeout(self._settings.body_timeout):
@@ -285,11 +290,12 @@ class Dispatcher:
 def _verbs(segments: list[str], literals: list[str]) -> list[Reading]:
     """Give the ways to read a path whose last colon may begin a verb."""
     whole = (segments, literals, "")
-    rest, colon, verb = literals[-1].rpartition(":") if literals else ("", "", "")
+    # as sent: an escaped colon is a value's own
+    rest, colon, verb = segments[-1].rpartition(":") if segments else ("", "", "")
     if not colon or not verb:
         return [whole]
-    cut = segments[-1].rpartition(":")[0]
-    return [([*segments[:-1], cut], [*literals[:-1], rest], verb), whole]
+    cut, literal = [*segments[:-1], rest], unquote(rest, errors="surrogateescape")
+    return [(cut, [*literals[:-1], literal], unquote(verb)), whole]
 
 
 async def _received(receive: Receive, limit: int) -> bytes:

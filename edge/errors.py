@@ -33,6 +33,14 @@ class Violation:
     reason: str = "INVALID_VALUE"
 
 
+MOST_TOLD = 20  # violations
+_LONGEST = 500  # of a text that is told: field names may be the sender's
+
+
+def _sendable(text: str) -> str:
+    return text.encode(errors="replace")[:_LONGEST].decode(errors="replace")
+
+
 @dataclass(eq=False)
 class Refused(Exception):
     """A request that the edge answers itself."""
@@ -44,6 +52,14 @@ class Refused(Exception):
     code: Code = Code.INVALID_ARGUMENT
     violations: Sequence[Violation] = ()
     headers: Sequence[Header] = ()
+
+    def __post_init__(self) -> None:
+        """Make every text one that can be sent: names may hold lone surrogates."""
+        self.message = _sendable(self.message)
+        self.violations = [
+            Violation(_sendable(v.field), _sendable(v.description), v.reason)
+            for v in self.violations[:MOST_TOLD]
+        ]
 
 
 def invalid(*violations: Violation) -> Refused:

@@ -81,6 +81,14 @@ _ADDRESS = re.compile(r"\b(ipv4|ipv6|unix|dns|vsock):")
 _UNREACHABLE = "the service cannot be reached: try again"
 
 
+# gRPC counts nanoseconds in 64 bits: beyond 292 years a deadline has passed.
+_LONGEST = 365 * 86_400.0
+
+
+def _clamped(timeout: float | None) -> float | None:
+    return None if timeout is None else min(timeout, _LONGEST)
+
+
 def _metadata(received: Any) -> Metadata:
     return tuple(received or ())
 
@@ -136,6 +144,7 @@ class RemotePort:
         timeout: float | None,  # noqa: ASYNC109  # gRPC's word: the callee keeps it
     ) -> Reply:
         """Call over the channel; raises CallError as every port does."""
+        timeout = _clamped(timeout)
         call = self._unary(method)(request, metadata=tuple(metadata), timeout=timeout)
         try:
             message = await call
@@ -148,5 +157,5 @@ class RemotePort:
         self, method: str, request: bytes, *, metadata: Metadata, timeout: float | None
     ) -> StreamReply:
         """Call over the channel; the stream raises CallError as every port's does."""
-        start = self._stream(method)
+        start, timeout = self._stream(method), _clamped(timeout)
         return _RemoteStream(start(request, metadata=tuple(metadata), timeout=timeout))

@@ -3,6 +3,7 @@
 import base64
 import hashlib
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -63,7 +64,10 @@ class Replies:
         found, resource = self._binding.reply_field, self._binding.resource
         if found is None or resource is None:
             return message
-        return found.of(message) or resource.type()
+        held = found.of(message)
+        if held is None and resource.special and not self._binding.raw_reply:
+            return None  # an absent Timestamp is no moment
+        return held or resource.type()
 
     def _content(self, message: Message, part: Any, media: str) -> tuple[bytes, str]:
         """Give what is sent of a reply, and its media type.
@@ -75,7 +79,10 @@ class Replies:
             value = self._codec.to_value(message)
             return orjson.dumps(value.get(binding.reply_field.json_name)), JSON
         if binding.raw_reply:
-            return part.data, part.content_type or "application/octet-stream"
+            told = part.content_type
+            return part.data, told if _MEDIA_TYPE.fullmatch(told) else _BYTES
+        if part is None:
+            return b"null", JSON
         if media == PROTOBUF:
             return part.to_binary(), PROTOBUF
         return self._codec.to_json(part), JSON
@@ -157,6 +164,14 @@ async def pack(response: Response, accept_encoding: bytes | None) -> None:
     if coding := coding_for(accept_encoding):
         response.body = await compress(response.body, coding)
         response.headers.append((b"content-encoding", coding.encode()))
+
+
+_BYTES = "application/octet-stream"
+_TCHARS = r"[\w!#$%&'*+.^`|~-]+"  # RFC 9110 5.6.2
+_MEDIA_TYPE = re.compile(
+    rf'{_TCHARS}/{_TCHARS}(?: *; *{_TCHARS}=(?:{_TCHARS}|"[^"\\\x00-\x1f\x7f]*"))*',
+    re.ASCII,
+)
 
 
 class Failures:

@@ -11,7 +11,7 @@ from urllib.parse import quote, unquote
 import orjson
 from protobuf import Message
 
-from edge.bindings import Binding
+from edge.bindings import Binding, BindingError
 from edge.config import EdgeSettings, TokenCookie
 from edge.errors import Code, Header, Refused
 from edge.manners.headers import Head
@@ -43,6 +43,9 @@ class TokenCookies:
                 if binding.method in cookie.request_fields
             ]
             self._sets[binding.method] = [*self._resolved(binding)]
+            if binding.streams and self._sets[binding.method]:
+                told = f"{binding.method} is a stream: its replies set no cookies"
+                raise BindingError(told)
 
     def _resolved(
         self, binding: Binding

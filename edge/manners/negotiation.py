@@ -47,8 +47,8 @@ def choose(accept: bytes | None, offers: tuple[str, ...]) -> str:
 
     Raises Refused (406) where it takes none.
     """
-    if accept is None or not accept.strip():
-        return offers[0]
+    if accept is None or not accept.strip() or offers == ("*/*",):
+        return offers[0]  # a raw reply says its own type only when it is there
     taken = _qualities(accept)
 
     def quality(offer: str) -> float:
@@ -116,8 +116,8 @@ async def compress(body: bytes, coding: str) -> bytes:
     return _pack(body, coding)
 
 
-_GROWTH = 20  # JSON that people send packs to a twentieth at best
-_ANYWAY = 64 * 1024
+_GROWTH = 100  # far beyond what JSON packs to, text that repeats itself apart
+_ANYWAY = 256 * 1024
 
 
 def decompress(body: bytes, codings: bytes | None, limit: int) -> bytes:

@@ -2,11 +2,10 @@
 
 import json
 import re
-from collections.abc import Iterable
 from itertools import accumulate
 from typing import Any
 
-from protobuf import Registry
+from protobuf import Message, Registry
 
 from edge.errors import BAD_INPUT, Refused, Violation, fault, invalid, two_of_one
 from edge.schema.fields import Field, Shape
@@ -62,8 +61,10 @@ def strict_tree(body: bytes) -> Any:
         try:
             return _decoder.decode(text)
         except _Duplicate:
-            at = _twice(_all_keys.decode(text), "")
-            raise fault(at, "the key stands twice", "DUPLICATE_FIELD") from None
+            path = reversed(_twice(_all_keys.decode(text)))
+            raise fault(
+                "".join(path).lstrip("."), "the key stands twice", "DUPLICATE_FIELD"
+            ) from None
     except json.JSONDecodeError as error:
         where = f"line {error.lineno}, column {error.colno}"
         raise Refused(f"the body is not JSON: {error.msg} at {where}") from None
@@ -73,21 +74,21 @@ def strict_tree(body: bytes) -> Any:
         raise Refused(_TOO_DEEP) from None
 
 
-def _twice(value: Any, at: str) -> str:
-    """Give the path of the first key that stands twice, "" if none does."""
-    items: Iterable[tuple[str, Any]] = ()
+def _twice(value: Any) -> list[str]:
+    """Give the path, from its end, of the first key that stands twice."""
     if isinstance(value, _Pairs):
-        items = ((f"{at}.{name}".lstrip("."), item) for name, item in value)
+        seen: set[str] = set()
+        for name, item in value:
+            if name in seen:
+                return [f".{name}"]
+            seen.add(name)
+            if found := _twice(item):
+                return [*found, f".{name}"]
     elif isinstance(value, list):
-        items = ((f"{at}[{index}]", item) for index, item in enumerate(value))
-    seen: set[str] = set()
-    for where, item in items:
-        if where in seen:
-            return where
-        seen.add(where)
-        if found := _twice(item, where):
-            return found
-    return ""
+        for index, item in enumerate(value):
+            if found := _twice(item):
+                return [*found, f"[{index}]"]
+    return []
 
 
 def refuse_ambiguity(tree: Any, shape: Shape, path: str = "") -> None:
@@ -110,11 +111,45 @@ def refuse_ambiguity(tree: Any, shape: Shape, path: str = "") -> None:
             refuse_ambiguity(item, field.nested, f"{at}{where}.")
 
 
+_LOOSE = frozenset(
+    f"google.protobuf.{name}"
+    for name in ("Any", "FieldMask", "ListValue", "Struct", "Value")
+)
+
+
+def _holds(shape: Shape, names: frozenset[str], seen: set[str]) -> bool:
+    """Tell whether a type, or one that may stand within it, is one of these."""
+    if shape.name in names:
+        return True
+    if shape.special or shape.name in seen:
+        return False
+    seen.add(shape.name)
+    return any(
+        field.message is not None and _holds(field.message, names, seen)
+        for field in shape.fields
+    )
+
+
 class FaultFinder:
     """Narrows a fault down by giving the codec ever smaller parts of a body."""
 
     def __init__(self, registry: Registry) -> None:
         self._registry = registry
+        self._strict: dict[str, bool] = {}  # types whose values may have no JSON
+
+    def read(self, shape: Shape, text: bytes | str) -> Message:
+        """Give the message that a JSON text is; raises one of BAD_INPUT.
+
+        The codec reads some values that it cannot write, on the wire or as JSON: a
+        number beyond an enum's range, an infinite Value, a mask's empty path.
+        """
+        message = shape.type.from_json(text, registry=self._registry)
+        message.to_binary()
+        if shape.name not in self._strict:
+            self._strict[shape.name] = _holds(shape, _LOOSE, set())
+        if self._strict[shape.name]:
+            message.to_json(registry=self._registry)
+        return message
 
     def refusal(self, body: bytes, shape: Shape) -> Refused:
         """Give the refusal of a body that the codec does not take."""
@@ -172,7 +207,7 @@ class FaultFinder:
 
     def _fits(self, shape: Shape, value: Any) -> bool:
         try:
-            shape.type.from_json(json.dumps(value), registry=self._registry)
+            self.read(shape, json.dumps(value))
         except BAD_INPUT:
             return False
         return True

@@ -245,7 +245,7 @@ def edge(
         return port, client(
             create_app(routes(rules, **options), port, settings or EdgeSettings())
         )
-    app, switch = _kept(json.dumps(rules), json.dumps(options))
+    app, switch = kept(json.dumps(rules), json.dumps(options))
     switch.port = port
     return port, client(app)
 
@@ -263,7 +263,8 @@ class Switch:
 
 
 @cache
-def _kept(rules: str, options: str) -> tuple[FastAPI, Switch]:
+def kept(rules: str, options: str) -> tuple[FastAPI, Switch]:
+    """Give an application that is made once, and the switch to its port."""
     switch = Switch()
     return create_app(routes(json.loads(rules), **json.loads(options)), switch), switch
 

@@ -354,10 +354,6 @@ async def test_bodies_are_packed_both_ways(coding: str) -> None:
     assert answer.status_code == 400
     cut = await http.post("/items", content=body[:-4], headers=headers)
     assert cut.status_code == 400
-    grown = packers[coding](json.dumps({"name": "y" * 90_000}).encode())
-    assert (
-        await http.post("/items", content=grown, headers=headers)
-    ).status_code == 413
     twice = headers | {"content-encoding": f"{coding}, {coding}"}
     assert (await http.post("/items", content=body, headers=twice)).status_code == 415
     odd = {"content-encoding": "lzma"}

@@ -1,0 +1,123 @@
+"""What a hostile review once found, so that it stays mended."""
+
+import json
+from typing import Any
+
+import pytest
+from google.api import httpbody_pb2
+
+from tests.edge.service import Port, kept, raw, vector
+
+JSON = [(b"content-type", b"application/json")]
+POST = {"post": "/x", "body": "*"}
+
+
+async def sent(
+    rules: list[dict[str, Any]],
+    method: str,
+    path: str,
+    body: bytes = b"",
+    headers: list[tuple[bytes, bytes]] | None = None,
+    port: Port | None = None,
+    **options: Any,
+) -> tuple[int, Any, bytes, Port]:
+    """Send one request; give its status, headers and body, and the port."""
+    app, switch = kept(json.dumps(rules), json.dumps(options))
+    switch.port = port = port or Port()
+    status, told, answer = await raw(app, method, path, headers or JSON, body)
+    return status, told, answer, port
+
+
+async def test_a_double_key_costs_no_more_than_its_body() -> None:
+    """R34: a long key and a long list do not multiply."""
+    n = 40_000
+    body = b'{"' + b"a" * n + b'":[' + b"1," * n + b'1],"b":1,"b":1}'
+    status, _, answer, _ = await sent([POST], "POST", "/x", body)
+    assert status == 400
+    assert json.loads(answer)["details"][0]["fieldViolations"][0]["field"] == "b"
+    assert len(answer) < 2_000
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"\\ud800":1}',
+        b'{"a":{"\\ud800":1,"\\ud800":2}}',
+        b'{"nestedEnumField":2147483648}',
+        b'{"nestedEnumList":[-2147483649]}',
+        b'{"valueField":1e400}',
+        b'{"structField":{"a":[1e400]}}',
+        b'{"fieldMaskField":"a,,b"}',
+    ],
+)
+async def test_what_has_no_bytes_or_no_json_is_bad_input(body: bytes) -> None:
+    """R32: 400 with a body that can be read, and no call."""
+    status, _, answer, port = await sent([POST], "POST", "/x", body)
+    assert (status, port.calls) == (400, [])
+    assert json.loads(answer)["status"] == "INVALID_ARGUMENT"
+
+
+@pytest.mark.parametrize("accept", [b"text/csv", b"text/*", b"application/json"])
+async def test_a_raw_reply_says_its_own_type(accept: bytes) -> None:
+    """It is known only when the reply is there: nothing is negotiated before."""
+    port = Port(httpbody_pb2.HttpBody(content_type="text/csv", data=b"a,b"))
+    status, headers, answer, _ = await sent(
+        [{"get": "/x"}], "GET", "/x", headers=[(b"accept", accept)], port=port,
+        response="google.api.HttpBody",
+    )  # fmt: skip
+    assert (status, answer) == (200, b"a,b")
+    assert dict(headers)[b"content-type"] == b"text/csv"
+
+
+async def test_a_raw_reply_splits_no_header() -> None:
+    """A stored type with a line break in it is no media type."""
+    told = "text/csv\r\nSet-Cookie: a=b"
+    port = Port(httpbody_pb2.HttpBody(content_type=told, data=b"a"))
+    _, headers, _, _ = await sent(
+        [{"get": "/x"}], "GET", "/x", headers=[(b"accept", b"*/*")], port=port,
+        response="google.api.HttpBody",
+    )  # fmt: skip
+    assert dict(headers)[b"content-type"] == b"application/octet-stream"
+
+
+@pytest.mark.parametrize("path", ["/v/abc%3Ado", "/v/a:b%3Ado"])
+async def test_an_escaped_colon_begins_no_verb(path: str) -> None:
+    """http.proto: the verb stands behind a colon as sent."""
+    rules = [{"post": "/v/{string_field}:do", "body": "*"}]
+    status, _, _, port = await sent(rules, "POST", path, b"{}")
+    assert (status, port.calls) == (404, [])
+
+
+async def test_the_mask_keeps_what_only_sounds_like_a_path_field() -> None:
+    """A field of the body is another one than the request's of the same name."""
+    rules = [{"patch": "/x/{string_field}", "body": "recursive_field"}]
+    body = b'{"stringField":"new","int32Field":1}'
+    status, _, _, port = await sent(rules, "PATCH", "/x/1", body)
+    assert status == 200
+    made: Any = port.message
+    assert set(made.field_mask_field.paths) == {"string_field", "int32_field"}
+
+
+async def test_any_method_takes_neither_head_nor_a_preflight() -> None:
+    """HEAD belongs to the closest GET; a preflight runs nothing."""
+    anything = {"custom": {"kind": "*", "path": "/**"}}
+    status, _, _, port = await sent([{"get": "/a/b"}, anything], "HEAD", "/a/b")
+    assert status == 200
+    assert port.calls[0].endswith("M0")
+    asks = [(b"origin", b"https://x"), (b"access-control-request-method", b"PUT")]
+    status, _, _, port = await sent([anything], "OPTIONS", "/a", headers=asks)
+    assert (status, port.calls) == (204, [])
+
+
+@pytest.mark.parametrize("field", ["value_field", "timestamp_field", "duration_field"])
+async def test_an_absent_part_is_null(field: str) -> None:
+    """An absent Timestamp is no moment in 1970."""
+    rules = [{"get": "/x", "response_body": field}]
+    status, _, answer, _ = await sent(rules, "GET", "/x", port=Port(vector()))
+    assert (status, answer) == (200, b"null")
+
+
+async def test_a_length_of_many_digits_is_too_large() -> None:
+    headers = [*JSON, (b"content-length", b"9" * 5000)]
+    status, _, _, _ = await sent([POST], "POST", "/x", b"{}", headers)
+    assert status == 413
