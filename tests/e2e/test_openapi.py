@@ -200,7 +200,8 @@ def main_option(schema: Schema) -> Schema:
     """Give what is broken: not the empty text, and of an enum its words."""
     options = schema.get("anyOf", [schema])
     words = [o for o in options if "enum" in o and o["type"] == "string"]
-    return words[0] if words else options[-1]
+    found: Schema = words[0] if words else options[-1]
+    return found
 
 
 def broken(part: Part) -> Iterator[tuple[str, Drawn]]:
