@@ -144,6 +144,6 @@ def url_of(servers: Servers, database: str) -> str:
 
 
 def strategy(admin: AsyncEngine) -> str:
-    """Copy files, without writing them to the log as well; Postgres 14 only can."""
+    """Write what is copied to the log: copying files waits for two checkpoints."""
     version = admin.dialect.server_version_info or (0,)
-    return "strategy file_copy" if version >= (15,) else ""
+    return "strategy wal_log" if version >= (15,) else ""

@@ -10,24 +10,40 @@ import pytest_asyncio
 import structlog
 from google.protobuf.message import Message
 from google.rpc import error_details_pb2, status_pb2
+from sqlalchemy.ext.asyncio import AsyncEngine
 
 from blatam.auth.v1 import auth_pb2
 from blatam.user.v1 import user_pb2
 from edge.port import CallError, Metadata, RemotePort, Reply
 from server.app import edge_app, edge_settings
 from server.config import load
+from tests.conftest import Servers, fresh_database
 from tests.running import PASSWORD, Running, SignedIn, running
 
 USERS, AUTH = "/blatam.user.v1.UserService", "/blatam.auth.v1.AuthService"
 REQUEST_ID = "00112233445566778899aabbccddeeff"
 
 
-@pytest_asyncio.fixture
-async def service(database_url: str, redis_url: str) -> AsyncIterator[Running]:
+@dataclass(frozen=True, slots=True)
+class Scene:
+    """A service, and ana with a session."""
+
+    service: Running
+    ana: SignedIn
+
+
+@pytest_asyncio.fixture(scope="module")
+async def scene(
+    servers: Servers, admin: AsyncEngine, template: str
+) -> AsyncIterator[Scene]:
     """Give a service that trusts this machine as a proxy, as behind `academy edge`."""
     here = (ip_network("127.0.0.0/8"),)
-    async with running(database_url, redis_url, trusted_proxies=here) as started:
-        yield started
+    async with (
+        fresh_database(servers, admin, template) as url,
+        running(url, servers.redis_url, trusted_proxies=here) as started,
+    ):
+        user = await started.sign_up("ana")
+        yield Scene(started, SignedIn(user, await started.log_in("ana")))
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,11 +129,9 @@ def _plain(metadata: Metadata) -> tuple[tuple[str, str | bytes], ...]:
 
 
 @pytest.mark.parametrize("name", CASES)
-async def test_both_ways_are_equal(service: Running, name: str) -> None:
+async def test_both_ways_are_equal(scene: Scene, name: str) -> None:
     """In process and over a channel: the same bytes, statuses, metadata, log."""
-    await service.sign_up("ana")
-    ana = SignedIn(user_pb2.User(), await service.log_in("ana"))
-    case = CASES[name]
+    service, ana, case = scene.service, scene.ana, CASES[name]
     metadata = (
         ("x-forwarded-for", "203.0.113.9"),
         ("x-request-id", REQUEST_ID),
@@ -146,9 +160,9 @@ REQUESTS: Sequence[tuple[str, str, object]] = (
 )
 
 
-async def test_both_edges_are_equal(service: Running) -> None:
+async def test_both_edges_are_equal(scene: Scene) -> None:
     """REST in process and `academy edge` before a server elsewhere answer alike."""
-    await service.sign_up("ana")
+    service = scene.service
     settings = edge_settings(load(), {})
     app = edge_app(RemotePort(service.channel), settings)
     transport = httpx.ASGITransport(app, client=("192.0.2.7", 4711))
