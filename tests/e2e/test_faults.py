@@ -1,0 +1,48 @@
+"""When something breaks inside: neither transport tells, and the log has the cause."""
+
+import grpc
+import sqlalchemy as sa
+import structlog
+
+from blatam.user.v1 import user_pb2
+from server.store.connect import Database
+from tests.running import PASSWORD, running
+from tests.status import refusal
+
+
+async def test_an_exception_in_a_handler_reaches_nobody(
+    database_url: str, redis_url: str
+) -> None:
+    """R38, R39: "internal error" with a request id; no value of a row in the log."""
+    database = Database(database_url)
+    async with running(database_url, redis_url) as service:
+        async with database.transaction() as connection:
+            await connection.execute(
+                sa.text("alter table users rename email_verified to gone")
+            )
+        request = user_pb2.CreateUserRequest(
+            email="canary@example.com", username="canary", password=PASSWORD
+        )
+        with structlog.testing.capture_logs(
+            [structlog.contextvars.merge_contextvars]
+        ) as lines:
+            refused = await refusal(service.users.CreateUser(request))
+            body = {"email": request.email, "username": "canary", "password": PASSWORD}
+            response = await service.http.post("/api/v1/users", json=body)
+    await database.close()
+    assert (refused.code, refused.message) == (
+        grpc.StatusCode.INTERNAL,
+        "internal error",
+    )
+    told = response.json()
+    assert (response.status_code, told["error"]) == (500, "internal error")
+    causes = {
+        line["request_id"]: repr(line["exc_info"])
+        for line in lines
+        if line["event"] == "unexpected"
+    }
+    assert set(causes) == {refused.request_id, told["requestId"]}
+    assert all("email_verified" in cause for cause in causes.values())
+    assert "canary" not in repr(lines)
+    assert "argon2" not in repr(lines)
+    assert "email_verified" not in response.text
