@@ -4,7 +4,7 @@ import asyncio
 import zlib
 from functools import lru_cache
 
-import brotli  # type: ignore[import-untyped]
+import brotli  # type: ignore[import-untyped]  # ships no types
 import zstandard
 
 from edge.errors import Refused

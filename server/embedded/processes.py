@@ -99,5 +99,6 @@ def _command_line(pid: int) -> str:
         with suppress(FileNotFoundError, ProcessLookupError):
             return Path(f"/proc/{pid}/cmdline").read_text(errors="replace")
         return ""
+    # S603: a fixed program, a number, no shell
     command = ["/bin/ps", "-ww", "-o", "command=", "-p", str(pid)]
     return subprocess.run(command, capture_output=True, text=True, check=False).stdout  # noqa: S603

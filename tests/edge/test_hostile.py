@@ -1,5 +1,6 @@
 """What a hostile review once found, so that it stays mended."""
 
+import gzip
 import json
 from typing import Any
 
@@ -121,3 +122,14 @@ async def test_a_length_of_many_digits_is_too_large() -> None:
     headers = [*JSON, (b"content-length", b"9" * 5000)]
     status, _, _, _ = await sent([POST], "POST", "/x", b"{}", headers)
     assert status == 413
+
+
+async def test_a_few_packed_bytes_do_not_grow_without_measure() -> None:
+    """R34: far below the cap for bodies, what grows a thousandfold is refused."""
+    body = gzip.compress(json.dumps({"stringField": "y" * 400_000}).encode())
+    headers = [*JSON, (b"content-encoding", b"gzip")]
+    status, _, _, port = await sent([POST], "POST", "/x", body, headers)
+    assert (status, port.calls) == (413, [])
+    body = gzip.compress(json.dumps({"stringField": "y" * 200_000}).encode())
+    status, _, _, port = await sent([POST], "POST", "/x", body, headers)
+    assert status == 200
