@@ -3,6 +3,7 @@
 Whatever cannot be served is refused here, at start, with the method's name.
 """
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import SimpleNamespace
@@ -23,6 +24,8 @@ from edge.schema.fields import (
 from edge.template import Template, Variable, parse
 
 HTTP_BODY = "google.api.HttpBody"
+RESUME = "resume_token"  # where a stream's message says that it can be taken up again
+_METHOD = re.compile(r"[\w!#$%&'*+.^`|~-]+", re.ASCII)  # RFC 9110 9.1
 
 
 class BindingError(ValueError):
@@ -135,6 +138,8 @@ def _bind(codec: Codec, method: DescMethod, rule: Any) -> Binding:
     if method.method_kind not in ("unary", "server_streaming"):
         raise ValueError("REST has no streams of requests")
     verb, path = _pattern(rule)
+    if not _METHOD.fullmatch(verb):
+        raise ValueError(f"{verb!r} is not an HTTP method")
     template = parse(path)
     request, reply = codec.shape(method.input), codec.shape(method.output)
     variables = tuple(_variables(request, template))
@@ -168,6 +173,7 @@ def _variables(
 ) -> Iterator[tuple[Variable, Parameter]]:
     """Bind a template's variables to fields that are one value each (http.proto)."""
     oneofs: dict[object, str] = {}
+    bound: set[tuple[Field, ...]] = set()
     for variable in template.variables:
         try:
             parameter = resolve(request, variable.field)
@@ -176,6 +182,9 @@ def _variables(
             raise ValueError(f"{where}: {error}") from None
         if parameter.last.many:
             raise ValueError(f"{variable.field}: a list cannot stand in a path")
+        if parameter.fields in bound:
+            raise ValueError(f"{variable.field}: it is bound twice")
+        bound.add(parameter.fields)
         for level, oneof in parameter.oneofs:
             name = parameter.names[level]
             if oneofs.setdefault((parameter.names[:level], oneof), name) != name:
@@ -196,7 +205,7 @@ def _headers(request: Shape, body_field: Field | None) -> dict[str, Parameter]:
     found = {
         "Idempotency-Key": find_string(request, "request_id"),
         "If-Match": find_string(request, "etag") or find_string(request, within),
-        "Last-Event-ID": find_string(request, "resume_token"),
+        "Last-Event-ID": find_string(request, RESUME),
     }
     return {name: parameter for name, parameter in found.items() if parameter}
 

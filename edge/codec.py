@@ -9,7 +9,7 @@ import importlib.util
 import math
 import re
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import orjson
@@ -24,14 +24,16 @@ from protobuf import (
 )
 from protobuf.wkt.google.protobuf import descriptor_pb as pb
 
-from edge.errors import BAD_INPUT
+from edge.errors import BAD_INPUT, Refused
 from edge.schema.faults import FaultFinder, refuse_ambiguity, refuse_depth, strict_tree
-from edge.schema.fields import Field, Shape, kind_of, shape_of
+from edge.schema.fields import ANY, Field, Shape, kind_of, shape_of
 
 _HUMP = re.compile("_+(.?)")
 _FLOAT32_MAX = (2 - 2**-23) * 2.0**127
+_FLOAT32_END = (2 - 2**-24) * 2.0**127  # what is less rounds to the greatest
 _CUT = 3.4028234e38  # the shortest decimal below it that reads back as it
 _FLOAT = kind_of(ScalarType.FLOAT)
+Change = Callable[[Any], Any]
 
 
 class Codec:
@@ -76,11 +78,30 @@ class Codec:
         try:
             message = self._faults.read(shape, body)
         except BAD_INPUT:
-            raise self._faults.refusal(body, shape) from None
+            message = self._read_again(body, shape)
         tree = strict_tree(body) if tree is None else tree
-        if not shape.special:
-            refuse_ambiguity(tree, shape)
+        refuse_ambiguity(tree, shape, self.within)
         return message, tree
+
+    def _read_again(self, body: bytes, shape: Shape) -> Message:
+        """Read what the codec refuses with its floats rounded; raises Refused.
+
+        Others print the greatest float32 as 3.4028235e+38, which is beyond it and
+        rounds to it.
+        """
+        if b"38" in body and self._has_floats(shape):
+            try:
+                tree = self._each_float(strict_tree(body), shape, _rounded)
+                return self._faults.read(shape, orjson.dumps(tree))
+            except (*BAD_INPUT, Refused):
+                pass  # it has another fault
+        raise self._faults.refusal(body, shape)
+
+    def within(self, packed: Any) -> Shape | None:
+        """Give the type of what a google.protobuf.Any's JSON holds, if it is known."""
+        url = packed.get("@type") if isinstance(packed, dict) else None
+        known = isinstance(url, str) and self.registry.message(url.rpartition("/")[2])
+        return self.shape(known) if known else None
 
     def to_json(self, message: Message) -> bytes:
         """Give a message's JSON, defaults written out.
@@ -98,8 +119,7 @@ class Codec:
         value: Any = message_to_json_value(
             message, registry=self.registry, always_emit_implicit=True
         )
-        shape = self.shape(message.desc())
-        return _shortest(value) if shape.kind is _FLOAT else self._shorten(value, shape)
+        return self._each_float(value, self.shape(message.desc()), _shortest)
 
     def _has_floats(self, shape: Shape) -> bool:
         """Tell whether a `float` may stand anywhere within a message type."""
@@ -107,31 +127,50 @@ class Codec:
             within: dict[str, Shape] = {}
             Shape(shape.desc, within)
             self._floats[shape.name] = any(
-                held.kind is _FLOAT or any(f.kind is _FLOAT for f in held.fields)
+                held.kind is _FLOAT
+                or held.name == ANY
+                or any(f.kind is _FLOAT for f in held.fields)
                 for held in within.values()
             )
         return self._floats[shape.name]
 
-    def _shorten(self, value: Any, shape: Shape) -> Any:
-        """Write every float32 in a message's JSON in its shortest decimal form."""
-        if isinstance(value, dict) and not shape.special and self._has_floats(shape):
-            for field in shape.fields:
-                if field.json_name in value:
-                    held = value[field.json_name]
-                    value[field.json_name] = self._shortened(held, field)
-        return value
+    def _each_float(self, value: Any, shape: Shape, change: Change) -> Any:
+        """Change every float32 in a message's JSON."""
+        if shape.kind is _FLOAT:
+            return change(value)
+        if shape.name == ANY and (inner := self.within(value)):
+            if not inner.special:
+                return self._each_float(value, inner, change)
+            held = self._each_float(value.get("value"), inner, change)
+            return value | {"value": held}
+        if shape.special or not isinstance(value, dict) or not self._has_floats(shape):
+            return value
+        made = dict(value)
+        for name, held in value.items():
+            if field := shape.named.get(name):
+                made[name] = self._changed(held, field, change)
+        return made
 
-    def _shortened(self, value: Any, field: Field) -> Any:
+    def _changed(self, value: Any, field: Field, change: Change) -> Any:
+        def one(item: Any) -> Any:
+            if field.kind is _FLOAT:
+                return change(item)
+            return self._each_float(item, field.typed, change) if field.typed else item
+
         if isinstance(value, list) and field.many is list:
-            return [self._single(item, field) for item in value]
+            return [one(item) for item in value]
         if isinstance(value, dict) and field.many is dict:
-            return {key: self._single(item, field) for key, item in value.items()}
-        return self._single(value, field)
+            return {key: one(item) for key, item in value.items()}
+        return one(value)
 
-    def _single(self, value: Any, field: Field) -> Any:
-        if field.kind is _FLOAT:
-            return _shortest(value)
-        return self._shorten(value, field.nested) if field.nested else value
+
+def _rounded(value: Any) -> Any:
+    """Give the greatest float32 for a number or text that is just beyond it."""
+    try:
+        beyond = _FLOAT32_MAX < abs(float(value)) < _FLOAT32_END
+    except (TypeError, ValueError):
+        return value
+    return math.copysign(_FLOAT32_MAX, float(value)) if beyond else value
 
 
 def _shortest(value: Any) -> Any:

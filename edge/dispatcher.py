@@ -11,7 +11,7 @@ from edge.codec import Codec
 from edge.config import EdgeSettings
 from edge.errors import Code, Header, Refused
 from edge.manners.cookies import TokenCookies
-from edge.manners.headers import Head, Heads, deadline
+from edge.manners.headers import Head, Heads, deadline, has_body
 from edge.manners.negotiation import JSON, choose, decompress, too_large
 from edge.manners.streams import (
     RAW,
@@ -153,8 +153,7 @@ class Dispatcher:
     ) -> bytes:
         """Give the request message."""
         headers = call.head.headers
-        length = headers.get(b"content-length", b"" if binding.takes_body else b"0")
-        sent = length != b"0" or b"transfer-encoding" in headers
+        sent = binding.takes_body or has_body(headers)
         body = await self._body(call) if sent else b""
         if body and not binding.takes_body:
             raise Refused("this method takes no body")
@@ -196,11 +195,14 @@ class Dispatcher:
                 response.body = self._tokens.without(binding, response.body)
             response.headers = [*SECRET, *response.headers[len(PRIVATE) :], *cookies]
         headers = call.head.headers
+        small = len(response.body) < self._settings.compress_from_bytes
+        packs = not (small or call.cookies)
+        if packs:
+            response.headers.append((b"vary", b"Accept-Encoding"))
         held = headers.get(b"if-none-match") if call.method in ("GET", "HEAD") else None
         if held is not None and is_unchanged(held, response.headers):
             response.status, response.body = NOT_MODIFIED, b""
-        small = len(response.body) < self._settings.compress_from_bytes
-        if not small and not call.cookies:
+        elif packs:
             await pack(response, headers.get(b"accept-encoding"))
         await self._send(call, response)
 

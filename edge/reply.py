@@ -12,7 +12,7 @@ from typing import Any
 import orjson
 from protobuf import Message, Registry
 
-from edge.bindings import Binding
+from edge.bindings import RESUME, Binding
 from edge.codec import Codec
 from edge.config import EdgeSettings
 from edge.errors import HTTP, Code, Header, Refused
@@ -51,7 +51,7 @@ class Replies:
         self._codec = codec
         self._binding = binding
         self._etag = find_string(binding.resource, "etag")
-        self._resume = find_string(binding.reply, "resume_token")
+        self._resume = find_string(binding.reply, RESUME)
         self.status = status_of(binding, settings)
         self.offers = _offers(binding)
         self.headers = PRIVATE
@@ -154,13 +154,15 @@ def is_unchanged(if_none_match: bytes, headers: Sequence[Header]) -> bool:
     etag = dict(headers).get(b"etag")
     if etag is None:
         return False
-    held = [tag.strip().removeprefix(b"W/") for tag in if_none_match.split(b",")]
-    return held == [b"*"] or etag.removeprefix(b"W/") in held
+    anything = if_none_match.strip() == b"*"
+    return anything or etag.removeprefix(b"W/") in _TAG.findall(if_none_match)
+
+
+_TAG = re.compile(rb'"[^"]*"')  # without its W/; it may hold a comma
 
 
 async def pack(response: Response, accept_encoding: bytes | None) -> None:
     """Compress a response in place where the client takes it."""
-    response.headers.append((b"vary", b"Accept-Encoding"))
     if coding := coding_for(accept_encoding):
         response.body = await compress(response.body, coding)
         response.headers.append((b"content-encoding", coding.encode()))

@@ -6,9 +6,9 @@ from typing import Any
 from urllib.parse import unquote
 
 import orjson
-from protobuf import DescField, Message, message_to_json_value
+from protobuf import DescField, Message
 
-from edge.bindings import Binding
+from edge.bindings import RESUME, Binding
 from edge.codec import Codec
 from edge.errors import BAD_INPUT, Refused, Violation, fault, invalid, two_of_one
 from edge.manners.negotiation import JSON, PROTOBUF, body_kind
@@ -19,6 +19,7 @@ Given = tuple[Parameter, Any]  # a parameter and its JSON value
 Headers = dict[bytes, bytes]
 Body = tuple[Message, Any]  # the request message that a body makes, and its values
 _BAD_ESCAPE = re.compile(r"%(?![0-9A-Fa-f]{2})")
+_STRONG_TAG = re.compile(r'"([^"]+)"|([^",/]+)')  # many leave the quotes out
 _SLASH_ESCAPE = re.compile("%2[Ff]")
 _KNOWN_QUERIES = 256  # resolved names kept per binding; recursion makes them endless
 
@@ -127,10 +128,11 @@ def _strong_tag(if_match: str) -> str:
 
     A weak tag is of an answer that has no version, so it never matches: 412.
     """
-    if if_match.startswith("W/") or "," in if_match:
+    match = _STRONG_TAG.fullmatch(if_match)
+    if match is None:
         told = "If-Match takes one strong entity tag or *"
         raise Refused(told, "ETAG_MISMATCH", http=412)
-    return "" if if_match == "*" else if_match.strip('"')
+    return "" if if_match == "*" else match[1] or match[2]
 
 
 def _header_values(binding: Binding, headers: Headers) -> Iterator[Given]:
@@ -159,6 +161,8 @@ def _joined(
     for given in query:
         _add(found, given, repeats=given[0].names in bound)
     for given in headers:
+        if given[0].last.name == RESUME:  # where a client is by now, not where it began
+            found[given[0].names] = given
         _add(found, given, repeats=True)
     for given in cookies:
         _add(found, given, repeats=False)
@@ -264,10 +268,9 @@ class RequestBuilder:
         assert shape is not None  # noqa: S101  # else it is not offered
         try:
             message = shape.type.from_binary(body)
-            tree: Any = message_to_json_value(message, registry=self._codec.registry)
         except BAD_INPUT:
             raise Refused(f"the body is not a {shape.name}") from None
-        return _around(binding, message, tree)
+        return _around(binding, message, _held(message, shape))
 
     def _read_json(self, binding: Binding, body: bytes) -> Body:
         found = binding.body_field
@@ -304,6 +307,17 @@ def _around(binding: Binding, message: Message, tree: Any) -> Body:
     outer = binding.request.type()
     outer[found.desc] = message
     return outer, {found.json_name: tree}
+
+
+def _held(message: Any, shape: Shape) -> dict[str, Any]:
+    """Give what is set of a message, by JSON names, as a tree."""
+    return {
+        field.json_name: _held(field.of(message), field.nested)
+        if field.nested and not field.many
+        else field.of(message)
+        for field in shape.fields
+        if field.desc in message
+    }
 
 
 def _mask_paths(tree: Any, shape: Shape, prefix: str) -> Iterator[str]:

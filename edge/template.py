@@ -66,8 +66,6 @@ class Template:
         start = len(self.segments)
         for segment in pattern.split("/"):
             self._add(segment, _INNER_LITERAL)
-        if any(field == other.field for other in self.variables):
-            raise ValueError(f"{field} is bound twice")
         end = None if self.deep else len(self.segments)
         self.variables.append(Variable(field, start, end))
 

@@ -14,7 +14,7 @@ from protobuf import Message
 from edge.bindings import Binding, BindingError
 from edge.config import EdgeSettings, TokenCookie
 from edge.errors import Code, Header, Refused
-from edge.manners.headers import Head
+from edge.manners.headers import Head, has_body
 from edge.manners.negotiation import JSON, unsupported
 from edge.request import Given, text_value, value_at
 from edge.schema.fields import Parameter, resolve
@@ -74,7 +74,7 @@ class TokenCookies:
                 http=403,
                 code=Code.PERMISSION_DENIED,
             )
-        if headers.get(b"content-length", b"0") != b"0":
+        if has_body(headers):
             kind = headers.get(b"content-type", b"").partition(b";")[0].strip().lower()
             if kind != JSON.encode():
                 raise unsupported(f"with token cookies the body must be {JSON}")

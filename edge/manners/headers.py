@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
-from edge.config import EdgeSettings
+from edge.config import KIB, EdgeSettings
 from edge.errors import Header, Refused
 from edge.port import Metadata
 
@@ -25,12 +25,15 @@ _PREFIX = b"grpc-metadata-"
 _KEY = re.compile(r"[0-9a-z_.-]+")  # gRPC over HTTP/2: Header-Name
 _OURS = re.compile(  # what no client sets
     r"(?:grpc-|grpcgateway-|x-forwarded-|x-request-id|x-real-).*"
-    r"|content-type|cookie|host|te|" + "|".join(_PASSED.values()) + "|user-agent"
+    r"|connection|content-.*|cookie|host|keep-alive|proxy-.*|te|trailer"
+    r"|transfer-encoding|upgrade|" + "|".join(_PASSED.values()) + "|user-agent"
 )
 _TIMEOUT = re.compile(r"([0-9]{1,8})([HMSmun])")  # gRPC over HTTP/2: Timeout
 _UNITS = {"H": 3600, "M": 60, "S": 1, "m": 1e-3, "u": 1e-6, "n": 1e-9}
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{8,64}")
 _EXPOSED = ("ETag", "Retry-After", "X-Request-Id", "WWW-Authenticate")
+_ENTRY = 32  # bytes that an entry counts beside its name and value (RFC 9113 6.5.2)
+MOST_METADATA = 8 * KIB  # beyond it gRPC refuses some calls, and not always
 _CORS_MAX_AGE = b"600"  # seconds that a browser may keep a preflight's answer
 _random = random.Random()  # noqa: S311  # names a request, guards nothing
 
@@ -99,8 +102,9 @@ class Heads:
                     _custom(name[len(_PREFIX) :].decode("latin-1").lower(), value)
                 )
         if size > self._limit:
-            told = f"the headers are larger than {self._limit} bytes"
-            raise Refused(told, "HEADERS_TOO_LARGE", http=431)
+            raise _too_large(f"the headers are larger than {self._limit} bytes")
+        if sum(_ENTRY + len(name) + len(value) for name, value in out) > MOST_METADATA:
+            raise _too_large(f"the metadata is larger than {MOST_METADATA} bytes")
         out.append(("x-request-id", head.request_id))
         forwarded = head.headers.get(b"x-forwarded-for") if head.trusted else None
         told = f"{_ascii(forwarded)}, {head.peer}" if forwarded else head.peer
@@ -158,6 +162,16 @@ def _joined(raw: Sequence[Header]) -> dict[bytes, bytes]:
             mark = b"; " if name == b"cookie" else b", "
             headers[name] = value if before is None else before + mark + value
     return headers
+
+
+def has_body(headers: dict[bytes, bytes]) -> bool:
+    """Tell whether a request says that a body follows."""
+    length = headers.get(b"content-length", b"0")
+    return length != b"0" or b"transfer-encoding" in headers
+
+
+def _too_large(told: str) -> Refused:
+    return Refused(told, "HEADERS_TOO_LARGE", http=431)
 
 
 def _ascii(value: bytes) -> str:

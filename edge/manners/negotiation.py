@@ -151,7 +151,8 @@ def _unpack(body: bytes, coding: str, most: int) -> tuple[bytes, bool]:
     """Give at most so many bytes, so that no more is ever held; and if that is all."""
     if coding == "gzip":
         gzip = zlib.decompressobj(wbits=31)
-        return gzip.decompress(body, most), gzip.eof
+        plain = gzip.decompress(body, most)
+        return plain, gzip.eof and not gzip.unused_data  # a second member is refused
     if coding == "br":
         br = brotli.Decompressor()
         plain = bytes(br.process(body, output_buffer_limit=most))

@@ -2,13 +2,15 @@
 
 import json
 import re
+from collections.abc import Callable
+from decimal import Decimal
 from itertools import accumulate
 from typing import Any
 
 from protobuf import Message, Registry
 
 from edge.errors import BAD_INPUT, Refused, Violation, fault, invalid, two_of_one
-from edge.schema.fields import Field, Shape
+from edge.schema.fields import ANY, Field, Shape
 
 # The native codec reads JSON by recursion and has no bound of its own: some 15,000
 # brackets overflow the stack and end the process. No message nests so deep.
@@ -91,24 +93,38 @@ def _twice(value: Any) -> list[str]:
     return []
 
 
-def refuse_ambiguity(tree: Any, shape: Shape, path: str = "") -> None:
-    """Refuse a field spelt in both ways, and two members of one oneof."""
+Within = Callable[[Any], Shape | None]  # the JSON of an Any -> its inner type
+
+
+def refuse_ambiguity(tree: Any, shape: Shape, within: Within, path: str = "") -> None:
+    """Refuse a field or a map's key given twice, and two members of one oneof."""
+    kind = within(tree) if shape.name == ANY else shape
+    if kind is None or kind.special or not isinstance(tree, dict):
+        return
     seen: dict[object, str] = {}
-    for name, value in tree.items() if isinstance(tree, dict) else ():
-        field = shape.named.get(name)
-        if field is None or (value is None and not field.takes_null):
+    for name, value in tree.items():
+        field = kind.named.get(name)
+        if field is None:
             continue
         at = path + field.json_name
-        if field.json_name in seen:
-            raise fault(at, "it is given twice", "DUPLICATE_FIELD")
-        if field.oneof in seen:
-            raise two_of_one(at, seen[field.oneof])
-        seen[field.json_name] = at
-        if field.oneof is not None:
-            seen[field.oneof] = at
-        for where, item in field.items(value) if field.nested else ():
-            assert field.nested is not None  # noqa: S101  # said above, for mypy
-            refuse_ambiguity(item, field.nested, f"{at}{where}.")
+        _refuse_second(field, value, at, seen)
+        for where, item in field.items(value) if field.typed else ():
+            assert field.typed is not None  # noqa: S101  # said above, for mypy
+            refuse_ambiguity(item, field.typed, within, f"{at}{where}.")
+
+
+def _refuse_second(field: Field, value: Any, at: str, seen: dict[object, str]) -> None:
+    if field.json_name in seen:
+        raise fault(at, "it is given twice", "DUPLICATE_FIELD")
+    seen[field.json_name] = at
+    if value is None and not field.takes_null:
+        return
+    if field.oneof in seen:
+        raise two_of_one(at, seen[field.oneof])
+    if field.oneof is not None:
+        seen[field.oneof] = at
+    if field.whole_keys and len({Decimal(key) for key in value}) < len(value):
+        raise fault(at, "one of its keys is given twice", "DUPLICATE_FIELD")
 
 
 _LOOSE = frozenset(

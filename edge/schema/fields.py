@@ -134,6 +134,8 @@ _MESSAGES = {
     **{f"google.protobuf.{name}": kind for name, kind in _SPECIAL.items()},
     **{f"google.protobuf.{n}Value": _SCALARS[ScalarType[n.upper()]] for n in _WRAPPED},
 }
+_WORDS = (ScalarType.STRING, ScalarType.BOOL)  # other map keys are integers
+ANY = "google.protobuf.Any"
 _NULLS = ("google.protobuf.Value", "google.protobuf.NullValue")
 
 
@@ -176,6 +178,7 @@ class Field:
         self.json_name = desc.json_name
         self.many: type[list[Any]] | type[dict[str, Any]] | None = None
         self.oneof: DescOneof | None = None
+        self.whole_keys = False  # a map's keys are integers
         match desc.value:
             case (
                 DescFieldValueScalar(scalar=element)
@@ -187,9 +190,11 @@ class Field:
                 self.many = list
             case DescFieldValueMap(value=element):
                 self.many = dict
+                self.whole_keys = desc.value.key not in _WORDS
         self.element: Element = element
         self.kind = kind_of(element)
         message = shape_of(element, known) if isinstance(element, DescMessage) else None
+        self.typed = message  # of one value, be it of a list, a map or alone
         self.nested = None if message is None or message.special else message
         self.message = None if self.many else message
         # Null is a value of these, not their absence.
