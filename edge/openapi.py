@@ -10,7 +10,8 @@ from edge.config import EdgeSettings
 from edge.manners.negotiation import EVENTS, JSON, NDJSON
 from edge.reply import status_of
 from edge.schema.constraints import Schemas, comment
-from edge.schema.fields import Field, Schema
+from edge.schema.fields import Field, Parameter, Schema
+from edge.template import Variable
 
 _log = logging.getLogger("edge")
 _NESTING = 3  # levels of messages whose fields are told as query parameters
@@ -76,7 +77,7 @@ def describe(
 class _Writer:
     def __init__(self, codec: Codec, settings: EdgeSettings) -> None:
         self._settings = settings
-        self._names: set[str] = set()
+        self._ids: set[str] = set()
         self._shapes: dict[str, Sequence[str]] = {}  # paths by what they look like
         self.schemas = Schemas(codec.registry)
 
@@ -92,21 +93,28 @@ class _Writer:
             if verb in paths.get(path, ()):
                 told = "the OpenAPI document leaves out %s %s: %s is another method's"
                 _log.warning(told, binding.verb, binding.template.text, path)
-            elif verb in _METHODS:
-                paths.setdefault(path, {})[verb] = self._operation(binding)
+            else:
+                key = verb if verb in _METHODS else f"x-{verb}"  # OpenAPI knows no more
+                paths.setdefault(path, {})[key] = self._operation(binding)
         return paths
 
-    def _variables(self, binding: Binding) -> Sequence[str]:
-        """Give the names of a path's variables, without dots.
+    def _names(self, binding: Binding) -> Sequence[str]:
+        """Give the names of a path's wildcards, without dots.
 
         Paths that differ in nothing but these names are one path to OpenAPI (3.1,
         Paths Object), so the first one's names serve for all.
         """
-        names = [v.field.replace(".", "_") for v in binding.template.variables]
+        told = [
+            v.field.replace(".", "_") if v else "segment" for v, _ in _wild(binding)
+        ]
+        names = [
+            f"{name}_{told[: index + 1].count(name)}" if told.count(name) > 1 else name
+            for index, name in enumerate(told)
+        ]
         return self._shapes.setdefault(_shape(binding, ["" for _ in names]), names)
 
     def _path(self, binding: Binding) -> str:
-        return _shape(binding, self._variables(binding))
+        return _shape(binding, self._names(binding))
 
     def _operation(self, binding: Binding) -> dict[str, Any]:
         method = binding.desc
@@ -135,18 +143,22 @@ class _Writer:
     def _unique(self, name: str) -> str:
         """Give an operation id, numbered from the second binding of a method on."""
         made, count = name, 1
-        while made in self._names:
+        while made in self._ids:
             count += 1
             made = f"{name}_{count}"
-        self._names.add(made)
+        self._ids.add(made)
         return made
 
     def _parameters(self, binding: Binding) -> Iterator[dict[str, Any]]:
         """Give what stands in the path, the query, and headers that fill fields."""
         taken = {parameter.fields for _, parameter in binding.variables}
-        names = self._variables(binding)
-        for name, (_, parameter) in zip(names, binding.variables, strict=True):
-            made = self._parameter(parameter.fields, "path", required=True)
+        named = zip(self._names(binding), _wild(binding), strict=True)
+        for name, (variable, parameter) in named:
+            made = {"in": "path", "required": True, "schema": {"type": "string"}}
+            if parameter and variable and variable.single:
+                made = self._parameter(parameter.fields, "path", required=True)
+            elif parameter:
+                made["description"] = f"A part of `{parameter.path}`."
             yield made | {"name": name}
         if not binding.whole_body:
             rest = [f for f in binding.request.fields if f is not binding.body_field]
@@ -229,11 +241,24 @@ class _Writer:
         return {JSON: {"schema": array}, NDJSON: {"schema": lines}, EVENTS: {}}
 
 
-def _shape(binding: Binding, names: Sequence[str]) -> str:
-    """Give a template as OpenAPI writes it: a variable's own pattern is left out."""
+Wild = tuple[Variable, Parameter] | tuple[None, None]  # whom a wildcard fills
+
+
+def _wild(binding: Binding) -> Sequence[Wild]:
+    """Give a template's wildcards in order: each `*`, and the `**` at its end."""
     template = binding.template
-    parts: list[str] = [segment or "{*}" for segment in template.segments]
-    for name, variable in reversed([*zip(names, template.variables, strict=True)]):
-        end = len(parts) if variable.end is None else variable.end
-        parts[variable.start : end] = [f"{{{name}}}"]
-    return "/" + "/".join(parts) + (f":{template.verb}" if template.verb else "")
+    at = [index for index, segment in enumerate(template.segments) if segment is None]
+    at += [len(template.segments)] if template.deep else []
+    nobody: Wild = (None, None)
+    return [
+        next((pair for pair in binding.variables if pair[0].covers(index)), nobody)
+        for index in at
+    ]
+
+
+def _shape(binding: Binding, names: Sequence[str]) -> str:
+    """Give a template as OpenAPI writes it: each wildcard is a parameter."""
+    template, left = binding.template, iter(names)
+    parts = [*template.segments, *([None] if template.deep else [])]
+    path = "/".join(f"{{{next(left)}}}" if part is None else part for part in parts)
+    return f"/{path}:{template.verb}" if template.verb else f"/{path}"

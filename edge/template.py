@@ -39,6 +39,10 @@ class Variable:
         """Whether it is exactly one segment, which is decoded whole."""
         return self.end == self.start + 1
 
+    def covers(self, index: int) -> bool:
+        """Tell whether a segment is among its own."""
+        return self.start <= index and (self.end is None or index < self.end)
+
 
 @dataclass(slots=True)
 class Template:

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from google.api import httpbody_pb2
 
+from edge.bindings import BindingError
 from tests.edge.service import Port, kept, raw, vector
 
 JSON = [(b"content-type", b"application/json")]
@@ -133,3 +134,95 @@ async def test_a_few_packed_bytes_do_not_grow_without_measure() -> None:
     body = gzip.compress(json.dumps({"stringField": "y" * 200_000}).encode())
     status, _, _, port = await sent([POST], "POST", "/x", body, headers)
     assert status == 200
+
+
+@pytest.mark.parametrize(
+    ("body", "field"),
+    [
+        (b'{"int32Field":1,"int32_field":null}', "int32Field"),
+        (b'{"mapInt32Int32":{"1":1,"01":2}}', "mapInt32Int32"),
+    ],
+)
+async def test_one_field_in_two_spellings_is_refused(body: bytes, field: str) -> None:
+    """Null is a spelling of absence, and 01 one of 1: which was meant is unknown."""
+    status, _, answer, port = await sent([POST], "POST", "/x", body)
+    assert (status, port.calls) == (400, [])
+    told = json.loads(answer)["details"][0]["fieldViolations"][0]
+    assert (told["field"], told["reason"]) == (field, "DUPLICATE_FIELD")
+
+
+async def test_within_an_any_the_same_holds() -> None:
+    """Its type is known, so its oneofs and its floats are."""
+    kind = '"@type":"type.googleapis.com/vectors.v1.Vector"'
+    two = f'{{"anyField":{{{kind},"oneofString":"a","oneofUint32":1}}}}'
+    status, _, answer, _ = await sent([POST], "POST", "/x", two.encode())
+    assert status == 400
+    assert b"anyField.oneof" in answer
+    one = f'{{"anyField":{{{kind},"floatField":0.1}}}}'
+    status, _, _, port = await sent([POST], "POST", "/x", one.encode())
+    assert status == 200
+    echo = Port(port.message)
+    status, _, answer, _ = await sent([POST], "POST", "/x", b"{}", port=echo)
+    assert json.loads(answer)["anyField"]["floatField"] == 0.1
+
+
+@pytest.mark.parametrize("text", ["3.4028235e+38", "-3.4028235e38", '"3.4028235e38"'])
+async def test_the_greatest_float_is_read_as_others_print_it(text: str) -> None:
+    """C++, Java and Go print it with a digit more than it has; it rounds to it."""
+    body = f'{{"floatField":{text}}}'.encode()
+    status, _, _, port = await sent([POST], "POST", "/x", body)
+    assert status == 200
+    made: Any = port.message
+    assert abs(made.float_field) == (2 - 2**-23) * 2.0**127
+
+
+async def test_a_packed_body_of_an_unknown_any_is_taken() -> None:
+    """Only JSON needs the type; bytes pass through as they are."""
+    held: Any = vector(int32_field=7)
+    held.any_field.type_url, held.any_field.value = "x/not.known", b"\x08\x01"
+    kind = b"application/protobuf"
+    headers = [(b"content-type", kind), (b"accept", kind)]
+    body = held.SerializeToString()
+    status, _, _, port = await sent([POST], "POST", "/x", body, headers)
+    assert (status, port.message) == (200, held)
+
+
+async def test_a_protobuf_body_conflicts_as_json_does() -> None:
+    """What the path binds may not stand otherwise in either kind of body."""
+    rules = [{"post": "/x/{recursive_field.int32_field}", "body": "*"}]
+    held: Any = vector(int32_field=7)
+    held.recursive_field.int32_field = 2
+    headers = [(b"content-type", b"application/protobuf")]
+    body = held.SerializeToString()
+    status, _, answer, _ = await sent(rules, "POST", "/x/1", body, headers)
+    assert status == 400
+    assert b"recursiveField.int32Field" in answer
+    status, _, _, _ = await sent(rules, "POST", "/x/2", body, headers)
+    assert status == 200
+
+
+async def test_a_second_gzip_member_is_not_dropped_unseen() -> None:
+    body = gzip.compress(b"{}") + gzip.compress(b'{"int32Field":1}')
+    headers = [*JSON, (b"content-encoding", b"gzip")]
+    status, _, _, port = await sent([POST], "POST", "/x", body, headers)
+    assert (status, port.calls) == (400, [])
+
+
+async def test_metadata_stays_where_grpc_takes_all_of_it() -> None:
+    """R34: gRPC refuses some calls from 8 KiB on; here it is each, and 431."""
+    many = [(b"grpc-metadata-a%d" % n, b"x" * 40) for n in range(120)]
+    status, _, _, port = await sent([POST], "POST", "/x", b"{}", [*JSON, *many])
+    assert (status, port.calls) == (431, [])
+
+
+@pytest.mark.parametrize(
+    "rules",
+    [
+        [{"custom": {"kind": "", "path": "/x"}}],
+        [{"custom": {"kind": "A B", "path": "/x"}}],
+        [{"get": "/{int32_field}/{int32Field}"}],
+    ],
+)
+def test_what_cannot_be_a_route_is_refused_at_start(rules: list[Any]) -> None:
+    with pytest.raises(BindingError, match=r"vectors\.v1\.S|t\.S"):
+        kept(json.dumps(rules), "{}")

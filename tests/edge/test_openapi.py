@@ -1,6 +1,7 @@
 """The OpenAPI document: out of the tables that route, with rules and comments."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -78,7 +79,7 @@ def test_rules_are_constraints_of_parameters_and_bodies_alike() -> None:
     assert "big" not in fields
     assert schema["not"]["anyOf"] == [{"required": ["left", "right"]}]
     assert schema["additionalProperties"] is False
-    told = {p["name"]: p for p in paths["/old/{name}:read"]["get"]["parameters"]}
+    told = {p["name"]: p for p in paths["/old/things/{name}:read"]["get"]["parameters"]}
     assert told["count"]["schema"] == {
         key: value for key, value in fields["count"].items() if key != "description"
     }
@@ -126,14 +127,25 @@ def test_every_type_has_a_schema() -> None:
         assert reference.partition('"')[0] in known
 
 
-def test_of_two_paths_that_look_alike_the_first_is_told(
-    caplog: pytest.LogCaptureFixture,
-) -> None:
-    """A variable's pattern is left out; what that hides is in the log, by name."""
-    rules = [{"get": "/{string_field=a/*}"}, {"get": "/{string_field=b/*}"}]
+def test_a_templates_literals_stand_in_the_path() -> None:
+    """A client that fills in the parameters reaches the route that is meant."""
+    rules = [
+        {"get": "/{string_field=a/*}"},
+        {"get": "/{string_field=b/*/c/*}:do"},
+        {"get": "/d/*/{string_field=**}"},
+        {"custom": {"kind": "PURGE", "path": "/e/{int32_field}"}},
+    ]
     paths = document(routes(rules), EdgeSettings())["paths"]
-    assert paths["/{string_field}"]["get"]["operationId"] == "S_M0"
-    assert "/{string_field=b/*}" in caplog.text
+    assert {path: list(at) for path, at in paths.items()} == {
+        "/a/{string_field}": ["get"],
+        "/b/{string_field_1}/c/{string_field_2}:do": ["get"],
+        "/d/{segment}/{string_field}": ["get"],
+        "/e/{int32_field}": ["x-purge"],
+    }
+    for path, at in paths.items():
+        for told in at.values():
+            named = [p["name"] for p in told["parameters"] if p["in"] == "path"]
+            assert re.findall(r"{(.*?)}", path) == named
 
 
 def test_streams_and_empty_answers_are_told() -> None:
