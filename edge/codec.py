@@ -25,7 +25,7 @@ from protobuf import (
 from protobuf.wkt.google.protobuf import descriptor_pb as pb
 
 from edge.errors import BAD_INPUT, Refused
-from edge.schema.faults import FaultFinder, refuse_ambiguity, refuse_depth, strict_tree
+from edge.schema.faults import FaultFinder, refuse_ambiguity, refuse_bulk, strict_tree
 from edge.schema.fields import ANY, Field, Shape, kind_of, shape_of
 
 _HUMP = re.compile("_+(.?)")
@@ -74,7 +74,7 @@ class Codec:
         `tree` is these values where they are known. Raises Refused that names the
         faulty field by its JSON path.
         """
-        refuse_depth(body)
+        refuse_bulk(body)
         try:
             message = self._faults.read(shape, body)
         except BAD_INPUT:

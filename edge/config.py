@@ -54,6 +54,7 @@ class EdgeSettings:
 
     # Method -> "GET /path", for methods whose files nobody can annotate.
     extra_bindings: Mapping[str, str] = field(default_factory=dict)
+    text_pattern: str = ""  # what the services ask of every text, for the document
     error_domain: str = ""  # of google.rpc.ErrorInfo in the edge's own refusals
     created_prefixes: tuple[str, ...] = ("Create", "BatchCreate")  # these answer 201
     public_max_age: Mapping[str, int] = field(default_factory=dict)  # method -> seconds

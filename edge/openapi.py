@@ -16,11 +16,6 @@ from edge.template import Variable
 _log = logging.getLogger("edge")
 _NESTING = 3  # levels of messages whose fields are told as query parameters
 _METHODS = ("get", "put", "post", "delete", "options", "head", "patch", "trace")
-_HEADERS = {
-    "Idempotency-Key": "The same as `request_id`.",
-    "If-Match": "The entity tag that must still hold.",
-    "Last-Event-ID": "The same as `resume_token`.",
-}
 _ERROR_FIELDS: Schema = {
     "error": {"type": "string", "description": "A sentence for people."},
     "errorCode": {"type": "string", "description": "The reason, for programs."},
@@ -79,7 +74,7 @@ class _Writer:
         self._settings = settings
         self._ids: set[str] = set()
         self._shapes: dict[str, Sequence[str]] = {}  # paths by what they look like
-        self.schemas = Schemas(codec.registry)
+        self.schemas = Schemas(codec.registry, settings.text_pattern)
 
     def paths(self, bindings: Sequence[Binding]) -> dict[str, Any]:
         """Give every path's operations; of two that look alike the first one is told.
@@ -122,6 +117,8 @@ class _Writer:
         limits = self._settings.rate_limits.get(binding.method, ())
         if limits:
             told += "\n\nLimits: " + "; ".join(limits) + "."
+        for header, parameter in binding.headers.items():
+            told += f"\n\nThe header `{header}` may say `{parameter.path}`."
         public = binding.method in self._settings.public_methods
         made: dict[str, Any] = {
             "operationId": self._unique(f"{method.parent.name}_{method.name}"),
@@ -150,7 +147,10 @@ class _Writer:
         return made
 
     def _parameters(self, binding: Binding) -> Iterator[dict[str, Any]]:
-        """Give what stands in the path, the query, and headers that fill fields."""
+        """Give what stands in the path and the query.
+
+        Headers that say the same as a field are text, else a client would send both.
+        """
         taken = {parameter.fields for _, parameter in binding.variables}
         named = zip(self._names(binding), _wild(binding), strict=True)
         for name, (variable, parameter) in named:
@@ -163,9 +163,6 @@ class _Writer:
         if not binding.whole_body:
             rest = [f for f in binding.request.fields if f is not binding.body_field]
             yield from self._queries(rest, (), taken)
-        for name, parameter in binding.headers.items():
-            made = self._parameter(parameter.fields, "header", required=False)
-            yield {**made, "name": name, "description": _HEADERS[name]}
 
     def _queries(
         self,

@@ -36,6 +36,7 @@ from server.rpc.addresses import Trust
 from server.rpc.auth import AuthService
 from server.rpc.health import Health, remote_readiness
 from server.rpc.interceptors.errors import DOMAIN
+from server.rpc.interceptors.validation import NO_NUL
 from server.rpc.listener import Guards, Listener, grpc_server, serve_methods
 from server.rpc.local import LocalPort
 from server.rpc.reflection import reflect
@@ -229,6 +230,7 @@ def edge_settings(settings: Settings, in_force: Rates) -> EdgeSettings:
         cors_origins=settings.cors_origins,
         trusted_proxies=tuple(map(str, settings.trusted_proxies)),
         serve_trailing_slash=True,
+        text_pattern=NO_NUL,
         error_domain=DOMAIN,
         public_methods=contract.public_methods(),
         public_max_age=contract.public_max_age(),

@@ -12,12 +12,14 @@ from protobuf import (
     DescService,
     Message,
     Registry,
+    ScalarType,
 )
 from protobuf.plugin import get_comments
 from protobuf.wkt.google.protobuf.descriptor_pb import FeatureSet
 
-from edge.schema.fields import Field, Kind, Schema, Shape
+from edge.schema.fields import Field, Kind, Schema, Shape, kind_of
 
+_STRING = kind_of(ScalarType.STRING)
 _IGNORE_ZERO, _IGNORE_ALWAYS = 1, 3  # buf.validate.Ignore
 _NUMBER = {"gt": "exclusiveMinimum", "gte": "minimum"}
 _NUMBER |= {"lt": "exclusiveMaximum", "lte": "maximum"}
@@ -46,13 +48,16 @@ def comment(desc: DescField | DescMessage | DescMethod | DescService) -> str:
 class Schemas:
     """Gives schemas; messages become components, for requests and for answers apart."""
 
-    def __init__(self, registry: Registry) -> None:
+    def __init__(self, registry: Registry, text_pattern: str) -> None:
+        self._text_pattern = text_pattern
         self._extension = registry.extension("buf.validate.field")
         self.components: dict[str, Schema] = {}
 
     def field(self, field: Field, *, request: bool) -> Schema:
         """Give the schema of a field, its rules and its comment with it."""
         schema = _of_kind(field.kind, request=request)
+        if request and self._text_pattern and field.kind is _STRING:
+            schema["pattern"] = self._text_pattern  # a field's own one is closer
         if field.nested:
             schema = self.message(field.nested, request=request)
         if field.many is list:

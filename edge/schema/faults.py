@@ -15,19 +15,30 @@ from edge.schema.fields import ANY, Field, Shape
 # The native codec reads JSON by recursion and has no bound of its own: some 15,000
 # brackets overflow the stack and end the process. No message nests so deep.
 DEEPEST = 1_000
+MOST_OBJECTS = 50_000  # in one body: each costs far more than its bytes
 _STRINGS = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"?', re.DOTALL)
 _STEPS = bytes.maketrans(b"[{]}", b"\1\1\xff\xff")  # as signed bytes: 1 and -1
 _OTHER = bytes(set(range(256)) - set(b"[{]}"))
 # A fault in a larger body is told without its place: finding it reads all of it anew.
-MOST_SEARCHED = 256 * 1024
+MOST_SEARCHED = 128 * 1024
 _TOO_DEEP = "the JSON body is nested too deep"
 
 
-def refuse_depth(body: bytes) -> None:
-    """Raise Refused if JSON nests deeper than DEEPEST, before anything reads it."""
+def refuse_bulk(body: bytes) -> None:
+    """Raise Refused before anything reads JSON that nests deeper than DEEPEST.
+
+    Or that holds more than MOST_OBJECTS.
+    """
     if body.count(b"[") + body.count(b"{") <= DEEPEST:
         return
-    steps = _STRINGS.sub(b"", body).translate(_STEPS, _OTHER)
+    bare = _STRINGS.sub(b"", body)
+    if bare.count(b"{") > MOST_OBJECTS:
+        raise Refused(
+            f"the JSON body has more than {MOST_OBJECTS} objects",
+            "BODY_TOO_LARGE",
+            http=413,
+        )
+    steps = bare.translate(_STEPS, _OTHER)
     if max(accumulate(memoryview(steps).cast("b")), default=0) > DEEPEST:
         raise Refused(_TOO_DEEP)
 

@@ -13,6 +13,7 @@ from protovalidate import Violation as Broken
 from server.domain.errors import InvalidFields, Violation
 from server.rpc.call import Call, Outcome, Proceed
 
+NO_NUL = r"^[^\u0000]*$"  # the same rule, for a document
 _validator = Validator()
 
 
