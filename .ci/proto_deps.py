@@ -22,6 +22,7 @@ from protovalidate._gen.buf.validate.validate_pb import desc as validate_desc
 
 GOOGLE = (
     "google/api/annotations.proto",
+    "google/api/field_behavior.proto",
     "google/api/http.proto",
     "google/api/httpbody.proto",
     "google/rpc/code.proto",

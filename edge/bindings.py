@@ -270,23 +270,21 @@ class Router:
             what = f"{binding.verb} {binding.template.text!r}"
             raise _refused(binding.desc, f"{what} is also a route of {other.method}")
 
-    def find(self, path: list[str], verb: str, method: str) -> Binding | None:
-        """Give the binding of a path split at its slashes; HEAD may be GET."""
-        leaves = _leaves(self._root, path, 0, verb)
-        names = ("HEAD", "GET", "*") if method == "HEAD" else (method, "*")
-        for methods in leaves:
-            for name in names:
-                if found := methods.get(name):
-                    return found
-        return None
+    def find(self, path: list[str], verb: str) -> list[Methods]:
+        """Give the bindings of every leaf that a path reaches, the closest first.
 
-    def allowed(self, path: list[str], verb: str) -> set[str]:
-        """Give the methods that some binding has for a path; none: no such path."""
-        return {name for found in _leaves(self._root, path, 0, verb) for name in found}
+        The path is split at its slashes.
+        """
+        return _leaves(self._root, path, 0, verb)
+
+
+def pick(methods: Methods, method: str) -> Binding | None:
+    """Give a leaf's binding for an HTTP method; HEAD may be GET."""
+    names = ("HEAD", "GET", "*") if method == "HEAD" else (method, "*")
+    return next((methods[name] for name in names if name in methods), None)
 
 
 def _leaves(node: _Node, path: list[str], at: int, verb: str) -> list[Methods]:
-    """Give the methods of every leaf that a path reaches, the closest first."""
     found: list[Methods] = []
     if at < len(path):
         segment = path[at]

@@ -2,11 +2,12 @@
 
 import asyncio
 import logging
+from collections.abc import Iterator
 from contextlib import aclosing
 from typing import Any
 from urllib.parse import unquote
 
-from edge.bindings import Binding, Router
+from edge.bindings import Binding, Router, pick
 from edge.codec import Codec
 from edge.config import EdgeSettings
 from edge.errors import Code, Header, Refused
@@ -34,7 +35,7 @@ from edge.reply import (
     is_unchanged,
     pack,
 )
-from edge.request import RequestBuilder, split_path
+from edge.request import RequestBuilder, fits, split_path
 
 _log = logging.getLogger("edge")
 Reading = tuple[list[str], list[str], str]  # segments, literals, verb
@@ -92,20 +93,16 @@ class Dispatcher:
         raw = (call.scope.get("raw_path") or call.scope["path"].encode()).split(b"?")[0]
         if len(raw) + len(call.scope["query_string"]) > settings.max_header_bytes:
             raise Refused("the address is too long", "URI_TOO_LONG", http=414)
-        segments, literals = split_path(raw)
-        binding: Binding | None = None
+        readings = self._readings(*split_path(raw))
         asks_first = b"access-control-request-method" in headers
         if call.method == "OPTIONS" and asks_first:  # a preflight runs nothing
-            await self._without_binding(call, segments, literals)
+            await self._without_binding(call, readings)
             return
-        for given, path, verb in self._readings(segments, literals):
-            binding = self._router.find(path, verb, call.method)
-            if binding is not None:
-                segments = given
-                break
-        else:
-            await self._without_binding(call, segments, literals)
+        found = next(self._routes(readings, call.method), None)
+        if found is None:
+            await self._without_binding(call, readings)
             return
+        binding, segments = found
         call.media = choose(headers.get(b"accept"), self._replies[binding].offers)
         call.cookies = self._tokens.wanted(call.head)
         streams = binding.streams
@@ -122,13 +119,26 @@ class Dispatcher:
             found += _verbs(segments[:-1], literals[:-1])
         return found
 
-    async def _without_binding(
-        self, call: Call, segments: list[str], literals: list[str]
-    ) -> None:
+    def _routes(
+        self, readings: list[Reading], method: str = ""
+    ) -> Iterator[tuple[Binding, list[str]]]:
+        """Give the bindings of a path, and its segments; all without a method.
+
+        One beyond the closest leaf must take the path's values: `/users/me` is no
+        user's id, so what `/users/me` has no method for is not tried as one.
+        """
+        closest = True
+        for segments, path, verb in readings:
+            for methods in self._router.find(path, verb):
+                found = pick(methods, method) if method else None
+                for binding in (found,) if method else methods.values():
+                    if binding and (closest or fits(binding, segments)):
+                        yield binding, segments
+                closest = False
+
+    async def _without_binding(self, call: Call, readings: list[Reading]) -> None:
         """Answer OPTIONS; else refuse: 405 for a known path, 404 for no such path."""
-        bound: set[str] = set()
-        for _, path, verb in self._readings(segments, literals):
-            bound |= self._router.allowed(path, verb)
+        bound = {binding.verb for binding, _ in self._routes(readings)}
         if not bound:
             told = "there is nothing at this path"
             raise Refused(told, "PATH_NOT_FOUND", http=404, code=Code.NOT_FOUND)

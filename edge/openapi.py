@@ -197,22 +197,24 @@ class _Writer:
         if binding.body_field is not None:
             schema = self.schemas.field(binding.body_field, request=True)
         else:
-            schema = self._whole_body(binding)
+            schema = self.schemas.message(binding.request, request=True)
+        schema = self._unbound(schema, binding)
         needed = self.schemas.resolved(schema).get("required")
         return {
             "required": bool(binding.body_field or needed),
             "content": {JSON: {"schema": schema}},
         }
 
-    def _whole_body(self, binding: Binding) -> Schema:
-        """Give the request's own schema, without what its path says."""
-        reference = self.schemas.message(binding.request, request=True)
-        whole = self.schemas.resolved(reference)
+    def _unbound(self, schema: Schema, binding: Binding) -> Schema:
+        """Give the schema of a body without what its path says."""
+        prefix = f"{binding.body_field.json_name}." if binding.body_field else ""
         bound = {parameter.path for _, parameter in binding.variables}
-        if not bound:
-            return reference
-        left = {n: s for n, s in whole["properties"].items() if n not in bound}
-        needed = [name for name in whole.get("required", ()) if name not in bound]
+        whole = self.schemas.resolved(schema)
+        fields = whole.get("properties", {})
+        left = {n: s for n, s in fields.items() if prefix + n not in bound}
+        if len(left) == len(fields):
+            return schema
+        needed = [name for name in whole.get("required", ()) if name in left]
         return {**whole, "properties": left, "required": needed}
 
     def _responses(self, binding: Binding) -> dict[str, Any]:

@@ -79,6 +79,14 @@ def _path_values(binding: Binding, segments: list[str]) -> Iterator[Given]:
         yield text_value(parameter, text)
 
 
+def fits(binding: Binding, segments: list[str]) -> bool:
+    """Tell whether a path's variables are what their fields take."""
+    try:
+        return all(_path_values(binding, segments))
+    except Refused:
+        return False
+
+
 def _pairs(query: bytes) -> Iterator[tuple[str, str]]:
     for part in query.decode("latin-1").split("&"):
         if part:

@@ -21,6 +21,8 @@ from edge.schema.fields import Field, Kind, Schema, Shape, kind_of
 
 _STRING = kind_of(ScalarType.STRING)
 _IGNORE_ZERO, _IGNORE_ALWAYS = 1, 3  # buf.validate.Ignore
+_NULL = {"type": "null"}
+_OUTPUT_ONLY = 3  # google.api.FieldBehavior
 _NUMBER = {"gt": "exclusiveMinimum", "gte": "minimum"}
 _NUMBER |= {"lt": "exclusiveMaximum", "lte": "maximum"}
 _LIST = {"min_items": "minItems", "max_items": "maxItems", "unique": "uniqueItems"}
@@ -51,6 +53,7 @@ class Schemas:
     def __init__(self, registry: Registry, text_pattern: str) -> None:
         self._text_pattern = text_pattern
         self._extension = registry.extension("buf.validate.field")
+        self._behavior = registry.extension("google.api.field_behavior")
         self.components: dict[str, Schema] = {}
 
     def field(self, field: Field, *, request: bool) -> Schema:
@@ -85,9 +88,13 @@ class Schemas:
         return self.components.get(name, schema)
 
     def _object(self, shape: Shape, *, request: bool) -> Schema:
-        fields = {f.json_name: self.field(f, request=request) for f in shape.fields}
+        held = [f for f in shape.fields if not (request and self.is_output(f))]
+        needed = [f for f in held if self.is_needed(f, request=request)]
+        fields = {f.json_name: self.field(f, request=request) for f in held}
+        if request:  # ProtoJSON: null is absence
+            rest = [field.json_name for field in held if field not in needed]
+            fields |= {name: _or_null(fields[name]) for name in rest}
         schema: Schema = {"type": "object", "properties": fields}
-        needed = [f for f in shape.fields if self.is_needed(f, request=request)]
         if needed:
             schema["required"] = [field.json_name for field in needed]
         if request:
@@ -101,6 +108,13 @@ class Schemas:
                 schema["not"] = {"anyOf": pairs}
         told = comment(shape.desc)
         return {**schema, "description": told} if told else schema
+
+    def is_output(self, field: Field) -> bool:
+        """Tell whether only answers have a field (AIP-203)."""
+        options, extension = field.desc.proto.options, self._behavior
+        if extension is None or options is None or extension.type not in options:
+            return False
+        return _OUTPUT_ONLY in options[extension.type]
 
     def is_needed(self, field: Field, *, request: bool) -> bool:
         """Tell whether a field must be there; in answers, whether it always is.
@@ -131,6 +145,17 @@ class Schemas:
         if rules.get("ignore") == _IGNORE_ZERO and schema.get("type") == "string":
             return {"anyOf": [{"const": ""}, made]} if made != schema else made
         return made
+
+
+def _or_null(schema: Schema) -> Schema:
+    if "anyOf" in schema:
+        return schema | {"anyOf": [*schema["anyOf"], _NULL]}
+    if "type" not in schema:  # a reference to a component
+        told = {name: schema[name] for name in ("description",) if name in schema}
+        bare = {name: value for name, value in schema.items() if name not in told}
+        return {"anyOf": [bare, _NULL], **told} if bare else schema
+    made = schema | {"type": [schema["type"], "null"]}
+    return made | {"enum": [*schema["enum"], None]} if "enum" in schema else made
 
 
 def _of_kind(kind: Kind, *, request: bool) -> Schema:

@@ -156,7 +156,9 @@ def _new_values(request: pb.UpdateUserRequest) -> dict[str, object]:
     return values
 
 
-_NOTHING = Violation("updateMask", "must name at least one field", "required")
+_NOTHING = Violation(
+    "updateMask", "must name at least one field", "update_mask.required"
+)
 
 
 def _filter(request: pb.ListUsersRequest) -> UserFilter:
