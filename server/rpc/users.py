@@ -147,7 +147,7 @@ def _new_values(request: pb.UpdateUserRequest) -> dict[str, object]:
         for path in paths
     }
     broken = [
-        Violation(f"user.{path}", "must not be empty", "required")
+        Violation(f"user.{path}", "must not be empty", "update_mask.empty")
         for path, value in values.items()
         if path in _READERS and value in ("", None)
     ]

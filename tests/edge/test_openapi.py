@@ -80,9 +80,8 @@ def test_rules_are_constraints_of_parameters_and_bodies_alike() -> None:
     assert schema["not"]["anyOf"] == [{"required": ["left", "right"]}]
     assert schema["additionalProperties"] is False
     told = {p["name"]: p for p in paths["/old/things/{name}:read"]["get"]["parameters"]}
-    assert told["count"]["schema"] == {
-        key: value for key, value in fields["count"].items() if key != "description"
-    }
+    left = {k: v for k, v in fields["count"].items() if k != "description"}
+    assert left == told["count"]["schema"] | {"type": ["integer", "null"]}
     assert told["big"]["schema"]["exclusiveMinimum"] == 0
     assert told["name"]["in"] == "path"
     assert told["inner.name"]["in"] == "query"

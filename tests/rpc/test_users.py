@@ -227,8 +227,8 @@ async def test_a_name_is_changed(shared: Running) -> None:
         (["id"], {}, ("user.id", "update_mask.not_writable")),
         (["email_verified"], {}, ("user.email_verified", "update_mask.not_writable")),
         ([], {"role": 3}, ("user.role", "update_mask.not_writable")),
-        ([], {}, ("updateMask", "required")),
-        (["username"], {}, ("user.username", "required")),
+        ([], {}, ("updateMask", "update_mask.required")),
+        (["username"], {}, ("user.username", "update_mask.empty")),
         (["username"], {"username": "x!"}, ("user.username", "username.form")),
     ],
 )
