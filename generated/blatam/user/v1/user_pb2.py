@@ -30,13 +30,15 @@ from google.protobuf import field_mask_pb2 as google_dot_protobuf_dot_field__mas
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19\x62latam/user/v1/user.proto\x12\x0e\x62latam.user.v1\x1a\x1d\x62latam/policy/v1/policy.proto\x1a\x1b\x62uf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/api/field_behavior.proto\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xa3\x04\n\x04User\x12\n\n\x02id\x18\x01 \x01(\x03\x12\xa2\x01\n\x05\x65mail\x18\x02 \x01(\tB\x92\x01\xbaH\x8e\x01r\x03\x18\xff\x01\xba\x01\x82\x01\n\nemail.form\x12\x31must be an e-mail address such as ana@example.com\x1a\x41this.matches(\'^[a-zA-Z0-9._%+-]+@[a-zA-Z0-9.-]+\\\\.[a-zA-Z]{2,}$\')\xd8\x01\x01\x12\x87\x01\n\x08username\x18\x03 \x01(\tBu\xbaHrr\x04\x10\x03\x18\x32\xba\x01\x66\n\rusername.form\x12\x34may hold only letters a to z, digits and underscores\x1a\x1fthis.matches(\'^[a-zA-Z0-9_]*$\')\xd8\x01\x01\x12\x11\n\tis_active\x18\x04 \x01(\x08\x12,\n\x04role\x18\x05 \x01(\x0e\x32\x14.blatam.user.v1.RoleB\x08\xbaH\x05\x82\x01\x02\x10\x01\x12\x1c\n\x0e\x65mail_verified\x18\x06 \x01(\x08\x42\x04\xe2\x41\x01\x03\x12\x34\n\ncreated_at\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12\x34\n\nupdated_at\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12\x15\n\x04\x65tag\x18\t \x01(\tB\x07\xbaH\x04r\x02\x18@\"\xfe\x02\n\x11\x43reateUserRequest\x12\x9f\x01\n\x05\x65mail\x18\x01 \x01(\tB\x8f\x01\xbaH\x8b\x01r\x03\x18\xff\x01\xba\x01\x82\x01\n\nemail.form\x12\x31must be an e-mail address such as ana@example.com\x1a\x41this.matches(\'^[a-zA-Z0-9._%+-]+@[a-zA-Z0-9.-]+\\\\.[a-zA-Z]{2,}$\')\x12\x84\x01\n\x08username\x18\x02 \x01(\tBr\xbaHor\x04\x10\x03\x18\x32\xba\x01\x66\n\rusername.form\x12\x34may hold only letters a to z, digits and underscores\x1a\x1fthis.matches(\'^[a-zA-Z0-9_]*$\')\x12\x1f\n\x08password\x18\x03 \x01(\tB\r\x80\x01\x01\xbaH\x07r\x05\x10\x08\x18\x80\x01\x12\x1f\n\nrequest_id\x18\x04 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01\"8\n\x12\x43reateUserResponse\x12\"\n\x04user\x18\x01 \x01(\x0b\x32\x14.blatam.user.v1.User\"%\n\x0eGetUserRequest\x12\x13\n\x02id\x18\x01 \x01(\x03\x42\x07\xbaH\x04\"\x02 \x00\"5\n\x0fGetUserResponse\x12\"\n\x04user\x18\x01 \x01(\x0b\x32\x14.blatam.user.v1.User\"\x17\n\x15GetCurrentUserRequest\"<\n\x16GetCurrentUserResponse\x12\"\n\x04user\x18\x01 \x01(\x0b\x32\x14.blatam.user.v1.User\"\xd1\x03\n\x10ListUsersRequest\x12\x1a\n\x04page\x18\x01 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x01H\x00\x88\x01\x01\x12!\n\tpage_size\x18\x02 \x01(\x05\x42\t\xbaH\x06\x1a\x04\x18\x64(\x01H\x01\x88\x01\x01\x12P\n\x07sort_by\x18\x03 \x01(\tB?\xbaH<r7R\x02idR\x03-idR\ncreated_atR\x0b-created_atR\x08usernameR\t-username\xd8\x01\x01\x12\x1c\n\npage_token\x18\x04 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x08\x12\x16\n\tis_active\x18\x05 \x01(\x08H\x02\x88\x01\x01\x12\x89\x01\n\x0fusername_prefix\x18\x06 \x01(\tBp\xbaHmr\x02\x18\x32\xba\x01\x66\n\rusername.form\x12\x34may hold only letters a to z, digits and underscores\x1a\x1fthis.matches(\'^[a-zA-Z0-9_]*$\')\x12\x17\n\x05\x65mail\x18\x07 \x01(\tB\x08\xbaH\x05r\x03\x18\xff\x01\x12,\n\x04role\x18\x08 \x01(\x0e\x32\x14.blatam.user.v1.RoleB\x08\xbaH\x05\x82\x01\x02\x10\x01\x42\x07\n\x05_pageB\x0c\n\n_page_sizeB\x0c\n\n_is_active\"\xc8\x01\n\x11ListUsersResponse\x12#\n\x05items\x18\x01 \x03(\x0b\x32\x14.blatam.user.v1.User\x12\r\n\x05total\x18\x02 \x01(\r\x12\x17\n\x0ftotal_estimated\x18\x03 \x01(\x08\x12\x0c\n\x04page\x18\x04 \x01(\r\x12\x0c\n\x04size\x18\x05 \x01(\r\x12\r\n\x05pages\x18\x06 \x01(\r\x12\x10\n\x08has_next\x18\x07 \x01(\x08\x12\x10\n\x08has_prev\x18\x08 \x01(\x08\x12\x17\n\x0fnext_page_token\x18\t \x01(\t\"5\n\x14\x42\x61tchGetUsersRequest\x12\x1d\n\x03ids\x18\x01 \x03(\x03\x42\x10\xbaH\r\x92\x01\n\x08\x01\x10\x64\"\x04\"\x02 \x00\"Q\n\x15\x42\x61tchGetUsersResponse\x12#\n\x05users\x18\x01 \x03(\x0b\x32\x14.blatam.user.v1.User\x12\x13\n\x0bmissing_ids\x18\x02 \x03(\x03\"\xc5\x01\n\x11UpdateUserRequest\x12^\n\x04user\x18\x01 \x01(\x0b\x32\x14.blatam.user.v1.UserB:\xbaH7\xba\x01\x31\n\x07user.id\x12\x19id must be greater than 0\x1a\x0bthis.id > 0\xc8\x01\x01\x12/\n\x0bupdate_mask\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.FieldMask\x12\x1f\n\nrequest_id\x18\x03 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01\"8\n\x12UpdateUserResponse\x12\"\n\x04user\x18\x01 \x01(\x0b\x32\x14.blatam.user.v1.User\"(\n\x11\x44\x65leteUserRequest\x12\x13\n\x02id\x18\x01 \x01(\x03\x42\x07\xbaH\x04\"\x02 \x00\"\x14\n\x12\x44\x65leteUserResponse\"K\n\x13UndeleteUserRequest\x12\x13\n\x02id\x18\x01 \x01(\x03\x42\x07\xbaH\x04\"\x02 \x00\x12\x1f\n\nrequest_id\x18\x02 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01\":\n\x14UndeleteUserResponse\x12\"\n\x04user\x18\x01 \x01(\x0b\x32\x14.blatam.user.v1.User*P\n\x04Role\x12\x14\n\x10ROLE_UNSPECIFIED\x10\x00\x12\x10\n\x0cROLE_STUDENT\x10\x01\x12\x10\n\x0cROLE_TEACHER\x10\x02\x12\x0e\n\nROLE_ADMIN\x10\x03\x32\xea\x08\n\x0bUserService\x12\x9a\x01\n\nCreateUser\x12!.blatam.user.v1.CreateUserRequest\x1a\".blatam.user.v1.CreateUserResponse\"E\xa2\xbb\x18#\x08\x01\x1a\x0f\n\x07\x61\x64\x64ress\x10\x05\x1a\x02\x08< \x01*\x0cuser.created\x82\xd3\xe4\x93\x02\x18\"\r/api/v1/users:\x01*b\x04user\x12r\n\x07GetUser\x12\x1e.blatam.user.v1.GetUserRequest\x1a\x1f.blatam.user.v1.GetUserResponse\"&\xa2\xbb\x18\x02\x08\x02\x82\xd3\xe4\x93\x02\x1a\x12\x12/api/v1/users/{id}b\x04user\x12\x87\x01\n\x0eGetCurrentUser\x12%.blatam.user.v1.GetCurrentUserRequest\x1a&.blatam.user.v1.GetCurrentUserResponse\"&\xa2\xbb\x18\x04\x08\x02\x30\x01\x82\xd3\xe4\x93\x02\x18\x12\x10/api/v1/users/meb\x04user\x12\x82\x01\n\rBatchGetUsers\x12$.blatam.user.v1.BatchGetUsersRequest\x1a%.blatam.user.v1.BatchGetUsersResponse\"$\xa2\xbb\x18\x02\x08\x02\x82\xd3\xe4\x93\x02\x18\x12\x16/api/v1/users:batchGet\x12\x9f\x01\n\nUpdateUser\x12!.blatam.user.v1.UpdateUserRequest\x1a\".blatam.user.v1.UpdateUserResponse\"J\xa2\xbb\x18\x1b\x08\x03\x12\x07user.id \x01*\x0cuser.updated\x82\xd3\xe4\x93\x02%2\x17/api/v1/users/{user.id}:\x04userb\x04user\x12\x87\x01\n\nDeleteUser\x12!.blatam.user.v1.DeleteUserRequest\x1a\".blatam.user.v1.DeleteUserResponse\"2\xa2\xbb\x18\x14\x08\x03\x12\x02id*\x0cuser.deleted\x82\xd3\xe4\x93\x02\x14*\x12/api/v1/users/{id}\x12\x9f\x01\n\x0cUndeleteUser\x12#.blatam.user.v1.UndeleteUserRequest\x1a$.blatam.user.v1.UndeleteUserResponse\"D\xa2\xbb\x18\x14\x08\x05 \x01*\x0euser.undeleted\x82\xd3\xe4\x93\x02&\"\x1b/api/v1/users/{id}:undelete:\x01*b\x04user\x12m\n\tListUsers\x12 .blatam.user.v1.ListUsersRequest\x1a!.blatam.user.v1.ListUsersResponse\"\x1b\xa2\xbb\x18\x02\x08\x02\x82\xd3\xe4\x93\x02\x0f\x12\r/api/v1/usersb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19\x62latam/user/v1/user.proto\x12\x0e\x62latam.user.v1\x1a\x1d\x62latam/policy/v1/policy.proto\x1a\x1b\x62uf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/api/field_behavior.proto\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xaf\x04\n\x04User\x12\x16\n\x02id\x18\x01 \x01(\x03\x42\n\xbaH\x07\"\x02 \x00\xd8\x01\x01\x12\xa2\x01\n\x05\x65mail\x18\x02 \x01(\tB\x92\x01\xbaH\x8e\x01r\x03\x18\xff\x01\xba\x01\x82\x01\n\nemail.form\x12\x31must be an e-mail address such as ana@example.com\x1a\x41this.matches(\'^[a-zA-Z0-9._%+-]+@[a-zA-Z0-9.-]+\\\\.[a-zA-Z]{2,}$\')\xd8\x01\x01\x12\x87\x01\n\x08username\x18\x03 \x01(\tBu\xbaHrr\x04\x10\x03\x18\x32\xba\x01\x66\n\rusername.form\x12\x34may hold only letters a to z, digits and underscores\x1a\x1fthis.matches(\'^[a-zA-Z0-9_]*$\')\xd8\x01\x01\x12\x11\n\tis_active\x18\x04 \x01(\x08\x12,\n\x04role\x18\x05 \x01(\x0e\x32\x14.blatam.user.v1.RoleB\x08\xbaH\x05\x82\x01\x02\x10\x01\x12\x1c\n\x0e\x65mail_verified\x18\x06 \x01(\x08\x42\x04\xe2\x41\x01\x03\x12\x34\n\ncreated_at\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12\x34\n\nupdated_at\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12\x15\n\x04\x65tag\x18\t \x01(\tB\x07\xbaH\x04r\x02\x18@\"\xfe\x02\n\x11\x43reateUserRequest\x12\x9f\x01\n\x05\x65mail\x18\x01 \x01(\tB\x8f\x01\xbaH\x8b\x01r\x03\x18\xff\x01\xba\x01\x82\x01\n\nemail.form\x12\x31must be an e-mail address such as ana@example.com\x1a\x41this.matches(\'^[a-zA-Z0-9._%+-]+@[a-zA-Z0-9.-]+\\\\.[a-zA-Z]{2,}$\')\x12\x84\x01\n\x08username\x18\x02 \x01(\tBr\xbaHor\x04\x10\x03\x18\x32\xba\x01\x66\n\rusername.form\x12\x34may hold only letters a to z, digits and underscores\x1a\x1fthis.matches(\'^[a-zA-Z0-9_]*$\')\x12\x1f\n\x08password\x18\x03 \x01(\tB\r\x80\x01\x01\xbaH\x07r\x05\x10\x08\x18\x80\x01\x12\x1f\n\nrequest_id\x18\x04 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01\"8\n\x12\x43reateUserResponse\x12\"\n\x04user\x18\x01 \x01(\x0b\x32\x14.blatam.user.v1.User\"%\n\x0eGetUserRequest\x12\x13\n\x02id\x18\x01 \x01(\x03\x42\x07\xbaH\x04\"\x02 \x00\"5\n\x0fGetUserResponse\x12\"\n\x04user\x18\x01 \x01(\x0b\x32\x14.blatam.user.v1.User\"\x17\n\x15GetCurrentUserRequest\"<\n\x16GetCurrentUserResponse\x12\"\n\x04user\x18\x01 \x01(\x0b\x32\x14.blatam.user.v1.User\"\xd1\x03\n\x10ListUsersRequest\x12\x1a\n\x04page\x18\x01 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x01H\x00\x88\x01\x01\x12!\n\tpage_size\x18\x02 \x01(\x05\x42\t\xbaH\x06\x1a\x04\x18\x64(\x01H\x01\x88\x01\x01\x12P\n\x07sort_by\x18\x03 \x01(\tB?\xbaH<r7R\x02idR\x03-idR\ncreated_atR\x0b-created_atR\x08usernameR\t-username\xd8\x01\x01\x12\x1c\n\npage_token\x18\x04 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x08\x12\x16\n\tis_active\x18\x05 \x01(\x08H\x02\x88\x01\x01\x12\x89\x01\n\x0fusername_prefix\x18\x06 \x01(\tBp\xbaHmr\x02\x18\x32\xba\x01\x66\n\rusername.form\x12\x34may hold only letters a to z, digits and underscores\x1a\x1fthis.matches(\'^[a-zA-Z0-9_]*$\')\x12\x17\n\x05\x65mail\x18\x07 \x01(\tB\x08\xbaH\x05r\x03\x18\xff\x01\x12,\n\x04role\x18\x08 \x01(\x0e\x32\x14.blatam.user.v1.RoleB\x08\xbaH\x05\x82\x01\x02\x10\x01\x42\x07\n\x05_pageB\x0c\n\n_page_sizeB\x0c\n\n_is_active\"\xc8\x01\n\x11ListUsersResponse\x12#\n\x05items\x18\x01 \x03(\x0b\x32\x14.blatam.user.v1.User\x12\r\n\x05total\x18\x02 \x01(\r\x12\x17\n\x0ftotal_estimated\x18\x03 \x01(\x08\x12\x0c\n\x04page\x18\x04 \x01(\r\x12\x0c\n\x04size\x18\x05 \x01(\r\x12\r\n\x05pages\x18\x06 \x01(\r\x12\x10\n\x08has_next\x18\x07 \x01(\x08\x12\x10\n\x08has_prev\x18\x08 \x01(\x08\x12\x17\n\x0fnext_page_token\x18\t \x01(\t\"5\n\x14\x42\x61tchGetUsersRequest\x12\x1d\n\x03ids\x18\x01 \x03(\x03\x42\x10\xbaH\r\x92\x01\n\x08\x01\x10\x64\"\x04\"\x02 \x00\"Q\n\x15\x42\x61tchGetUsersResponse\x12#\n\x05users\x18\x01 \x03(\x0b\x32\x14.blatam.user.v1.User\x12\x13\n\x0bmissing_ids\x18\x02 \x03(\x03\"\xc5\x01\n\x11UpdateUserRequest\x12^\n\x04user\x18\x01 \x01(\x0b\x32\x14.blatam.user.v1.UserB:\xbaH7\xba\x01\x31\n\x07user.id\x12\x19id must be greater than 0\x1a\x0bthis.id > 0\xc8\x01\x01\x12/\n\x0bupdate_mask\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.FieldMask\x12\x1f\n\nrequest_id\x18\x03 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01\"8\n\x12UpdateUserResponse\x12\"\n\x04user\x18\x01 \x01(\x0b\x32\x14.blatam.user.v1.User\"(\n\x11\x44\x65leteUserRequest\x12\x13\n\x02id\x18\x01 \x01(\x03\x42\x07\xbaH\x04\"\x02 \x00\"\x14\n\x12\x44\x65leteUserResponse\"K\n\x13UndeleteUserRequest\x12\x13\n\x02id\x18\x01 \x01(\x03\x42\x07\xbaH\x04\"\x02 \x00\x12\x1f\n\nrequest_id\x18\x02 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01\":\n\x14UndeleteUserResponse\x12\"\n\x04user\x18\x01 \x01(\x0b\x32\x14.blatam.user.v1.User*P\n\x04Role\x12\x14\n\x10ROLE_UNSPECIFIED\x10\x00\x12\x10\n\x0cROLE_STUDENT\x10\x01\x12\x10\n\x0cROLE_TEACHER\x10\x02\x12\x0e\n\nROLE_ADMIN\x10\x03\x32\xea\x08\n\x0bUserService\x12\x9a\x01\n\nCreateUser\x12!.blatam.user.v1.CreateUserRequest\x1a\".blatam.user.v1.CreateUserResponse\"E\xa2\xbb\x18#\x08\x01\x1a\x0f\n\x07\x61\x64\x64ress\x10\x05\x1a\x02\x08< \x01*\x0cuser.created\x82\xd3\xe4\x93\x02\x18\"\r/api/v1/users:\x01*b\x04user\x12r\n\x07GetUser\x12\x1e.blatam.user.v1.GetUserRequest\x1a\x1f.blatam.user.v1.GetUserResponse\"&\xa2\xbb\x18\x02\x08\x02\x82\xd3\xe4\x93\x02\x1a\x12\x12/api/v1/users/{id}b\x04user\x12\x87\x01\n\x0eGetCurrentUser\x12%.blatam.user.v1.GetCurrentUserRequest\x1a&.blatam.user.v1.GetCurrentUserResponse\"&\xa2\xbb\x18\x04\x08\x02\x30\x01\x82\xd3\xe4\x93\x02\x18\x12\x10/api/v1/users/meb\x04user\x12\x82\x01\n\rBatchGetUsers\x12$.blatam.user.v1.BatchGetUsersRequest\x1a%.blatam.user.v1.BatchGetUsersResponse\"$\xa2\xbb\x18\x02\x08\x02\x82\xd3\xe4\x93\x02\x18\x12\x16/api/v1/users:batchGet\x12\x9f\x01\n\nUpdateUser\x12!.blatam.user.v1.UpdateUserRequest\x1a\".blatam.user.v1.UpdateUserResponse\"J\xa2\xbb\x18\x1b\x08\x03\x12\x07user.id \x01*\x0cuser.updated\x82\xd3\xe4\x93\x02%2\x17/api/v1/users/{user.id}:\x04userb\x04user\x12\x87\x01\n\nDeleteUser\x12!.blatam.user.v1.DeleteUserRequest\x1a\".blatam.user.v1.DeleteUserResponse\"2\xa2\xbb\x18\x14\x08\x03\x12\x02id*\x0cuser.deleted\x82\xd3\xe4\x93\x02\x14*\x12/api/v1/users/{id}\x12\x9f\x01\n\x0cUndeleteUser\x12#.blatam.user.v1.UndeleteUserRequest\x1a$.blatam.user.v1.UndeleteUserResponse\"D\xa2\xbb\x18\x14\x08\x05 \x01*\x0euser.undeleted\x82\xd3\xe4\x93\x02&\"\x1b/api/v1/users/{id}:undelete:\x01*b\x04user\x12m\n\tListUsers\x12 .blatam.user.v1.ListUsersRequest\x1a!.blatam.user.v1.ListUsersResponse\"\x1b\xa2\xbb\x18\x02\x08\x02\x82\xd3\xe4\x93\x02\x0f\x12\r/api/v1/usersb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'blatam.user.v1.user_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
+  _globals['_USER'].fields_by_name['id']._loaded_options = None
+  _globals['_USER'].fields_by_name['id']._serialized_options = b'\272H\007\"\002 \000\330\001\001'
   _globals['_USER'].fields_by_name['email']._loaded_options = None
   _globals['_USER'].fields_by_name['email']._serialized_options = b'\272H\216\001r\003\030\377\001\272\001\202\001\n\nemail.form\0221must be an e-mail address such as ana@example.com\032Athis.matches(\'^[a-zA-Z0-9._%+-]+@[a-zA-Z0-9.-]+\\\\.[a-zA-Z]{2,}$\')\330\001\001'
   _globals['_USER'].fields_by_name['username']._loaded_options = None
@@ -103,42 +105,42 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_USERSERVICE'].methods_by_name['UndeleteUser']._serialized_options = b'\242\273\030\024\010\005 \001*\016user.undeleted\202\323\344\223\002&\"\033/api/v1/users/{id}:undelete:\001*b\004user'
   _globals['_USERSERVICE'].methods_by_name['ListUsers']._loaded_options = None
   _globals['_USERSERVICE'].methods_by_name['ListUsers']._serialized_options = b'\242\273\030\002\010\002\202\323\344\223\002\017\022\r/api/v1/users'
-  _globals['_ROLE']._serialized_start=2677
-  _globals['_ROLE']._serialized_end=2757
+  _globals['_ROLE']._serialized_start=2689
+  _globals['_ROLE']._serialized_end=2769
   _globals['_USER']._serialized_start=236
-  _globals['_USER']._serialized_end=783
-  _globals['_CREATEUSERREQUEST']._serialized_start=786
-  _globals['_CREATEUSERREQUEST']._serialized_end=1168
-  _globals['_CREATEUSERRESPONSE']._serialized_start=1170
-  _globals['_CREATEUSERRESPONSE']._serialized_end=1226
-  _globals['_GETUSERREQUEST']._serialized_start=1228
-  _globals['_GETUSERREQUEST']._serialized_end=1265
-  _globals['_GETUSERRESPONSE']._serialized_start=1267
-  _globals['_GETUSERRESPONSE']._serialized_end=1320
-  _globals['_GETCURRENTUSERREQUEST']._serialized_start=1322
-  _globals['_GETCURRENTUSERREQUEST']._serialized_end=1345
-  _globals['_GETCURRENTUSERRESPONSE']._serialized_start=1347
-  _globals['_GETCURRENTUSERRESPONSE']._serialized_end=1407
-  _globals['_LISTUSERSREQUEST']._serialized_start=1410
-  _globals['_LISTUSERSREQUEST']._serialized_end=1875
-  _globals['_LISTUSERSRESPONSE']._serialized_start=1878
-  _globals['_LISTUSERSRESPONSE']._serialized_end=2078
-  _globals['_BATCHGETUSERSREQUEST']._serialized_start=2080
-  _globals['_BATCHGETUSERSREQUEST']._serialized_end=2133
-  _globals['_BATCHGETUSERSRESPONSE']._serialized_start=2135
-  _globals['_BATCHGETUSERSRESPONSE']._serialized_end=2216
-  _globals['_UPDATEUSERREQUEST']._serialized_start=2219
-  _globals['_UPDATEUSERREQUEST']._serialized_end=2416
-  _globals['_UPDATEUSERRESPONSE']._serialized_start=2418
-  _globals['_UPDATEUSERRESPONSE']._serialized_end=2474
-  _globals['_DELETEUSERREQUEST']._serialized_start=2476
-  _globals['_DELETEUSERREQUEST']._serialized_end=2516
-  _globals['_DELETEUSERRESPONSE']._serialized_start=2518
-  _globals['_DELETEUSERRESPONSE']._serialized_end=2538
-  _globals['_UNDELETEUSERREQUEST']._serialized_start=2540
-  _globals['_UNDELETEUSERREQUEST']._serialized_end=2615
-  _globals['_UNDELETEUSERRESPONSE']._serialized_start=2617
-  _globals['_UNDELETEUSERRESPONSE']._serialized_end=2675
-  _globals['_USERSERVICE']._serialized_start=2760
-  _globals['_USERSERVICE']._serialized_end=3890
+  _globals['_USER']._serialized_end=795
+  _globals['_CREATEUSERREQUEST']._serialized_start=798
+  _globals['_CREATEUSERREQUEST']._serialized_end=1180
+  _globals['_CREATEUSERRESPONSE']._serialized_start=1182
+  _globals['_CREATEUSERRESPONSE']._serialized_end=1238
+  _globals['_GETUSERREQUEST']._serialized_start=1240
+  _globals['_GETUSERREQUEST']._serialized_end=1277
+  _globals['_GETUSERRESPONSE']._serialized_start=1279
+  _globals['_GETUSERRESPONSE']._serialized_end=1332
+  _globals['_GETCURRENTUSERREQUEST']._serialized_start=1334
+  _globals['_GETCURRENTUSERREQUEST']._serialized_end=1357
+  _globals['_GETCURRENTUSERRESPONSE']._serialized_start=1359
+  _globals['_GETCURRENTUSERRESPONSE']._serialized_end=1419
+  _globals['_LISTUSERSREQUEST']._serialized_start=1422
+  _globals['_LISTUSERSREQUEST']._serialized_end=1887
+  _globals['_LISTUSERSRESPONSE']._serialized_start=1890
+  _globals['_LISTUSERSRESPONSE']._serialized_end=2090
+  _globals['_BATCHGETUSERSREQUEST']._serialized_start=2092
+  _globals['_BATCHGETUSERSREQUEST']._serialized_end=2145
+  _globals['_BATCHGETUSERSRESPONSE']._serialized_start=2147
+  _globals['_BATCHGETUSERSRESPONSE']._serialized_end=2228
+  _globals['_UPDATEUSERREQUEST']._serialized_start=2231
+  _globals['_UPDATEUSERREQUEST']._serialized_end=2428
+  _globals['_UPDATEUSERRESPONSE']._serialized_start=2430
+  _globals['_UPDATEUSERRESPONSE']._serialized_end=2486
+  _globals['_DELETEUSERREQUEST']._serialized_start=2488
+  _globals['_DELETEUSERREQUEST']._serialized_end=2528
+  _globals['_DELETEUSERRESPONSE']._serialized_start=2530
+  _globals['_DELETEUSERRESPONSE']._serialized_end=2550
+  _globals['_UNDELETEUSERREQUEST']._serialized_start=2552
+  _globals['_UNDELETEUSERREQUEST']._serialized_end=2627
+  _globals['_UNDELETEUSERRESPONSE']._serialized_start=2629
+  _globals['_UNDELETEUSERRESPONSE']._serialized_end=2687
+  _globals['_USERSERVICE']._serialized_start=2772
+  _globals['_USERSERVICE']._serialized_end=3902
 # @@protoc_insertion_point(module_scope)
