@@ -54,6 +54,7 @@ class Codec:
         self.registry: Registry = files.to_registry()
         self._names = [file.name for file in files.file]
         self._faults = FaultFinder(self.registry)
+        self.parsed = self._faults.read
         self._shapes: dict[str, Shape] = {}
         self._floats: dict[str, bool] = {}
 

@@ -249,14 +249,13 @@ class RequestBuilder:
 
     def _message(self, shape: Shape, given: Sequence[Given]) -> Message:
         """Give the message of the parameters; a fault is told by its parameter."""
-        registry = self._codec.registry
         try:
-            return shape.type.from_json(_document(given), registry=registry)
+            return self._codec.parsed(shape, _document(given))
         except BAD_INPUT:
             pass  # which of them it is, each tried alone shows
         for one in given:
             try:
-                shape.type.from_json(_document([one]), registry=registry)
+                self._codec.parsed(shape, _document([one]))
             except BAD_INPUT:
                 raise fault(one[0].path, one[0].last.kind.told) from None
         raise Refused("the parameters do not fit together")
