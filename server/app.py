@@ -40,6 +40,7 @@ from server.rpc.listener import Guards, Listener, grpc_server, serve_methods
 from server.rpc.local import LocalPort
 from server.rpc.reflection import reflect
 from server.rpc.users import UserService
+from server.store.accounts import PostgresAccounts
 from server.store.answers import PostgresAnswers
 from server.store.audit import PostgresAudit
 from server.store.buckets import RedisBuckets
@@ -191,7 +192,7 @@ def _authentication(
         grace=settings.refresh_grace,
     )
     return Authentication(
-        accounts=PostgresUsers(base.database, base.feed),
+        accounts=PostgresAccounts(base.database),
         sessions=PostgresSessions(base.database, base.feed),
         hasher=base.hasher,
         access=AccessTokens(
