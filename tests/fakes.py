@@ -198,7 +198,9 @@ class FakeUsers:
 
     def _account(self, user: User) -> Account:
         hashed = self.hashes[user.id]
-        return Account(user.id, user.username, hashed, user.role, user.is_active)
+        return Account(
+            user.id, user.username, hashed, user.role, user.is_active, user.email
+        )
 
     async def replace_hash(self, user_id: int, old: str, new: str) -> None:
         if self.hashes[user_id] == old:
