@@ -31,6 +31,7 @@ from server.domain.limits import Limiter, SlidingWindows, Window
 from server.domain.paging import PageTokens
 from server.domain.requests import Requests
 from server.domain.user_batches import UserBatches
+from server.domain.user_export import UserExport
 from server.domain.users import Users
 from server.rpc import contract
 from server.rpc.addresses import Trust
@@ -137,7 +138,7 @@ async def academy(
     servicers = {
         "blatam.user.v1.UserService": (
             UserService(users(base, accounts)),
-            BulkUserService(user_batches(base)),
+            BulkUserService(user_batches(base), UserExport(accounts)),
         ),
         "blatam.auth.v1.AuthService": (AuthService(authentication, ring, audit),),
     }

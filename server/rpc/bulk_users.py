@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+
 from blatam.user.v1 import user_pb2 as pb
 from server.domain.callers import Caller
 from server.domain.errors import AcademyError, InvalidFields
 from server.domain.user_batches import Outcomes, Row, UserBatches
+from server.domain.user_export import UserExport
 from server.domain.users import Role, User
 from server.rpc.call import Call
 from server.rpc.interceptors.validation import broken_rules
@@ -15,8 +19,9 @@ from server.rpc.users import message
 class BulkUserService:
     """blatam.user.v1.UserService, as far as it is about many accounts."""
 
-    def __init__(self, batches: UserBatches) -> None:
+    def __init__(self, batches: UserBatches, export: UserExport) -> None:
         self._batches = batches
+        self._export = export
 
     async def BatchCreateUsers(
         self, request: pb.BatchCreateUsersRequest, call: Call
@@ -32,6 +37,14 @@ class BulkUserService:
 
         rows = [_row(new) for new in request.users]
         return answer(await self._batches.create(rows, call.once(answer)))
+
+    async def ExportUsers(
+        self, request: pb.ExportUsersRequest, call: Call
+    ) -> AsyncGenerator[pb.ExportUsersResponse, None]:
+        """Stream every account."""
+        async with aclosing(self._export.stream(request.after_id)) as found:
+            async for user in found:
+                yield pb.ExportUsersResponse(user=message(user, call.caller))
 
 
 def _row(new: pb.NewUser) -> Row | InvalidFields:

@@ -10,11 +10,13 @@ from sqlalchemy.dialects.postgresql import ARRAY, insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from server.domain.errors import AcademyError, EmailTaken, UsernameTaken
+from server.domain.outbox.entries import Kind, NewEntry
 from server.domain.requests import Once
 from server.domain.user_batches import Outcomes
 from server.domain.users import NewUser, User, fold
 from server.store import answers
 from server.store.connect import Database
+from server.store.outbox import enqueue
 from server.store.tables import Moment, users
 from server.store.user_reads import PUBLIC, user_of
 
@@ -50,6 +52,7 @@ class PostgresUserBatches:
             if once:
                 await answers.claim(connection, once)
             made = await _insert(connection, wanted)
+            about = [user.id for user in made.values()]
             taken = await _taken_addresses(
                 connection, [row.email for row in wanted if _key(row) not in made]
             )
@@ -58,7 +61,7 @@ class PostgresUserBatches:
                 for row in rows
             ]
             if once:
-                await answers.write(connection, once, outcomes)
+                await answers.write(connection, once, outcomes, about)
         return outcomes
 
 
@@ -89,7 +92,13 @@ async def _insert(
     statement = insert(users).from_select([*names, "updated_at"], source)
     statement = statement.on_conflict_do_nothing()
     made = await connection.execute(statement.returning(*PUBLIC))
-    return {(user.email, user.username): user for user in map(user_of, made)}
+    new = [user_of(row) for row in made]
+    await enqueue(connection, rows[0].created_at, *map(_told, new))
+    return {(user.email, user.username): user for user in new}
+
+
+def _told(user: User) -> NewEntry:
+    return NewEntry(Kind.USER_CREATED, user.id, payload={"version": user.version})
 
 
 def _values(row: NewUser) -> tuple[object, ...]:

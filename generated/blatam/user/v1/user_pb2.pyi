@@ -632,6 +632,52 @@ class BatchCreateUsersResponse(_message.Message):
 Global___BatchCreateUsersResponse: _TypeAlias = BatchCreateUsersResponse  # noqa: Y015
 
 @_typing.final
+class ExportUsersRequest(_message.Message):
+    """Request of ExportUsers."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    AFTER_ID_FIELD_NUMBER: _builtins.int
+    after_id: _builtins.int
+    """Only accounts with a greater id: the last one received, to resume after it."""
+    def __init__(
+        self,
+        *,
+        after_id: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["after_id", b"after_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ExportUsersRequest: _TypeAlias = ExportUsersRequest  # noqa: Y015
+
+@_typing.final
+class ExportUsersResponse(_message.Message):
+    """A message of ExportUsers."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    USER_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def user(self) -> Global___User:
+        """One account, whole."""
+
+    def __init__(
+        self,
+        *,
+        user: Global___User | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["user", b"user"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["user", b"user"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ExportUsersResponse: _TypeAlias = ExportUsersResponse  # noqa: Y015
+
+@_typing.final
 class UpdateUserRequest(_message.Message):
     """Request of UpdateUser."""
 

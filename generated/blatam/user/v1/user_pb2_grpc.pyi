@@ -46,6 +46,10 @@ class UserServiceStub:
     (REQUEST_ID_REUSED) if `request_id` was used for another request, and
     RESOURCE_EXHAUSTED (OVERLOADED) if too many passwords wait to be hashed.
     """
+    ExportUsers: _aio.UnaryStreamMultiCallable[_user_pb2.ExportUsersRequest, _user_pb2.ExportUsersResponse]
+    """Streams every account in the order of ids, as it is when its turn comes. Those
+    made meanwhile may be among them. A stream that broke is resumed by `after_id`.
+    """
     UpdateUser: _aio.UnaryUnaryMultiCallable[_user_pb2.UpdateUserRequest, _user_pb2.UpdateUserResponse]
     """Changes an account; disabling it or changing its role ends its sessions.
 
@@ -135,6 +139,16 @@ class UserServiceServicer(metaclass=_abc_1.ABCMeta):
         Returns INVALID_ARGUMENT if there are too many rows, ALREADY_EXISTS
         (REQUEST_ID_REUSED) if `request_id` was used for another request, and
         RESOURCE_EXHAUSTED (OVERLOADED) if too many passwords wait to be hashed.
+        """
+
+    @_abc_1.abstractmethod
+    def ExportUsers(
+        self,
+        request: _user_pb2.ExportUsersRequest,
+        context: _aio.ServicerContext[_user_pb2.ExportUsersRequest, _abc.AsyncIterator[_user_pb2.ExportUsersResponse]],
+    ) -> _abc.AsyncIterator[_user_pb2.ExportUsersResponse]:
+        """Streams every account in the order of ids, as it is when its turn comes. Those
+        made meanwhile may be among them. A stream that broke is resumed by `after_id`.
         """
 
     @_abc_1.abstractmethod
