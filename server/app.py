@@ -30,6 +30,7 @@ from server.domain.credentials.tokens import AccessTokens, KeyRing
 from server.domain.limits import Limiter, SlidingWindows, Window
 from server.domain.paging import PageTokens
 from server.domain.requests import Requests
+from server.domain.revocation_watch import RevocationWatch
 from server.domain.user_batches import UserBatches
 from server.domain.user_export import UserExport
 from server.domain.users import Users
@@ -43,6 +44,7 @@ from server.rpc.listener import Guards, Listener, grpc_server, serve_methods
 from server.rpc.local import LocalPort
 from server.rpc.reflection import reflect
 from server.rpc.users import UserService
+from server.rpc.watches import RevocationService
 from server.store.accounts import PostgresAccounts
 from server.store.answers import PostgresAnswers
 from server.store.audit import PostgresAudit
@@ -140,11 +142,16 @@ async def academy(
             UserService(users(base, accounts)),
             BulkUserService(user_batches(base), UserExport(accounts)),
         ),
-        "blatam.auth.v1.AuthService": (AuthService(authentication, ring, audit),),
+        "blatam.auth.v1.AuthService": (
+            AuthService(authentication, ring, audit),
+            RevocationService(RevocationWatch(base.feed)),
+        ),
     }
     served = serve_methods(servicers, _guards(base, authentication, events))
     trust = Trust(settings.trusted_proxies)
-    health = Health(base.database.ping, list(servicers), lame_duck)
+    health = Health(
+        base.database.ping, list(servicers), lame_duck, base.feed.tail.close
+    )
     server = grpc_server(Listener(trust).handlers(served))
     health.add_to(server)
     if settings.debug:

@@ -10,6 +10,7 @@
     ├── EmailTaken, UsernameTaken, RequestIdReused
     ├── RateLimited, Overloaded  when to come again
     ├── StoreUnavailable         a private cause that only the log sees
+    ├── ServerStopping
     └── DeadlineExceeded
 
 A `reason` is a value of blatam.error.v1.Reason without its prefix; a test holds
@@ -273,6 +274,19 @@ class StoreUnavailable(AcademyError):
         super().__init__(
             "the service cannot reach its data: try again",
             retry_after=timedelta(seconds=1),
+        )
+
+
+class ServerStopping(AcademyError):
+    """This process is about to stop, and ends what has no end of its own."""
+
+    kind = Kind.UNAVAILABLE
+    reason = "SERVER_STOPPING"
+
+    def __init__(self) -> None:
+        super().__init__(
+            "this server is about to stop: connect again, after the last resume token",
+            retry_after=timedelta(milliseconds=100),
         )
 
 
