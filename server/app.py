@@ -23,6 +23,7 @@ from server.domain.auth import Authentication
 from server.domain.clock import Clock, system_clock
 from server.domain.credentials.passwords import PasswordHasher
 from server.domain.credentials.revocations import Revocations
+from server.domain.credentials.rotation import SigningKeys
 from server.domain.credentials.secret_key import SecretKey
 from server.domain.credentials.service_keys import ServiceKeys
 from server.domain.credentials.sessions import RefreshLimits, RefreshTokens
@@ -43,6 +44,7 @@ from server.rpc.interceptors.errors import DOMAIN
 from server.rpc.listener import Guards, Listener, grpc_server, serve_methods
 from server.rpc.local import LocalPort
 from server.rpc.reflection import reflect
+from server.rpc.signing_keys import SigningKeyService
 from server.rpc.users import UserService
 from server.rpc.watches import RevocationService
 from server.store.accounts import PostgresAccounts
@@ -133,7 +135,7 @@ async def academy(
     settings, ring = base.settings, KeyRing()
     events = PostgresAudit(base.database)
     services = PostgresServiceKeys(base.database, base.clock)
-    keys = PostgresSigningKeys(base.database, base.secret, ring, base.clock)
+    keys = _kept_keys(base, ring)
     accounts = CachedUsers(base.database, base.redis, base.feed)
     authentication = _authentication(base, ring, ServiceKeys(services, base.clock))
     audit = Audit(events, page_tokens(base))
@@ -145,6 +147,7 @@ async def academy(
         "blatam.auth.v1.AuthService": (
             AuthService(authentication, ring, audit),
             RevocationService(RevocationWatch(base.feed)),
+            SigningKeyService(signing_keys(base, keys)),
         ),
     }
     served = serve_methods(servicers, _guards(base, authentication, events))
@@ -162,7 +165,7 @@ async def academy(
     for source in fresh:
         await source.look()
     works = [source.follow for source in (*fresh, accounts.cache)]
-    async with following(*works, base.feed.listen):
+    async with following(*works, base.feed.listen, keys.listen):
         yield Academy(health, server, port, edge_app(port, edge))
 
 
@@ -171,12 +174,22 @@ def _guards(
 ) -> Guards:
     return Guards(
         verify=authentication.identify,
+        learn=authentication.access.ring.learn,
         limiter=base.limiter,
         requests=Requests(PostgresAnswers(base.database), base.secret.mac("requests")),
         audit=events,
         clock=base.clock,
         rates=rates(base.settings),
     )
+
+
+def _kept_keys(base: Ground, ring: KeyRing) -> PostgresSigningKeys:
+    return PostgresSigningKeys(base.database, base.redis, base.secret, ring, base.clock)
+
+
+def signing_keys(base: Ground, kept: PostgresSigningKeys | None = None) -> SigningKeys:
+    """Give the rules of the keys that sign access tokens over their store."""
+    return SigningKeys(kept or _kept_keys(base, KeyRing()), base.clock)
 
 
 def page_tokens(base: Ground) -> PageTokens:

@@ -6,7 +6,7 @@
     ├── TokenMissing, TokenInvalid, InvalidCredentials, RefreshTokenInvalid
     ├── AccessDenied, UserRequired
     ├── UserNotFound, SessionNotFound, ServiceKeyNotFound
-    ├── EtagMismatch, LastAdmin
+    ├── EtagMismatch, LastAdmin, NextKeyTooNew
     ├── EmailTaken, UsernameTaken, RequestIdReused
     ├── RateLimited, Overloaded  when to come again
     ├── StoreUnavailable         a private cause that only the log sees
@@ -110,6 +110,13 @@ class TokenInvalid(AcademyError):
         self.add_note(cause)
 
 
+class KeyUnknown(TokenInvalid):
+    """A token that names a signing key which this process has not seen."""
+
+    def __init__(self) -> None:
+        super().__init__("signed by a key that is not known")
+
+
 class InvalidCredentials(AcademyError):
     """The one answer to every failed log-in (ASVS 6.3.8)."""
 
@@ -206,6 +213,21 @@ class LastAdmin(AcademyError):
 
     def __init__(self) -> None:
         super().__init__("this is the last active admin: make another one first")
+
+
+class NextKeyTooNew(AcademyError):
+    """The next signing key is not known to every verifier yet."""
+
+    kind = Kind.FAILED_PRECONDITION
+    reason = "NEXT_KEY_TOO_NEW"
+
+    def __init__(self, retry_after: timedelta) -> None:
+        seconds = math.ceil(retry_after.total_seconds())
+        super().__init__(
+            "not every verifier has seen the next signing key yet: "
+            f"come again in {seconds} s, or force it",
+            retry_after=retry_after,
+        )
 
 
 class EmailTaken(AcademyError):

@@ -137,5 +137,4 @@ def _known_since(since: int, moment: datetime) -> sa.Select[tuple[int, UUID, dat
 
 
 def _revoked(row: sa.Row[Any], token: int) -> Revoked:
-    row_id, session_id, ended_at = row
-    return Revoked(row_id, session_id.hex, ended_at, token)
+    return Revoked(row.id, row.session_id.hex, row.ended_at, token)

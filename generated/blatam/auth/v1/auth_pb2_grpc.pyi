@@ -69,6 +69,13 @@ class AuthServiceStub:
     (STORE_UNAVAILABLE), in the middle of the stream, too: connect again with the
     last `resume_token`.
     """
+    RotateSigningKey: _aio.UnaryUnaryMultiCallable[_auth_pb2.RotateSigningKeyRequest, _auth_pb2.RotateSigningKeyResponse]
+    """Has the next key sign, retires the one that did, and publishes a new next one.
+    No call fails for it: tokens of a retired key live on until they expire.
+
+    Returns FAILED_PRECONDITION (NEXT_KEY_TOO_NEW) if verifiers that keep the key
+    set for its 300 seconds may not have seen the next key yet.
+    """
     CreateServiceKey: _aio.UnaryUnaryMultiCallable[_auth_pb2.CreateServiceKeyRequest, _auth_pb2.CreateServiceKeyResponse]
     """Makes a key for a service. Its secret is in this answer and nowhere else."""
     ListServiceKeys: _aio.UnaryUnaryMultiCallable[_auth_pb2.ListServiceKeysRequest, _auth_pb2.ListServiceKeysResponse]
@@ -194,6 +201,19 @@ class AuthServiceServicer(metaclass=_abc_1.ABCMeta):
         Returns UNAVAILABLE if this process stops (SERVER_STOPPING) or cannot look
         (STORE_UNAVAILABLE), in the middle of the stream, too: connect again with the
         last `resume_token`.
+        """
+
+    @_abc_1.abstractmethod
+    def RotateSigningKey(
+        self,
+        request: _auth_pb2.RotateSigningKeyRequest,
+        context: _aio.ServicerContext[_auth_pb2.RotateSigningKeyRequest, _abc.Awaitable[_auth_pb2.RotateSigningKeyResponse]],
+    ) -> _abc.Awaitable[_auth_pb2.RotateSigningKeyResponse]:
+        """Has the next key sign, retires the one that did, and publishes a new next one.
+        No call fails for it: tokens of a retired key live on until they expire.
+
+        Returns FAILED_PRECONDITION (NEXT_KEY_TOO_NEW) if verifiers that keep the key
+        set for its 300 seconds may not have seen the next key yet.
         """
 
     @_abc_1.abstractmethod

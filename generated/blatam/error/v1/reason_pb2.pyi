@@ -104,6 +104,10 @@ class _ReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Reason.ValueTy
     """UNAVAILABLE: this process is about to stop; another one answers, and goes on
     after the last `resume_token`.
     """
+    REASON_NEXT_KEY_TOO_NEW: _Reason.ValueType  # 52
+    """FAILED_PRECONDITION: not every verifier has seen the next signing key yet;
+    RetryInfo says when they will have.
+    """
 
 class Reason(_Reason, metaclass=_ReasonEnumTypeWrapper):
     """Every `google.rpc.ErrorInfo.reason` of domain "blatam.academy". On the wire
@@ -191,5 +195,9 @@ REASON_ORIGIN_NOT_ALLOWED: Reason.ValueType  # 30
 REASON_SERVER_STOPPING: Reason.ValueType  # 51
 """UNAVAILABLE: this process is about to stop; another one answers, and goes on
 after the last `resume_token`.
+"""
+REASON_NEXT_KEY_TOO_NEW: Reason.ValueType  # 52
+"""FAILED_PRECONDITION: not every verifier has seen the next signing key yet;
+RetryInfo says when they will have.
 """
 Global___Reason: _TypeAlias = Reason  # noqa: Y015
