@@ -23,6 +23,7 @@ from server.domain.auth import Authentication
 from server.domain.clock import Clock, system_clock
 from server.domain.credentials.passwords import PasswordHasher
 from server.domain.credentials.revocations import Revocations
+from server.domain.credentials.rotation import SigningKeys
 from server.domain.credentials.secret_key import SecretKey
 from server.domain.credentials.service_keys import ServiceKeys
 from server.domain.credentials.sessions import RefreshLimits, RefreshTokens
@@ -30,17 +31,24 @@ from server.domain.credentials.tokens import AccessTokens, KeyRing
 from server.domain.limits import Limiter, SlidingWindows, Window
 from server.domain.paging import PageTokens
 from server.domain.requests import Requests
+from server.domain.revocation_watch import RevocationWatch
+from server.domain.user_batches import UserBatches
+from server.domain.user_export import UserExport
 from server.domain.users import Users
 from server.rpc import contract
 from server.rpc.addresses import Trust
 from server.rpc.auth import AuthService
+from server.rpc.bulk_users import BulkUserService
 from server.rpc.health import Health, remote_readiness
 from server.rpc.interceptors.errors import DOMAIN
 from server.rpc.interceptors.validation import NO_NUL
 from server.rpc.listener import Guards, Listener, grpc_server, serve_methods
 from server.rpc.local import LocalPort
 from server.rpc.reflection import reflect
+from server.rpc.signing_keys import SigningKeyService
 from server.rpc.users import UserService
+from server.rpc.watches import RevocationService
+from server.store.accounts import PostgresAccounts
 from server.store.answers import PostgresAnswers
 from server.store.audit import PostgresAudit
 from server.store.buckets import RedisBuckets
@@ -49,6 +57,7 @@ from server.store.revocations import RevocationFeed
 from server.store.service_keys import PostgresServiceKeys
 from server.store.sessions import PostgresSessions
 from server.store.signing_keys import PostgresSigningKeys
+from server.store.user_batches import PostgresUserBatches
 from server.store.user_cache import CachedUsers
 from server.store.users import PostgresUsers
 
@@ -127,17 +136,26 @@ async def academy(
     settings, ring = base.settings, KeyRing()
     events = PostgresAudit(base.database)
     services = PostgresServiceKeys(base.database, base.clock)
-    keys = PostgresSigningKeys(base.database, base.secret, ring, base.clock)
+    keys = _kept_keys(base, ring)
     accounts = CachedUsers(base.database, base.redis, base.feed)
     authentication = _authentication(base, ring, ServiceKeys(services, base.clock))
     audit = Audit(events, page_tokens(base))
     servicers = {
-        "blatam.user.v1.UserService": UserService(users(base, accounts)),
-        "blatam.auth.v1.AuthService": AuthService(authentication, ring, audit),
+        "blatam.user.v1.UserService": (
+            UserService(users(base, accounts)),
+            BulkUserService(user_batches(base), UserExport(accounts)),
+        ),
+        "blatam.auth.v1.AuthService": (
+            AuthService(authentication, ring, audit),
+            RevocationService(RevocationWatch(base.feed)),
+            SigningKeyService(signing_keys(base, keys)),
+        ),
     }
     served = serve_methods(servicers, _guards(base, authentication, events))
     trust = Trust(settings.trusted_proxies)
-    health = Health(base.database.ping, list(servicers), lame_duck)
+    health = Health(
+        base.database.ping, list(servicers), lame_duck, base.feed.tail.close
+    )
     server = grpc_server(Listener(trust).handlers(served))
     health.add_to(server)
     if settings.debug:
@@ -148,7 +166,7 @@ async def academy(
     for source in fresh:
         await source.look()
     works = [source.follow for source in (*fresh, accounts.cache)]
-    async with following(*works, base.feed.listen):
+    async with following(*works, base.feed.listen, keys.listen):
         yield Academy(health, server, port, edge_app(port, edge))
 
 
@@ -157,12 +175,22 @@ def _guards(
 ) -> Guards:
     return Guards(
         verify=authentication.identify,
+        learn=authentication.access.ring.learn,
         limiter=base.limiter,
         requests=Requests(PostgresAnswers(base.database), base.secret.mac("requests")),
         audit=events,
         clock=base.clock,
         rates=rates(base.settings),
     )
+
+
+def _kept_keys(base: Ground, ring: KeyRing) -> PostgresSigningKeys:
+    return PostgresSigningKeys(base.database, base.redis, base.secret, ring, base.clock)
+
+
+def signing_keys(base: Ground, kept: PostgresSigningKeys | None = None) -> SigningKeys:
+    """Give the rules of the keys that sign access tokens over their store."""
+    return SigningKeys(kept or _kept_keys(base, KeyRing()), base.clock)
 
 
 def page_tokens(base: Ground) -> PageTokens:
@@ -182,6 +210,16 @@ def users(base: Ground, accounts: PostgresUsers | None = None) -> Users:
     )
 
 
+def user_batches(base: Ground) -> UserBatches:
+    """Give the rules of making many accounts over their store."""
+    return UserBatches(
+        store=PostgresUserBatches(base.database),
+        hasher=base.hasher,
+        policy=base.settings.password_policy,
+        clock=base.clock,
+    )
+
+
 def _authentication(
     base: Ground, ring: KeyRing, service_keys: ServiceKeys
 ) -> Authentication:
@@ -192,7 +230,7 @@ def _authentication(
         grace=settings.refresh_grace,
     )
     return Authentication(
-        accounts=PostgresUsers(base.database, base.feed),
+        accounts=PostgresAccounts(base.database),
         sessions=PostgresSessions(base.database, base.feed),
         hasher=base.hasher,
         access=AccessTokens(

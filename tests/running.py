@@ -1,6 +1,6 @@
 """The whole service in this process: a listener on a port of its own, and its edge."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -39,6 +39,7 @@ class Running:
     http: httpx.AsyncClient
     port: CallPort
     accounts: PostgresUsers
+    drain: Callable[[], Awaitable[None]]
     users: UserServiceStub = field(init=False)
     auth: AuthServiceStub = field(init=False)
 
@@ -110,4 +111,5 @@ async def running(
         ) as http,
     ):
         accounts = PostgresUsers(base.database, base.feed)
-        yield Running(channel, f"127.0.0.1:{port}", http, built.port, accounts)
+        address, drain = f"127.0.0.1:{port}", built.health.drain
+        yield Running(channel, address, http, built.port, accounts, drain)

@@ -7,6 +7,7 @@ import pytest
 import pytest_asyncio
 
 from server.domain.credentials.revocations import Revocations
+from server.store.accounts import PostgresAccounts
 from server.store.answers import PostgresAnswers
 from server.store.connect import Database, redis_client
 from server.store.revocations import RevocationFeed
@@ -18,6 +19,7 @@ from tests.fakes import NOON, Clock, FakeAnswers, FakeSessions, FakeUsers
 @dataclass(frozen=True, slots=True)
 class Stores:
     users: FakeUsers | PostgresUsers
+    accounts: FakeUsers | PostgresAccounts
     sessions: FakeSessions | PostgresSessions
     answers: FakeAnswers | PostgresAnswers
 
@@ -34,7 +36,8 @@ async def real_stores(database: Database, redis_url: str) -> AsyncIterator[Store
     redis, clock = redis_client(redis_url), Clock(NOON)
     feed = RevocationFeed(database, redis, Revocations(clock), clock)
     sessions = PostgresSessions(database, feed)
-    yield Stores(PostgresUsers(database, feed), sessions, PostgresAnswers(database))
+    users, accounts = PostgresUsers(database, feed), PostgresAccounts(database)
+    yield Stores(users, accounts, sessions, PostgresAnswers(database))
     await redis.aclose()
 
 
@@ -42,7 +45,8 @@ async def real_stores(database: Database, redis_url: str) -> AsyncIterator[Store
 def fake_stores() -> Stores:
     answers = FakeAnswers()
     users = FakeUsers(answers)
-    return Stores(users, FakeSessions(users, Revocations(Clock(NOON))), answers)
+    sessions = FakeSessions(users, Revocations(Clock(NOON)))
+    return Stores(users, users, sessions, answers)
 
 
 @pytest.fixture(params=["fake", "real"])

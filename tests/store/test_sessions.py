@@ -13,6 +13,7 @@ from server.domain.credentials.revocations import Revocations
 from server.domain.credentials.sessions import Rotation, Session
 from server.domain.errors import RefreshTokenInvalid
 from server.domain.users import NewUser, Role
+from server.store.accounts import PostgresAccounts
 from server.store.connect import Database, redis_client
 from server.store.revocations import RevocationFeed, revoke
 from server.store.sessions import PostgresSessions
@@ -102,7 +103,7 @@ async def test_a_new_password_ends_the_other_sessions(stores: Stores) -> None:
     kept = await opened(stores)
     await stores.sessions.add(replace(kept, id=uuid4()))
     await stores.sessions.change_password(kept.user_id, "new", kept.id, NOON)
-    account = await stores.users.account_by_id(kept.user_id)
+    account = await stores.accounts.account_by_id(kept.user_id)
     assert account
     assert account.password_hash == "new"
     assert await stores.sessions.open_of(kept.user_id, NOON) == [kept]
@@ -130,6 +131,7 @@ async def test_an_end_is_seen_elsewhere_without_redis(database: Database) -> Non
     await other.look()
     stores = Stores(
         PostgresUsers(database, feed),
+        PostgresAccounts(database),
         PostgresSessions(database, feed),
         None,  # type: ignore[arg-type]  # no answers are asked for here
     )

@@ -32,10 +32,10 @@ async def test_what_is_added_is_found(stores: Stores) -> None:
     assert await stores.users.by_id(user.id) == user
     assert (user.username, user.version, user.role) == ("Ana", 1, Role.STUDENT)
     for identifier in ("ana", "ana@example.com"):
-        account = await stores.users.account(identifier)
+        account = await stores.accounts.account(identifier)
         assert account
         assert (account.user_id, account.password_hash) == (user.id, "hash")
-    assert await stores.users.account("ann") is None
+    assert await stores.accounts.account("ann") is None
     assert await stores.users.by_id(user.id + 1) is None
 
 
@@ -52,9 +52,9 @@ async def test_names_and_addresses_are_unique(stores: Stores) -> None:
 
 async def test_a_hash_is_replaced_only_if_it_is_still_that_one(stores: Stores) -> None:
     user = await stores.users.add(new("ana"))
-    await stores.users.replace_hash(user.id, "other", "worse")
-    await stores.users.replace_hash(user.id, "hash", "better")
-    account = await stores.users.account_by_id(user.id)
+    await stores.accounts.replace_hash(user.id, "other", "worse")
+    await stores.accounts.replace_hash(user.id, "hash", "better")
+    account = await stores.accounts.account_by_id(user.id)
     assert account
     assert account.password_hash == "better"
 
@@ -69,7 +69,7 @@ async def test_an_answer_is_written_with_its_change(stores: Stores) -> None:
     await stores.users.add(new("ana"), once("ana"))
     with pytest.raises(AnswerExists):
         await stores.users.add(new("bea"), once("bea"))
-    assert await stores.users.account("bea") is None
+    assert await stores.accounts.account("bea") is None
     stored = await stores.answers.find(key, NOON)
     assert stored
     assert (stored.fingerprint, stored.answer) == (b"ana", b"ana")
@@ -141,8 +141,8 @@ async def test_an_edit_changes_what_it_names(stores: Stores) -> None:
     changed = await stores.users.edit(user.id, change(username="Bea"))
     assert (changed.username, changed.email) == ("Bea", user.email)
     assert (changed.version, changed.updated_at) == (2, NOON + timedelta(hours=1))
-    assert await stores.users.account("bea")
-    assert await stores.users.account("ana") is None
+    assert await stores.accounts.account("bea")
+    assert await stores.accounts.account("ana") is None
     same = await stores.users.edit(user.id, change(username="Bea"))
     assert same == changed
 
@@ -200,7 +200,7 @@ async def test_the_deleted_are_gone_and_keep_their_names(stores: Stores) -> None
     user = await stores.users.add(new("ana"))
     await stores.users.delete(user.id, NOON)
     assert await stores.users.by_id(user.id) is None
-    assert await stores.users.account("ana") is None
+    assert await stores.accounts.account("ana") is None
     rows = await stores.users.page(UserFilter(), Sort("id"), PageRequest(5))
     assert (list(rows.items), rows.total) == ([], 0)
     with pytest.raises(UserNotFound):

@@ -100,6 +100,14 @@ class _ReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Reason.ValueTy
     """HTTP 431: the headers are larger than the service reads."""
     REASON_ORIGIN_NOT_ALLOWED: _Reason.ValueType  # 30
     """HTTP 403: a call with cookies came from another site."""
+    REASON_SERVER_STOPPING: _Reason.ValueType  # 51
+    """UNAVAILABLE: this process is about to stop; another one answers, and goes on
+    after the last `resume_token`.
+    """
+    REASON_NEXT_KEY_TOO_NEW: _Reason.ValueType  # 52
+    """FAILED_PRECONDITION: not every verifier has seen the next signing key yet;
+    RetryInfo says when they will have.
+    """
 
 class Reason(_Reason, metaclass=_ReasonEnumTypeWrapper):
     """Every `google.rpc.ErrorInfo.reason` of domain "blatam.academy". On the wire
@@ -184,4 +192,12 @@ REASON_HEADERS_TOO_LARGE: Reason.ValueType  # 29
 """HTTP 431: the headers are larger than the service reads."""
 REASON_ORIGIN_NOT_ALLOWED: Reason.ValueType  # 30
 """HTTP 403: a call with cookies came from another site."""
+REASON_SERVER_STOPPING: Reason.ValueType  # 51
+"""UNAVAILABLE: this process is about to stop; another one answers, and goes on
+after the last `resume_token`.
+"""
+REASON_NEXT_KEY_TOO_NEW: Reason.ValueType  # 52
+"""FAILED_PRECONDITION: not every verifier has seen the next signing key yet;
+RetryInfo says when they will have.
+"""
 Global___Reason: _TypeAlias = Reason  # noqa: Y015
