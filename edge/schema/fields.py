@@ -113,14 +113,17 @@ _TIME = "must be an RFC 3339 time such as 2024-01-31T09:30:00Z"
 _SECONDS = "must be a time in seconds such as 1.5s"
 _PATHS = "must be field paths in lowerCamelCase, with commas"
 _ANY = "must be an object whose @type names a known type"
-_MASK = _TEXT | {"description": "Field paths, with commas."}
+_NAME = "[a-z][A-Za-z]*"
+_MASK_PATH = rf"{_NAME}(\.{_NAME})*"
+_MASK = _TEXT | {
+    "pattern": f"^({_MASK_PATH}(,{_MASK_PATH})*)?$",
+    "description": "Field paths, with commas.",
+}
 _TYPED = {"type": "object", "properties": {"@type": _TEXT}, "required": ["@type"]}
 _SPECIAL = {
     "Timestamp": Kind(_TIME, str, _TEXT | {"format": "date-time"}),
     "Duration": Kind(_SECONDS, str, _TEXT | {"pattern": r"^-?[0-9]+(\.[0-9]{1,9})?s$"}),
-    "FieldMask": Kind(
-        _PATHS, _camel, _TEXT | {"description": "Field paths, with commas."}
-    ),
+    "FieldMask": Kind(_PATHS, _camel, _MASK),
     "Any": Kind(_ANY, None, _TYPED),
     "Struct": Kind(_OBJECT.told, None, {"type": "object"}),
     "Value": Kind(_OBJECT.told, None, {}),

@@ -23,6 +23,7 @@ from tests.running import Running
 Schema = dict[str, Any]
 Drawn = st.SearchStrategy[Any]
 NULL = {"type": "null"}
+STATE = "FAILED_PRECONDITION"  # of the service, whatever was asked
 NOBODY = 10**9  # from this id on there are none
 
 # Rules that no schema says: what is common, who may, how one value allows another.
@@ -193,7 +194,12 @@ def valid(schema: Schema) -> Drawn:
 
 
 def fitting(part: Part) -> Drawn:
-    """Give values for a part; a path names nobody on whom other tests stand."""
+    """Give values for a part; a path names nobody on whom other tests stand.
+
+    A mask names what there is to write.
+    """
+    if part.name == "update_mask":
+        return st.just("username")
     if part.place == "path" and part.schema["type"] == "integer":
         return st.integers(NOBODY, part.schema["maximum"])
     return valid(part.schema)
@@ -362,7 +368,7 @@ async def test_what_it_allows_is_accepted(
         answer = await called.send(shared.http, bearer, request)
         told = (request, answer.text)
         assert answer.status_code < 500, told
-        if answer.status_code == 400:
+        if answer.status_code == 400 and answer.json()["status"] != STATE:
             assert all(UNSAID.fullmatch(rule) for _, rule in reasons(answer)), told
 
 
