@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
+import atexit
 import logging
 import sys
-from collections.abc import MutableMapping
-from typing import Any
+from contextvars import ContextVar
+from datetime import UTC, datetime
+from threading import Lock
+from typing import BinaryIO
 
 import orjson
 import structlog
+from structlog.typing import EventDict
 
 # names under which a secret could come; values under them are never written
 SECRETS = frozenset(
@@ -29,17 +34,62 @@ SECRETS = frozenset(
 )
 
 
-def redacted(
-    _logger: object, _method: str, event: MutableMapping[str, Any]
-) -> MutableMapping[str, Any]:
-    """Leave out what stands under a secret's name."""
-    for name in SECRETS & event.keys():
-        event[name] = "[redacted]"
+request_id: ContextVar[str] = ContextVar("request_id")  # of the call that logs
+
+
+def named(_logger: object, level: str, event: EventDict) -> EventDict:
+    """Say what a line was logged by: its level, its time and its call."""
+    event["level"] = level
+    event["timestamp"] = datetime.now(UTC).isoformat().replace("+00:00", "Z")
+    if found := request_id.get(""):
+        event["request_id"] = found
     return event
 
 
-def _json(event: object, **options: Any) -> bytes:
+def redacted(_logger: object, _level: str, event: EventDict) -> EventDict:
+    """Leave out what stands under a secret's name."""
+    if not SECRETS.isdisjoint(event):
+        for name in SECRETS & event.keys():
+            event[name] = "[redacted]"
+    return event
+
+
+def _json(_logger: object, _level: str, event: EventDict) -> bytes:
     return orjson.dumps(event, default=str)
+
+
+class Lines:
+    """Writes lines to a stream; those of one turn of a loop together, at its end.
+
+    Writing costs as much as all the rest of a line. The cost: a process that is
+    killed loses the lines of its last turn.
+    """
+
+    def __init__(self, stream: BinaryIO) -> None:
+        self._stream = stream
+        self._held: list[bytes] = []
+        self._lock = Lock()
+        atexit.register(self._write)
+
+    def msg(self, line: bytes) -> None:
+        """Write a line, soon."""
+        with self._lock:
+            self._held.append(line)
+            first = len(self._held) == 1
+        if first:
+            try:
+                asyncio.get_running_loop().call_soon(self._write)
+            except RuntimeError:  # a thread that has no loop
+                self._write()
+
+    debug = info = warning = error = critical = exception = log = msg
+
+    def _write(self) -> None:
+        with self._lock:
+            lines, self._held = self._held, []
+            if lines:
+                self._stream.write(b"\n".join((*lines, b"")))
+                self._stream.flush()
 
 
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message"}
@@ -62,17 +112,11 @@ class _Relay(logging.Handler):
 def configure(level: str) -> None:
     """Send every log line of this level and above, ours and libraries', to stderr."""
     number = logging.getLevelNamesMapping()[level.upper()]
+    lines = Lines(sys.stderr.buffer)
     structlog.configure(
-        processors=[
-            structlog.contextvars.merge_contextvars,
-            structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="iso"),
-            structlog.processors.format_exc_info,
-            redacted,
-            structlog.processors.JSONRenderer(serializer=_json),
-        ],
+        processors=[named, structlog.processors.format_exc_info, redacted, _json],
         wrapper_class=structlog.make_filtering_bound_logger(number),
-        logger_factory=structlog.BytesLoggerFactory(sys.stderr.buffer),
+        logger_factory=lambda *_: lines,
         cache_logger_on_first_use=True,
     )
     # a library's chatter is none of an operator's business below WARNING

@@ -154,10 +154,11 @@ class Listener:
         self, method: Method, proceed: Proceed
     ) -> grpc.RpcMethodHandler[Any, Any]:
         async def handle(body: bytes, context: Context) -> bytes:
+            call = self._call(method, body, context)
             try:
-                return cast(bytes, await proceed(self._call(method, body, context)))
+                return cast(bytes, await proceed(call))
             except Failure as failure:
-                await _abort(context, failure)
+                await _abort(context, call, failure)
                 raise
 
         return grpc.unary_unary_rpc_method_handler(cast(Any, handle))
@@ -168,13 +169,14 @@ class Listener:
         async def handle(body: bytes, context: Context) -> None:
             # written one by one, not given as a generator, which grpc.aio would leave
             # for the garbage collector to close when a client is gone
+            call = self._call(method, body, context)
             try:
-                outcome = await proceed(self._call(method, body, context))
+                outcome = await proceed(call)
                 async with aclosing(cast(Stream, outcome)) as messages:
                     async for message in messages:
                         await context.write(message)
             except Failure as failure:
-                await _abort(context, failure)
+                await _abort(context, call, failure)
 
         return grpc.unary_stream_rpc_method_handler(cast(Any, handle))
 
@@ -185,7 +187,6 @@ class Listener:
             method, body, metadata, peer, self._trust.covers(peer), self._trust
         )
         call.timeout = context.time_remaining()
-        context.set_trailing_metadata((("x-request-id", call.request_id),))
         return call
 
 
@@ -213,9 +214,9 @@ def _repeated(pairs: Iterable[tuple[str, str | bytes]], name: str) -> bool:
     return sum(key == name for key, _ in pairs) > 1
 
 
-async def _abort(context: Context, failure: Failure) -> None:
-    request_id = context.trailing_metadata() or ()
-    trailers = (*request_id, (_STATUS, failure.status))
+async def _abort(context: Context, call: Call, failure: Failure) -> None:
+    """Tell the failure, and the id to look it up by; that costs too much of others."""
+    trailers = (("x-request-id", call.request_id), (_STATUS, failure.status))
     await context.abort(_CODES[failure.code], failure.message, trailers)
 
 

@@ -47,12 +47,11 @@ class LocalPort(Generic[Reply]):
     ) -> Reply:
         """Call an RPC that has one answer; `timeout` is in seconds."""
         call, proceed = self._call(method, request, metadata, timeout)
-        trailers = (("x-request-id", call.request_id),)
         try:
             message = cast(bytes, await proceed(call))
         except Failure as failure:
             raise self._failed(call, failure) from failure
-        return self._reply(message, (), trailers)
+        return self._reply(message, (), ())
 
     def server_stream(
         self, method: str, request: bytes, *, metadata: Pairs, timeout: float | None
@@ -100,4 +99,3 @@ class LocalStream:
                     yield message
         except Failure as failure:
             raise self._failed(self._call, failure) from failure
-        self.trailers = (("x-request-id", self._call.request_id),)

@@ -11,6 +11,7 @@ import structlog
 from blatam.user.v1 import user_pb2 as pb
 from server.domain.callers import ANONYMOUS
 from server.domain.errors import StoreUnavailable
+from server.logs import named
 from server.rpc.call import Call, Failure, Method, Outcome, Stream, chained
 from server.rpc.contract import read_method
 from server.rpc.interceptors.errors import failing
@@ -34,9 +35,7 @@ async def test_the_unexpected_stays_inside() -> None:
     """R38: the caller learns a request id; the log has the cause under it."""
     proceed = chained([logged, failing], broken)
     with (
-        structlog.testing.capture_logs(
-            [structlog.contextvars.merge_contextvars]
-        ) as lines,
+        structlog.testing.capture_logs([named]) as lines,
         pytest.raises(Failure) as caught,
     ):
         await proceed(call())

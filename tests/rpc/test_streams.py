@@ -16,6 +16,7 @@ from edge.port import CallError, CallPort, RemotePort, Reply
 from server import run
 from server.domain.audit import AuditEvent, AuditFilter
 from server.domain.errors import UserNotFound
+from server.logs import named
 from server.rpc.addresses import Trust
 from server.rpc.call import Call, Method, Outcome, Stream, chained
 from server.rpc.interceptors.audit import audited
@@ -122,7 +123,7 @@ async def outcome(events: Events) -> str:
 
 
 def capture() -> Any:
-    return structlog.testing.capture_logs([structlog.contextvars.merge_contextvars])
+    return structlog.testing.capture_logs([named])
 
 
 @pytest.mark.parametrize("name", ["grpc", "local"])

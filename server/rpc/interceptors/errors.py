@@ -7,6 +7,7 @@ and its cause goes to the log under the request id (ASVS 16.5.1).
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Mapping
 from contextlib import aclosing
 
@@ -18,6 +19,7 @@ from google.rpc import code_pb2, error_details_pb2, status_pb2
 
 from server.domain.errors import AcademyError, DeadlineExceeded, Kind
 from server.rpc.call import Call, Failure, Outcome, Proceed, Stream
+from server.rpc.deadlines import Deadline
 
 log = structlog.get_logger()
 DOMAIN = "blatam.academy"
@@ -26,36 +28,39 @@ _CODES: dict[Kind, int] = {kind: code_pb2.Code.Value(kind.name) for kind in Kind
 
 async def failing(call: Call, proceed: Proceed) -> Outcome:
     """Turn what is raised into a Failure; end the call at its deadline."""
-    ends = None
+    ends = math.inf
     if call.timeout is not None:
         ends = asyncio.get_running_loop().time() + call.timeout
+    deadline = Deadline(ends)
     try:
-        async with asyncio.timeout_at(ends) as scope:
+        with deadline:
             outcome = await proceed(call)
     except Exception as error:
-        expired = isinstance(error, TimeoutError) and scope.expired()
-        raise _failure(call, DeadlineExceeded() if expired else error) from error
+        raise _ended(call, error, deadline) from error
     return outcome if isinstance(outcome, bytes) else _streamed(call, outcome, ends)
 
 
-async def _streamed(call: Call, messages: Stream, ends: float | None) -> Stream:
+async def _streamed(call: Call, messages: Stream, ends: float) -> Stream:
     """Hold a stream to the same: each message is due before the call's deadline.
 
     A deadline spans no `yield`: what the reader does meanwhile is not ours to end.
     """
     async with aclosing(messages):
         while True:
+            deadline = Deadline(ends)
             try:
-                async with asyncio.timeout_at(ends) as scope:
+                with deadline:
                     message = await anext(messages)
             except StopAsyncIteration:
                 return
             except Exception as error:
-                expired = isinstance(error, TimeoutError) and scope.expired()
-                raise _failure(
-                    call, DeadlineExceeded() if expired else error
-                ) from error
+                raise _ended(call, error, deadline) from error
             yield message
+
+
+def _ended(call: Call, error: Exception, deadline: Deadline) -> Failure:
+    expired = isinstance(error, TimeoutError) and deadline.expired
+    return _failure(call, DeadlineExceeded() if expired else error)
 
 
 def _failure(call: Call, error: Exception) -> Failure:

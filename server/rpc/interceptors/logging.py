@@ -8,8 +8,8 @@ from time import perf_counter
 
 import grpc
 import structlog
-from structlog.contextvars import bind_contextvars, clear_contextvars
 
+from server.logs import request_id
 from server.rpc.call import Call, Failure, Outcome, Proceed, Stream
 
 log = structlog.get_logger()
@@ -21,8 +21,7 @@ _FAULTS = {
 
 async def logged(call: Call, proceed: Proceed) -> Outcome:
     """Log the call's end; what is logged inside it bears its request id, too."""
-    clear_contextvars()
-    bind_contextvars(request_id=call.request_id)
+    request_id.set(call.request_id)
     started = perf_counter()
     try:
         outcome = await proceed(call)
@@ -46,13 +45,13 @@ async def _streamed(call: Call, started: float, messages: Stream) -> Stream:
                 sent += 1
                 yield message
                 # each message may be asked for by another task
-                bind_contextvars(request_id=call.request_id)
+                request_id.set(call.request_id)
         code = 0
     except Failure as failure:
         code, reason = failure.code, failure.reason
         raise
     finally:
-        bind_contextvars(request_id=call.request_id)
+        request_id.set(call.request_id)
         _write(call, started, code, reason, sent)
 
 
