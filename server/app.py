@@ -34,14 +34,18 @@ from server.domain.outbox.letters import Letters
 from server.domain.paging import PageTokens
 from server.domain.recovery import Recovery
 from server.domain.requests import Requests
+from server.domain.user_batches import UserBatches
+from server.domain.user_export import UserExport
 from server.domain.users import Users
 from server.rpc import contract
 from server.rpc.addresses import Trust
 from server.rpc.auth import AuthService
+from server.rpc.bulk_users import BulkUserService
 from server.rpc.health import Health, remote_readiness
 from server.rpc.interceptors.errors import DOMAIN
 from server.rpc.listener import Guards, Listener, grpc_server, serve_methods
 from server.rpc.local import LocalPort
+from server.rpc.recovery import RecoveryService
 from server.rpc.reflection import reflect
 from server.rpc.users import UserService
 from server.store.accounts import PostgresAccounts
@@ -56,6 +60,7 @@ from server.store.revocations import RevocationFeed
 from server.store.service_keys import PostgresServiceKeys
 from server.store.sessions import PostgresSessions
 from server.store.signing_keys import PostgresSigningKeys
+from server.store.user_batches import PostgresUserBatches
 from server.store.user_cache import CachedUsers
 from server.store.user_reads import UserReads
 from server.store.users import PostgresUsers
@@ -142,12 +147,15 @@ async def academy(
         base, ring, ServiceKeys(services, base.clock), outbox
     )
     mailed = PostgresMailedTokens(base.database, base.feed, accounts.cache.keep)
-    recovery = Recovery(authentication, mailed)
     audit = Audit(events, page_tokens(base))
     servicers = {
-        "blatam.user.v1.UserService": UserService(users(base, accounts)),
-        "blatam.auth.v1.AuthService": AuthService(
-            authentication, recovery, ring, audit
+        "blatam.user.v1.UserService": (
+            UserService(users(base, accounts)),
+            BulkUserService(user_batches(base), UserExport(accounts)),
+        ),
+        "blatam.auth.v1.AuthService": (
+            AuthService(authentication, ring, audit),
+            RecoveryService(Recovery(authentication, mailed)),
         ),
     }
     served = serve_methods(servicers, _guards(base, authentication, events))
@@ -206,6 +214,16 @@ def users(base: Ground, accounts: PostgresUsers | None = None) -> Users:
         tokens=page_tokens(base),
         policy=base.settings.password_policy,
         retention=base.settings.user_retention,
+        clock=base.clock,
+    )
+
+
+def user_batches(base: Ground) -> UserBatches:
+    """Give the rules of making many accounts over their store."""
+    return UserBatches(
+        store=PostgresUserBatches(base.database),
+        hasher=base.hasher,
+        policy=base.settings.password_policy,
         clock=base.clock,
     )
 

@@ -43,7 +43,9 @@ class Recovery:
         owner = await self.tokens.owner(digest, Purpose.RESET, rules.clock())
         if owner is None:
             raise MailedTokenInvalid
-        check_password(new, owner.username, rules.policy, "newPassword")
+        check_password(
+            new, owner.username, rules.policy, "newPassword", email=owner.email
+        )
         hashed = await rules.hasher.hash(new)
         await self.tokens.reset_password(digest, hashed, rules.clock())
         return owner.user_id

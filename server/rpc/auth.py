@@ -15,22 +15,15 @@ from server.domain.credentials.service_keys import ServiceKey
 from server.domain.credentials.sessions import Session
 from server.domain.credentials.tokens import ALGORITHM, KeyRing, SigningKey
 from server.domain.errors import TokenInvalid
-from server.domain.recovery import Recovery
 from server.rpc.call import Call
-from server.rpc.recovery import RecoveryMethods
 
 
-class AuthService(RecoveryMethods):
+class AuthService:
     """blatam.auth.v1.AuthService."""
 
     def __init__(
-        self,
-        authentication: Authentication,
-        recovery: Recovery,
-        ring: KeyRing,
-        audit: Audit,
+        self, authentication: Authentication, ring: KeyRing, audit: Audit
     ) -> None:
-        super().__init__(recovery)
         self._authentication = authentication
         self._ring = ring
         self._audit = audit

@@ -7,8 +7,8 @@ from server.domain.recovery import Recovery
 from server.rpc.call import Call
 
 
-class RecoveryMethods:
-    """A part of blatam.auth.v1.AuthService."""
+class RecoveryService:
+    """What of blatam.auth.v1.AuthService goes by mail."""
 
     def __init__(self, recovery: Recovery) -> None:
         self._recovery = recovery

@@ -66,7 +66,7 @@ class PostgresMailedTokens:
         query = _in_force(digest, [purpose], now)
         async with self._database.reading() as connection:
             row = (await connection.execute(query)).first()
-        return TokenOwner(row.user_id, row.username) if row else None
+        return TokenOwner(row.user_id, row.username, row.email) if row else None
 
     async def reset_password(self, digest: bytes, hashed: str, now: datetime) -> None:
         """Use a token: put a new hash, and end every session of its owner.

@@ -42,7 +42,7 @@ async def enqueue(
     """Write entries in the caller's transaction: they are told if it commits."""
     rows = [asdict(entry) | {"created_at": now} for entry in entries]
     if rows:
-        await connection.execute(sa.insert(outbox).values(rows))
+        await connection.execute(sa.insert(outbox), rows)
 
 
 async def take_back(connection: AsyncConnection, user_id: int, now: datetime) -> None:

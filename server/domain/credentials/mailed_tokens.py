@@ -55,6 +55,7 @@ class TokenOwner:
 
     user_id: int
     username: str
+    email: str
 
 
 class MailedTokenStore(Protocol):
