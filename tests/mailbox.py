@@ -21,6 +21,8 @@ class Mailbox:
     mails: list[EmailMessage] = field(default_factory=list)
     waiting: int = 0
     answers: dict[str, str] = field(default_factory=dict)  # by recipient, once
+    connections: int = 0
+    _open: list[SMTP] = field(default_factory=list)
     _shut: bool = False
     _changed: asyncio.Condition = field(default_factory=asyncio.Condition)
 
@@ -48,6 +50,19 @@ class Mailbox:
             self.mails.append(mail)
             self._changed.notify_all()
         return "250 OK"
+
+    def connect(self) -> SMTP:
+        """Answer somebody who calls."""
+        self.connections += 1
+        self._open.append(SMTP(self, loop=asyncio.get_running_loop()))
+        return self._open[-1]
+
+    async def hang_up(self) -> None:
+        """End every connection."""
+        for server in self._open:
+            if server.transport:
+                server.transport.close()
+        await asyncio.sleep(0)
 
     async def shut(self) -> None:
         """Take nothing more for now."""
@@ -104,9 +119,7 @@ async def mailbox() -> AsyncIterator[Mailbox]:
     """Serve SMTP on a port of its own."""
     box = Mailbox()
     loop = asyncio.get_running_loop()
-    server = await loop.create_server(
-        lambda: SMTP(box, loop=loop, enable_SMTPUTF8=True), "127.0.0.1", 0
-    )
+    server = await loop.create_server(box.connect, "127.0.0.1", 0)
     host, port = server.sockets[0].getsockname()
     box.address = f"{host}:{port}"
     try:

@@ -15,7 +15,6 @@ from server.mail.message import Stationery
 
 SECONDS_FOR_A_REPLY = 15.0
 SECONDS_KEPT = 30.0
-SECONDS_TRUSTED = 1.0
 _PORTS = {"smtp": 25, "smtps": 465}
 
 
@@ -72,11 +71,17 @@ class MailServer:
 
 
 class SmtpPost:
-    """Hands letters to a mail server, one after the other."""
+    """Hands letters to a mail server, one after the other.
 
-    def __init__(self, server: MailServer, stationery: Stationery) -> None:
+    A connection unused for longer than `trusted` seconds is tried before it is used.
+    """
+
+    def __init__(
+        self, server: MailServer, stationery: Stationery, trusted: float = 1.0
+    ) -> None:
         self._server = server
         self._stationery = stationery
+        self._trusted = trusted
         self._smtp: SMTP | None = None
         self._used_at = 0.0
 
@@ -133,7 +138,7 @@ class SmtpPost:
         if not smtp.is_connected or idle > SECONDS_KEPT:
             smtp.close()
             return False
-        if idle < SECONDS_TRUSTED:
+        if idle < self._trusted:
             return True
         try:
             await smtp.noop()

@@ -24,7 +24,6 @@ BATCH = 10
 MOST_ATTEMPTS = 15
 LEASE = timedelta(seconds=5)
 SECONDS_BETWEEN_RENEWALS = 1.5
-SECONDS_BETWEEN_LOOKS = 1.0
 SECONDS_TO_DELIVER = 60.0
 SECONDS_TO_REST = 5.0
 FIRST_PAUSE = timedelta(seconds=1)
@@ -78,15 +77,24 @@ def pause_after(failures: int, longest: timedelta, jitter: float) -> timedelta:
 
 
 class Courier:
-    """Claims entries and has them carried, for as long as the process serves."""
+    """Claims entries and has them carried, for as long as the process serves.
+
+    Looks for new ones, and for a store that was away, every `pause` seconds.
+    """
 
     def __init__(
-        self, store: OutboxStore, carry: Carry, clock: Clock, jitter: Jitter
+        self,
+        store: OutboxStore,
+        carry: Carry,
+        clock: Clock,
+        jitter: Jitter,
+        pause: float = 1.0,
     ) -> None:
         self._store = store
         self._carry = carry
         self._clock = clock
         self._jitter = jitter
+        self._pause = pause
         self._absences = 0
         self._away_until: datetime | None = None
         self._resting = False
@@ -97,10 +105,10 @@ class Courier:
         while not self._resting:
             try:
                 if await self.deliver() < BATCH:
-                    await self._store.wait(SECONDS_BETWEEN_LOOKS)
+                    await self._store.wait(self._pause)
             except StoreUnavailable as error:
                 log.warning("the outbox cannot be read", cause=repr(error.__cause__))
-                await asyncio.sleep(SECONDS_BETWEEN_LOOKS)
+                await asyncio.sleep(self._pause)
 
     async def deliver(self) -> int:
         """Deliver what is due, at most a batch; give how many entries that were.
@@ -154,7 +162,7 @@ class Courier:
                     await self._store.drop(entry_id)
             except StoreUnavailable as error:
                 log.warning("a delivery cannot be noted", cause=repr(error.__cause__))
-                await asyncio.sleep(SECONDS_BETWEEN_LOOKS)
+                await asyncio.sleep(self._pause)
             else:
                 return
 
