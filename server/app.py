@@ -38,6 +38,7 @@ from server.domain.requests import Requests
 from server.domain.revocation_watch import RevocationWatch
 from server.domain.user_batches import UserBatches
 from server.domain.user_export import UserExport
+from server.domain.user_watch import UserWatch
 from server.domain.users import Users
 from server.rpc import contract
 from server.rpc.addresses import Trust
@@ -51,7 +52,7 @@ from server.rpc.recovery import RecoveryService
 from server.rpc.reflection import reflect
 from server.rpc.signing_keys import SigningKeyService
 from server.rpc.users import UserService
-from server.rpc.watches import RevocationService
+from server.rpc.watches import RevocationService, UserWatchService
 from server.store.accounts import PostgresAccounts
 from server.store.answers import PostgresAnswers
 from server.store.audit import PostgresAudit
@@ -59,13 +60,14 @@ from server.store.buckets import RedisBuckets
 from server.store.connect import Database, redis_client
 from server.store.mailed_tokens import PostgresMailedTokens
 from server.store.outbox import PostgresOutbox
-from server.store.retention import Retention
+from server.store.retention import ENTRIES_KEPT, Retention
 from server.store.revocations import RevocationFeed
 from server.store.service_keys import PostgresServiceKeys
 from server.store.sessions import PostgresSessions
 from server.store.signing_keys import PostgresSigningKeys
 from server.store.user_batches import PostgresUserBatches
 from server.store.user_cache import CachedUsers
+from server.store.user_changes import UserChangeFeed
 from server.store.user_reads import UserReads
 from server.store.users import PostgresUsers
 
@@ -147,13 +149,14 @@ async def academy(
     keys = _kept_keys(base, ring)
     accounts = CachedUsers(base.database, base.redis, base.feed)
     outbox = PostgresOutbox(base.database)
-    known = ServiceKeys(services, base.clock)
-    authentication = _authentication(base, ring, known, outbox)
+    changes = _changes(base, outbox)
+    authentication = _authentication(base, ring, services, outbox)
     mailed = PostgresMailedTokens(base.database, base.feed, accounts.cache.keep)
     servicers = {
         "blatam.user.v1.UserService": (
             UserService(users(base, accounts)),
             BulkUserService(user_batches(base), UserExport(accounts)),
+            UserWatchService(UserWatch(changes, ENTRIES_KEPT, base.clock)),
         ),
         "blatam.auth.v1.AuthService": (
             AuthService(authentication, ring, Audit(events, page_tokens(base))),
@@ -164,7 +167,7 @@ async def academy(
     }
     served = serve_methods(servicers, _guards(base, authentication, events))
     trust = Trust(settings.trusted_proxies)
-    ends = (base.feed.tail.close,)
+    ends = (base.feed.tail.close, changes.tail.close)
     health = Health(base.database.ping, list(servicers), lame_duck, *ends)
     server = grpc_server(Listener(trust).handlers(served))
     health.add_to(server)
@@ -172,16 +175,21 @@ async def academy(
         reflect(server, (*servicers, health.name))
     port = LocalPort(served, trust, Reply, CallError)
     edge = replace(edge_settings(settings, rates(settings)), ready=health.ready)
-    fresh = (keys, base.feed, services, health)
+    fresh = (keys, base.feed, services, changes, health)
     for source in fresh:
         await source.look()
     works = [source.follow for source in (*fresh, accounts.cache, _retention(base))]
-    letters = _letters(base, outbox, mailed)
     async with (
         following(*works, base.feed.listen, keys.listen),
-        delivering(settings, outbox, letters, base.clock),
+        delivering(settings, outbox, _letters(base, outbox, mailed), base.clock),
     ):
         yield Academy(health, server, port, edge_app(port, edge))
+
+
+def _changes(base: Ground, outbox: PostgresOutbox) -> UserChangeFeed:
+    changes = UserChangeFeed(base.database, UserReads(base.database))
+    outbox.tell(changes.told)
+    return changes
 
 
 def _retention(base: Ground) -> Retention:
@@ -248,7 +256,7 @@ def user_batches(base: Ground) -> UserBatches:
 
 
 def _authentication(
-    base: Ground, ring: KeyRing, service_keys: ServiceKeys, outbox: PostgresOutbox
+    base: Ground, ring: KeyRing, services: PostgresServiceKeys, outbox: PostgresOutbox
 ) -> Authentication:
     settings = base.settings
     limits = RefreshLimits(
@@ -265,7 +273,7 @@ def _authentication(
         ),
         refresh=RefreshTokens(base.secret.mac("refresh-tokens"), limits),
         revocations=base.known,
-        service_keys=service_keys,
+        service_keys=ServiceKeys(services, base.clock),
         attempts=base.limiter,
         mailing=outbox,
         policy=settings.password_policy,
