@@ -104,6 +104,14 @@ class _ReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Reason.ValueTy
     """INVALID_ARGUMENT: the token from a mail is unknown, used or too old, or no longer
     fits its account.
     """
+    REASON_SERVER_STOPPING: _Reason.ValueType  # 51
+    """UNAVAILABLE: this process is about to stop; another one answers, and goes on
+    after the last `resume_token`.
+    """
+    REASON_NEXT_KEY_TOO_NEW: _Reason.ValueType  # 52
+    """FAILED_PRECONDITION: not every verifier has seen the next signing key yet;
+    RetryInfo says when they will have.
+    """
 
 class Reason(_Reason, metaclass=_ReasonEnumTypeWrapper):
     """Every `google.rpc.ErrorInfo.reason` of domain "blatam.academy". On the wire
@@ -191,5 +199,13 @@ REASON_ORIGIN_NOT_ALLOWED: Reason.ValueType  # 30
 REASON_MAILED_TOKEN_INVALID: Reason.ValueType  # 31
 """INVALID_ARGUMENT: the token from a mail is unknown, used or too old, or no longer
 fits its account.
+"""
+REASON_SERVER_STOPPING: Reason.ValueType  # 51
+"""UNAVAILABLE: this process is about to stop; another one answers, and goes on
+after the last `resume_token`.
+"""
+REASON_NEXT_KEY_TOO_NEW: Reason.ValueType  # 52
+"""FAILED_PRECONDITION: not every verifier has seen the next signing key yet;
+RetryInfo says when they will have.
 """
 Global___Reason: _TypeAlias = Reason  # noqa: Y015
