@@ -16,6 +16,7 @@ from redis.asyncio import Redis
 from edge.app import create_app
 from edge.config import EdgeSettings, TokenCookie
 from edge.port import CallError, CallPort, RemotePort, Reply
+from server import systems
 from server.background import following
 from server.config import Settings, require
 from server.domain.audit import Audit
@@ -132,8 +133,14 @@ async def academy(
     authentication = _authentication(base, ring, ServiceKeys(services, base.clock))
     audit = Audit(events, page_tokens(base))
     servicers = {
-        "blatam.user.v1.UserService": UserService(users(base, accounts)),
-        "blatam.auth.v1.AuthService": AuthService(authentication, ring, audit),
+        "blatam.user.v1.UserService": (
+            UserService(users(base, accounts)),
+            *systems.members(base.database, accounts, page_tokens(base), base.clock),
+        ),
+        "blatam.auth.v1.AuthService": (AuthService(authentication, ring, audit),),
+        "blatam.post.v1.PostService": systems.posts(
+            base.database, page_tokens(base), base.clock
+        ),
     }
     served = serve_methods(servicers, _guards(base, authentication, events))
     trust = Trust(settings.trusted_proxies)

@@ -87,17 +87,18 @@ def chain(method: Method, guards: Guards) -> list[Interceptor]:
 
 
 def serve_methods(
-    servicers: Mapping[str, object], guards: Guards
+    servicers: Mapping[str, Sequence[object]], guards: Guards
 ) -> dict[str, tuple[Method, Proceed]]:
     """Give every RPC of the contract, by path, wrapped in its chain.
 
-    `servicers` are by service name. Raises ContractError naming an RPC that none
-    of them implements, or whose policy cannot be enforced.
+    `servicers` are by service name, each service's in parts. Raises ContractError
+    naming an RPC that none of them implements, or whose policy cannot be enforced.
     """
     served = {}
     for method in methods():
         service, _, name = method.name.partition("/")
-        handler = getattr(servicers.get(service), name, None)
+        parts = servicers.get(service, ())
+        handler = next((getattr(p, name) for p in parts if hasattr(p, name)), None)
         if handler is None:
             raise ContractError(f"{method.name}: no servicer implements it")
         served[method.path] = (

@@ -100,6 +100,22 @@ class _ReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Reason.ValueTy
     """HTTP 431: the headers are larger than the service reads."""
     REASON_ORIGIN_NOT_ALLOWED: _Reason.ValueType  # 30
     """HTTP 403: a call with cookies came from another site."""
+    REASON_PROFILE_NOT_FOUND: _Reason.ValueType  # 41
+    """NOT_FOUND: the account has no profile, or not for this caller. Metadata: `id`,
+    the account's.
+    """
+    REASON_PROFILE_EXISTS: _Reason.ValueType  # 42
+    """ALREADY_EXISTS: the account has a profile. Metadata: `id`, the account's."""
+    REASON_SELF_FOLLOW: _Reason.ValueType  # 43
+    """INVALID_ARGUMENT: nobody follows themself."""
+    REASON_POST_NOT_FOUND: _Reason.ValueType  # 44
+    """NOT_FOUND: no such post, or not for this caller. Metadata: `id`."""
+    REASON_CATEGORY_NOT_FOUND: _Reason.ValueType  # 45
+    """NOT_FOUND: no such category. Metadata: `id`."""
+    REASON_SLUG_TAKEN: _Reason.ValueType  # 46
+    """ALREADY_EXISTS: another category has this slug."""
+    REASON_CATEGORY_IN_USE: _Reason.ValueType  # 47
+    """FAILED_PRECONDITION: posts stand in the category. Metadata: `id`."""
 
 class Reason(_Reason, metaclass=_ReasonEnumTypeWrapper):
     """Every `google.rpc.ErrorInfo.reason` of domain "blatam.academy". On the wire
@@ -184,4 +200,20 @@ REASON_HEADERS_TOO_LARGE: Reason.ValueType  # 29
 """HTTP 431: the headers are larger than the service reads."""
 REASON_ORIGIN_NOT_ALLOWED: Reason.ValueType  # 30
 """HTTP 403: a call with cookies came from another site."""
+REASON_PROFILE_NOT_FOUND: Reason.ValueType  # 41
+"""NOT_FOUND: the account has no profile, or not for this caller. Metadata: `id`,
+the account's.
+"""
+REASON_PROFILE_EXISTS: Reason.ValueType  # 42
+"""ALREADY_EXISTS: the account has a profile. Metadata: `id`, the account's."""
+REASON_SELF_FOLLOW: Reason.ValueType  # 43
+"""INVALID_ARGUMENT: nobody follows themself."""
+REASON_POST_NOT_FOUND: Reason.ValueType  # 44
+"""NOT_FOUND: no such post, or not for this caller. Metadata: `id`."""
+REASON_CATEGORY_NOT_FOUND: Reason.ValueType  # 45
+"""NOT_FOUND: no such category. Metadata: `id`."""
+REASON_SLUG_TAKEN: Reason.ValueType  # 46
+"""ALREADY_EXISTS: another category has this slug."""
+REASON_CATEGORY_IN_USE: Reason.ValueType  # 47
+"""FAILED_PRECONDITION: posts stand in the category. Metadata: `id`."""
 Global___Reason: _TypeAlias = Reason  # noqa: Y015
