@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import datetime
 from typing import TypeVar
 
@@ -54,12 +55,17 @@ async def claim(connection: AsyncConnection, once: Once[Result]) -> None:
 
 
 async def write(
-    connection: AsyncConnection, once: Once[Result], result: Result
+    connection: AsyncConnection,
+    once: Once[Result],
+    result: Result,
+    about: Sequence[int] = (),
 ) -> None:
-    """Write the answer under the key claimed before, in the same transaction."""
-    await connection.execute(
-        sa.update(table).where(_is(once.key)).values(answer=once.render(result))
-    )
+    """Write the answer under the key claimed before, in the same transaction.
+
+    `about` are the users whom it shows; erasing one of them erases it.
+    """
+    values = {"answer": once.render(result), "about": list(about)}
+    await connection.execute(sa.update(table).where(_is(once.key)).values(values))
 
 
 class PostgresAnswers:

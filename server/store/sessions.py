@@ -13,10 +13,13 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from server.domain.auth import Decide, Owner
 from server.domain.credentials.sessions import Rotation, Session
+from server.domain.errors import UserNotFound
+from server.domain.outbox.entries import Kind, NewEntry
 from server.domain.requests import Once
 from server.domain.users import Role
 from server.store import answers
 from server.store.connect import Database
+from server.store.outbox import enqueue
 from server.store.revocations import RevocationFeed, end_sessions, revoke
 from server.store.tables import sessions, users
 
@@ -109,17 +112,22 @@ class PostgresSessions:
     ) -> None:
         """Put a new hash and end the other sessions, in one transaction.
 
-        Raises AnswerExists.
+        Raises AnswerExists, UserNotFound.
         """
         change = (
             sa.update(users)
             .where(users.c.id == user_id)
             .values(hashed_password=hashed, updated_at=now, version=users.c.version + 1)
+            .returning(users.c.version)
         )
         async with self._database.transaction() as connection:
             if once:
                 await answers.claim(connection, once)
-            await connection.execute(change)
+            version = (await connection.execute(change)).scalar()
+            if version is None:
+                raise UserNotFound(user_id)
+            told = NewEntry(Kind.USER_UPDATED, user_id, payload={"version": version})
+            await enqueue(connection, now, told)
             ids = await end_sessions(connection, user_id, now, keep)
             if once:
                 await answers.write(connection, once, None)

@@ -7,7 +7,7 @@ folded; usernames beside their folded form, which is the unique one.
 from __future__ import annotations
 
 import sqlalchemy as sa
-from sqlalchemy.dialects.postgresql import BYTEA, UUID
+from sqlalchemy.dialects.postgresql import ARRAY, BYTEA, JSONB, UUID
 
 metadata = sa.MetaData(
     naming_convention={
@@ -18,6 +18,7 @@ metadata = sa.MetaData(
     }
 )
 Moment = sa.DateTime(timezone=True)
+_WRITTEN_BY = sa.text("(pg_current_xact_id()::text::bigint)")
 
 users = sa.Table(
     "users",
@@ -63,6 +64,7 @@ sessions = sa.Table(
     sa.Column("device", sa.Text, nullable=False),
     sa.Column("ended_at", Moment),
     sa.Index("idx_sessions_user_id", "user_id"),
+    sa.Index("idx_sessions_expires_at", "expires_at"),
 )
 
 # Read by every process twice a second. `written_by` is the transaction that wrote
@@ -74,12 +76,7 @@ revocations = sa.Table(
     sa.Column("id", sa.BigInteger, sa.Identity(always=True), primary_key=True),
     sa.Column("session_id", UUID(as_uuid=True), nullable=False),
     sa.Column("ended_at", Moment, nullable=False),
-    sa.Column(
-        "written_by",
-        sa.BigInteger,
-        nullable=False,
-        server_default=sa.text("(pg_current_xact_id()::text::bigint)"),
-    ),
+    sa.Column("written_by", sa.BigInteger, nullable=False, server_default=_WRITTEN_BY),
     sa.Index("idx_revocations_written_by", "written_by"),
     sa.Index("idx_revocations_ended_at", "ended_at"),
 )
@@ -109,7 +106,10 @@ request_answers = sa.Table(
     sa.Column("fingerprint", BYTEA, nullable=False),
     sa.Column("answer", BYTEA, nullable=False),
     sa.Column("answered_at", Moment, nullable=False),
+    # whom the answer shows, so that erasing them finds it
+    sa.Column("about", ARRAY(sa.BigInteger), nullable=False, server_default="{}"),
     sa.Index("idx_request_answers_answered_at", "answered_at"),
+    sa.Index("idx_request_answers_about", "about", postgresql_using="gin"),
 )
 
 service_keys = sa.Table(
@@ -141,6 +141,63 @@ audit_events = sa.Table(
     sa.Index("idx_audit_events_user_id", "user_id", "id"),
     sa.Index("idx_audit_events_event", "event", "id"),
     sa.Index("idx_audit_events_at", "at"),
+    sa.Index("idx_audit_events_actor", "actor"),
+)
+
+# What follows a change: written with it, delivered by a worker, read in order of
+# (written_by, id) by streams, which must not skip what commits late.
+outbox = sa.Table(
+    "outbox",
+    metadata,
+    sa.Column("id", sa.BigInteger, sa.Identity(always=True), primary_key=True),
+    sa.Column("kind", sa.Text, nullable=False),
+    # no foreign key: an event outlives the account
+    sa.Column("user_id", sa.BigInteger),
+    sa.Column("address", sa.String(255)),
+    sa.Column("payload", JSONB, nullable=False, server_default="{}"),
+    sa.Column("created_at", Moment, nullable=False),
+    sa.Column("written_by", sa.BigInteger, nullable=False, server_default=_WRITTEN_BY),
+    sa.Column("state", sa.SmallInteger, nullable=False, server_default="0"),
+    sa.Column("attempts", sa.Integer, nullable=False, server_default="0"),
+    sa.Column(
+        "next_attempt_at",
+        Moment,
+        nullable=False,
+        server_default=sa.text("'-infinity'"),
+    ),
+    sa.Column("delivered_at", Moment),
+    sa.Column("last_error", sa.Text),
+    sa.Index(
+        "idx_outbox_next_attempt_at",
+        "next_attempt_at",
+        "id",
+        postgresql_where=sa.text("state = 0"),
+    ),
+    sa.Index("idx_outbox_written_by", "written_by", "id"),
+    sa.Index("idx_outbox_user_id", "user_id"),
+    sa.Index(
+        "idx_outbox_address",
+        "address",
+        postgresql_where=sa.text("address is not null"),
+    ),
+    sa.Index("idx_outbox_delivered_at", "delivered_at"),
+)
+
+# Single-use; kept as hashes. `address` is what the token proves somebody to read:
+# one that is no longer the account's, or not yet.
+mailed_tokens = sa.Table(
+    "mailed_tokens",
+    metadata,
+    sa.Column("digest", BYTEA, primary_key=True),
+    sa.Column("purpose", sa.Text, nullable=False),
+    sa.Column("user_id", sa.ForeignKey("users.id", ondelete="CASCADE"), nullable=False),
+    sa.Column("address", sa.String(255), nullable=False),
+    sa.Column("outbox_id", sa.BigInteger, nullable=False),
+    sa.Column("created_at", Moment, nullable=False),
+    sa.Column("expires_at", Moment, nullable=False),
+    sa.Column("used_at", Moment),
+    sa.Index("idx_mailed_tokens_user_id", "user_id"),
+    sa.Index("idx_mailed_tokens_expires_at", "expires_at"),
 )
 
 user_profiles = sa.Table(

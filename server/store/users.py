@@ -17,10 +17,12 @@ from server.domain.errors import (
     UsernameTaken,
     UserNotFound,
 )
+from server.domain.outbox.entries import Kind, NewEntry
 from server.domain.requests import Once
 from server.domain.users import NewUser, Role, User, UserEdit, fold
 from server.store import answers
 from server.store.connect import Database
+from server.store.outbox import enqueue
 from server.store.revocations import RevocationFeed, end_sessions
 from server.store.tables import users
 from server.store.user_reads import PUBLIC, THERE, UserReads, user_of
@@ -58,8 +60,9 @@ class PostgresUsers(UserReads):
         )
         async with self._changing(once) as connection:
             user = user_of((await connection.execute(statement)).one())
+            await enqueue(connection, new.created_at, _told(Kind.USER_CREATED, user))
             if once:
-                await answers.write(connection, once, user)
+                await answers.write(connection, once, user, about=[user.id])
         return user
 
     async def edit(
@@ -81,9 +84,11 @@ class PostgresUsers(UserReads):
                 if edit.ends_sessions:
                     await _refuse_last_admin(connection, before, values)
                     ended = await end_sessions(connection, user_id, edit.now)
-                user = await _changed(connection, user_id, edit.now, values)
+                user = await _changed(
+                    connection, Kind.USER_UPDATED, user_id, edit.now, values
+                )
             if once:
-                await answers.write(connection, once, user)
+                await answers.write(connection, once, user, about=[user_id])
         await self._feed.ended(ended, edit.now)
         return user
 
@@ -96,7 +101,9 @@ class PostgresUsers(UserReads):
             before = await _locked(connection, user_id, admins=True)
             await _refuse_last_admin(connection, before, {"is_active": False})
             ended = await end_sessions(connection, user_id, now)
-            await _changed(connection, user_id, now, {"deleted_at": now})
+            await _changed(
+                connection, Kind.USER_DELETED, user_id, now, {"deleted_at": now}
+            )
         await self._feed.ended(ended, now)
 
     async def undelete(
@@ -112,9 +119,11 @@ class PostgresUsers(UserReads):
             query = sa.select(users.c.id).where(*there).with_for_update()
             if (await connection.execute(query)).first() is None:
                 raise UserNotFound(user_id)
-            user = await _changed(connection, user_id, now, {"deleted_at": None})
+            user = await _changed(
+                connection, Kind.USER_UNDELETED, user_id, now, {"deleted_at": None}
+            )
             if once:
-                await answers.write(connection, once, user)
+                await answers.write(connection, once, user, about=[user_id])
         return user
 
     @asynccontextmanager
@@ -179,17 +188,25 @@ def _changes(before: User, values: Mapping[str, object]) -> dict[str, object]:
 
 async def _changed(
     connection: AsyncConnection,
+    kind: Kind,
     user_id: int,
     now: datetime,
     values: Mapping[str, object],
 ) -> User:
+    """Change an account that is locked, and write the event that tells of it."""
     statement = (
         sa.update(users)
         .where(users.c.id == user_id)
         .values(**values, updated_at=now, version=users.c.version + 1)
         .returning(*PUBLIC)
     )
-    return user_of((await connection.execute(statement)).one())
+    user = user_of((await connection.execute(statement)).one())
+    await enqueue(connection, now, _told(kind, user))
+    return user
+
+
+def _told(kind: Kind, user: User) -> NewEntry:
+    return NewEntry(kind, user.id, payload={"version": user.version})
 
 
 def _refusal(error: sa.exc.IntegrityError) -> Exception:

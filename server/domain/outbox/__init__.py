@@ -1,0 +1,1 @@
+"""What follows a change once it has committed: events told, mails sent."""
