@@ -31,10 +31,13 @@ from server.domain.credentials.tokens import AccessTokens, KeyRing
 from server.domain.limits import Limiter, SlidingWindows, Window
 from server.domain.paging import PageTokens
 from server.domain.requests import Requests
+from server.domain.user_batches import UserBatches
+from server.domain.user_export import UserExport
 from server.domain.users import Users
 from server.rpc import contract
 from server.rpc.addresses import Trust
 from server.rpc.auth import AuthService
+from server.rpc.bulk_users import BulkUserService
 from server.rpc.health import Health, remote_readiness
 from server.rpc.interceptors.errors import DOMAIN
 from server.rpc.listener import Guards, Listener, grpc_server, serve_methods
@@ -50,6 +53,7 @@ from server.store.revocations import RevocationFeed
 from server.store.service_keys import PostgresServiceKeys
 from server.store.sessions import PostgresSessions
 from server.store.signing_keys import PostgresSigningKeys
+from server.store.user_batches import PostgresUserBatches
 from server.store.user_cache import CachedUsers
 from server.store.users import PostgresUsers
 
@@ -135,6 +139,7 @@ async def academy(
     servicers = {
         "blatam.user.v1.UserService": (
             UserService(users(base, accounts)),
+            BulkUserService(user_batches(base), UserExport(accounts)),
             *systems.members(base.database, accounts, page_tokens(base), base.clock),
         ),
         "blatam.auth.v1.AuthService": (AuthService(authentication, ring, audit),),
@@ -185,6 +190,16 @@ def users(base: Ground, accounts: PostgresUsers | None = None) -> Users:
         tokens=page_tokens(base),
         policy=base.settings.password_policy,
         retention=base.settings.user_retention,
+        clock=base.clock,
+    )
+
+
+def user_batches(base: Ground) -> UserBatches:
+    """Give the rules of making many accounts over their store."""
+    return UserBatches(
+        store=PostgresUserBatches(base.database),
+        hasher=base.hasher,
+        policy=base.settings.password_policy,
         clock=base.clock,
     )
 

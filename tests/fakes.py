@@ -98,6 +98,10 @@ class FakeUsers:
         found = [await self.by_id(user_id) for user_id in user_ids]
         return {user.id: user for user in found if user}
 
+    async def after(self, user_id: int, size: int) -> Sequence[User]:
+        found = [u for u in self.users.values() if u.id > user_id]
+        return [user for user in found if user.id not in self.deleted][:size]
+
     async def edit(
         self, user_id: int, edit: UserEdit, once: Once[User] | None = None
     ) -> User:
@@ -198,7 +202,9 @@ class FakeUsers:
 
     def _account(self, user: User) -> Account:
         hashed = self.hashes[user.id]
-        return Account(user.id, user.username, hashed, user.role, user.is_active)
+        return Account(
+            user.id, user.username, hashed, user.role, user.is_active, user.email
+        )
 
     async def replace_hash(self, user_id: int, old: str, new: str) -> None:
         if self.hashes[user_id] == old:

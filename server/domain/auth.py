@@ -43,6 +43,7 @@ class Account:
     password_hash: str
     role: Role
     is_active: bool
+    email: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,8 +187,8 @@ class Authentication:
         Raises InvalidCredentials, InvalidFields for a weak one, Overloaded.
         """
         account = await self.accounts.account_by_id(caller.user_id)
-        username = account.username if account else ""
-        check_password(new, username, self.policy, "newPassword")
+        username, email = (account.username, account.email) if account else ("", "")
+        check_password(new, username, self.policy, "newPassword", email=email)
         account = await self._verified(account, caller.subject, current, address)
         hashed = await self.hasher.hash(new)
         await self.sessions.change_password(

@@ -181,7 +181,7 @@ class Users:
 
         Raises InvalidFields for a weak password, EmailTaken, UsernameTaken.
         """
-        check_password(password, username, self.policy)
+        check_password(password, username, self.policy, email=email)
         hashed = await self.hasher.hash(password)
         new = NewUser(fold(email), username, hashed, role, self.clock())
         return await self.store.add(new, once)

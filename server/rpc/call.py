@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, TypeVar
@@ -102,8 +102,9 @@ class Call:
         )
 
 
-# One answer, or any number of them.
-Outcome = bytes | AsyncIterator[bytes]
+# One answer, or any number of them: whoever asks for those closes the generator.
+Stream = AsyncGenerator[bytes, None]
+Outcome = bytes | Stream
 Proceed = Callable[[Call], Awaitable[Outcome]]
 Interceptor = Callable[[Call, Proceed], Awaitable[Outcome]]
 

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import (
-    AsyncIterator,
+    AsyncGenerator,
     Callable,
     Iterable,
     Mapping,
     Sequence,
 )
+from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -32,6 +33,7 @@ from server.rpc.call import (
     Method,
     Outcome,
     Proceed,
+    Stream,
     chained,
 )
 from server.rpc.contract import ContractError, RateRule, methods, rate_rules
@@ -91,14 +93,14 @@ def serve_methods(
 ) -> dict[str, tuple[Method, Proceed]]:
     """Give every RPC of the contract, by path, wrapped in its chain.
 
-    `servicers` are by service name, each service's in parts. Raises ContractError
+    `servicers` are by service name, which several may share. Raises ContractError
     naming an RPC that none of them implements, or whose policy cannot be enforced.
     """
     served = {}
     for method in methods():
         service, _, name = method.name.partition("/")
-        parts = servicers.get(service, ())
-        handler = next((getattr(p, name) for p in parts if hasattr(p, name)), None)
+        handlers = [getattr(one, name, None) for one in servicers.get(service, ())]
+        handler = next(filter(None, handlers), None)
         if handler is None:
             raise ContractError(f"{method.name}: no servicer implements it")
         served[method.path] = (
@@ -119,9 +121,10 @@ def _terminal(method: Method, handler: Callable[..., Any]) -> Proceed:
     return stream if method.streams else unary
 
 
-async def _serialized(messages: AsyncIterator[Message]) -> AsyncIterator[bytes]:
-    async for message in messages:
-        yield message.SerializeToString()
+async def _serialized(messages: AsyncGenerator[Message, None]) -> Stream:
+    async with aclosing(messages):
+        async for message in messages:
+            yield message.SerializeToString()
 
 
 class Listener:
@@ -159,11 +162,14 @@ class Listener:
     def _stream(
         self, method: Method, proceed: Proceed
     ) -> grpc.RpcMethodHandler[Any, Any]:
-        async def handle(body: bytes, context: Context) -> AsyncIterator[bytes]:
+        async def handle(body: bytes, context: Context) -> None:
+            # written one by one, not given as a generator, which grpc.aio would leave
+            # for the garbage collector to close when a client is gone
             try:
                 outcome = await proceed(self._call(method, body, context))
-                async for message in cast(AsyncIterator[bytes], outcome):
-                    yield message
+                async with aclosing(cast(Stream, outcome)) as messages:
+                    async for message in messages:
+                        await context.write(message)
             except Failure as failure:
                 await _abort(context, failure)
 

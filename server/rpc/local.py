@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from contextlib import aclosing
 from typing import Generic, TypeVar, cast
 
 import grpc
 
 from server.rpc.addresses import Trust
-from server.rpc.call import Call, Failure, Method, Proceed
+from server.rpc.call import Call, Failure, Method, Proceed, Stream
 from server.rpc.listener import incoming
 
 Pairs = Sequence[tuple[str, str | bytes]]
@@ -91,11 +92,12 @@ class LocalStream:
         self._proceed = proceed
         self._failed = failed
 
-    async def __aiter__(self) -> AsyncIterator[bytes]:
+    async def __aiter__(self) -> AsyncGenerator[bytes, None]:
         try:
             outcome = await self._proceed(self._call)
-            async for message in cast(AsyncIterator[bytes], outcome):
-                yield message
+            async with aclosing(cast(Stream, outcome)) as messages:
+                async for message in messages:
+                    yield message
         except Failure as failure:
             raise self._failed(self._call, failure) from failure
         self.trailers = (("x-request-id", self._call.request_id),)

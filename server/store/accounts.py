@@ -16,6 +16,7 @@ _ACCOUNT = (
     users.c.hashed_password,
     users.c.role,
     users.c.is_active,
+    users.c.email,
 )
 
 
@@ -40,8 +41,8 @@ class PostgresAccounts:
             row = (await connection.execute(query)).first()
         if row is None:
             return None
-        user_id, username, hashed, role, is_active = row
-        return Account(user_id, username, hashed, Role(role), is_active)
+        user_id, username, hashed, role, is_active, email = row
+        return Account(user_id, username, hashed, Role(role), is_active, email)
 
     async def replace_hash(self, user_id: int, old: str, new: str) -> None:
         """Put a better hash of the same password in place of the old one."""

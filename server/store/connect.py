@@ -113,9 +113,9 @@ def _translated() -> Iterator[None]:
         raise
 
 
-# connection, no such database, no log-in, read-only, out of resources, not in a state
-# to serve, shutting down or stopped by an operator
-_OUTAGES = ("08", "3D", "28", "25006", "53", "55", "57")
+# connection, no such database, no log-in, read-only, given way to another transaction,
+# out of resources, not in a state to serve, shutting down or stopped by an operator
+_OUTAGES = ("08", "3D", "28", "25006", "40", "53", "55", "57")
 
 
 def _is_outage(error: BaseException) -> bool:

@@ -18,4 +18,4 @@ async def enqueue(
     """Write entries in the caller's transaction: they are told if it commits."""
     rows = [asdict(entry) | {"created_at": now} for entry in entries]
     if rows:
-        await connection.execute(sa.insert(outbox).values(rows))
+        await connection.execute(sa.insert(outbox), rows)

@@ -51,6 +51,14 @@ class UserReads:
             rows = (await connection.execute(query)).all()
         return {row.id: user_of(row) for row in rows}
 
+    async def after(self, user_id: int, size: int) -> Sequence[User]:
+        """Give the next accounts above an id, in the order of ids."""
+        query = sa.select(*PUBLIC).where(users.c.id > user_id, THERE)
+        query = query.order_by(users.c.id).limit(size)
+        async with self._database.reading() as connection:
+            rows = (await connection.execute(query)).all()
+        return [user_of(row) for row in rows]
+
     async def page(
         self, wanted: UserFilter, sort: Sort, request: PageRequest
     ) -> Rows[User]:

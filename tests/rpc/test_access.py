@@ -25,6 +25,7 @@ from tests.running import Running, SignedIn
 METHODS = {method.name: method for method in contract.methods()}
 HTTP: Any = annotations_pb2.http
 REFUSED = {"UNAUTHENTICATED", "PERMISSION_DENIED"}
+SECONDS_OF_A_STREAM = 0.3  # some have no end of their own
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,14 +67,15 @@ def request_about(method: Method, user_id: int) -> Message:
 
 
 async def by_grpc(service: Running, method: Method, body: Message, who: Caller) -> str:
-    call: Any = (
-        service.channel.unary_unary(method.path)
-        if not method.streams
-        else service.channel.unary_stream(method.path)
-    )
+    message = body.SerializeToString()
     metadata = who.who.metadata if who.who else ()
     try:
-        await call(body.SerializeToString(), metadata=metadata)
+        if method.streams:
+            stream: Any = service.channel.unary_stream(method.path)
+            await stream(message, metadata=metadata, timeout=SECONDS_OF_A_STREAM).read()
+        else:
+            unary: Any = service.channel.unary_unary(method.path)
+            await unary(message, metadata=metadata)
     except grpc.aio.AioRpcError as error:
         return error.code().name
     return ""
@@ -85,6 +87,8 @@ async def by_rest(service: Running, method: Method, body: Message, who: Caller) 
     user_id = str(_at(body, method.policy.self)) if method.policy.self else nobody
     path = re.sub(r"\{[a-z_.]+\}", user_id, path_of)
     headers = who.who.headers if who.who else {}
+    if method.streams:
+        headers = headers | {"grpc-timeout": f"{SECONDS_OF_A_STREAM * 1000:.0f}m"}
     content = None if verb in {"GET", "DELETE"} else b"{}"
     if content:
         headers = headers | {"content-type": "application/json"}

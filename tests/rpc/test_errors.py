@@ -1,7 +1,6 @@
 """What callers see when something goes wrong, and what only the log sees."""
 
 import asyncio
-from collections.abc import AsyncIterator
 from dataclasses import replace
 from typing import Any
 
@@ -12,7 +11,7 @@ import structlog
 from blatam.user.v1 import user_pb2 as pb
 from server.domain.callers import ANONYMOUS
 from server.domain.errors import StoreUnavailable
-from server.rpc.call import Call, Failure, Method, Outcome, chained
+from server.rpc.call import Call, Failure, Method, Outcome, Stream, chained
 from server.rpc.contract import read_method
 from server.rpc.interceptors.errors import failing
 from server.rpc.interceptors.logging import logged
@@ -53,7 +52,7 @@ async def test_the_unexpected_stays_inside() -> None:
 async def test_a_stream_that_breaks_later_says_no_more() -> None:
     """R38 holds for every message of a stream, not for its start alone."""
 
-    async def messages() -> AsyncIterator[bytes]:
+    async def messages() -> Stream:
         yield b"1"
         raise ValueError(SECRET)
 

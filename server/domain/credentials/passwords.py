@@ -2,30 +2,37 @@
 
 Rules: the conventions' composition rule by default; NIST SP 800-63B-4 3.1.1.2
 (15 or more, no composition) by setting, because ASVS 6.2.5 forbids composition
-rules. Both refuse common passwords and such as hold the username. The list is
-zxcvbn's (MIT), 30,000 passwords by frequency.
+rules. Both refuse common passwords and such as hold, or are like, the names of the
+owner or the academy. The list is zxcvbn's (MIT), 30,000 passwords by frequency.
 """
 
 from __future__ import annotations
 
-import asyncio
 import os
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from enum import StrEnum
+from functools import partial
 from secrets import token_urlsafe
-from typing import TypeVar
 
 from passlib.context import CryptContext
 from zxcvbn.frequency_lists import FREQUENCY_LISTS
 
-from server.domain.errors import InvalidFields, Overloaded, Violation
+from server.domain.credentials.context_words import (
+    ACADEMY,
+    email_words,
+    holds,
+    is_like,
+)
+from server.domain.credentials.given_hashes import MEMORY_KIB, PASSES, is_bcrypt
+from server.domain.credentials.hashing import HashingPool
+from server.domain.errors import InvalidFields, Violation
 
 COMMON = frozenset(word for word in FREQUENCY_LISTS["passwords"] if len(word) >= 8)
-KIB = 1024
-Result = TypeVar("Result")
+BCRYPT_READS = 72  # bytes of a password; bcrypt leaves out the rest
+LARGEST_BATCH = 100
+LONGEST_WAIT = timedelta(seconds=5)  # a log-in that waits longer is not waited for
 
 
 class PasswordPolicy(StrEnum):
@@ -36,22 +43,19 @@ class PasswordPolicy(StrEnum):
 
 
 def check_password(
-    password: str, username: str, policy: PasswordPolicy, field: str = "password"
+    password: str,
+    username: str,
+    policy: PasswordPolicy,
+    field: str = "password",
+    *,
+    email: str = "",
 ) -> None:
     """Raise InvalidFields with every rule that a new password breaks."""
     broken = [
         Violation(field, description, f"password.{rule}")
-        for rule, description, holds in _rules(policy)
-        if not holds(password)
+        for rule, description, kept in (*_rules(policy), *_words(username, email))
+        if not kept(password)
     ]
-    if password.lower() in COMMON:
-        broken.append(
-            Violation(field, "must not be a common password", "password.common")
-        )
-    if username and username.lower() in password.lower():
-        broken.append(
-            Violation(field, "must not hold the username", "password.username")
-        )
     if broken:
         raise InvalidFields(broken)
 
@@ -66,6 +70,41 @@ def _rules(policy: PasswordPolicy) -> tuple[Rule, ...]:
         ("upper", "must hold an upper-case letter", _has(str.isupper)),
         ("lower", "must hold a lower-case letter", _has(str.islower)),
         ("digit", "must hold a digit", _has(str.isdigit)),
+    )
+
+
+def _words(username: str, email: str) -> tuple[Rule, ...]:
+    names = (username, *email_words(email))
+    return (
+        (
+            "common",
+            "must not be a common password",
+            lambda p: p.lower() not in COMMON,
+        ),
+        (
+            "username",
+            "must not hold the username",
+            lambda p: not holds(p, username),
+        ),
+        (
+            "email",
+            "must not hold the name in the e-mail address",
+            lambda p: (
+                not any(holds(p, word) for word in names[1:]) or holds(p, username)
+            ),
+        ),
+        (
+            "context",
+            "must not hold the name of the academy",
+            lambda p: not any(holds(p, word) for word in ACADEMY),
+        ),
+        (
+            "similar",
+            "must not be like the username or the e-mail address",
+            lambda p: (
+                not any(is_like(p, name) and not holds(p, name) for name in names)
+            ),
+        ),
     )
 
 
@@ -89,59 +128,51 @@ class PasswordHasher:
     `queue` calls wait for each thread; beyond that Overloaded is raised at once.
     """
 
-    def __init__(self, threads: int | None = None, queue: int = 100) -> None:
-        self._threads = threads or max(1, (os.cpu_count() or 1) - 1)
-        self._pool = ThreadPoolExecutor(self._threads, thread_name_prefix="hash")
-        self._most = self._threads * (queue + 1)
-        self._busy = 0
-        self._idle = asyncio.Event()
+    def __init__(
+        self,
+        threads: int | None = None,
+        queue: int = 100,
+        patience: timedelta = LONGEST_WAIT,
+    ) -> None:
+        threads = threads or max(1, (os.cpu_count() or 1) - 1)
+        batches = 2 * LARGEST_BATCH
+        self._pool = HashingPool(
+            threads, queue=queue, batches=batches, patience=patience
+        )
         self._context = CryptContext(
             ["argon2", "bcrypt"],
             deprecated="auto",
             argon2__type="ID",
-            argon2__memory_cost=19 * KIB,
-            argon2__time_cost=2,
+            argon2__memory_cost=MEMORY_KIB,
+            argon2__time_cost=PASSES,
             argon2__parallelism=1,
         )
         self._dummy: str = self._context.hash(token_urlsafe())
 
     async def hash(self, password: str) -> str:
         """Give a new salted hash. Raises Overloaded."""
-        hashed: str = await self._run(lambda: self._context.hash(password))
+        hashed: str = await self._pool.run(partial(self._context.hash, password))
         return hashed
+
+    async def hash_all(self, passwords: Sequence[str]) -> list[str]:
+        """Give a new salted hash of each; log-ins go before. Raises Overloaded."""
+        works = [partial(self._context.hash, password) for password in passwords]
+        return await self._pool.run_all(works)
 
     async def verify(self, password: str, hashed: str | None) -> Verdict:
         """Tell whether the password made the hash; None takes as long and never does.
 
-        Raises Overloaded.
+        A bcrypt hash is made by no password above 72 bytes: bcrypt reads no further,
+        and what follows must not be left out of account. Raises Overloaded.
         """
+        if hashed and is_bcrypt(hashed) and len(password.encode()) > BCRYPT_READS:
+            hashed = None
         target = hashed or self._dummy
-        matches, upgraded = await self._run(
-            lambda: self._context.verify_and_update(password, target)
+        matches, upgraded = await self._pool.run(
+            partial(self._context.verify_and_update, password, target)
         )
         return Verdict(matches, upgraded) if hashed else Verdict(False)
 
-    async def _run(self, work: Callable[[], Result]) -> Result:
-        if self._busy >= self._most:
-            raise Overloaded(retry_after=timedelta(seconds=1))
-        self._busy += 1
-        self._idle.clear()
-        future = asyncio.get_running_loop().run_in_executor(self._pool, work)
-        # a cancelled caller's hash still keeps its thread: count what runs
-        future.add_done_callback(self._done)
-        return await asyncio.shield(future)
-
-    async def idle(self) -> None:
-        """Wait until no hash is being made."""
-        await self._idle.wait()
-
-    def _done(self, future: asyncio.Future[Result]) -> None:
-        self._busy -= 1
-        if not self._busy:
-            self._idle.set()
-        if not future.cancelled():
-            future.exception()  # read, or the loop complains of a caller gone
-
     def close(self) -> None:
         """End the pool once its present work is done."""
-        self._pool.shutdown(wait=True, cancel_futures=True)
+        self._pool.close()

@@ -6,16 +6,29 @@ in the log alone: a flood must not become a flood of rows.
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Callable, Coroutine
+from contextlib import aclosing
 from operator import attrgetter
+from typing import Any
 
 import structlog
 
 from server.domain.audit import AuditEvent, AuditStore
 from server.domain.clock import Clock
 from server.domain.errors import StoreUnavailable
-from server.rpc.call import Call, Failure, Interceptor, Method, Outcome, Proceed
+from server.rpc.call import (
+    Call,
+    Failure,
+    Interceptor,
+    Method,
+    Outcome,
+    Proceed,
+    Stream,
+)
 
 log = structlog.get_logger()
+Write = Callable[[Call, str], Coroutine[Any, Any, None]]
 _LOG_ALONE = frozenset(
     {
         "RATE_LIMITED",
@@ -63,7 +76,25 @@ def audited(method: Method, store: AuditStore, clock: Clock) -> Interceptor | No
                 account = getattr(failure.__cause__, "account_id", 0)
                 await write(call, failure.reason, account)
             raise
+        if not isinstance(reply, bytes):
+            return _streamed(call, reply, write)
         await write(call, "OK")
         return reply
 
     return intercept
+
+
+async def _streamed(call: Call, messages: Stream, write: Write) -> Stream:
+    """Write how a stream ended: part of it may be out, however that was."""
+    outcome = "CANCELLED"
+    try:
+        async with aclosing(messages):
+            async for message in messages:
+                yield message
+        outcome = "OK"
+    except Failure as failure:
+        outcome = failure.reason
+        raise
+    finally:
+        # who is gone may be cancelled twice; what was given out is written all the same
+        await asyncio.shield(write(call, outcome))

@@ -7,7 +7,8 @@ and its cause goes to the log under the request id (ASVS 16.5.1).
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import Mapping
+from contextlib import aclosing
 
 import structlog
 from google.protobuf.any_pb2 import Any
@@ -16,7 +17,7 @@ from google.protobuf.message import Message
 from google.rpc import code_pb2, error_details_pb2, status_pb2
 
 from server.domain.errors import AcademyError, DeadlineExceeded, Kind
-from server.rpc.call import Call, Failure, Outcome, Proceed
+from server.rpc.call import Call, Failure, Outcome, Proceed, Stream
 
 log = structlog.get_logger()
 DOMAIN = "blatam.academy"
@@ -25,21 +26,36 @@ _CODES: dict[Kind, int] = {kind: code_pb2.Code.Value(kind.name) for kind in Kind
 
 async def failing(call: Call, proceed: Proceed) -> Outcome:
     """Turn what is raised into a Failure; end the call at its deadline."""
+    ends = None
+    if call.timeout is not None:
+        ends = asyncio.get_running_loop().time() + call.timeout
     try:
-        async with asyncio.timeout(call.timeout) as scope:
+        async with asyncio.timeout_at(ends) as scope:
             outcome = await proceed(call)
     except Exception as error:
         expired = isinstance(error, TimeoutError) and scope.expired()
         raise _failure(call, DeadlineExceeded() if expired else error) from error
-    return outcome if isinstance(outcome, bytes) else _streamed(call, outcome)
+    return outcome if isinstance(outcome, bytes) else _streamed(call, outcome, ends)
 
 
-async def _streamed(call: Call, messages: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
-    try:
-        async for message in messages:
+async def _streamed(call: Call, messages: Stream, ends: float | None) -> Stream:
+    """Hold a stream to the same: each message is due before the call's deadline.
+
+    A deadline spans no `yield`: what the reader does meanwhile is not ours to end.
+    """
+    async with aclosing(messages):
+        while True:
+            try:
+                async with asyncio.timeout_at(ends) as scope:
+                    message = await anext(messages)
+            except StopAsyncIteration:
+                return
+            except Exception as error:
+                expired = isinstance(error, TimeoutError) and scope.expired()
+                raise _failure(
+                    call, DeadlineExceeded() if expired else error
+                ) from error
             yield message
-    except Exception as error:
-        raise _failure(call, error) from error
 
 
 def _failure(call: Call, error: Exception) -> Failure:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from contextlib import aclosing
 from time import perf_counter
 
 import grpc
 import structlog
 from structlog.contextvars import bind_contextvars, clear_contextvars
 
-from server.rpc.call import Call, Failure, Outcome, Proceed
+from server.rpc.call import Call, Failure, Outcome, Proceed, Stream
 
 log = structlog.get_logger()
 _NAMES: dict[int, str] = {code.value[0]: code.name for code in grpc.StatusCode}
@@ -38,19 +38,21 @@ async def logged(call: Call, proceed: Proceed) -> Outcome:
     return _streamed(call, started, outcome)
 
 
-async def _streamed(
-    call: Call, started: float, messages: AsyncIterator[bytes]
-) -> AsyncIterator[bytes]:
+async def _streamed(call: Call, started: float, messages: Stream) -> Stream:
     code, reason, sent = grpc.StatusCode.CANCELLED.value[0], "", 0
     try:
-        async for message in messages:
-            sent += 1
-            yield message
+        async with aclosing(messages):
+            async for message in messages:
+                sent += 1
+                yield message
+                # each message may be asked for by another task
+                bind_contextvars(request_id=call.request_id)
         code = 0
     except Failure as failure:
         code, reason = failure.code, failure.reason
         raise
     finally:
+        bind_contextvars(request_id=call.request_id)
         _write(call, started, code, reason, sent)
 
 

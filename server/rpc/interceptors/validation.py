@@ -24,15 +24,20 @@ async def validated(call: Call, proceed: Proceed) -> Outcome:
 
 def check(request: Message, body: bytes) -> None:
     """Raise InvalidFields with every rule that a request, of these bytes, breaks."""
-    violations = [
-        _violation(broken, cast(Descriptor, request.DESCRIPTOR))
-        for broken in _validator.collect_violations(request)
-    ]
+    violations = broken_rules(request)
     # Postgres takes no NUL in text; a walk is due only where there is a zero byte
     if b"\0" in body:
         violations += _nuls(request, "")
     if violations:
         raise InvalidFields(violations)
+
+
+def broken_rules(message: Message) -> list[Violation]:
+    """Give the rules that a message breaks, by the paths of its fields."""
+    return [
+        _violation(broken, cast(Descriptor, message.DESCRIPTOR))
+        for broken in _validator.collect_violations(message)
+    ]
 
 
 def _violation(broken: Broken, request: Descriptor) -> Violation:

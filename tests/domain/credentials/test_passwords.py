@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Iterator
+from time import perf_counter
 
 import pytest
 from passlib.hash import bcrypt
@@ -21,9 +22,11 @@ def hasher() -> Iterator[PasswordHasher]:
     hasher.close()
 
 
-def broken(password: str, policy: PasswordPolicy, username: str = "ana") -> set[str]:
+def broken(
+    password: str, policy: PasswordPolicy, username: str = "ana", email: str = ""
+) -> set[str]:
     try:
-        check_password(password, username, policy)
+        check_password(password, username, policy, email=email)
     except InvalidFields as error:
         return {violation.rule for violation in error.violations}
     return set()
@@ -94,16 +97,43 @@ async def test_a_full_queue_refuses(hasher: PasswordHasher) -> None:
     assert not (await hasher.verify("x", None)).matches
 
 
-async def test_a_cancelled_caller_frees_its_place_when_its_hash_ends(
-    hasher: PasswordHasher,
-) -> None:
-    """Cancelled calls neither leak places nor let the pool take more than it can."""
-    tasks = [asyncio.create_task(hasher.verify("x", None)) for _ in range(3)]
-    await asyncio.sleep(0)
-    for task in tasks:
-        task.cancel()
-    await asyncio.gather(*tasks, return_exceptions=True)
-    with pytest.raises(Overloaded):
-        await hasher.verify("x", None)
-    await hasher.idle()
-    assert not (await hasher.verify("x", None)).matches
+async def test_bcrypt_reads_no_more_than_72_bytes(hasher: PasswordHasher) -> None:
+    """R9: a longer password is plainly refused, whatever its first bytes are."""
+    long = "é" * 36  # 72 bytes
+    hashed = bcrypt.using(rounds=4).hash(long)
+    assert (await hasher.verify(long, hashed)).matches
+    assert not (await hasher.verify(long + "x", hashed)).matches
+
+
+async def test_a_batch_is_hashed_in_its_order(hasher: PasswordHasher) -> None:
+    one, two = await hasher.hash_all(["Blue7horse", "Green7horse"])
+    assert (await hasher.verify("Blue7horse", one)).matches
+    assert (await hasher.verify("Green7horse", two)).matches
+
+
+@pytest.mark.parametrize(
+    ("password", "rules"),
+    [
+        ("Ana.Lopez7", {"password.email"}),
+        ("xxL0pez7yy", {"password.email"}),
+        ("Blatam2026", {"password.context"}),
+        ("My4cademyX", {"password.context"}),
+        ("M4rgarita7", {"password.username"}),
+        ("Margarjta7", {"password.similar"}),
+        ("7Atiragram", {"password.similar"}),
+        ("Blue7horse", set()),
+    ],
+)
+def test_context_words(password: str, rules: set[str]) -> None:
+    """R10: the names of owner and academy, spelled otherwise, backwards or alike."""
+    email = "ana.lopez@example.com"
+    found = broken(password, PasswordPolicy.COMPOSITION, "margarita", email)
+    assert found == rules
+
+
+def test_comparing_costs_little() -> None:
+    """What is compared is bounded, however long and repetitive names are."""
+    started = perf_counter()
+    for _ in range(10):
+        broken("aA1" * 42, PasswordPolicy.COMPOSITION, "a" * 255)
+    assert perf_counter() - started < 1

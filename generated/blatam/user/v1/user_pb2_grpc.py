@@ -58,6 +58,16 @@ class UserServiceStub:
                 request_serializer=blatam_dot_user_dot_v1_dot_user__pb2.BatchGetUsersRequest.SerializeToString,
                 response_deserializer=blatam_dot_user_dot_v1_dot_user__pb2.BatchGetUsersResponse.FromString,
                 _registered_method=True)
+        self.BatchCreateUsers = channel.unary_unary(
+                '/blatam.user.v1.UserService/BatchCreateUsers',
+                request_serializer=blatam_dot_user_dot_v1_dot_user__pb2.BatchCreateUsersRequest.SerializeToString,
+                response_deserializer=blatam_dot_user_dot_v1_dot_user__pb2.BatchCreateUsersResponse.FromString,
+                _registered_method=True)
+        self.ExportUsers = channel.unary_stream(
+                '/blatam.user.v1.UserService/ExportUsers',
+                request_serializer=blatam_dot_user_dot_v1_dot_user__pb2.ExportUsersRequest.SerializeToString,
+                response_deserializer=blatam_dot_user_dot_v1_dot_user__pb2.ExportUsersResponse.FromString,
+                _registered_method=True)
         self.UpdateUser = channel.unary_unary(
                 '/blatam.user.v1.UserService/UpdateUser',
                 request_serializer=blatam_dot_user_dot_v1_dot_user__pb2.UpdateUserRequest.SerializeToString,
@@ -172,6 +182,26 @@ class UserServiceServicer:
         """Reads up to 100 accounts at once.
 
         Returns INVALID_ARGUMENT if there are more ids; missing ones are listed.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def BatchCreateUsers(self, request, context):
+        """Makes up to 1,000 accounts in one transaction. A row that cannot be made does
+        not keep the others from it: each has an outcome of its own.
+
+        Returns INVALID_ARGUMENT if there are too many rows, ALREADY_EXISTS
+        (REQUEST_ID_REUSED) if `request_id` was used for another request, and
+        RESOURCE_EXHAUSTED (OVERLOADED) if too many passwords wait to be hashed.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ExportUsers(self, request, context):
+        """Streams every account in the order of ids, as it is when its turn comes. Those
+        made meanwhile may be among them. A stream that broke is resumed by `after_id`.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -353,6 +383,16 @@ def add_UserServiceServicer_to_server(servicer, server):
                     servicer.BatchGetUsers,
                     request_deserializer=blatam_dot_user_dot_v1_dot_user__pb2.BatchGetUsersRequest.FromString,
                     response_serializer=blatam_dot_user_dot_v1_dot_user__pb2.BatchGetUsersResponse.SerializeToString,
+            ),
+            'BatchCreateUsers': grpc.unary_unary_rpc_method_handler(
+                    servicer.BatchCreateUsers,
+                    request_deserializer=blatam_dot_user_dot_v1_dot_user__pb2.BatchCreateUsersRequest.FromString,
+                    response_serializer=blatam_dot_user_dot_v1_dot_user__pb2.BatchCreateUsersResponse.SerializeToString,
+            ),
+            'ExportUsers': grpc.unary_stream_rpc_method_handler(
+                    servicer.ExportUsers,
+                    request_deserializer=blatam_dot_user_dot_v1_dot_user__pb2.ExportUsersRequest.FromString,
+                    response_serializer=blatam_dot_user_dot_v1_dot_user__pb2.ExportUsersResponse.SerializeToString,
             ),
             'UpdateUser': grpc.unary_unary_rpc_method_handler(
                     servicer.UpdateUser,
@@ -539,6 +579,60 @@ class UserService:
             '/blatam.user.v1.UserService/BatchGetUsers',
             blatam_dot_user_dot_v1_dot_user__pb2.BatchGetUsersRequest.SerializeToString,
             blatam_dot_user_dot_v1_dot_user__pb2.BatchGetUsersResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def BatchCreateUsers(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/blatam.user.v1.UserService/BatchCreateUsers',
+            blatam_dot_user_dot_v1_dot_user__pb2.BatchCreateUsersRequest.SerializeToString,
+            blatam_dot_user_dot_v1_dot_user__pb2.BatchCreateUsersResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ExportUsers(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/blatam.user.v1.UserService/ExportUsers',
+            blatam_dot_user_dot_v1_dot_user__pb2.ExportUsersRequest.SerializeToString,
+            blatam_dot_user_dot_v1_dot_user__pb2.ExportUsersResponse.FromString,
             options,
             channel_credentials,
             insecure,

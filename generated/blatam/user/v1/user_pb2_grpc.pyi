@@ -41,6 +41,18 @@ class UserServiceStub:
 
     Returns INVALID_ARGUMENT if there are more ids; missing ones are listed.
     """
+    BatchCreateUsers: _aio.UnaryUnaryMultiCallable[_user_pb2.BatchCreateUsersRequest, _user_pb2.BatchCreateUsersResponse]
+    """Makes up to 1,000 accounts in one transaction. A row that cannot be made does
+    not keep the others from it: each has an outcome of its own.
+
+    Returns INVALID_ARGUMENT if there are too many rows, ALREADY_EXISTS
+    (REQUEST_ID_REUSED) if `request_id` was used for another request, and
+    RESOURCE_EXHAUSTED (OVERLOADED) if too many passwords wait to be hashed.
+    """
+    ExportUsers: _aio.UnaryStreamMultiCallable[_user_pb2.ExportUsersRequest, _user_pb2.ExportUsersResponse]
+    """Streams every account in the order of ids, as it is when its turn comes. Those
+    made meanwhile may be among them. A stream that broke is resumed by `after_id`.
+    """
     UpdateUser: _aio.UnaryUnaryMultiCallable[_user_pb2.UpdateUserRequest, _user_pb2.UpdateUserResponse]
     """Changes an account; disabling it or changing its role ends its sessions.
 
@@ -183,6 +195,30 @@ class UserServiceServicer(metaclass=_abc_1.ABCMeta):
         """Reads up to 100 accounts at once.
 
         Returns INVALID_ARGUMENT if there are more ids; missing ones are listed.
+        """
+
+    @_abc_1.abstractmethod
+    def BatchCreateUsers(
+        self,
+        request: _user_pb2.BatchCreateUsersRequest,
+        context: _aio.ServicerContext[_user_pb2.BatchCreateUsersRequest, _abc.Awaitable[_user_pb2.BatchCreateUsersResponse]],
+    ) -> _abc.Awaitable[_user_pb2.BatchCreateUsersResponse]:
+        """Makes up to 1,000 accounts in one transaction. A row that cannot be made does
+        not keep the others from it: each has an outcome of its own.
+
+        Returns INVALID_ARGUMENT if there are too many rows, ALREADY_EXISTS
+        (REQUEST_ID_REUSED) if `request_id` was used for another request, and
+        RESOURCE_EXHAUSTED (OVERLOADED) if too many passwords wait to be hashed.
+        """
+
+    @_abc_1.abstractmethod
+    def ExportUsers(
+        self,
+        request: _user_pb2.ExportUsersRequest,
+        context: _aio.ServicerContext[_user_pb2.ExportUsersRequest, _abc.AsyncIterator[_user_pb2.ExportUsersResponse]],
+    ) -> _abc.AsyncIterator[_user_pb2.ExportUsersResponse]:
+        """Streams every account in the order of ids, as it is when its turn comes. Those
+        made meanwhile may be among them. A stream that broke is resumed by `after_id`.
         """
 
     @_abc_1.abstractmethod

@@ -1,0 +1,215 @@
+"""Server streams through the chain, over both ports: each end is told and logged."""
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from contextlib import aclosing, asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import grpc
+import pytest
+import structlog
+
+from blatam.policy.v1.policy_pb2 import Access, MethodPolicy
+from blatam.user.v1 import user_pb2 as pb
+from edge.port import CallError, CallPort, RemotePort, Reply
+from server import run
+from server.domain.audit import AuditEvent, AuditFilter
+from server.domain.errors import UserNotFound
+from server.rpc.addresses import Trust
+from server.rpc.call import Call, Method, Outcome, Stream, chained
+from server.rpc.interceptors.audit import audited
+from server.rpc.interceptors.errors import failing
+from server.rpc.interceptors.logging import logged
+from server.rpc.listener import Listener, grpc_server
+from server.rpc.local import LocalPort
+from tests.fakes import Clock
+
+PATH = "/t.Streams/Count"
+METHOD = Method(
+    PATH,
+    pb.GetUserRequest,
+    MethodPolicy(access=Access.ACCESS_PUBLIC, audit="numbers.counted"),
+    streams=True,
+)
+KIB = 1024
+
+
+@dataclass(slots=True)
+class Events:
+    """An audit log in memory."""
+
+    outcomes: list[str] = field(default_factory=list)
+
+    async def add(self, event: AuditEvent) -> None:
+        await asyncio.sleep(0)
+        self.outcomes.append(event.outcome)
+
+    async def page(
+        self, wanted: AuditFilter, before: int | None, size: int
+    ) -> list[AuditEvent]:
+        raise NotImplementedError
+
+
+@dataclass(slots=True)
+class Source:
+    """A stream of numbers; `then` follows the last."""
+
+    count: int
+    then: Callable[[], Awaitable[None]] | None = None
+    size: int = 1
+    given: int = 0
+    closed: asyncio.Event = field(default_factory=asyncio.Event)
+
+    async def __call__(self, _call: Call) -> Outcome:
+        return self._numbers()
+
+    async def _numbers(self) -> Stream:
+        try:
+            for number in range(self.count):
+                self.given += 1
+                yield b"%d" % number + b" " * (self.size - 1)
+            if self.then:
+                await self.then()
+        finally:
+            self.closed.set()
+
+
+@asynccontextmanager
+async def ports(source: Source, events: Events) -> AsyncIterator[dict[str, CallPort]]:
+    """Serve a source by gRPC and in process."""
+    audit = audited(METHOD, events, Clock())
+    assert audit
+    served = {PATH: (METHOD, chained([logged, audit, failing], source))}
+    server = grpc_server(Listener(Trust(())).handlers(served))
+    async with (
+        run.listening_grpc(server, "127.0.0.1:0") as port,
+        grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel,
+    ):
+        local = LocalPort(served, Trust(()), Reply, CallError)
+        yield {"grpc": RemotePort(channel), "local": local}
+
+
+def messages(port: CallPort, timeout: float | None = 30) -> AsyncGenerator[bytes, None]:
+    reply: Any = port.server_stream(PATH, b"", metadata=(), timeout=timeout)
+    stream: AsyncGenerator[bytes, None] = aiter(reply)
+    return stream
+
+
+async def read(port: CallPort, got: list[bytes], seconds: float = 30) -> None:
+    async for message in messages(port, seconds):
+        got.append(message)  # noqa: PERF401 - what came before a failure counts
+
+
+async def line(lines: list[Any]) -> dict[str, Any]:
+    """Give the call's one line, once it is written."""
+    found: list[Any] = []
+    async with asyncio.timeout(10):
+        while not found:
+            await asyncio.sleep(0.001)
+            found = [one for one in lines if one["event"] == "call"]
+    assert len(found) == 1
+    return dict(found[0])
+
+
+async def outcome(events: Events) -> str:
+    """Give the audit log's one outcome, once it is written."""
+    async with asyncio.timeout(10):
+        while not events.outcomes:  # noqa: ASYNC110 - seen from outside
+            await asyncio.sleep(0.001)
+    assert len(events.outcomes) == 1
+    return events.outcomes[0]
+
+
+def capture() -> Any:
+    return structlog.testing.capture_logs([structlog.contextvars.merge_contextvars])
+
+
+@pytest.mark.parametrize("name", ["grpc", "local"])
+async def test_the_end_is_logged_with_the_count(name: str) -> None:
+    """One line and one event, at the end: the code, and how many were sent."""
+    source, events = Source(3), Events()
+    async with ports(source, events) as found:
+        with capture() as lines:
+            got = [message async for message in messages(found[name])]
+            ended = await line(lines)
+    assert got == [b"0", b"1", b"2"]
+    assert (ended["code"], ended["sent"]) == ("OK", 3)
+    assert ended["request_id"]
+    assert await outcome(events) == "OK"
+
+
+@pytest.mark.parametrize("name", ["grpc", "local"])
+async def test_a_refusal_in_the_middle_reaches_the_caller(name: str) -> None:
+    """After two messages the third is a status with its details."""
+
+    async def refuse() -> None:
+        raise UserNotFound(7)
+
+    source, events = Source(2, refuse), Events()
+    async with ports(source, events) as found:
+        got: list[bytes] = []
+        with capture() as lines:
+            with pytest.raises(CallError) as caught:
+                await read(found[name], got)
+            ended = await line(lines)
+    assert got == [b"0", b"1"]
+    assert caught.value.code == grpc.StatusCode.NOT_FOUND.value[0]
+    assert b"USER_NOT_FOUND" in caught.value.status
+    assert dict(caught.value.trailers)["x-request-id"] == ended["request_id"]
+    told = (ended["code"], ended["reason"], ended["sent"])
+    assert told == ("NOT_FOUND", "USER_NOT_FOUND", 2)
+    assert await outcome(events) == "USER_NOT_FOUND"
+
+
+@pytest.mark.parametrize("name", ["grpc", "local"])
+async def test_the_deadline_ends_a_stream(name: str) -> None:
+    """What waits for the next message is cancelled; the caller is told why."""
+
+    async def for_ever() -> None:
+        await asyncio.sleep(60)
+
+    source, events = Source(1, for_ever), Events()
+    async with ports(source, events) as found:
+        with pytest.raises(CallError) as caught:
+            await read(found[name], [], seconds=0.2)
+        assert caught.value.code == grpc.StatusCode.DEADLINE_EXCEEDED.value[0]
+        async with asyncio.timeout(10):
+            await source.closed.wait()
+
+
+@pytest.mark.parametrize("name", ["grpc", "local"])
+async def test_a_reader_who_leaves_ends_the_generator(name: str) -> None:
+    """Its `finally` runs at once, and the log says CANCELLED."""
+
+    async def for_ever() -> None:
+        await asyncio.sleep(60)
+
+    source, events = Source(2, for_ever), Events()
+    async with ports(source, events) as found:
+        with capture() as lines:
+            async with aclosing(messages(found[name])) as stream:
+                assert await anext(stream) == b"0"
+            async with asyncio.timeout(10):
+                await source.closed.wait()
+            ended = await line(lines)
+    assert ended["code"] == "CANCELLED"
+    assert await outcome(events) == "CANCELLED"
+
+
+@pytest.mark.parametrize("name", ["grpc", "local"])
+async def test_a_slow_reader_holds_the_source_back(name: str) -> None:
+    """Messages are made as they are read, but for what the wire itself holds."""
+    most = 1_000
+    source, events = Source(most, size=64 * KIB), Events()
+    async with ports(source, events) as found:
+        async with aclosing(messages(found[name])) as stream:
+            assert await anext(stream)
+            before = -1
+            while source.given != before:
+                before = source.given
+                await asyncio.sleep(0.05)
+            assert source.given < most / 4
+        async with asyncio.timeout(10):
+            await source.closed.wait()
+        assert await outcome(events) == "CANCELLED"

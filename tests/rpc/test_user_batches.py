@@ -1,0 +1,182 @@
+"""BatchCreateUsers: many accounts in one call, each with its own outcome."""
+
+import asyncio
+from typing import Any
+from uuid import uuid4
+
+import grpc
+import sqlalchemy as sa
+from passlib.hash import argon2, bcrypt
+
+from blatam.auth.v1 import auth_pb2
+from blatam.user.v1 import user_pb2 as pb
+from server.domain.users import Role
+from server.store.connect import Database
+from tests.running import PASSWORD, Running
+from tests.status import refusal
+
+_argon2: Any = argon2  # its types are not published
+CHEAP = _argon2.using(type="ID", memory_cost=64, time_cost=1, parallelism=1)
+HASH = CHEAP.hash(PASSWORD)
+
+
+def row(name: str, **fields: Any) -> pb.NewUser:
+    given = {"email": f"{name}@example.com", "username": name, "password_hash": HASH}
+    return pb.NewUser(**given | fields)
+
+
+def told(answer: pb.BatchCreateUsersResponse) -> list[str]:
+    """Give the outcomes in short: a name, or a reason."""
+    assert [o.index for o in answer.outcomes] == list(range(len(answer.outcomes)))
+    return [o.user.username or o.error.reason for o in answer.outcomes]
+
+
+async def test_each_row_has_its_outcome(shared: Running) -> None:
+    """What one row lacks keeps no other from being made."""
+    root = await shared.signed_in(Role.ADMIN)
+    there = root.user
+    request = pb.BatchCreateUsersRequest(
+        users=[
+            row("batch_a"),
+            row("batch_b", email=there.email.upper()),
+            row("batch_c", username=there.username.upper()),
+            row("batch_d", role=pb.ROLE_TEACHER, password_hash="", password=PASSWORD),
+            row("batch_e", email="Batch_A@example.com"),
+            row("batch_f", username="BATCH_D"),
+            row("batch_g", email="batch_g", username="-"),
+            row("batch_h", password=PASSWORD),
+            row("batch_i", password_hash=""),
+            row("batch_j", password_hash="", password="bluehorse"),
+            row("batch_k", password_hash="$6$rounds=5000$salt$hash"),
+            row("batch_l", password_hash=bcrypt.using(rounds=4).hash("x")[:-1]),
+            row("batch_a"),
+            row("batch_m"),
+        ]
+    )
+    answer = await shared.users.BatchCreateUsers(request, metadata=root.metadata)
+    assert told(answer) == [
+        "batch_a", "EMAIL_TAKEN", "USERNAME_TAKEN", "batch_d", "EMAIL_TAKEN",
+        "USERNAME_TAKEN", *["INVALID_FIELDS"] * 6, "EMAIL_TAKEN", "batch_m",
+    ]  # fmt: skip
+    made = answer.outcomes[3].user
+    assert (made.role, made.is_active) == (pb.ROLE_TEACHER, True)
+    assert made.email == "batch_d@example.com"
+    faults = {
+        o.index: {(f.field, f.rule) for f in o.error.field_violations}
+        for o in answer.outcomes
+        if o.error.reason == "INVALID_FIELDS"
+    }
+    assert faults == {
+        6: {
+            ("email", "email.form"),
+            ("username", "username.form"),
+            ("username", "string.min_len"),
+        },
+        7: {("", "new_user.password")},
+        8: {("", "new_user.password")},
+        9: {("password", "password.upper"), ("password", "password.digit")},
+        10: {("passwordHash", "password_hash.format")},
+        11: {("passwordHash", "password_hash.format")},
+    }
+
+
+async def test_a_given_hash_is_upgraded_at_the_next_log_in(
+    service: Running, database_url: str
+) -> None:
+    """R12: it serves once, and ours stands in its place from then on."""
+    root = await service.signed_in(Role.ADMIN)
+    hashes = {"old_a": HASH, "old_b": bcrypt.using(rounds=4).hash(PASSWORD)}
+    rows = [row(name, password_hash=given) for name, given in hashes.items()]
+    request = pb.BatchCreateUsersRequest(users=rows)
+    await service.users.BatchCreateUsers(request, metadata=root.metadata)
+    database = Database(database_url)
+    for name, given in hashes.items():
+        query = sa.text("select hashed_password from users where username = :name")
+        async with database.reading() as connection:
+            kept = (await connection.execute(query, {"name": name})).scalar_one()
+            assert kept == given
+            await service.log_in(name)
+            kept = (await connection.execute(query, {"name": name})).scalar_one()
+        assert kept.startswith("$argon2id$v=19$m=19456,t=2,p=1$")
+        await service.log_in(name)
+        wrong = auth_pb2.LoginRequest(identifier=name, password="Wrong7horse")
+        await refusal(service.auth.Login(wrong))
+    await database.close()
+
+
+async def test_a_thousand_come_in_one_message(shared: Running) -> None:
+    """The cap on messages lets 1,000 rows with long names and hashes through."""
+    root = await shared.signed_in(Role.ADMIN)
+    rows = [
+        row(f"thousand_{n:04}", email=f"{n:04}{'x' * 60}@{'mail' * 15}.example.com")
+        for n in range(1000)
+    ]
+    request = pb.BatchCreateUsersRequest(users=rows, request_id=str(uuid4()))
+    assert request.ByteSize() > 250_000
+    answer = await shared.users.BatchCreateUsers(request, metadata=root.metadata)
+    assert told(answer) == [new.username for new in rows]
+    again = await shared.users.BatchCreateUsers(request, metadata=root.metadata)
+    assert again == answer
+    rows.append(row("thousand_and_one"))
+    refused = await refusal(
+        shared.users.BatchCreateUsers(
+            pb.BatchCreateUsersRequest(users=rows), metadata=root.metadata
+        )
+    )
+    assert refused.violations == {("users", "repeated.max_items")}
+
+
+async def test_a_hundred_may_come_with_a_password(shared: Running) -> None:
+    root = await shared.signed_in(Role.ADMIN)
+    rows = [row(f"word_{n}", password_hash="", password="x") for n in range(101)]
+    request = pb.BatchCreateUsersRequest(users=rows)
+    refused = await refusal(
+        shared.users.BatchCreateUsers(request, metadata=root.metadata)
+    )
+    assert refused.code is grpc.StatusCode.INVALID_ARGUMENT
+    assert refused.violations == {("", "users.max_passwords")}
+
+
+async def test_over_rest_a_row_is_told_by_name(shared: Running) -> None:
+    """201, the outcomes in order, no hash and no password in the answer."""
+    root = await shared.signed_in(Role.ADMIN)
+    rows = [
+        {"email": "r@example.com", "username": "rest_row", "passwordHash": HASH},
+        {"email": "r@example.com", "username": "rest_too", "passwordHash": HASH},
+    ]
+    answer = await shared.http.post(
+        "/api/v1/users:batchCreate", json={"users": rows}, headers=root.headers
+    )
+    assert answer.status_code == 201
+    first, second = answer.json()["outcomes"]
+    assert (first["index"], first["user"]["username"]) == (0, "rest_row")
+    assert second["error"]["reason"] == "EMAIL_TAKEN"
+    assert "argon2" not in answer.text
+
+
+async def test_batches_with_the_same_names_do_not_fail_each_other(
+    shared: Running,
+) -> None:
+    """L15: in whatever order they share names, each name is made once, no 5xx."""
+    root = await shared.signed_in(Role.ADMIN)
+    rows = [row(f"shared_{n}") for n in range(50)]
+    orders = [rows, rows[::-1], rows[25:] + rows[:25], rows]
+    answers = await asyncio.gather(
+        *(
+            shared.users.BatchCreateUsers(
+                pb.BatchCreateUsersRequest(users=order), metadata=root.metadata
+            )
+            for order in orders
+        )
+    )
+    made = [name for answer in answers for name in told(answer) if "shared" in name]
+    assert sorted(made) == sorted(new.username for new in rows)
+
+
+async def test_nobody_to_make_is_refused(shared: Running) -> None:
+    root = await shared.signed_in(Role.ADMIN)
+    request = pb.BatchCreateUsersRequest(users=[])
+    refused = await refusal(
+        shared.users.BatchCreateUsers(request, metadata=root.metadata)
+    )
+    assert refused.violations == {("users", "repeated.min_items")}

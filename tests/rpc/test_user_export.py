@@ -1,0 +1,89 @@
+"""ExportUsers: everybody, once, in order, however many there are."""
+
+import itertools
+from typing import Any
+
+import orjson
+import psutil
+import sqlalchemy as sa
+
+from blatam.user.v1 import user_pb2 as pb
+from server.domain.users import Role
+from server.store.connect import Database
+from tests.running import Running
+from tests.status import refusal
+
+MANY = 20_000
+MIB = 1024 * 1024
+
+
+async def fill(database: Database, count: int) -> None:
+    """Write accounts by SQL."""
+    statement = sa.text(
+        "insert into users (email, username, username_folded, hashed_password, role,"
+        " created_at, updated_at)"
+        " select 'f' || n || '@x.co', 'f' || n, 'f' || n, '', 1, now(), now()"
+        " from generate_series(1, :count) n"
+    )
+    async with database.transaction() as connection:
+        await connection.execute(statement, {"count": count})
+
+
+async def test_many_pass_through_flat_memory(
+    service: Running, database_url: str
+) -> None:
+    """In the order of ids, none left out, and memory does not grow with the count."""
+    root = await service.signed_in(Role.ADMIN)
+    database = Database(database_url)
+    await fill(database, MANY)
+    await database.close()
+    stream = service.users.ExportUsers(pb.ExportUsersRequest(), metadata=root.metadata)
+    process, last, sizes = psutil.Process(), 0, []
+    async for place, answer in aenumerate(stream):
+        assert answer.user.id > last
+        assert answer.user.email
+        last = answer.user.id
+        if place % 1000 == 0:
+            sizes.append(process.memory_info().rss)
+    assert place == MANY  # and root
+    assert max(sizes[2:]) - sizes[2] < 8 * MIB
+
+
+async def aenumerate(stream: Any) -> Any:
+    numbers = itertools.count()
+    async for item in stream:
+        yield next(numbers), item
+
+
+async def test_it_is_resumed_after_the_last_one_received(service: Running) -> None:
+    root = await service.signed_in(Role.ADMIN)
+    for _ in range(3):
+        await service.sign_up()
+    everybody = await exported(service, root.metadata, 0)
+    assert len(everybody) == 4
+    assert await exported(service, root.metadata, everybody[1]) == everybody[2:]
+    assert await exported(service, root.metadata, everybody[-1]) == []
+    refused = await refusal(first(service, root.metadata, -1))
+    assert refused.violations == {("afterId", "int64.gte")}
+
+
+async def exported(service: Running, metadata: Any, after_id: int) -> list[int]:
+    request = pb.ExportUsersRequest(after_id=after_id)
+    stream = service.users.ExportUsers(request, metadata=metadata)
+    return [answer.user.id async for answer in stream]
+
+
+async def first(service: Running, metadata: Any, after_id: int) -> object:
+    request = pb.ExportUsersRequest(after_id=after_id)
+    return await service.users.ExportUsers(request, metadata=metadata).read()
+
+
+async def test_over_rest_each_line_is_a_user(shared: Running) -> None:
+    root = await shared.signed_in(Role.ADMIN)
+    answer = await shared.http.get(
+        f"/api/v1/users:export?after_id={root.user.id - 1}",
+        headers=root.headers | {"accept": "application/x-ndjson"},
+    )
+    found = [orjson.loads(line) for line in answer.text.splitlines()]
+    assert found[0]["username"] == root.user.username
+    assert found[0]["email"] == root.user.email
