@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+
 from blatam.post.v1 import post_pb2 as pb
 from server.domain.paging import Sort
 from server.domain.posts.posts import Post, PostFilter, Posts, State
@@ -83,6 +86,14 @@ class PostMethods:
         )
         shown = [message(post) for post in page.rows.items]
         return pb.ListPostsResponse(items=shown, **numbers(page))
+
+    async def ExportPosts(
+        self, request: pb.ExportPostsRequest, call: Call
+    ) -> AsyncGenerator[pb.ExportPostsResponse, None]:
+        """Stream every post."""
+        async with aclosing(self._posts.export(request.after_id)) as found:
+            async for post in found:
+                yield pb.ExportPostsResponse(post=message(post))
 
 
 def _filter(request: pb.ListPostsRequest) -> PostFilter:

@@ -28,14 +28,14 @@ async def page(
     request: PageRequest,
 ) -> Rows[Post]:
     """Give one page, by at most three statements."""
-    branches = _branches(wanted, reader)
+    branches = branches_of(wanted, reader)
     if not branches:
         return Rows([], False, 0, False)
     rows = [sa.select(sa.literal(1)).select_from(table).where(*b) for b in branches]
     count: sa.ColumnElement[int] = capped_count(rows[0])
     for more in rows[1:]:
         count = count + capped_count(more)
-    query = _query(branches, WHOLE if wanted.whole else BRIEF, count, sort, request)
+    query = query_of(branches, WHOLE if wanted.whole else BRIEF, count, sort, request)
     async with database.reading() as connection:
         found = (await connection.execute(query)).all()
         known = found[0].total if found else None
@@ -44,7 +44,8 @@ async def page(
     return Rows(items, len(found) > request.size, total, total > REACH)
 
 
-def _branches(wanted: PostFilter, reader: Reader) -> list[Branch]:
+def branches_of(wanted: PostFilter, reader: Reader) -> list[Branch]:
+    """Give the conditions of each branch; none where there is nothing to be seen."""
     common: Branch = [AUTHOR_THERE]
     if wanted.author_id:
         common.append(table.c.user_id == wanted.author_id)
@@ -66,7 +67,7 @@ def _branches(wanted: PostFilter, reader: Reader) -> list[Branch]:
     return branches
 
 
-def _query(
+def query_of(
     branches: list[Branch],
     columns: tuple[sa.ColumnElement[Any], ...],
     count: sa.ColumnElement[int],

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from datetime import datetime
 from functools import partial
@@ -99,6 +99,14 @@ class PostgresPosts:
     ) -> Rows[Post]:
         """Give one page, by at most three statements."""
         return await listing.page(self._database, wanted, reader, sort, request)
+
+    async def after(self, post_id: int, size: int) -> Sequence[Post]:
+        """Give the next posts above an id, drafts too, in the order of ids."""
+        above = sa.select(*WHOLE).where(table.c.id > post_id, THERE, AUTHOR_THERE)
+        query = above.order_by(table.c.id).limit(size)
+        async with self._database.reading() as connection:
+            rows = (await connection.execute(query)).all()
+            return await posts_of(connection, rows)
 
     def _writing(
         self, once: Once[Post] | None, field: str

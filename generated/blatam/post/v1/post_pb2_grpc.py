@@ -61,6 +61,11 @@ class PostServiceStub:
                 request_serializer=blatam_dot_post_dot_v1_dot_post__pb2.ListPostsRequest.SerializeToString,
                 response_deserializer=blatam_dot_post_dot_v1_dot_post__pb2.ListPostsResponse.FromString,
                 _registered_method=True)
+        self.ExportPosts = channel.unary_stream(
+                '/blatam.post.v1.PostService/ExportPosts',
+                request_serializer=blatam_dot_post_dot_v1_dot_post__pb2.ExportPostsRequest.SerializeToString,
+                response_deserializer=blatam_dot_post_dot_v1_dot_post__pb2.ExportPostsResponse.FromString,
+                _registered_method=True)
         self.CreateCategory = channel.unary_unary(
                 '/blatam.post.v1.PostService/CreateCategory',
                 request_serializer=blatam_dot_post_dot_v1_dot_category__pb2.CreateCategoryRequest.SerializeToString,
@@ -139,6 +144,14 @@ class PostServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ExportPosts(self, request, context):
+        """Gives every post, drafts too, in the order of their ids. What the client does
+        not read is not fetched.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def CreateCategory(self, request, context):
         """Makes a category.
 
@@ -207,6 +220,11 @@ def add_PostServiceServicer_to_server(servicer, server):
                     servicer.ListPosts,
                     request_deserializer=blatam_dot_post_dot_v1_dot_post__pb2.ListPostsRequest.FromString,
                     response_serializer=blatam_dot_post_dot_v1_dot_post__pb2.ListPostsResponse.SerializeToString,
+            ),
+            'ExportPosts': grpc.unary_stream_rpc_method_handler(
+                    servicer.ExportPosts,
+                    request_deserializer=blatam_dot_post_dot_v1_dot_post__pb2.ExportPostsRequest.FromString,
+                    response_serializer=blatam_dot_post_dot_v1_dot_post__pb2.ExportPostsResponse.SerializeToString,
             ),
             'CreateCategory': grpc.unary_unary_rpc_method_handler(
                     servicer.CreateCategory,
@@ -365,6 +383,33 @@ class PostService:
             '/blatam.post.v1.PostService/ListPosts',
             blatam_dot_post_dot_v1_dot_post__pb2.ListPostsRequest.SerializeToString,
             blatam_dot_post_dot_v1_dot_post__pb2.ListPostsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ExportPosts(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/blatam.post.v1.PostService/ExportPosts',
+            blatam_dot_post_dot_v1_dot_post__pb2.ExportPostsRequest.SerializeToString,
+            blatam_dot_post_dot_v1_dot_post__pb2.ExportPostsResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -49,6 +49,10 @@ class PostServiceStub:
     Returns INVALID_ARGUMENT if a page number reaches beyond row 10,000, or if the
     token does not fit the request.
     """
+    ExportPosts: _aio.UnaryStreamMultiCallable[_post_pb2.ExportPostsRequest, _post_pb2.ExportPostsResponse]
+    """Gives every post, drafts too, in the order of their ids. What the client does
+    not read is not fetched.
+    """
     CreateCategory: _aio.UnaryUnaryMultiCallable[_category_pb2.CreateCategoryRequest, _category_pb2.CreateCategoryResponse]
     """Makes a category.
 
@@ -138,6 +142,16 @@ class PostServiceServicer(metaclass=_abc_1.ABCMeta):
 
         Returns INVALID_ARGUMENT if a page number reaches beyond row 10,000, or if the
         token does not fit the request.
+        """
+
+    @_abc_1.abstractmethod
+    def ExportPosts(
+        self,
+        request: _post_pb2.ExportPostsRequest,
+        context: _aio.ServicerContext[_post_pb2.ExportPostsRequest, _abc.AsyncIterator[_post_pb2.ExportPostsResponse]],
+    ) -> _abc.AsyncIterator[_post_pb2.ExportPostsResponse]:
+        """Gives every post, drafts too, in the order of their ids. What the client does
+        not read is not fetched.
         """
 
     @_abc_1.abstractmethod
