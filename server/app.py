@@ -18,9 +18,11 @@ from edge.config import EdgeSettings, TokenCookie
 from edge.port import CallError, CallPort, RemotePort, Reply
 from server.background import following
 from server.config import Settings, require
+from server.deliveries import delivering
 from server.domain.audit import Audit
 from server.domain.auth import Authentication
 from server.domain.clock import Clock, system_clock
+from server.domain.credentials.mailed_tokens import MailedTokens
 from server.domain.credentials.passwords import PasswordHasher
 from server.domain.credentials.revocations import Revocations
 from server.domain.credentials.rotation import SigningKeys
@@ -29,7 +31,9 @@ from server.domain.credentials.service_keys import ServiceKeys
 from server.domain.credentials.sessions import RefreshLimits, RefreshTokens
 from server.domain.credentials.tokens import AccessTokens, KeyRing
 from server.domain.limits import Limiter, SlidingWindows, Window
+from server.domain.outbox.letters import Letters
 from server.domain.paging import PageTokens
+from server.domain.recovery import Recovery
 from server.domain.requests import Requests
 from server.domain.revocation_watch import RevocationWatch
 from server.domain.user_batches import UserBatches
@@ -43,6 +47,7 @@ from server.rpc.health import Health, remote_readiness
 from server.rpc.interceptors.errors import DOMAIN
 from server.rpc.listener import Guards, Listener, grpc_server, serve_methods
 from server.rpc.local import LocalPort
+from server.rpc.recovery import RecoveryService
 from server.rpc.reflection import reflect
 from server.rpc.signing_keys import SigningKeyService
 from server.rpc.users import UserService
@@ -52,12 +57,16 @@ from server.store.answers import PostgresAnswers
 from server.store.audit import PostgresAudit
 from server.store.buckets import RedisBuckets
 from server.store.connect import Database, redis_client
+from server.store.mailed_tokens import PostgresMailedTokens
+from server.store.outbox import PostgresOutbox
+from server.store.retention import Retention
 from server.store.revocations import RevocationFeed
 from server.store.service_keys import PostgresServiceKeys
 from server.store.sessions import PostgresSessions
 from server.store.signing_keys import PostgresSigningKeys
 from server.store.user_batches import PostgresUserBatches
 from server.store.user_cache import CachedUsers
+from server.store.user_reads import UserReads
 from server.store.users import PostgresUsers
 
 Rates = Mapping[str, Sequence[contract.RateRule]]
@@ -137,24 +146,26 @@ async def academy(
     services = PostgresServiceKeys(base.database, base.clock)
     keys = _kept_keys(base, ring)
     accounts = CachedUsers(base.database, base.redis, base.feed)
-    authentication = _authentication(base, ring, ServiceKeys(services, base.clock))
-    audit = Audit(events, page_tokens(base))
+    outbox = PostgresOutbox(base.database)
+    known = ServiceKeys(services, base.clock)
+    authentication = _authentication(base, ring, known, outbox)
+    mailed = PostgresMailedTokens(base.database, base.feed, accounts.cache.keep)
     servicers = {
         "blatam.user.v1.UserService": (
             UserService(users(base, accounts)),
             BulkUserService(user_batches(base), UserExport(accounts)),
         ),
         "blatam.auth.v1.AuthService": (
-            AuthService(authentication, ring, audit),
+            AuthService(authentication, ring, Audit(events, page_tokens(base))),
+            RecoveryService(Recovery(authentication, mailed)),
             RevocationService(RevocationWatch(base.feed)),
             SigningKeyService(signing_keys(base, keys)),
         ),
     }
     served = serve_methods(servicers, _guards(base, authentication, events))
     trust = Trust(settings.trusted_proxies)
-    health = Health(
-        base.database.ping, list(servicers), lame_duck, base.feed.tail.close
-    )
+    ends = (base.feed.tail.close,)
+    health = Health(base.database.ping, list(servicers), lame_duck, *ends)
     server = grpc_server(Listener(trust).handlers(served))
     health.add_to(server)
     if settings.debug:
@@ -164,9 +175,26 @@ async def academy(
     fresh = (keys, base.feed, services, health)
     for source in fresh:
         await source.look()
-    works = [source.follow for source in (*fresh, accounts.cache)]
-    async with following(*works, base.feed.listen, keys.listen):
+    works = [source.follow for source in (*fresh, accounts.cache, _retention(base))]
+    letters = _letters(base, outbox, mailed)
+    async with (
+        following(*works, base.feed.listen, keys.listen),
+        delivering(settings, outbox, letters, base.clock),
+    ):
         yield Academy(health, server, port, edge_app(port, edge))
+
+
+def _retention(base: Ground) -> Retention:
+    kept = base.settings.user_retention
+    return Retention(base.database, base.feed, kept, base.clock)
+
+
+def _letters(
+    base: Ground, outbox: PostgresOutbox, mailed: PostgresMailedTokens
+) -> Letters:
+    tokens = MailedTokens(mailed, base.secret.mac("mailed-tokens"), base.clock)
+    users, accounts = UserReads(base.database), PostgresAccounts(base.database)
+    return Letters(users, accounts, outbox, tokens)
 
 
 def _guards(
@@ -220,7 +248,7 @@ def user_batches(base: Ground) -> UserBatches:
 
 
 def _authentication(
-    base: Ground, ring: KeyRing, service_keys: ServiceKeys
+    base: Ground, ring: KeyRing, service_keys: ServiceKeys, outbox: PostgresOutbox
 ) -> Authentication:
     settings = base.settings
     limits = RefreshLimits(
@@ -239,6 +267,7 @@ def _authentication(
         revocations=base.known,
         service_keys=service_keys,
         attempts=base.limiter,
+        mailing=outbox,
         policy=settings.password_policy,
         clock=base.clock,
     )

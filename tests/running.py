@@ -1,6 +1,6 @@
 """The whole service in this process: a listener on a port of its own, and its edge."""
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -17,15 +17,21 @@ from blatam.user.v1.user_pb2_grpc import UserServiceStub
 from edge.port import CallPort
 from server import run
 from server.app import academy, ground
-from server.config import load
+from server.config import Settings, load
 from server.domain.users import Role, UserEdit
 from server.store.users import PostgresUsers
+from tests.mailbox import Mailbox, mailbox
 
 PASSWORD = "Blue7horse"
 NO_LIMITS: dict[str, list[object]] = {
     "blatam.user.v1.UserService/CreateUser": [],
     "blatam.auth.v1.AuthService/Login": [],
     "blatam.auth.v1.AuthService/RefreshToken": [],
+    "blatam.auth.v1.AuthService/RequestPasswordReset": [],
+    "blatam.auth.v1.AuthService/ResetPassword": [],
+    "blatam.auth.v1.AuthService/RequestEmailVerification": [],
+    "blatam.auth.v1.AuthService/VerifyEmail": [],
+    "blatam.auth.v1.AuthService/ChangeEmail": [],
 }
 _numbers = count(1)
 
@@ -39,6 +45,7 @@ class Running:
     http: httpx.AsyncClient
     port: CallPort
     accounts: PostgresUsers
+    mailbox: Mailbox
     drain: Callable[[], Awaitable[None]]
     users: UserServiceStub = field(init=False)
     auth: AuthServiceStub = field(init=False)
@@ -99,9 +106,9 @@ async def running(
         "debug": True,
         **settings,
     }
-    loaded = load(database_url=database_url, redis_url=redis_url, **given)
     async with (
-        ground(loaded) as base,
+        mailbox() as box,
+        ground(_loaded(database_url, redis_url, box, given)) as base,
         academy(base) as built,
         run.listening_grpc(built.grpc, "127.0.0.1:0") as port,
         grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel,
@@ -112,4 +119,12 @@ async def running(
     ):
         accounts = PostgresUsers(base.database, base.feed)
         address, drain = f"127.0.0.1:{port}", built.health.drain
-        yield Running(channel, address, http, built.port, accounts, drain)
+        yield Running(channel, address, http, built.port, accounts, box, drain)
+
+
+def _loaded(
+    database_url: str, redis_url: str, box: Mailbox, given: Mapping[str, Any]
+) -> Settings:
+    return load(
+        database_url=database_url, redis_url=redis_url, smtp_url=box.url, **given
+    )

@@ -4,6 +4,7 @@
     ├── InvalidFields            which fields break which rules
     ├── MalformedRequest
     ├── TokenMissing, TokenInvalid, InvalidCredentials, RefreshTokenInvalid
+    ├── MailedTokenInvalid
     ├── AccessDenied, UserRequired
     ├── UserNotFound, SessionNotFound, ServiceKeyNotFound
     ├── EtagMismatch, LastAdmin, NextKeyTooNew
@@ -137,6 +138,16 @@ class RefreshTokenInvalid(AcademyError):
     def __init__(self, cause: str) -> None:
         super().__init__("the refresh token is not valid, or no longer; log in again")
         self.add_note(cause)
+
+
+class MailedTokenInvalid(AcademyError):
+    """A token from a mail that is unknown, used, too old or no longer fitting."""
+
+    kind = Kind.INVALID_ARGUMENT
+    reason = "MAILED_TOKEN_INVALID"
+
+    def __init__(self) -> None:
+        super().__init__("the token is not valid, or no longer: ask for a new mail")
 
 
 class AccessDenied(AcademyError):

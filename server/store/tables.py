@@ -65,6 +65,11 @@ sessions = sa.Table(
     sa.Column("ended_at", Moment),
     sa.Index("idx_sessions_user_id", "user_id"),
     sa.Index("idx_sessions_expires_at", "expires_at"),
+    sa.Index(
+        "idx_sessions_ended_at",
+        "ended_at",
+        postgresql_where=sa.text("ended_at is not null"),
+    ),
 )
 
 # Read by every process twice a second. `written_by` is the transaction that wrote

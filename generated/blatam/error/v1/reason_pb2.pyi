@@ -100,6 +100,10 @@ class _ReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Reason.ValueTy
     """HTTP 431: the headers are larger than the service reads."""
     REASON_ORIGIN_NOT_ALLOWED: _Reason.ValueType  # 30
     """HTTP 403: a call with cookies came from another site."""
+    REASON_MAILED_TOKEN_INVALID: _Reason.ValueType  # 31
+    """INVALID_ARGUMENT: the token from a mail is unknown, used or too old, or no longer
+    fits its account.
+    """
     REASON_SERVER_STOPPING: _Reason.ValueType  # 51
     """UNAVAILABLE: this process is about to stop; another one answers, and goes on
     after the last `resume_token`.
@@ -192,6 +196,10 @@ REASON_HEADERS_TOO_LARGE: Reason.ValueType  # 29
 """HTTP 431: the headers are larger than the service reads."""
 REASON_ORIGIN_NOT_ALLOWED: Reason.ValueType  # 30
 """HTTP 403: a call with cookies came from another site."""
+REASON_MAILED_TOKEN_INVALID: Reason.ValueType  # 31
+"""INVALID_ARGUMENT: the token from a mail is unknown, used or too old, or no longer
+fits its account.
+"""
 REASON_SERVER_STOPPING: Reason.ValueType  # 51
 """UNAVAILABLE: this process is about to stop; another one answers, and goes on
 after the last `resume_token`.
