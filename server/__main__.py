@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 import sys
-from collections.abc import AsyncIterator, Coroutine, Iterator
+from collections.abc import AsyncIterator, Coroutine, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from datetime import timedelta
 from typing import Annotated, Any
@@ -19,7 +19,15 @@ from edge.listener import DeadlinedProtocol
 from edge.openapi import document as openapi_document
 from server import doctor as checks
 from server import run, state
-from server.app import academy, edge_settings, ground, rates, remote_edge, users
+from server.app import (
+    academy,
+    edge_settings,
+    ground,
+    rates,
+    remote_edge,
+    signing_keys,
+    users,
+)
 from server.config import (
     ConfigurationError,
     Settings,
@@ -27,6 +35,7 @@ from server.config import (
     load,
     require,
 )
+from server.domain.credentials.rotation import KeyInfo
 from server.domain.errors import AcademyError
 from server.domain.users import Role
 from server.embedded.processes import EmbeddedServerError
@@ -44,6 +53,8 @@ cli = typer.Typer(
 )
 admin = typer.Typer(no_args_is_help=True, help="Look after admins.")
 cli.add_typer(admin, name="admin")
+keys = typer.Typer(no_args_is_help=True, help="Look after the keys that sign tokens.")
+cli.add_typer(keys, name="keys")
 # between NOT_SERVING and the last answer: a probe a second sees it (L12)
 LAME_DUCK = timedelta(seconds=2)
 _REFUSALS = (
@@ -233,6 +244,38 @@ async def _create_admin(
     async with ground(settings) as base:
         user = await users(base).register(email, username, password, role=Role.ADMIN)
     typer.echo(f"admin {user.username}, user {user.id}")
+
+
+@keys.command("list")
+def list_keys() -> None:
+    """List the keys, the newest first."""
+    _run(_list_keys(state.completed(_loaded())))
+
+
+async def _list_keys(settings: Settings) -> None:
+    async with ground(settings) as base:
+        _print_keys(await signing_keys(base).list())
+
+
+@keys.command("rotate")
+def rotate_keys(
+    force: Annotated[
+        bool, typer.Option("--force", help="Do not wait for who keeps the key set.")
+    ] = False,
+) -> None:
+    """Have the next key sign; every process learns it at once."""
+    _run(_rotate_keys(state.completed(_loaded()), force))
+
+
+async def _rotate_keys(settings: Settings, force: bool) -> None:
+    async with ground(settings) as base:
+        _print_keys(await signing_keys(base).rotate(force=force))
+
+
+def _print_keys(found: Sequence[KeyInfo]) -> None:
+    for key in found:
+        made = key.created_at.isoformat(timespec="seconds")
+        typer.echo(f"{key.kid}  {key.state.name.lower():<8} made {made}")
 
 
 @cli.command()

@@ -26,6 +26,7 @@ from server.domain.clock import Clock, system_clock
 from server.domain.credentials.mailed_tokens import MailedTokens
 from server.domain.credentials.passwords import PasswordHasher
 from server.domain.credentials.revocations import Revocations
+from server.domain.credentials.rotation import SigningKeys
 from server.domain.credentials.secret_key import SecretKey
 from server.domain.credentials.service_keys import ServiceKeys
 from server.domain.credentials.sessions import RefreshLimits, RefreshTokens
@@ -35,6 +36,7 @@ from server.domain.outbox.letters import Letters
 from server.domain.paging import PageTokens
 from server.domain.recovery import Recovery
 from server.domain.requests import Requests
+from server.domain.revocation_watch import RevocationWatch
 from server.domain.user_batches import UserBatches
 from server.domain.user_export import UserExport
 from server.domain.users import Users
@@ -48,7 +50,9 @@ from server.rpc.listener import Guards, Listener, grpc_server, serve_methods
 from server.rpc.local import LocalPort
 from server.rpc.recovery import RecoveryService
 from server.rpc.reflection import reflect
+from server.rpc.signing_keys import SigningKeyService
 from server.rpc.users import UserService
+from server.rpc.watches import RevocationService
 from server.store.accounts import PostgresAccounts
 from server.store.answers import PostgresAnswers
 from server.store.audit import PostgresAudit
@@ -141,14 +145,12 @@ async def academy(
     settings, ring = base.settings, KeyRing()
     events = PostgresAudit(base.database)
     services = PostgresServiceKeys(base.database, base.clock)
-    keys = PostgresSigningKeys(base.database, base.secret, ring, base.clock)
+    keys = _kept_keys(base, ring)
     accounts = CachedUsers(base.database, base.redis, base.feed)
     outbox = PostgresOutbox(base.database)
-    authentication = _authentication(
-        base, ring, ServiceKeys(services, base.clock), outbox
-    )
+    known = ServiceKeys(services, base.clock)
+    authentication = _authentication(base, ring, known, outbox)
     mailed = PostgresMailedTokens(base.database, base.feed, accounts.cache.keep)
-    audit = Audit(events, page_tokens(base))
     servicers = {
         "blatam.user.v1.UserService": (
             UserService(users(base, accounts)),
@@ -156,8 +158,10 @@ async def academy(
             *systems.members(base.database, accounts, page_tokens(base), base.clock),
         ),
         "blatam.auth.v1.AuthService": (
-            AuthService(authentication, ring, audit),
+            AuthService(authentication, ring, Audit(events, page_tokens(base))),
             RecoveryService(Recovery(authentication, mailed)),
+            RevocationService(RevocationWatch(base.feed)),
+            SigningKeyService(signing_keys(base, keys)),
         ),
         "blatam.post.v1.PostService": systems.posts(
             base.database, page_tokens(base), base.clock
@@ -165,7 +169,8 @@ async def academy(
     }
     served = serve_methods(servicers, _guards(base, authentication, events))
     trust = Trust(settings.trusted_proxies)
-    health = Health(base.database.ping, list(servicers), lame_duck)
+    ends = (base.feed.tail.close,)
+    health = Health(base.database.ping, list(servicers), lame_duck, *ends)
     server = grpc_server(Listener(trust).handlers(served))
     health.add_to(server)
     if settings.debug:
@@ -175,14 +180,18 @@ async def academy(
     fresh = (keys, base.feed, services, health)
     for source in fresh:
         await source.look()
-    swept = Retention(base.database, base.feed, settings.user_retention, base.clock)
-    works = [source.follow for source in (*fresh, accounts.cache, swept)]
+    works = [source.follow for source in (*fresh, accounts.cache, _retention(base))]
     letters = _letters(base, outbox, mailed)
     async with (
-        following(*works, base.feed.listen),
+        following(*works, base.feed.listen, keys.listen),
         delivering(settings, outbox, letters, base.clock),
     ):
         yield Academy(health, server, port, edge_app(port, edge))
+
+
+def _retention(base: Ground) -> Retention:
+    kept = base.settings.user_retention
+    return Retention(base.database, base.feed, kept, base.clock)
 
 
 def _letters(
@@ -198,12 +207,22 @@ def _guards(
 ) -> Guards:
     return Guards(
         verify=authentication.identify,
+        learn=authentication.access.ring.learn,
         limiter=base.limiter,
         requests=Requests(PostgresAnswers(base.database), base.secret.mac("requests")),
         audit=events,
         clock=base.clock,
         rates=rates(base.settings),
     )
+
+
+def _kept_keys(base: Ground, ring: KeyRing) -> PostgresSigningKeys:
+    return PostgresSigningKeys(base.database, base.redis, base.secret, ring, base.clock)
+
+
+def signing_keys(base: Ground, kept: PostgresSigningKeys | None = None) -> SigningKeys:
+    """Give the rules of the keys that sign access tokens over their store."""
+    return SigningKeys(kept or _kept_keys(base, KeyRing()), base.clock)
 
 
 def page_tokens(base: Ground) -> PageTokens:

@@ -1,6 +1,6 @@
 """The whole service in this process: a listener on a port of its own, and its edge."""
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -47,6 +47,7 @@ class Running:
     port: CallPort
     accounts: PostgresUsers
     mailbox: Mailbox
+    drain: Callable[[], Awaitable[None]]
     users: UserServiceStub = field(init=False)
     auth: AuthServiceStub = field(init=False)
     posts: PostServiceStub = field(init=False)
@@ -120,8 +121,8 @@ async def running(
         ) as http,
     ):
         accounts = PostgresUsers(base.database, base.feed)
-        address = f"127.0.0.1:{port}"
-        yield Running(channel, address, http, built.port, accounts, box)
+        address, drain = f"127.0.0.1:{port}", built.health.drain
+        yield Running(channel, address, http, built.port, accounts, box, drain)
 
 
 def _loaded(

@@ -22,6 +22,7 @@ from server.domain.credentials.tokens import LIFETIME, AccessTokens, Claims
 from server.domain.errors import (
     AccessDenied,
     InvalidCredentials,
+    KeyUnknown,
     RefreshTokenInvalid,
     SessionNotFound,
     TokenInvalid,
@@ -273,15 +274,29 @@ class Authentication:
         await self.sessions.end(UUID(session_id), self.clock())
 
     def identify(self, token: str) -> Caller:
-        """Give whose access token or service key it is. Raises TokenInvalid. No I/O."""
+        """Give whose access token or service key it is.
+
+        Raises TokenInvalid; KeyUnknown if its key is worth a look. No I/O.
+        """
         if token.startswith(PREFIX):
             key = self.service_keys.verify(token)
             return Caller(service_id=key.id, sees_private=key.private_fields)
         claims = self.verify(token)
         return Caller(claims.user_id, claims.session_id, claims.role == Role.ADMIN)
 
+    async def introspect(self, token: str) -> Claims:
+        """Give what an access token in force says. Raises TokenInvalid."""
+        try:
+            return self.verify(token)
+        except KeyUnknown:
+            await self.access.ring.learn()
+            return self.verify(token)
+
     def verify(self, token: str) -> Claims:
-        """Give what an access token in force says. Raises TokenInvalid. No I/O."""
+        """Give what an access token in force says.
+
+        Raises TokenInvalid; KeyUnknown if its key is worth a look. No I/O.
+        """
         claims = self.access.verify(token)
         if self.revocations.covers(claims.session_id):
             raise TokenInvalid("the session has ended")

@@ -9,10 +9,11 @@
     ├── UserNotFound, SessionNotFound, ServiceKeyNotFound
     ├── ProfileNotFound, ProfileExists, SelfFollow
     ├── PostNotFound, CategoryNotFound, SlugTaken, CategoryInUse
-    ├── EtagMismatch, LastAdmin
+    ├── EtagMismatch, LastAdmin, NextKeyTooNew
     ├── EmailTaken, UsernameTaken, RequestIdReused
     ├── RateLimited, Overloaded  when to come again
     ├── StoreUnavailable         a private cause that only the log sees
+    ├── ServerStopping
     └── DeadlineExceeded
 
 A `reason` is a value of blatam.error.v1.Reason without its prefix; a test holds
@@ -110,6 +111,13 @@ class TokenInvalid(AcademyError):
     def __init__(self, cause: str) -> None:
         super().__init__("the access token is not valid, or no longer")
         self.add_note(cause)
+
+
+class KeyUnknown(TokenInvalid):
+    """A token that names a signing key which this process has not seen."""
+
+    def __init__(self) -> None:
+        super().__init__("signed by a key that is not known")
 
 
 class InvalidCredentials(AcademyError):
@@ -301,6 +309,21 @@ class LastAdmin(AcademyError):
         super().__init__("this is the last active admin: make another one first")
 
 
+class NextKeyTooNew(AcademyError):
+    """The next signing key is not known to every verifier yet."""
+
+    kind = Kind.FAILED_PRECONDITION
+    reason = "NEXT_KEY_TOO_NEW"
+
+    def __init__(self, retry_after: timedelta) -> None:
+        seconds = math.ceil(retry_after.total_seconds())
+        super().__init__(
+            "not every verifier has seen the next signing key yet: "
+            f"come again in {seconds} s, or force it",
+            retry_after=retry_after,
+        )
+
+
 class EmailTaken(AcademyError):
     """Another account has the e-mail address."""
 
@@ -367,6 +390,19 @@ class StoreUnavailable(AcademyError):
         super().__init__(
             "the service cannot reach its data: try again",
             retry_after=timedelta(seconds=1),
+        )
+
+
+class ServerStopping(AcademyError):
+    """This process is about to stop, and ends what has no end of its own."""
+
+    kind = Kind.UNAVAILABLE
+    reason = "SERVER_STOPPING"
+
+    def __init__(self) -> None:
+        super().__init__(
+            "this server is about to stop: connect again, after the last resume token",
+            retry_after=timedelta(milliseconds=100),
         )
 
 

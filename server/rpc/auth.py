@@ -89,7 +89,7 @@ class AuthService:
     ) -> pb.VerifyTokenResponse:
         """Tell what an access token says, and whether it is in force."""
         try:
-            claims = self._authentication.verify(request.token)
+            claims = await self._authentication.introspect(request.token)
         except TokenInvalid:
             return pb.VerifyTokenResponse()
         shown = pb.VerifyTokenResponse(

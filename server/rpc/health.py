@@ -27,9 +27,11 @@ class Health:
         ping: Callable[[], Awaitable[None]],
         services: Sequence[str],
         lame_duck: timedelta,
+        *drained: Callable[[], None],
     ) -> None:
         self._ping = ping
         self._lame_duck = lame_duck
+        self._drained = drained
         self._services = ("", *services)
         self._servicer = health.aio.HealthServicer()
         self.serving = False
@@ -62,10 +64,15 @@ class Health:
             await self._tell(True)
 
     async def drain(self) -> None:
-        """Send callers elsewhere, for good, and give them a while to hear of it."""
+        """Send callers elsewhere, for good, and give them a while to hear of it.
+
+        Then end what has no end of its own: who comes back is sent elsewhere.
+        """
         self.serving, self._draining = False, True
         await self._servicer.enter_graceful_shutdown()
         await asyncio.sleep(self._lame_duck.total_seconds())
+        for end in self._drained:
+            end()
 
     async def _tell(self, serving: bool) -> None:
         if serving is self.serving or self._draining:

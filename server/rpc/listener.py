@@ -38,7 +38,7 @@ from server.rpc.call import (
 )
 from server.rpc.contract import ContractError, RateRule, methods, rate_rules
 from server.rpc.interceptors.audit import audited
-from server.rpc.interceptors.auth import Verify, authorized
+from server.rpc.interceptors.auth import Learn, Verify, authorized
 from server.rpc.interceptors.errors import failing
 from server.rpc.interceptors.idempotency import once_only
 from server.rpc.interceptors.logging import logged
@@ -64,6 +64,7 @@ class Guards:
     """What the chain asks; the composition root fills it."""
 
     verify: Verify
+    learn: Learn
     limiter: Limiter
     requests: Requests
     audit: AuditStore
@@ -78,7 +79,9 @@ def chain(method: Method, guards: Guards) -> list[Interceptor]:
         logged,  # sees the final code and the whole time
         audited(method, guards.audit, guards.clock),  # sees the final reason
         failing,  # the only place a status is made
-        authorized(method, guards.verify),  # before anything is spent on the caller
+        authorized(
+            method, guards.verify, guards.learn
+        ),  # before anything is spent on the caller
         rate_limited(method, rules, guards.limiter),  # knows the caller; no hashing yet
         validated,  # behind the rates, so that probing costs, too
         once_only(

@@ -1,29 +1,31 @@
 """Ended sessions, told to every process: rows in Postgres, hurried by Redis.
 
-Each process reads the new rows twice a second. Rows are read from the oldest
-transaction that was still open at the last look, so that one which commits late
-is not skipped; reading a row twice does no harm. Redis carries a hint that there
-is something to read; without it a logout is seen within the half second.
+Each process reads the new rows twice a second, once for all who want to know. Rows
+are read from the oldest transaction that was still open at the last look, so that one
+which commits late is not skipped; reading a row twice does no harm. Redis carries a
+hint that there is something to read; without it a logout is seen within the half
+second.
 """
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Sequence
 from datetime import datetime
+from typing import Any
 from uuid import UUID
 
 import sqlalchemy as sa
 import structlog
 from redis.asyncio import Redis
-from redis.asyncio.client import PubSub
-from redis.exceptions import RedisError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from server.domain.clock import Clock
 from server.domain.credentials.revocations import KEPT, Revocations
 from server.domain.errors import StoreUnavailable
+from server.domain.revocation_watch import Revoked
+from server.domain.watching import Tail
 from server.store.connect import Database
+from server.store.hints import Hints
 from server.store.tables import revocations, sessions
 
 log = structlog.get_logger()
@@ -60,17 +62,19 @@ async def end_sessions(
 
 
 class RevocationFeed:
-    """Keeps this process's Revocations as Postgres says."""
+    """Keeps this process's Revocations as Postgres says, and tells those who watch."""
 
     def __init__(
         self, database: Database, redis: Redis, known: Revocations, clock: Clock
     ) -> None:
         self._database = database
-        self._redis = redis
         self._known = known
         self._clock = clock
         self._from = 0
-        self._hint = asyncio.Event()
+        self._told: frozenset[int] = frozenset()
+        self._hints = Hints(redis, CHANNEL)
+        self.tail: Tail[Revoked] = Tail()
+        self.listen = self._hints.listen
 
     async def ended(self, session_ids: Sequence[UUID], now: datetime) -> None:
         """Know, once it is committed, that sessions have ended; hint to the others.
@@ -79,25 +83,23 @@ class RevocationFeed:
         """
         for session_id in session_ids:
             self._known.add(session_id.hex, now)
-        try:
-            if session_ids:
-                await self._redis.publish(CHANNEL, b"")
-        except (RedisError, OSError):
-            log.debug("revocation hint lost")
+        if session_ids:
+            await self._hints.give()
 
     async def look(self) -> None:
         """Read what has come since the last look. Raises StoreUnavailable."""
-        since = self._clock() - KEPT
-        query = sa.select(revocations.c.session_id, revocations.c.ended_at).where(
-            revocations.c.written_by >= self._from, revocations.c.ended_at >= since
-        )
+        query = _known_since(self._from, self._clock() - KEPT)
         async with self._database.reading() as connection:
             # asked first: what is written in between is read again next time
             oldest = (await connection.execute(sa.select(_OLDEST_OPEN))).scalar_one()
             rows = (await connection.execute(query)).all()
         self._from = oldest
-        for session_id, ended_at in rows:
-            self._known.add(session_id.hex, ended_at)
+        for row in rows:
+            self._known.add(row.session_id.hex, row.ended_at)
+        # a transaction that stays open has the same rows read again and again
+        new = [_revoked(row, oldest) for row in rows if row.id not in self._told]
+        self._told = frozenset(row.id for row in rows)
+        self.tail.extend(new)
 
     async def follow(self) -> None:
         """Look twice a second, and at once on a hint, until cancelled."""
@@ -106,28 +108,33 @@ class RevocationFeed:
                 await self.look()
             except StoreUnavailable as error:
                 log.warning("revocations cannot be read", cause=repr(error.__cause__))
-            await self._next_look()
+            await self._hints.wait(SECONDS_BETWEEN_LOOKS)
 
-    async def _next_look(self) -> None:
-        try:
-            async with asyncio.timeout(SECONDS_BETWEEN_LOOKS):
-                await self._hint.wait()
-        except TimeoutError:
-            return
-        self._hint.clear()
+    async def place(self, token: int) -> tuple[int, int]:
+        """Give where to begin after a resume token, and the token of the present.
 
-    async def listen(self) -> None:
-        """Take the other processes' hints, until cancelled."""
-        while True:
-            try:
-                async with self._redis.pubsub() as channel:
-                    await channel.subscribe(CHANNEL)
-                    await self._relay(channel)
-            except (RedisError, OSError):
-                await asyncio.sleep(SECONDS_BETWEEN_LOOKS)
+        A token of another database's future is one of none. Raises StoreUnavailable.
+        """
+        async with self._database.reading() as connection:
+            oldest = (await connection.execute(sa.select(_OLDEST_OPEN))).scalar_one()
+        return (token if token <= oldest else 0), oldest
 
-    async def _relay(self, channel: PubSub) -> None:
-        while True:
-            wait = SECONDS_BETWEEN_LOOKS
-            if await channel.get_message(ignore_subscribe_messages=True, timeout=wait):
-                self._hint.set()
+    async def chunk(self, since: int, after_id: int, size: int) -> Sequence[Revoked]:
+        """Give revocations in force, from a place on, in the order of ids."""
+        query = _known_since(since, self._clock() - KEPT)
+        query = query.where(revocations.c.id > after_id)
+        query = query.order_by(revocations.c.id).limit(size)
+        async with self._database.reading() as connection:
+            rows = (await connection.execute(query)).all()
+        return [_revoked(row, since) for row in rows]
+
+
+def _known_since(since: int, moment: datetime) -> sa.Select[tuple[int, UUID, datetime]]:
+    table = revocations.c
+    return sa.select(table.id, table.session_id, table.ended_at).where(
+        table.written_by >= since, table.ended_at >= moment
+    )
+
+
+def _revoked(row: sa.Row[Any], token: int) -> Revoked:
+    return Revoked(row.id, row.session_id.hex, row.ended_at, token)

@@ -5,9 +5,11 @@ import asyncio
 import pytest
 import sqlalchemy as sa
 
+from server.domain.credentials.rotation import SPENT_AFTER, SigningKeys
 from server.domain.credentials.secret_key import SecretKey
 from server.domain.credentials.tokens import KeyRing, KeyState
-from server.store.connect import Database
+from server.domain.errors import NextKeyTooNew
+from server.store.connect import Database, redis_client
 from server.store.signing_keys import PostgresSigningKeys, UnreadableKeys
 from server.store.tables import signing_keys
 from tests.fakes import Clock
@@ -15,7 +17,8 @@ from tests.fakes import Clock
 
 def keys(database: Database, secret: SecretKey) -> tuple[PostgresSigningKeys, KeyRing]:
     ring = KeyRing()
-    return PostgresSigningKeys(database, secret, ring, Clock()), ring
+    redis = redis_client("unix:///nowhere")
+    return PostgresSigningKeys(database, redis, secret, ring, Clock()), ring
 
 
 async def test_processes_that_start_together_share_them(database: Database) -> None:
@@ -49,3 +52,98 @@ async def test_another_secret_is_told(database: Database) -> None:
     alone, still = keys(database, SecretKey("t" * 32))
     await alone.look()
     assert still.active.kid == ring.active.kid
+
+
+async def test_a_rotation_makes_one_key_and_retires_one(database: Database) -> None:
+    """R17: next signs, active verifies on, a new one is next; all learn it."""
+    secret = SecretKey("s" * 32)
+    (store, ring), (other, theirs) = keys(database, secret), keys(database, secret)
+    await store.look()
+    await other.look()
+    before = {key.state: kid for kid, key in ring.keys.items()}
+    shown = await store.rotate(None)
+    assert [key.state for key in shown] == list(KeyState)
+    after = {key.state: kid for kid, key in ring.keys.items()}
+    assert after[KeyState.ACTIVE] == before[KeyState.NEXT]
+    assert after[KeyState.RETIRED] == before[KeyState.ACTIVE]
+    assert after[KeyState.NEXT] not in before.values()
+    assert theirs.active.kid == before[KeyState.ACTIVE]
+    await other.look()
+    assert theirs.keys.keys() == ring.keys.keys()
+    assert theirs.active.kid == ring.active.kid
+
+
+async def test_two_rotations_at_once_take_turns(database: Database) -> None:
+    """Each retires another key, and one is active in the end."""
+    secret = SecretKey("s" * 32)
+    started = [keys(database, secret) for _ in range(3)]
+    await asyncio.gather(*(store.look() for store, _ in started))
+    await asyncio.gather(*(store.rotate(None) for store, _ in started))
+    shown = await started[0][0].all()
+    states = [key.state for key in shown]
+    assert states == [KeyState.NEXT, KeyState.ACTIVE, *[KeyState.RETIRED] * 3]
+    assert len({key.created_at for key in shown}) == 5
+
+
+async def test_a_key_that_nobody_has_seen_yet_does_not_sign(
+    database: Database,
+) -> None:
+    """Verifiers keep the key set for 300 s; the refusal says when to come again."""
+    store, ring = keys(database, SecretKey("s" * 32))
+    await store.look()
+    clock = Clock()
+    rules = SigningKeys(store, clock)
+    clock.advance(60)
+    with pytest.raises(NextKeyTooNew) as caught:
+        await rules.rotate(force=False)
+    assert caught.value.retry_after
+    active = ring.active.kid
+    clock.advance(caught.value.retry_after.total_seconds())
+    await rules.rotate(force=False)
+    assert ring.active.kid != active
+    with pytest.raises(NextKeyTooNew):
+        await rules.rotate(force=False)
+    await rules.rotate(force=True)
+
+
+async def test_a_retired_key_goes_when_nothing_it_signed_can_be_alive(
+    database: Database,
+) -> None:
+    """Counted from its own retirement, whenever the others were retired."""
+    ring, clock = KeyRing(), Clock()
+    redis = redis_client("unix:///nowhere")
+    store = PostgresSigningKeys(database, redis, SecretKey("s" * 32), ring, clock)
+    await store.look()
+    first = ring.active.kid
+    await store.rotate(None)
+    second = ring.active.kid
+    clock.advance(600)
+    await store.rotate(None)
+    clock.advance(SPENT_AFTER.total_seconds() - 600)
+    await store.look()
+    assert {first, second} < ring.keys.keys()
+    clock.advance(1)
+    await store.look()
+    assert first not in ring.keys
+    assert second in ring.keys
+    clock.advance(600)
+    await store.look()
+    assert sorted(key.state for key in ring.keys.values()) == [
+        KeyState.NEXT,
+        KeyState.ACTIVE,
+    ]
+
+
+async def test_odd_keys_are_looked_for_once_a_second(database: Database) -> None:
+    """R14: a flood of tokens with made-up keys is no flood of look-ups."""
+    store, ring = keys(database, SecretKey("s" * 32))
+    await store.look()
+    statements: list[str] = []
+    sa.event.listen(
+        database.engine.sync_engine,
+        "before_cursor_execute",
+        lambda _c, _k, statement, *_: statements.append(statement),
+    )
+    await asyncio.gather(*(ring.learn() for _ in range(50)))
+    await ring.learn()
+    assert sum("FROM signing_keys" in statement for statement in statements) == 1

@@ -7,8 +7,9 @@ of each token, because base64url lets trailing bits vary.
 
 from __future__ import annotations
 
+import re
 from base64 import urlsafe_b64decode, urlsafe_b64encode
-from collections.abc import Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from enum import IntEnum
@@ -21,7 +22,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from server.domain.clock import Clock
-from server.domain.errors import TokenInvalid
+from server.domain.errors import KeyUnknown, TokenInvalid
 
 ALGORITHM = "ES256"
 TYPE = "at+jwt"
@@ -29,6 +30,7 @@ CLIENT = "blatam"
 LIFETIME = timedelta(minutes=15)
 LEEWAY = timedelta(seconds=60)
 LONGEST = 4096
+_KID = re.compile(r"[0-9a-f]{16}")
 REQUIRED = (
     "iss", "aud", "sub", "client_id", "sid", "role", "auth_time", "iat", "exp", "jti",
 )  # fmt: skip
@@ -87,10 +89,16 @@ class KeyRing:
     """The keys in force; replaced whole when the store has others."""
 
     keys: Mapping[str, SigningKey] = field(default_factory=dict)
+    look_again: Callable[[], Awaitable[None]] | None = None
 
     def replace(self, keys: Iterable[SigningKey]) -> None:
         """Use these keys from now on."""
         self.keys = {key.kid: key for key in keys}
+
+    async def learn(self) -> None:
+        """Look for keys made elsewhere, as often as that may be done."""
+        if self.look_again:
+            await self.look_again()
 
     @property
     def active(self) -> SigningKey:
@@ -146,7 +154,10 @@ class AccessTokens:
         return jwt.encode(claims, key.private, algorithm=ALGORITHM, headers=headers)
 
     def verify(self, token: str) -> Claims:
-        """Give what the token says. Raises TokenInvalid."""
+        """Give what the token says.
+
+        Raises TokenInvalid; KeyUnknown if another process may know its key.
+        """
         digest = sha256(token.encode(errors="replace")).digest()
         claims = self._verified.get(digest)
         if claims is None:
@@ -164,9 +175,14 @@ class AccessTokens:
             raise TokenInvalid("no canonical JWT")
         try:
             header = jwt.get_unverified_header(token)
-            key = self.ring.keys.get(header.get("kid", ""))
-            if key is None or header.get("typ") != TYPE or "crit" in header:
-                raise TokenInvalid("unknown key, other type or crit")
+            kid = header.get("kid", "")
+            if header.get("typ") != TYPE or "crit" in header:
+                raise TokenInvalid("other type or crit")
+            if header.get("alg") != ALGORITHM or not _KID.fullmatch(kid):
+                raise TokenInvalid("no key of ours")
+            key = self.ring.keys.get(kid)
+            if key is None:
+                raise KeyUnknown
             found = self._decode(token, key)
             return _claims(found)
         except (jwt.PyJWTError, ValueError, TypeError, KeyError) as error:

@@ -1,25 +1,38 @@
 """Who calls, and may they: the contract's access, and nothing that waits.
 
-A token that was seen before costs a look-up; a new one a signature; none does I/O.
+A token that was seen before costs a look-up; a new one a signature; none does I/O,
+but for one that names a key which this process has not seen: it waits for a look, of
+which there is one a second at most (R14).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from operator import attrgetter
 from typing import Any
 
 from blatam.policy.v1.policy_pb2 import Access
 from server.domain.callers import Caller
-from server.domain.errors import AccessDenied, TokenInvalid, TokenMissing, UserRequired
+from server.domain.errors import (
+    AccessDenied,
+    KeyUnknown,
+    TokenInvalid,
+    TokenMissing,
+    UserRequired,
+)
 from server.rpc.call import Call, Interceptor, Method, Outcome, Proceed
 
 Verify = Callable[[str], Caller]
+Learn = Callable[[], Awaitable[None]]
 _SCHEME = "bearer "
 
 
-def authorized(method: Method, verify: Verify) -> Interceptor:
-    """Give what enforces one RPC's access. `verify` raises TokenInvalid."""
+def authorized(method: Method, verify: Verify, learn: Learn) -> Interceptor:
+    """Give what enforces one RPC's access.
+
+    `verify` raises TokenInvalid, or KeyUnknown, after which `learn` is awaited and the
+    token verified once more.
+    """
     policy = method.policy
     own: Callable[[Any], int] | None = (
         attrgetter(policy.self) if policy.access == Access.ACCESS_SELF else None
@@ -29,7 +42,11 @@ def authorized(method: Method, verify: Verify) -> Interceptor:
         return await proceed(call)
 
     async def guarded(call: Call, proceed: Proceed) -> Outcome:
-        caller = call.caller = _identify(call, verify)
+        try:
+            caller = call.caller = _identify(call, verify)
+        except KeyUnknown:
+            await learn()
+            caller = call.caller = _identify(call, verify)
         if policy.user_required and not caller.user_id:
             raise UserRequired
         if not _may(policy.access, caller, own(call.request) if own else 0):

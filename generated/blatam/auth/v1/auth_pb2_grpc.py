@@ -100,6 +100,16 @@ class AuthServiceStub:
                 request_serializer=blatam_dot_auth_dot_v1_dot_auth__pb2.VerifyTokenRequest.SerializeToString,
                 response_deserializer=blatam_dot_auth_dot_v1_dot_auth__pb2.VerifyTokenResponse.FromString,
                 _registered_method=True)
+        self.WatchRevocations = channel.unary_stream(
+                '/blatam.auth.v1.AuthService/WatchRevocations',
+                request_serializer=blatam_dot_auth_dot_v1_dot_auth__pb2.WatchRevocationsRequest.SerializeToString,
+                response_deserializer=blatam_dot_auth_dot_v1_dot_auth__pb2.WatchRevocationsResponse.FromString,
+                _registered_method=True)
+        self.RotateSigningKey = channel.unary_unary(
+                '/blatam.auth.v1.AuthService/RotateSigningKey',
+                request_serializer=blatam_dot_auth_dot_v1_dot_auth__pb2.RotateSigningKeyRequest.SerializeToString,
+                response_deserializer=blatam_dot_auth_dot_v1_dot_auth__pb2.RotateSigningKeyResponse.FromString,
+                _registered_method=True)
         self.CreateServiceKey = channel.unary_unary(
                 '/blatam.auth.v1.AuthService/CreateServiceKey',
                 request_serializer=blatam_dot_auth_dot_v1_dot_auth__pb2.CreateServiceKeyRequest.SerializeToString,
@@ -265,6 +275,30 @@ class AuthServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def WatchRevocations(self, request, context):
+        """Streams the sessions whose access tokens are refused before they expire: first
+        all of them, then each within a second of its end. A service that verifies
+        tokens by the key set alone learns from it what died before `exp`.
+
+        Returns UNAVAILABLE if this process stops (SERVER_STOPPING) or cannot look
+        (STORE_UNAVAILABLE), in the middle of the stream, too: connect again with the
+        last `resume_token`.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RotateSigningKey(self, request, context):
+        """Has the next key sign, retires the one that did, and publishes a new next one.
+        No call fails for it: tokens of a retired key live on until they expire.
+
+        Returns FAILED_PRECONDITION (NEXT_KEY_TOO_NEW) if verifiers that keep the key
+        set for its 300 seconds may not have seen the next key yet.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def CreateServiceKey(self, request, context):
         """Makes a key for a service. Its secret is in this answer and nowhere else.
         """
@@ -371,6 +405,16 @@ def add_AuthServiceServicer_to_server(servicer, server):
                     servicer.VerifyToken,
                     request_deserializer=blatam_dot_auth_dot_v1_dot_auth__pb2.VerifyTokenRequest.FromString,
                     response_serializer=blatam_dot_auth_dot_v1_dot_auth__pb2.VerifyTokenResponse.SerializeToString,
+            ),
+            'WatchRevocations': grpc.unary_stream_rpc_method_handler(
+                    servicer.WatchRevocations,
+                    request_deserializer=blatam_dot_auth_dot_v1_dot_auth__pb2.WatchRevocationsRequest.FromString,
+                    response_serializer=blatam_dot_auth_dot_v1_dot_auth__pb2.WatchRevocationsResponse.SerializeToString,
+            ),
+            'RotateSigningKey': grpc.unary_unary_rpc_method_handler(
+                    servicer.RotateSigningKey,
+                    request_deserializer=blatam_dot_auth_dot_v1_dot_auth__pb2.RotateSigningKeyRequest.FromString,
+                    response_serializer=blatam_dot_auth_dot_v1_dot_auth__pb2.RotateSigningKeyResponse.SerializeToString,
             ),
             'CreateServiceKey': grpc.unary_unary_rpc_method_handler(
                     servicer.CreateServiceKey,
@@ -750,6 +794,60 @@ class AuthService:
             '/blatam.auth.v1.AuthService/VerifyToken',
             blatam_dot_auth_dot_v1_dot_auth__pb2.VerifyTokenRequest.SerializeToString,
             blatam_dot_auth_dot_v1_dot_auth__pb2.VerifyTokenResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def WatchRevocations(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/blatam.auth.v1.AuthService/WatchRevocations',
+            blatam_dot_auth_dot_v1_dot_auth__pb2.WatchRevocationsRequest.SerializeToString,
+            blatam_dot_auth_dot_v1_dot_auth__pb2.WatchRevocationsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RotateSigningKey(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/blatam.auth.v1.AuthService/RotateSigningKey',
+            blatam_dot_auth_dot_v1_dot_auth__pb2.RotateSigningKeyRequest.SerializeToString,
+            blatam_dot_auth_dot_v1_dot_auth__pb2.RotateSigningKeyResponse.FromString,
             options,
             channel_credentials,
             insecure,

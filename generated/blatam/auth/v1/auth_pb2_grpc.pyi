@@ -97,6 +97,22 @@ class AuthServiceStub:
     """
     VerifyToken: _aio.UnaryUnaryMultiCallable[_auth_pb2.VerifyTokenRequest, _auth_pb2.VerifyTokenResponse]
     """Tells what an access token says, and whether it is in force."""
+    WatchRevocations: _aio.UnaryStreamMultiCallable[_auth_pb2.WatchRevocationsRequest, _auth_pb2.WatchRevocationsResponse]
+    """Streams the sessions whose access tokens are refused before they expire: first
+    all of them, then each within a second of its end. A service that verifies
+    tokens by the key set alone learns from it what died before `exp`.
+
+    Returns UNAVAILABLE if this process stops (SERVER_STOPPING) or cannot look
+    (STORE_UNAVAILABLE), in the middle of the stream, too: connect again with the
+    last `resume_token`.
+    """
+    RotateSigningKey: _aio.UnaryUnaryMultiCallable[_auth_pb2.RotateSigningKeyRequest, _auth_pb2.RotateSigningKeyResponse]
+    """Has the next key sign, retires the one that did, and publishes a new next one.
+    No call fails for it: tokens of a retired key live on until they expire.
+
+    Returns FAILED_PRECONDITION (NEXT_KEY_TOO_NEW) if verifiers that keep the key
+    set for its 300 seconds may not have seen the next key yet.
+    """
     CreateServiceKey: _aio.UnaryUnaryMultiCallable[_auth_pb2.CreateServiceKeyRequest, _auth_pb2.CreateServiceKeyResponse]
     """Makes a key for a service. Its secret is in this answer and nowhere else."""
     ListServiceKeys: _aio.UnaryUnaryMultiCallable[_auth_pb2.ListServiceKeysRequest, _auth_pb2.ListServiceKeysResponse]
@@ -275,6 +291,34 @@ class AuthServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _aio.ServicerContext[_auth_pb2.VerifyTokenRequest, _abc.Awaitable[_auth_pb2.VerifyTokenResponse]],
     ) -> _abc.Awaitable[_auth_pb2.VerifyTokenResponse]:
         """Tells what an access token says, and whether it is in force."""
+
+    @_abc_1.abstractmethod
+    def WatchRevocations(
+        self,
+        request: _auth_pb2.WatchRevocationsRequest,
+        context: _aio.ServicerContext[_auth_pb2.WatchRevocationsRequest, _abc.AsyncIterator[_auth_pb2.WatchRevocationsResponse]],
+    ) -> _abc.AsyncIterator[_auth_pb2.WatchRevocationsResponse]:
+        """Streams the sessions whose access tokens are refused before they expire: first
+        all of them, then each within a second of its end. A service that verifies
+        tokens by the key set alone learns from it what died before `exp`.
+
+        Returns UNAVAILABLE if this process stops (SERVER_STOPPING) or cannot look
+        (STORE_UNAVAILABLE), in the middle of the stream, too: connect again with the
+        last `resume_token`.
+        """
+
+    @_abc_1.abstractmethod
+    def RotateSigningKey(
+        self,
+        request: _auth_pb2.RotateSigningKeyRequest,
+        context: _aio.ServicerContext[_auth_pb2.RotateSigningKeyRequest, _abc.Awaitable[_auth_pb2.RotateSigningKeyResponse]],
+    ) -> _abc.Awaitable[_auth_pb2.RotateSigningKeyResponse]:
+        """Has the next key sign, retires the one that did, and publishes a new next one.
+        No call fails for it: tokens of a retired key live on until they expire.
+
+        Returns FAILED_PRECONDITION (NEXT_KEY_TOO_NEW) if verifiers that keep the key
+        set for its 300 seconds may not have seen the next key yet.
+        """
 
     @_abc_1.abstractmethod
     def CreateServiceKey(

@@ -120,6 +120,14 @@ class _ReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Reason.ValueTy
     """ALREADY_EXISTS: another category has this slug."""
     REASON_CATEGORY_IN_USE: _Reason.ValueType  # 47
     """FAILED_PRECONDITION: posts stand in the category. Metadata: `id`."""
+    REASON_SERVER_STOPPING: _Reason.ValueType  # 51
+    """UNAVAILABLE: this process is about to stop; another one answers, and goes on
+    after the last `resume_token`.
+    """
+    REASON_NEXT_KEY_TOO_NEW: _Reason.ValueType  # 52
+    """FAILED_PRECONDITION: not every verifier has seen the next signing key yet;
+    RetryInfo says when they will have.
+    """
 
 class Reason(_Reason, metaclass=_ReasonEnumTypeWrapper):
     """Every `google.rpc.ErrorInfo.reason` of domain "blatam.academy". On the wire
@@ -224,4 +232,12 @@ REASON_SLUG_TAKEN: Reason.ValueType  # 46
 """ALREADY_EXISTS: another category has this slug."""
 REASON_CATEGORY_IN_USE: Reason.ValueType  # 47
 """FAILED_PRECONDITION: posts stand in the category. Metadata: `id`."""
+REASON_SERVER_STOPPING: Reason.ValueType  # 51
+"""UNAVAILABLE: this process is about to stop; another one answers, and goes on
+after the last `resume_token`.
+"""
+REASON_NEXT_KEY_TOO_NEW: Reason.ValueType  # 52
+"""FAILED_PRECONDITION: not every verifier has seen the next signing key yet;
+RetryInfo says when they will have.
+"""
 Global___Reason: _TypeAlias = Reason  # noqa: Y015

@@ -1,0 +1,145 @@
+"""WatchRevocations: what died before `exp`, told to services that verify alone."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+from uuid import UUID, uuid4
+
+import grpc
+import orjson
+import pytest
+import sqlalchemy as sa
+
+from blatam.auth.v1 import auth_pb2 as pb
+from server.domain.users import Role
+from server.store.connect import Database
+from tests.running import Running, running
+from tests.status import refusal
+
+Stream = Any
+
+
+@asynccontextmanager
+async def watching(
+    service: Running, metadata: Any, token: str = ""
+) -> AsyncIterator[tuple[Stream, set[str], str]]:
+    """Watch; gives the stream once it has caught up, what it told, and the token."""
+    request = pb.WatchRevocationsRequest(resume_token=token)
+    stream: Stream = service.auth.WatchRevocations(request, metadata=metadata)
+    told = set()
+    try:
+        async with asyncio.timeout(10):
+            while (answer := await stream.read()).HasField("revocation"):
+                told.add(answer.revocation.session_id)
+        assert answer.HasField("snapshot_end")
+        yield stream, told, answer.resume_token
+    finally:
+        stream.cancel()
+
+
+async def until_told(stream: Stream, session_id: str, seconds: float = 10) -> str:
+    """Read until a session is told; gives the token of that message."""
+    async with asyncio.timeout(seconds):
+        while True:
+            answer = await stream.read()
+            if answer.revocation.session_id == session_id:
+                assert answer.revocation.revoked_at.seconds
+                lasts = answer.revocation.forget_at.seconds
+                assert lasts - answer.revocation.revoked_at.seconds == 16 * 60
+                return str(answer.resume_token)
+
+
+async def test_what_is_in_force_and_what_comes(shared: Running) -> None:
+    """R22: a service learns within a second of each session that ends."""
+    root = await shared.signed_in(Role.ADMIN)
+    before, after = await shared.signed_in(), await shared.signed_in()
+    await shared.auth.Logout(pb.LogoutRequest(), metadata=before.metadata)
+    async with watching(shared, root.metadata) as (stream, told, _):
+        assert before.tokens.session_id in told
+        assert after.tokens.session_id not in told
+        await shared.auth.Logout(pb.LogoutRequest(), metadata=after.metadata)
+        token = await until_told(stream, after.tokens.session_id, seconds=1)
+    later = await shared.signed_in()
+    await shared.auth.Logout(pb.LogoutRequest(), metadata=later.metadata)
+    async with watching(shared, root.metadata, token) as (_, told, _):
+        assert later.tokens.session_id in told
+        assert before.tokens.session_id not in told
+
+
+async def test_one_that_commits_late_is_not_left_out(
+    service: Running, database_url: str
+) -> None:
+    """Transactions that overlap: a token taken in between loses neither."""
+    root, ana = await service.signed_in(Role.ADMIN), await service.signed_in()
+    database, late = Database(database_url), uuid4()
+    async with watching(service, root.metadata) as (stream, _, _):
+        async with database.transaction() as connection:
+            await end(connection, late)
+            await service.auth.Logout(pb.LogoutRequest(), metadata=ana.metadata)
+            token = await until_told(stream, ana.tokens.session_id)
+        await until_told(stream, late.hex)
+    async with watching(service, root.metadata, token) as (_, told, _):
+        assert late.hex in told
+    await database.close()
+
+
+async def end(connection: Any, session_id: UUID) -> None:
+    statement = sa.text(
+        "insert into revocations (session_id, ended_at) values (:id, now())"
+    )
+    await connection.execute(statement, {"id": session_id})
+
+
+async def test_without_redis_it_is_told_all_the_same(database_url: str) -> None:
+    """R8, R22: two processes and no Redis; each looks twice a second."""
+    nowhere = "unix:///nowhere"
+    async with (
+        running(database_url, nowhere) as one,
+        running(database_url, nowhere) as two,
+    ):
+        root, ana = await one.signed_in(Role.ADMIN), await one.signed_in()
+        async with watching(two, root.metadata) as (stream, _, _):
+            await one.auth.Logout(pb.LogoutRequest(), metadata=ana.metadata)
+            await until_told(stream, ana.tokens.session_id, seconds=1)
+
+
+async def test_a_server_that_stops_sends_watchers_away(service: Running) -> None:
+    """UNAVAILABLE, with the advice to connect again; a new watch hears the same."""
+    root = await service.signed_in(Role.ADMIN)
+    async with watching(service, root.metadata) as (stream, _, _):
+        await service.drain()
+        for call in (stream, service.auth.WatchRevocations(
+            pb.WatchRevocationsRequest(), metadata=root.metadata
+        )):  # fmt: skip
+            refused = await refusal(call.read())
+            assert refused.code is grpc.StatusCode.UNAVAILABLE
+            assert refused.reason == "SERVER_STOPPING"
+
+
+@pytest.mark.parametrize("token", ["x", "-1"])
+async def test_a_foreign_token_is_named(shared: Running, token: str) -> None:
+    root = await shared.signed_in(Role.ADMIN)
+    request = pb.WatchRevocationsRequest(resume_token=token)
+    call = shared.auth.WatchRevocations(request, metadata=root.metadata)
+    assert (await refusal(call.read())).violations == {
+        ("resumeToken", "resume_token.foreign")
+    }
+
+
+async def test_over_rest_it_is_an_event_stream(shared: Running) -> None:
+    """A browser's EventSource goes on after `id:` with Last-Event-ID."""
+    root, ana = await shared.signed_in(Role.ADMIN), await shared.signed_in()
+    await shared.auth.Logout(pb.LogoutRequest(), metadata=ana.metadata)
+    wanted = {"accept": "text/event-stream", "grpc-timeout": "300m"}
+    path = "/api/v1/auth/revocations:watch"
+    answer = await shared.http.get(path, headers=root.headers | wanted)
+    lines = answer.text.splitlines()
+    events = [orjson.loads(line[6:]) for line in lines if line.startswith("data: {")]
+    named = {event.get("revocation", {}).get("sessionId") for event in events}
+    assert ana.tokens.session_id in named
+    ends = [event for event in events if "snapshotEnd" in event]
+    assert f"id: {ends[0]['resumeToken']}" in lines
+    again = wanted | {"last-event-id": "x"}
+    answer = await shared.http.get(path, headers=root.headers | again)
+    assert answer.status_code == 400
