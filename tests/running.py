@@ -12,6 +12,7 @@ import httpx
 
 from blatam.auth.v1 import auth_pb2
 from blatam.auth.v1.auth_pb2_grpc import AuthServiceStub
+from blatam.post.v1.post_pb2_grpc import PostServiceStub
 from blatam.user.v1 import user_pb2
 from blatam.user.v1.user_pb2_grpc import UserServiceStub
 from edge.port import CallPort
@@ -49,10 +50,12 @@ class Running:
     drain: Callable[[], Awaitable[None]]
     users: UserServiceStub = field(init=False)
     auth: AuthServiceStub = field(init=False)
+    posts: PostServiceStub = field(init=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "users", UserServiceStub(self.channel))
         object.__setattr__(self, "auth", AuthServiceStub(self.channel))
+        object.__setattr__(self, "posts", PostServiceStub(self.channel))
 
     async def sign_up(self, username: str = "") -> user_pb2.User:
         """Make an account with PASSWORD."""

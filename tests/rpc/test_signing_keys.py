@@ -15,6 +15,9 @@ from tests.status import refusal
 NOWHERE = "unix:///nowhere"
 
 
+NOWHERE = "unix:///nowhere"
+
+
 def kid(token: str) -> str:
     return str(jwt.get_unverified_header(token)["kid"])
 

@@ -23,13 +23,17 @@ _sym_db = _symbol_database.Default()
 
 
 from blatam.policy.v1 import policy_pb2 as blatam_dot_policy_dot_v1_dot_policy__pb2
+from blatam.post.v1 import post_pb2 as blatam_dot_post_dot_v1_dot_post__pb2
+from blatam.user.v1 import profile_pb2 as blatam_dot_user_dot_v1_dot_profile__pb2
+from blatam.user.v1 import score_pb2 as blatam_dot_user_dot_v1_dot_score__pb2
+from blatam.user.v1 import settings_pb2 as blatam_dot_user_dot_v1_dot_settings__pb2
 from buf.validate import validate_pb2 as buf_dot_validate_dot_validate__pb2
 from google.api import annotations_pb2 as google_dot_api_dot_annotations__pb2
 from google.protobuf import field_mask_pb2 as google_dot_protobuf_dot_field__mask__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19\x62latam/user/v1/user.proto\x12\x0e\x62latam.user.v1\x1a\x1d\x62latam/policy/v1/policy.proto\x1a\x1b\x62uf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x91\x04\n\x04User\x12\n\n\x02id\x18\x01 \x01(\x03\x12\xa2\x01\n\x05\x65mail\x18\x02 \x01(\tB\x92\x01\xbaH\x8e\x01r\x03\x18\xff\x01\xba\x01\x82\x01\n\nemail.form\x12\x31must be an e-mail address such as ana@example.com\x1a\x41this.matches(\'^[a-zA-Z0-9._%+-]+@[a-zA-Z0-9.-]+\\\\.[a-zA-Z]{2,}$\')\xd8\x01\x01\x12\x87\x01\n\x08username\x18\x03 \x01(\tBu\xbaHrr\x04\x10\x03\x18\x32\xba\x01\x66\n\rusername.form\x12\x34may hold only letters a to z, digits and underscores\x1a\x1fthis.matches(\'^[a-zA-Z0-9_]*$\')\xd8\x01\x01\x12\x11\n\tis_active\x18\x04 \x01(\x08\x12,\n\x04role\x18\x05 \x01(\x0e\x32\x14.blatam.user.v1.RoleB\x08\xbaH\x05\x82\x01\x02\x10\x01\x12\x16\n\x0e\x65mail_verified\x18\x06 \x01(\x08\x12.\n\ncreated_at\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nupdated_at\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x15\n\x04\x65tag\x18\t \x01(\tB\x07\xbaH\x04r\x02\x18@\"\xfe\x02\n\x11\x43reateUserRequest\x12\x9f\x01\n\x05\x65mail\x18\x01 \x01(\tB\x8f\x01\xbaH\x8b\x01r\x03\x18\xff\x01\xba\x01\x82\x01\n\nemail.form\x12\x31must be an e-mail address such as ana@example.com\x1a\x41this.matches(\'^[a-zA-Z0-9._%+-]+@[a-zA-Z0-9.-]+\\\\.[a-zA-Z]{2,}$\')\x12\x84\x01\n\x08username\x18\x02 \x01(\tBr\xbaHor\x04\x10\x03\x18\x32\xba\x01\x66\n\rusername.form\x12\x34may hold only letters a to z, digits and underscores\x1a\x1fthis.matches(\'^[a-zA-Z0-9_]*$\')\x12\x1f\n\x08password\x18\x03 \x01(\tB\r\x80\x01\x01\xbaH\x07r\x05\x10\x08\x18\x80\x01\x12\x1f\n\nrequest_id\x18\x04 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01\"8\n\x12\x43reateUserResponse\x12\"\n\x04user\x18\x01 \x01(\x0b\x32\x14.blatam.user.v1.User\"%\n\x0eGetUserRequest\x12\x13\n\x02id\x18\x01 \x01(\x03\x42\x07\xbaH\x04\"\x02 \x00\"5\n\x0fGetUserResponse\x12\"\n\x04user\x18\x01 \x01(\x0b\x32\x14.blatam.user.v1.User\"\x17\n\x15GetCurrentUserRequest\"<\n\x16GetCurrentUserResponse\x12\"\n\x04user\x18\x01 \x01(\x0b\x32\x14.blatam.user.v1.User\"\xd1\x03\n\x10ListUsersRequest\x12\x1a\n\x04page\x18\x01 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x01H\x00\x88\x01\x01\x12!\n\tpage_size\x18\x02 \x01(\x05\x42\t\xbaH\x06\x1a\x04\x18\x64(\x01H\x01\x88\x01\x01\x12P\n\x07sort_by\x18\x03 \x01(\tB?\xbaH<r7R\x02idR\x03-idR\ncreated_atR\x0b-created_atR\x08usernameR\t-username\xd8\x01\x01\x12\x1c\n\npage_token\x18\x04 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x08\x12\x16\n\tis_active\x18\x05 \x01(\x08H\x02\x88\x01\x01\x12\x89\x01\n\x0fusername_prefix\x18\x06 \x01(\tBp\xbaHmr\x02\x18\x32\xba\x01\x66\n\rusername.form\x12\x34may hold only letters a to z, digits and underscores\x1a\x1fthis.matches(\'^[a-zA-Z0-9_]*$\')\x12\x17\n\x05\x65mail\x18\x07 \x01(\tB\x08\xbaH\x05r\x03\x18\xff\x01\x12,\n\x04role\x18\x08 \x01(\x0e\x32\x14.blatam.user.v1.RoleB\x08\xbaH\x05\x82\x01\x02\x10\x01\x42\x07\n\x05_pageB\x0c\n\n_page_sizeB\x0c\n\n_is_active\"\xc8\x01\n\x11ListUsersResponse\x12#\n\x05items\x18\x01 \x03(\x0b\x32\x14.blatam.user.v1.User\x12\r\n\x05total\x18\x02 \x01(\r\x12\x17\n\x0ftotal_estimated\x18\x03 \x01(\x08\x12\x0c\n\x04page\x18\x04 \x01(\r\x12\x0c\n\x04size\x18\x05 \x01(\r\x12\r\n\x05pages\x18\x06 \x01(\r\x12\x10\n\x08has_next\x18\x07 \x01(\x08\x12\x10\n\x08has_prev\x18\x08 \x01(\x08\x12\x17\n\x0fnext_page_token\x18\t \x01(\t\"5\n\x14\x42\x61tchGetUsersRequest\x12\x1d\n\x03ids\x18\x01 \x03(\x03\x42\x10\xbaH\r\x92\x01\n\x08\x01\x10\x64\"\x04\"\x02 \x00\"Q\n\x15\x42\x61tchGetUsersResponse\x12#\n\x05users\x18\x01 \x03(\x0b\x32\x14.blatam.user.v1.User\x12\x13\n\x0bmissing_ids\x18\x02 \x03(\x03\"\x9e\x04\n\x07NewUser\x12\x9f\x01\n\x05\x65mail\x18\x01 \x01(\tB\x8f\x01\xbaH\x8b\x01r\x03\x18\xff\x01\xba\x01\x82\x01\n\nemail.form\x12\x31must be an e-mail address such as ana@example.com\x1a\x41this.matches(\'^[a-zA-Z0-9._%+-]+@[a-zA-Z0-9.-]+\\\\.[a-zA-Z]{2,}$\')\x12\x84\x01\n\x08username\x18\x02 \x01(\tBr\xbaHor\x04\x10\x03\x18\x32\xba\x01\x66\n\rusername.form\x12\x34may hold only letters a to z, digits and underscores\x1a\x1fthis.matches(\'^[a-zA-Z0-9_]*$\')\x12\"\n\x08password\x18\x03 \x01(\tB\x10\x80\x01\x01\xbaH\nr\x05\x10\x08\x18\x80\x01\xd8\x01\x01\x12\"\n\rpassword_hash\x18\x04 \x01(\tB\x0b\x80\x01\x01\xbaH\x05r\x03\x18\xff\x01\x12,\n\x04role\x18\x05 \x01(\x0e\x32\x14.blatam.user.v1.RoleB\x08\xbaH\x05\x82\x01\x02\x10\x01:t\xbaHq\x1ao\n\x11new_user.password\x12%needs either password or passwordHash\x1a\x33(this.password != \'\') != (this.password_hash != \'\')\"\x99\x02\n\x17\x42\x61tchCreateUsersRequest\x12\x38\n\x05users\x18\x01 \x03(\x0b\x32\x17.blatam.user.v1.NewUserB\x10\xbaH\r\x92\x01\n\x08\x01\x10\xe8\x07\"\x03\xd8\x01\x03\x12\x1f\n\nrequest_id\x18\x02 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01:\xa2\x01\xbaH\x9e\x01\x1a\x9b\x01\n\x13users.max_passwords\x12Hat most 100 users may come with a password; the others need passwordHash\x1a:this.users.filter(user, user.password != \'\').size() <= 100\">\n\nFieldFault\x12\r\n\x05\x66ield\x18\x01 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x02 \x01(\t\x12\x0c\n\x04rule\x18\x03 \x01(\t\"e\n\x0cNewUserError\x12\x0e\n\x06reason\x18\x01 \x01(\t\x12\x0f\n\x07message\x18\x02 \x01(\t\x12\x34\n\x10\x66ield_violations\x18\x03 \x03(\x0b\x32\x1a.blatam.user.v1.FieldFault\"\x7f\n\x0eNewUserOutcome\x12\r\n\x05index\x18\x01 \x01(\r\x12$\n\x04user\x18\x02 \x01(\x0b\x32\x14.blatam.user.v1.UserH\x00\x12-\n\x05\x65rror\x18\x03 \x01(\x0b\x32\x1c.blatam.user.v1.NewUserErrorH\x00\x42\t\n\x07outcome\"L\n\x18\x42\x61tchCreateUsersResponse\x12\x30\n\x08outcomes\x18\x01 \x03(\x0b\x32\x1e.blatam.user.v1.NewUserOutcome\"/\n\x12\x45xportUsersRequest\x12\x19\n\x08\x61\x66ter_id\x18\x01 \x01(\x03\x42\x07\xbaH\x04\"\x02(\x00\"9\n\x13\x45xportUsersResponse\x12\"\n\x04user\x18\x01 \x01(\x0b\x32\x14.blatam.user.v1.User\"\xc5\x01\n\x11UpdateUserRequest\x12^\n\x04user\x18\x01 \x01(\x0b\x32\x14.blatam.user.v1.UserB:\xbaH7\xba\x01\x31\n\x07user.id\x12\x19id must be greater than 0\x1a\x0bthis.id > 0\xc8\x01\x01\x12/\n\x0bupdate_mask\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.FieldMask\x12\x1f\n\nrequest_id\x18\x03 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01\"8\n\x12UpdateUserResponse\x12\"\n\x04user\x18\x01 \x01(\x0b\x32\x14.blatam.user.v1.User\"(\n\x11\x44\x65leteUserRequest\x12\x13\n\x02id\x18\x01 \x01(\x03\x42\x07\xbaH\x04\"\x02 \x00\"\x14\n\x12\x44\x65leteUserResponse\"K\n\x13UndeleteUserRequest\x12\x13\n\x02id\x18\x01 \x01(\x03\x42\x07\xbaH\x04\"\x02 \x00\x12\x1f\n\nrequest_id\x18\x02 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01\":\n\x14UndeleteUserResponse\x12\"\n\x04user\x18\x01 \x01(\x0b\x32\x14.blatam.user.v1.User*P\n\x04Role\x12\x14\n\x10ROLE_UNSPECIFIED\x10\x00\x12\x10\n\x0cROLE_STUDENT\x10\x01\x12\x10\n\x0cROLE_TEACHER\x10\x02\x12\x0e\n\nROLE_ADMIN\x10\x03\x32\xa4\x0b\n\x0bUserService\x12\x9a\x01\n\nCreateUser\x12!.blatam.user.v1.CreateUserRequest\x1a\".blatam.user.v1.CreateUserResponse\"E\xa2\xbb\x18#\x08\x01\x1a\x0f\n\x07\x61\x64\x64ress\x10\x05\x1a\x02\x08< \x01*\x0cuser.created\x82\xd3\xe4\x93\x02\x18\"\r/api/v1/users:\x01*b\x04user\x12r\n\x07GetUser\x12\x1e.blatam.user.v1.GetUserRequest\x1a\x1f.blatam.user.v1.GetUserResponse\"&\xa2\xbb\x18\x02\x08\x02\x82\xd3\xe4\x93\x02\x1a\x12\x12/api/v1/users/{id}b\x04user\x12\x87\x01\n\x0eGetCurrentUser\x12%.blatam.user.v1.GetCurrentUserRequest\x1a&.blatam.user.v1.GetCurrentUserResponse\"&\xa2\xbb\x18\x04\x08\x02\x30\x01\x82\xd3\xe4\x93\x02\x18\x12\x10/api/v1/users/meb\x04user\x12\x82\x01\n\rBatchGetUsers\x12$.blatam.user.v1.BatchGetUsersRequest\x1a%.blatam.user.v1.BatchGetUsersResponse\"$\xa2\xbb\x18\x02\x08\x02\x82\xd3\xe4\x93\x02\x18\x12\x16/api/v1/users:batchGet\x12\xa2\x01\n\x10\x42\x61tchCreateUsers\x12\'.blatam.user.v1.BatchCreateUsersRequest\x1a(.blatam.user.v1.BatchCreateUsersResponse\";\xa2\xbb\x18\x13\x08\x05 \x01*\rusers.created\x82\xd3\xe4\x93\x02\x1e\"\x19/api/v1/users:batchCreate:\x01*\x12\x92\x01\n\x0b\x45xportUsers\x12\".blatam.user.v1.ExportUsersRequest\x1a#.blatam.user.v1.ExportUsersResponse\"8\xa2\xbb\x18\x12\x08\x05*\x0eusers.exported\x82\xd3\xe4\x93\x02\x1c\x12\x14/api/v1/users:exportb\x04user0\x01\x12\x9f\x01\n\nUpdateUser\x12!.blatam.user.v1.UpdateUserRequest\x1a\".blatam.user.v1.UpdateUserResponse\"J\xa2\xbb\x18\x1b\x08\x03\x12\x07user.id \x01*\x0cuser.updated\x82\xd3\xe4\x93\x02%2\x17/api/v1/users/{user.id}:\x04userb\x04user\x12\x87\x01\n\nDeleteUser\x12!.blatam.user.v1.DeleteUserRequest\x1a\".blatam.user.v1.DeleteUserResponse\"2\xa2\xbb\x18\x14\x08\x03\x12\x02id*\x0cuser.deleted\x82\xd3\xe4\x93\x02\x14*\x12/api/v1/users/{id}\x12\x9f\x01\n\x0cUndeleteUser\x12#.blatam.user.v1.UndeleteUserRequest\x1a$.blatam.user.v1.UndeleteUserResponse\"D\xa2\xbb\x18\x14\x08\x05 \x01*\x0euser.undeleted\x82\xd3\xe4\x93\x02&\"\x1b/api/v1/users/{id}:undelete:\x01*b\x04user\x12m\n\tListUsers\x12 .blatam.user.v1.ListUsersRequest\x1a!.blatam.user.v1.ListUsersResponse\"\x1b\xa2\xbb\x18\x02\x08\x02\x82\xd3\xe4\x93\x02\x0f\x12\r/api/v1/usersb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19\x62latam/user/v1/user.proto\x12\x0e\x62latam.user.v1\x1a\x1d\x62latam/policy/v1/policy.proto\x1a\x19\x62latam/post/v1/post.proto\x1a\x1c\x62latam/user/v1/profile.proto\x1a\x1a\x62latam/user/v1/score.proto\x1a\x1d\x62latam/user/v1/settings.proto\x1a\x1b\x62uf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x91\x04\n\x04User\x12\n\n\x02id\x18\x01 \x01(\x03\x12\xa2\x01\n\x05\x65mail\x18\x02 \x01(\tB\x92\x01\xbaH\x8e\x01r\x03\x18\xff\x01\xba\x01\x82\x01\n\nemail.form\x12\x31must be an e-mail address such as ana@example.com\x1a\x41this.matches(\'^[a-zA-Z0-9._%+-]+@[a-zA-Z0-9.-]+\\\\.[a-zA-Z]{2,}$\')\xd8\x01\x01\x12\x87\x01\n\x08username\x18\x03 \x01(\tBu\xbaHrr\x04\x10\x03\x18\x32\xba\x01\x66\n\rusername.form\x12\x34may hold only letters a to z, digits and underscores\x1a\x1fthis.matches(\'^[a-zA-Z0-9_]*$\')\xd8\x01\x01\x12\x11\n\tis_active\x18\x04 \x01(\x08\x12,\n\x04role\x18\x05 \x01(\x0e\x32\x14.blatam.user.v1.RoleB\x08\xbaH\x05\x82\x01\x02\x10\x01\x12\x16\n\x0e\x65mail_verified\x18\x06 \x01(\x08\x12.\n\ncreated_at\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nupdated_at\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x15\n\x04\x65tag\x18\t \x01(\tB\x07\xbaH\x04r\x02\x18@\"\xfe\x02\n\x11\x43reateUserRequest\x12\x9f\x01\n\x05\x65mail\x18\x01 \x01(\tB\x8f\x01\xbaH\x8b\x01r\x03\x18\xff\x01\xba\x01\x82\x01\n\nemail.form\x12\x31must be an e-mail address such as ana@example.com\x1a\x41this.matches(\'^[a-zA-Z0-9._%+-]+@[a-zA-Z0-9.-]+\\\\.[a-zA-Z]{2,}$\')\x12\x84\x01\n\x08username\x18\x02 \x01(\tBr\xbaHor\x04\x10\x03\x18\x32\xba\x01\x66\n\rusername.form\x12\x34may hold only letters a to z, digits and underscores\x1a\x1fthis.matches(\'^[a-zA-Z0-9_]*$\')\x12\x1f\n\x08password\x18\x03 \x01(\tB\r\x80\x01\x01\xbaH\x07r\x05\x10\x08\x18\x80\x01\x12\x1f\n\nrequest_id\x18\x04 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01\"8\n\x12\x43reateUserResponse\x12\"\n\x04user\x18\x01 \x01(\x0b\x32\x14.blatam.user.v1.User\"%\n\x0eGetUserRequest\x12\x13\n\x02id\x18\x01 \x01(\x03\x42\x07\xbaH\x04\"\x02 \x00\"5\n\x0fGetUserResponse\x12\"\n\x04user\x18\x01 \x01(\x0b\x32\x14.blatam.user.v1.User\"\x17\n\x15GetCurrentUserRequest\"<\n\x16GetCurrentUserResponse\x12\"\n\x04user\x18\x01 \x01(\x0b\x32\x14.blatam.user.v1.User\"\xd1\x03\n\x10ListUsersRequest\x12\x1a\n\x04page\x18\x01 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x01H\x00\x88\x01\x01\x12!\n\tpage_size\x18\x02 \x01(\x05\x42\t\xbaH\x06\x1a\x04\x18\x64(\x01H\x01\x88\x01\x01\x12P\n\x07sort_by\x18\x03 \x01(\tB?\xbaH<r7R\x02idR\x03-idR\ncreated_atR\x0b-created_atR\x08usernameR\t-username\xd8\x01\x01\x12\x1c\n\npage_token\x18\x04 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x08\x12\x16\n\tis_active\x18\x05 \x01(\x08H\x02\x88\x01\x01\x12\x89\x01\n\x0fusername_prefix\x18\x06 \x01(\tBp\xbaHmr\x02\x18\x32\xba\x01\x66\n\rusername.form\x12\x34may hold only letters a to z, digits and underscores\x1a\x1fthis.matches(\'^[a-zA-Z0-9_]*$\')\x12\x17\n\x05\x65mail\x18\x07 \x01(\tB\x08\xbaH\x05r\x03\x18\xff\x01\x12,\n\x04role\x18\x08 \x01(\x0e\x32\x14.blatam.user.v1.RoleB\x08\xbaH\x05\x82\x01\x02\x10\x01\x42\x07\n\x05_pageB\x0c\n\n_page_sizeB\x0c\n\n_is_active\"\xc8\x01\n\x11ListUsersResponse\x12#\n\x05items\x18\x01 \x03(\x0b\x32\x14.blatam.user.v1.User\x12\r\n\x05total\x18\x02 \x01(\r\x12\x17\n\x0ftotal_estimated\x18\x03 \x01(\x08\x12\x0c\n\x04page\x18\x04 \x01(\r\x12\x0c\n\x04size\x18\x05 \x01(\r\x12\r\n\x05pages\x18\x06 \x01(\r\x12\x10\n\x08has_next\x18\x07 \x01(\x08\x12\x10\n\x08has_prev\x18\x08 \x01(\x08\x12\x17\n\x0fnext_page_token\x18\t \x01(\t\"5\n\x14\x42\x61tchGetUsersRequest\x12\x1d\n\x03ids\x18\x01 \x03(\x03\x42\x10\xbaH\r\x92\x01\n\x08\x01\x10\x64\"\x04\"\x02 \x00\"Q\n\x15\x42\x61tchGetUsersResponse\x12#\n\x05users\x18\x01 \x03(\x0b\x32\x14.blatam.user.v1.User\x12\x13\n\x0bmissing_ids\x18\x02 \x03(\x03\"\x9e\x04\n\x07NewUser\x12\x9f\x01\n\x05\x65mail\x18\x01 \x01(\tB\x8f\x01\xbaH\x8b\x01r\x03\x18\xff\x01\xba\x01\x82\x01\n\nemail.form\x12\x31must be an e-mail address such as ana@example.com\x1a\x41this.matches(\'^[a-zA-Z0-9._%+-]+@[a-zA-Z0-9.-]+\\\\.[a-zA-Z]{2,}$\')\x12\x84\x01\n\x08username\x18\x02 \x01(\tBr\xbaHor\x04\x10\x03\x18\x32\xba\x01\x66\n\rusername.form\x12\x34may hold only letters a to z, digits and underscores\x1a\x1fthis.matches(\'^[a-zA-Z0-9_]*$\')\x12\"\n\x08password\x18\x03 \x01(\tB\x10\x80\x01\x01\xbaH\nr\x05\x10\x08\x18\x80\x01\xd8\x01\x01\x12\"\n\rpassword_hash\x18\x04 \x01(\tB\x0b\x80\x01\x01\xbaH\x05r\x03\x18\xff\x01\x12,\n\x04role\x18\x05 \x01(\x0e\x32\x14.blatam.user.v1.RoleB\x08\xbaH\x05\x82\x01\x02\x10\x01:t\xbaHq\x1ao\n\x11new_user.password\x12%needs either password or passwordHash\x1a\x33(this.password != \'\') != (this.password_hash != \'\')\"\x99\x02\n\x17\x42\x61tchCreateUsersRequest\x12\x38\n\x05users\x18\x01 \x03(\x0b\x32\x17.blatam.user.v1.NewUserB\x10\xbaH\r\x92\x01\n\x08\x01\x10\xe8\x07\"\x03\xd8\x01\x03\x12\x1f\n\nrequest_id\x18\x02 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01:\xa2\x01\xbaH\x9e\x01\x1a\x9b\x01\n\x13users.max_passwords\x12Hat most 100 users may come with a password; the others need passwordHash\x1a:this.users.filter(user, user.password != \'\').size() <= 100\">\n\nFieldFault\x12\r\n\x05\x66ield\x18\x01 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x02 \x01(\t\x12\x0c\n\x04rule\x18\x03 \x01(\t\"e\n\x0cNewUserError\x12\x0e\n\x06reason\x18\x01 \x01(\t\x12\x0f\n\x07message\x18\x02 \x01(\t\x12\x34\n\x10\x66ield_violations\x18\x03 \x03(\x0b\x32\x1a.blatam.user.v1.FieldFault\"\x7f\n\x0eNewUserOutcome\x12\r\n\x05index\x18\x01 \x01(\r\x12$\n\x04user\x18\x02 \x01(\x0b\x32\x14.blatam.user.v1.UserH\x00\x12-\n\x05\x65rror\x18\x03 \x01(\x0b\x32\x1c.blatam.user.v1.NewUserErrorH\x00\x42\t\n\x07outcome\"L\n\x18\x42\x61tchCreateUsersResponse\x12\x30\n\x08outcomes\x18\x01 \x03(\x0b\x32\x1e.blatam.user.v1.NewUserOutcome\"/\n\x12\x45xportUsersRequest\x12\x19\n\x08\x61\x66ter_id\x18\x01 \x01(\x03\x42\x07\xbaH\x04\"\x02(\x00\"9\n\x13\x45xportUsersResponse\x12\"\n\x04user\x18\x01 \x01(\x0b\x32\x14.blatam.user.v1.User\"3\n\x11WatchUsersRequest\x12\x1e\n\x0cresume_token\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x01\"\xab\x02\n\x12WatchUsersResponse\x12\'\n\x07\x63reated\x18\x01 \x01(\x0b\x32\x14.blatam.user.v1.UserH\x00\x12\'\n\x07updated\x18\x02 \x01(\x0b\x32\x14.blatam.user.v1.UserH\x00\x12=\n\x07\x64\x65leted\x18\x03 \x01(\x0b\x32*.blatam.user.v1.WatchUsersResponse.DeletedH\x00\x12\x41\n\theartbeat\x18\x04 \x01(\x0b\x32,.blatam.user.v1.WatchUsersResponse.HeartbeatH\x00\x12\x14\n\x0cresume_token\x18\x05 \x01(\t\x1a\x15\n\x07\x44\x65leted\x12\n\n\x02id\x18\x01 \x01(\x03\x1a\x0b\n\tHeartbeatB\x07\n\x05\x65vent\"\xc5\x01\n\x11UpdateUserRequest\x12^\n\x04user\x18\x01 \x01(\x0b\x32\x14.blatam.user.v1.UserB:\xbaH7\xba\x01\x31\n\x07user.id\x12\x19id must be greater than 0\x1a\x0bthis.id > 0\xc8\x01\x01\x12/\n\x0bupdate_mask\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.FieldMask\x12\x1f\n\nrequest_id\x18\x03 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01\"8\n\x12UpdateUserResponse\x12\"\n\x04user\x18\x01 \x01(\x0b\x32\x14.blatam.user.v1.User\"(\n\x11\x44\x65leteUserRequest\x12\x13\n\x02id\x18\x01 \x01(\x03\x42\x07\xbaH\x04\"\x02 \x00\"\x14\n\x12\x44\x65leteUserResponse\"K\n\x13UndeleteUserRequest\x12\x13\n\x02id\x18\x01 \x01(\x03\x42\x07\xbaH\x04\"\x02 \x00\x12\x1f\n\nrequest_id\x18\x02 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01\":\n\x14UndeleteUserResponse\x12\"\n\x04user\x18\x01 \x01(\x0b\x32\x14.blatam.user.v1.User\"(\n\x11\x46ollowUserRequest\x12\x13\n\x02id\x18\x01 \x01(\x03\x42\x07\xbaH\x04\"\x02 \x00\"\x14\n\x12\x46ollowUserResponse\"*\n\x13UnfollowUserRequest\x12\x13\n\x02id\x18\x01 \x01(\x03\x42\x07\xbaH\x04\"\x02 \x00\"\x16\n\x14UnfollowUserResponse\"\xd3\x01\n\x14ListFollowersRequest\x12\x13\n\x02id\x18\x01 \x01(\x03\x42\x07\xbaH\x04\"\x02 \x00\x12\x1a\n\x04page\x18\x02 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x01H\x00\x88\x01\x01\x12!\n\tpage_size\x18\x03 \x01(\x05\x42\t\xbaH\x06\x1a\x04\x18\x64(\x01H\x01\x88\x01\x01\x12\x32\n\x07sort_by\x18\x04 \x01(\tB!\xbaH\x1er\x19R\ncreated_atR\x0b-created_at\xd8\x01\x01\x12\x1c\n\npage_token\x18\x05 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x08\x42\x07\n\x05_pageB\x0c\n\n_page_size\"\xcc\x01\n\x15ListFollowersResponse\x12#\n\x05items\x18\x01 \x03(\x0b\x32\x14.blatam.user.v1.User\x12\r\n\x05total\x18\x02 \x01(\r\x12\x17\n\x0ftotal_estimated\x18\x03 \x01(\x08\x12\x0c\n\x04page\x18\x04 \x01(\r\x12\x0c\n\x04size\x18\x05 \x01(\r\x12\r\n\x05pages\x18\x06 \x01(\r\x12\x10\n\x08has_next\x18\x07 \x01(\x08\x12\x10\n\x08has_prev\x18\x08 \x01(\x08\x12\x17\n\x0fnext_page_token\x18\t \x01(\t\"\xd3\x01\n\x14ListFollowingRequest\x12\x13\n\x02id\x18\x01 \x01(\x03\x42\x07\xbaH\x04\"\x02 \x00\x12\x1a\n\x04page\x18\x02 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x01H\x00\x88\x01\x01\x12!\n\tpage_size\x18\x03 \x01(\x05\x42\t\xbaH\x06\x1a\x04\x18\x64(\x01H\x01\x88\x01\x01\x12\x32\n\x07sort_by\x18\x04 \x01(\tB!\xbaH\x1er\x19R\ncreated_atR\x0b-created_at\xd8\x01\x01\x12\x1c\n\npage_token\x18\x05 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x08\x42\x07\n\x05_pageB\x0c\n\n_page_size\"\xcc\x01\n\x15ListFollowingResponse\x12#\n\x05items\x18\x01 \x03(\x0b\x32\x14.blatam.user.v1.User\x12\r\n\x05total\x18\x02 \x01(\r\x12\x17\n\x0ftotal_estimated\x18\x03 \x01(\x08\x12\x0c\n\x04page\x18\x04 \x01(\r\x12\x0c\n\x04size\x18\x05 \x01(\r\x12\r\n\x05pages\x18\x06 \x01(\r\x12\x10\n\x08has_next\x18\x07 \x01(\x08\x12\x10\n\x08has_prev\x18\x08 \x01(\x08\x12\x17\n\x0fnext_page_token\x18\t \x01(\t\"-\n\x16GetUserOverviewRequest\x12\x13\n\x02id\x18\x01 \x01(\x03\x42\x07\xbaH\x04\"\x02 \x00\"\xe6\x01\n\x17GetUserOverviewResponse\x12\"\n\x04user\x18\x01 \x01(\x0b\x32\x14.blatam.user.v1.User\x12#\n\x05posts\x18\x02 \x03(\x0b\x32\x14.blatam.post.v1.Post\x12\x12\n\npost_count\x18\x03 \x01(\r\x12\'\n\tfollowers\x18\x04 \x03(\x0b\x32\x14.blatam.user.v1.User\x12\x16\n\x0e\x66ollower_count\x18\x05 \x01(\r\x12-\n\x07missing\x18\x06 \x03(\x0e\x32\x1c.blatam.user.v1.OverviewPart*P\n\x04Role\x12\x14\n\x10ROLE_UNSPECIFIED\x10\x00\x12\x10\n\x0cROLE_STUDENT\x10\x01\x12\x10\n\x0cROLE_TEACHER\x10\x02\x12\x0e\n\nROLE_ADMIN\x10\x03*{\n\x0cOverviewPart\x12\x1d\n\x19OVERVIEW_PART_UNSPECIFIED\x10\x00\x12\x16\n\x12OVERVIEW_PART_USER\x10\x01\x12\x17\n\x13OVERVIEW_PART_POSTS\x10\x02\x12\x1b\n\x17OVERVIEW_PART_FOLLOWERS\x10\x03\x32\x93\x19\n\x0bUserService\x12\x9a\x01\n\nCreateUser\x12!.blatam.user.v1.CreateUserRequest\x1a\".blatam.user.v1.CreateUserResponse\"E\xa2\xbb\x18#\x08\x01\x1a\x0f\n\x07\x61\x64\x64ress\x10\x05\x1a\x02\x08< \x01*\x0cuser.created\x82\xd3\xe4\x93\x02\x18\"\r/api/v1/users:\x01*b\x04user\x12r\n\x07GetUser\x12\x1e.blatam.user.v1.GetUserRequest\x1a\x1f.blatam.user.v1.GetUserResponse\"&\xa2\xbb\x18\x02\x08\x02\x82\xd3\xe4\x93\x02\x1a\x12\x12/api/v1/users/{id}b\x04user\x12\x87\x01\n\x0eGetCurrentUser\x12%.blatam.user.v1.GetCurrentUserRequest\x1a&.blatam.user.v1.GetCurrentUserResponse\"&\xa2\xbb\x18\x04\x08\x02\x30\x01\x82\xd3\xe4\x93\x02\x18\x12\x10/api/v1/users/meb\x04user\x12\x82\x01\n\rBatchGetUsers\x12$.blatam.user.v1.BatchGetUsersRequest\x1a%.blatam.user.v1.BatchGetUsersResponse\"$\xa2\xbb\x18\x02\x08\x02\x82\xd3\xe4\x93\x02\x18\x12\x16/api/v1/users:batchGet\x12\xa2\x01\n\x10\x42\x61tchCreateUsers\x12\'.blatam.user.v1.BatchCreateUsersRequest\x1a(.blatam.user.v1.BatchCreateUsersResponse\";\xa2\xbb\x18\x13\x08\x05 \x01*\rusers.created\x82\xd3\xe4\x93\x02\x1e\"\x19/api/v1/users:batchCreate:\x01*\x12\x92\x01\n\x0b\x45xportUsers\x12\".blatam.user.v1.ExportUsersRequest\x1a#.blatam.user.v1.ExportUsersResponse\"8\xa2\xbb\x18\x12\x08\x05*\x0eusers.exported\x82\xd3\xe4\x93\x02\x1c\x12\x14/api/v1/users:exportb\x04user0\x01\x12x\n\nWatchUsers\x12!.blatam.user.v1.WatchUsersRequest\x1a\".blatam.user.v1.WatchUsersResponse\"!\xa2\xbb\x18\x02\x08\x04\x82\xd3\xe4\x93\x02\x15\x12\x13/api/v1/users:watch0\x01\x12\x9f\x01\n\nUpdateUser\x12!.blatam.user.v1.UpdateUserRequest\x1a\".blatam.user.v1.UpdateUserResponse\"J\xa2\xbb\x18\x1b\x08\x03\x12\x07user.id \x01*\x0cuser.updated\x82\xd3\xe4\x93\x02%2\x17/api/v1/users/{user.id}:\x04userb\x04user\x12\x87\x01\n\nDeleteUser\x12!.blatam.user.v1.DeleteUserRequest\x1a\".blatam.user.v1.DeleteUserResponse\"2\xa2\xbb\x18\x14\x08\x03\x12\x02id*\x0cuser.deleted\x82\xd3\xe4\x93\x02\x14*\x12/api/v1/users/{id}\x12\x9f\x01\n\x0cUndeleteUser\x12#.blatam.user.v1.UndeleteUserRequest\x1a$.blatam.user.v1.UndeleteUserResponse\"D\xa2\xbb\x18\x14\x08\x05 \x01*\x0euser.undeleted\x82\xd3\xe4\x93\x02&\"\x1b/api/v1/users/{id}:undelete:\x01*b\x04user\x12m\n\tListUsers\x12 .blatam.user.v1.ListUsersRequest\x1a!.blatam.user.v1.ListUsersResponse\"\x1b\xa2\xbb\x18\x02\x08\x02\x82\xd3\xe4\x93\x02\x0f\x12\r/api/v1/users\x12\x9d\x01\n\x11\x43reateUserProfile\x12(.blatam.user.v1.CreateUserProfileRequest\x1a).blatam.user.v1.CreateUserProfileResponse\"3\xa2\xbb\x18\x06\x08\x02 \x01\x30\x01\x82\xd3\xe4\x93\x02#\"\x15/api/v1/user-profiles:\x01*b\x07profile\x12\x97\x01\n\x0eGetUserProfile\x12%.blatam.user.v1.GetUserProfileRequest\x1a&.blatam.user.v1.GetUserProfileResponse\"6\xa2\xbb\x18\x02\x08\x02\x82\xd3\xe4\x93\x02*\x12\x1f/api/v1/user-profiles/{user_id}b\x07profile\x12\xc4\x01\n\x11UpdateUserProfile\x12(.blatam.user.v1.UpdateUserProfileRequest\x1a).blatam.user.v1.UpdateUserProfileResponse\"Z\xa2\xbb\x18\x15\x08\x03\x12\x0fprofile.user_id \x01\x82\xd3\xe4\x93\x02;2\'/api/v1/user-profiles/{profile.user_id}:\x07profileb\x07profile\x12\x93\x01\n\x0fGetUserSettings\x12&.blatam.user.v1.GetUserSettingsRequest\x1a\'.blatam.user.v1.GetUserSettingsResponse\"/\xa2\xbb\x18\x04\x08\x02\x30\x01\x82\xd3\xe4\x93\x02!\x12\x15/api/v1/user-settingsb\x08settings\x12\xa6\x01\n\x12UpdateUserSettings\x12).blatam.user.v1.UpdateUserSettingsRequest\x1a*.blatam.user.v1.UpdateUserSettingsResponse\"9\xa2\xbb\x18\x04\x08\x02\x30\x01\x82\xd3\xe4\x93\x02+\x1a\x15/api/v1/user-settings:\x08settingsb\x08settings\x12\x81\x01\n\nFollowUser\x12!.blatam.user.v1.FollowUserRequest\x1a\".blatam.user.v1.FollowUserResponse\",\xa2\xbb\x18\x04\x08\x02\x30\x01\x82\xd3\xe4\x93\x02\x1e\x1a\x19/api/v1/users/{id}/follow:\x01*\x12\x84\x01\n\x0cUnfollowUser\x12#.blatam.user.v1.UnfollowUserRequest\x1a$.blatam.user.v1.UnfollowUserResponse\")\xa2\xbb\x18\x04\x08\x02\x30\x01\x82\xd3\xe4\x93\x02\x1b*\x19/api/v1/users/{id}/follow\x12\x88\x01\n\rListFollowers\x12$.blatam.user.v1.ListFollowersRequest\x1a%.blatam.user.v1.ListFollowersResponse\"*\xa2\xbb\x18\x02\x08\x02\x82\xd3\xe4\x93\x02\x1e\x12\x1c/api/v1/users/{id}/followers\x12\x88\x01\n\rListFollowing\x12$.blatam.user.v1.ListFollowingRequest\x1a%.blatam.user.v1.ListFollowingResponse\"*\xa2\xbb\x18\x02\x08\x02\x82\xd3\xe4\x93\x02\x1e\x12\x1c/api/v1/users/{id}/following\x12\x8d\x01\n\x0fGetUserOverview\x12&.blatam.user.v1.GetUserOverviewRequest\x1a\'.blatam.user.v1.GetUserOverviewResponse\")\xa2\xbb\x18\x02\x08\x02\x82\xd3\xe4\x93\x02\x1d\x12\x1b/api/v1/users/{id}/overview\x12\x81\x01\n\x0cGetUserScore\x12#.blatam.user.v1.GetUserScoreRequest\x1a$.blatam.user.v1.GetUserScoreResponse\"&\xa2\xbb\x18\x02\x08\x02\x82\xd3\xe4\x93\x02\x1a\x12\x18/api/v1/users/{id}/scoreb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -90,6 +94,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_BATCHCREATEUSERSREQUEST']._serialized_options = b'\272H\236\001\032\233\001\n\023users.max_passwords\022Hat most 100 users may come with a password; the others need passwordHash\032:this.users.filter(user, user.password != \'\').size() <= 100'
   _globals['_EXPORTUSERSREQUEST'].fields_by_name['after_id']._loaded_options = None
   _globals['_EXPORTUSERSREQUEST'].fields_by_name['after_id']._serialized_options = b'\272H\004\"\002(\000'
+  _globals['_WATCHUSERSREQUEST'].fields_by_name['resume_token']._loaded_options = None
+  _globals['_WATCHUSERSREQUEST'].fields_by_name['resume_token']._serialized_options = b'\272H\005r\003\030\200\001'
   _globals['_UPDATEUSERREQUEST'].fields_by_name['user']._loaded_options = None
   _globals['_UPDATEUSERREQUEST'].fields_by_name['user']._serialized_options = b'\272H7\272\0011\n\007user.id\022\031id must be greater than 0\032\013this.id > 0\310\001\001'
   _globals['_UPDATEUSERREQUEST'].fields_by_name['request_id']._loaded_options = None
@@ -100,6 +106,32 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_UNDELETEUSERREQUEST'].fields_by_name['id']._serialized_options = b'\272H\004\"\002 \000'
   _globals['_UNDELETEUSERREQUEST'].fields_by_name['request_id']._loaded_options = None
   _globals['_UNDELETEUSERREQUEST'].fields_by_name['request_id']._serialized_options = b'\272H\010r\003\260\001\001\330\001\001'
+  _globals['_FOLLOWUSERREQUEST'].fields_by_name['id']._loaded_options = None
+  _globals['_FOLLOWUSERREQUEST'].fields_by_name['id']._serialized_options = b'\272H\004\"\002 \000'
+  _globals['_UNFOLLOWUSERREQUEST'].fields_by_name['id']._loaded_options = None
+  _globals['_UNFOLLOWUSERREQUEST'].fields_by_name['id']._serialized_options = b'\272H\004\"\002 \000'
+  _globals['_LISTFOLLOWERSREQUEST'].fields_by_name['id']._loaded_options = None
+  _globals['_LISTFOLLOWERSREQUEST'].fields_by_name['id']._serialized_options = b'\272H\004\"\002 \000'
+  _globals['_LISTFOLLOWERSREQUEST'].fields_by_name['page']._loaded_options = None
+  _globals['_LISTFOLLOWERSREQUEST'].fields_by_name['page']._serialized_options = b'\272H\004\032\002(\001'
+  _globals['_LISTFOLLOWERSREQUEST'].fields_by_name['page_size']._loaded_options = None
+  _globals['_LISTFOLLOWERSREQUEST'].fields_by_name['page_size']._serialized_options = b'\272H\006\032\004\030d(\001'
+  _globals['_LISTFOLLOWERSREQUEST'].fields_by_name['sort_by']._loaded_options = None
+  _globals['_LISTFOLLOWERSREQUEST'].fields_by_name['sort_by']._serialized_options = b'\272H\036r\031R\ncreated_atR\013-created_at\330\001\001'
+  _globals['_LISTFOLLOWERSREQUEST'].fields_by_name['page_token']._loaded_options = None
+  _globals['_LISTFOLLOWERSREQUEST'].fields_by_name['page_token']._serialized_options = b'\272H\005r\003\030\200\010'
+  _globals['_LISTFOLLOWINGREQUEST'].fields_by_name['id']._loaded_options = None
+  _globals['_LISTFOLLOWINGREQUEST'].fields_by_name['id']._serialized_options = b'\272H\004\"\002 \000'
+  _globals['_LISTFOLLOWINGREQUEST'].fields_by_name['page']._loaded_options = None
+  _globals['_LISTFOLLOWINGREQUEST'].fields_by_name['page']._serialized_options = b'\272H\004\032\002(\001'
+  _globals['_LISTFOLLOWINGREQUEST'].fields_by_name['page_size']._loaded_options = None
+  _globals['_LISTFOLLOWINGREQUEST'].fields_by_name['page_size']._serialized_options = b'\272H\006\032\004\030d(\001'
+  _globals['_LISTFOLLOWINGREQUEST'].fields_by_name['sort_by']._loaded_options = None
+  _globals['_LISTFOLLOWINGREQUEST'].fields_by_name['sort_by']._serialized_options = b'\272H\036r\031R\ncreated_atR\013-created_at\330\001\001'
+  _globals['_LISTFOLLOWINGREQUEST'].fields_by_name['page_token']._loaded_options = None
+  _globals['_LISTFOLLOWINGREQUEST'].fields_by_name['page_token']._serialized_options = b'\272H\005r\003\030\200\010'
+  _globals['_GETUSEROVERVIEWREQUEST'].fields_by_name['id']._loaded_options = None
+  _globals['_GETUSEROVERVIEWREQUEST'].fields_by_name['id']._serialized_options = b'\272H\004\"\002 \000'
   _globals['_USERSERVICE'].methods_by_name['CreateUser']._loaded_options = None
   _globals['_USERSERVICE'].methods_by_name['CreateUser']._serialized_options = b'\242\273\030#\010\001\032\017\n\007address\020\005\032\002\010< \001*\014user.created\202\323\344\223\002\030\"\r/api/v1/users:\001*b\004user'
   _globals['_USERSERVICE'].methods_by_name['GetUser']._loaded_options = None
@@ -112,6 +144,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_USERSERVICE'].methods_by_name['BatchCreateUsers']._serialized_options = b'\242\273\030\023\010\005 \001*\rusers.created\202\323\344\223\002\036\"\031/api/v1/users:batchCreate:\001*'
   _globals['_USERSERVICE'].methods_by_name['ExportUsers']._loaded_options = None
   _globals['_USERSERVICE'].methods_by_name['ExportUsers']._serialized_options = b'\242\273\030\022\010\005*\016users.exported\202\323\344\223\002\034\022\024/api/v1/users:exportb\004user'
+  _globals['_USERSERVICE'].methods_by_name['WatchUsers']._loaded_options = None
+  _globals['_USERSERVICE'].methods_by_name['WatchUsers']._serialized_options = b'\242\273\030\002\010\004\202\323\344\223\002\025\022\023/api/v1/users:watch'
   _globals['_USERSERVICE'].methods_by_name['UpdateUser']._loaded_options = None
   _globals['_USERSERVICE'].methods_by_name['UpdateUser']._serialized_options = b'\242\273\030\033\010\003\022\007user.id \001*\014user.updated\202\323\344\223\002%2\027/api/v1/users/{user.id}:\004userb\004user'
   _globals['_USERSERVICE'].methods_by_name['DeleteUser']._loaded_options = None
@@ -120,58 +154,110 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_USERSERVICE'].methods_by_name['UndeleteUser']._serialized_options = b'\242\273\030\024\010\005 \001*\016user.undeleted\202\323\344\223\002&\"\033/api/v1/users/{id}:undelete:\001*b\004user'
   _globals['_USERSERVICE'].methods_by_name['ListUsers']._loaded_options = None
   _globals['_USERSERVICE'].methods_by_name['ListUsers']._serialized_options = b'\242\273\030\002\010\002\202\323\344\223\002\017\022\r/api/v1/users'
-  _globals['_ROLE']._serialized_start=3937
-  _globals['_ROLE']._serialized_end=4017
-  _globals['_USER']._serialized_start=203
-  _globals['_USER']._serialized_end=732
-  _globals['_CREATEUSERREQUEST']._serialized_start=735
-  _globals['_CREATEUSERREQUEST']._serialized_end=1117
-  _globals['_CREATEUSERRESPONSE']._serialized_start=1119
-  _globals['_CREATEUSERRESPONSE']._serialized_end=1175
-  _globals['_GETUSERREQUEST']._serialized_start=1177
-  _globals['_GETUSERREQUEST']._serialized_end=1214
-  _globals['_GETUSERRESPONSE']._serialized_start=1216
-  _globals['_GETUSERRESPONSE']._serialized_end=1269
-  _globals['_GETCURRENTUSERREQUEST']._serialized_start=1271
-  _globals['_GETCURRENTUSERREQUEST']._serialized_end=1294
-  _globals['_GETCURRENTUSERRESPONSE']._serialized_start=1296
-  _globals['_GETCURRENTUSERRESPONSE']._serialized_end=1356
-  _globals['_LISTUSERSREQUEST']._serialized_start=1359
-  _globals['_LISTUSERSREQUEST']._serialized_end=1824
-  _globals['_LISTUSERSRESPONSE']._serialized_start=1827
-  _globals['_LISTUSERSRESPONSE']._serialized_end=2027
-  _globals['_BATCHGETUSERSREQUEST']._serialized_start=2029
-  _globals['_BATCHGETUSERSREQUEST']._serialized_end=2082
-  _globals['_BATCHGETUSERSRESPONSE']._serialized_start=2084
-  _globals['_BATCHGETUSERSRESPONSE']._serialized_end=2165
-  _globals['_NEWUSER']._serialized_start=2168
-  _globals['_NEWUSER']._serialized_end=2710
-  _globals['_BATCHCREATEUSERSREQUEST']._serialized_start=2713
-  _globals['_BATCHCREATEUSERSREQUEST']._serialized_end=2994
-  _globals['_FIELDFAULT']._serialized_start=2996
-  _globals['_FIELDFAULT']._serialized_end=3058
-  _globals['_NEWUSERERROR']._serialized_start=3060
-  _globals['_NEWUSERERROR']._serialized_end=3161
-  _globals['_NEWUSEROUTCOME']._serialized_start=3163
-  _globals['_NEWUSEROUTCOME']._serialized_end=3290
-  _globals['_BATCHCREATEUSERSRESPONSE']._serialized_start=3292
-  _globals['_BATCHCREATEUSERSRESPONSE']._serialized_end=3368
-  _globals['_EXPORTUSERSREQUEST']._serialized_start=3370
-  _globals['_EXPORTUSERSREQUEST']._serialized_end=3417
-  _globals['_EXPORTUSERSRESPONSE']._serialized_start=3419
-  _globals['_EXPORTUSERSRESPONSE']._serialized_end=3476
-  _globals['_UPDATEUSERREQUEST']._serialized_start=3479
-  _globals['_UPDATEUSERREQUEST']._serialized_end=3676
-  _globals['_UPDATEUSERRESPONSE']._serialized_start=3678
-  _globals['_UPDATEUSERRESPONSE']._serialized_end=3734
-  _globals['_DELETEUSERREQUEST']._serialized_start=3736
-  _globals['_DELETEUSERREQUEST']._serialized_end=3776
-  _globals['_DELETEUSERRESPONSE']._serialized_start=3778
-  _globals['_DELETEUSERRESPONSE']._serialized_end=3798
-  _globals['_UNDELETEUSERREQUEST']._serialized_start=3800
-  _globals['_UNDELETEUSERREQUEST']._serialized_end=3875
-  _globals['_UNDELETEUSERRESPONSE']._serialized_start=3877
-  _globals['_UNDELETEUSERRESPONSE']._serialized_end=3935
-  _globals['_USERSERVICE']._serialized_start=4020
-  _globals['_USERSERVICE']._serialized_end=5464
+  _globals['_USERSERVICE'].methods_by_name['CreateUserProfile']._loaded_options = None
+  _globals['_USERSERVICE'].methods_by_name['CreateUserProfile']._serialized_options = b'\242\273\030\006\010\002 \0010\001\202\323\344\223\002#\"\025/api/v1/user-profiles:\001*b\007profile'
+  _globals['_USERSERVICE'].methods_by_name['GetUserProfile']._loaded_options = None
+  _globals['_USERSERVICE'].methods_by_name['GetUserProfile']._serialized_options = b'\242\273\030\002\010\002\202\323\344\223\002*\022\037/api/v1/user-profiles/{user_id}b\007profile'
+  _globals['_USERSERVICE'].methods_by_name['UpdateUserProfile']._loaded_options = None
+  _globals['_USERSERVICE'].methods_by_name['UpdateUserProfile']._serialized_options = b'\242\273\030\025\010\003\022\017profile.user_id \001\202\323\344\223\002;2\'/api/v1/user-profiles/{profile.user_id}:\007profileb\007profile'
+  _globals['_USERSERVICE'].methods_by_name['GetUserSettings']._loaded_options = None
+  _globals['_USERSERVICE'].methods_by_name['GetUserSettings']._serialized_options = b'\242\273\030\004\010\0020\001\202\323\344\223\002!\022\025/api/v1/user-settingsb\010settings'
+  _globals['_USERSERVICE'].methods_by_name['UpdateUserSettings']._loaded_options = None
+  _globals['_USERSERVICE'].methods_by_name['UpdateUserSettings']._serialized_options = b'\242\273\030\004\010\0020\001\202\323\344\223\002+\032\025/api/v1/user-settings:\010settingsb\010settings'
+  _globals['_USERSERVICE'].methods_by_name['FollowUser']._loaded_options = None
+  _globals['_USERSERVICE'].methods_by_name['FollowUser']._serialized_options = b'\242\273\030\004\010\0020\001\202\323\344\223\002\036\032\031/api/v1/users/{id}/follow:\001*'
+  _globals['_USERSERVICE'].methods_by_name['UnfollowUser']._loaded_options = None
+  _globals['_USERSERVICE'].methods_by_name['UnfollowUser']._serialized_options = b'\242\273\030\004\010\0020\001\202\323\344\223\002\033*\031/api/v1/users/{id}/follow'
+  _globals['_USERSERVICE'].methods_by_name['ListFollowers']._loaded_options = None
+  _globals['_USERSERVICE'].methods_by_name['ListFollowers']._serialized_options = b'\242\273\030\002\010\002\202\323\344\223\002\036\022\034/api/v1/users/{id}/followers'
+  _globals['_USERSERVICE'].methods_by_name['ListFollowing']._loaded_options = None
+  _globals['_USERSERVICE'].methods_by_name['ListFollowing']._serialized_options = b'\242\273\030\002\010\002\202\323\344\223\002\036\022\034/api/v1/users/{id}/following'
+  _globals['_USERSERVICE'].methods_by_name['GetUserOverview']._loaded_options = None
+  _globals['_USERSERVICE'].methods_by_name['GetUserOverview']._serialized_options = b'\242\273\030\002\010\002\202\323\344\223\002\035\022\033/api/v1/users/{id}/overview'
+  _globals['_USERSERVICE'].methods_by_name['GetUserScore']._loaded_options = None
+  _globals['_USERSERVICE'].methods_by_name['GetUserScore']._serialized_options = b'\242\273\030\002\010\002\202\323\344\223\002\032\022\030/api/v1/users/{id}/score'
+  _globals['_ROLE']._serialized_start=5662
+  _globals['_ROLE']._serialized_end=5742
+  _globals['_OVERVIEWPART']._serialized_start=5744
+  _globals['_OVERVIEWPART']._serialized_end=5867
+  _globals['_USER']._serialized_start=319
+  _globals['_USER']._serialized_end=848
+  _globals['_CREATEUSERREQUEST']._serialized_start=851
+  _globals['_CREATEUSERREQUEST']._serialized_end=1233
+  _globals['_CREATEUSERRESPONSE']._serialized_start=1235
+  _globals['_CREATEUSERRESPONSE']._serialized_end=1291
+  _globals['_GETUSERREQUEST']._serialized_start=1293
+  _globals['_GETUSERREQUEST']._serialized_end=1330
+  _globals['_GETUSERRESPONSE']._serialized_start=1332
+  _globals['_GETUSERRESPONSE']._serialized_end=1385
+  _globals['_GETCURRENTUSERREQUEST']._serialized_start=1387
+  _globals['_GETCURRENTUSERREQUEST']._serialized_end=1410
+  _globals['_GETCURRENTUSERRESPONSE']._serialized_start=1412
+  _globals['_GETCURRENTUSERRESPONSE']._serialized_end=1472
+  _globals['_LISTUSERSREQUEST']._serialized_start=1475
+  _globals['_LISTUSERSREQUEST']._serialized_end=1940
+  _globals['_LISTUSERSRESPONSE']._serialized_start=1943
+  _globals['_LISTUSERSRESPONSE']._serialized_end=2143
+  _globals['_BATCHGETUSERSREQUEST']._serialized_start=2145
+  _globals['_BATCHGETUSERSREQUEST']._serialized_end=2198
+  _globals['_BATCHGETUSERSRESPONSE']._serialized_start=2200
+  _globals['_BATCHGETUSERSRESPONSE']._serialized_end=2281
+  _globals['_NEWUSER']._serialized_start=2284
+  _globals['_NEWUSER']._serialized_end=2826
+  _globals['_BATCHCREATEUSERSREQUEST']._serialized_start=2829
+  _globals['_BATCHCREATEUSERSREQUEST']._serialized_end=3110
+  _globals['_FIELDFAULT']._serialized_start=3112
+  _globals['_FIELDFAULT']._serialized_end=3174
+  _globals['_NEWUSERERROR']._serialized_start=3176
+  _globals['_NEWUSERERROR']._serialized_end=3277
+  _globals['_NEWUSEROUTCOME']._serialized_start=3279
+  _globals['_NEWUSEROUTCOME']._serialized_end=3406
+  _globals['_BATCHCREATEUSERSRESPONSE']._serialized_start=3408
+  _globals['_BATCHCREATEUSERSRESPONSE']._serialized_end=3484
+  _globals['_EXPORTUSERSREQUEST']._serialized_start=3486
+  _globals['_EXPORTUSERSREQUEST']._serialized_end=3533
+  _globals['_EXPORTUSERSRESPONSE']._serialized_start=3535
+  _globals['_EXPORTUSERSRESPONSE']._serialized_end=3592
+  _globals['_WATCHUSERSREQUEST']._serialized_start=3594
+  _globals['_WATCHUSERSREQUEST']._serialized_end=3645
+  _globals['_WATCHUSERSRESPONSE']._serialized_start=3648
+  _globals['_WATCHUSERSRESPONSE']._serialized_end=3947
+  _globals['_WATCHUSERSRESPONSE_DELETED']._serialized_start=3904
+  _globals['_WATCHUSERSRESPONSE_DELETED']._serialized_end=3925
+  _globals['_WATCHUSERSRESPONSE_HEARTBEAT']._serialized_start=3927
+  _globals['_WATCHUSERSRESPONSE_HEARTBEAT']._serialized_end=3938
+  _globals['_UPDATEUSERREQUEST']._serialized_start=3950
+  _globals['_UPDATEUSERREQUEST']._serialized_end=4147
+  _globals['_UPDATEUSERRESPONSE']._serialized_start=4149
+  _globals['_UPDATEUSERRESPONSE']._serialized_end=4205
+  _globals['_DELETEUSERREQUEST']._serialized_start=4207
+  _globals['_DELETEUSERREQUEST']._serialized_end=4247
+  _globals['_DELETEUSERRESPONSE']._serialized_start=4249
+  _globals['_DELETEUSERRESPONSE']._serialized_end=4269
+  _globals['_UNDELETEUSERREQUEST']._serialized_start=4271
+  _globals['_UNDELETEUSERREQUEST']._serialized_end=4346
+  _globals['_UNDELETEUSERRESPONSE']._serialized_start=4348
+  _globals['_UNDELETEUSERRESPONSE']._serialized_end=4406
+  _globals['_FOLLOWUSERREQUEST']._serialized_start=4408
+  _globals['_FOLLOWUSERREQUEST']._serialized_end=4448
+  _globals['_FOLLOWUSERRESPONSE']._serialized_start=4450
+  _globals['_FOLLOWUSERRESPONSE']._serialized_end=4470
+  _globals['_UNFOLLOWUSERREQUEST']._serialized_start=4472
+  _globals['_UNFOLLOWUSERREQUEST']._serialized_end=4514
+  _globals['_UNFOLLOWUSERRESPONSE']._serialized_start=4516
+  _globals['_UNFOLLOWUSERRESPONSE']._serialized_end=4538
+  _globals['_LISTFOLLOWERSREQUEST']._serialized_start=4541
+  _globals['_LISTFOLLOWERSREQUEST']._serialized_end=4752
+  _globals['_LISTFOLLOWERSRESPONSE']._serialized_start=4755
+  _globals['_LISTFOLLOWERSRESPONSE']._serialized_end=4959
+  _globals['_LISTFOLLOWINGREQUEST']._serialized_start=4962
+  _globals['_LISTFOLLOWINGREQUEST']._serialized_end=5173
+  _globals['_LISTFOLLOWINGRESPONSE']._serialized_start=5176
+  _globals['_LISTFOLLOWINGRESPONSE']._serialized_end=5380
+  _globals['_GETUSEROVERVIEWREQUEST']._serialized_start=5382
+  _globals['_GETUSEROVERVIEWREQUEST']._serialized_end=5427
+  _globals['_GETUSEROVERVIEWRESPONSE']._serialized_start=5430
+  _globals['_GETUSEROVERVIEWRESPONSE']._serialized_end=5660
+  _globals['_USERSERVICE']._serialized_start=5870
+  _globals['_USERSERVICE']._serialized_end=9089
 # @@protoc_insertion_point(module_scope)
