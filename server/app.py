@@ -16,11 +16,14 @@ from redis.asyncio import Redis
 from edge.app import create_app
 from edge.config import EdgeSettings, TokenCookie
 from edge.port import CallError, CallPort, RemotePort, Reply
+from server import systems
 from server.background import following
 from server.config import Settings, require
+from server.deliveries import delivering
 from server.domain.audit import Audit
 from server.domain.auth import Authentication
 from server.domain.clock import Clock, system_clock
+from server.domain.credentials.mailed_tokens import MailedTokens
 from server.domain.credentials.passwords import PasswordHasher
 from server.domain.credentials.revocations import Revocations
 from server.domain.credentials.rotation import SigningKeys
@@ -29,11 +32,15 @@ from server.domain.credentials.service_keys import ServiceKeys
 from server.domain.credentials.sessions import RefreshLimits, RefreshTokens
 from server.domain.credentials.tokens import AccessTokens, KeyRing
 from server.domain.limits import Limiter, SlidingWindows, Window
+from server.domain.outbox.letters import Letters
 from server.domain.paging import PageTokens
+from server.domain.personal_data import PersonalData
+from server.domain.recovery import Recovery
 from server.domain.requests import Requests
 from server.domain.revocation_watch import RevocationWatch
 from server.domain.user_batches import UserBatches
 from server.domain.user_export import UserExport
+from server.domain.user_watch import UserWatch
 from server.domain.users import Users
 from server.rpc import contract
 from server.rpc.addresses import Trust
@@ -44,21 +51,29 @@ from server.rpc.interceptors.errors import DOMAIN
 from server.rpc.interceptors.validation import NO_NUL
 from server.rpc.listener import Guards, Listener, grpc_server, serve_methods
 from server.rpc.local import LocalPort
+from server.rpc.personal_data import PersonalDataService
+from server.rpc.recovery import RecoveryService
 from server.rpc.reflection import reflect
 from server.rpc.signing_keys import SigningKeyService
 from server.rpc.users import UserService
-from server.rpc.watches import RevocationService
+from server.rpc.watches import RevocationService, UserWatchService
 from server.store.accounts import PostgresAccounts
 from server.store.answers import PostgresAnswers
 from server.store.audit import PostgresAudit
 from server.store.buckets import RedisBuckets
 from server.store.connect import Database, redis_client
+from server.store.mailed_tokens import PostgresMailedTokens
+from server.store.outbox import PostgresOutbox
+from server.store.personal_data import PostgresPersonalData
+from server.store.retention import ENTRIES_KEPT, Retention
 from server.store.revocations import RevocationFeed
 from server.store.service_keys import PostgresServiceKeys
 from server.store.sessions import PostgresSessions
 from server.store.signing_keys import PostgresSigningKeys
 from server.store.user_batches import PostgresUserBatches
 from server.store.user_cache import CachedUsers
+from server.store.user_changes import UserChangeFeed
+from server.store.user_reads import UserReads
 from server.store.users import PostgresUsers
 
 Rates = Mapping[str, Sequence[contract.RateRule]]
@@ -133,41 +148,99 @@ async def academy(
 
     Raises StoreUnavailable, UnreadableKeys, ContractError, ConfigurationError.
     """
-    settings, ring = base.settings, KeyRing()
-    events = PostgresAudit(base.database)
-    services = PostgresServiceKeys(base.database, base.clock)
-    keys = _kept_keys(base, ring)
-    accounts = CachedUsers(base.database, base.redis, base.feed)
-    authentication = _authentication(base, ring, ServiceKeys(services, base.clock))
-    audit = Audit(events, page_tokens(base))
-    servicers = {
-        "blatam.user.v1.UserService": (
-            UserService(users(base, accounts)),
-            BulkUserService(user_batches(base), UserExport(accounts)),
-        ),
-        "blatam.auth.v1.AuthService": (
-            AuthService(authentication, ring, audit),
-            RevocationService(RevocationWatch(base.feed)),
-            SigningKeyService(signing_keys(base, keys)),
-        ),
-    }
-    served = serve_methods(servicers, _guards(base, authentication, events))
+    settings, kept = base.settings, _kept(base)
+    authentication = _authentication(base, kept)
+    servicers = _servicers(base, kept, authentication)
+    served = serve_methods(servicers, _guards(base, authentication, kept.events))
     trust = Trust(settings.trusted_proxies)
-    health = Health(
-        base.database.ping, list(servicers), lame_duck, base.feed.tail.close
-    )
+    ends = (base.feed.tail.close, kept.changes.tail.close)
+    health = Health(base.database.ping, list(servicers), lame_duck, *ends)
     server = grpc_server(Listener(trust).handlers(served))
     health.add_to(server)
     if settings.debug:
         reflect(server, (*servicers, health.name))
     port = LocalPort(served, trust, Reply, CallError)
     edge = replace(edge_settings(settings, rates(settings)), ready=health.ready)
-    fresh = (keys, base.feed, services, health)
+    fresh = (kept.keys, base.feed, kept.services, kept.changes, health)
     for source in fresh:
         await source.look()
-    works = [source.follow for source in (*fresh, accounts.cache)]
-    async with following(*works, base.feed.listen, keys.listen):
+    rest = (kept.accounts.cache, _retention(base))
+    works = [source.follow for source in (*fresh, *rest)]
+    async with (
+        following(*works, base.feed.listen, kept.keys.listen),
+        delivering(settings, kept.outbox, _letters(base, kept), base.clock),
+    ):
         yield Academy(health, server, port, edge_app(port, edge))
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """The stores that several services share."""
+
+    ring: KeyRing
+    keys: PostgresSigningKeys
+    events: PostgresAudit
+    services: PostgresServiceKeys
+    accounts: CachedUsers
+    outbox: PostgresOutbox
+    changes: UserChangeFeed
+    mailed: PostgresMailedTokens
+
+
+def _kept(base: Ground) -> Kept:
+    ring, outbox = KeyRing(), PostgresOutbox(base.database)
+    accounts = CachedUsers(base.database, base.redis, base.feed)
+    changes = UserChangeFeed(base.database, UserReads(base.database))
+    outbox.tell(changes.told)
+    return Kept(
+        ring=ring,
+        keys=_kept_keys(base, ring),
+        events=PostgresAudit(base.database),
+        services=PostgresServiceKeys(base.database, base.clock),
+        accounts=accounts,
+        outbox=outbox,
+        changes=changes,
+        mailed=PostgresMailedTokens(base.database, base.feed, accounts.cache.keep),
+    )
+
+
+def _servicers(
+    base: Ground, kept: Kept, authentication: Authentication
+) -> Mapping[str, Sequence[object]]:
+    """Give what implements each service, by its name."""
+    database, clock, tokens = base.database, base.clock, page_tokens(base)
+    audit = Audit(kept.events, tokens)
+    return {
+        "blatam.user.v1.UserService": (
+            UserService(users(base, kept.accounts)),
+            BulkUserService(user_batches(base), UserExport(kept.accounts)),
+            UserWatchService(UserWatch(kept.changes, ENTRIES_KEPT, clock)),
+            PersonalDataService(PersonalData(_held(base, kept), authentication)),
+            *systems.members(database, kept.accounts, tokens, clock),
+        ),
+        "blatam.auth.v1.AuthService": (
+            AuthService(authentication, kept.ring, audit),
+            RecoveryService(Recovery(authentication, kept.mailed)),
+            RevocationService(RevocationWatch(base.feed)),
+            SigningKeyService(signing_keys(base, kept.keys)),
+        ),
+        "blatam.post.v1.PostService": systems.posts(database, tokens, clock),
+    }
+
+
+def _held(base: Ground, kept: Kept) -> PostgresPersonalData:
+    return PostgresPersonalData(base.database, base.feed, kept.accounts.cache.drop)
+
+
+def _retention(base: Ground) -> Retention:
+    kept = base.settings.user_retention
+    return Retention(base.database, base.feed, kept, base.clock)
+
+
+def _letters(base: Ground, kept: Kept) -> Letters:
+    tokens = MailedTokens(kept.mailed, base.secret.mac("mailed-tokens"), base.clock)
+    users, accounts = UserReads(base.database), PostgresAccounts(base.database)
+    return Letters(users, accounts, kept.outbox, tokens)
 
 
 def _guards(
@@ -220,9 +293,7 @@ def user_batches(base: Ground) -> UserBatches:
     )
 
 
-def _authentication(
-    base: Ground, ring: KeyRing, service_keys: ServiceKeys
-) -> Authentication:
+def _authentication(base: Ground, kept: Kept) -> Authentication:
     settings = base.settings
     limits = RefreshLimits(
         idle=settings.refresh_idle,
@@ -234,12 +305,13 @@ def _authentication(
         sessions=PostgresSessions(base.database, base.feed),
         hasher=base.hasher,
         access=AccessTokens(
-            settings.token_issuer, settings.token_audience, ring, base.clock
+            settings.token_issuer, settings.token_audience, kept.ring, base.clock
         ),
         refresh=RefreshTokens(base.secret.mac("refresh-tokens"), limits),
         revocations=base.known,
-        service_keys=service_keys,
+        service_keys=ServiceKeys(kept.services, base.clock),
         attempts=base.limiter,
+        mailing=kept.outbox,
         policy=settings.password_policy,
         clock=base.clock,
     )

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import re
 from datetime import timedelta
+from email.utils import parseaddr
 from ipaddress import IPv4Network, IPv6Network, ip_address
 from pathlib import Path
 from typing import Annotated, Any
@@ -35,6 +36,7 @@ from pydantic_settings import (
 )
 
 from server.domain.credentials.passwords import PasswordPolicy
+from server.mail.smtp import MailServer
 
 SHORTEST_SECRET = 32
 _UNITS = {"d": 86_400, "h": 3_600, "m": 60, "s": 1, "": 1}
@@ -101,6 +103,19 @@ def _parsed(value: SecretStr) -> SecretStr:
     return value
 
 
+def _smtp_url(value: SecretStr) -> SecretStr:
+    MailServer.parse(_parsed(value).get_secret_value())
+    return value
+
+
+def _mail_from(value: str) -> str:
+    """Let a name and an address pass; RFC 5322 knows stranger ones."""
+    address = parseaddr(value)[1]
+    if not re.fullmatch(r"[^@\s]+@[a-zA-Z0-9.-]+", address) or not value.isprintable():
+        raise ValueError("must be an address, or Academy <no-reply@example.com>")
+    return value
+
+
 def _secret(value: SecretStr) -> SecretStr:
     text = value.get_secret_value()
     if len(text) < SHORTEST_SECRET or text.lower().strip() in _WORTHLESS:
@@ -158,6 +173,10 @@ class Settings(BaseSettings):
     http_listen: Address = "127.0.0.1:8080"
     state_dir: Path = Path("var")
     public_url: str = ""
+    smtp_url: Annotated[SecretStr, AfterValidator(_smtp_url)] | None = None
+    mail_from: Annotated[str, AfterValidator(_mail_from)] = (
+        "Blatam Academy <no-reply@blatam.academy>"
+    )
     cors_origins: Names = ()
     trusted_proxies: Networks = ()
     token_issuer: str = Field("https://blatam.academy", min_length=1)

@@ -17,6 +17,7 @@ from server.domain.errors import (
     UsernameTaken,
     UserNotFound,
 )
+from server.domain.outbox.entries import NewEntry
 from server.domain.paging import PageRequest, Rows, Sort
 from server.domain.requests import AnswerExists, Once, RequestKey, StoredAnswer
 from server.domain.users import (
@@ -273,6 +274,11 @@ class FakeSessions:
         ]
         return sorted(found, key=lambda session: session.created_at, reverse=True)
 
+    async def ask_email_change(
+        self, user_id: int, new_email: str, keep: UUID, now: datetime
+    ) -> None:
+        await self.end_all(user_id, now, keep)
+
     async def change_password(
         self,
         user_id: int,
@@ -283,6 +289,16 @@ class FakeSessions:
     ) -> None:
         self.users.hashes[user_id] = hashed
         await self.end_all(user_id, now, keep)
+
+
+@dataclass(slots=True)
+class FakeMailing:
+    """What is to be told, in memory."""
+
+    entries: list[NewEntry] = field(default_factory=list)
+
+    async def add(self, now: datetime, *entries: NewEntry) -> None:
+        self.entries.extend(entries)
 
 
 @dataclass(slots=True)

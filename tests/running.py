@@ -1,6 +1,6 @@
 """The whole service in this process: a listener on a port of its own, and its edge."""
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -12,20 +12,27 @@ import httpx
 
 from blatam.auth.v1 import auth_pb2
 from blatam.auth.v1.auth_pb2_grpc import AuthServiceStub
+from blatam.post.v1.post_pb2_grpc import PostServiceStub
 from blatam.user.v1 import user_pb2
 from blatam.user.v1.user_pb2_grpc import UserServiceStub
 from edge.port import CallPort
 from server import run
 from server.app import academy, ground
-from server.config import load
+from server.config import Settings, load
 from server.domain.users import Role, UserEdit
 from server.store.users import PostgresUsers
+from tests.mailbox import Mailbox, mailbox
 
 PASSWORD = "Blue7horse"
 NO_LIMITS: dict[str, list[object]] = {
     "blatam.user.v1.UserService/CreateUser": [],
     "blatam.auth.v1.AuthService/Login": [],
     "blatam.auth.v1.AuthService/RefreshToken": [],
+    "blatam.auth.v1.AuthService/RequestPasswordReset": [],
+    "blatam.auth.v1.AuthService/ResetPassword": [],
+    "blatam.auth.v1.AuthService/RequestEmailVerification": [],
+    "blatam.auth.v1.AuthService/VerifyEmail": [],
+    "blatam.auth.v1.AuthService/ChangeEmail": [],
 }
 _numbers = count(1)
 
@@ -39,13 +46,16 @@ class Running:
     http: httpx.AsyncClient
     port: CallPort
     accounts: PostgresUsers
+    mailbox: Mailbox
     drain: Callable[[], Awaitable[None]]
     users: UserServiceStub = field(init=False)
     auth: AuthServiceStub = field(init=False)
+    posts: PostServiceStub = field(init=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "users", UserServiceStub(self.channel))
         object.__setattr__(self, "auth", AuthServiceStub(self.channel))
+        object.__setattr__(self, "posts", PostServiceStub(self.channel))
 
     async def sign_up(self, username: str = "") -> user_pb2.User:
         """Make an account with PASSWORD."""
@@ -99,9 +109,9 @@ async def running(
         "debug": True,
         **settings,
     }
-    loaded = load(database_url=database_url, redis_url=redis_url, **given)
     async with (
-        ground(loaded) as base,
+        mailbox() as box,
+        ground(_loaded(database_url, redis_url, box, given)) as base,
         academy(base) as built,
         run.listening_grpc(built.grpc, "127.0.0.1:0") as port,
         grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel,
@@ -112,4 +122,11 @@ async def running(
     ):
         accounts = PostgresUsers(base.database, base.feed)
         address, drain = f"127.0.0.1:{port}", built.health.drain
-        yield Running(channel, address, http, built.port, accounts, drain)
+        yield Running(channel, address, http, built.port, accounts, box, drain)
+
+
+def _loaded(
+    database_url: str, redis_url: str, box: Mailbox, given: Mapping[str, Any]
+) -> Settings:
+    mail = {"smtp_url": box.url, **given}
+    return load(database_url=database_url, redis_url=redis_url, **mail)

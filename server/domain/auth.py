@@ -28,11 +28,15 @@ from server.domain.errors import (
     TokenInvalid,
 )
 from server.domain.limits import Bucket, Limiter, Window, address_key
+from server.domain.outbox.entries import Kind, NewEntry
 from server.domain.requests import Once
 from server.domain.users import Role, fold
 
 # R5: the spellings of one account share this count
 VERIFIED_PER_ACCOUNT = Window(5, timedelta(seconds=60))
+# R6: the next one within the hour is told to the account's owner, once a day
+UNREMARKABLE_FAILURES = Window(9, timedelta(hours=1))
+WARNINGS = Window(1, timedelta(days=1))
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +115,11 @@ class SessionStore(Protocol):
     async def open_of(self, user_id: int, now: datetime) -> Sequence[Session]:
         """Give a user's sessions that have not ended, the newest first."""
 
+    async def ask_email_change(
+        self, user_id: int, new_email: str, keep: UUID, now: datetime
+    ) -> None:
+        """Have both addresses written to, and end the other sessions."""
+
     async def change_password(
         self,
         user_id: int,
@@ -121,8 +130,15 @@ class SessionStore(Protocol):
     ) -> None:
         """Put a new hash and end the other sessions, in one transaction.
 
-        Raises AnswerExists.
+        The owner is told by mail. Raises AnswerExists, UserNotFound.
         """
+
+
+class Mailing(Protocol):
+    """Takes what is to be told, though nothing else has changed."""
+
+    async def add(self, now: datetime, *entries: NewEntry) -> None:
+        """Write entries that follow no other change."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,6 +153,7 @@ class Authentication:
     revocations: Revocations
     service_keys: ServiceKeys
     attempts: Limiter
+    mailing: Mailing
     policy: PasswordPolicy
     clock: Clock
 
@@ -149,13 +166,13 @@ class Authentication:
         no more than five passwords of one account from one address a minute (R5).
         """
         account = await self.accounts.account(fold(identifier))
-        account = await self._verified(account, fold(identifier), password, address)
+        account = await self.verified(account, fold(identifier), password, address)
         now = self.clock()
         session, token = self.refresh.open(account.user_id, address, device, now)
         await self.sessions.add(session)
         return self._tokens(session, token, account.role, now)
 
-    async def _verified(
+    async def verified(
         self, account: Account | None, counted: str, password: str, address: str
     ) -> Account:
         """Give the account if the password is its own and it was not tried too often.
@@ -170,10 +187,25 @@ class Authentication:
         hashed = account.password_hash if account and not refusal else None
         verdict = await self.hasher.verify(password, hashed)
         if not (account and verdict.matches and account.is_active):
+            await self._count_failure(account, who)
             raise InvalidCredentials(account.user_id if account else 0)
         if hashed and verdict.upgraded:
             await self.accounts.replace_hash(account.user_id, hashed, verdict.upgraded)
         return account
+
+    async def _count_failure(self, account: Account | None, who: str) -> None:
+        """Tell the owner once a day that many log-ins fail, wherever they come from.
+
+        All the same for an account that does not exist, so that it takes as long (R2).
+        """
+        many = Bucket("failed-log-ins", who, UNREMARKABLE_FAILURES)
+        if not await self.attempts.take([many]):
+            return
+        if await self.attempts.take([Bucket("failed-log-ins-told", who, WARNINGS)]):
+            return
+        user_id = account.user_id if account else None
+        told = NewEntry(Kind.FAILED_LOG_INS, user_id)
+        await self.mailing.add(self.clock(), told)
 
     async def change_password(
         self,
@@ -190,7 +222,7 @@ class Authentication:
         account = await self.accounts.account_by_id(caller.user_id)
         username, email = (account.username, account.email) if account else ("", "")
         check_password(new, username, self.policy, "newPassword", email=email)
-        account = await self._verified(account, caller.subject, current, address)
+        account = await self.verified(account, caller.subject, current, address)
         hashed = await self.hasher.hash(new)
         await self.sessions.change_password(
             account.user_id, hashed, UUID(caller.session_id), self.clock(), once

@@ -4,9 +4,12 @@
     ├── InvalidFields            which fields break which rules
     ├── MalformedRequest
     ├── TokenMissing, TokenInvalid, InvalidCredentials, RefreshTokenInvalid
+    ├── MailedTokenInvalid
     ├── AccessDenied, UserRequired
     ├── UserNotFound, SessionNotFound, ServiceKeyNotFound
-    ├── EtagMismatch, LastAdmin, NextKeyTooNew
+    ├── ProfileNotFound, ProfileExists, SelfFollow
+    ├── PostNotFound, CategoryNotFound, SlugTaken, CategoryInUse
+    ├── EtagMismatch, LastAdmin, NextKeyTooNew, ResumeTokenExpired
     ├── EmailTaken, UsernameTaken, RequestIdReused
     ├── RateLimited, Overloaded  when to come again
     ├── StoreUnavailable         a private cause that only the log sees
@@ -139,6 +142,16 @@ class RefreshTokenInvalid(AcademyError):
         self.add_note(cause)
 
 
+class MailedTokenInvalid(AcademyError):
+    """A token from a mail that is unknown, used, too old or no longer fitting."""
+
+    kind = Kind.INVALID_ARGUMENT
+    reason = "MAILED_TOKEN_INVALID"
+
+    def __init__(self) -> None:
+        super().__init__("the token is not valid, or no longer: ask for a new mail")
+
+
 class AccessDenied(AcademyError):
     """A known caller who may not do this."""
 
@@ -192,6 +205,87 @@ class ServiceKeyNotFound(AcademyError):
         )
 
 
+class ProfileNotFound(AcademyError):
+    """No such profile, or a private one; the two are told apart by nobody else."""
+
+    kind = Kind.NOT_FOUND
+    reason = "PROFILE_NOT_FOUND"
+
+    def __init__(self, user_id: int) -> None:
+        super().__init__(
+            f"user {user_id} has no profile", metadata={"id": str(user_id)}
+        )
+
+
+class ProfileExists(AcademyError):
+    """The account has a profile."""
+
+    kind = Kind.ALREADY_EXISTS
+    reason = "PROFILE_EXISTS"
+
+    def __init__(self, user_id: int) -> None:
+        super().__init__(
+            f"user {user_id} has a profile: change that one",
+            metadata={"id": str(user_id)},
+        )
+
+
+class SelfFollow(AcademyError):
+    """Somebody would follow themself."""
+
+    kind = Kind.INVALID_ARGUMENT
+    reason = "SELF_FOLLOW"
+
+    def __init__(self) -> None:
+        super().__init__("id: nobody follows themself")
+        self.violations = (Violation("id", "must not be your own", "id.self"),)
+
+
+class PostNotFound(AcademyError):
+    """No such post, or somebody else's draft; which of them is told by nobody."""
+
+    kind = Kind.NOT_FOUND
+    reason = "POST_NOT_FOUND"
+
+    def __init__(self, post_id: int) -> None:
+        super().__init__(f"there is no post {post_id}", metadata={"id": str(post_id)})
+
+
+class CategoryNotFound(AcademyError):
+    """No such category."""
+
+    kind = Kind.NOT_FOUND
+    reason = "CATEGORY_NOT_FOUND"
+
+    def __init__(self, category_id: int) -> None:
+        super().__init__(
+            f"there is no category {category_id}", metadata={"id": str(category_id)}
+        )
+
+
+class SlugTaken(AcademyError):
+    """Another category has the slug."""
+
+    kind = Kind.ALREADY_EXISTS
+    reason = "SLUG_TAKEN"
+
+    def __init__(self) -> None:
+        super().__init__("another category has this slug")
+
+
+class CategoryInUse(AcademyError):
+    """Posts stand in the category."""
+
+    kind = Kind.FAILED_PRECONDITION
+    reason = "CATEGORY_IN_USE"
+
+    def __init__(self, category_id: int) -> None:
+        super().__init__(
+            f"posts stand in category {category_id}: move them to another one first",
+            metadata={"id": str(category_id)},
+        )
+
+
 class EtagMismatch(AcademyError):
     """The resource has changed since the version that the caller knows."""
 
@@ -227,6 +321,18 @@ class NextKeyTooNew(AcademyError):
             "not every verifier has seen the next signing key yet: "
             f"come again in {seconds} s, or force it",
             retry_after=retry_after,
+        )
+
+
+class ResumeTokenExpired(AcademyError):
+    """A stream cannot be taken up where it broke off."""
+
+    kind = Kind.FAILED_PRECONDITION
+    reason = "RESUME_TOKEN_EXPIRED"
+
+    def __init__(self) -> None:
+        super().__init__(
+            "what followed this resume token is not kept: read everything anew"
         )
 
 

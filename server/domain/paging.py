@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import binascii
 from base64 import urlsafe_b64decode, urlsafe_b64encode
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
@@ -42,6 +42,15 @@ class Position:
 
     value: str
     id: int
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """The page that a caller asks for: by number, or by token; None is the default."""
+
+    number: int | None = None
+    size: int | None = None
+    token: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,6 +135,26 @@ def page_request(
     if number * size > REACH:
         raise InvalidFields([_OUT_OF_REACH])
     return PageRequest(size, number)
+
+
+async def turn_to(
+    asked: Asked,
+    tokens: PageTokens,
+    context: Sequence[object],
+    read: Callable[[PageRequest], Awaitable[Rows[Item]]],
+    end: Callable[[Item], Position],
+) -> Page[Item]:
+    """Read the page asked for, and name the next one.
+
+    `context` is what a token is good for: list, caller, filter, sort. `end` gives
+    where a row stands. Raises InvalidFields.
+    """
+    bound = orjson.dumps(context, default=str)
+    after = tokens.read(asked.token, bound) if asked.token else None
+    request = page_request(asked.number, asked.size, after)
+    rows = await read(request)
+    next_token = tokens.make(end(rows.items[-1]), bound) if rows.more else ""
+    return Page(rows, 0 if after else request.number, request.size, next_token)
 
 
 _FOREIGN_TOKEN = Violation(

@@ -20,6 +20,7 @@ from google.protobuf.message_factory import GetMessageClass
 from blatam.auth.v1 import auth_pb2
 from blatam.policy.v1 import policy_pb2
 from blatam.policy.v1.policy_pb2 import Access, MethodPolicy
+from blatam.post.v1 import post_pb2
 from blatam.user.v1 import user_pb2
 from server.domain.limits import Window
 from server.rpc.call import Method
@@ -27,6 +28,7 @@ from server.rpc.call import Method
 SERVICES: tuple[ServiceDescriptor, ...] = (
     user_pb2.DESCRIPTOR.services_by_name["UserService"],
     auth_pb2.DESCRIPTOR.services_by_name["AuthService"],
+    post_pb2.DESCRIPTOR.services_by_name["PostService"],
 )
 SPECIAL_KEYS = ("address", "caller")
 

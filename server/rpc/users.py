@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from datetime import datetime
-
-from google.protobuf.timestamp_pb2 import Timestamp
-
 from blatam.user.v1 import user_pb2 as pb
 from server.domain.callers import Caller
-from server.domain.errors import InvalidFields, Violation
 from server.domain.paging import Sort
 from server.domain.users import Role, User, UserFilter, Users, fold
 from server.rpc.call import Call
 from server.rpc.interceptors.validation import check
+from server.rpc.messages.masks import Readers, new_values
+from server.rpc.messages.moments import set_moment
 
 
 class UserService:
@@ -72,7 +68,7 @@ class UserService:
         user = await self._users.update(
             call.caller,
             request.user.id,
-            _new_values(request),
+            new_values("user", request.user, request.update_mask, _READERS),
             request.user.etag,
             call.once(answer),
         )
@@ -121,44 +117,12 @@ class UserService:
         )
 
 
-_READERS: dict[str, Callable[[pb.User], object]] = {
+_READERS: Readers = {
     "username": lambda user: user.username,
     "email": lambda user: fold(user.email),
     "is_active": lambda user: user.is_active,
     "role": lambda user: Role(user.role) if user.role else None,
 }
-
-
-def _new_values(request: pb.UpdateUserRequest) -> dict[str, object]:
-    """Give the new values by field; what the mask names otherwise is None.
-
-    Without a mask those that are set (AIP-134). Raises InvalidFields for a mask that
-    names nothing, and for a field that would become empty.
-    """
-    paths = list(request.update_mask.paths) or [
-        field.name
-        for field, _ in request.user.ListFields()
-        if field.name not in {"id", "etag"}
-    ]
-    if not paths:
-        raise InvalidFields([_NOTHING])
-    values = {
-        path: _READERS[path](request.user) if path in _READERS else None
-        for path in paths
-    }
-    broken = [
-        Violation(f"user.{path}", "must not be empty", "update_mask.empty")
-        for path, value in values.items()
-        if path in _READERS and value in ("", None)
-    ]
-    if broken:
-        raise InvalidFields(broken)
-    return values
-
-
-_NOTHING = Violation(
-    "updateMask", "must name at least one field", "update_mask.required"
-)
 
 
 def _filter(request: pb.ListUsersRequest) -> UserFilter:
@@ -177,20 +141,14 @@ def message(user: User, caller: Caller) -> pb.User:
         username=user.username,
         is_active=user.is_active,
     )
-    _set(shown.created_at, user.created_at)
+    set_moment(shown.created_at, user.created_at)
     if caller.sees_all_of(user.id):
         shown.email = user.email
         shown.role = pb.Role.ValueType(user.role)
         shown.email_verified = user.email_verified
-        _set(shown.updated_at, user.updated_at)
+        set_moment(shown.updated_at, user.updated_at)
         shown.etag = user.etag
     return shown
-
-
-def _set(timestamp: Timestamp, moment: datetime) -> None:
-    """Write a moment; a quarter of what FromDatetime costs, twice in every answer."""
-    timestamp.seconds = int(moment.timestamp())
-    timestamp.nanos = moment.microsecond * 1000
 
 
 def check_sign_up(email: str, username: str, password: str) -> None:

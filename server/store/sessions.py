@@ -19,7 +19,7 @@ from server.domain.requests import Once
 from server.domain.users import Role
 from server.store import answers
 from server.store.connect import Database
-from server.store.outbox import enqueue
+from server.store.outbox import enqueue, take_back
 from server.store.revocations import RevocationFeed, end_sessions, revoke
 from server.store.tables import sessions, users
 
@@ -32,8 +32,17 @@ class PostgresSessions:
         self._feed = feed
 
     async def add(self, session: Session) -> None:
-        """Write a new session."""
+        """Write a new session, and a mail if it is from where none was before."""
+        here = sa.and_(
+            sessions.c.device == session.device, sessions.c.address == session.address
+        )
+        before = sa.select(sa.func.bool_or(here)).where(
+            sessions.c.user_id == session.user_id
+        )
         async with self._database.transaction() as connection:
+            # None at the first log-in, of which nobody needs to be told
+            if (await connection.execute(before)).scalar() is False:
+                await enqueue(connection, session.created_at, _new_device(session))
             await connection.execute(sa.insert(sessions).values(asdict(session)))
 
     async def rotate(
@@ -102,6 +111,17 @@ class PostgresSessions:
             rows = await connection.execute(query)
             return [Session(**row._mapping) for row in rows]
 
+    async def ask_email_change(
+        self, user_id: int, new_email: str, keep: UUID, now: datetime
+    ) -> None:
+        """Have both addresses written to, and end the other sessions."""
+        asked = NewEntry(Kind.EMAIL_CHANGE, user_id, address=new_email)
+        told = NewEntry(Kind.EMAIL_CHANGE_ASKED, user_id)
+        async with self._database.transaction() as connection:
+            await enqueue(connection, now, asked, told)
+            ids = await end_sessions(connection, user_id, now, keep)
+        await self._feed.ended(ids, now)
+
     async def change_password(
         self,
         user_id: int,
@@ -127,11 +147,18 @@ class PostgresSessions:
             if version is None:
                 raise UserNotFound(user_id)
             told = NewEntry(Kind.USER_UPDATED, user_id, payload={"version": version})
-            await enqueue(connection, now, told)
+            mail = NewEntry(Kind.PASSWORD_CHANGED, user_id)
+            await enqueue(connection, now, told, mail)
+            await take_back(connection, user_id, now)
             ids = await end_sessions(connection, user_id, now, keep)
             if once:
                 await answers.write(connection, once, None)
         await self._feed.ended(ids, now)
+
+
+def _new_device(session: Session) -> NewEntry:
+    told = {"device": session.device, "address": session.address}
+    return NewEntry(Kind.NEW_DEVICE, session.user_id, payload=told)
 
 
 async def _write(connection: AsyncConnection, session: Session) -> None:

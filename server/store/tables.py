@@ -65,6 +65,11 @@ sessions = sa.Table(
     sa.Column("ended_at", Moment),
     sa.Index("idx_sessions_user_id", "user_id"),
     sa.Index("idx_sessions_expires_at", "expires_at"),
+    sa.Index(
+        "idx_sessions_ended_at",
+        "ended_at",
+        postgresql_where=sa.text("ended_at is not null"),
+    ),
 )
 
 # Read by every process twice a second. `written_by` is the transaction that wrote
@@ -144,8 +149,8 @@ audit_events = sa.Table(
     sa.Index("idx_audit_events_actor", "actor"),
 )
 
-# What follows a change: written with it, delivered by a worker, read in order of
-# (written_by, id) by streams, which must not skip what commits late.
+# What follows a change: written with it, delivered by a worker, read in the order of
+# ids by streams, which wait for what commits late.
 outbox = sa.Table(
     "outbox",
     metadata,
@@ -198,4 +203,85 @@ mailed_tokens = sa.Table(
     sa.Column("used_at", Moment),
     sa.Index("idx_mailed_tokens_user_id", "user_id"),
     sa.Index("idx_mailed_tokens_expires_at", "expires_at"),
+)
+
+user_profiles = sa.Table(
+    "user_profiles",
+    metadata,
+    sa.Column(
+        "user_id", sa.ForeignKey("users.id", ondelete="CASCADE"), primary_key=True
+    ),
+    sa.Column("display_name", sa.String(100), nullable=False),
+    sa.Column("bio", sa.Text, nullable=False),
+    sa.Column("avatar_url", sa.Text, nullable=False),
+    sa.Column("locale", sa.Text, nullable=False),
+    sa.Column("time_zone", sa.Text, nullable=False),
+    sa.Column("created_at", Moment, nullable=False),
+    sa.Column("updated_at", Moment, nullable=False),
+    sa.Column("version", sa.BigInteger, nullable=False, server_default="1"),
+)
+
+user_settings = sa.Table(
+    "user_settings",
+    metadata,
+    sa.Column(
+        "user_id", sa.ForeignKey("users.id", ondelete="CASCADE"), primary_key=True
+    ),
+    sa.Column("followed_posts", sa.Boolean, nullable=False),
+    sa.Column("new_followers", sa.Boolean, nullable=False),
+    sa.Column("digest", sa.Boolean, nullable=False),
+    sa.Column("theme", sa.SmallInteger, nullable=False),
+    sa.Column("visibility", sa.SmallInteger, nullable=False),
+    sa.Column("updated_at", Moment, nullable=False),
+    sa.Column("version", sa.BigInteger, nullable=False),
+)
+
+# Both directions have an index in the order of following.
+follows = sa.Table(
+    "follows",
+    metadata,
+    sa.Column(
+        "follower_id", sa.ForeignKey("users.id", ondelete="CASCADE"), primary_key=True
+    ),
+    sa.Column(
+        "followed_id", sa.ForeignKey("users.id", ondelete="CASCADE"), primary_key=True
+    ),
+    sa.Column("created_at", Moment, nullable=False),
+    sa.CheckConstraint("follower_id <> followed_id", name="ck_follows_self"),
+    sa.Index("idx_follows_follower_id", "follower_id", "created_at", "followed_id"),
+    sa.Index("idx_follows_followed_id", "followed_id", "created_at", "follower_id"),
+)
+
+categories = sa.Table(
+    "categories",
+    metadata,
+    sa.Column("id", sa.BigInteger, sa.Identity(always=True), primary_key=True),
+    # byte order: sorted alike on every server
+    sa.Column("slug", sa.String(100, collation="C"), nullable=False),
+    sa.Column("name", sa.String(100), nullable=False),
+    sa.Column("created_at", Moment, nullable=False),
+    sa.Column("updated_at", Moment, nullable=False),
+    sa.Column("version", sa.BigInteger, nullable=False, server_default="1"),
+    sa.UniqueConstraint("slug"),
+    sa.Index("idx_categories_created_at", "created_at", "id"),
+)
+
+# `state` is a draft's, a published one's or, kept for a while, a deleted one's. Every
+# list asks for single states, so that each index is read in its own order.
+posts = sa.Table(
+    "posts",
+    metadata,
+    sa.Column("id", sa.BigInteger, sa.Identity(always=True), primary_key=True),
+    sa.Column("user_id", sa.ForeignKey("users.id", ondelete="CASCADE"), nullable=False),
+    sa.Column("category_id", sa.ForeignKey("categories.id", ondelete="RESTRICT")),
+    sa.Column("title", sa.String(200), nullable=False),
+    sa.Column("body", sa.Text, nullable=False),
+    sa.Column("state", sa.SmallInteger, nullable=False),
+    sa.Column("created_at", Moment, nullable=False),
+    sa.Column("updated_at", Moment, nullable=False),
+    sa.Column("deleted_at", Moment),
+    sa.Column("version", sa.BigInteger, nullable=False, server_default="1"),
+    sa.Index("idx_posts_created_at", "state", "created_at", "id"),
+    sa.Index("idx_posts_user_id", "user_id", "state", "created_at", "id"),
+    sa.Index("idx_posts_category_id", "category_id", "state", "created_at", "id"),
 )

@@ -22,7 +22,7 @@ from server.domain.requests import Once
 from server.domain.users import NewUser, Role, User, UserEdit, fold
 from server.store import answers
 from server.store.connect import Database
-from server.store.outbox import enqueue
+from server.store.outbox import enqueue, take_back
 from server.store.revocations import RevocationFeed, end_sessions
 from server.store.tables import users
 from server.store.user_reads import PUBLIC, THERE, UserReads, user_of
@@ -60,7 +60,12 @@ class PostgresUsers(UserReads):
         )
         async with self._changing(once) as connection:
             user = user_of((await connection.execute(statement)).one())
-            await enqueue(connection, new.created_at, _told(Kind.USER_CREATED, user))
+            await enqueue(
+                connection,
+                new.created_at,
+                _told(Kind.USER_CREATED, user),
+                NewEntry(Kind.WELCOME, user.id),
+            )
             if once:
                 await answers.write(connection, once, user, about=[user.id])
         return user
@@ -75,16 +80,20 @@ class PostgresUsers(UserReads):
         """
         ended: Sequence[UUID] = ()
         async with self._changing(once) as connection:
-            before = await _locked(connection, user_id, admins=edit.ends_sessions)
+            before = await locked(connection, user_id, admins=edit.ends_sessions)
             if edit.etag and edit.etag != before.etag:
                 raise EtagMismatch(before.etag)
             values = _changes(before, edit.values)
             user = before
             if values:
                 if edit.ends_sessions:
-                    await _refuse_last_admin(connection, before, values)
+                    await refuse_last_admin(connection, before, values)
                     ended = await end_sessions(connection, user_id, edit.now)
-                user = await _changed(
+                if "email" in values:
+                    await take_back(connection, user_id, edit.now)
+                    old = NewEntry(Kind.EMAIL_CHANGED, user_id, address=before.email)
+                    await enqueue(connection, edit.now, old)
+                user = await changed(
                     connection, Kind.USER_UPDATED, user_id, edit.now, values
                 )
             if once:
@@ -98,10 +107,11 @@ class PostgresUsers(UserReads):
         Raises UserNotFound, LastAdmin.
         """
         async with self._changing(None) as connection:
-            before = await _locked(connection, user_id, admins=True)
-            await _refuse_last_admin(connection, before, {"is_active": False})
+            before = await locked(connection, user_id, admins=True)
+            await refuse_last_admin(connection, before, {"is_active": False})
             ended = await end_sessions(connection, user_id, now)
-            await _changed(
+            await take_back(connection, user_id, now)
+            await changed(
                 connection, Kind.USER_DELETED, user_id, now, {"deleted_at": now}
             )
         await self._feed.ended(ended, now)
@@ -119,7 +129,7 @@ class PostgresUsers(UserReads):
             query = sa.select(users.c.id).where(*there).with_for_update()
             if (await connection.execute(query)).first() is None:
                 raise UserNotFound(user_id)
-            user = await _changed(
+            user = await changed(
                 connection, Kind.USER_UNDELETED, user_id, now, {"deleted_at": None}
             )
             if once:
@@ -140,10 +150,10 @@ class PostgresUsers(UserReads):
                     await answers.claim(connection, once)
                 yield connection
         except sa.exc.IntegrityError as error:
-            raise _refusal(error) from error
+            raise refused(error) from error
 
 
-async def _locked(connection: AsyncConnection, user_id: int, *, admins: bool) -> User:
+async def locked(connection: AsyncConnection, user_id: int, *, admins: bool) -> User:
     """Give an account that nobody else changes meanwhile. Raises UserNotFound.
 
     With `admins` every admin is locked too, in one order, so that two of them cannot
@@ -160,9 +170,10 @@ async def _locked(connection: AsyncConnection, user_id: int, *, admins: bool) ->
     return found[user_id]
 
 
-async def _refuse_last_admin(
+async def refuse_last_admin(
     connection: AsyncConnection, before: User, values: Mapping[str, object]
 ) -> None:
+    """Raise LastAdmin if these values would leave no active admin."""
     stays = values.get("role", Role.ADMIN) == Role.ADMIN
     if before.role is not Role.ADMIN or not before.is_active:
         return
@@ -186,7 +197,7 @@ def _changes(before: User, values: Mapping[str, object]) -> dict[str, object]:
     return changed
 
 
-async def _changed(
+async def changed(
     connection: AsyncConnection,
     kind: Kind,
     user_id: int,
@@ -209,7 +220,8 @@ def _told(kind: Kind, user: User) -> NewEntry:
     return NewEntry(kind, user.id, payload={"version": user.version})
 
 
-def _refusal(error: sa.exc.IntegrityError) -> Exception:
+def refused(error: sa.exc.IntegrityError) -> Exception:
+    """Give what a broken constraint says to the caller."""
     cause = error.orig.__cause__ if error.orig else None
     name = getattr(cause, "constraint_name", "")
     return _TAKEN[name]() if name in _TAKEN else error

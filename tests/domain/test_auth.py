@@ -15,9 +15,10 @@ from server.domain.credentials.sessions import RefreshLimits, RefreshTokens
 from server.domain.credentials.tokens import AccessTokens, KeyRing, KeyState, SigningKey
 from server.domain.errors import InvalidCredentials, RefreshTokenInvalid, TokenInvalid
 from server.domain.limits import SlidingWindows
+from server.domain.outbox.entries import Kind, NewEntry
 from server.domain.paging import PageTokens
 from server.domain.users import Users
-from tests.fakes import Clock, FakeServiceKeys, FakeSessions, FakeUsers
+from tests.fakes import Clock, FakeMailing, FakeServiceKeys, FakeSessions, FakeUsers
 
 SECRET = SecretKey("s" * 32)
 
@@ -28,6 +29,7 @@ class World:
     accounts: FakeUsers
     users: Users
     auth: Authentication
+    mailing: FakeMailing
 
 
 @pytest.fixture(scope="module")
@@ -40,6 +42,7 @@ def hasher() -> Iterator[PasswordHasher]:
 @pytest.fixture
 def world(hasher: PasswordHasher) -> World:
     clock, accounts, ring = Clock(), FakeUsers(), KeyRing()
+    mailing = FakeMailing()
     known = Revocations(clock)
     ring.replace([SigningKey.generate(KeyState.ACTIVE)])
     limits = RefreshLimits(timedelta(30), timedelta(90), timedelta(seconds=10))
@@ -52,6 +55,7 @@ def world(hasher: PasswordHasher) -> World:
         revocations=known,
         service_keys=ServiceKeys(FakeServiceKeys(), clock),
         attempts=SlidingWindows(clock),
+        mailing=mailing,
         policy=PasswordPolicy.COMPOSITION,
         clock=clock,
     )
@@ -64,7 +68,7 @@ def world(hasher: PasswordHasher) -> World:
         timedelta(days=30),
         clock,
     )
-    return World(clock, accounts, users, auth)
+    return World(clock, accounts, users, auth, mailing)
 
 
 async def signed_up(world: World) -> int:
@@ -113,11 +117,31 @@ async def test_five_verified_a_minute_whatever_the_spelling(world: World) -> Non
 
 
 async def test_an_attacker_elsewhere_locks_nobody_out(world: World) -> None:
-    """R6: failures from 200 other addresses leave the owner's own untouched."""
-    await signed_up(world)
+    """R6: failures from 200 other addresses leave the owner's own untouched.
+
+    The owner is told once a day; who does not exist costs the same row.
+    """
+    user_id = await signed_up(world)
     for number in range(200):
         await refused(world, "ana", "", f"198.51.100.{number}")
     assert await world.auth.log_in("ana", "Blue7horse", "192.0.2.1", "test")
+    assert world.mailing.entries == [NewEntry(Kind.FAILED_LOG_INS, user_id)]
+    for number in range(10):
+        await refused(world, "nobody", "", f"198.51.100.{number}")
+    assert world.mailing.entries[1:] == [NewEntry(Kind.FAILED_LOG_INS)]
+    world.clock.advance(24 * 3600)
+    for number in range(10):
+        await refused(world, "ana", "", f"198.51.100.{number}")
+    assert len(world.mailing.entries) == 3
+
+
+async def test_a_few_failures_are_nothing_to_tell(world: World) -> None:
+    await signed_up(world)
+    for number in range(9):
+        await refused(world, "ana", "", f"198.51.100.{number}")
+    world.clock.advance(3600)
+    await refused(world, "ana", "", "198.51.100.1")
+    assert not world.mailing.entries
 
 
 async def test_logging_out_ends_both_tokens(world: World) -> None:

@@ -1,105 +1,12 @@
 """The main journey, over REST and over gRPC alike."""
 
 from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass
-from typing import Any, Protocol
 
-import grpc
 import pytest
 import pytest_asyncio
-from google.protobuf.json_format import MessageToDict
-from google.rpc import error_details_pb2, status_pb2
 
-from blatam.auth.v1 import auth_pb2
-from blatam.user.v1 import user_pb2
+from tests.clients import Client, Grpc, Rest
 from tests.running import PASSWORD, Running, running
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """What either transport says: OK or a status name, a reason, the JSON body."""
-
-    status: str
-    reason: str = ""
-    body: Any = None
-
-
-class Client(Protocol):
-    """One caller's view of the service, whatever the transport."""
-
-    async def call(self, name: str, token: str = "", **fields: Any) -> Answer: ...
-
-
-PATHS: dict[str, tuple[str, str]] = {
-    "CreateUser": ("POST", "/api/v1/users"),
-    "GetUser": ("GET", "/api/v1/users/{id}"),
-    "GetCurrentUser": ("GET", "/api/v1/users/me"),
-    "ListUsers": ("GET", "/api/v1/users"),
-    "Login": ("POST", "/api/v1/auth/login"),
-    "RefreshToken": ("POST", "/api/v1/auth/refresh"),
-    "Logout": ("POST", "/api/v1/auth/logout"),
-}
-UNWRAPPED = {"CreateUser": "user", "GetUser": "user", "GetCurrentUser": "user",
-             "Login": "tokens", "RefreshToken": "tokens"}  # fmt: skip
-
-
-@dataclass(frozen=True, slots=True)
-class Rest:
-    """A browser."""
-
-    service: Running
-
-    async def call(self, name: str, token: str = "", **fields: Any) -> Answer:
-        method, path = PATHS[name]
-        path = path.format(**fields)
-        bound = {key: value for key, value in fields.items() if key != "id"}
-        response = await self.service.http.request(
-            method,
-            path,
-            headers={"authorization": f"Bearer {token}"} if token else {},
-            params=bound if method == "GET" else None,
-            json=bound if method != "GET" else None,
-        )
-        body = response.json() if response.content else {}
-        if response.is_success:
-            created = 201 if name.startswith("Create") else 200 if body else 204
-            assert response.status_code == created
-            return Answer("OK", body=body)
-        assert response.status_code == HTTP[body["status"]]
-        assert body["requestId"] == response.headers["x-request-id"]
-        return Answer(body["status"], body["errorCode"], body)
-
-
-HTTP = {"ALREADY_EXISTS": 409, "NOT_FOUND": 404, "UNAUTHENTICATED": 401,
-        "INVALID_ARGUMENT": 400, "RESOURCE_EXHAUSTED": 429}  # fmt: skip
-
-
-@dataclass(frozen=True, slots=True)
-class Grpc:
-    """An internal service."""
-
-    service: Running
-
-    async def call(self, name: str, token: str = "", **fields: Any) -> Answer:
-        module, stub = (
-            (user_pb2, self.service.users)
-            if hasattr(self.service.users, name)
-            else (auth_pb2, self.service.auth)
-        )
-        request = getattr(module, f"{name}Request")(**fields)
-        metadata = (("authorization", f"Bearer {token}"),) if token else ()
-        try:
-            reply = await getattr(stub, name)(request, metadata=metadata)
-        except grpc.aio.AioRpcError as error:
-            trailers = dict(error.trailing_metadata() or ())
-            raw = bytes(trailers["grpc-status-details-bin"])
-            info = error_details_pb2.ErrorInfo()
-            status_pb2.Status.FromString(raw).details[0].Unpack(info)
-            return Answer(error.code().name, info.reason)
-        if name in UNWRAPPED:
-            reply = getattr(reply, UNWRAPPED[name])
-        body = MessageToDict(reply, always_print_fields_with_no_presence=True)
-        return Answer("OK", body=body)
 
 
 @pytest_asyncio.fixture

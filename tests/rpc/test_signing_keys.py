@@ -5,14 +5,17 @@ from itertools import count
 
 import jwt
 import pytest
-from sqlalchemy.ext.asyncio import AsyncEngine
 
 from blatam.auth.v1 import auth_pb2 as pb
 from blatam.user.v1 import user_pb2
 from server.domain.users import Role
-from tests.conftest import Servers, fresh_database
 from tests.running import Running, SignedIn, running
 from tests.status import refusal
+
+NOWHERE = "unix:///nowhere"
+
+
+NOWHERE = "unix:///nowhere"
 
 
 def kid(token: str) -> str:
@@ -26,14 +29,13 @@ async def rotated(service: Running, root: SignedIn) -> pb.RotateSigningKeyRespon
 
 @pytest.mark.parametrize("redis", [True, False])
 async def test_no_call_fails_across_rotations(
-    servers: Servers, admin: AsyncEngine, template: str, redis: bool
+    database_url: str, redis_url: str, redis: bool
 ) -> None:
     """R17: two processes, log-ins and calls all the while; with Redis and without."""
-    redis_url = servers.redis_url if redis else "unix:///nowhere"
+    redis_url = redis_url if redis else NOWHERE
     async with (
-        fresh_database(servers, admin, template) as url,
-        running(url, redis_url) as one,
-        running(url, redis_url) as two,
+        running(database_url, redis_url) as one,
+        running(database_url, redis_url) as two,
     ):
         root = await one.signed_in(Role.ADMIN)
         people = [await one.signed_in() for _ in range(3)]
@@ -113,15 +115,11 @@ async def test_it_waits_for_who_keeps_the_key_set(shared: Running) -> None:
     assert int(answer.headers["retry-after"]) > 60
 
 
-async def test_a_key_made_elsewhere_is_looked_for(
-    servers: Servers, admin: AsyncEngine, template: str
-) -> None:
+async def test_a_key_made_elsewhere_is_looked_for(database_url: str) -> None:
     """Two forced rotations, and a process that has heard of neither."""
-    nowhere = "unix:///nowhere"
     async with (
-        fresh_database(servers, admin, template) as url,
-        running(url, nowhere) as one,
-        running(url, nowhere) as two,
+        running(database_url, NOWHERE) as one,
+        running(database_url, NOWHERE) as two,
     ):
         root = await one.signed_in(Role.ADMIN)
         for _ in range(2):

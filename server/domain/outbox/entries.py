@@ -67,3 +67,15 @@ class Entry:
     def is_mail(self) -> bool:
         """Whether it is a mail; all else are events of accounts."""
         return self.kind.startswith(MAIL)
+
+
+@dataclass(frozen=True, slots=True)
+class DeadEntry:
+    """What an operator sees of a dead entry; `last_error` is a class of errors."""
+
+    id: int
+    kind: str
+    user_id: int | None
+    created_at: datetime
+    attempts: int
+    last_error: str | None

@@ -58,6 +58,43 @@ class AuthServiceStub:
     Returns UNAUTHENTICATED, reason INVALID_CREDENTIALS, if the current password
     is wrong or was tried too often, and INVALID_ARGUMENT if the new one is weak.
     """
+    RequestPasswordReset: _aio.UnaryUnaryMultiCallable[_auth_pb2.RequestPasswordResetRequest, _auth_pb2.RequestPasswordResetResponse]
+    """Has a mail sent with a token for ResetPassword, to the address of the account
+    that has this identifier; at most 10 a day to one account.
+
+    Answers alike, and as fast, where there is no such account.
+    """
+    ResetPassword: _aio.UnaryUnaryMultiCallable[_auth_pb2.ResetPasswordRequest, _auth_pb2.ResetPasswordResponse]
+    """Sets a new password for a token that was mailed, and ends every session of the
+    account. The token serves once, within 30 minutes.
+
+    Returns INVALID_ARGUMENT, reason MAILED_TOKEN_INVALID, if the token does not
+    serve, and reason INVALID_FIELDS if the password is weak: then the token still
+    serves.
+    """
+    RequestEmailVerification: _aio.UnaryUnaryMultiCallable[_auth_pb2.RequestEmailVerificationRequest, _auth_pb2.RequestEmailVerificationResponse]
+    """Has a mail sent with a token for VerifyEmail, unless the caller's address is
+    verified.
+
+    Returns PERMISSION_DENIED if the caller is a service.
+    """
+    VerifyEmail: _aio.UnaryUnaryMultiCallable[_auth_pb2.VerifyEmailRequest, _auth_pb2.VerifyEmailResponse]
+    """Takes the address that the token was mailed to as verified. If it was asked for
+    by ChangeEmail, it becomes the account's, and the old one is told. The token
+    serves once, within 24 hours.
+
+    Returns INVALID_ARGUMENT, reason MAILED_TOKEN_INVALID, if the token does not
+    serve, and ALREADY_EXISTS if another account has the address by now.
+    """
+    ChangeEmail: _aio.UnaryUnaryMultiCallable[_auth_pb2.ChangeEmailRequest, _auth_pb2.ChangeEmailResponse]
+    """Has a mail sent to a new address with a token for VerifyEmail, by which it
+    becomes the caller's; tells the present one, and ends the caller's other
+    sessions. Shares Login's count of tries.
+
+    Answers alike, and as fast, where another account has the address: its owner is
+    told instead. Returns UNAUTHENTICATED, reason INVALID_CREDENTIALS, if the
+    password is wrong or was tried too often.
+    """
     VerifyToken: _aio.UnaryUnaryMultiCallable[_auth_pb2.VerifyTokenRequest, _auth_pb2.VerifyTokenResponse]
     """Tells what an access token says, and whether it is in force."""
     WatchRevocations: _aio.UnaryStreamMultiCallable[_auth_pb2.WatchRevocationsRequest, _auth_pb2.WatchRevocationsResponse]
@@ -178,6 +215,73 @@ class AuthServiceServicer(metaclass=_abc_1.ABCMeta):
 
         Returns UNAUTHENTICATED, reason INVALID_CREDENTIALS, if the current password
         is wrong or was tried too often, and INVALID_ARGUMENT if the new one is weak.
+        """
+
+    @_abc_1.abstractmethod
+    def RequestPasswordReset(
+        self,
+        request: _auth_pb2.RequestPasswordResetRequest,
+        context: _aio.ServicerContext[_auth_pb2.RequestPasswordResetRequest, _abc.Awaitable[_auth_pb2.RequestPasswordResetResponse]],
+    ) -> _abc.Awaitable[_auth_pb2.RequestPasswordResetResponse]:
+        """Has a mail sent with a token for ResetPassword, to the address of the account
+        that has this identifier; at most 10 a day to one account.
+
+        Answers alike, and as fast, where there is no such account.
+        """
+
+    @_abc_1.abstractmethod
+    def ResetPassword(
+        self,
+        request: _auth_pb2.ResetPasswordRequest,
+        context: _aio.ServicerContext[_auth_pb2.ResetPasswordRequest, _abc.Awaitable[_auth_pb2.ResetPasswordResponse]],
+    ) -> _abc.Awaitable[_auth_pb2.ResetPasswordResponse]:
+        """Sets a new password for a token that was mailed, and ends every session of the
+        account. The token serves once, within 30 minutes.
+
+        Returns INVALID_ARGUMENT, reason MAILED_TOKEN_INVALID, if the token does not
+        serve, and reason INVALID_FIELDS if the password is weak: then the token still
+        serves.
+        """
+
+    @_abc_1.abstractmethod
+    def RequestEmailVerification(
+        self,
+        request: _auth_pb2.RequestEmailVerificationRequest,
+        context: _aio.ServicerContext[_auth_pb2.RequestEmailVerificationRequest, _abc.Awaitable[_auth_pb2.RequestEmailVerificationResponse]],
+    ) -> _abc.Awaitable[_auth_pb2.RequestEmailVerificationResponse]:
+        """Has a mail sent with a token for VerifyEmail, unless the caller's address is
+        verified.
+
+        Returns PERMISSION_DENIED if the caller is a service.
+        """
+
+    @_abc_1.abstractmethod
+    def VerifyEmail(
+        self,
+        request: _auth_pb2.VerifyEmailRequest,
+        context: _aio.ServicerContext[_auth_pb2.VerifyEmailRequest, _abc.Awaitable[_auth_pb2.VerifyEmailResponse]],
+    ) -> _abc.Awaitable[_auth_pb2.VerifyEmailResponse]:
+        """Takes the address that the token was mailed to as verified. If it was asked for
+        by ChangeEmail, it becomes the account's, and the old one is told. The token
+        serves once, within 24 hours.
+
+        Returns INVALID_ARGUMENT, reason MAILED_TOKEN_INVALID, if the token does not
+        serve, and ALREADY_EXISTS if another account has the address by now.
+        """
+
+    @_abc_1.abstractmethod
+    def ChangeEmail(
+        self,
+        request: _auth_pb2.ChangeEmailRequest,
+        context: _aio.ServicerContext[_auth_pb2.ChangeEmailRequest, _abc.Awaitable[_auth_pb2.ChangeEmailResponse]],
+    ) -> _abc.Awaitable[_auth_pb2.ChangeEmailResponse]:
+        """Has a mail sent to a new address with a token for VerifyEmail, by which it
+        becomes the caller's; tells the present one, and ends the caller's other
+        sessions. Shares Login's count of tries.
+
+        Answers alike, and as fast, where another account has the address: its owner is
+        told instead. Returns UNAUTHENTICATED, reason INVALID_CREDENTIALS, if the
+        password is wrong or was tried too often.
         """
 
     @_abc_1.abstractmethod

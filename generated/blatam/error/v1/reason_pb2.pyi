@@ -100,6 +100,26 @@ class _ReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Reason.ValueTy
     """HTTP 431: the headers are larger than the service reads."""
     REASON_ORIGIN_NOT_ALLOWED: _Reason.ValueType  # 30
     """HTTP 403: a call with cookies came from another site."""
+    REASON_MAILED_TOKEN_INVALID: _Reason.ValueType  # 31
+    """INVALID_ARGUMENT: the token from a mail is unknown, used or too old, or no longer
+    fits its account.
+    """
+    REASON_PROFILE_NOT_FOUND: _Reason.ValueType  # 41
+    """NOT_FOUND: the account has no profile, or not for this caller. Metadata: `id`,
+    the account's.
+    """
+    REASON_PROFILE_EXISTS: _Reason.ValueType  # 42
+    """ALREADY_EXISTS: the account has a profile. Metadata: `id`, the account's."""
+    REASON_SELF_FOLLOW: _Reason.ValueType  # 43
+    """INVALID_ARGUMENT: nobody follows themself."""
+    REASON_POST_NOT_FOUND: _Reason.ValueType  # 44
+    """NOT_FOUND: no such post, or not for this caller. Metadata: `id`."""
+    REASON_CATEGORY_NOT_FOUND: _Reason.ValueType  # 45
+    """NOT_FOUND: no such category. Metadata: `id`."""
+    REASON_SLUG_TAKEN: _Reason.ValueType  # 46
+    """ALREADY_EXISTS: another category has this slug."""
+    REASON_CATEGORY_IN_USE: _Reason.ValueType  # 47
+    """FAILED_PRECONDITION: posts stand in the category. Metadata: `id`."""
     REASON_SERVER_STOPPING: _Reason.ValueType  # 51
     """UNAVAILABLE: this process is about to stop; another one answers, and goes on
     after the last `resume_token`.
@@ -107,6 +127,10 @@ class _ReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Reason.ValueTy
     REASON_NEXT_KEY_TOO_NEW: _Reason.ValueType  # 52
     """FAILED_PRECONDITION: not every verifier has seen the next signing key yet;
     RetryInfo says when they will have.
+    """
+    REASON_RESUME_TOKEN_EXPIRED: _Reason.ValueType  # 53
+    """FAILED_PRECONDITION: what followed the resume token is no longer kept, or never
+    was: read everything anew, and watch from there.
     """
 
 class Reason(_Reason, metaclass=_ReasonEnumTypeWrapper):
@@ -192,6 +216,26 @@ REASON_HEADERS_TOO_LARGE: Reason.ValueType  # 29
 """HTTP 431: the headers are larger than the service reads."""
 REASON_ORIGIN_NOT_ALLOWED: Reason.ValueType  # 30
 """HTTP 403: a call with cookies came from another site."""
+REASON_MAILED_TOKEN_INVALID: Reason.ValueType  # 31
+"""INVALID_ARGUMENT: the token from a mail is unknown, used or too old, or no longer
+fits its account.
+"""
+REASON_PROFILE_NOT_FOUND: Reason.ValueType  # 41
+"""NOT_FOUND: the account has no profile, or not for this caller. Metadata: `id`,
+the account's.
+"""
+REASON_PROFILE_EXISTS: Reason.ValueType  # 42
+"""ALREADY_EXISTS: the account has a profile. Metadata: `id`, the account's."""
+REASON_SELF_FOLLOW: Reason.ValueType  # 43
+"""INVALID_ARGUMENT: nobody follows themself."""
+REASON_POST_NOT_FOUND: Reason.ValueType  # 44
+"""NOT_FOUND: no such post, or not for this caller. Metadata: `id`."""
+REASON_CATEGORY_NOT_FOUND: Reason.ValueType  # 45
+"""NOT_FOUND: no such category. Metadata: `id`."""
+REASON_SLUG_TAKEN: Reason.ValueType  # 46
+"""ALREADY_EXISTS: another category has this slug."""
+REASON_CATEGORY_IN_USE: Reason.ValueType  # 47
+"""FAILED_PRECONDITION: posts stand in the category. Metadata: `id`."""
 REASON_SERVER_STOPPING: Reason.ValueType  # 51
 """UNAVAILABLE: this process is about to stop; another one answers, and goes on
 after the last `resume_token`.
@@ -199,5 +243,9 @@ after the last `resume_token`.
 REASON_NEXT_KEY_TOO_NEW: Reason.ValueType  # 52
 """FAILED_PRECONDITION: not every verifier has seen the next signing key yet;
 RetryInfo says when they will have.
+"""
+REASON_RESUME_TOKEN_EXPIRED: Reason.ValueType  # 53
+"""FAILED_PRECONDITION: what followed the resume token is no longer kept, or never
+was: read everything anew, and watch from there.
 """
 Global___Reason: _TypeAlias = Reason  # noqa: Y015

@@ -23,14 +23,19 @@ _sym_db = _symbol_database.Default()
 
 
 from blatam.policy.v1 import policy_pb2 as blatam_dot_policy_dot_v1_dot_policy__pb2
+from blatam.post.v1 import post_pb2 as blatam_dot_post_dot_v1_dot_post__pb2
+from blatam.user.v1 import profile_pb2 as blatam_dot_user_dot_v1_dot_profile__pb2
+from blatam.user.v1 import score_pb2 as blatam_dot_user_dot_v1_dot_score__pb2
+from blatam.user.v1 import settings_pb2 as blatam_dot_user_dot_v1_dot_settings__pb2
 from buf.validate import validate_pb2 as buf_dot_validate_dot_validate__pb2
 from google.api import annotations_pb2 as google_dot_api_dot_annotations__pb2
 from google.api import field_behavior_pb2 as google_dot_api_dot_field__behavior__pb2
 from google.protobuf import field_mask_pb2 as google_dot_protobuf_dot_field__mask__pb2
+from google.protobuf import struct_pb2 as google_dot_protobuf_dot_struct__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19\x62latam/user/v1/user.proto\x12\x0e\x62latam.user.v1\x1a\x1d\x62latam/policy/v1/policy.proto\x1a\x1b\x62uf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/api/field_behavior.proto\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xac\x04\n\x04User\x12\x13\n\x02id\x18\x01 \x01(\x03\x42\x07\xbaH\x04\"\x02 \x00\x12\xa2\x01\n\x05\x65mail\x18\x02 \x01(\tB\x92\x01\xbaH\x8e\x01r\x03\x18\xff\x01\xba\x01\x82\x01\n\nemail.form\x12\x31must be an e-mail address such as ana@example.com\x1a\x41this.matches(\'^[a-zA-Z0-9._%+-]+@[a-zA-Z0-9.-]+\\\\.[a-zA-Z]{2,}$\')\xd8\x01\x01\x12\x87\x01\n\x08username\x18\x03 \x01(\tBu\xbaHrr\x04\x10\x03\x18\x32\xba\x01\x66\n\rusername.form\x12\x34may hold only letters a to z, digits and underscores\x1a\x1fthis.matches(\'^[a-zA-Z0-9_]*$\')\xd8\x01\x01\x12\x11\n\tis_active\x18\x04 \x01(\x08\x12,\n\x04role\x18\x05 \x01(\x0e\x32\x14.blatam.user.v1.RoleB\x08\xbaH\x05\x82\x01\x02\x10\x01\x12\x1c\n\x0e\x65mail_verified\x18\x06 \x01(\x08\x42\x04\xe2\x41\x01\x03\x12\x34\n\ncreated_at\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12\x34\n\nupdated_at\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12\x15\n\x04\x65tag\x18\t \x01(\tB\x07\xbaH\x04r\x02\x18@\"\xfe\x02\n\x11\x43reateUserRequest\x12\x9f\x01\n\x05\x65mail\x18\x01 \x01(\tB\x8f\x01\xbaH\x8b\x01r\x03\x18\xff\x01\xba\x01\x82\x01\n\nemail.form\x12\x31must be an e-mail address such as ana@example.com\x1a\x41this.matches(\'^[a-zA-Z0-9._%+-]+@[a-zA-Z0-9.-]+\\\\.[a-zA-Z]{2,}$\')\x12\x84\x01\n\x08username\x18\x02 \x01(\tBr\xbaHor\x04\x10\x03\x18\x32\xba\x01\x66\n\rusername.form\x12\x34may hold only letters a to z, digits and underscores\x1a\x1fthis.matches(\'^[a-zA-Z0-9_]*$\')\x12\x1f\n\x08password\x18\x03 \x01(\tB\r\x80\x01\x01\xbaH\x07r\x05\x10\x08\x18\x80\x01\x12\x1f\n\nrequest_id\x18\x04 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01\"8\n\x12\x43reateUserResponse\x12\"\n\x04user\x18\x01 \x01(\x0b\x32\x14.blatam.user.v1.User\"%\n\x0eGetUserRequest\x12\x13\n\x02id\x18\x01 \x01(\x03\x42\x07\xbaH\x04\"\x02 \x00\"5\n\x0fGetUserResponse\x12\"\n\x04user\x18\x01 \x01(\x0b\x32\x14.blatam.user.v1.User\"\x17\n\x15GetCurrentUserRequest\"<\n\x16GetCurrentUserResponse\x12\"\n\x04user\x18\x01 \x01(\x0b\x32\x14.blatam.user.v1.User\"\xd1\x03\n\x10ListUsersRequest\x12\x1a\n\x04page\x18\x01 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x01H\x00\x88\x01\x01\x12!\n\tpage_size\x18\x02 \x01(\x05\x42\t\xbaH\x06\x1a\x04\x18\x64(\x01H\x01\x88\x01\x01\x12P\n\x07sort_by\x18\x03 \x01(\tB?\xbaH<r7R\x02idR\x03-idR\ncreated_atR\x0b-created_atR\x08usernameR\t-username\xd8\x01\x01\x12\x1c\n\npage_token\x18\x04 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x08\x12\x16\n\tis_active\x18\x05 \x01(\x08H\x02\x88\x01\x01\x12\x89\x01\n\x0fusername_prefix\x18\x06 \x01(\tBp\xbaHmr\x02\x18\x32\xba\x01\x66\n\rusername.form\x12\x34may hold only letters a to z, digits and underscores\x1a\x1fthis.matches(\'^[a-zA-Z0-9_]*$\')\x12\x17\n\x05\x65mail\x18\x07 \x01(\tB\x08\xbaH\x05r\x03\x18\xff\x01\x12,\n\x04role\x18\x08 \x01(\x0e\x32\x14.blatam.user.v1.RoleB\x08\xbaH\x05\x82\x01\x02\x10\x01\x42\x07\n\x05_pageB\x0c\n\n_page_sizeB\x0c\n\n_is_active\"\xc8\x01\n\x11ListUsersResponse\x12#\n\x05items\x18\x01 \x03(\x0b\x32\x14.blatam.user.v1.User\x12\r\n\x05total\x18\x02 \x01(\r\x12\x17\n\x0ftotal_estimated\x18\x03 \x01(\x08\x12\x0c\n\x04page\x18\x04 \x01(\r\x12\x0c\n\x04size\x18\x05 \x01(\r\x12\r\n\x05pages\x18\x06 \x01(\r\x12\x10\n\x08has_next\x18\x07 \x01(\x08\x12\x10\n\x08has_prev\x18\x08 \x01(\x08\x12\x17\n\x0fnext_page_token\x18\t \x01(\t\"5\n\x14\x42\x61tchGetUsersRequest\x12\x1d\n\x03ids\x18\x01 \x03(\x03\x42\x10\xbaH\r\x92\x01\n\x08\x01\x10\x64\"\x04\"\x02 \x00\"Q\n\x15\x42\x61tchGetUsersResponse\x12#\n\x05users\x18\x01 \x03(\x0b\x32\x14.blatam.user.v1.User\x12\x13\n\x0bmissing_ids\x18\x02 \x03(\x03\"\x9e\x04\n\x07NewUser\x12\x9f\x01\n\x05\x65mail\x18\x01 \x01(\tB\x8f\x01\xbaH\x8b\x01r\x03\x18\xff\x01\xba\x01\x82\x01\n\nemail.form\x12\x31must be an e-mail address such as ana@example.com\x1a\x41this.matches(\'^[a-zA-Z0-9._%+-]+@[a-zA-Z0-9.-]+\\\\.[a-zA-Z]{2,}$\')\x12\x84\x01\n\x08username\x18\x02 \x01(\tBr\xbaHor\x04\x10\x03\x18\x32\xba\x01\x66\n\rusername.form\x12\x34may hold only letters a to z, digits and underscores\x1a\x1fthis.matches(\'^[a-zA-Z0-9_]*$\')\x12\"\n\x08password\x18\x03 \x01(\tB\x10\x80\x01\x01\xbaH\nr\x05\x10\x08\x18\x80\x01\xd8\x01\x01\x12\"\n\rpassword_hash\x18\x04 \x01(\tB\x0b\x80\x01\x01\xbaH\x05r\x03\x18\xff\x01\x12,\n\x04role\x18\x05 \x01(\x0e\x32\x14.blatam.user.v1.RoleB\x08\xbaH\x05\x82\x01\x02\x10\x01:t\xbaHq\x1ao\n\x11new_user.password\x12%needs either password or passwordHash\x1a\x33(this.password != \'\') != (this.password_hash != \'\')\"\x99\x02\n\x17\x42\x61tchCreateUsersRequest\x12\x38\n\x05users\x18\x01 \x03(\x0b\x32\x17.blatam.user.v1.NewUserB\x10\xbaH\r\x92\x01\n\x08\x01\x10\xe8\x07\"\x03\xd8\x01\x03\x12\x1f\n\nrequest_id\x18\x02 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01:\xa2\x01\xbaH\x9e\x01\x1a\x9b\x01\n\x13users.max_passwords\x12Hat most 100 users may come with a password; the others need passwordHash\x1a:this.users.filter(user, user.password != \'\').size() <= 100\">\n\nFieldFault\x12\r\n\x05\x66ield\x18\x01 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x02 \x01(\t\x12\x0c\n\x04rule\x18\x03 \x01(\t\"e\n\x0cNewUserError\x12\x0e\n\x06reason\x18\x01 \x01(\t\x12\x0f\n\x07message\x18\x02 \x01(\t\x12\x34\n\x10\x66ield_violations\x18\x03 \x03(\x0b\x32\x1a.blatam.user.v1.FieldFault\"\x7f\n\x0eNewUserOutcome\x12\r\n\x05index\x18\x01 \x01(\r\x12$\n\x04user\x18\x02 \x01(\x0b\x32\x14.blatam.user.v1.UserH\x00\x12-\n\x05\x65rror\x18\x03 \x01(\x0b\x32\x1c.blatam.user.v1.NewUserErrorH\x00\x42\t\n\x07outcome\"L\n\x18\x42\x61tchCreateUsersResponse\x12\x30\n\x08outcomes\x18\x01 \x03(\x0b\x32\x1e.blatam.user.v1.NewUserOutcome\"/\n\x12\x45xportUsersRequest\x12\x19\n\x08\x61\x66ter_id\x18\x01 \x01(\x03\x42\x07\xbaH\x04\"\x02(\x00\"9\n\x13\x45xportUsersResponse\x12\"\n\x04user\x18\x01 \x01(\x0b\x32\x14.blatam.user.v1.User\"\x91\x01\n\x11UpdateUserRequest\x12*\n\x04user\x18\x01 \x01(\x0b\x32\x14.blatam.user.v1.UserB\x06\xbaH\x03\xc8\x01\x01\x12/\n\x0bupdate_mask\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.FieldMask\x12\x1f\n\nrequest_id\x18\x03 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01\"8\n\x12UpdateUserResponse\x12\"\n\x04user\x18\x01 \x01(\x0b\x32\x14.blatam.user.v1.User\"(\n\x11\x44\x65leteUserRequest\x12\x13\n\x02id\x18\x01 \x01(\x03\x42\x07\xbaH\x04\"\x02 \x00\"\x14\n\x12\x44\x65leteUserResponse\"K\n\x13UndeleteUserRequest\x12\x13\n\x02id\x18\x01 \x01(\x03\x42\x07\xbaH\x04\"\x02 \x00\x12\x1f\n\nrequest_id\x18\x02 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01\":\n\x14UndeleteUserResponse\x12\"\n\x04user\x18\x01 \x01(\x0b\x32\x14.blatam.user.v1.User*P\n\x04Role\x12\x14\n\x10ROLE_UNSPECIFIED\x10\x00\x12\x10\n\x0cROLE_STUDENT\x10\x01\x12\x10\n\x0cROLE_TEACHER\x10\x02\x12\x0e\n\nROLE_ADMIN\x10\x03\x32\xa4\x0b\n\x0bUserService\x12\x9a\x01\n\nCreateUser\x12!.blatam.user.v1.CreateUserRequest\x1a\".blatam.user.v1.CreateUserResponse\"E\xa2\xbb\x18#\x08\x01\x1a\x0f\n\x07\x61\x64\x64ress\x10\x05\x1a\x02\x08< \x01*\x0cuser.created\x82\xd3\xe4\x93\x02\x18\"\r/api/v1/users:\x01*b\x04user\x12r\n\x07GetUser\x12\x1e.blatam.user.v1.GetUserRequest\x1a\x1f.blatam.user.v1.GetUserResponse\"&\xa2\xbb\x18\x02\x08\x02\x82\xd3\xe4\x93\x02\x1a\x12\x12/api/v1/users/{id}b\x04user\x12\x87\x01\n\x0eGetCurrentUser\x12%.blatam.user.v1.GetCurrentUserRequest\x1a&.blatam.user.v1.GetCurrentUserResponse\"&\xa2\xbb\x18\x04\x08\x02\x30\x01\x82\xd3\xe4\x93\x02\x18\x12\x10/api/v1/users/meb\x04user\x12\x82\x01\n\rBatchGetUsers\x12$.blatam.user.v1.BatchGetUsersRequest\x1a%.blatam.user.v1.BatchGetUsersResponse\"$\xa2\xbb\x18\x02\x08\x02\x82\xd3\xe4\x93\x02\x18\x12\x16/api/v1/users:batchGet\x12\xa2\x01\n\x10\x42\x61tchCreateUsers\x12\'.blatam.user.v1.BatchCreateUsersRequest\x1a(.blatam.user.v1.BatchCreateUsersResponse\";\xa2\xbb\x18\x13\x08\x05 \x01*\rusers.created\x82\xd3\xe4\x93\x02\x1e\"\x19/api/v1/users:batchCreate:\x01*\x12\x92\x01\n\x0b\x45xportUsers\x12\".blatam.user.v1.ExportUsersRequest\x1a#.blatam.user.v1.ExportUsersResponse\"8\xa2\xbb\x18\x12\x08\x05*\x0eusers.exported\x82\xd3\xe4\x93\x02\x1c\x12\x14/api/v1/users:exportb\x04user0\x01\x12\x9f\x01\n\nUpdateUser\x12!.blatam.user.v1.UpdateUserRequest\x1a\".blatam.user.v1.UpdateUserResponse\"J\xa2\xbb\x18\x1b\x08\x03\x12\x07user.id \x01*\x0cuser.updated\x82\xd3\xe4\x93\x02%2\x17/api/v1/users/{user.id}:\x04userb\x04user\x12\x87\x01\n\nDeleteUser\x12!.blatam.user.v1.DeleteUserRequest\x1a\".blatam.user.v1.DeleteUserResponse\"2\xa2\xbb\x18\x14\x08\x03\x12\x02id*\x0cuser.deleted\x82\xd3\xe4\x93\x02\x14*\x12/api/v1/users/{id}\x12\x9f\x01\n\x0cUndeleteUser\x12#.blatam.user.v1.UndeleteUserRequest\x1a$.blatam.user.v1.UndeleteUserResponse\"D\xa2\xbb\x18\x14\x08\x05 \x01*\x0euser.undeleted\x82\xd3\xe4\x93\x02&\"\x1b/api/v1/users/{id}:undelete:\x01*b\x04user\x12m\n\tListUsers\x12 .blatam.user.v1.ListUsersRequest\x1a!.blatam.user.v1.ListUsersResponse\"\x1b\xa2\xbb\x18\x02\x08\x02\x82\xd3\xe4\x93\x02\x0f\x12\r/api/v1/usersb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19\x62latam/user/v1/user.proto\x12\x0e\x62latam.user.v1\x1a\x1d\x62latam/policy/v1/policy.proto\x1a\x19\x62latam/post/v1/post.proto\x1a\x1c\x62latam/user/v1/profile.proto\x1a\x1a\x62latam/user/v1/score.proto\x1a\x1d\x62latam/user/v1/settings.proto\x1a\x1b\x62uf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/api/field_behavior.proto\x1a google/protobuf/field_mask.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xac\x04\n\x04User\x12\x13\n\x02id\x18\x01 \x01(\x03\x42\x07\xbaH\x04\"\x02 \x00\x12\xa2\x01\n\x05\x65mail\x18\x02 \x01(\tB\x92\x01\xbaH\x8e\x01r\x03\x18\xff\x01\xba\x01\x82\x01\n\nemail.form\x12\x31must be an e-mail address such as ana@example.com\x1a\x41this.matches(\'^[a-zA-Z0-9._%+-]+@[a-zA-Z0-9.-]+\\\\.[a-zA-Z]{2,}$\')\xd8\x01\x01\x12\x87\x01\n\x08username\x18\x03 \x01(\tBu\xbaHrr\x04\x10\x03\x18\x32\xba\x01\x66\n\rusername.form\x12\x34may hold only letters a to z, digits and underscores\x1a\x1fthis.matches(\'^[a-zA-Z0-9_]*$\')\xd8\x01\x01\x12\x11\n\tis_active\x18\x04 \x01(\x08\x12,\n\x04role\x18\x05 \x01(\x0e\x32\x14.blatam.user.v1.RoleB\x08\xbaH\x05\x82\x01\x02\x10\x01\x12\x1c\n\x0e\x65mail_verified\x18\x06 \x01(\x08\x42\x04\xe2\x41\x01\x03\x12\x34\n\ncreated_at\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12\x34\n\nupdated_at\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12\x15\n\x04\x65tag\x18\t \x01(\tB\x07\xbaH\x04r\x02\x18@\"\xfe\x02\n\x11\x43reateUserRequest\x12\x9f\x01\n\x05\x65mail\x18\x01 \x01(\tB\x8f\x01\xbaH\x8b\x01r\x03\x18\xff\x01\xba\x01\x82\x01\n\nemail.form\x12\x31must be an e-mail address such as ana@example.com\x1a\x41this.matches(\'^[a-zA-Z0-9._%+-]+@[a-zA-Z0-9.-]+\\\\.[a-zA-Z]{2,}$\')\x12\x84\x01\n\x08username\x18\x02 \x01(\tBr\xbaHor\x04\x10\x03\x18\x32\xba\x01\x66\n\rusername.form\x12\x34may hold only letters a to z, digits and underscores\x1a\x1fthis.matches(\'^[a-zA-Z0-9_]*$\')\x12\x1f\n\x08password\x18\x03 \x01(\tB\r\x80\x01\x01\xbaH\x07r\x05\x10\x08\x18\x80\x01\x12\x1f\n\nrequest_id\x18\x04 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01\"8\n\x12\x43reateUserResponse\x12\"\n\x04user\x18\x01 \x01(\x0b\x32\x14.blatam.user.v1.User\"%\n\x0eGetUserRequest\x12\x13\n\x02id\x18\x01 \x01(\x03\x42\x07\xbaH\x04\"\x02 \x00\"5\n\x0fGetUserResponse\x12\"\n\x04user\x18\x01 \x01(\x0b\x32\x14.blatam.user.v1.User\"\x17\n\x15GetCurrentUserRequest\"<\n\x16GetCurrentUserResponse\x12\"\n\x04user\x18\x01 \x01(\x0b\x32\x14.blatam.user.v1.User\"\xd1\x03\n\x10ListUsersRequest\x12\x1a\n\x04page\x18\x01 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x01H\x00\x88\x01\x01\x12!\n\tpage_size\x18\x02 \x01(\x05\x42\t\xbaH\x06\x1a\x04\x18\x64(\x01H\x01\x88\x01\x01\x12P\n\x07sort_by\x18\x03 \x01(\tB?\xbaH<r7R\x02idR\x03-idR\ncreated_atR\x0b-created_atR\x08usernameR\t-username\xd8\x01\x01\x12\x1c\n\npage_token\x18\x04 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x08\x12\x16\n\tis_active\x18\x05 \x01(\x08H\x02\x88\x01\x01\x12\x89\x01\n\x0fusername_prefix\x18\x06 \x01(\tBp\xbaHmr\x02\x18\x32\xba\x01\x66\n\rusername.form\x12\x34may hold only letters a to z, digits and underscores\x1a\x1fthis.matches(\'^[a-zA-Z0-9_]*$\')\x12\x17\n\x05\x65mail\x18\x07 \x01(\tB\x08\xbaH\x05r\x03\x18\xff\x01\x12,\n\x04role\x18\x08 \x01(\x0e\x32\x14.blatam.user.v1.RoleB\x08\xbaH\x05\x82\x01\x02\x10\x01\x42\x07\n\x05_pageB\x0c\n\n_page_sizeB\x0c\n\n_is_active\"\xc8\x01\n\x11ListUsersResponse\x12#\n\x05items\x18\x01 \x03(\x0b\x32\x14.blatam.user.v1.User\x12\r\n\x05total\x18\x02 \x01(\r\x12\x17\n\x0ftotal_estimated\x18\x03 \x01(\x08\x12\x0c\n\x04page\x18\x04 \x01(\r\x12\x0c\n\x04size\x18\x05 \x01(\r\x12\r\n\x05pages\x18\x06 \x01(\r\x12\x10\n\x08has_next\x18\x07 \x01(\x08\x12\x10\n\x08has_prev\x18\x08 \x01(\x08\x12\x17\n\x0fnext_page_token\x18\t \x01(\t\"5\n\x14\x42\x61tchGetUsersRequest\x12\x1d\n\x03ids\x18\x01 \x03(\x03\x42\x10\xbaH\r\x92\x01\n\x08\x01\x10\x64\"\x04\"\x02 \x00\"Q\n\x15\x42\x61tchGetUsersResponse\x12#\n\x05users\x18\x01 \x03(\x0b\x32\x14.blatam.user.v1.User\x12\x13\n\x0bmissing_ids\x18\x02 \x03(\x03\"\x9e\x04\n\x07NewUser\x12\x9f\x01\n\x05\x65mail\x18\x01 \x01(\tB\x8f\x01\xbaH\x8b\x01r\x03\x18\xff\x01\xba\x01\x82\x01\n\nemail.form\x12\x31must be an e-mail address such as ana@example.com\x1a\x41this.matches(\'^[a-zA-Z0-9._%+-]+@[a-zA-Z0-9.-]+\\\\.[a-zA-Z]{2,}$\')\x12\x84\x01\n\x08username\x18\x02 \x01(\tBr\xbaHor\x04\x10\x03\x18\x32\xba\x01\x66\n\rusername.form\x12\x34may hold only letters a to z, digits and underscores\x1a\x1fthis.matches(\'^[a-zA-Z0-9_]*$\')\x12\"\n\x08password\x18\x03 \x01(\tB\x10\x80\x01\x01\xbaH\nr\x05\x10\x08\x18\x80\x01\xd8\x01\x01\x12\"\n\rpassword_hash\x18\x04 \x01(\tB\x0b\x80\x01\x01\xbaH\x05r\x03\x18\xff\x01\x12,\n\x04role\x18\x05 \x01(\x0e\x32\x14.blatam.user.v1.RoleB\x08\xbaH\x05\x82\x01\x02\x10\x01:t\xbaHq\x1ao\n\x11new_user.password\x12%needs either password or passwordHash\x1a\x33(this.password != \'\') != (this.password_hash != \'\')\"\x99\x02\n\x17\x42\x61tchCreateUsersRequest\x12\x38\n\x05users\x18\x01 \x03(\x0b\x32\x17.blatam.user.v1.NewUserB\x10\xbaH\r\x92\x01\n\x08\x01\x10\xe8\x07\"\x03\xd8\x01\x03\x12\x1f\n\nrequest_id\x18\x02 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01:\xa2\x01\xbaH\x9e\x01\x1a\x9b\x01\n\x13users.max_passwords\x12Hat most 100 users may come with a password; the others need passwordHash\x1a:this.users.filter(user, user.password != \'\').size() <= 100\">\n\nFieldFault\x12\r\n\x05\x66ield\x18\x01 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x02 \x01(\t\x12\x0c\n\x04rule\x18\x03 \x01(\t\"e\n\x0cNewUserError\x12\x0e\n\x06reason\x18\x01 \x01(\t\x12\x0f\n\x07message\x18\x02 \x01(\t\x12\x34\n\x10\x66ield_violations\x18\x03 \x03(\x0b\x32\x1a.blatam.user.v1.FieldFault\"\x7f\n\x0eNewUserOutcome\x12\r\n\x05index\x18\x01 \x01(\r\x12$\n\x04user\x18\x02 \x01(\x0b\x32\x14.blatam.user.v1.UserH\x00\x12-\n\x05\x65rror\x18\x03 \x01(\x0b\x32\x1c.blatam.user.v1.NewUserErrorH\x00\x42\t\n\x07outcome\"L\n\x18\x42\x61tchCreateUsersResponse\x12\x30\n\x08outcomes\x18\x01 \x03(\x0b\x32\x1e.blatam.user.v1.NewUserOutcome\"/\n\x12\x45xportUsersRequest\x12\x19\n\x08\x61\x66ter_id\x18\x01 \x01(\x03\x42\x07\xbaH\x04\"\x02(\x00\"9\n\x13\x45xportUsersResponse\x12\"\n\x04user\x18\x01 \x01(\x0b\x32\x14.blatam.user.v1.User\"3\n\x11WatchUsersRequest\x12\x1e\n\x0cresume_token\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x01\"\xab\x02\n\x12WatchUsersResponse\x12\'\n\x07\x63reated\x18\x01 \x01(\x0b\x32\x14.blatam.user.v1.UserH\x00\x12\'\n\x07updated\x18\x02 \x01(\x0b\x32\x14.blatam.user.v1.UserH\x00\x12=\n\x07\x64\x65leted\x18\x03 \x01(\x0b\x32*.blatam.user.v1.WatchUsersResponse.DeletedH\x00\x12\x41\n\theartbeat\x18\x04 \x01(\x0b\x32,.blatam.user.v1.WatchUsersResponse.HeartbeatH\x00\x12\x14\n\x0cresume_token\x18\x05 \x01(\t\x1a\x15\n\x07\x44\x65leted\x12\n\n\x02id\x18\x01 \x01(\x03\x1a\x0b\n\tHeartbeatB\x07\n\x05\x65vent\"N\n\x10\x45raseUserRequest\x12\x13\n\x02id\x18\x01 \x01(\x03\x42\x07\xbaH\x04\"\x02 \x00\x12%\n\x10\x63urrent_password\x18\x02 \x01(\tB\x0b\x80\x01\x01\xbaH\x05r\x03\x18\x80\x01\"\x13\n\x11\x45raseUserResponse\"(\n\x11\x45xportUserRequest\x12\x13\n\x02id\x18\x01 \x01(\x03\x42\x07\xbaH\x04\"\x02 \x00\"?\n\x12\x45xportUserResponse\x12)\n\x08\x64ocument\x18\x01 \x01(\x0b\x32\x17.google.protobuf.Struct\"\x91\x01\n\x11UpdateUserRequest\x12*\n\x04user\x18\x01 \x01(\x0b\x32\x14.blatam.user.v1.UserB\x06\xbaH\x03\xc8\x01\x01\x12/\n\x0bupdate_mask\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.FieldMask\x12\x1f\n\nrequest_id\x18\x03 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01\"8\n\x12UpdateUserResponse\x12\"\n\x04user\x18\x01 \x01(\x0b\x32\x14.blatam.user.v1.User\"(\n\x11\x44\x65leteUserRequest\x12\x13\n\x02id\x18\x01 \x01(\x03\x42\x07\xbaH\x04\"\x02 \x00\"\x14\n\x12\x44\x65leteUserResponse\"K\n\x13UndeleteUserRequest\x12\x13\n\x02id\x18\x01 \x01(\x03\x42\x07\xbaH\x04\"\x02 \x00\x12\x1f\n\nrequest_id\x18\x02 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01\":\n\x14UndeleteUserResponse\x12\"\n\x04user\x18\x01 \x01(\x0b\x32\x14.blatam.user.v1.User\"(\n\x11\x46ollowUserRequest\x12\x13\n\x02id\x18\x01 \x01(\x03\x42\x07\xbaH\x04\"\x02 \x00\"\x14\n\x12\x46ollowUserResponse\"*\n\x13UnfollowUserRequest\x12\x13\n\x02id\x18\x01 \x01(\x03\x42\x07\xbaH\x04\"\x02 \x00\"\x16\n\x14UnfollowUserResponse\"\xd3\x01\n\x14ListFollowersRequest\x12\x13\n\x02id\x18\x01 \x01(\x03\x42\x07\xbaH\x04\"\x02 \x00\x12\x1a\n\x04page\x18\x02 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x01H\x00\x88\x01\x01\x12!\n\tpage_size\x18\x03 \x01(\x05\x42\t\xbaH\x06\x1a\x04\x18\x64(\x01H\x01\x88\x01\x01\x12\x32\n\x07sort_by\x18\x04 \x01(\tB!\xbaH\x1er\x19R\ncreated_atR\x0b-created_at\xd8\x01\x01\x12\x1c\n\npage_token\x18\x05 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x08\x42\x07\n\x05_pageB\x0c\n\n_page_size\"\xcc\x01\n\x15ListFollowersResponse\x12#\n\x05items\x18\x01 \x03(\x0b\x32\x14.blatam.user.v1.User\x12\r\n\x05total\x18\x02 \x01(\r\x12\x17\n\x0ftotal_estimated\x18\x03 \x01(\x08\x12\x0c\n\x04page\x18\x04 \x01(\r\x12\x0c\n\x04size\x18\x05 \x01(\r\x12\r\n\x05pages\x18\x06 \x01(\r\x12\x10\n\x08has_next\x18\x07 \x01(\x08\x12\x10\n\x08has_prev\x18\x08 \x01(\x08\x12\x17\n\x0fnext_page_token\x18\t \x01(\t\"\xd3\x01\n\x14ListFollowingRequest\x12\x13\n\x02id\x18\x01 \x01(\x03\x42\x07\xbaH\x04\"\x02 \x00\x12\x1a\n\x04page\x18\x02 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x01H\x00\x88\x01\x01\x12!\n\tpage_size\x18\x03 \x01(\x05\x42\t\xbaH\x06\x1a\x04\x18\x64(\x01H\x01\x88\x01\x01\x12\x32\n\x07sort_by\x18\x04 \x01(\tB!\xbaH\x1er\x19R\ncreated_atR\x0b-created_at\xd8\x01\x01\x12\x1c\n\npage_token\x18\x05 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x08\x42\x07\n\x05_pageB\x0c\n\n_page_size\"\xcc\x01\n\x15ListFollowingResponse\x12#\n\x05items\x18\x01 \x03(\x0b\x32\x14.blatam.user.v1.User\x12\r\n\x05total\x18\x02 \x01(\r\x12\x17\n\x0ftotal_estimated\x18\x03 \x01(\x08\x12\x0c\n\x04page\x18\x04 \x01(\r\x12\x0c\n\x04size\x18\x05 \x01(\r\x12\r\n\x05pages\x18\x06 \x01(\r\x12\x10\n\x08has_next\x18\x07 \x01(\x08\x12\x10\n\x08has_prev\x18\x08 \x01(\x08\x12\x17\n\x0fnext_page_token\x18\t \x01(\t\"-\n\x16GetUserOverviewRequest\x12\x13\n\x02id\x18\x01 \x01(\x03\x42\x07\xbaH\x04\"\x02 \x00\"\xe6\x01\n\x17GetUserOverviewResponse\x12\"\n\x04user\x18\x01 \x01(\x0b\x32\x14.blatam.user.v1.User\x12#\n\x05posts\x18\x02 \x03(\x0b\x32\x14.blatam.post.v1.Post\x12\x12\n\npost_count\x18\x03 \x01(\r\x12\'\n\tfollowers\x18\x04 \x03(\x0b\x32\x14.blatam.user.v1.User\x12\x16\n\x0e\x66ollower_count\x18\x05 \x01(\r\x12-\n\x07missing\x18\x06 \x03(\x0e\x32\x1c.blatam.user.v1.OverviewPart*P\n\x04Role\x12\x14\n\x10ROLE_UNSPECIFIED\x10\x00\x12\x10\n\x0cROLE_STUDENT\x10\x01\x12\x10\n\x0cROLE_TEACHER\x10\x02\x12\x0e\n\nROLE_ADMIN\x10\x03*{\n\x0cOverviewPart\x12\x1d\n\x19OVERVIEW_PART_UNSPECIFIED\x10\x00\x12\x16\n\x12OVERVIEW_PART_USER\x10\x01\x12\x17\n\x13OVERVIEW_PART_POSTS\x10\x02\x12\x1b\n\x17OVERVIEW_PART_FOLLOWERS\x10\x03\x32\xe0\x1b\n\x0bUserService\x12\x9a\x01\n\nCreateUser\x12!.blatam.user.v1.CreateUserRequest\x1a\".blatam.user.v1.CreateUserResponse\"E\xa2\xbb\x18#\x08\x01\x1a\x0f\n\x07\x61\x64\x64ress\x10\x05\x1a\x02\x08< \x01*\x0cuser.created\x82\xd3\xe4\x93\x02\x18\"\r/api/v1/users:\x01*b\x04user\x12r\n\x07GetUser\x12\x1e.blatam.user.v1.GetUserRequest\x1a\x1f.blatam.user.v1.GetUserResponse\"&\xa2\xbb\x18\x02\x08\x02\x82\xd3\xe4\x93\x02\x1a\x12\x12/api/v1/users/{id}b\x04user\x12\x87\x01\n\x0eGetCurrentUser\x12%.blatam.user.v1.GetCurrentUserRequest\x1a&.blatam.user.v1.GetCurrentUserResponse\"&\xa2\xbb\x18\x04\x08\x02\x30\x01\x82\xd3\xe4\x93\x02\x18\x12\x10/api/v1/users/meb\x04user\x12\x82\x01\n\rBatchGetUsers\x12$.blatam.user.v1.BatchGetUsersRequest\x1a%.blatam.user.v1.BatchGetUsersResponse\"$\xa2\xbb\x18\x02\x08\x02\x82\xd3\xe4\x93\x02\x18\x12\x16/api/v1/users:batchGet\x12\xa2\x01\n\x10\x42\x61tchCreateUsers\x12\'.blatam.user.v1.BatchCreateUsersRequest\x1a(.blatam.user.v1.BatchCreateUsersResponse\";\xa2\xbb\x18\x13\x08\x05 \x01*\rusers.created\x82\xd3\xe4\x93\x02\x1e\"\x19/api/v1/users:batchCreate:\x01*\x12\x92\x01\n\x0b\x45xportUsers\x12\".blatam.user.v1.ExportUsersRequest\x1a#.blatam.user.v1.ExportUsersResponse\"8\xa2\xbb\x18\x12\x08\x05*\x0eusers.exported\x82\xd3\xe4\x93\x02\x1c\x12\x14/api/v1/users:exportb\x04user0\x01\x12x\n\nWatchUsers\x12!.blatam.user.v1.WatchUsersRequest\x1a\".blatam.user.v1.WatchUsersResponse\"!\xa2\xbb\x18\x02\x08\x04\x82\xd3\xe4\x93\x02\x15\x12\x13/api/v1/users:watch0\x01\x12\x9d\x01\n\tEraseUser\x12 .blatam.user.v1.EraseUserRequest\x1a!.blatam.user.v1.EraseUserResponse\"K\xa2\xbb\x18$\x08\x03\x12\x02id\x1a\x0f\n\x06\x63\x61ller\x10\x05\x1a\x03\x08\x90\x1c*\x0buser.erased\x82\xd3\xe4\x93\x02\x1d\"\x18/api/v1/users/{id}:erase:\x01*\x12\xaa\x01\n\nExportUser\x12!.blatam.user.v1.ExportUserRequest\x1a\".blatam.user.v1.ExportUserResponse\"U\xa2\xbb\x18&\x08\x03\x12\x02id\x1a\x0f\n\x06\x63\x61ller\x10\x05\x1a\x03\x08\x90\x1c*\ruser.exported\x82\xd3\xe4\x93\x02%\x12\x19/api/v1/users/{id}:exportb\x08\x64ocument\x12\x9f\x01\n\nUpdateUser\x12!.blatam.user.v1.UpdateUserRequest\x1a\".blatam.user.v1.UpdateUserResponse\"J\xa2\xbb\x18\x1b\x08\x03\x12\x07user.id \x01*\x0cuser.updated\x82\xd3\xe4\x93\x02%2\x17/api/v1/users/{user.id}:\x04userb\x04user\x12\x87\x01\n\nDeleteUser\x12!.blatam.user.v1.DeleteUserRequest\x1a\".blatam.user.v1.DeleteUserResponse\"2\xa2\xbb\x18\x14\x08\x03\x12\x02id*\x0cuser.deleted\x82\xd3\xe4\x93\x02\x14*\x12/api/v1/users/{id}\x12\x9f\x01\n\x0cUndeleteUser\x12#.blatam.user.v1.UndeleteUserRequest\x1a$.blatam.user.v1.UndeleteUserResponse\"D\xa2\xbb\x18\x14\x08\x05 \x01*\x0euser.undeleted\x82\xd3\xe4\x93\x02&\"\x1b/api/v1/users/{id}:undelete:\x01*b\x04user\x12m\n\tListUsers\x12 .blatam.user.v1.ListUsersRequest\x1a!.blatam.user.v1.ListUsersResponse\"\x1b\xa2\xbb\x18\x02\x08\x02\x82\xd3\xe4\x93\x02\x0f\x12\r/api/v1/users\x12\x9d\x01\n\x11\x43reateUserProfile\x12(.blatam.user.v1.CreateUserProfileRequest\x1a).blatam.user.v1.CreateUserProfileResponse\"3\xa2\xbb\x18\x06\x08\x02 \x01\x30\x01\x82\xd3\xe4\x93\x02#\"\x15/api/v1/user-profiles:\x01*b\x07profile\x12\x97\x01\n\x0eGetUserProfile\x12%.blatam.user.v1.GetUserProfileRequest\x1a&.blatam.user.v1.GetUserProfileResponse\"6\xa2\xbb\x18\x02\x08\x02\x82\xd3\xe4\x93\x02*\x12\x1f/api/v1/user-profiles/{user_id}b\x07profile\x12\xc4\x01\n\x11UpdateUserProfile\x12(.blatam.user.v1.UpdateUserProfileRequest\x1a).blatam.user.v1.UpdateUserProfileResponse\"Z\xa2\xbb\x18\x15\x08\x03\x12\x0fprofile.user_id \x01\x82\xd3\xe4\x93\x02;2\'/api/v1/user-profiles/{profile.user_id}:\x07profileb\x07profile\x12\x93\x01\n\x0fGetUserSettings\x12&.blatam.user.v1.GetUserSettingsRequest\x1a\'.blatam.user.v1.GetUserSettingsResponse\"/\xa2\xbb\x18\x04\x08\x02\x30\x01\x82\xd3\xe4\x93\x02!\x12\x15/api/v1/user-settingsb\x08settings\x12\xa6\x01\n\x12UpdateUserSettings\x12).blatam.user.v1.UpdateUserSettingsRequest\x1a*.blatam.user.v1.UpdateUserSettingsResponse\"9\xa2\xbb\x18\x04\x08\x02\x30\x01\x82\xd3\xe4\x93\x02+\x1a\x15/api/v1/user-settings:\x08settingsb\x08settings\x12\x81\x01\n\nFollowUser\x12!.blatam.user.v1.FollowUserRequest\x1a\".blatam.user.v1.FollowUserResponse\",\xa2\xbb\x18\x04\x08\x02\x30\x01\x82\xd3\xe4\x93\x02\x1e\x1a\x19/api/v1/users/{id}/follow:\x01*\x12\x84\x01\n\x0cUnfollowUser\x12#.blatam.user.v1.UnfollowUserRequest\x1a$.blatam.user.v1.UnfollowUserResponse\")\xa2\xbb\x18\x04\x08\x02\x30\x01\x82\xd3\xe4\x93\x02\x1b*\x19/api/v1/users/{id}/follow\x12\x88\x01\n\rListFollowers\x12$.blatam.user.v1.ListFollowersRequest\x1a%.blatam.user.v1.ListFollowersResponse\"*\xa2\xbb\x18\x02\x08\x02\x82\xd3\xe4\x93\x02\x1e\x12\x1c/api/v1/users/{id}/followers\x12\x88\x01\n\rListFollowing\x12$.blatam.user.v1.ListFollowingRequest\x1a%.blatam.user.v1.ListFollowingResponse\"*\xa2\xbb\x18\x02\x08\x02\x82\xd3\xe4\x93\x02\x1e\x12\x1c/api/v1/users/{id}/following\x12\x8d\x01\n\x0fGetUserOverview\x12&.blatam.user.v1.GetUserOverviewRequest\x1a\'.blatam.user.v1.GetUserOverviewResponse\")\xa2\xbb\x18\x02\x08\x02\x82\xd3\xe4\x93\x02\x1d\x12\x1b/api/v1/users/{id}/overview\x12\x81\x01\n\x0cGetUserScore\x12#.blatam.user.v1.GetUserScoreRequest\x1a$.blatam.user.v1.GetUserScoreResponse\"&\xa2\xbb\x18\x02\x08\x02\x82\xd3\xe4\x93\x02\x1a\x12\x18/api/v1/users/{id}/scoreb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -99,6 +104,14 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_BATCHCREATEUSERSREQUEST']._serialized_options = b'\272H\236\001\032\233\001\n\023users.max_passwords\022Hat most 100 users may come with a password; the others need passwordHash\032:this.users.filter(user, user.password != \'\').size() <= 100'
   _globals['_EXPORTUSERSREQUEST'].fields_by_name['after_id']._loaded_options = None
   _globals['_EXPORTUSERSREQUEST'].fields_by_name['after_id']._serialized_options = b'\272H\004\"\002(\000'
+  _globals['_WATCHUSERSREQUEST'].fields_by_name['resume_token']._loaded_options = None
+  _globals['_WATCHUSERSREQUEST'].fields_by_name['resume_token']._serialized_options = b'\272H\005r\003\030\200\001'
+  _globals['_ERASEUSERREQUEST'].fields_by_name['id']._loaded_options = None
+  _globals['_ERASEUSERREQUEST'].fields_by_name['id']._serialized_options = b'\272H\004\"\002 \000'
+  _globals['_ERASEUSERREQUEST'].fields_by_name['current_password']._loaded_options = None
+  _globals['_ERASEUSERREQUEST'].fields_by_name['current_password']._serialized_options = b'\200\001\001\272H\005r\003\030\200\001'
+  _globals['_EXPORTUSERREQUEST'].fields_by_name['id']._loaded_options = None
+  _globals['_EXPORTUSERREQUEST'].fields_by_name['id']._serialized_options = b'\272H\004\"\002 \000'
   _globals['_UPDATEUSERREQUEST'].fields_by_name['user']._loaded_options = None
   _globals['_UPDATEUSERREQUEST'].fields_by_name['user']._serialized_options = b'\272H\003\310\001\001'
   _globals['_UPDATEUSERREQUEST'].fields_by_name['request_id']._loaded_options = None
@@ -109,6 +122,32 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_UNDELETEUSERREQUEST'].fields_by_name['id']._serialized_options = b'\272H\004\"\002 \000'
   _globals['_UNDELETEUSERREQUEST'].fields_by_name['request_id']._loaded_options = None
   _globals['_UNDELETEUSERREQUEST'].fields_by_name['request_id']._serialized_options = b'\272H\010r\003\260\001\001\330\001\001'
+  _globals['_FOLLOWUSERREQUEST'].fields_by_name['id']._loaded_options = None
+  _globals['_FOLLOWUSERREQUEST'].fields_by_name['id']._serialized_options = b'\272H\004\"\002 \000'
+  _globals['_UNFOLLOWUSERREQUEST'].fields_by_name['id']._loaded_options = None
+  _globals['_UNFOLLOWUSERREQUEST'].fields_by_name['id']._serialized_options = b'\272H\004\"\002 \000'
+  _globals['_LISTFOLLOWERSREQUEST'].fields_by_name['id']._loaded_options = None
+  _globals['_LISTFOLLOWERSREQUEST'].fields_by_name['id']._serialized_options = b'\272H\004\"\002 \000'
+  _globals['_LISTFOLLOWERSREQUEST'].fields_by_name['page']._loaded_options = None
+  _globals['_LISTFOLLOWERSREQUEST'].fields_by_name['page']._serialized_options = b'\272H\004\032\002(\001'
+  _globals['_LISTFOLLOWERSREQUEST'].fields_by_name['page_size']._loaded_options = None
+  _globals['_LISTFOLLOWERSREQUEST'].fields_by_name['page_size']._serialized_options = b'\272H\006\032\004\030d(\001'
+  _globals['_LISTFOLLOWERSREQUEST'].fields_by_name['sort_by']._loaded_options = None
+  _globals['_LISTFOLLOWERSREQUEST'].fields_by_name['sort_by']._serialized_options = b'\272H\036r\031R\ncreated_atR\013-created_at\330\001\001'
+  _globals['_LISTFOLLOWERSREQUEST'].fields_by_name['page_token']._loaded_options = None
+  _globals['_LISTFOLLOWERSREQUEST'].fields_by_name['page_token']._serialized_options = b'\272H\005r\003\030\200\010'
+  _globals['_LISTFOLLOWINGREQUEST'].fields_by_name['id']._loaded_options = None
+  _globals['_LISTFOLLOWINGREQUEST'].fields_by_name['id']._serialized_options = b'\272H\004\"\002 \000'
+  _globals['_LISTFOLLOWINGREQUEST'].fields_by_name['page']._loaded_options = None
+  _globals['_LISTFOLLOWINGREQUEST'].fields_by_name['page']._serialized_options = b'\272H\004\032\002(\001'
+  _globals['_LISTFOLLOWINGREQUEST'].fields_by_name['page_size']._loaded_options = None
+  _globals['_LISTFOLLOWINGREQUEST'].fields_by_name['page_size']._serialized_options = b'\272H\006\032\004\030d(\001'
+  _globals['_LISTFOLLOWINGREQUEST'].fields_by_name['sort_by']._loaded_options = None
+  _globals['_LISTFOLLOWINGREQUEST'].fields_by_name['sort_by']._serialized_options = b'\272H\036r\031R\ncreated_atR\013-created_at\330\001\001'
+  _globals['_LISTFOLLOWINGREQUEST'].fields_by_name['page_token']._loaded_options = None
+  _globals['_LISTFOLLOWINGREQUEST'].fields_by_name['page_token']._serialized_options = b'\272H\005r\003\030\200\010'
+  _globals['_GETUSEROVERVIEWREQUEST'].fields_by_name['id']._loaded_options = None
+  _globals['_GETUSEROVERVIEWREQUEST'].fields_by_name['id']._serialized_options = b'\272H\004\"\002 \000'
   _globals['_USERSERVICE'].methods_by_name['CreateUser']._loaded_options = None
   _globals['_USERSERVICE'].methods_by_name['CreateUser']._serialized_options = b'\242\273\030#\010\001\032\017\n\007address\020\005\032\002\010< \001*\014user.created\202\323\344\223\002\030\"\r/api/v1/users:\001*b\004user'
   _globals['_USERSERVICE'].methods_by_name['GetUser']._loaded_options = None
@@ -121,6 +160,12 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_USERSERVICE'].methods_by_name['BatchCreateUsers']._serialized_options = b'\242\273\030\023\010\005 \001*\rusers.created\202\323\344\223\002\036\"\031/api/v1/users:batchCreate:\001*'
   _globals['_USERSERVICE'].methods_by_name['ExportUsers']._loaded_options = None
   _globals['_USERSERVICE'].methods_by_name['ExportUsers']._serialized_options = b'\242\273\030\022\010\005*\016users.exported\202\323\344\223\002\034\022\024/api/v1/users:exportb\004user'
+  _globals['_USERSERVICE'].methods_by_name['WatchUsers']._loaded_options = None
+  _globals['_USERSERVICE'].methods_by_name['WatchUsers']._serialized_options = b'\242\273\030\002\010\004\202\323\344\223\002\025\022\023/api/v1/users:watch'
+  _globals['_USERSERVICE'].methods_by_name['EraseUser']._loaded_options = None
+  _globals['_USERSERVICE'].methods_by_name['EraseUser']._serialized_options = b'\242\273\030$\010\003\022\002id\032\017\n\006caller\020\005\032\003\010\220\034*\013user.erased\202\323\344\223\002\035\"\030/api/v1/users/{id}:erase:\001*'
+  _globals['_USERSERVICE'].methods_by_name['ExportUser']._loaded_options = None
+  _globals['_USERSERVICE'].methods_by_name['ExportUser']._serialized_options = b'\242\273\030&\010\003\022\002id\032\017\n\006caller\020\005\032\003\010\220\034*\ruser.exported\202\323\344\223\002%\022\031/api/v1/users/{id}:exportb\010document'
   _globals['_USERSERVICE'].methods_by_name['UpdateUser']._loaded_options = None
   _globals['_USERSERVICE'].methods_by_name['UpdateUser']._serialized_options = b'\242\273\030\033\010\003\022\007user.id \001*\014user.updated\202\323\344\223\002%2\027/api/v1/users/{user.id}:\004userb\004user'
   _globals['_USERSERVICE'].methods_by_name['DeleteUser']._loaded_options = None
@@ -129,58 +174,118 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_USERSERVICE'].methods_by_name['UndeleteUser']._serialized_options = b'\242\273\030\024\010\005 \001*\016user.undeleted\202\323\344\223\002&\"\033/api/v1/users/{id}:undelete:\001*b\004user'
   _globals['_USERSERVICE'].methods_by_name['ListUsers']._loaded_options = None
   _globals['_USERSERVICE'].methods_by_name['ListUsers']._serialized_options = b'\242\273\030\002\010\002\202\323\344\223\002\017\022\r/api/v1/users'
-  _globals['_ROLE']._serialized_start=3945
-  _globals['_ROLE']._serialized_end=4025
-  _globals['_USER']._serialized_start=236
-  _globals['_USER']._serialized_end=792
-  _globals['_CREATEUSERREQUEST']._serialized_start=795
-  _globals['_CREATEUSERREQUEST']._serialized_end=1177
-  _globals['_CREATEUSERRESPONSE']._serialized_start=1179
-  _globals['_CREATEUSERRESPONSE']._serialized_end=1235
-  _globals['_GETUSERREQUEST']._serialized_start=1237
-  _globals['_GETUSERREQUEST']._serialized_end=1274
-  _globals['_GETUSERRESPONSE']._serialized_start=1276
-  _globals['_GETUSERRESPONSE']._serialized_end=1329
-  _globals['_GETCURRENTUSERREQUEST']._serialized_start=1331
-  _globals['_GETCURRENTUSERREQUEST']._serialized_end=1354
-  _globals['_GETCURRENTUSERRESPONSE']._serialized_start=1356
-  _globals['_GETCURRENTUSERRESPONSE']._serialized_end=1416
-  _globals['_LISTUSERSREQUEST']._serialized_start=1419
-  _globals['_LISTUSERSREQUEST']._serialized_end=1884
-  _globals['_LISTUSERSRESPONSE']._serialized_start=1887
-  _globals['_LISTUSERSRESPONSE']._serialized_end=2087
-  _globals['_BATCHGETUSERSREQUEST']._serialized_start=2089
-  _globals['_BATCHGETUSERSREQUEST']._serialized_end=2142
-  _globals['_BATCHGETUSERSRESPONSE']._serialized_start=2144
-  _globals['_BATCHGETUSERSRESPONSE']._serialized_end=2225
-  _globals['_NEWUSER']._serialized_start=2228
-  _globals['_NEWUSER']._serialized_end=2770
-  _globals['_BATCHCREATEUSERSREQUEST']._serialized_start=2773
-  _globals['_BATCHCREATEUSERSREQUEST']._serialized_end=3054
-  _globals['_FIELDFAULT']._serialized_start=3056
-  _globals['_FIELDFAULT']._serialized_end=3118
-  _globals['_NEWUSERERROR']._serialized_start=3120
-  _globals['_NEWUSERERROR']._serialized_end=3221
-  _globals['_NEWUSEROUTCOME']._serialized_start=3223
-  _globals['_NEWUSEROUTCOME']._serialized_end=3350
-  _globals['_BATCHCREATEUSERSRESPONSE']._serialized_start=3352
-  _globals['_BATCHCREATEUSERSRESPONSE']._serialized_end=3428
-  _globals['_EXPORTUSERSREQUEST']._serialized_start=3430
-  _globals['_EXPORTUSERSREQUEST']._serialized_end=3477
-  _globals['_EXPORTUSERSRESPONSE']._serialized_start=3479
-  _globals['_EXPORTUSERSRESPONSE']._serialized_end=3536
-  _globals['_UPDATEUSERREQUEST']._serialized_start=3539
-  _globals['_UPDATEUSERREQUEST']._serialized_end=3684
-  _globals['_UPDATEUSERRESPONSE']._serialized_start=3686
-  _globals['_UPDATEUSERRESPONSE']._serialized_end=3742
-  _globals['_DELETEUSERREQUEST']._serialized_start=3744
-  _globals['_DELETEUSERREQUEST']._serialized_end=3784
-  _globals['_DELETEUSERRESPONSE']._serialized_start=3786
-  _globals['_DELETEUSERRESPONSE']._serialized_end=3806
-  _globals['_UNDELETEUSERREQUEST']._serialized_start=3808
-  _globals['_UNDELETEUSERREQUEST']._serialized_end=3883
-  _globals['_UNDELETEUSERRESPONSE']._serialized_start=3885
-  _globals['_UNDELETEUSERRESPONSE']._serialized_end=3943
-  _globals['_USERSERVICE']._serialized_start=4028
-  _globals['_USERSERVICE']._serialized_end=5472
+  _globals['_USERSERVICE'].methods_by_name['CreateUserProfile']._loaded_options = None
+  _globals['_USERSERVICE'].methods_by_name['CreateUserProfile']._serialized_options = b'\242\273\030\006\010\002 \0010\001\202\323\344\223\002#\"\025/api/v1/user-profiles:\001*b\007profile'
+  _globals['_USERSERVICE'].methods_by_name['GetUserProfile']._loaded_options = None
+  _globals['_USERSERVICE'].methods_by_name['GetUserProfile']._serialized_options = b'\242\273\030\002\010\002\202\323\344\223\002*\022\037/api/v1/user-profiles/{user_id}b\007profile'
+  _globals['_USERSERVICE'].methods_by_name['UpdateUserProfile']._loaded_options = None
+  _globals['_USERSERVICE'].methods_by_name['UpdateUserProfile']._serialized_options = b'\242\273\030\025\010\003\022\017profile.user_id \001\202\323\344\223\002;2\'/api/v1/user-profiles/{profile.user_id}:\007profileb\007profile'
+  _globals['_USERSERVICE'].methods_by_name['GetUserSettings']._loaded_options = None
+  _globals['_USERSERVICE'].methods_by_name['GetUserSettings']._serialized_options = b'\242\273\030\004\010\0020\001\202\323\344\223\002!\022\025/api/v1/user-settingsb\010settings'
+  _globals['_USERSERVICE'].methods_by_name['UpdateUserSettings']._loaded_options = None
+  _globals['_USERSERVICE'].methods_by_name['UpdateUserSettings']._serialized_options = b'\242\273\030\004\010\0020\001\202\323\344\223\002+\032\025/api/v1/user-settings:\010settingsb\010settings'
+  _globals['_USERSERVICE'].methods_by_name['FollowUser']._loaded_options = None
+  _globals['_USERSERVICE'].methods_by_name['FollowUser']._serialized_options = b'\242\273\030\004\010\0020\001\202\323\344\223\002\036\032\031/api/v1/users/{id}/follow:\001*'
+  _globals['_USERSERVICE'].methods_by_name['UnfollowUser']._loaded_options = None
+  _globals['_USERSERVICE'].methods_by_name['UnfollowUser']._serialized_options = b'\242\273\030\004\010\0020\001\202\323\344\223\002\033*\031/api/v1/users/{id}/follow'
+  _globals['_USERSERVICE'].methods_by_name['ListFollowers']._loaded_options = None
+  _globals['_USERSERVICE'].methods_by_name['ListFollowers']._serialized_options = b'\242\273\030\002\010\002\202\323\344\223\002\036\022\034/api/v1/users/{id}/followers'
+  _globals['_USERSERVICE'].methods_by_name['ListFollowing']._loaded_options = None
+  _globals['_USERSERVICE'].methods_by_name['ListFollowing']._serialized_options = b'\242\273\030\002\010\002\202\323\344\223\002\036\022\034/api/v1/users/{id}/following'
+  _globals['_USERSERVICE'].methods_by_name['GetUserOverview']._loaded_options = None
+  _globals['_USERSERVICE'].methods_by_name['GetUserOverview']._serialized_options = b'\242\273\030\002\010\002\202\323\344\223\002\035\022\033/api/v1/users/{id}/overview'
+  _globals['_USERSERVICE'].methods_by_name['GetUserScore']._loaded_options = None
+  _globals['_USERSERVICE'].methods_by_name['GetUserScore']._serialized_options = b'\242\273\030\002\010\002\202\323\344\223\002\032\022\030/api/v1/users/{id}/score'
+  _globals['_ROLE']._serialized_start=5908
+  _globals['_ROLE']._serialized_end=5988
+  _globals['_OVERVIEWPART']._serialized_start=5990
+  _globals['_OVERVIEWPART']._serialized_end=6113
+  _globals['_USER']._serialized_start=382
+  _globals['_USER']._serialized_end=938
+  _globals['_CREATEUSERREQUEST']._serialized_start=941
+  _globals['_CREATEUSERREQUEST']._serialized_end=1323
+  _globals['_CREATEUSERRESPONSE']._serialized_start=1325
+  _globals['_CREATEUSERRESPONSE']._serialized_end=1381
+  _globals['_GETUSERREQUEST']._serialized_start=1383
+  _globals['_GETUSERREQUEST']._serialized_end=1420
+  _globals['_GETUSERRESPONSE']._serialized_start=1422
+  _globals['_GETUSERRESPONSE']._serialized_end=1475
+  _globals['_GETCURRENTUSERREQUEST']._serialized_start=1477
+  _globals['_GETCURRENTUSERREQUEST']._serialized_end=1500
+  _globals['_GETCURRENTUSERRESPONSE']._serialized_start=1502
+  _globals['_GETCURRENTUSERRESPONSE']._serialized_end=1562
+  _globals['_LISTUSERSREQUEST']._serialized_start=1565
+  _globals['_LISTUSERSREQUEST']._serialized_end=2030
+  _globals['_LISTUSERSRESPONSE']._serialized_start=2033
+  _globals['_LISTUSERSRESPONSE']._serialized_end=2233
+  _globals['_BATCHGETUSERSREQUEST']._serialized_start=2235
+  _globals['_BATCHGETUSERSREQUEST']._serialized_end=2288
+  _globals['_BATCHGETUSERSRESPONSE']._serialized_start=2290
+  _globals['_BATCHGETUSERSRESPONSE']._serialized_end=2371
+  _globals['_NEWUSER']._serialized_start=2374
+  _globals['_NEWUSER']._serialized_end=2916
+  _globals['_BATCHCREATEUSERSREQUEST']._serialized_start=2919
+  _globals['_BATCHCREATEUSERSREQUEST']._serialized_end=3200
+  _globals['_FIELDFAULT']._serialized_start=3202
+  _globals['_FIELDFAULT']._serialized_end=3264
+  _globals['_NEWUSERERROR']._serialized_start=3266
+  _globals['_NEWUSERERROR']._serialized_end=3367
+  _globals['_NEWUSEROUTCOME']._serialized_start=3369
+  _globals['_NEWUSEROUTCOME']._serialized_end=3496
+  _globals['_BATCHCREATEUSERSRESPONSE']._serialized_start=3498
+  _globals['_BATCHCREATEUSERSRESPONSE']._serialized_end=3574
+  _globals['_EXPORTUSERSREQUEST']._serialized_start=3576
+  _globals['_EXPORTUSERSREQUEST']._serialized_end=3623
+  _globals['_EXPORTUSERSRESPONSE']._serialized_start=3625
+  _globals['_EXPORTUSERSRESPONSE']._serialized_end=3682
+  _globals['_WATCHUSERSREQUEST']._serialized_start=3684
+  _globals['_WATCHUSERSREQUEST']._serialized_end=3735
+  _globals['_WATCHUSERSRESPONSE']._serialized_start=3738
+  _globals['_WATCHUSERSRESPONSE']._serialized_end=4037
+  _globals['_WATCHUSERSRESPONSE_DELETED']._serialized_start=3994
+  _globals['_WATCHUSERSRESPONSE_DELETED']._serialized_end=4015
+  _globals['_WATCHUSERSRESPONSE_HEARTBEAT']._serialized_start=4017
+  _globals['_WATCHUSERSRESPONSE_HEARTBEAT']._serialized_end=4028
+  _globals['_ERASEUSERREQUEST']._serialized_start=4039
+  _globals['_ERASEUSERREQUEST']._serialized_end=4117
+  _globals['_ERASEUSERRESPONSE']._serialized_start=4119
+  _globals['_ERASEUSERRESPONSE']._serialized_end=4138
+  _globals['_EXPORTUSERREQUEST']._serialized_start=4140
+  _globals['_EXPORTUSERREQUEST']._serialized_end=4180
+  _globals['_EXPORTUSERRESPONSE']._serialized_start=4182
+  _globals['_EXPORTUSERRESPONSE']._serialized_end=4245
+  _globals['_UPDATEUSERREQUEST']._serialized_start=4248
+  _globals['_UPDATEUSERREQUEST']._serialized_end=4393
+  _globals['_UPDATEUSERRESPONSE']._serialized_start=4395
+  _globals['_UPDATEUSERRESPONSE']._serialized_end=4451
+  _globals['_DELETEUSERREQUEST']._serialized_start=4453
+  _globals['_DELETEUSERREQUEST']._serialized_end=4493
+  _globals['_DELETEUSERRESPONSE']._serialized_start=4495
+  _globals['_DELETEUSERRESPONSE']._serialized_end=4515
+  _globals['_UNDELETEUSERREQUEST']._serialized_start=4517
+  _globals['_UNDELETEUSERREQUEST']._serialized_end=4592
+  _globals['_UNDELETEUSERRESPONSE']._serialized_start=4594
+  _globals['_UNDELETEUSERRESPONSE']._serialized_end=4652
+  _globals['_FOLLOWUSERREQUEST']._serialized_start=4654
+  _globals['_FOLLOWUSERREQUEST']._serialized_end=4694
+  _globals['_FOLLOWUSERRESPONSE']._serialized_start=4696
+  _globals['_FOLLOWUSERRESPONSE']._serialized_end=4716
+  _globals['_UNFOLLOWUSERREQUEST']._serialized_start=4718
+  _globals['_UNFOLLOWUSERREQUEST']._serialized_end=4760
+  _globals['_UNFOLLOWUSERRESPONSE']._serialized_start=4762
+  _globals['_UNFOLLOWUSERRESPONSE']._serialized_end=4784
+  _globals['_LISTFOLLOWERSREQUEST']._serialized_start=4787
+  _globals['_LISTFOLLOWERSREQUEST']._serialized_end=4998
+  _globals['_LISTFOLLOWERSRESPONSE']._serialized_start=5001
+  _globals['_LISTFOLLOWERSRESPONSE']._serialized_end=5205
+  _globals['_LISTFOLLOWINGREQUEST']._serialized_start=5208
+  _globals['_LISTFOLLOWINGREQUEST']._serialized_end=5419
+  _globals['_LISTFOLLOWINGRESPONSE']._serialized_start=5422
+  _globals['_LISTFOLLOWINGRESPONSE']._serialized_end=5626
+  _globals['_GETUSEROVERVIEWREQUEST']._serialized_start=5628
+  _globals['_GETUSEROVERVIEWREQUEST']._serialized_end=5673
+  _globals['_GETUSEROVERVIEWRESPONSE']._serialized_start=5676
+  _globals['_GETUSEROVERVIEWRESPONSE']._serialized_end=5906
+  _globals['_USERSERVICE']._serialized_start=6116
+  _globals['_USERSERVICE']._serialized_end=9668
 # @@protoc_insertion_point(module_scope)

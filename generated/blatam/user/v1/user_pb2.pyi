@@ -3,10 +3,12 @@
 isort:skip_file
 The academy's accounts."""
 
+from blatam.post.v1 import post_pb2 as _post_pb2
 from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import field_mask_pb2 as _field_mask_pb2
 from google.protobuf import message as _message
+from google.protobuf import struct_pb2 as _struct_pb2
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
@@ -48,6 +50,34 @@ ROLE_TEACHER: Role.ValueType  # 2
 ROLE_ADMIN: Role.ValueType  # 3
 """Runs the academy."""
 Global___Role: _TypeAlias = Role  # noqa: Y015
+
+class _OverviewPart:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _OverviewPartEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_OverviewPart.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    OVERVIEW_PART_UNSPECIFIED: _OverviewPart.ValueType  # 0
+    """None."""
+    OVERVIEW_PART_USER: _OverviewPart.ValueType  # 1
+    """`user`."""
+    OVERVIEW_PART_POSTS: _OverviewPart.ValueType  # 2
+    """`posts` and `post_count`."""
+    OVERVIEW_PART_FOLLOWERS: _OverviewPart.ValueType  # 3
+    """`followers` and `follower_count`."""
+
+class OverviewPart(_OverviewPart, metaclass=_OverviewPartEnumTypeWrapper):
+    """A part of an overview."""
+
+OVERVIEW_PART_UNSPECIFIED: OverviewPart.ValueType  # 0
+"""None."""
+OVERVIEW_PART_USER: OverviewPart.ValueType  # 1
+"""`user`."""
+OVERVIEW_PART_POSTS: OverviewPart.ValueType  # 2
+"""`posts` and `post_count`."""
+OVERVIEW_PART_FOLLOWERS: OverviewPart.ValueType  # 3
+"""`followers` and `follower_count`."""
+Global___OverviewPart: _TypeAlias = OverviewPart  # noqa: Y015
 
 @_typing.final
 class User(_message.Message):
@@ -678,6 +708,202 @@ class ExportUsersResponse(_message.Message):
 Global___ExportUsersResponse: _TypeAlias = ExportUsersResponse  # noqa: Y015
 
 @_typing.final
+class WatchUsersRequest(_message.Message):
+    """Request of WatchUsers."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RESUME_TOKEN_FIELD_NUMBER: _builtins.int
+    resume_token: _builtins.str
+    """The `resume_token` of the last message received. Absent: from now on."""
+    def __init__(
+        self,
+        *,
+        resume_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["resume_token", b"resume_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WatchUsersRequest: _TypeAlias = WatchUsersRequest  # noqa: Y015
+
+@_typing.final
+class WatchUsersResponse(_message.Message):
+    """A message of WatchUsers."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class Deleted(_message.Message):
+        """An account that is no longer there."""
+
+        DESCRIPTOR: _descriptor.Descriptor
+
+        ID_FIELD_NUMBER: _builtins.int
+        id: _builtins.int
+        """Whose."""
+        def __init__(
+            self,
+            *,
+            id: _builtins.int = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["id", b"id"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    @_typing.final
+    class Heartbeat(_message.Message):
+        """Nothing has happened for a while, and the service still looks."""
+
+        DESCRIPTOR: _descriptor.Descriptor
+
+        def __init__(
+            self,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    CREATED_FIELD_NUMBER: _builtins.int
+    UPDATED_FIELD_NUMBER: _builtins.int
+    DELETED_FIELD_NUMBER: _builtins.int
+    HEARTBEAT_FIELD_NUMBER: _builtins.int
+    RESUME_TOKEN_FIELD_NUMBER: _builtins.int
+    resume_token: _builtins.str
+    """Where to go on after this message. Good for six days."""
+    @_builtins.property
+    def created(self) -> Global___User:
+        """Made, or brought back."""
+
+    @_builtins.property
+    def updated(self) -> Global___User:
+        """Changed."""
+
+    @_builtins.property
+    def deleted(self) -> Global___WatchUsersResponse.Deleted:
+        """Deleted or erased."""
+
+    @_builtins.property
+    def heartbeat(self) -> Global___WatchUsersResponse.Heartbeat:
+        """There is nothing to tell."""
+
+    def __init__(
+        self,
+        *,
+        created: Global___User | None = ...,
+        updated: Global___User | None = ...,
+        deleted: Global___WatchUsersResponse.Deleted | None = ...,
+        heartbeat: Global___WatchUsersResponse.Heartbeat | None = ...,
+        resume_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["created", b"created", "deleted", b"deleted", "event", b"event", "heartbeat", b"heartbeat", "updated", b"updated"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["created", b"created", "deleted", b"deleted", "event", b"event", "heartbeat", b"heartbeat", "resume_token", b"resume_token", "updated", b"updated"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_event: _TypeAlias = _typing.Literal["created", "updated", "deleted", "heartbeat"]  # noqa: Y015
+    _WhichOneofArgType_event: _TypeAlias = _typing.Literal["event", b"event"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_event) -> _WhichOneofReturnType_event | None: ...
+
+Global___WatchUsersResponse: _TypeAlias = WatchUsersResponse  # noqa: Y015
+
+@_typing.final
+class EraseUserRequest(_message.Message):
+    """Request of EraseUser."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ID_FIELD_NUMBER: _builtins.int
+    CURRENT_PASSWORD_FIELD_NUMBER: _builtins.int
+    id: _builtins.int
+    """Whose account."""
+    current_password: _builtins.str
+    """Who erases themself proves that it is they; an admin needs none for others."""
+    def __init__(
+        self,
+        *,
+        id: _builtins.int = ...,
+        current_password: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["current_password", b"current_password", "id", b"id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___EraseUserRequest: _TypeAlias = EraseUserRequest  # noqa: Y015
+
+@_typing.final
+class EraseUserResponse(_message.Message):
+    """Response of EraseUser."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___EraseUserResponse: _TypeAlias = EraseUserResponse  # noqa: Y015
+
+@_typing.final
+class ExportUserRequest(_message.Message):
+    """Request of ExportUser."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ID_FIELD_NUMBER: _builtins.int
+    id: _builtins.int
+    """Whose data."""
+    def __init__(
+        self,
+        *,
+        id: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["id", b"id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ExportUserRequest: _TypeAlias = ExportUserRequest  # noqa: Y015
+
+@_typing.final
+class ExportUserResponse(_message.Message):
+    """Response of ExportUser."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DOCUMENT_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def document(self) -> _struct_pb2.Struct:
+        """By the name of what keeps it, what is held about the user. Secrets are left out:
+        they are kept as hashes, if at all.
+        """
+
+    def __init__(
+        self,
+        *,
+        document: _struct_pb2.Struct | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["document", b"document"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["document", b"document"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ExportUserResponse: _TypeAlias = ExportUserResponse  # noqa: Y015
+
+@_typing.final
 class UpdateUserRequest(_message.Message):
     """Request of UpdateUser."""
 
@@ -829,3 +1055,359 @@ class UndeleteUserResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___UndeleteUserResponse: _TypeAlias = UndeleteUserResponse  # noqa: Y015
+
+@_typing.final
+class FollowUserRequest(_message.Message):
+    """Request of FollowUser."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ID_FIELD_NUMBER: _builtins.int
+    id: _builtins.int
+    """Whom to follow."""
+    def __init__(
+        self,
+        *,
+        id: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["id", b"id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___FollowUserRequest: _TypeAlias = FollowUserRequest  # noqa: Y015
+
+@_typing.final
+class FollowUserResponse(_message.Message):
+    """Response of FollowUser."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___FollowUserResponse: _TypeAlias = FollowUserResponse  # noqa: Y015
+
+@_typing.final
+class UnfollowUserRequest(_message.Message):
+    """Request of UnfollowUser."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ID_FIELD_NUMBER: _builtins.int
+    id: _builtins.int
+    """Whom to follow no longer."""
+    def __init__(
+        self,
+        *,
+        id: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["id", b"id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UnfollowUserRequest: _TypeAlias = UnfollowUserRequest  # noqa: Y015
+
+@_typing.final
+class UnfollowUserResponse(_message.Message):
+    """Response of UnfollowUser."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UnfollowUserResponse: _TypeAlias = UnfollowUserResponse  # noqa: Y015
+
+@_typing.final
+class ListFollowersRequest(_message.Message):
+    """Request of ListFollowers. A page is named by its number or by a token, not both."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ID_FIELD_NUMBER: _builtins.int
+    PAGE_FIELD_NUMBER: _builtins.int
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    SORT_BY_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    id: _builtins.int
+    """Whose followers."""
+    page: _builtins.int
+    """Counts from 1, which is the default; serves the first 10,000 rows."""
+    page_size: _builtins.int
+    """Default 20."""
+    sort_by: _builtins.str
+    """`created_at` (the default) is the order of following; `-created_at` turns it
+    round.
+    """
+    page_token: _builtins.str
+    """The `next_page_token` of the page before; the sort must be the same."""
+    def __init__(
+        self,
+        *,
+        id: _builtins.int = ...,
+        page: _builtins.int | None = ...,
+        page_size: _builtins.int | None = ...,
+        sort_by: _builtins.str = ...,
+        page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_page", b"_page", "_page_size", b"_page_size", "page", b"page", "page_size", b"page_size"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_page", b"_page", "_page_size", b"_page_size", "id", b"id", "page", b"page", "page_size", b"page_size", "page_token", b"page_token", "sort_by", b"sort_by"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__page: _TypeAlias = _typing.Literal["page"]  # noqa: Y015
+    _WhichOneofArgType__page: _TypeAlias = _typing.Literal["_page", b"_page"]  # noqa: Y015
+    _WhichOneofReturnType__page_size: _TypeAlias = _typing.Literal["page_size"]  # noqa: Y015
+    _WhichOneofArgType__page_size: _TypeAlias = _typing.Literal["_page_size", b"_page_size"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__page) -> _WhichOneofReturnType__page | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__page_size) -> _WhichOneofReturnType__page_size | None: ...
+
+Global___ListFollowersRequest: _TypeAlias = ListFollowersRequest  # noqa: Y015
+
+@_typing.final
+class ListFollowersResponse(_message.Message):
+    """Response of ListFollowers."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ITEMS_FIELD_NUMBER: _builtins.int
+    TOTAL_FIELD_NUMBER: _builtins.int
+    TOTAL_ESTIMATED_FIELD_NUMBER: _builtins.int
+    PAGE_FIELD_NUMBER: _builtins.int
+    SIZE_FIELD_NUMBER: _builtins.int
+    PAGES_FIELD_NUMBER: _builtins.int
+    HAS_NEXT_FIELD_NUMBER: _builtins.int
+    HAS_PREV_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    total: _builtins.int
+    """How many there are."""
+    total_estimated: _builtins.bool
+    """True when `total` is an estimate, which happens above 10,000."""
+    page: _builtins.int
+    """The page's number; 0 when it was asked for by token."""
+    size: _builtins.int
+    """The page size in force."""
+    pages: _builtins.int
+    """How many pages there are."""
+    has_next: _builtins.bool
+    """Whether a page follows."""
+    has_prev: _builtins.bool
+    """Whether a page goes before."""
+    next_page_token: _builtins.str
+    """Names the next page at a cost that does not grow; empty on the last one."""
+    @_builtins.property
+    def items(self) -> _containers.RepeatedCompositeFieldContainer[Global___User]:
+        """The page: who follows them."""
+
+    def __init__(
+        self,
+        *,
+        items: _abc.Iterable[Global___User] | None = ...,
+        total: _builtins.int = ...,
+        total_estimated: _builtins.bool = ...,
+        page: _builtins.int = ...,
+        size: _builtins.int = ...,
+        pages: _builtins.int = ...,
+        has_next: _builtins.bool = ...,
+        has_prev: _builtins.bool = ...,
+        next_page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["has_next", b"has_next", "has_prev", b"has_prev", "items", b"items", "next_page_token", b"next_page_token", "page", b"page", "pages", b"pages", "size", b"size", "total", b"total", "total_estimated", b"total_estimated"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListFollowersResponse: _TypeAlias = ListFollowersResponse  # noqa: Y015
+
+@_typing.final
+class ListFollowingRequest(_message.Message):
+    """Request of ListFollowing. A page is named by its number or by a token, not both."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ID_FIELD_NUMBER: _builtins.int
+    PAGE_FIELD_NUMBER: _builtins.int
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    SORT_BY_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    id: _builtins.int
+    """Who follows."""
+    page: _builtins.int
+    """Counts from 1, which is the default; serves the first 10,000 rows."""
+    page_size: _builtins.int
+    """Default 20."""
+    sort_by: _builtins.str
+    """`created_at` (the default) is the order of following; `-created_at` turns it
+    round.
+    """
+    page_token: _builtins.str
+    """The `next_page_token` of the page before; the sort must be the same."""
+    def __init__(
+        self,
+        *,
+        id: _builtins.int = ...,
+        page: _builtins.int | None = ...,
+        page_size: _builtins.int | None = ...,
+        sort_by: _builtins.str = ...,
+        page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_page", b"_page", "_page_size", b"_page_size", "page", b"page", "page_size", b"page_size"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_page", b"_page", "_page_size", b"_page_size", "id", b"id", "page", b"page", "page_size", b"page_size", "page_token", b"page_token", "sort_by", b"sort_by"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__page: _TypeAlias = _typing.Literal["page"]  # noqa: Y015
+    _WhichOneofArgType__page: _TypeAlias = _typing.Literal["_page", b"_page"]  # noqa: Y015
+    _WhichOneofReturnType__page_size: _TypeAlias = _typing.Literal["page_size"]  # noqa: Y015
+    _WhichOneofArgType__page_size: _TypeAlias = _typing.Literal["_page_size", b"_page_size"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__page) -> _WhichOneofReturnType__page | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__page_size) -> _WhichOneofReturnType__page_size | None: ...
+
+Global___ListFollowingRequest: _TypeAlias = ListFollowingRequest  # noqa: Y015
+
+@_typing.final
+class ListFollowingResponse(_message.Message):
+    """Response of ListFollowing."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ITEMS_FIELD_NUMBER: _builtins.int
+    TOTAL_FIELD_NUMBER: _builtins.int
+    TOTAL_ESTIMATED_FIELD_NUMBER: _builtins.int
+    PAGE_FIELD_NUMBER: _builtins.int
+    SIZE_FIELD_NUMBER: _builtins.int
+    PAGES_FIELD_NUMBER: _builtins.int
+    HAS_NEXT_FIELD_NUMBER: _builtins.int
+    HAS_PREV_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    total: _builtins.int
+    """How many there are."""
+    total_estimated: _builtins.bool
+    """True when `total` is an estimate, which happens above 10,000."""
+    page: _builtins.int
+    """The page's number; 0 when it was asked for by token."""
+    size: _builtins.int
+    """The page size in force."""
+    pages: _builtins.int
+    """How many pages there are."""
+    has_next: _builtins.bool
+    """Whether a page follows."""
+    has_prev: _builtins.bool
+    """Whether a page goes before."""
+    next_page_token: _builtins.str
+    """Names the next page at a cost that does not grow; empty on the last one."""
+    @_builtins.property
+    def items(self) -> _containers.RepeatedCompositeFieldContainer[Global___User]:
+        """The page: whom they follow."""
+
+    def __init__(
+        self,
+        *,
+        items: _abc.Iterable[Global___User] | None = ...,
+        total: _builtins.int = ...,
+        total_estimated: _builtins.bool = ...,
+        page: _builtins.int = ...,
+        size: _builtins.int = ...,
+        pages: _builtins.int = ...,
+        has_next: _builtins.bool = ...,
+        has_prev: _builtins.bool = ...,
+        next_page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["has_next", b"has_next", "has_prev", b"has_prev", "items", b"items", "next_page_token", b"next_page_token", "page", b"page", "pages", b"pages", "size", b"size", "total", b"total", "total_estimated", b"total_estimated"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListFollowingResponse: _TypeAlias = ListFollowingResponse  # noqa: Y015
+
+@_typing.final
+class GetUserOverviewRequest(_message.Message):
+    """Request of GetUserOverview."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ID_FIELD_NUMBER: _builtins.int
+    id: _builtins.int
+    """Whose."""
+    def __init__(
+        self,
+        *,
+        id: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["id", b"id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetUserOverviewRequest: _TypeAlias = GetUserOverviewRequest  # noqa: Y015
+
+@_typing.final
+class GetUserOverviewResponse(_message.Message):
+    """Response of GetUserOverview."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    USER_FIELD_NUMBER: _builtins.int
+    POSTS_FIELD_NUMBER: _builtins.int
+    POST_COUNT_FIELD_NUMBER: _builtins.int
+    FOLLOWERS_FIELD_NUMBER: _builtins.int
+    FOLLOWER_COUNT_FIELD_NUMBER: _builtins.int
+    MISSING_FIELD_NUMBER: _builtins.int
+    post_count: _builtins.int
+    """How many published posts there are; above 10,000 an estimate."""
+    follower_count: _builtins.int
+    """How many followers there are; above 10,000 an estimate."""
+    @_builtins.property
+    def user(self) -> Global___User:
+        """The account, as far as the caller may see it."""
+
+    @_builtins.property
+    def posts(self) -> _containers.RepeatedCompositeFieldContainer[_post_pb2.Post]:
+        """The newest five published posts, the newest first, without their bodies."""
+
+    @_builtins.property
+    def followers(self) -> _containers.RepeatedCompositeFieldContainer[Global___User]:
+        """The newest five followers, the newest first."""
+
+    @_builtins.property
+    def missing(self) -> _containers.RepeatedScalarFieldContainer[Global___OverviewPart.ValueType]:
+        """The parts that could not be read in time, and are empty for that reason."""
+
+    def __init__(
+        self,
+        *,
+        user: Global___User | None = ...,
+        posts: _abc.Iterable[_post_pb2.Post] | None = ...,
+        post_count: _builtins.int = ...,
+        followers: _abc.Iterable[Global___User] | None = ...,
+        follower_count: _builtins.int = ...,
+        missing: _abc.Iterable[Global___OverviewPart.ValueType] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["user", b"user"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["follower_count", b"follower_count", "followers", b"followers", "missing", b"missing", "post_count", b"post_count", "posts", b"posts", "user", b"user"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetUserOverviewResponse: _TypeAlias = GetUserOverviewResponse  # noqa: Y015

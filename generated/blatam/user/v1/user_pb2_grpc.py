@@ -3,6 +3,9 @@
 import grpc
 import warnings
 
+from blatam.user.v1 import profile_pb2 as blatam_dot_user_dot_v1_dot_profile__pb2
+from blatam.user.v1 import score_pb2 as blatam_dot_user_dot_v1_dot_score__pb2
+from blatam.user.v1 import settings_pb2 as blatam_dot_user_dot_v1_dot_settings__pb2
 from blatam.user.v1 import user_pb2 as blatam_dot_user_dot_v1_dot_user__pb2
 
 GRPC_GENERATED_VERSION = '1.85.1'
@@ -65,6 +68,21 @@ class UserServiceStub:
                 request_serializer=blatam_dot_user_dot_v1_dot_user__pb2.ExportUsersRequest.SerializeToString,
                 response_deserializer=blatam_dot_user_dot_v1_dot_user__pb2.ExportUsersResponse.FromString,
                 _registered_method=True)
+        self.WatchUsers = channel.unary_stream(
+                '/blatam.user.v1.UserService/WatchUsers',
+                request_serializer=blatam_dot_user_dot_v1_dot_user__pb2.WatchUsersRequest.SerializeToString,
+                response_deserializer=blatam_dot_user_dot_v1_dot_user__pb2.WatchUsersResponse.FromString,
+                _registered_method=True)
+        self.EraseUser = channel.unary_unary(
+                '/blatam.user.v1.UserService/EraseUser',
+                request_serializer=blatam_dot_user_dot_v1_dot_user__pb2.EraseUserRequest.SerializeToString,
+                response_deserializer=blatam_dot_user_dot_v1_dot_user__pb2.EraseUserResponse.FromString,
+                _registered_method=True)
+        self.ExportUser = channel.unary_unary(
+                '/blatam.user.v1.UserService/ExportUser',
+                request_serializer=blatam_dot_user_dot_v1_dot_user__pb2.ExportUserRequest.SerializeToString,
+                response_deserializer=blatam_dot_user_dot_v1_dot_user__pb2.ExportUserResponse.FromString,
+                _registered_method=True)
         self.UpdateUser = channel.unary_unary(
                 '/blatam.user.v1.UserService/UpdateUser',
                 request_serializer=blatam_dot_user_dot_v1_dot_user__pb2.UpdateUserRequest.SerializeToString,
@@ -84,6 +102,61 @@ class UserServiceStub:
                 '/blatam.user.v1.UserService/ListUsers',
                 request_serializer=blatam_dot_user_dot_v1_dot_user__pb2.ListUsersRequest.SerializeToString,
                 response_deserializer=blatam_dot_user_dot_v1_dot_user__pb2.ListUsersResponse.FromString,
+                _registered_method=True)
+        self.CreateUserProfile = channel.unary_unary(
+                '/blatam.user.v1.UserService/CreateUserProfile',
+                request_serializer=blatam_dot_user_dot_v1_dot_profile__pb2.CreateUserProfileRequest.SerializeToString,
+                response_deserializer=blatam_dot_user_dot_v1_dot_profile__pb2.CreateUserProfileResponse.FromString,
+                _registered_method=True)
+        self.GetUserProfile = channel.unary_unary(
+                '/blatam.user.v1.UserService/GetUserProfile',
+                request_serializer=blatam_dot_user_dot_v1_dot_profile__pb2.GetUserProfileRequest.SerializeToString,
+                response_deserializer=blatam_dot_user_dot_v1_dot_profile__pb2.GetUserProfileResponse.FromString,
+                _registered_method=True)
+        self.UpdateUserProfile = channel.unary_unary(
+                '/blatam.user.v1.UserService/UpdateUserProfile',
+                request_serializer=blatam_dot_user_dot_v1_dot_profile__pb2.UpdateUserProfileRequest.SerializeToString,
+                response_deserializer=blatam_dot_user_dot_v1_dot_profile__pb2.UpdateUserProfileResponse.FromString,
+                _registered_method=True)
+        self.GetUserSettings = channel.unary_unary(
+                '/blatam.user.v1.UserService/GetUserSettings',
+                request_serializer=blatam_dot_user_dot_v1_dot_settings__pb2.GetUserSettingsRequest.SerializeToString,
+                response_deserializer=blatam_dot_user_dot_v1_dot_settings__pb2.GetUserSettingsResponse.FromString,
+                _registered_method=True)
+        self.UpdateUserSettings = channel.unary_unary(
+                '/blatam.user.v1.UserService/UpdateUserSettings',
+                request_serializer=blatam_dot_user_dot_v1_dot_settings__pb2.UpdateUserSettingsRequest.SerializeToString,
+                response_deserializer=blatam_dot_user_dot_v1_dot_settings__pb2.UpdateUserSettingsResponse.FromString,
+                _registered_method=True)
+        self.FollowUser = channel.unary_unary(
+                '/blatam.user.v1.UserService/FollowUser',
+                request_serializer=blatam_dot_user_dot_v1_dot_user__pb2.FollowUserRequest.SerializeToString,
+                response_deserializer=blatam_dot_user_dot_v1_dot_user__pb2.FollowUserResponse.FromString,
+                _registered_method=True)
+        self.UnfollowUser = channel.unary_unary(
+                '/blatam.user.v1.UserService/UnfollowUser',
+                request_serializer=blatam_dot_user_dot_v1_dot_user__pb2.UnfollowUserRequest.SerializeToString,
+                response_deserializer=blatam_dot_user_dot_v1_dot_user__pb2.UnfollowUserResponse.FromString,
+                _registered_method=True)
+        self.ListFollowers = channel.unary_unary(
+                '/blatam.user.v1.UserService/ListFollowers',
+                request_serializer=blatam_dot_user_dot_v1_dot_user__pb2.ListFollowersRequest.SerializeToString,
+                response_deserializer=blatam_dot_user_dot_v1_dot_user__pb2.ListFollowersResponse.FromString,
+                _registered_method=True)
+        self.ListFollowing = channel.unary_unary(
+                '/blatam.user.v1.UserService/ListFollowing',
+                request_serializer=blatam_dot_user_dot_v1_dot_user__pb2.ListFollowingRequest.SerializeToString,
+                response_deserializer=blatam_dot_user_dot_v1_dot_user__pb2.ListFollowingResponse.FromString,
+                _registered_method=True)
+        self.GetUserOverview = channel.unary_unary(
+                '/blatam.user.v1.UserService/GetUserOverview',
+                request_serializer=blatam_dot_user_dot_v1_dot_user__pb2.GetUserOverviewRequest.SerializeToString,
+                response_deserializer=blatam_dot_user_dot_v1_dot_user__pb2.GetUserOverviewResponse.FromString,
+                _registered_method=True)
+        self.GetUserScore = channel.unary_unary(
+                '/blatam.user.v1.UserService/GetUserScore',
+                request_serializer=blatam_dot_user_dot_v1_dot_score__pb2.GetUserScoreRequest.SerializeToString,
+                response_deserializer=blatam_dot_user_dot_v1_dot_score__pb2.GetUserScoreResponse.FromString,
                 _registered_method=True)
 
 
@@ -149,6 +222,43 @@ class UserServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def WatchUsers(self, request, context):
+        """Streams changes of accounts, those of one account in their order; none is left
+        out. Who needs every account takes a token from the first message, which comes at
+        once, then exports all, and then goes on from the token.
+
+        Returns FAILED_PRECONDITION (RESUME_TOKEN_EXPIRED) if what followed the token is
+        no longer kept, and UNAVAILABLE if this process stops (SERVER_STOPPING) or cannot
+        look (STORE_UNAVAILABLE), in the middle of the stream, too: connect again with
+        the last `resume_token`.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def EraseUser(self, request, context):
+        """Erases an account and all that is personal, now and for good: its sessions end,
+        its name and address become free, its id is never used again. The audit log keeps
+        the id alone.
+
+        Returns NOT_FOUND if there is no such account, INVALID_ARGUMENT or
+        UNAUTHENTICATED (INVALID_CREDENTIALS) if who erases themself gives no password or
+        a wrong one, and FAILED_PRECONDITION (LAST_ADMIN) if no active admin would be
+        left.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ExportUser(self, request, context):
+        """Gives everything that is held about one user (GDPR art. 15 and 20).
+
+        Returns NOT_FOUND if there is no such account.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def UpdateUser(self, request, context):
         """Changes an account; disabling it or changing its role ends its sessions.
 
@@ -192,6 +302,117 @@ class UserServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def CreateUserProfile(self, request, context):
+        """Makes the caller's profile; for admins also another's.
+
+        Returns PERMISSION_DENIED if it is another's, ALREADY_EXISTS (PROFILE_EXISTS) if
+        there is one, NOT_FOUND if there is no such account, INVALID_ARGUMENT if there is
+        no such time zone.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetUserProfile(self, request, context):
+        """Reads a member's profile.
+
+        Returns NOT_FOUND if there is none, and to others if it is private.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def UpdateUserProfile(self, request, context):
+        """Changes a member's profile.
+
+        Returns NOT_FOUND if there is none, INVALID_ARGUMENT for a field that may not
+        be written or a time zone that there is not, and ABORTED (ETAG_MISMATCH) if it
+        has changed since the etag given.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetUserSettings(self, request, context):
+        """Reads the caller's settings.
+
+        Returns PERMISSION_DENIED if the caller is a service.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def UpdateUserSettings(self, request, context):
+        """Replaces the caller's settings, all of them.
+
+        Returns PERMISSION_DENIED if the caller is a service, and ABORTED
+        (ETAG_MISMATCH) if they have changed since the etag given.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def FollowUser(self, request, context):
+        """Has the caller follow somebody; once they do, it changes nothing.
+
+        Returns NOT_FOUND if there is no such account, INVALID_ARGUMENT (SELF_FOLLOW)
+        if it is the caller's own.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def UnfollowUser(self, request, context):
+        """Has the caller follow somebody no longer; it changes nothing if they do not.
+
+        Returns PERMISSION_DENIED if the caller is a service.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListFollowers(self, request, context):
+        """Lists who follows a member.
+
+        Returns NOT_FOUND if there is no such account, INVALID_ARGUMENT if a page
+        number reaches beyond row 10,000 or the token does not fit the request.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListFollowing(self, request, context):
+        """Lists whom a member follows.
+
+        Returns NOT_FOUND if there is no such account, INVALID_ARGUMENT if a page
+        number reaches beyond row 10,000 or the token does not fit the request.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetUserOverview(self, request, context):
+        """Reads an account, its newest posts and its newest followers at once. A part
+        that fails or takes too long is told in `missing`; the rest is there.
+
+        Returns NOT_FOUND if there is no such account, UNAVAILABLE if no part can be
+        read.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetUserScore(self, request, context):
+        """Tells how much a member takes part: their posts, their followers and the time
+        they have been there, weighed.
+
+        Returns NOT_FOUND if there is no such account, INVALID_ARGUMENT if the weights
+        do not sum to 1.0.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_UserServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -225,6 +446,21 @@ def add_UserServiceServicer_to_server(servicer, server):
                     request_deserializer=blatam_dot_user_dot_v1_dot_user__pb2.ExportUsersRequest.FromString,
                     response_serializer=blatam_dot_user_dot_v1_dot_user__pb2.ExportUsersResponse.SerializeToString,
             ),
+            'WatchUsers': grpc.unary_stream_rpc_method_handler(
+                    servicer.WatchUsers,
+                    request_deserializer=blatam_dot_user_dot_v1_dot_user__pb2.WatchUsersRequest.FromString,
+                    response_serializer=blatam_dot_user_dot_v1_dot_user__pb2.WatchUsersResponse.SerializeToString,
+            ),
+            'EraseUser': grpc.unary_unary_rpc_method_handler(
+                    servicer.EraseUser,
+                    request_deserializer=blatam_dot_user_dot_v1_dot_user__pb2.EraseUserRequest.FromString,
+                    response_serializer=blatam_dot_user_dot_v1_dot_user__pb2.EraseUserResponse.SerializeToString,
+            ),
+            'ExportUser': grpc.unary_unary_rpc_method_handler(
+                    servicer.ExportUser,
+                    request_deserializer=blatam_dot_user_dot_v1_dot_user__pb2.ExportUserRequest.FromString,
+                    response_serializer=blatam_dot_user_dot_v1_dot_user__pb2.ExportUserResponse.SerializeToString,
+            ),
             'UpdateUser': grpc.unary_unary_rpc_method_handler(
                     servicer.UpdateUser,
                     request_deserializer=blatam_dot_user_dot_v1_dot_user__pb2.UpdateUserRequest.FromString,
@@ -244,6 +480,61 @@ def add_UserServiceServicer_to_server(servicer, server):
                     servicer.ListUsers,
                     request_deserializer=blatam_dot_user_dot_v1_dot_user__pb2.ListUsersRequest.FromString,
                     response_serializer=blatam_dot_user_dot_v1_dot_user__pb2.ListUsersResponse.SerializeToString,
+            ),
+            'CreateUserProfile': grpc.unary_unary_rpc_method_handler(
+                    servicer.CreateUserProfile,
+                    request_deserializer=blatam_dot_user_dot_v1_dot_profile__pb2.CreateUserProfileRequest.FromString,
+                    response_serializer=blatam_dot_user_dot_v1_dot_profile__pb2.CreateUserProfileResponse.SerializeToString,
+            ),
+            'GetUserProfile': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetUserProfile,
+                    request_deserializer=blatam_dot_user_dot_v1_dot_profile__pb2.GetUserProfileRequest.FromString,
+                    response_serializer=blatam_dot_user_dot_v1_dot_profile__pb2.GetUserProfileResponse.SerializeToString,
+            ),
+            'UpdateUserProfile': grpc.unary_unary_rpc_method_handler(
+                    servicer.UpdateUserProfile,
+                    request_deserializer=blatam_dot_user_dot_v1_dot_profile__pb2.UpdateUserProfileRequest.FromString,
+                    response_serializer=blatam_dot_user_dot_v1_dot_profile__pb2.UpdateUserProfileResponse.SerializeToString,
+            ),
+            'GetUserSettings': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetUserSettings,
+                    request_deserializer=blatam_dot_user_dot_v1_dot_settings__pb2.GetUserSettingsRequest.FromString,
+                    response_serializer=blatam_dot_user_dot_v1_dot_settings__pb2.GetUserSettingsResponse.SerializeToString,
+            ),
+            'UpdateUserSettings': grpc.unary_unary_rpc_method_handler(
+                    servicer.UpdateUserSettings,
+                    request_deserializer=blatam_dot_user_dot_v1_dot_settings__pb2.UpdateUserSettingsRequest.FromString,
+                    response_serializer=blatam_dot_user_dot_v1_dot_settings__pb2.UpdateUserSettingsResponse.SerializeToString,
+            ),
+            'FollowUser': grpc.unary_unary_rpc_method_handler(
+                    servicer.FollowUser,
+                    request_deserializer=blatam_dot_user_dot_v1_dot_user__pb2.FollowUserRequest.FromString,
+                    response_serializer=blatam_dot_user_dot_v1_dot_user__pb2.FollowUserResponse.SerializeToString,
+            ),
+            'UnfollowUser': grpc.unary_unary_rpc_method_handler(
+                    servicer.UnfollowUser,
+                    request_deserializer=blatam_dot_user_dot_v1_dot_user__pb2.UnfollowUserRequest.FromString,
+                    response_serializer=blatam_dot_user_dot_v1_dot_user__pb2.UnfollowUserResponse.SerializeToString,
+            ),
+            'ListFollowers': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListFollowers,
+                    request_deserializer=blatam_dot_user_dot_v1_dot_user__pb2.ListFollowersRequest.FromString,
+                    response_serializer=blatam_dot_user_dot_v1_dot_user__pb2.ListFollowersResponse.SerializeToString,
+            ),
+            'ListFollowing': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListFollowing,
+                    request_deserializer=blatam_dot_user_dot_v1_dot_user__pb2.ListFollowingRequest.FromString,
+                    response_serializer=blatam_dot_user_dot_v1_dot_user__pb2.ListFollowingResponse.SerializeToString,
+            ),
+            'GetUserOverview': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetUserOverview,
+                    request_deserializer=blatam_dot_user_dot_v1_dot_user__pb2.GetUserOverviewRequest.FromString,
+                    response_serializer=blatam_dot_user_dot_v1_dot_user__pb2.GetUserOverviewResponse.SerializeToString,
+            ),
+            'GetUserScore': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetUserScore,
+                    request_deserializer=blatam_dot_user_dot_v1_dot_score__pb2.GetUserScoreRequest.FromString,
+                    response_serializer=blatam_dot_user_dot_v1_dot_score__pb2.GetUserScoreResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -420,6 +711,87 @@ class UserService:
             _registered_method=True)
 
     @staticmethod
+    def WatchUsers(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/blatam.user.v1.UserService/WatchUsers',
+            blatam_dot_user_dot_v1_dot_user__pb2.WatchUsersRequest.SerializeToString,
+            blatam_dot_user_dot_v1_dot_user__pb2.WatchUsersResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def EraseUser(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/blatam.user.v1.UserService/EraseUser',
+            blatam_dot_user_dot_v1_dot_user__pb2.EraseUserRequest.SerializeToString,
+            blatam_dot_user_dot_v1_dot_user__pb2.EraseUserResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ExportUser(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/blatam.user.v1.UserService/ExportUser',
+            blatam_dot_user_dot_v1_dot_user__pb2.ExportUserRequest.SerializeToString,
+            blatam_dot_user_dot_v1_dot_user__pb2.ExportUserResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
     def UpdateUser(request,
             target,
             options=(),
@@ -517,6 +889,303 @@ class UserService:
             '/blatam.user.v1.UserService/ListUsers',
             blatam_dot_user_dot_v1_dot_user__pb2.ListUsersRequest.SerializeToString,
             blatam_dot_user_dot_v1_dot_user__pb2.ListUsersResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CreateUserProfile(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/blatam.user.v1.UserService/CreateUserProfile',
+            blatam_dot_user_dot_v1_dot_profile__pb2.CreateUserProfileRequest.SerializeToString,
+            blatam_dot_user_dot_v1_dot_profile__pb2.CreateUserProfileResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetUserProfile(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/blatam.user.v1.UserService/GetUserProfile',
+            blatam_dot_user_dot_v1_dot_profile__pb2.GetUserProfileRequest.SerializeToString,
+            blatam_dot_user_dot_v1_dot_profile__pb2.GetUserProfileResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def UpdateUserProfile(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/blatam.user.v1.UserService/UpdateUserProfile',
+            blatam_dot_user_dot_v1_dot_profile__pb2.UpdateUserProfileRequest.SerializeToString,
+            blatam_dot_user_dot_v1_dot_profile__pb2.UpdateUserProfileResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetUserSettings(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/blatam.user.v1.UserService/GetUserSettings',
+            blatam_dot_user_dot_v1_dot_settings__pb2.GetUserSettingsRequest.SerializeToString,
+            blatam_dot_user_dot_v1_dot_settings__pb2.GetUserSettingsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def UpdateUserSettings(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/blatam.user.v1.UserService/UpdateUserSettings',
+            blatam_dot_user_dot_v1_dot_settings__pb2.UpdateUserSettingsRequest.SerializeToString,
+            blatam_dot_user_dot_v1_dot_settings__pb2.UpdateUserSettingsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def FollowUser(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/blatam.user.v1.UserService/FollowUser',
+            blatam_dot_user_dot_v1_dot_user__pb2.FollowUserRequest.SerializeToString,
+            blatam_dot_user_dot_v1_dot_user__pb2.FollowUserResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def UnfollowUser(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/blatam.user.v1.UserService/UnfollowUser',
+            blatam_dot_user_dot_v1_dot_user__pb2.UnfollowUserRequest.SerializeToString,
+            blatam_dot_user_dot_v1_dot_user__pb2.UnfollowUserResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListFollowers(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/blatam.user.v1.UserService/ListFollowers',
+            blatam_dot_user_dot_v1_dot_user__pb2.ListFollowersRequest.SerializeToString,
+            blatam_dot_user_dot_v1_dot_user__pb2.ListFollowersResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListFollowing(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/blatam.user.v1.UserService/ListFollowing',
+            blatam_dot_user_dot_v1_dot_user__pb2.ListFollowingRequest.SerializeToString,
+            blatam_dot_user_dot_v1_dot_user__pb2.ListFollowingResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetUserOverview(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/blatam.user.v1.UserService/GetUserOverview',
+            blatam_dot_user_dot_v1_dot_user__pb2.GetUserOverviewRequest.SerializeToString,
+            blatam_dot_user_dot_v1_dot_user__pb2.GetUserOverviewResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetUserScore(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/blatam.user.v1.UserService/GetUserScore',
+            blatam_dot_user_dot_v1_dot_score__pb2.GetUserScoreRequest.SerializeToString,
+            blatam_dot_user_dot_v1_dot_score__pb2.GetUserScoreResponse.FromString,
             options,
             channel_credentials,
             insecure,

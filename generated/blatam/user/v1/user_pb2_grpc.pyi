@@ -3,6 +3,9 @@
 isort:skip_file
 The academy's accounts."""
 
+from blatam.user.v1 import profile_pb2 as _profile_pb2
+from blatam.user.v1 import score_pb2 as _score_pb2
+from blatam.user.v1 import settings_pb2 as _settings_pb2
 from blatam.user.v1 import user_pb2 as _user_pb2
 from collections import abc as _abc
 from grpc import aio as _aio
@@ -50,6 +53,31 @@ class UserServiceStub:
     """Streams every account in the order of ids, as it is when its turn comes. Those
     made meanwhile may be among them. A stream that broke is resumed by `after_id`.
     """
+    WatchUsers: _aio.UnaryStreamMultiCallable[_user_pb2.WatchUsersRequest, _user_pb2.WatchUsersResponse]
+    """Streams changes of accounts, those of one account in their order; none is left
+    out. Who needs every account takes a token from the first message, which comes at
+    once, then exports all, and then goes on from the token.
+
+    Returns FAILED_PRECONDITION (RESUME_TOKEN_EXPIRED) if what followed the token is
+    no longer kept, and UNAVAILABLE if this process stops (SERVER_STOPPING) or cannot
+    look (STORE_UNAVAILABLE), in the middle of the stream, too: connect again with
+    the last `resume_token`.
+    """
+    EraseUser: _aio.UnaryUnaryMultiCallable[_user_pb2.EraseUserRequest, _user_pb2.EraseUserResponse]
+    """Erases an account and all that is personal, now and for good: its sessions end,
+    its name and address become free, its id is never used again. The audit log keeps
+    the id alone.
+
+    Returns NOT_FOUND if there is no such account, INVALID_ARGUMENT or
+    UNAUTHENTICATED (INVALID_CREDENTIALS) if who erases themself gives no password or
+    a wrong one, and FAILED_PRECONDITION (LAST_ADMIN) if no active admin would be
+    left.
+    """
+    ExportUser: _aio.UnaryUnaryMultiCallable[_user_pb2.ExportUserRequest, _user_pb2.ExportUserResponse]
+    """Gives everything that is held about one user (GDPR art. 15 and 20).
+
+    Returns NOT_FOUND if there is no such account.
+    """
     UpdateUser: _aio.UnaryUnaryMultiCallable[_user_pb2.UpdateUserRequest, _user_pb2.UpdateUserResponse]
     """Changes an account; disabling it or changing its role ends its sessions.
 
@@ -76,6 +104,73 @@ class UserServiceStub:
 
     Returns INVALID_ARGUMENT if a filter is not for this caller, if a page
     number reaches beyond row 10,000, or if the token does not fit the request.
+    """
+    CreateUserProfile: _aio.UnaryUnaryMultiCallable[_profile_pb2.CreateUserProfileRequest, _profile_pb2.CreateUserProfileResponse]
+    """Makes the caller's profile; for admins also another's.
+
+    Returns PERMISSION_DENIED if it is another's, ALREADY_EXISTS (PROFILE_EXISTS) if
+    there is one, NOT_FOUND if there is no such account, INVALID_ARGUMENT if there is
+    no such time zone.
+    """
+    GetUserProfile: _aio.UnaryUnaryMultiCallable[_profile_pb2.GetUserProfileRequest, _profile_pb2.GetUserProfileResponse]
+    """Reads a member's profile.
+
+    Returns NOT_FOUND if there is none, and to others if it is private.
+    """
+    UpdateUserProfile: _aio.UnaryUnaryMultiCallable[_profile_pb2.UpdateUserProfileRequest, _profile_pb2.UpdateUserProfileResponse]
+    """Changes a member's profile.
+
+    Returns NOT_FOUND if there is none, INVALID_ARGUMENT for a field that may not
+    be written or a time zone that there is not, and ABORTED (ETAG_MISMATCH) if it
+    has changed since the etag given.
+    """
+    GetUserSettings: _aio.UnaryUnaryMultiCallable[_settings_pb2.GetUserSettingsRequest, _settings_pb2.GetUserSettingsResponse]
+    """Reads the caller's settings.
+
+    Returns PERMISSION_DENIED if the caller is a service.
+    """
+    UpdateUserSettings: _aio.UnaryUnaryMultiCallable[_settings_pb2.UpdateUserSettingsRequest, _settings_pb2.UpdateUserSettingsResponse]
+    """Replaces the caller's settings, all of them.
+
+    Returns PERMISSION_DENIED if the caller is a service, and ABORTED
+    (ETAG_MISMATCH) if they have changed since the etag given.
+    """
+    FollowUser: _aio.UnaryUnaryMultiCallable[_user_pb2.FollowUserRequest, _user_pb2.FollowUserResponse]
+    """Has the caller follow somebody; once they do, it changes nothing.
+
+    Returns NOT_FOUND if there is no such account, INVALID_ARGUMENT (SELF_FOLLOW)
+    if it is the caller's own.
+    """
+    UnfollowUser: _aio.UnaryUnaryMultiCallable[_user_pb2.UnfollowUserRequest, _user_pb2.UnfollowUserResponse]
+    """Has the caller follow somebody no longer; it changes nothing if they do not.
+
+    Returns PERMISSION_DENIED if the caller is a service.
+    """
+    ListFollowers: _aio.UnaryUnaryMultiCallable[_user_pb2.ListFollowersRequest, _user_pb2.ListFollowersResponse]
+    """Lists who follows a member.
+
+    Returns NOT_FOUND if there is no such account, INVALID_ARGUMENT if a page
+    number reaches beyond row 10,000 or the token does not fit the request.
+    """
+    ListFollowing: _aio.UnaryUnaryMultiCallable[_user_pb2.ListFollowingRequest, _user_pb2.ListFollowingResponse]
+    """Lists whom a member follows.
+
+    Returns NOT_FOUND if there is no such account, INVALID_ARGUMENT if a page
+    number reaches beyond row 10,000 or the token does not fit the request.
+    """
+    GetUserOverview: _aio.UnaryUnaryMultiCallable[_user_pb2.GetUserOverviewRequest, _user_pb2.GetUserOverviewResponse]
+    """Reads an account, its newest posts and its newest followers at once. A part
+    that fails or takes too long is told in `missing`; the rest is there.
+
+    Returns NOT_FOUND if there is no such account, UNAVAILABLE if no part can be
+    read.
+    """
+    GetUserScore: _aio.UnaryUnaryMultiCallable[_score_pb2.GetUserScoreRequest, _score_pb2.GetUserScoreResponse]
+    """Tells how much a member takes part: their posts, their followers and the time
+    they have been there, weighed.
+
+    Returns NOT_FOUND if there is no such account, INVALID_ARGUMENT if the weights
+    do not sum to 1.0.
     """
 
 class UserServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -152,6 +247,49 @@ class UserServiceServicer(metaclass=_abc_1.ABCMeta):
         """
 
     @_abc_1.abstractmethod
+    def WatchUsers(
+        self,
+        request: _user_pb2.WatchUsersRequest,
+        context: _aio.ServicerContext[_user_pb2.WatchUsersRequest, _abc.AsyncIterator[_user_pb2.WatchUsersResponse]],
+    ) -> _abc.AsyncIterator[_user_pb2.WatchUsersResponse]:
+        """Streams changes of accounts, those of one account in their order; none is left
+        out. Who needs every account takes a token from the first message, which comes at
+        once, then exports all, and then goes on from the token.
+
+        Returns FAILED_PRECONDITION (RESUME_TOKEN_EXPIRED) if what followed the token is
+        no longer kept, and UNAVAILABLE if this process stops (SERVER_STOPPING) or cannot
+        look (STORE_UNAVAILABLE), in the middle of the stream, too: connect again with
+        the last `resume_token`.
+        """
+
+    @_abc_1.abstractmethod
+    def EraseUser(
+        self,
+        request: _user_pb2.EraseUserRequest,
+        context: _aio.ServicerContext[_user_pb2.EraseUserRequest, _abc.Awaitable[_user_pb2.EraseUserResponse]],
+    ) -> _abc.Awaitable[_user_pb2.EraseUserResponse]:
+        """Erases an account and all that is personal, now and for good: its sessions end,
+        its name and address become free, its id is never used again. The audit log keeps
+        the id alone.
+
+        Returns NOT_FOUND if there is no such account, INVALID_ARGUMENT or
+        UNAUTHENTICATED (INVALID_CREDENTIALS) if who erases themself gives no password or
+        a wrong one, and FAILED_PRECONDITION (LAST_ADMIN) if no active admin would be
+        left.
+        """
+
+    @_abc_1.abstractmethod
+    def ExportUser(
+        self,
+        request: _user_pb2.ExportUserRequest,
+        context: _aio.ServicerContext[_user_pb2.ExportUserRequest, _abc.Awaitable[_user_pb2.ExportUserResponse]],
+    ) -> _abc.Awaitable[_user_pb2.ExportUserResponse]:
+        """Gives everything that is held about one user (GDPR art. 15 and 20).
+
+        Returns NOT_FOUND if there is no such account.
+        """
+
+    @_abc_1.abstractmethod
     def UpdateUser(
         self,
         request: _user_pb2.UpdateUserRequest,
@@ -200,6 +338,139 @@ class UserServiceServicer(metaclass=_abc_1.ABCMeta):
 
         Returns INVALID_ARGUMENT if a filter is not for this caller, if a page
         number reaches beyond row 10,000, or if the token does not fit the request.
+        """
+
+    @_abc_1.abstractmethod
+    def CreateUserProfile(
+        self,
+        request: _profile_pb2.CreateUserProfileRequest,
+        context: _aio.ServicerContext[_profile_pb2.CreateUserProfileRequest, _abc.Awaitable[_profile_pb2.CreateUserProfileResponse]],
+    ) -> _abc.Awaitable[_profile_pb2.CreateUserProfileResponse]:
+        """Makes the caller's profile; for admins also another's.
+
+        Returns PERMISSION_DENIED if it is another's, ALREADY_EXISTS (PROFILE_EXISTS) if
+        there is one, NOT_FOUND if there is no such account, INVALID_ARGUMENT if there is
+        no such time zone.
+        """
+
+    @_abc_1.abstractmethod
+    def GetUserProfile(
+        self,
+        request: _profile_pb2.GetUserProfileRequest,
+        context: _aio.ServicerContext[_profile_pb2.GetUserProfileRequest, _abc.Awaitable[_profile_pb2.GetUserProfileResponse]],
+    ) -> _abc.Awaitable[_profile_pb2.GetUserProfileResponse]:
+        """Reads a member's profile.
+
+        Returns NOT_FOUND if there is none, and to others if it is private.
+        """
+
+    @_abc_1.abstractmethod
+    def UpdateUserProfile(
+        self,
+        request: _profile_pb2.UpdateUserProfileRequest,
+        context: _aio.ServicerContext[_profile_pb2.UpdateUserProfileRequest, _abc.Awaitable[_profile_pb2.UpdateUserProfileResponse]],
+    ) -> _abc.Awaitable[_profile_pb2.UpdateUserProfileResponse]:
+        """Changes a member's profile.
+
+        Returns NOT_FOUND if there is none, INVALID_ARGUMENT for a field that may not
+        be written or a time zone that there is not, and ABORTED (ETAG_MISMATCH) if it
+        has changed since the etag given.
+        """
+
+    @_abc_1.abstractmethod
+    def GetUserSettings(
+        self,
+        request: _settings_pb2.GetUserSettingsRequest,
+        context: _aio.ServicerContext[_settings_pb2.GetUserSettingsRequest, _abc.Awaitable[_settings_pb2.GetUserSettingsResponse]],
+    ) -> _abc.Awaitable[_settings_pb2.GetUserSettingsResponse]:
+        """Reads the caller's settings.
+
+        Returns PERMISSION_DENIED if the caller is a service.
+        """
+
+    @_abc_1.abstractmethod
+    def UpdateUserSettings(
+        self,
+        request: _settings_pb2.UpdateUserSettingsRequest,
+        context: _aio.ServicerContext[_settings_pb2.UpdateUserSettingsRequest, _abc.Awaitable[_settings_pb2.UpdateUserSettingsResponse]],
+    ) -> _abc.Awaitable[_settings_pb2.UpdateUserSettingsResponse]:
+        """Replaces the caller's settings, all of them.
+
+        Returns PERMISSION_DENIED if the caller is a service, and ABORTED
+        (ETAG_MISMATCH) if they have changed since the etag given.
+        """
+
+    @_abc_1.abstractmethod
+    def FollowUser(
+        self,
+        request: _user_pb2.FollowUserRequest,
+        context: _aio.ServicerContext[_user_pb2.FollowUserRequest, _abc.Awaitable[_user_pb2.FollowUserResponse]],
+    ) -> _abc.Awaitable[_user_pb2.FollowUserResponse]:
+        """Has the caller follow somebody; once they do, it changes nothing.
+
+        Returns NOT_FOUND if there is no such account, INVALID_ARGUMENT (SELF_FOLLOW)
+        if it is the caller's own.
+        """
+
+    @_abc_1.abstractmethod
+    def UnfollowUser(
+        self,
+        request: _user_pb2.UnfollowUserRequest,
+        context: _aio.ServicerContext[_user_pb2.UnfollowUserRequest, _abc.Awaitable[_user_pb2.UnfollowUserResponse]],
+    ) -> _abc.Awaitable[_user_pb2.UnfollowUserResponse]:
+        """Has the caller follow somebody no longer; it changes nothing if they do not.
+
+        Returns PERMISSION_DENIED if the caller is a service.
+        """
+
+    @_abc_1.abstractmethod
+    def ListFollowers(
+        self,
+        request: _user_pb2.ListFollowersRequest,
+        context: _aio.ServicerContext[_user_pb2.ListFollowersRequest, _abc.Awaitable[_user_pb2.ListFollowersResponse]],
+    ) -> _abc.Awaitable[_user_pb2.ListFollowersResponse]:
+        """Lists who follows a member.
+
+        Returns NOT_FOUND if there is no such account, INVALID_ARGUMENT if a page
+        number reaches beyond row 10,000 or the token does not fit the request.
+        """
+
+    @_abc_1.abstractmethod
+    def ListFollowing(
+        self,
+        request: _user_pb2.ListFollowingRequest,
+        context: _aio.ServicerContext[_user_pb2.ListFollowingRequest, _abc.Awaitable[_user_pb2.ListFollowingResponse]],
+    ) -> _abc.Awaitable[_user_pb2.ListFollowingResponse]:
+        """Lists whom a member follows.
+
+        Returns NOT_FOUND if there is no such account, INVALID_ARGUMENT if a page
+        number reaches beyond row 10,000 or the token does not fit the request.
+        """
+
+    @_abc_1.abstractmethod
+    def GetUserOverview(
+        self,
+        request: _user_pb2.GetUserOverviewRequest,
+        context: _aio.ServicerContext[_user_pb2.GetUserOverviewRequest, _abc.Awaitable[_user_pb2.GetUserOverviewResponse]],
+    ) -> _abc.Awaitable[_user_pb2.GetUserOverviewResponse]:
+        """Reads an account, its newest posts and its newest followers at once. A part
+        that fails or takes too long is told in `missing`; the rest is there.
+
+        Returns NOT_FOUND if there is no such account, UNAVAILABLE if no part can be
+        read.
+        """
+
+    @_abc_1.abstractmethod
+    def GetUserScore(
+        self,
+        request: _score_pb2.GetUserScoreRequest,
+        context: _aio.ServicerContext[_score_pb2.GetUserScoreRequest, _abc.Awaitable[_score_pb2.GetUserScoreResponse]],
+    ) -> _abc.Awaitable[_score_pb2.GetUserScoreResponse]:
+        """Tells how much a member takes part: their posts, their followers and the time
+        they have been there, weighed.
+
+        Returns NOT_FOUND if there is no such account, INVALID_ARGUMENT if the weights
+        do not sum to 1.0.
         """
 
 def add_UserServiceServicer_to_server(servicer: UserServiceServicer, server: _aio.Server) -> None: ...

@@ -19,6 +19,12 @@ def upgrade() -> None:
     _answers_name_their_users()
     op.create_index("idx_audit_events_actor", "audit_events", ["actor"])
     op.create_index("idx_sessions_expires_at", "sessions", ["expires_at"])
+    op.create_index(
+        "idx_sessions_ended_at",
+        "sessions",
+        ["ended_at"],
+        postgresql_where=sa.text("ended_at is not null"),
+    )
 
 
 def _outbox() -> None:

@@ -1,0 +1,150 @@
+"""Letters: who gets which one for an entry of the outbox, and what it says."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from enum import StrEnum
+from typing import Protocol
+
+from server.domain.auth import Account
+from server.domain.credentials.mailed_tokens import MailedTokens, Purpose
+from server.domain.outbox.entries import Entry, Kind
+from server.domain.users import User
+
+BETWEEN_WARNINGS = timedelta(days=1)
+
+
+class Template(StrEnum):
+    """Which letter; each has a text."""
+
+    WELCOME = "welcome"
+    VERIFICATION = "verification"
+    PASSWORD_RESET = "password_reset"  # noqa: S105 - a letter's name
+    PASSWORD_CHANGED = "password_changed"  # noqa: S105 - a letter's name
+    EMAIL_CHANGE = "email_change"
+    EMAIL_CHANGE_ASKED = "email_change_asked"
+    EMAIL_CHANGED = "email_changed"
+    ADDRESS_TAKEN = "address_taken"
+    NEW_DEVICE = "new_device"
+    FAILED_LOG_INS = "failed_log_ins"
+
+
+@dataclass(frozen=True, slots=True)
+class Letter:
+    """A letter to one address. `entry` and `written_at` name it, also when repeated.
+
+    `token` is "" in one without a link. `details` come from outside.
+    """
+
+    entry: int
+    written_at: datetime
+    template: Template
+    to: str
+    username: str
+    token: str = field(default="", repr=False)
+    details: Mapping[str, str | int] = field(default_factory=dict)
+
+
+class Users(Protocol):
+    """Gives accounts as they are now, from no cache."""
+
+    async def by_id(self, user_id: int) -> User | None:
+        """Give the account with this id."""
+
+
+class Accounts(Protocol):
+    """Finds accounts by what people type."""
+
+    async def account(self, identifier: str) -> Account | None:
+        """Give the account with this folded username or e-mail address."""
+
+
+class Told(Protocol):
+    """Knows what was sent before."""
+
+    async def told_since(self, kind: Kind, user_id: int, since: datetime) -> bool:
+        """Tell whether a user got an entry of this kind that was written since."""
+
+
+@dataclass(frozen=True, slots=True)
+class Letters:
+    """Writes letters when they are sent: what is no longer so is not told."""
+
+    users: Users
+    accounts: Accounts
+    told: Told
+    tokens: MailedTokens
+
+    async def letter(self, entry: Entry) -> Letter | None:
+        """Give the letter of an entry, None if there is nothing to send."""
+        if entry.kind == Kind.PASSWORD_RESET:
+            return await self._reset(entry)
+        user = await self.users.by_id(entry.user_id or 0)
+        if user is None or not user.is_active:
+            return None
+        if entry.kind in (Kind.WELCOME, Kind.VERIFICATION):
+            return await self._verification(entry, user)
+        if entry.kind == Kind.EMAIL_CHANGE:
+            return await self._change(entry, user)
+        if entry.kind == Kind.FAILED_LOG_INS and await self._warned(entry, user):
+            return None
+        template = Template(entry.kind.partition(".")[2])
+        return _letter(entry, template, user, entry.address or user.email)
+
+    async def _reset(self, entry: Entry) -> Letter | None:
+        account = await self.accounts.account(entry.address or "")
+        user = await self.users.by_id(account.user_id) if account else None
+        if user is None:
+            return None
+        return await self._proving(entry, Template.PASSWORD_RESET, Purpose.RESET, user)
+
+    async def _verification(self, entry: Entry, user: User) -> Letter | None:
+        template = Template(entry.kind.partition(".")[2])
+        if not user.email_verified:
+            return await self._proving(entry, template, Purpose.VERIFY, user)
+        return _letter(entry, template, user) if template == "welcome" else None
+
+    async def _change(self, entry: Entry, user: User) -> Letter | None:
+        """Ask whoever reads the new address; warn its owner if it has one."""
+        wanted = entry.address or ""
+        account = await self.accounts.account(wanted)
+        if account is None:
+            return await self._proving(
+                entry, Template.EMAIL_CHANGE, Purpose.CHANGE, user, wanted
+            )
+        owner = await self.users.by_id(account.user_id)
+        if owner is None or not owner.is_active or owner.id == user.id:
+            return None
+        return _letter(entry, Template.ADDRESS_TAKEN, owner)
+
+    async def _proving(
+        self,
+        entry: Entry,
+        template: Template,
+        purpose: Purpose,
+        user: User,
+        address: str = "",
+    ) -> Letter | None:
+        to = address or user.email
+        token = await self.tokens.make(purpose, entry, user.id, to)
+        return _letter(entry, template, user, to, token) if token else None
+
+    async def _warned(self, entry: Entry, user: User) -> bool:
+        since = entry.created_at - BETWEEN_WARNINGS
+        return await self.told.told_since(Kind.FAILED_LOG_INS, user.id, since)
+
+
+def _letter(
+    entry: Entry, template: Template, user: User, to: str = "", token: str = ""
+) -> Letter:
+    return Letter(
+        entry=entry.id,
+        written_at=entry.created_at,
+        template=template,
+        to=to or user.email,
+        username=user.username,
+        token=token,
+        details=entry.payload,
+    )

@@ -1,0 +1,1 @@
+"""What members write, and the categories that it stands in."""

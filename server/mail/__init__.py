@@ -1,0 +1,1 @@
+"""Where mail leaves the house: texts, and SMTP or a folder."""

@@ -1,0 +1,40 @@
+"""Mail without a mail server: a file each, and a line on the console."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+from pathlib import Path
+
+from server.domain.outbox.letters import Letter
+from server.mail.message import Stationery, name
+
+
+class FolderPost:
+    """Writes each message into a folder that only its owner reads."""
+
+    def __init__(self, folder: Path, stationery: Stationery) -> None:
+        self._folder = folder
+        self._stationery = stationery
+
+    async def send(self, letter: Letter) -> None:
+        """Write a letter's file; a repeat writes the same one again."""
+        content = self._stationery.message(letter).as_bytes()
+        path = self._folder / f"{name(letter)}.{letter.template}.eml"
+        await asyncio.to_thread(self._write, path, content)
+
+    async def close(self) -> None:
+        """Nothing is open."""
+
+    def _write(self, path: Path, content: bytes) -> None:
+        self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        draft = path.with_suffix(".new")
+        draft.unlink(missing_ok=True)
+        mine = os.open(draft, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
+        with os.fdopen(mine, "wb") as file:
+            file.write(content)
+        draft.replace(path)
+        # whom it is for and what it holds stays in the file
+        sys.stdout.write(f"mail: {path}\n")
+        sys.stdout.flush()

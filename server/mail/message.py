@@ -1,0 +1,75 @@
+"""A letter as a message (RFC 5322): ASCII, plain text, no caller's words in headers.
+
+Links come from PUBLIC_URL alone (R26). A token stands behind the `#`, which browsers
+send to no server and put into no Referer.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from email.headerregistry import Address
+from email.message import EmailMessage
+from email.policy import SMTP
+from email.utils import format_datetime, parseaddr
+
+from server.domain.outbox.letters import Letter
+from server.mail.texts import PROOF, TEXTS, Text
+
+LONGEST_DETAIL = 100
+_MICROSECOND = 1_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Stationery:
+    """What every message has in common: who sends it, where its links lead."""
+
+    sender: str
+    public_url: str
+    clock: Callable[[], datetime]
+
+    @property
+    def sender_address(self) -> str:
+        """The bare address of the sender, for the envelope."""
+        return parseaddr(self.sender)[1]
+
+    @property
+    def domain(self) -> str:
+        """The domain that messages are named after."""
+        return self.sender_address.rpartition("@")[2]
+
+    def message(self, letter: Letter) -> EmailMessage:
+        """Give the message of a letter, under the same id each time.
+
+        Raises ValueError for an address that is none.
+        """
+        text = TEXTS[letter.template]
+        message = EmailMessage(policy=SMTP)
+        message["From"] = self.sender
+        message["To"] = Address(addr_spec=letter.to)
+        message["Subject"] = text.subject
+        message["Date"] = format_datetime(self.clock().astimezone(UTC))
+        message["Message-ID"] = f"<{name(letter)}@{self.domain}>"
+        message["Auto-Submitted"] = "auto-generated"  # RFC 3834: no automatic replies
+        message.set_content(self._body(text, letter), charset="us-ascii", cte="7bit")
+        return message
+
+    def _body(self, text: Text, letter: Letter) -> str:
+        details = {key: _plain(str(value)) for key, value in letter.details.items()}
+        link = f"{self.public_url.rstrip('/')}/{text.page}#token={letter.token}"
+        proof = PROOF.format(link=link) if letter.token else ""
+        return text.body.format_map(
+            details | {"username": letter.username, "link": link, "proof": proof}
+        )
+
+
+def name(letter: Letter) -> str:
+    """Give what a letter is known by; unique, and the same when it is repeated."""
+    return f"{letter.entry}.{int(letter.written_at.timestamp() * _MICROSECOND)}"
+
+
+def _plain(text: str) -> str:
+    """Give a line of ASCII of what somebody outside calls itself."""
+    return re.sub(r"[^ -~]", "?", text)[:LONGEST_DETAIL]

@@ -1,0 +1,159 @@
+"""Mail by SMTP, over one connection that is kept between letters."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, field
+from enum import StrEnum
+from ssl import SSLContext
+from urllib.parse import parse_qs, unquote, urlsplit
+
+from aiosmtplib import SMTP, SMTPException
+
+from server.domain.outbox.courier import PostAway
+from server.domain.outbox.letters import Letter
+from server.mail.message import Stationery
+
+SECONDS_FOR_A_REPLY = 15.0
+SECONDS_KEPT = 30.0
+_PORTS = {"smtp": 25, "smtps": 465}
+
+
+class StartTls(StrEnum):
+    """Whether a connection is encrypted after it is opened (RFC 3207)."""
+
+    REQUIRED = "required"
+    OFFERED = "offered"
+    NEVER = "never"
+
+
+_OPTIONS: dict[StartTls, bool | None] = {
+    StartTls.REQUIRED: True,
+    StartTls.OFFERED: None,
+    StartTls.NEVER: False,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class MailServer:
+    """A mail server, as SMTP_URL names it."""
+
+    host: str
+    port: int
+    tls: bool
+    start_tls: StartTls
+    username: str | None
+    password: str | None = field(repr=False)
+
+    @staticmethod
+    def parse(url: str) -> MailServer:
+        """Read smtp://user:password@host:587?starttls=required, or smtps://...
+
+        With a password STARTTLS is required unless the URL says never: a password
+        is not for everybody on the way. Raises ValueError.
+        """
+        parsed = urlsplit(url)
+        if parsed.scheme not in _PORTS or not parsed.hostname:
+            raise ValueError("must be smtp://HOST:PORT or smtps://HOST:PORT")
+        tls = parsed.scheme == "smtps"
+        query = parse_qs(parsed.query, keep_blank_values=True)
+        usual = StartTls.REQUIRED if parsed.password else StartTls.OFFERED
+        (wanted,) = query.pop("starttls", [usual])
+        if query or wanted not in set(StartTls):
+            raise ValueError("may say ?starttls=required, offered or never")
+        return MailServer(
+            host=parsed.hostname,
+            port=parsed.port or _PORTS[parsed.scheme],
+            tls=tls,
+            start_tls=StartTls.NEVER if tls else StartTls(wanted),
+            username=unquote(parsed.username) if parsed.username else None,
+            password=unquote(parsed.password) if parsed.password else None,
+        )
+
+
+class SmtpPost:
+    """Hands letters to a mail server, one after the other.
+
+    A connection unused for longer than `trusted` seconds is tried before it is used.
+    Its certificate must be good by `tls`: by the system's authorities unless given.
+    """
+
+    def __init__(
+        self,
+        server: MailServer,
+        stationery: Stationery,
+        trusted: float = 1.0,
+        tls: SSLContext | None = None,
+    ) -> None:
+        self._server = server
+        self._stationery = stationery
+        self._trusted = trusted
+        self._tls = tls
+        self._smtp: SMTP | None = None
+        self._used_at = 0.0
+
+    async def send(self, letter: Letter) -> None:
+        """Send a letter.
+
+        Raises PostAway if the server cannot be reached or does not let us in, and
+        SMTPException if it does not take this letter.
+        """
+        message = self._stationery.message(letter)
+        smtp = await self._connected()
+        try:
+            await smtp.send_message(
+                message, sender=self._stationery.sender_address, recipients=[letter.to]
+            )
+        except BaseException:
+            smtp.close()  # whatever was half said, the next letter begins anew
+            raise
+        self._used_at = asyncio.get_running_loop().time()
+
+    async def ping(self) -> None:
+        """Ask the server to let us in. Raises PostAway."""
+        await self._connected()
+
+    async def close(self) -> None:
+        """Take leave of the server, if we are connected."""
+        if self._smtp and self._smtp.is_connected:
+            try:
+                async with asyncio.timeout(1):
+                    await self._smtp.quit()
+            except (SMTPException, OSError, TimeoutError):
+                self._smtp.close()
+
+    async def _connected(self) -> SMTP:
+        """Give an open connection. Raises PostAway."""
+        if self._smtp and await self._still_open(self._smtp):
+            return self._smtp
+        server = self._server
+        self._smtp = SMTP(
+            hostname=server.host,
+            port=server.port,
+            username=server.username,
+            password=server.password,
+            use_tls=server.tls,
+            start_tls=_OPTIONS[server.start_tls],
+            tls_context=self._tls,
+            local_hostname=self._stationery.domain,
+            timeout=SECONDS_FOR_A_REPLY,
+        )
+        try:
+            await self._smtp.connect()
+        except (SMTPException, OSError, TimeoutError) as error:
+            self._smtp.close()
+            raise PostAway(type(error).__name__) from error
+        return self._smtp
+
+    async def _still_open(self, smtp: SMTP) -> bool:
+        idle = asyncio.get_running_loop().time() - self._used_at
+        if not smtp.is_connected or idle > SECONDS_KEPT:
+            smtp.close()
+            return False
+        if idle < self._trusted:
+            return True
+        try:
+            await smtp.noop()
+        except (SMTPException, OSError, TimeoutError):
+            smtp.close()
+        return smtp.is_connected

@@ -1,0 +1,1 @@
+"""UserService: profiles, settings, follows, overviews and scores."""

@@ -1,0 +1,58 @@
+"""UserService: follows."""
+
+from __future__ import annotations
+
+from blatam.user.v1 import user_pb2 as pb
+from server.domain.members.follows import Follow, Follows, Side
+from server.domain.paging import Page, Sort
+from server.rpc.call import Call
+from server.rpc.messages.pages import asked, numbers
+from server.rpc.users import message
+
+
+class FollowMethods:
+    """The RPCs of following."""
+
+    def __init__(self, follows: Follows) -> None:
+        self._follows = follows
+
+    async def FollowUser(
+        self, request: pb.FollowUserRequest, call: Call
+    ) -> pb.FollowUserResponse:
+        """Have the caller follow somebody."""
+        await self._follows.follow(call.caller.user_id, request.id)
+        return pb.FollowUserResponse()
+
+    async def UnfollowUser(
+        self, request: pb.UnfollowUserRequest, call: Call
+    ) -> pb.UnfollowUserResponse:
+        """Have the caller follow somebody no longer."""
+        await self._follows.unfollow(call.caller.user_id, request.id)
+        return pb.UnfollowUserResponse()
+
+    async def ListFollowers(
+        self, request: pb.ListFollowersRequest, call: Call
+    ) -> pb.ListFollowersResponse:
+        """List who follows a member."""
+        page = await self._page(Side.FOLLOWERS, request, call)
+        shown = [message(follow.user, call.caller) for follow in page.rows.items]
+        return pb.ListFollowersResponse(items=shown, **numbers(page))
+
+    async def ListFollowing(
+        self, request: pb.ListFollowingRequest, call: Call
+    ) -> pb.ListFollowingResponse:
+        """List whom a member follows."""
+        page = await self._page(Side.FOLLOWING, request, call)
+        shown = [message(follow.user, call.caller) for follow in page.rows.items]
+        return pb.ListFollowingResponse(items=shown, **numbers(page))
+
+    async def _page(
+        self,
+        side: Side,
+        request: pb.ListFollowersRequest | pb.ListFollowingRequest,
+        call: Call,
+    ) -> Page[Follow]:
+        sort = Sort.parse(request.sort_by)
+        return await self._follows.list(
+            call.caller, side, request.id, sort, asked(request)
+        )

@@ -1,0 +1,34 @@
+"""UserService: scores."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+
+from blatam.user.v1 import score_pb2 as pb
+from server.domain.members.scores import DEFAULT_WEIGHTS, Scores, Weights
+from server.rpc.call import Call
+
+
+class ScoreMethods:
+    """The RPC of scores."""
+
+    def __init__(self, scores: Scores) -> None:
+        self._scores = scores
+
+    async def GetUserScore(
+        self, request: pb.GetUserScoreRequest, call: Call
+    ) -> pb.GetUserScoreResponse:
+        """Tell how much a member takes part."""
+        given = request.weights
+        weights = (
+            Weights(given.posts, given.followers, given.tenure)
+            if request.HasField("weights")
+            else DEFAULT_WEIGHTS
+        )
+        score = await self._scores.of(request.id, weights)
+        return pb.GetUserScoreResponse(
+            user_id=request.id,
+            score=score.value,
+            weights=pb.ScoreWeights(**asdict(score.weights)),
+            parts=pb.ScoreParts(**asdict(score.parts)),
+        )

@@ -1,0 +1,1 @@
+"""What messages of several services have in common: masks, pages, moments."""

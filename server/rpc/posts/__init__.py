@@ -1,0 +1,1 @@
+"""PostService: posts and categories."""

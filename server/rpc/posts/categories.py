@@ -1,0 +1,77 @@
+"""PostService: categories."""
+
+from __future__ import annotations
+
+from blatam.post.v1 import category_pb2 as pb
+from server.domain.paging import Sort
+from server.domain.posts.categories import Categories, Category
+from server.rpc.call import Call
+from server.rpc.messages.masks import Readers, new_values
+from server.rpc.messages.moments import set_moment
+from server.rpc.messages.pages import asked, numbers
+
+_READERS: Readers = {
+    "slug": lambda category: category.slug,
+    "name": lambda category: category.name,
+}
+
+
+class CategoryMethods:
+    """The RPCs of categories."""
+
+    def __init__(self, categories: Categories) -> None:
+        self._categories = categories
+
+    async def CreateCategory(
+        self, request: pb.CreateCategoryRequest, call: Call
+    ) -> pb.CreateCategoryResponse:
+        """Make a category."""
+
+        def answer(category: Category) -> pb.CreateCategoryResponse:
+            return pb.CreateCategoryResponse(category=message(category))
+
+        made = await self._categories.create(
+            request.slug, request.name, call.once(answer)
+        )
+        return answer(made)
+
+    async def ListCategories(
+        self, request: pb.ListCategoriesRequest, call: Call
+    ) -> pb.ListCategoriesResponse:
+        """List the categories, a page at a time."""
+        sort = Sort.parse(request.sort_by)
+        page = await self._categories.list(call.caller, sort, asked(request))
+        shown = [message(category) for category in page.rows.items]
+        return pb.ListCategoriesResponse(items=shown, **numbers(page))
+
+    async def UpdateCategory(
+        self, request: pb.UpdateCategoryRequest, call: Call
+    ) -> pb.UpdateCategoryResponse:
+        """Change a category."""
+
+        def answer(category: Category) -> pb.UpdateCategoryResponse:
+            return pb.UpdateCategoryResponse(category=message(category))
+
+        given = request.category
+        values = new_values("category", given, request.update_mask, _READERS)
+        changed = await self._categories.update(
+            given.id, values, given.etag, call.once(answer)
+        )
+        return answer(changed)
+
+    async def DeleteCategory(
+        self, request: pb.DeleteCategoryRequest, call: Call
+    ) -> pb.DeleteCategoryResponse:
+        """Delete a category."""
+        await self._categories.delete(request.id, request.etag)
+        return pb.DeleteCategoryResponse()
+
+
+def message(category: Category) -> pb.Category:
+    """Give a category as callers see it."""
+    shown = pb.Category(
+        id=category.id, slug=category.slug, name=category.name, etag=category.etag
+    )
+    set_moment(shown.created_at, category.created_at)
+    set_moment(shown.updated_at, category.updated_at)
+    return shown

@@ -1,0 +1,127 @@
+"""PostService: posts."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+
+from blatam.post.v1 import post_pb2 as pb
+from server.domain.paging import Sort
+from server.domain.posts.posts import Post, PostFilter, Posts, State
+from server.rpc.call import Call
+from server.rpc.messages.masks import Readers, new_values
+from server.rpc.messages.moments import moment_at, set_moment
+from server.rpc.messages.pages import asked, numbers
+from server.rpc.posts import categories
+
+_READERS: Readers = {
+    "title": lambda post: post.title,
+    "body": lambda post: post.body,
+    "category_id": lambda post: post.category_id,
+    "state": lambda post: State(post.state) if post.state else None,
+}
+_NEWEST_FIRST = Sort("created_at", descending=True)
+
+
+class PostMethods:
+    """The RPCs of posts."""
+
+    def __init__(self, posts: Posts) -> None:
+        self._posts = posts
+
+    async def CreatePost(
+        self, request: pb.CreatePostRequest, call: Call
+    ) -> pb.CreatePostResponse:
+        """Write a post."""
+
+        def answer(post: Post) -> pb.CreatePostResponse:
+            return pb.CreatePostResponse(post=message(post))
+
+        made = await self._posts.create(
+            call.caller.user_id,
+            request.title,
+            request.body,
+            request.category_id,
+            State(request.state or State.PUBLISHED),
+            call.once(answer),
+        )
+        return answer(made)
+
+    async def GetPost(
+        self, request: pb.GetPostRequest, call: Call
+    ) -> pb.GetPostResponse:
+        """Read a post."""
+        post = await self._posts.get(call.caller, request.id)
+        return pb.GetPostResponse(post=message(post))
+
+    async def UpdatePost(
+        self, request: pb.UpdatePostRequest, call: Call
+    ) -> pb.UpdatePostResponse:
+        """Change a post."""
+
+        def answer(post: Post) -> pb.UpdatePostResponse:
+            return pb.UpdatePostResponse(post=message(post))
+
+        given = request.post
+        values = new_values("post", given, request.update_mask, _READERS)
+        changed = await self._posts.update(
+            call.caller, given.id, values, given.etag, call.once(answer)
+        )
+        return answer(changed)
+
+    async def DeletePost(
+        self, request: pb.DeletePostRequest, call: Call
+    ) -> pb.DeletePostResponse:
+        """Delete a post."""
+        await self._posts.delete(call.caller, request.id, request.etag)
+        return pb.DeletePostResponse()
+
+    async def ListPosts(
+        self, request: pb.ListPostsRequest, call: Call
+    ) -> pb.ListPostsResponse:
+        """List the posts that the caller may see, a page at a time."""
+        sort = Sort.parse(request.sort_by) if request.sort_by else _NEWEST_FIRST
+        page = await self._posts.list(
+            call.caller, _filter(request), sort, asked(request)
+        )
+        shown = [message(post) for post in page.rows.items]
+        return pb.ListPostsResponse(items=shown, **numbers(page))
+
+    async def ExportPosts(
+        self, request: pb.ExportPostsRequest, call: Call
+    ) -> AsyncGenerator[pb.ExportPostsResponse, None]:
+        """Stream every post."""
+        async with aclosing(self._posts.export(request.after_id)) as found:
+            async for post in found:
+                yield pb.ExportPostsResponse(post=message(post))
+
+
+def _filter(request: pb.ListPostsRequest) -> PostFilter:
+    return PostFilter(
+        author_id=request.author_id,
+        category_id=request.category_id,
+        since=moment_at(request, "since"),
+        until=moment_at(request, "until"),
+        state=State(request.state) if request.state else None,
+        whole=request.view == pb.POST_VIEW_FULL,
+    )
+
+
+def message(post: Post) -> pb.Post:
+    """Give a post as those see it who may."""
+    shown = pb.Post(
+        id=post.id,
+        author_id=post.author.id,
+        title=post.title,
+        body=post.body,
+        state=pb.PostState.ValueType(post.state),
+        etag=post.etag,
+        excerpt=post.excerpt,
+        author=pb.Author(id=post.author.id, username=post.author.username),
+    )
+    if post.category:
+        shown.category_id = post.category.id
+        shown.category.CopyFrom(categories.message(post.category))
+    set_moment(shown.created_at, post.created_at)
+    set_moment(shown.updated_at, post.updated_at)
+    return shown

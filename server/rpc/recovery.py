@@ -1,0 +1,53 @@
+"""The RPCs of AuthService that go by mail: messages in, messages out."""
+
+from __future__ import annotations
+
+from blatam.auth.v1 import auth_pb2 as pb
+from server.domain.recovery import Recovery
+from server.rpc.call import Call
+
+
+class RecoveryService:
+    """What of blatam.auth.v1.AuthService goes by mail."""
+
+    def __init__(self, recovery: Recovery) -> None:
+        self._recovery = recovery
+
+    async def RequestPasswordReset(
+        self, request: pb.RequestPasswordResetRequest, call: Call
+    ) -> pb.RequestPasswordResetResponse:
+        """Have a mail with a token sent, if there is such an account."""
+        await self._recovery.request_password_reset(request.identifier)
+        return pb.RequestPasswordResetResponse()
+
+    async def ResetPassword(
+        self, request: pb.ResetPasswordRequest, call: Call
+    ) -> pb.ResetPasswordResponse:
+        """Put a new password for a token."""
+        call.concerns = await self._recovery.reset_password(
+            request.token, request.new_password
+        )
+        return pb.ResetPasswordResponse()
+
+    async def RequestEmailVerification(
+        self, request: pb.RequestEmailVerificationRequest, call: Call
+    ) -> pb.RequestEmailVerificationResponse:
+        """Have a mail with a token sent to the caller."""
+        await self._recovery.request_email_verification(call.caller)
+        return pb.RequestEmailVerificationResponse()
+
+    async def VerifyEmail(
+        self, request: pb.VerifyEmailRequest, call: Call
+    ) -> pb.VerifyEmailResponse:
+        """Take an address as proven for a token."""
+        call.concerns = await self._recovery.verify_email(request.token)
+        return pb.VerifyEmailResponse()
+
+    async def ChangeEmail(
+        self, request: pb.ChangeEmailRequest, call: Call
+    ) -> pb.ChangeEmailResponse:
+        """Have a mail with a token sent to a new address."""
+        await self._recovery.change_email(
+            call.caller, request.new_email, request.current_password, call.address
+        )
+        return pb.ChangeEmailResponse()

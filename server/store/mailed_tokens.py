@@ -1,0 +1,182 @@
+"""Tokens that went by mail, in Postgres; used once, by whoever is first.
+
+Locked in one order everywhere, the account before its tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict
+from datetime import datetime, timedelta
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from server.domain.credentials.mailed_tokens import MailedToken, Purpose, TokenOwner
+from server.domain.errors import MailedTokenInvalid
+from server.domain.outbox.entries import Kind, NewEntry, State
+from server.domain.users import User
+from server.store.connect import Database
+from server.store.outbox import enqueue, take_back
+from server.store.revocations import RevocationFeed, end_sessions
+from server.store.tables import mailed_tokens as table
+from server.store.tables import outbox, users
+from server.store.user_reads import THERE
+from server.store.users import changed, refused
+
+A_DAY = timedelta(days=1)
+Keep = Callable[[User], None]
+
+
+class PostgresMailedTokens:
+    """Keeps tokens; what they change is visible to this process at once by `keep`."""
+
+    def __init__(self, database: Database, feed: RevocationFeed, keep: Keep) -> None:
+        self._database = database
+        self._feed = feed
+        self._keep = keep
+
+    async def mint(self, token: MailedToken, most_a_day: int | None) -> bool:
+        """Keep a token; False if its mail is not to be sent.
+
+        That is where the account is gone or disabled, has another address, or got
+        as many mails as it may, or where the entry was taken back.
+        """
+        async with self._database.transaction() as connection:
+            if not await _wanted(connection, token):
+                return False
+            if most_a_day and await _minted(connection, token) >= most_a_day:
+                return False
+            statement = insert(table).values(asdict(token))
+            kept = await connection.execute(
+                statement.on_conflict_do_update(
+                    index_elements=[table.c.digest],
+                    set_={"expires_at": statement.excluded.expires_at},
+                    where=table.c.used_at.is_(None),
+                ).returning(table.c.digest)
+            )
+            return kept.first() is not None
+
+    async def owner(
+        self, digest: bytes, purpose: Purpose, now: datetime
+    ) -> TokenOwner | None:
+        """Give whose token in force this is, without using it."""
+        query = _in_force(digest, [purpose], now)
+        async with self._database.reading() as connection:
+            row = (await connection.execute(query)).first()
+        return TokenOwner(row.user_id, row.username, row.email) if row else None
+
+    async def reset_password(self, digest: bytes, hashed: str, now: datetime) -> None:
+        """Use a token: put a new hash, and end every session of its owner.
+
+        Raises MailedTokenInvalid.
+        """
+        async with self._database.transaction() as connection:
+            token = await _used(connection, digest, [Purpose.RESET], now)
+            values = {"hashed_password": hashed, "email_verified": True}
+            user = await changed(
+                connection, Kind.USER_UPDATED, token.user_id, now, values
+            )
+            await take_back(connection, user.id, now)
+            told = NewEntry(Kind.PASSWORD_CHANGED, user.id)
+            await enqueue(connection, now, told)
+            ended = await end_sessions(connection, user.id, now)
+        self._keep(user)
+        await self._feed.ended(ended, now)
+
+    async def verify_email(self, digest: bytes, now: datetime) -> int:
+        """Use a token: the owner reads its address, which becomes the account's.
+
+        Gives who that is. Raises MailedTokenInvalid, EmailTaken.
+        """
+        purposes = [Purpose.VERIFY, Purpose.CHANGE]
+        try:
+            async with self._database.transaction() as connection:
+                token = await _used(connection, digest, purposes, now)
+                user = await _proven(connection, token, now)
+        except sa.exc.IntegrityError as error:
+            raise refused(error) from error
+        self._keep(user)
+        return user.id
+
+
+async def _proven(
+    connection: AsyncConnection, token: sa.Row[Any], now: datetime
+) -> User:
+    values = {"email": token.address, "email_verified": True}
+    user = await changed(connection, Kind.USER_UPDATED, token.user_id, now, values)
+    if token.address != token.email:
+        await take_back(connection, user.id, now)
+        told = NewEntry(Kind.EMAIL_CHANGED, user.id, address=token.email)
+        await enqueue(connection, now, told)
+    return user
+
+
+def _in_force(
+    digest: bytes, purposes: list[Purpose], now: datetime
+) -> sa.Select[tuple[Any, ...]]:
+    """Give the token, with what its account is now.
+
+    One that proves an address is of no use once the account has another.
+    """
+    stands = sa.or_(table.c.purpose == Purpose.CHANGE, table.c.address == users.c.email)
+    columns = (table.c.user_id, table.c.address, users.c.email, users.c.username)
+    return (
+        sa.select(*columns)
+        .join_from(table, users)
+        .where(
+            table.c.digest == digest,
+            table.c.purpose.in_(purposes),
+            table.c.expires_at > now,
+            table.c.used_at.is_(None),
+            users.c.is_active,
+            THERE,
+            stands,
+        )
+    )
+
+
+async def _used(
+    connection: AsyncConnection, digest: bytes, purposes: list[Purpose], now: datetime
+) -> sa.Row[Any]:
+    """Use a token up; whoever comes second waits, and finds it used.
+
+    Raises MailedTokenInvalid.
+    """
+    query = _in_force(digest, purposes, now).with_for_update(of=users)
+    row: sa.Row[Any] | None = (await connection.execute(query)).first()
+    unused = [table.c.digest == digest, table.c.used_at.is_(None)]
+    statement = sa.update(table).where(*unused).values(used_at=now)
+    taken = await connection.execute(statement.returning(table.c.user_id))
+    if row is None or taken.first() is None:
+        raise MailedTokenInvalid
+    return row
+
+
+async def _wanted(connection: AsyncConnection, token: MailedToken) -> bool:
+    """Lock the account, and tell whether a token for it is still wanted."""
+    query = sa.select(users.c.email, users.c.is_active).where(
+        users.c.id == token.user_id, THERE
+    )
+    user = (await connection.execute(query.with_for_update(key_share=True))).first()
+    entry = sa.select(outbox.c.id).where(
+        outbox.c.id == token.outbox_id, outbox.c.state == State.PENDING
+    )
+    if user is None or not user.is_active:
+        return False
+    if token.purpose is not Purpose.CHANGE and user.email != token.address:
+        return False
+    return (await connection.execute(entry)).first() is not None
+
+
+async def _minted(connection: AsyncConnection, token: MailedToken) -> int:
+    """Count the tokens that other entries have brought the account in a day."""
+    query = sa.select(sa.func.count()).where(
+        table.c.user_id == token.user_id,
+        table.c.purpose == token.purpose,
+        table.c.outbox_id != token.outbox_id,
+        table.c.created_at > token.created_at - A_DAY,
+    )
+    return int((await connection.execute(query)).scalar_one())

@@ -1,0 +1,104 @@
+"""Profiles in Postgres."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from functools import partial
+
+import sqlalchemy as sa
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from server.domain.edits import Edit
+from server.domain.errors import (
+    EtagMismatch,
+    ProfileExists,
+    ProfileNotFound,
+    UserNotFound,
+)
+from server.domain.members.profiles import Profile
+from server.domain.members.settings import Visibility
+from server.domain.requests import Once
+from server.store import answers
+from server.store.connect import Database
+from server.store.tables import user_profiles as table
+from server.store.tables import user_settings, users
+from server.store.user_reads import THERE
+from server.store.writing import writing
+
+_PRIVATE = sa.exists().where(
+    user_settings.c.user_id == table.c.user_id,
+    user_settings.c.visibility == Visibility.PRIVATE,
+)
+
+
+class PostgresProfiles:
+    """Keeps profiles; a deleted account's is not shown."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def add(self, profile: Profile, once: Once[Profile] | None = None) -> Profile:
+        """Write a profile. Raises ProfileExists, UserNotFound, AnswerExists."""
+        values = asdict(profile)
+        owner = sa.select(
+            *(sa.literal(value, table.c[name].type) for name, value in values.items())
+        ).where(users.c.id == profile.user_id, THERE)
+        statement = (
+            sa.insert(table).from_select(list(values), owner).returning(*table.c)
+        )
+        taken = {"pk_user_profiles": partial(ProfileExists, profile.user_id)}
+        async with writing(self._database, once, taken) as connection:
+            row = (await connection.execute(statement)).first()
+            if row is None:
+                raise UserNotFound(profile.user_id)
+            if once:
+                await answers.write(connection, once, Profile(*row))
+        return Profile(*row)
+
+    async def by_user(self, user_id: int, *, private_too: bool) -> Profile | None:
+        """Give an account's profile, if it is not private or private ones count."""
+        query = sa.select(table).join(users).where(table.c.user_id == user_id, THERE)
+        if not private_too:
+            query = query.where(~_PRIVATE)
+        async with self._database.reading() as connection:
+            row = (await connection.execute(query)).first()
+        return Profile(*row) if row else None
+
+    async def edit(
+        self, user_id: int, edit: Edit, once: Once[Profile] | None = None
+    ) -> Profile:
+        """Change a profile. Raises ProfileNotFound, EtagMismatch, AnswerExists."""
+        async with writing(self._database, once, {}) as connection:
+            before = await _locked(connection, user_id)
+            if edit.etag and edit.etag != before.etag:
+                raise EtagMismatch(before.etag)
+            profile = await _changed(connection, before, edit)
+            if once:
+                await answers.write(connection, once, profile)
+        return profile
+
+
+async def _locked(connection: AsyncConnection, user_id: int) -> Profile:
+    query = sa.select(table).join(users).where(table.c.user_id == user_id, THERE)
+    row = (await connection.execute(query.with_for_update(of=table))).first()
+    if row is None:
+        raise ProfileNotFound(user_id)
+    return Profile(*row)
+
+
+async def _changed(connection: AsyncConnection, before: Profile, edit: Edit) -> Profile:
+    values: Mapping[str, object] = {
+        name: value
+        for name, value in edit.values.items()
+        if getattr(before, name) != value
+    }
+    if not values:
+        return before
+    statement = (
+        sa.update(table)
+        .where(table.c.user_id == before.user_id)
+        .values(**values, updated_at=edit.now, version=table.c.version + 1)
+        .returning(*table.c)
+    )
+    return Profile(*(await connection.execute(statement)).one())

@@ -1,0 +1,81 @@
+"""Settings in Postgres."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, replace
+from datetime import datetime
+
+import sqlalchemy as sa
+from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from server.domain.errors import EtagMismatch, UserNotFound
+from server.domain.members.settings import Settings, Theme, Visibility
+from server.store.connect import Database
+from server.store.tables import user_settings as table
+from server.store.tables import users
+from server.store.user_reads import THERE
+
+_SETTINGS = (
+    table.c.followed_posts,
+    table.c.new_followers,
+    table.c.digest,
+    table.c.theme,
+    table.c.visibility,
+    table.c.version,
+)
+
+
+class PostgresSettings:
+    """Keeps settings."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def of(self, user_id: int) -> Settings | None:
+        """Give an account's settings, if they were ever written."""
+        async with self._database.reading() as connection:
+            return await _read(connection, user_id)
+
+    async def replace(
+        self, user_id: int, settings: Settings, known: str, now: datetime
+    ) -> Settings:
+        """Put settings in place of an account's; `known` is the etag that must hold.
+
+        Raises UserNotFound, EtagMismatch.
+        """
+        async with self._database.transaction() as connection:
+            owner = sa.select(users.c.id).where(users.c.id == user_id, THERE)
+            # the account's row stands for settings that are not there yet
+            locked = owner.with_for_update(key_share=True)
+            if (await connection.execute(locked)).first() is None:
+                raise UserNotFound(user_id)
+            before = await _read(connection, user_id) or Settings()
+            if known and known != before.etag:
+                raise EtagMismatch(before.etag)
+            if before.version and replace(settings, version=before.version) == before:
+                return before
+            written = replace(settings, version=before.version + 1)
+            await _write(connection, user_id, written, now)
+        return written
+
+
+async def _read(connection: AsyncConnection, user_id: int) -> Settings | None:
+    query = sa.select(*_SETTINGS).where(table.c.user_id == user_id)
+    row = (await connection.execute(query)).first()
+    if row is None:
+        return None
+    posts, followers, digest, theme, visibility, version = row
+    return Settings(
+        posts, followers, digest, Theme(theme), Visibility(visibility), version
+    )
+
+
+async def _write(
+    connection: AsyncConnection, user_id: int, settings: Settings, now: datetime
+) -> None:
+    values = asdict(settings) | {"updated_at": now}
+    statement = insert(table).values(user_id=user_id, **values)
+    await connection.execute(
+        statement.on_conflict_do_update(index_elements=[table.c.user_id], set_=values)
+    )

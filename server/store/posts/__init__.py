@@ -1,0 +1,1 @@
+"""Posts and categories in Postgres."""

@@ -1,0 +1,153 @@
+"""Posts in Postgres."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
+from datetime import datetime
+from functools import partial
+
+import sqlalchemy as sa
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from server.domain.edits import Edit, etag
+from server.domain.errors import (
+    EtagMismatch,
+    InvalidFields,
+    PostNotFound,
+    Violation,
+)
+from server.domain.paging import PageRequest, Rows, Sort
+from server.domain.posts.posts import NewPost, Post, PostFilter, Reader
+from server.domain.requests import Once
+from server.store import answers
+from server.store.connect import Database
+from server.store.posts import listing
+from server.store.posts.rows import AUTHOR_THERE, THERE, WHOLE, Row, posts_of
+from server.store.tables import posts as table
+from server.store.writing import writing
+
+DELETED = 3  # a state that no list asks for
+
+
+class PostgresPosts:
+    """Keeps posts; the deleted, and those of deleted accounts, are not shown."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def add(self, new: NewPost, once: Once[Post] | None = None) -> Post:
+        """Write a post.
+
+        Raises InvalidFields if there is no such category, AnswerExists.
+        """
+        statement = (
+            sa.insert(table)
+            .values(
+                user_id=new.author_id,
+                category_id=new.category_id or None,
+                title=new.title,
+                body=new.body,
+                state=new.state,
+                created_at=new.created_at,
+                updated_at=new.created_at,
+            )
+            .returning(*WHOLE)
+        )
+        async with self._writing(once, "categoryId") as connection:
+            rows = (await connection.execute(statement)).all()
+            (post,) = await posts_of(connection, rows)
+            if once:
+                await answers.write(connection, once, post)
+        return post
+
+    async def by_id(self, post_id: int) -> Post | None:
+        """Give the post with this id."""
+        query = sa.select(*WHOLE).where(table.c.id == post_id, THERE, AUTHOR_THERE)
+        async with self._database.reading() as connection:
+            rows = (await connection.execute(query)).all()
+            found = await posts_of(connection, rows)
+        return found[0] if found else None
+
+    async def edit(
+        self, post_id: int, edit: Edit, once: Once[Post] | None = None
+    ) -> Post:
+        """Change a post.
+
+        Raises PostNotFound, EtagMismatch, InvalidFields if there is no such category,
+        AnswerExists.
+        """
+        async with self._writing(once, "post.categoryId") as connection:
+            row = await _locked(connection, post_id, edit.etag)
+            values = _changes(row, edit.values)
+            if values:
+                row = await _changed(connection, post_id, edit.now, values)
+            (post,) = await posts_of(connection, [row])
+            if once:
+                await answers.write(connection, once, post)
+        return post
+
+    async def delete(self, post_id: int, known: str, now: datetime) -> None:
+        """Delete a post softly. Raises PostNotFound, EtagMismatch."""
+        async with self._database.transaction() as connection:
+            await _locked(connection, post_id, known)
+            values = {"state": DELETED, "deleted_at": now}
+            await _changed(connection, post_id, now, values)
+
+    async def page(
+        self, wanted: PostFilter, reader: Reader, sort: Sort, request: PageRequest
+    ) -> Rows[Post]:
+        """Give one page, by at most three statements."""
+        return await listing.page(self._database, wanted, reader, sort, request)
+
+    async def after(self, post_id: int, size: int) -> Sequence[Post]:
+        """Give the next posts above an id, drafts too, in the order of ids."""
+        above = sa.select(*WHOLE).where(table.c.id > post_id, THERE, AUTHOR_THERE)
+        query = above.order_by(table.c.id).limit(size)
+        async with self._database.reading() as connection:
+            rows = (await connection.execute(query)).all()
+            return await posts_of(connection, rows)
+
+    def _writing(
+        self, once: Once[Post] | None, field: str
+    ) -> AbstractAsyncContextManager[AsyncConnection]:
+        unknown = Violation(field, "there is no such category", "category_id.known")
+        refusals = {"fk_posts_category_id": partial(InvalidFields, [unknown])}
+        return writing(self._database, once, refusals)
+
+
+async def _locked(connection: AsyncConnection, post_id: int, known: str) -> Row:
+    """Give a post that nobody else changes meanwhile.
+
+    Raises PostNotFound, EtagMismatch.
+    """
+    query = sa.select(*WHOLE).where(table.c.id == post_id, THERE, AUTHOR_THERE)
+    row = (await connection.execute(query.with_for_update(of=table))).first()
+    if row is None:
+        raise PostNotFound(post_id)
+    if known and known != etag(row.version):
+        raise EtagMismatch(etag(row.version))
+    return row
+
+
+def _changes(row: Row, values: Mapping[str, object]) -> dict[str, object]:
+    """Give the columns that an edit really changes; no category is NULL there."""
+    wanted = dict(values)
+    if "category_id" in wanted:
+        wanted["category_id"] = wanted["category_id"] or None
+    return {n: value for n, value in wanted.items() if getattr(row, n) != value}
+
+
+async def _changed(
+    connection: AsyncConnection,
+    post_id: int,
+    now: datetime,
+    values: Mapping[str, object],
+) -> Row:
+    statement = (
+        sa.update(table)
+        .where(table.c.id == post_id)
+        .values(**values, updated_at=now, version=table.c.version + 1)
+        .returning(*WHOLE)
+    )
+    return (await connection.execute(statement)).one()

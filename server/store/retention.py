@@ -1,0 +1,131 @@
+"""What is kept no longer than it serves: swept in small batches, by any process.
+
+Rows are taken with SKIP LOCKED, so that processes share the work and none waits.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+import sqlalchemy as sa
+import structlog
+
+from server.domain.clock import Clock
+from server.domain.credentials.revocations import KEPT as REVOCATIONS_KEPT
+from server.domain.errors import StoreUnavailable
+from server.domain.outbox.entries import State
+from server.domain.requests import KEPT as ANSWERS_KEPT
+from server.store.connect import Database
+from server.store.erasure import erase
+from server.store.revocations import RevocationFeed
+from server.store.tables import (
+    mailed_tokens,
+    outbox,
+    request_answers,
+    revocations,
+    sessions,
+    users,
+)
+
+log = structlog.get_logger()
+BATCH = 200
+SECONDS_BETWEEN_SWEEPS = 60.0
+# they tell a device that was seen before from a new one
+SESSIONS_KEPT = timedelta(days=30)
+# a day's tokens are counted
+TOKENS_KEPT = timedelta(days=1)
+# how far back a stream of changes can be taken up again
+ENTRIES_KEPT = timedelta(days=7)
+
+
+@dataclass(frozen=True, slots=True)
+class Expiry:
+    """Which rows of a table have served; the condition is one an index answers."""
+
+    table: sa.Table
+    over: sa.ColumnElement[bool]
+
+
+def expiries(now: datetime) -> list[Expiry]:
+    """Give what no longer serves."""
+    old_session = now - SESSIONS_KEPT
+    return [
+        Expiry(sessions, sessions.c.expires_at < old_session),
+        Expiry(sessions, sessions.c.ended_at < old_session),
+        Expiry(revocations, revocations.c.ended_at < now - REVOCATIONS_KEPT),
+        Expiry(mailed_tokens, mailed_tokens.c.expires_at < now - TOKENS_KEPT),
+        Expiry(request_answers, request_answers.c.answered_at < now - ANSWERS_KEPT),
+        Expiry(
+            outbox,
+            sa.and_(
+                outbox.c.state == State.DELIVERED,
+                outbox.c.delivered_at < now - ENTRIES_KEPT,
+            ),
+        ),
+    ]
+
+
+class Retention:
+    """Erases deleted users after `kept`, and what else has served."""
+
+    def __init__(
+        self, database: Database, feed: RevocationFeed, kept: timedelta, clock: Clock
+    ) -> None:
+        self._database = database
+        self._feed = feed
+        self._kept = kept
+        self._clock = clock
+
+    async def follow(self) -> None:
+        """Sweep every minute, until cancelled."""
+        while True:
+            try:
+                await self.sweep()
+            except StoreUnavailable as error:
+                log.warning("nothing can be swept", cause=repr(error.__cause__))
+            await asyncio.sleep(SECONDS_BETWEEN_SWEEPS)
+
+    async def sweep(self) -> None:
+        """Erase all that has served. Raises StoreUnavailable."""
+        now = self._clock()
+        for expiry in expiries(now):
+            deleted = BATCH
+            while deleted == BATCH:
+                deleted = await self._delete(expiry)
+        while await self._erase_one(now):
+            pass
+
+    async def _delete(self, expiry: Expiry) -> int:
+        """Delete a batch of rows; give how many that were."""
+        table = expiry.table
+        keys = list(table.primary_key.columns)
+        some = (
+            sa.select(*keys)
+            .where(expiry.over)
+            .limit(BATCH)
+            .with_for_update(skip_locked=True)
+            .cte("some")
+        )
+        same = [key == some.c[key.name] for key in keys]
+        statement = sa.delete(table).where(*same).returning(*keys)
+        async with self._database.transaction() as connection:
+            return len((await connection.execute(statement)).all())
+
+    async def _erase_one(self, now: datetime) -> bool:
+        """Erase a user who was deleted long enough ago; False if there is none."""
+        query = (
+            sa.select(users.c.id)
+            .where(users.c.deleted_at < now - self._kept)
+            .order_by(users.c.deleted_at)
+            .limit(1)
+            .with_for_update(skip_locked=True)
+        )
+        async with self._database.transaction() as connection:
+            user_id = (await connection.execute(query)).scalar()
+            if user_id is None:
+                return False
+            ended = await erase(connection, user_id, now)
+        await self._feed.ended(ended, now)
+        return True

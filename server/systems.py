@@ -1,0 +1,49 @@
+"""The academy's other systems, built over their stores: members' and posts'."""
+
+from __future__ import annotations
+
+from server.domain.clock import Clock
+from server.domain.members.follows import Accounts, Follows
+from server.domain.members.overviews import Overviews
+from server.domain.members.profiles import Profiles
+from server.domain.members.scores import Scores
+from server.domain.members.settings import MemberSettings
+from server.domain.paging import PageTokens
+from server.domain.posts.categories import Categories
+from server.domain.posts.posts import Posts
+from server.rpc.members.follows import FollowMethods
+from server.rpc.members.overviews import OverviewMethods
+from server.rpc.members.profiles import ProfileMethods
+from server.rpc.members.scores import ScoreMethods
+from server.rpc.members.settings import SettingsMethods
+from server.rpc.posts.categories import CategoryMethods
+from server.rpc.posts.posts import PostMethods
+from server.store.connect import Database
+from server.store.members.follows import PostgresFollows
+from server.store.members.metrics import PostgresMetrics
+from server.store.members.profiles import PostgresProfiles
+from server.store.members.settings import PostgresSettings
+from server.store.posts.categories import PostgresCategories
+from server.store.posts.posts import PostgresPosts
+
+
+def members(
+    database: Database, accounts: Accounts, tokens: PageTokens, clock: Clock
+) -> tuple[object, ...]:
+    """Give the parts of UserService that are not about the account itself."""
+    follows = PostgresFollows(database)
+    return (
+        ProfileMethods(Profiles(PostgresProfiles(database), clock)),
+        SettingsMethods(MemberSettings(PostgresSettings(database), clock)),
+        FollowMethods(Follows(follows, accounts, tokens, clock)),
+        OverviewMethods(Overviews(accounts, PostgresPosts(database), follows)),
+        ScoreMethods(Scores(PostgresMetrics(database), clock)),
+    )
+
+
+def posts(database: Database, tokens: PageTokens, clock: Clock) -> tuple[object, ...]:
+    """Give the parts of PostService."""
+    return (
+        PostMethods(Posts(PostgresPosts(database), tokens, clock)),
+        CategoryMethods(Categories(PostgresCategories(database), tokens, clock)),
+    )

@@ -1,0 +1,67 @@
+"""Scores: documented, monotonic, from 0 to 100."""
+
+import doctest
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from server.domain.errors import InvalidFields
+from server.domain.members import scores
+from server.domain.members.scores import Metrics, Weights, user_score
+
+amounts = st.integers(0, 10**9)
+days = st.floats(0, 1e6)
+
+
+def test_the_examples_are_true() -> None:
+    """What the docstrings show is what happens."""
+    result = doctest.testmod(scores)
+    assert result.attempted >= 5
+    assert result.failed == 0
+
+
+@given(posts=amounts, followers=amounts, tenure=days, more=st.integers(0, 10**6))
+def test_it_is_monotonic_and_bounded(
+    posts: int, followers: int, tenure: float, more: int
+) -> None:
+    """More of anything never costs points; 0 to 100 whatever there is."""
+    score = user_score(Metrics(posts, followers, tenure)).value
+    assert 0 <= score <= 100
+    for better in (
+        Metrics(posts + more, followers, tenure),
+        Metrics(posts, followers + more, tenure),
+        Metrics(posts, followers, tenure + more),
+    ):
+        assert user_score(better).value >= score - 1e-12
+
+
+def test_one_more_is_seen() -> None:
+    """A member who does something sees it, not only in the long run."""
+    nothing, something = Metrics(0, 0, 0), Metrics(1, 1, 1)
+    assert user_score(something).value > user_score(nothing).value == 0
+
+
+@pytest.mark.parametrize(
+    ("weights", "field"),
+    [
+        (Weights(0.5, 0.3, 0.3), "weights"),
+        (Weights(0, 0, 0), "weights"),
+        (Weights(0.5, 0.3, 0.2 + 2e-9), "weights"),
+        (Weights(1.5, -0.3, -0.2), "weights.posts"),
+        (Weights(1.2, -0.2, 0), "weights.followers"),
+        (Weights(math.nan, 0.5, 0.5), "weights.posts"),
+        (Weights(0, 1, math.inf), "weights.tenure"),
+    ],
+)
+def test_weights_that_are_none(weights: Weights, field: str) -> None:
+    """They are from 0 to 1 and sum to 1.0 within 1e-9."""
+    with pytest.raises(InvalidFields) as caught:
+        user_score(Metrics(1, 1, 1), weights)
+    assert field in {violation.field for violation in caught.value.violations}
+
+
+def test_rounding_is_forgiven() -> None:
+    """0.1 ten times over is not 1.0 in a computer, and near enough."""
+    assert user_score(Metrics(0, 0, 0), Weights(0.7, 0.1, 0.2 - 5e-10))

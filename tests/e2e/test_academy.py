@@ -1,0 +1,247 @@
+"""Life at the academy: two members and an admin, over REST and over gRPC alike."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+from uuid import uuid4
+
+import pytest
+
+from server.domain.users import Role
+from tests.clients import Answer, Client, Grpc, Rest
+from tests.running import Running, SignedIn
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """Somebody signed in, by whatever transport."""
+
+    client: Client
+    id: str
+    token: str
+
+    async def __call__(self, name: str, /, **fields: Any) -> Any:
+        """Make a call that succeeds; give its body."""
+        answer = await self.client.call(name, self.token, **fields)
+        assert answer.status == "OK", answer
+        return answer.body
+
+    async def refused(self, name: str, /, **fields: Any) -> str:
+        """Make a call that is refused; give the reason."""
+        answer: Answer = await self.client.call(name, self.token, **fields)
+        assert answer.status != "OK"
+        return answer.reason
+
+
+@dataclass(frozen=True, slots=True)
+class Academy:
+    """Who takes part."""
+
+    ana: Member
+    bea: Member
+    root: Member
+
+
+@pytest.fixture(params=[Rest, Grpc])
+def client(request: pytest.FixtureRequest, shared: Running) -> Client:
+    make: Callable[[Running], Client] = request.param
+    return make(shared)
+
+
+async def gathered(shared: Running, client: Client) -> Academy:
+    def member(who: SignedIn) -> Member:
+        return Member(client, str(who.user.id), who.tokens.access_token)
+
+    ana, bea = await shared.signed_in(), await shared.signed_in()
+    root = await shared.signed_in(Role.ADMIN)
+    return Academy(member(ana), member(bea), member(root))
+
+
+async def test_two_members(shared: Running, client: Client) -> None:
+    """What the other sees is right at each step, also the second time it is read."""
+    here = await gathered(shared, client)
+    ana, bea = here.ana, here.bea
+    await profiles_are_made(ana, bea)
+    await one_follows_the_other(ana, bea)
+    category = await here.root("CreateCategory", slug=f"c-{uuid4()}", name="Numbers")
+    post = await ana(
+        "CreatePost", title="On numbers", body="Many.", category_id=category["id"]
+    )
+    await the_post_is_seen(bea, ana.id, post, category)
+    await the_post_changes(ana, bea, post)
+    await bea("UnfollowUser", id=ana.id)
+    for _ in range(2):
+        assert (await bea("ListFollowers", id=ana.id))["items"] == []
+        assert (await bea("GetUserOverview", id=ana.id))["followers"] == []
+    await ana("DeleteUser", id=ana.id)
+    await nothing_is_left(bea, ana.id, post, category)
+    assert await here.root.refused("DeleteCategory", id=category["id"]) == (
+        "CATEGORY_IN_USE"  # she may come back
+    )
+
+
+async def profiles_are_made(ana: Member, bea: Member) -> None:
+    made = await ana("CreateUserProfile", display_name="Ana", locale="es")
+    await bea("CreateUserProfile", user_id=bea.id, display_name="Bea")
+    assert await bea("GetUserProfile", user_id=ana.id) == made
+    await ana("UpdateUserProfile", user_id=ana.id, bio="Reads.")
+    for _ in range(2):
+        assert (await bea("GetUserProfile", user_id=ana.id))["bio"] == "Reads."
+    private = {"profile_visibility": "PROFILE_VISIBILITY_PRIVATE"}
+    await ana("UpdateUserSettings", **private)
+    assert await bea.refused("GetUserProfile", user_id=ana.id) == "PROFILE_NOT_FOUND"
+    assert (await ana("GetUserProfile", user_id=ana.id))["bio"] == "Reads."
+    await ana("UpdateUserSettings", theme="THEME_DARK")
+    assert (await ana("GetUserSettings"))["theme"] == "THEME_DARK"
+    assert (await bea("GetUserProfile", user_id=ana.id))["displayName"] == "Ana"
+
+
+async def one_follows_the_other(ana: Member, bea: Member) -> None:
+    before = (await bea("GetUserScore", id=ana.id))["score"]
+    for _ in range(2):
+        await bea("FollowUser", id=ana.id)
+        listed = await bea("ListFollowers", id=ana.id)
+        assert [user["id"] for user in listed["items"]] == [bea.id]
+        assert listed["total"] == 1
+    listed = await ana("ListFollowing", id=bea.id)
+    assert [user["id"] for user in listed["items"]] == [ana.id]
+    assert await ana.refused("FollowUser", id=ana.id) == "SELF_FOLLOW"
+    assert (await bea("GetUserScore", id=ana.id))["score"] > before
+
+
+async def the_post_is_seen(
+    bea: Member, ana_id: str, post: dict[str, Any], category: dict[str, Any]
+) -> None:
+    for _ in range(2):
+        assert await bea("GetPost", id=post["id"]) == post
+        for fields in ({"author_id": ana_id}, {"category_id": category["id"]}):
+            (found,) = (await bea("ListPosts", **fields))["items"]
+            assert found == post | {"body": ""}
+        overview = await bea("GetUserOverview", id=ana_id)
+        assert overview["user"]["id"] == ana_id
+        assert [found["id"] for found in overview["posts"]] == [post["id"]]
+        assert [user["id"] for user in overview["followers"]] == [bea.id]
+        assert (overview["postCount"], overview["followerCount"]) == (1, 1)
+        assert overview["missing"] == []
+    weights = {"weights.posts": 0.5, "weights.followers": 0.5}
+    scored = await bea("GetUserScore", id=ana_id, **weights)
+    assert scored["score"] == pytest.approx(100 * (0.5 / 21 + 0.5 / 51))
+    wrong = {"weights.posts": 0.5}
+    assert await bea.refused("GetUserScore", id=ana_id, **wrong) == "INVALID_FIELDS"
+
+
+async def the_post_changes(ana: Member, bea: Member, post: dict[str, Any]) -> None:
+    assert await bea.refused("UpdatePost", id=post["id"], title="x") == "ACCESS_DENIED"
+    changed = await ana("UpdatePost", id=post["id"], title="On more numbers")
+    for _ in range(2):
+        assert await bea("GetPost", id=post["id"]) == changed
+    stale = {"id": post["id"], "title": "x", "etag": post["etag"]}
+    assert await ana.refused("UpdatePost", **stale) == "ETAG_MISMATCH"
+    draft = await ana("CreatePost", title="x", body="y", state="POST_STATE_DRAFT")
+    assert await bea.refused("GetPost", id=draft["id"]) == "POST_NOT_FOUND"
+    await ana("DeletePost", id=draft["id"])
+    assert await ana.refused("GetPost", id=draft["id"]) == "POST_NOT_FOUND"
+
+
+async def nothing_is_left(
+    bea: Member, ana_id: str, post: dict[str, Any], category: dict[str, Any]
+) -> None:
+    for name in ("GetUser", "GetUserOverview", "GetUserScore", "ListFollowers"):
+        assert await bea.refused(name, id=ana_id) == "USER_NOT_FOUND"
+    assert await bea.refused("GetUserProfile", user_id=ana_id) == "PROFILE_NOT_FOUND"
+    assert await bea.refused("GetPost", id=post["id"]) == "POST_NOT_FOUND"
+    assert (await bea("ListPosts", category_id=category["id"]))["items"] == []
+    assert (await bea("ListFollowing", id=bea.id))["items"] == []
+
+
+REQUESTS = [
+    ("post", "/api/v1/user-profiles", {"displayName": ""}, "displayName"),
+    ("post", "/api/v1/user-profiles", {"displayName": "A", "age": 5}, "age"),
+    ("patch", "/api/v1/user-profiles/{id}", {"locale": "-"}, "profile.locale"),
+    ("put", "/api/v1/user-settings", {"theme": "PINK"}, "settings.theme"),
+    (
+        "put",
+        "/api/v1/user-settings",
+        {"notifications": {"digest": "yes"}},
+        "settings.notifications.digest",
+    ),
+    ("put", "/api/v1/users/0/follow", {}, "id"),
+    ("get", "/api/v1/users/{id}/followers?page=0", None, "page"),
+    ("get", "/api/v1/users/{id}/followers?sort_by=id", None, "sortBy"),
+    ("get", "/api/v1/users/{id}/score?weights.posts=2", None, "weights.posts"),
+    ("get", "/api/v1/users/{id}/score?weights.posts=NaN", None, "weights.posts"),
+    ("get", "/api/v1/users/{id}/score?weights.posts=1e999", None, "weights.posts"),
+    ("get", "/api/v1/users/{id}/score?weights.luck=1", None, "weights.luck"),
+    ("get", "/api/v1/users/{id}/score?weights.posts=0.5", None, "weights"),
+    ("post", "/api/v1/posts", {"title": "", "body": "x"}, "title"),
+    ("post", "/api/v1/posts", {"title": "x", "body": 5}, "body"),
+    ("post", "/api/v1/posts", {"title": "x", "body": "y", "state": "X"}, "state"),
+    ("post", "/api/v1/posts", {"title": "x", "body": "y", "authorId": 1}, "authorId"),
+    ("get", "/api/v1/posts?category_id=x", None, "categoryId"),
+    ("get", "/api/v1/posts?since=yesterday", None, "since"),
+    ("get", "/api/v1/users/{id}/posts?author_id=9", None, "authorId"),
+]
+
+
+@pytest.mark.parametrize(("method", "path", "body", "field"), REQUESTS)
+async def test_bad_input_names_the_field(
+    shared: Running, method: str, path: str, body: object, field: str
+) -> None:
+    """R32: 400 with the field's name, and nothing half written."""
+    ana = await shared.signed_in()
+    await shared.http.post(
+        "/api/v1/user-profiles", json={"displayName": "Ana"}, headers=ana.headers
+    )
+    path = path.format(id=ana.user.id)
+    before = await state_of(shared, ana)
+    response = await shared.http.request(method, path, json=body, headers=ana.headers)
+    told = response.json()
+    assert response.status_code == 400, told
+    found = [
+        violation["field"]
+        for detail in told["details"]
+        if detail["@type"].endswith("BadRequest")
+        for violation in detail["fieldViolations"]
+    ]
+    assert found == [field]
+    assert await state_of(shared, ana) == before
+
+
+async def state_of(shared: Running, who: SignedIn) -> list[bytes]:
+    paths = [
+        f"/api/v1/user-profiles/{who.user.id}",
+        "/api/v1/user-settings",
+        f"/api/v1/users/{who.user.id}/posts",
+        f"/api/v1/users/{who.user.id}/following",
+    ]
+    return [(await shared.http.get(p, headers=who.headers)).content for p in paths]
+
+
+async def test_if_match(shared: Running) -> None:
+    """A post's ETag is its etag; a stale one is 412, on PATCH and on DELETE."""
+    ana = await shared.signed_in()
+    made = await shared.http.post(
+        "/api/v1/posts", json={"title": "x", "body": "y"}, headers=ana.headers
+    )
+    path, tag = f"/api/v1/posts/{made.json()['id']}", made.headers["etag"]
+    assert tag == f'"{made.json()["etag"]}"'
+    known = ana.headers | {"if-match": tag}
+    changed = await shared.http.patch(path, json={"title": "z"}, headers=known)
+    assert changed.status_code == 200
+    for verb, content in (("PATCH", {"title": "w"}), ("DELETE", None)):
+        response = await shared.http.request(verb, path, json=content, headers=known)
+        assert (response.status_code, response.json()["errorCode"]) == (
+            412,
+            "ETAG_MISMATCH",
+        )
+    known["if-match"] = changed.headers["etag"]
+    gone = await shared.http.request("DELETE", path, headers=known)
+    assert gone.status_code == 204
+
+
+async def test_put_needs_no_body(shared: Running) -> None:
+    ana, bea = await shared.signed_in(), await shared.signed_in()
+    path = f"/api/v1/users/{bea.user.id}/follow"
+    for verb in ("PUT", "PUT", "DELETE", "DELETE"):
+        response = await shared.http.request(verb, path, headers=ana.headers)
+        assert (response.status_code, response.content) == (204, b"")

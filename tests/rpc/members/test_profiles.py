@@ -1,0 +1,201 @@
+"""Profiles and settings over gRPC, with the full chain."""
+
+import asyncio
+from typing import Any
+from uuid import uuid4
+
+import grpc
+import pytest
+
+from blatam.user.v1 import profile_pb2, settings_pb2, user_pb2
+from server.domain.users import Role
+from tests.running import Running, SignedIn
+from tests.status import refusal
+
+ANA = {
+    "display_name": "Ana María",
+    "bio": "Reads.",
+    "avatar_url": "https://example.com/ana.png?s=1",
+    "locale": "es-CO",
+    "time_zone": "America/Bogota",
+}
+
+
+async def create(
+    service: Running, who: SignedIn, **values: Any
+) -> profile_pb2.UserProfile:
+    request = profile_pb2.CreateUserProfileRequest(**ANA | values)
+    made = await service.users.CreateUserProfile(request, metadata=who.metadata)
+    return made.profile
+
+
+async def read(
+    service: Running, who: SignedIn, user_id: int
+) -> profile_pb2.UserProfile:
+    request = profile_pb2.GetUserProfileRequest(user_id=user_id)
+    found = await service.users.GetUserProfile(request, metadata=who.metadata)
+    return found.profile
+
+
+def update(
+    who: SignedIn, *paths: str, etag: str = "", request_id: str = "", **values: Any
+) -> profile_pb2.UpdateUserProfileRequest:
+    given = profile_pb2.UserProfile(user_id=who.user.id, etag=etag, **values)
+    request = profile_pb2.UpdateUserProfileRequest(profile=given, request_id=request_id)
+    request.update_mask.paths.extend(paths)
+    return request
+
+
+async def privacy(service: Running, who: SignedIn, *, private: bool) -> None:
+    wanted = (
+        settings_pb2.PROFILE_VISIBILITY_PRIVATE
+        if private
+        else settings_pb2.PROFILE_VISIBILITY_MEMBERS
+    )
+    request = settings_pb2.UpdateUserSettingsRequest()
+    request.settings.profile_visibility = wanted
+    await service.users.UpdateUserSettings(request, metadata=who.metadata)
+
+
+async def test_members_read_what_a_member_says(shared: Running) -> None:
+    ana, bea = await shared.signed_in(), await shared.signed_in()
+    made = await create(shared, ana)
+    assert made.user_id == ana.user.id
+    assert {name: getattr(made, name) for name in ANA} == ANA
+    assert await read(shared, bea, ana.user.id) == made
+    refused = await refusal(create(shared, ana))
+    assert (refused.code, refused.reason) == (
+        grpc.StatusCode.ALREADY_EXISTS,
+        "PROFILE_EXISTS",
+    )
+    refused = await refusal(read(shared, ana, bea.user.id))
+    assert refused.reason == "PROFILE_NOT_FOUND"
+
+
+@pytest.mark.parametrize(
+    ("fields", "violation"),
+    [
+        ({"user_id": -1}, ("userId", "int64.gte")),
+        ({"display_name": ""}, ("displayName", "string.min_len")),
+        ({"display_name": "a" * 101}, ("displayName", "string.max_len")),
+        ({"display_name": "a\0"}, ("displayName", "string.no_nul")),
+        ({"bio": "é" * 2001}, ("bio", "string.max_len")),
+        ({"avatar_url": "javascript:alert(1)"}, ("avatarUrl", "avatar_url.form")),
+        ({"avatar_url": "//x.co/a.png"}, ("avatarUrl", "avatar_url.form")),
+        ({"avatar_url": "https://a b.co"}, ("avatarUrl", "avatar_url.form")),
+        ({"avatar_url": "https://u:p@x.co/a"}, ("avatarUrl", "avatar_url.form")),
+        ({"avatar_url": "https://x.co/" + "a" * 2048}, ("avatarUrl", "string.max_len")),
+        ({"locale": "spanish_CO"}, ("locale", "locale.form")),
+        ({"locale": "es\n"}, ("locale", "locale.form")),
+        ({"time_zone": "../../etc/passwd"}, ("timeZone", "time_zone.form")),
+        ({"time_zone": "Mars/Phobos"}, ("timeZone", "time_zone.known")),
+        ({"time_zone": "posix/UTC"}, ("timeZone", "time_zone.known")),
+        ({"request_id": "x"}, ("requestId", "string.uuid")),
+    ],
+)  # fmt: skip
+async def test_bad_profiles_name_the_field(
+    shared: Running, fields: dict[str, Any], violation: tuple[str, str]
+) -> None:
+    """A clear error, and nothing half written."""
+    ana = await shared.signed_in()
+    refused = await refusal(create(shared, ana, **fields))
+    assert refused.code is grpc.StatusCode.INVALID_ARGUMENT
+    assert refused.violations == {violation}
+    assert violation[0] in refused.message
+    refused = await refusal(read(shared, ana, ana.user.id))
+    assert refused.reason == "PROFILE_NOT_FOUND"
+
+
+async def test_only_the_member_and_admins_write(shared: Running) -> None:
+    ana, bea = await shared.signed_in(), await shared.signed_in()
+    root = await shared.signed_in(Role.ADMIN)
+    refused = await refusal(create(shared, bea, user_id=ana.user.id))
+    assert refused.code is grpc.StatusCode.PERMISSION_DENIED
+    made = await create(shared, root, user_id=ana.user.id)
+    assert made.user_id == ana.user.id
+    request = update(ana, display_name="Bea was here")
+    refused = await refusal(
+        shared.users.UpdateUserProfile(request, metadata=bea.metadata)
+    )
+    assert refused.code is grpc.StatusCode.PERMISSION_DENIED
+    changed = await shared.users.UpdateUserProfile(request, metadata=root.metadata)
+    assert changed.profile.display_name == "Bea was here"
+    nobody = profile_pb2.CreateUserProfileRequest(user_id=10**9, display_name="x")
+    refused = await refusal(
+        shared.users.CreateUserProfile(nobody, metadata=root.metadata)
+    )
+    assert refused.reason == "USER_NOT_FOUND"
+
+
+async def test_single_fields_change(shared: Running) -> None:
+    """By mask, or by what is set; a stale etag and unwritable fields are refused."""
+    ana = await shared.signed_in()
+    made = await create(shared, ana)
+    call = shared.users.UpdateUserProfile
+    request = update(ana, "bio", "locale", bio="", locale="pt-BR")
+    changed = (await call(request, metadata=ana.metadata)).profile
+    assert (changed.bio, changed.locale) == ("", "pt-BR")
+    assert changed.display_name == made.display_name
+    assert changed.etag != made.etag
+    stale = update(ana, display_name="Other", etag=made.etag)
+    refused = await refusal(call(stale, metadata=ana.metadata))
+    assert (refused.code, refused.reason) == (
+        grpc.StatusCode.ABORTED,
+        "ETAG_MISMATCH",
+    )
+    for bad, violation in (
+        (update(ana, "display_name"), ("profile.displayName", "required")),
+        (update(ana), ("updateMask", "required")),
+        (
+            update(ana, "created_at"),
+            ("profile.createdAt", "update_mask.not_writable"),
+        ),
+        (update(ana, "*"), ("profile.*", "update_mask.not_writable")),
+        (update(ana, time_zone="Mars/Phobos"),
+         ("profile.timeZone", "time_zone.known")),
+        (update(ana, locale="-"), ("profile.locale", "locale.form")),
+    ):  # fmt: skip
+        refused = await refusal(call(bad, metadata=ana.metadata))
+        assert refused.violations == {violation}
+    assert await read(shared, ana, ana.user.id) == changed
+
+
+async def test_repeats_change_once(shared: Running) -> None:
+    """L14: a repeat of a write is given the first answer."""
+    ana = await shared.signed_in()
+    request_id = str(uuid4())
+    made = await asyncio.gather(
+        *(create(shared, ana, request_id=request_id) for _ in range(5))
+    )
+    assert len({profile.SerializeToString() for profile in made}) == 1
+    request = update(ana, bio="new", request_id=str(uuid4()))
+    call = shared.users.UpdateUserProfile
+    changed = [await call(request, metadata=ana.metadata) for _ in range(3)]
+    assert {answer.profile.etag for answer in changed} == {"2"}
+
+
+async def test_a_private_profile_is_not_there_for_others(shared: Running) -> None:
+    """NOT_FOUND as if there were none; the member and admins read it all the same."""
+    ana, bea = await shared.signed_in(), await shared.signed_in()
+    root = await shared.signed_in(Role.ADMIN)
+    made = await create(shared, ana)
+    await privacy(shared, ana, private=True)
+    refused = await refusal(read(shared, bea, ana.user.id))
+    none = await refusal(read(shared, bea, bea.user.id))
+    assert (refused.code, refused.reason) == (none.code, none.reason)
+    for who in (ana, root):
+        assert await read(shared, who, ana.user.id) == made
+    await privacy(shared, ana, private=False)
+    assert await read(shared, bea, ana.user.id) == made
+
+
+async def test_a_deleted_members_profile_is_gone(shared: Running) -> None:
+    ana, root = await shared.signed_in(), await shared.signed_in(Role.ADMIN)
+    made = await create(shared, ana)
+    gone = user_pb2.DeleteUserRequest(id=ana.user.id)
+    await shared.users.DeleteUser(gone, metadata=ana.metadata)
+    refused = await refusal(read(shared, root, ana.user.id))
+    assert refused.reason == "PROFILE_NOT_FOUND"
+    back = user_pb2.UndeleteUserRequest(id=ana.user.id)
+    await shared.users.UndeleteUser(back, metadata=root.metadata)
+    assert await read(shared, root, ana.user.id) == made

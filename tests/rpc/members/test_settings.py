@@ -1,0 +1,97 @@
+"""Settings over gRPC, with the full chain."""
+
+import asyncio
+
+import grpc
+from google.rpc import error_details_pb2
+
+from blatam.auth.v1 import auth_pb2
+from blatam.user.v1 import settings_pb2 as pb
+from server.domain.users import Role
+from tests.running import Running, SignedIn
+from tests.status import refusal
+
+DARK = pb.UserSettings(
+    notifications=pb.NotificationSettings(followed_posts=True, digest=True),
+    theme=pb.THEME_DARK,
+    profile_visibility=pb.PROFILE_VISIBILITY_PRIVATE,
+)
+
+
+async def read(service: Running, who: SignedIn) -> pb.UserSettings:
+    request = pb.GetUserSettingsRequest()
+    found = await service.users.GetUserSettings(request, metadata=who.metadata)
+    return found.settings
+
+
+async def replace(
+    service: Running, who: SignedIn, settings: pb.UserSettings, etag: str = ""
+) -> pb.UserSettings:
+    request = pb.UpdateUserSettingsRequest(settings=settings)
+    request.settings.etag = etag
+    done = await service.users.UpdateUserSettings(request, metadata=who.metadata)
+    return done.settings
+
+
+async def test_they_are_replaced_whole(shared: Running) -> None:
+    """What is left out goes back to its default; nobody else's are touched."""
+    ana, bea = await shared.signed_in(), await shared.signed_in()
+    default = await read(shared, ana)
+    assert default.theme == pb.THEME_SYSTEM
+    assert default.profile_visibility == pb.PROFILE_VISIBILITY_MEMBERS
+    assert default.notifications == pb.NotificationSettings()
+    dark = await replace(shared, ana, DARK)
+    assert await read(shared, ana) == dark
+    assert dark.notifications == DARK.notifications
+    light = await replace(shared, ana, pb.UserSettings(theme=pb.THEME_LIGHT))
+    assert light.profile_visibility == pb.PROFILE_VISIBILITY_MEMBERS
+    assert light.notifications == pb.NotificationSettings()
+    assert await read(shared, bea) == default
+
+
+async def test_an_etag_holds_them_together(shared: Running) -> None:
+    """Of writers who know one version one succeeds; the same again changes nothing."""
+    ana = await shared.signed_in()
+    known = (await read(shared, ana)).etag
+    themes = (pb.THEME_DARK, pb.THEME_LIGHT, pb.THEME_DARK)
+    outcomes = await asyncio.gather(
+        *(replace(shared, ana, pb.UserSettings(theme=t), known) for t in themes),
+        return_exceptions=True,
+    )
+    written = [o for o in outcomes if isinstance(o, pb.UserSettings)]
+    assert len(written) == 1
+    refused = await refusal(replace(shared, ana, DARK, known))
+    assert refused.code is grpc.StatusCode.ABORTED
+    info = refused.detail(error_details_pb2.ErrorInfo)
+    assert dict(info.metadata) == {"etag": written[0].etag}
+    again = await replace(shared, ana, written[0], written[0].etag)
+    assert again == written[0]
+
+
+async def test_bad_settings_name_the_field(shared: Running) -> None:
+    ana = await shared.signed_in()
+    before = await read(shared, ana)
+    bad = [
+        (pb.UserSettings(theme=pb.Theme.ValueType(9)), "settings.theme"),
+        (
+            pb.UserSettings(profile_visibility=pb.ProfileVisibility.ValueType(9)),
+            "settings.profileVisibility",
+        ),
+    ]
+    for settings, field in bad:
+        refused = await refusal(replace(shared, ana, settings))
+        assert refused.violations == {(field, "enum.defined_only")}
+    empty = pb.UpdateUserSettingsRequest()
+    refused = await refusal(
+        shared.users.UpdateUserSettings(empty, metadata=ana.metadata)
+    )
+    assert refused.violations == {("settings", "required")}
+    assert await read(shared, ana) == before
+
+
+async def test_services_have_none(shared: Running) -> None:
+    root = await shared.signed_in(Role.ADMIN)
+    request = auth_pb2.CreateServiceKeyRequest(name="test")
+    made = await shared.auth.CreateServiceKey(request, metadata=root.metadata)
+    key = SignedIn(root.user, auth_pb2.TokenPair(access_token=made.secret))
+    assert (await refusal(read(shared, key))).reason == "USER_REQUIRED"

@@ -1,0 +1,155 @@
+"""Categories over gRPC, with the full chain."""
+
+import asyncio
+from typing import Any
+from uuid import uuid4
+
+import grpc
+import pytest
+
+from blatam.post.v1 import category_pb2 as pb
+from blatam.post.v1 import post_pb2
+from server.domain.users import Role
+from tests.running import Running, SignedIn
+from tests.status import refusal
+
+
+async def create(service: Running, who: SignedIn, **values: Any) -> pb.Category:
+    request = pb.CreateCategoryRequest(**{"name": "Numbers"} | values)
+    made = await service.posts.CreateCategory(request, metadata=who.metadata)
+    return made.category
+
+
+async def delete(service: Running, who: SignedIn, category_id: int, **f: Any) -> None:
+    request = pb.DeleteCategoryRequest(id=category_id, **f)
+    await service.posts.DeleteCategory(request, metadata=who.metadata)
+
+
+def slug() -> str:
+    return f"c-{uuid4()}"
+
+
+async def test_slugs_are_unique(shared: Running) -> None:
+    """The constraint decides: of many at once one is made."""
+    root = await shared.signed_in(Role.ADMIN)
+    taken = slug()
+    outcomes = await asyncio.gather(
+        *(create(shared, root, slug=taken) for _ in range(8)), return_exceptions=True
+    )
+    made = [o for o in outcomes if isinstance(o, pb.Category)]
+    assert len(made) == 1
+    refused = await refusal(create(shared, root, slug=taken))
+    assert (refused.code, refused.reason) == (
+        grpc.StatusCode.ALREADY_EXISTS,
+        "SLUG_TAKEN",
+    )
+    other = await create(shared, root, slug=slug())
+    request = pb.UpdateCategoryRequest(category=pb.Category(id=other.id, slug=taken))
+    call = shared.posts.UpdateCategory(request, metadata=root.metadata)
+    assert (await refusal(call)).reason == "SLUG_TAKEN"
+
+
+@pytest.mark.parametrize(
+    ("fields", "violations"),
+    [
+        ({"slug": ""}, {("slug", "string.min_len"), ("slug", "slug.form")}),
+        ({"slug": "a" * 101}, {("slug", "string.max_len")}),
+        ({"slug": "Numbers"}, {("slug", "slug.form")}),
+        ({"slug": "a--b"}, {("slug", "slug.form")}),
+        ({"slug": "a-b\n"}, {("slug", "slug.form")}),
+        ({"name": ""}, {("name", "string.min_len")}),
+        ({"name": "a" * 101}, {("name", "string.max_len")}),
+        ({"name": "\0"}, {("name", "string.no_nul")}),
+        ({"request_id": "x"}, {("requestId", "string.uuid")}),
+    ],
+)
+async def test_bad_categories_name_the_field(
+    service: Running, fields: dict[str, Any], violations: set[tuple[str, str]]
+) -> None:
+    """A clear error, and nothing half written."""
+    root = await service.signed_in(Role.ADMIN)
+    refused = await refusal(create(service, root, **{"slug": "a"} | fields))
+    assert refused.violations == violations
+    listed = await service.posts.ListCategories(
+        pb.ListCategoriesRequest(), metadata=root.metadata
+    )
+    assert listed.total == 0
+
+
+async def test_they_change_by_mask_and_etag(shared: Running) -> None:
+    root = await shared.signed_in(Role.ADMIN)
+    made = await create(shared, root, slug=slug())
+    call = shared.posts.UpdateCategory
+    request = pb.UpdateCategoryRequest(
+        category=pb.Category(id=made.id, name="Shapes", etag=made.etag)
+    )
+    changed = (await call(request, metadata=root.metadata)).category
+    assert (changed.name, changed.slug) == ("Shapes", made.slug)
+    refused = await refusal(call(request, metadata=root.metadata))
+    assert refused.reason == "ETAG_MISMATCH"
+    request.category.etag = ""
+    request.update_mask.paths.append("created_at")
+    refused = await refusal(call(request, metadata=root.metadata))
+    assert refused.violations == {("category.createdAt", "update_mask.not_writable")}
+    request.category.id = 10**9
+    request.update_mask.paths[:] = ["name"]
+    refused = await refusal(call(request, metadata=root.metadata))
+    assert refused.reason == "CATEGORY_NOT_FOUND"
+
+
+async def test_one_in_use_stays(shared: Running) -> None:
+    """By a draft, too; once its posts are deleted or moved it may go."""
+    root, ana = await shared.signed_in(Role.ADMIN), await shared.signed_in()
+    made = await create(shared, root, slug=slug())
+    request = post_pb2.CreatePostRequest(
+        title="x", body="y", category_id=made.id, state=post_pb2.POST_STATE_DRAFT
+    )
+    post = (await shared.posts.CreatePost(request, metadata=ana.metadata)).post
+    refused = await refusal(delete(shared, root, made.id))
+    assert (refused.code, refused.reason) == (
+        grpc.StatusCode.FAILED_PRECONDITION,
+        "CATEGORY_IN_USE",
+    )
+    gone = post_pb2.DeletePostRequest(id=post.id)
+    await shared.posts.DeletePost(gone, metadata=ana.metadata)
+    stale = delete(shared, root, made.id, etag="ff")
+    assert (await refusal(stale)).reason == "ETAG_MISMATCH"
+    await delete(shared, root, made.id)
+    refused = await refusal(delete(shared, root, made.id))
+    assert refused.reason == "CATEGORY_NOT_FOUND"
+
+
+async def test_a_post_and_the_end_of_its_category_race(shared: Running) -> None:
+    """Whoever is first wins: no post ever stands in a category that is not there."""
+    root, ana = await shared.signed_in(Role.ADMIN), await shared.signed_in()
+    for _ in range(5):
+        made = await create(shared, root, slug=slug())
+        request = post_pb2.CreatePostRequest(title="x", body="y", category_id=made.id)
+        written, ended = await asyncio.gather(
+            shared.posts.CreatePost(request, metadata=ana.metadata),
+            delete(shared, root, made.id),
+            return_exceptions=True,
+        )
+        assert isinstance(written, Exception) is not isinstance(ended, Exception)
+
+
+async def test_pages(service: Running) -> None:
+    """Every one once, by token, in every order."""
+    root = await service.signed_in(Role.ADMIN)
+    made = [await create(service, root, slug=name) for name in ("b", "a", "c")]
+    for sort_by, order in (
+        ("", [0, 1, 2]),
+        ("-created_at", [2, 1, 0]),
+        ("slug", [1, 0, 2]),
+        ("-slug", [2, 0, 1]),
+    ):
+        seen: list[int] = []
+        page = pb.ListCategoriesResponse(has_next=True)
+        while page.has_next:
+            request = pb.ListCategoriesRequest(
+                page_size=1, sort_by=sort_by, page_token=page.next_page_token
+            )
+            page = await service.posts.ListCategories(request, metadata=root.metadata)
+            seen += [category.id for category in page.items]
+            assert page.total == 3
+        assert seen == [made[n].id for n in order]

@@ -1,0 +1,328 @@
+"""Posts over gRPC, with the full chain."""
+
+import asyncio
+from typing import Any
+from uuid import uuid4
+
+import grpc
+import pytest
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from blatam.post.v1 import category_pb2
+from blatam.post.v1 import post_pb2 as pb
+from blatam.user.v1 import user_pb2
+from server.domain.users import Role
+from tests.running import Running, SignedIn
+from tests.status import refusal
+
+TEXT = {"title": "On numbers", "body": "There are many. " * 20}
+
+
+async def write(service: Running, who: SignedIn, **values: Any) -> pb.Post:
+    request = pb.CreatePostRequest(**TEXT | values)
+    made = await service.posts.CreatePost(request, metadata=who.metadata)
+    return made.post
+
+
+async def read(service: Running, who: SignedIn, post_id: int) -> pb.Post:
+    request = pb.GetPostRequest(id=post_id)
+    return (await service.posts.GetPost(request, metadata=who.metadata)).post
+
+
+async def listed(
+    service: Running, who: SignedIn, **fields: Any
+) -> pb.ListPostsResponse:
+    request = pb.ListPostsRequest(**fields)
+    return await service.posts.ListPosts(request, metadata=who.metadata)
+
+
+def update(
+    post: pb.Post, *paths: str, etag: str = "", request_id: str = "", **values: Any
+) -> pb.UpdatePostRequest:
+    given = pb.Post(id=post.id, etag=etag, **values)
+    request = pb.UpdatePostRequest(post=given, request_id=request_id)
+    request.update_mask.paths.extend(paths)
+    return request
+
+
+async def category(service: Running) -> category_pb2.Category:
+    root = await service.signed_in(Role.ADMIN)
+    request = category_pb2.CreateCategoryRequest(slug=f"c-{uuid4()}", name="Numbers")
+    made = await service.posts.CreateCategory(request, metadata=root.metadata)
+    return made.category
+
+
+async def test_what_is_written_is_read(shared: Running) -> None:
+    """With its author by name and its category; lists leave the body out."""
+    ana, bea = await shared.signed_in(), await shared.signed_in()
+    numbers = await category(shared)
+    post = await write(shared, ana, category_id=numbers.id)
+    assert (post.title, post.body) == (TEXT["title"], TEXT["body"])
+    assert (post.author_id, post.author.username) == (ana.user.id, ana.user.username)
+    assert (post.category_id, post.category) == (numbers.id, numbers)
+    assert post.state == pb.POST_STATE_PUBLISHED
+    assert post.excerpt == TEXT["body"][:200]
+    assert await read(shared, bea, post.id) == post
+    (brief,) = (await listed(shared, bea, author_id=ana.user.id)).items
+    assert not brief.body
+    brief.body = post.body
+    assert brief == post
+    page = await listed(shared, bea, author_id=ana.user.id, view=pb.POST_VIEW_FULL)
+    assert list(page.items) == [post]
+
+
+@pytest.mark.parametrize(
+    ("fields", "violation"),
+    [
+        ({"title": ""}, ("title", "string.min_len")),
+        ({"title": "é" * 201}, ("title", "string.max_len")),
+        ({"title": "a\0"}, ("title", "string.no_nul")),
+        ({"body": ""}, ("body", "string.min_len")),
+        ({"body": "é" * 50_001}, ("body", "string.max_len")),
+        ({"body": "\0"}, ("body", "string.no_nul")),
+        ({"category_id": -1}, ("categoryId", "int64.gte")),
+        ({"category_id": 10**9}, ("categoryId", "category_id.known")),
+        ({"state": 3}, ("state", "enum.defined_only")),
+        ({"request_id": "x"}, ("requestId", "string.uuid")),
+    ],
+)
+async def test_bad_posts_name_the_field(
+    shared: Running, fields: dict[str, Any], violation: tuple[str, str]
+) -> None:
+    """A clear error, and nothing half written."""
+    ana = await shared.signed_in()
+    refused = await refusal(write(shared, ana, **fields))
+    assert refused.code is grpc.StatusCode.INVALID_ARGUMENT
+    assert refused.violations == {violation}
+    assert violation[0] in refused.message
+    assert (await listed(shared, ana, author_id=ana.user.id)).total == 0
+
+
+async def test_the_longest_post(shared: Running) -> None:
+    """200 and 50,000 characters, of four bytes each; 20 of them fit on a page."""
+    ana = await shared.signed_in()
+    long = {"title": "😀" * 200, "body": "😀" * 50_000}
+    posts = [await write(shared, ana, **long) for _ in range(20)]
+    page = await listed(
+        shared, ana, author_id=ana.user.id, view=pb.POST_VIEW_FULL, page_size=20
+    )
+    assert list(page.items) == posts[::-1]
+    too_many = listed(shared, ana, view=pb.POST_VIEW_FULL, page_size=21)
+    assert (await refusal(too_many)).violations == {("pageSize", "page_size.whole")}
+
+
+async def test_drafts_are_their_authors(shared: Running) -> None:
+    """Nobody else sees, lists or finds them, but admins; published, everybody does."""
+    ana, bea = await shared.signed_in(), await shared.signed_in()
+    root = await shared.signed_in(Role.ADMIN)
+    draft = await write(shared, ana, state=pb.POST_STATE_DRAFT)
+    refused = await refusal(read(shared, bea, draft.id))
+    assert (refused.code, refused.reason) == (
+        grpc.StatusCode.NOT_FOUND,
+        "POST_NOT_FOUND",
+    )
+    mine = {"author_id": ana.user.id}
+    for fields in ({}, {"state": pb.POST_STATE_DRAFT}):
+        assert (await listed(shared, bea, **mine, **fields)).total == 0
+        for who in (ana, root):
+            found = await listed(shared, who, **mine, **fields)
+            assert [post.id for post in found.items] == [draft.id]
+    assert draft.id in {p.id for p in (await listed(shared, ana)).items}
+    assert draft.id not in {p.id for p in (await listed(shared, bea)).items}
+    for call in (
+        shared.posts.UpdatePost(update(draft, title="x"), metadata=bea.metadata),
+        shared.posts.DeletePost(
+            pb.DeletePostRequest(id=draft.id), metadata=bea.metadata
+        ),
+    ):
+        assert (await refusal(call)).reason == "POST_NOT_FOUND"
+    request = update(draft, state=pb.POST_STATE_PUBLISHED)
+    await shared.posts.UpdatePost(request, metadata=ana.metadata)
+    assert (await read(shared, bea, draft.id)).state == pb.POST_STATE_PUBLISHED
+    assert (await listed(shared, bea, **mine)).total == 1
+
+
+async def test_only_the_author_and_admins_write(shared: Running) -> None:
+    ana, bea = await shared.signed_in(), await shared.signed_in()
+    root = await shared.signed_in(Role.ADMIN)
+    post = await write(shared, ana)
+    for call in (
+        shared.posts.UpdatePost(update(post, title="x"), metadata=bea.metadata),
+        shared.posts.DeletePost(
+            pb.DeletePostRequest(id=post.id), metadata=bea.metadata
+        ),
+    ):
+        refused = await refusal(call)
+        assert (refused.code, refused.reason) == (
+            grpc.StatusCode.PERMISSION_DENIED,
+            "ACCESS_DENIED",
+        )
+    assert await read(shared, bea, post.id) == post
+    changed = await shared.posts.UpdatePost(
+        update(post, title="By root"), metadata=root.metadata
+    )
+    assert (changed.post.title, changed.post.author_id) == ("By root", ana.user.id)
+    await shared.posts.DeletePost(
+        pb.DeletePostRequest(id=post.id), metadata=root.metadata
+    )
+    assert (await refusal(read(shared, ana, post.id))).reason == "POST_NOT_FOUND"
+
+
+async def test_single_fields_change(shared: Running) -> None:
+    """By mask, or by what is set; a stale etag and unwritable fields are refused."""
+    ana = await shared.signed_in()
+    numbers = await category(shared)
+    post = await write(shared, ana)
+    call = shared.posts.UpdatePost
+    first = (
+        await call(update(post, category_id=numbers.id), metadata=ana.metadata)
+    ).post
+    assert (first.category_id, first.title) == (numbers.id, post.title)
+    second = (await call(update(post, "category_id"), metadata=ana.metadata)).post
+    assert second.category_id == 0
+    stale = update(post, title="x", etag=first.etag)
+    assert (await refusal(call(stale, metadata=ana.metadata))).reason == "ETAG_MISMATCH"
+    for bad, violation in (
+        (update(post, "title"), ("post.title", "required")),
+        (update(post, "state"), ("post.state", "required")),
+        (update(post), ("updateMask", "required")),
+        (update(post, "author_id", author_id=1),
+         ("post.authorId", "update_mask.not_writable")),
+        (update(post, "*"), ("post.*", "update_mask.not_writable")),
+        (update(post, title="a" * 201), ("post.title", "string.max_len")),
+        (update(post, category_id=10**9),
+         ("post.categoryId", "category_id.known")),
+        (update(pb.Post(), title="x"), ("post", "post.id")),
+    ):  # fmt: skip
+        refused = await refusal(call(bad, metadata=ana.metadata))
+        assert refused.violations == {violation}
+    assert await read(shared, ana, post.id) == second
+    gone = pb.DeletePostRequest(id=post.id, etag=first.etag)
+    refused = await refusal(shared.posts.DeletePost(gone, metadata=ana.metadata))
+    assert refused.code is grpc.StatusCode.ABORTED
+    gone.etag = second.etag
+    await shared.posts.DeletePost(gone, metadata=ana.metadata)
+    refused = await refusal(shared.posts.DeletePost(gone, metadata=ana.metadata))
+    assert refused.reason == "POST_NOT_FOUND"
+
+
+async def test_repeats_write_once(shared: Running) -> None:
+    """L14: a repeat of a write is given the first answer."""
+    ana = await shared.signed_in()
+    request_id = str(uuid4())
+    made = await asyncio.gather(
+        *(write(shared, ana, request_id=request_id) for _ in range(8))
+    )
+    assert len({post.id for post in made}) == 1
+    request = update(made[0], title="New", request_id=str(uuid4()))
+    answers = [
+        await shared.posts.UpdatePost(request, metadata=ana.metadata) for _ in range(3)
+    ]
+    assert {answer.post.etag for answer in answers} == {"2"}
+
+
+async def test_lists_by_author_category_and_time(service: Running) -> None:
+    ana, bea = await service.signed_in(), await service.signed_in()
+    numbers = await category(service)
+    first = await write(service, ana, category_id=numbers.id)
+    second = await write(service, bea, category_id=numbers.id)
+    third = await write(service, ana)
+    between = Timestamp(seconds=second.created_at.seconds)
+    between.nanos = second.created_at.nanos
+    for fields, wanted in (
+        ({}, [third, second, first]),
+        ({"author_id": ana.user.id}, [third, first]),
+        ({"category_id": numbers.id}, [second, first]),
+        ({"category_id": numbers.id, "author_id": ana.user.id}, [first]),
+        ({"since": between}, [third, second]),
+        ({"until": between}, [first]),
+        ({"sort_by": "created_at"}, [first, second, third]),
+        ({"sort_by": "-id"}, [third, second, first]),
+        ({"author_id": 10**9}, []),
+        ({"category_id": 10**9}, []),
+    ):
+        page = await listed(service, bea, **fields)
+        assert [p.id for p in page.items] == [p.id for p in wanted]
+        assert page.total == len(wanted)
+
+
+async def test_following_tokens_gives_every_post_once(service: Running) -> None:
+    """R29: drafts among the published, in order; a token is for one caller and list."""
+    ana, bea = await service.signed_in(), await service.signed_in()
+    posts = [
+        await write(service, ana, state=pb.POST_STATE_DRAFT if n % 3 else 0)
+        for n in range(7)
+    ]
+    for sort_by in ("", "created_at", "id", "-id"):
+        seen: list[int] = []
+        page = pb.ListPostsResponse(has_next=True)
+        while page.has_next:
+            page = await listed(
+                service,
+                ana,
+                page_size=2,
+                sort_by=sort_by,
+                page_token=page.next_page_token,
+            )
+            seen += [post.id for post in page.items]
+            assert page.total == 7
+        by_number = [
+            post.id
+            for number in (1, 2, 3, 4)
+            for post in (
+                await listed(service, ana, page_size=2, page=number, sort_by=sort_by)
+            ).items
+        ]
+        assert by_number == seen
+        newest_first = sort_by in ("", "-id")
+        assert seen == [p.id for p in (posts[::-1] if newest_first else posts)]
+    token = (await listed(service, ana, page_size=2)).next_page_token
+    foreign = {("pageToken", "page_token.foreign")}
+    for call in (
+        listed(service, bea, page_token=token),
+        listed(service, ana, page_token=token, sort_by="id"),
+        listed(service, ana, page_token=token, author_id=ana.user.id),
+    ):
+        assert (await refusal(call)).violations == foreign
+
+
+@pytest.mark.parametrize(
+    ("fields", "violation"),
+    [
+        ({"page": 0}, ("page", "int32.gte")),
+        ({"page": 501}, ("page", "page.reach")),
+        ({"page_size": 0}, ("pageSize", "int32.gte_lte")),
+        ({"sort_by": "title"}, ("sortBy", "string.in")),
+        ({"page_token": "x"}, ("pageToken", "page_token.foreign")),
+        ({"author_id": -1}, ("authorId", "int64.gte")),
+        ({"category_id": -1}, ("categoryId", "int64.gte")),
+        ({"since": Timestamp(seconds=2**60)}, ("since", "timestamp.range")),
+        ({"until": Timestamp(nanos=-1)}, ("until", "timestamp.range")),
+        ({"state": 9}, ("state", "enum.defined_only")),
+        ({"view": 9}, ("view", "enum.defined_only")),
+    ],
+)
+async def test_bad_lists(
+    shared: Running, fields: dict[str, Any], violation: tuple[str, str]
+) -> None:
+    ana = await shared.signed_in()
+    refused = await refusal(listed(shared, ana, **fields))
+    assert refused.code is grpc.StatusCode.INVALID_ARGUMENT
+    assert refused.violations == {violation}
+
+
+async def test_a_deleted_members_posts_vanish(shared: Running) -> None:
+    """From reads, lists, counts and the export, for admins too."""
+    ana, bea = await shared.signed_in(), await shared.signed_in()
+    root = await shared.signed_in(Role.ADMIN)
+    numbers = await category(shared)
+    post = await write(shared, ana, category_id=numbers.id)
+    gone = user_pb2.DeleteUserRequest(id=ana.user.id)
+    await shared.users.DeleteUser(gone, metadata=ana.metadata)
+    for who in (bea, root):
+        assert (await refusal(read(shared, who, post.id))).reason == "POST_NOT_FOUND"
+        assert (await listed(shared, who, author_id=ana.user.id)).total == 0
+        assert (await listed(shared, who, category_id=numbers.id)).total == 0
+    back = user_pb2.UndeleteUserRequest(id=ana.user.id)
+    await shared.users.UndeleteUser(back, metadata=root.metadata)
+    assert await read(shared, bea, post.id) == post

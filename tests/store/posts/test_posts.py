@@ -1,0 +1,181 @@
+"""Posts in Postgres: how many statements, and what indexes, a page costs."""
+
+from datetime import timedelta
+from typing import Any
+
+import pytest
+import pytest_asyncio
+import sqlalchemy as sa
+
+from server.domain.edits import Edit
+from server.domain.errors import InvalidFields, PostNotFound
+from server.domain.paging import PageRequest, Position, Sort
+from server.domain.posts.posts import NewPost, PostFilter, Reader, State
+from server.domain.users import User
+from server.store.connect import Database
+from server.store.explain import Explain
+from server.store.posts.categories import PostgresCategories
+from server.store.posts.listing import branches_of, query_of
+from server.store.posts.posts import PostgresPosts
+from server.store.posts.rows import BRIEF
+from tests.fakes import NOON
+from tests.store.conftest import Stores
+from tests.store.counting import counted
+from tests.store.test_users import new
+
+NOBODY = Reader(0, sees_all=False)
+NEWEST = Sort("created_at", descending=True)
+
+
+@pytest_asyncio.fixture
+async def ana(real_stores: Stores) -> User:
+    return await real_stores.users.add(new("ana"))
+
+
+@pytest.fixture
+def posts(database: Database) -> PostgresPosts:
+    return PostgresPosts(database)
+
+
+def written(author: User, number: int = 0, category_id: int = 0) -> NewPost:
+    at = NOON + timedelta(seconds=number)
+    return NewPost(author.id, f"t{number}", "body", category_id, State.PUBLISHED, at)
+
+
+async def fill(database: Database, count: int, authors: int) -> None:
+    """Write posts of as many authors into ten categories, by SQL."""
+    for statement in (
+        "insert into users (email, username, username_folded, hashed_password, role,"
+        " created_at, updated_at) select 'f' || n, 'f' || n, 'f' || n, '', 1, now(),"
+        " now() from generate_series(1, :authors) n",
+        "insert into categories (slug, name, created_at, updated_at)"
+        " select 'c' || n, 'c', now(), now() from generate_series(1, 10) n",
+        "insert into posts (user_id, category_id, title, body, state, created_at,"
+        " updated_at) select u.id, c.id, 't' || n, 'body', 2,"
+        " now() - make_interval(secs => n), now() from generate_series(1, :count) n"
+        " join users u on u.username = 'f' || (1 + n % :authors)"
+        " join categories c on c.slug = 'c' || (1 + n % 10)",
+    ):
+        names = {"authors": authors, "count": count}
+        given = {k: v for k, v in names.items() if f":{k}" in statement}
+        async with database.transaction() as connection:
+            await connection.execute(sa.text(statement), given)
+    async with database.alone() as connection:
+        await connection.execute(sa.text("vacuum analyze"))
+
+
+@pytest.mark.parametrize("size", [1, 7, 100])
+@pytest.mark.parametrize("wanted", [PostFilter(), PostFilter(whole=True)])
+async def test_a_page_costs_two_statements(
+    database: Database, posts: PostgresPosts, size: int, wanted: PostFilter
+) -> None:
+    """However many rows, authors and categories: no N+1."""
+    await fill(database, 300, 30)
+    with counted(database) as statements:
+        rows = await posts.page(wanted, NOBODY, NEWEST, PageRequest(size))
+    assert len(rows.items) == size
+    assert len({post.author.id for post in rows.items}) == min(size, 30)
+    assert all(post.category for post in rows.items)
+    assert len(statements) == 2
+
+
+async def test_above_the_reach_it_costs_three(
+    database: Database, posts: PostgresPosts
+) -> None:
+    """The planner is asked for the total, which is an estimate."""
+    await fill(database, 12_000, 10)
+    with counted(database) as statements:
+        rows = await posts.page(PostFilter(), NOBODY, NEWEST, PageRequest(20))
+    assert rows.total_estimated
+    assert rows.total == pytest.approx(12_000, rel=0.1)
+    assert len(statements) == 3
+
+
+async def test_no_rows_cost_two(database: Database, posts: PostgresPosts) -> None:
+    with counted(database) as statements:
+        rows = await posts.page(PostFilter(), NOBODY, NEWEST, PageRequest(20))
+    assert (list(rows.items), rows.total) == ([], 0)
+    assert len(statements) == 2
+
+
+@pytest.mark.parametrize(
+    ("wanted", "index"),
+    [
+        (PostFilter(), "idx_posts_created_at"),
+        (PostFilter(author_id=5), "idx_posts_user_id"),
+        (PostFilter(category_id=5), "idx_posts_category_id"),
+    ],
+)
+async def test_each_list_reads_its_index_in_order(
+    database: Database, wanted: PostFilter, index: str
+) -> None:
+    """No sort, and no row is read that does not stand on the page."""
+    await fill(database, 5_000, 10)
+    after = Position(NOON.isoformat(), 1)
+    query = query_of(  # the very statement that the store sends
+        branches_of(wanted, NOBODY),
+        BRIEF,
+        sa.literal(0),
+        NEWEST,
+        PageRequest(20, after=after),
+    )
+    async with database.reading() as connection:
+        plan = (await connection.execute(Explain(query))).scalar_one()
+    nodes = list(walked(plan[0]["Plan"]))
+    assert index in {node.get("Index Name") for node in nodes}
+    assert "Seq Scan" not in {
+        node["Node Type"] for node in nodes if node.get("Relation Name") == "posts"
+    }
+
+
+def walked(node: dict[str, Any]) -> Any:
+    yield node
+    for inner in node.get("Plans", ()):
+        yield from walked(inner)
+
+
+async def test_a_post_whose_category_ends_first_is_refused(
+    database: Database, posts: PostgresPosts, ana: User
+) -> None:
+    """By the constraint, and the field is named."""
+    with pytest.raises(InvalidFields) as caught:
+        await posts.add(written(ana, category_id=9))
+    assert caught.value.violations[0].field == "categoryId"
+    post = await posts.add(written(ana))
+    with pytest.raises(InvalidFields) as caught:
+        await posts.edit(post.id, Edit({"category_id": 9}, "", NOON))
+    assert caught.value.violations[0].field == "post.categoryId"
+    assert await posts.by_id(post.id) == post
+
+
+async def test_the_same_again_is_no_change(posts: PostgresPosts, ana: User) -> None:
+    post = await posts.add(written(ana))
+    same = Edit({"title": post.title, "category_id": 0}, post.etag, NOON)
+    assert await posts.edit(post.id, same) == post
+
+
+async def test_deleted_is_gone(posts: PostgresPosts, ana: User) -> None:
+    post = await posts.add(written(ana))
+    await posts.delete(post.id, post.etag, NOON)
+    assert await posts.by_id(post.id) is None
+    assert list(await posts.after(0, 9)) == []
+    for call in (
+        posts.delete(post.id, "", NOON),
+        posts.edit(post.id, Edit({"title": "x"}, "", NOON)),
+    ):
+        with pytest.raises(PostNotFound):
+            await call
+
+
+async def test_a_category_is_left_by_deleted_posts_alone(
+    database: Database, posts: PostgresPosts, ana: User
+) -> None:
+    categories = PostgresCategories(database)
+    made = await categories.add("numbers", "Numbers", NOON)
+    gone = await posts.add(written(ana, 1, made.id))
+    await posts.delete(gone.id, "", NOON)
+    await categories.delete(made.id, made.etag)
+    kept = sa.text("select deleted_at is not null from posts where id = :id")
+    async with database.reading() as connection:
+        found = await connection.execute(kept, {"id": gone.id})
+        assert found.scalar_one() is True
