@@ -144,8 +144,8 @@ async def test_single_fields_change(shared: Running) -> None:
         "ETAG_MISMATCH",
     )
     for bad, violation in (
-        (update(ana, "display_name"), ("profile.displayName", "required")),
-        (update(ana), ("updateMask", "required")),
+        (update(ana, "display_name"), ("profile.displayName", "update_mask.empty")),
+        (update(ana), ("updateMask", "update_mask.required")),
         (
             update(ana, "created_at"),
             ("profile.createdAt", "update_mask.not_writable"),

@@ -183,9 +183,9 @@ async def test_single_fields_change(shared: Running) -> None:
     stale = update(post, title="x", etag=first.etag)
     assert (await refusal(call(stale, metadata=ana.metadata))).reason == "ETAG_MISMATCH"
     for bad, violation in (
-        (update(post, "title"), ("post.title", "required")),
-        (update(post, "state"), ("post.state", "required")),
-        (update(post), ("updateMask", "required")),
+        (update(post, "title"), ("post.title", "update_mask.empty")),
+        (update(post, "state"), ("post.state", "update_mask.empty")),
+        (update(post), ("updateMask", "update_mask.required")),
         (update(post, "author_id", author_id=1),
          ("post.authorId", "update_mask.not_writable")),
         (update(post, "*"), ("post.*", "update_mask.not_writable")),
