@@ -38,6 +38,8 @@ SESSIONS_KEPT = timedelta(days=30)
 TOKENS_KEPT = timedelta(days=1)
 # how far back a stream of changes can be taken up again
 ENTRIES_KEPT = timedelta(days=7)
+# an operator's time to put them back
+DEAD_KEPT = timedelta(days=30)
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,14 +59,14 @@ def expiries(now: datetime) -> list[Expiry]:
         Expiry(revocations, revocations.c.ended_at < now - REVOCATIONS_KEPT),
         Expiry(mailed_tokens, mailed_tokens.c.expires_at < now - TOKENS_KEPT),
         Expiry(request_answers, request_answers.c.answered_at < now - ANSWERS_KEPT),
-        Expiry(
-            outbox,
-            sa.and_(
-                outbox.c.state == State.DELIVERED,
-                outbox.c.delivered_at < now - ENTRIES_KEPT,
-            ),
-        ),
+        _settled(State.DELIVERED, now - ENTRIES_KEPT),
+        _settled(State.DEAD, now - DEAD_KEPT),
     ]
+
+
+def _settled(state: State, before: datetime) -> Expiry:
+    over = sa.and_(outbox.c.state == state, outbox.c.delivered_at < before)
+    return Expiry(outbox, over)
 
 
 class Retention:
