@@ -46,6 +46,7 @@ from server.rpc.contract import ContractError
 from server.rpc.health import Health
 from server.rpc.users import check_sign_up
 from server.store import migrate as migrations
+from server.store.outbox import PostgresOutbox
 from server.store.signing_keys import UnreadableKeys
 
 cli = typer.Typer(
@@ -55,6 +56,8 @@ admin = typer.Typer(no_args_is_help=True, help="Look after admins.")
 cli.add_typer(admin, name="admin")
 keys = typer.Typer(no_args_is_help=True, help="Look after the keys that sign tokens.")
 cli.add_typer(keys, name="keys")
+outbox = typer.Typer(no_args_is_help=True, help="Look after what is not delivered.")
+cli.add_typer(outbox, name="outbox")
 # between NOT_SERVING and the last answer: a probe a second sees it (L12)
 LAME_DUCK = timedelta(seconds=2)
 _REFUSALS = (
@@ -276,6 +279,39 @@ def _print_keys(found: Sequence[KeyInfo]) -> None:
     for key in found:
         made = key.created_at.isoformat(timespec="seconds")
         typer.echo(f"{key.kid}  {key.state.name.lower():<8} made {made}")
+
+
+@outbox.command("list")
+def list_dead() -> None:
+    """List what was tried too often: mails, as a rule, that a server refuses."""
+    _run(_list_dead(state.completed(_loaded())))
+
+
+async def _list_dead(settings: Settings) -> None:
+    async with ground(settings) as base:
+        found = await PostgresOutbox(base.database).dead()
+    for entry in found:
+        typer.echo(
+            f"{entry.id:<10} {entry.created_at:%Y-%m-%d %H:%M} {entry.kind:<24}"
+            f" user {entry.user_id or '-':<8} {entry.last_error}"
+        )
+    typer.echo(f"{len(found)} dead")
+
+
+@outbox.command()
+def retry(
+    ids: Annotated[list[int] | None, typer.Argument(help="Which; all if none.")] = None,
+) -> None:
+    """Have dead entries delivered anew."""
+    _run(_retry(state.completed(_loaded()), ids or []))
+
+
+async def _retry(settings: Settings, ids: list[int]) -> None:
+    async with ground(settings) as base:
+        store = PostgresOutbox(base.database)
+        wanted = ids or [entry.id for entry in await store.dead()]
+        revived = await store.revive(wanted)
+    typer.echo(f"{revived} put back")
 
 
 @cli.command()

@@ -59,6 +59,7 @@ from server.store.audit import PostgresAudit
 from server.store.buckets import RedisBuckets
 from server.store.connect import Database, redis_client
 from server.store.mailed_tokens import PostgresMailedTokens
+from server.store.members.news import PostgresNews
 from server.store.outbox import PostgresOutbox
 from server.store.retention import Retention
 from server.store.revocations import RevocationFeed
@@ -180,11 +181,14 @@ async def academy(
     fresh = (keys, base.feed, services, health)
     for source in fresh:
         await source.look()
-    works = [source.follow for source in (*fresh, accounts.cache, _retention(base))]
+    rounds = systems.rounds(base.database, base.clock)
+    beside = (accounts.cache, _retention(base), rounds)
+    works = [source.follow for source in (*fresh, *beside)]
     letters = _letters(base, outbox, mailed)
+    consequences = systems.consequences(base.database, base.clock)
     async with (
         following(*works, base.feed.listen, keys.listen),
-        delivering(settings, outbox, letters, base.clock),
+        delivering(settings, outbox, letters, consequences, base.clock),
     ):
         yield Academy(health, server, port, edge_app(port, edge))
 
@@ -199,7 +203,8 @@ def _letters(
 ) -> Letters:
     tokens = MailedTokens(mailed, base.secret.mac("mailed-tokens"), base.clock)
     users, accounts = UserReads(base.database), PostgresAccounts(base.database)
-    return Letters(users, accounts, outbox, tokens)
+    news = PostgresNews(base.database, base.clock)
+    return Letters(users, accounts, outbox, tokens, news)
 
 
 def _guards(

@@ -32,24 +32,29 @@ class Mailbox:
         return f"smtp://{self.address}"
 
     async def handle_DATA(  # noqa: N802 - aiosmtpd's name
-        self, server: SMTP, _session: Session, envelope: Envelope
+        self, _server: SMTP, _session: Session, envelope: Envelope
     ) -> str:
         """Accept a mail, if its sender is still there when the box is open."""
         async with self._changed:
-            self.waiting += 1
-            self._changed.notify_all()
-            await self._changed.wait_for(lambda: not self._shut)
-            self.waiting -= 1
+            await self._pass_the_door()
             if refused := self.answers.pop(envelope.rcpt_tos[0], ""):
                 return refused
-            if server.transport is None or server.transport.is_closing():
-                return "451 the sender is gone"
             content = envelope.content
             assert isinstance(content, bytes)
             mail = message_from_bytes(content, policy=policy.default)
             self.mails.append(mail)
             self._changed.notify_all()
         return "250 OK"
+
+    async def _pass_the_door(self) -> None:
+        """Wait until it is open; aiosmtpd cancels whoever hangs up meanwhile."""
+        self.waiting += 1
+        self._changed.notify_all()
+        try:
+            await self._changed.wait_for(lambda: not self._shut)
+        finally:
+            self.waiting -= 1
+            self._changed.notify_all()
 
     def connect(self) -> SMTP:
         """Answer somebody who calls."""
@@ -74,10 +79,10 @@ class Mailbox:
             self._shut = False
             self._changed.notify_all()
 
-    async def someone_waits(self) -> None:
-        """Wait until a mail stands before the shut box."""
+    async def someone_waits(self, number: int = 1) -> None:
+        """Wait until so many mails stand before the shut box."""
         async with asyncio.timeout(SECONDS), self._changed:
-            await self._changed.wait_for(lambda: self.waiting > 0)
+            await self._changed.wait_for(lambda: self.waiting == number)
 
     async def filled(self, count: int) -> None:
         """Wait until there are so many mails."""
@@ -115,13 +120,12 @@ def token_of(mail: EmailMessage) -> str:
 
 
 @asynccontextmanager
-async def mailbox() -> AsyncIterator[Mailbox]:
-    """Serve SMTP on a port of its own."""
+async def mailbox(port: int = 0) -> AsyncIterator[Mailbox]:
+    """Serve SMTP, on a port of its own unless one is named."""
     box = Mailbox()
     loop = asyncio.get_running_loop()
-    server = await loop.create_server(box.connect, "127.0.0.1", 0)
-    host, port = server.sockets[0].getsockname()
-    box.address = f"{host}:{port}"
+    server = await loop.create_server(box.connect, "127.0.0.1", port)
+    box.address = "{}:{}".format(*server.sockets[0].getsockname())
     try:
         yield box
     finally:

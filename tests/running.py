@@ -128,6 +128,5 @@ async def running(
 def _loaded(
     database_url: str, redis_url: str, box: Mailbox, given: Mapping[str, Any]
 ) -> Settings:
-    return load(
-        database_url=database_url, redis_url=redis_url, smtp_url=box.url, **given
-    )
+    mail = {"smtp_url": box.url, **given}
+    return load(database_url=database_url, redis_url=redis_url, **mail)

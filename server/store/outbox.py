@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -17,7 +17,14 @@ import structlog
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from server.domain.errors import StoreUnavailable
-from server.domain.outbox.entries import MAIL, Entry, Kind, NewEntry, State
+from server.domain.outbox.entries import (
+    MAIL,
+    DeadEntry,
+    Entry,
+    Kind,
+    NewEntry,
+    State,
+)
 from server.store.connect import Database
 from server.store.tables import mailed_tokens, outbox
 
@@ -147,6 +154,25 @@ class PostgresOutbox:
         )
         async with self._database.reading() as connection:
             await connection.execute(statement.values(values))
+
+    async def dead(self) -> Sequence[DeadEntry]:
+        """Give the entries that wait for an operator, the oldest first."""
+        columns = [outbox.c[field.name] for field in fields(DeadEntry)]
+        query = sa.select(*columns).where(outbox.c.state == State.DEAD)
+        async with self._database.reading() as connection:
+            rows = await connection.execute(query.order_by(outbox.c.id))
+            return [DeadEntry(*row) for row in rows]
+
+    async def revive(self, ids: Sequence[int]) -> int:
+        """Let dead entries be delivered anew; give how many that were."""
+        statement = (
+            sa.update(outbox)
+            .where(outbox.c.id.in_(ids), outbox.c.state == State.DEAD)
+            .values(state=State.PENDING, attempts=0, next_attempt_at=sa.func.now())
+            .returning(outbox.c.id)
+        )
+        async with self._database.reading() as connection:
+            return len((await connection.execute(statement)).all())
 
     async def told_since(self, kind: Kind, user_id: int, since: datetime) -> bool:
         """Tell whether a user got an entry of this kind that was written since."""

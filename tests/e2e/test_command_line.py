@@ -1,5 +1,7 @@
 """`academy up` as people run it: the README's commands, Ctrl-C, kill -9."""
 
+import asyncio
+import json
 import os
 import re
 import shutil
@@ -8,11 +10,12 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import asyncpg
 import httpx
 import psutil
 import pytest
@@ -213,6 +216,41 @@ def test_admins_meet_the_contracts_rules(academy: Academy) -> None:
     assert "email: must be" in done.stderr
     assert "username: may hold only" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_dead_letters_are_put_back(academy: Academy) -> None:
+    """Listed without whom they are for; then delivered: a file each, in mail/."""
+    signup = {"email": "zoe@x.co", "username": "zoe", "password": "Blue7horse"}
+    httpx.post(f"http://{academy.http}/api/v1/users", json=signup)
+    state = Path(academy.env["STATE_DIR"])
+    mails = state / "mail"
+    until(lambda: any("zoe@x.co" in file.read_text() for file in mails.glob("*.eml")))
+    asyncio.run(bury(json.loads((state / "endpoints.json").read_bytes())))
+    before = len(list(mails.glob("*.eml")))
+    listed = academy.run(sys.executable, "-m", "server", "outbox", "list")
+    assert "mail.welcome" in listed.stdout
+    assert "SMTPDataError\n1 dead" in listed.stdout
+    assert "zoe" not in listed.stdout
+    done = academy.run(sys.executable, "-m", "server", "outbox", "retry")
+    assert done.stdout == "1 put back\n", done.stderr
+    until(lambda: len(list(mails.glob("*.eml"))) > before)
+
+
+async def bury(urls: dict[str, str]) -> None:
+    connection = await asyncpg.connect(urls["database_url"].replace("+asyncpg", ""))
+    await connection.execute(
+        "insert into outbox (kind, user_id, created_at, state, last_error)"
+        " select 'mail.welcome', id, now(), 2, 'SMTPDataError' from users"
+        " where username = 'zoe'"
+    )
+    await connection.close()
+
+
+def until(holds: Callable[[], bool]) -> None:
+    end = time.monotonic() + SECONDS
+    while not holds():
+        assert time.monotonic() < end
+        time.sleep(0.02)
 
 
 def create_admin(

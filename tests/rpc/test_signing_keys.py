@@ -12,6 +12,8 @@ from server.domain.users import Role
 from tests.running import Running, SignedIn, running
 from tests.status import refusal
 
+NOWHERE = "unix:///nowhere"
+
 
 NOWHERE = "unix:///nowhere"
 

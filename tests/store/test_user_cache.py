@@ -12,6 +12,7 @@ from server.background import following
 from server.domain.credentials.revocations import Revocations
 from server.domain.users import NewUser, Role, User, UserEdit
 from server.store.connect import Database, redis_client
+from server.store.erasure import erase
 from server.store.revocations import RevocationFeed
 from server.store.user_cache import CachedUsers
 from tests.fakes import NOON, Clock
@@ -78,6 +79,26 @@ async def test_another_process_reads_from_redis(
         statements.clear()
         assert await other.by_id(user.id) == user
         assert statements == []
+    await redis.aclose()
+
+
+async def test_an_erased_user_is_in_no_cache(
+    database: Database, redis_url: str
+) -> None:
+    """Every process drops what it holds; in Redis a mark takes the account's place."""
+    redis = redis_client(redis_url)
+    async with process(database, redis) as one, process(database, redis) as other:
+        user = await added(one)
+        assert await one.by_id(user.id) == await other.by_id(user.id) == user
+        async with database.transaction() as connection:
+            await erase(connection, user.id, NOON)
+        await until(lambda: user.id not in one.cache._held | other.cache._held)
+        async with asyncio.timeout(10):
+            while await redis.hget(  # noqa: ASYNC110 - seen from outside
+                f"user:{{{user.id}}}", "user"
+            ):
+                await asyncio.sleep(0.005)
+        assert await one.by_id(user.id) is None
     await redis.aclose()
 
 

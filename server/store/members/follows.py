@@ -9,9 +9,11 @@ from sqlalchemy.dialects.postgresql import insert
 
 from server.domain.errors import UserNotFound
 from server.domain.members.follows import Follow, Side
+from server.domain.outbox.entries import Kind, NewEntry
 from server.domain.paging import REACH, PageRequest, Rows
 from server.store.connect import Database
 from server.store.keyset import Keyset, capped_count, counted
+from server.store.outbox import enqueue
 from server.store.tables import follows as table
 from server.store.tables import users
 from server.store.user_reads import PUBLIC, THERE, user_of
@@ -34,18 +36,26 @@ class PostgresFollows:
         there = sa.select(users.c.id).where(users.c.id == followed_id, THERE)
         row = {"follower_id": follower_id, "followed_id": followed_id}
         statement = insert(table).values(**row, created_at=now)
+        by = {"follower": follower_id}
         async with self._database.transaction() as connection:
             if (await connection.execute(there)).first() is None:
                 raise UserNotFound(followed_id)
-            await connection.execute(statement.on_conflict_do_nothing())
+            new = statement.on_conflict_do_nothing().returning(table.c.follower_id)
+            if (await connection.execute(new)).first():
+                told = NewEntry(Kind.FOLLOWED, followed_id, payload=by)
+                await enqueue(connection, now, told)
 
     async def remove(self, follower_id: int, followed_id: int, now: datetime) -> None:
         """Take a follow away, if there is one."""
         statement = sa.delete(table).where(
             table.c.follower_id == follower_id, table.c.followed_id == followed_id
         )
+        by = {"follower": follower_id}
         async with self._database.transaction() as connection:
-            await connection.execute(statement)
+            ended = statement.returning(table.c.follower_id)
+            if (await connection.execute(ended)).first():
+                told = NewEntry(Kind.UNFOLLOWED, followed_id, payload=by)
+                await enqueue(connection, now, told)
 
     async def page(
         self, side: Side, user_id: int, *, newest_first: bool, request: PageRequest

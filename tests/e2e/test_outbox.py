@@ -1,0 +1,79 @@
+"""What has committed is delivered, whatever dies in between."""
+
+import json
+
+import grpc
+
+from blatam.auth.v1 import auth_pb2, auth_pb2_grpc
+from blatam.user.v1 import user_pb2, user_pb2_grpc
+from tests.mailbox import Mailbox, mailbox
+from tests.processes import free_address, serving, settled
+from tests.running import NO_LIMITS, PASSWORD, running
+
+KILLS = 3
+EACH = 5
+
+
+async def signed_in(channel: grpc.aio.Channel) -> tuple[tuple[str, str], ...]:
+    """Give what calls of somebody new bear."""
+    account = user_pb2.CreateUserRequest(
+        email="ana@example.com", username="ana", password=PASSWORD
+    )
+    await user_pb2_grpc.UserServiceStub(channel).CreateUser(account)
+    login = auth_pb2.LoginRequest(identifier="ana", password=PASSWORD)
+    tokens = (await auth_pb2_grpc.AuthServiceStub(channel).Login(login)).tokens
+    return (("authorization", f"Bearer {tokens.access_token}"),)
+
+
+async def test_kill_9_between_commit_and_delivery(
+    database_url: str, redis_url: str
+) -> None:
+    """L18: no mail is missing, none is invented, none comes twice.
+
+    Each time one mail stands at the server's door and others wait behind it.
+    """
+    ask = auth_pb2.RequestEmailVerificationRequest()
+    async with mailbox() as box:
+        env = {
+            "DATABASE_URL": database_url,
+            "REDIS_URL": redis_url,
+            "SECRET_KEY": "0123456789abcdef" * 2,
+            "SMTP_URL": box.url,
+            "RATE_LIMITS": json.dumps(NO_LIMITS),
+        }
+        who: tuple[tuple[str, str], ...] = ()
+        await box.shut()
+        for _ in range(KILLS):
+            async with serving(env) as channel:
+                who = who or await signed_in(channel)
+                auth = auth_pb2_grpc.AuthServiceStub(channel)
+                for _ in range(EACH):
+                    await auth.RequestEmailVerification(ask, metadata=who)
+                await box.someone_waits()
+            await box.someone_waits(0)
+        assert not box.mails
+        await box.open()
+        async with serving(env):
+            await settled(database_url)
+        assert sorted(box.subjects("ana@example.com")) == [
+            *["Confirm your e-mail address"] * KILLS * EACH,
+            "Welcome to Blatam Academy",
+        ]
+        assert len({mail["Message-ID"] for mail in box.mails}) == len(box.mails)
+
+
+async def test_a_mail_server_that_was_away(database_url: str, redis_url: str) -> None:
+    """Everything arrives once it is back; calls do not wait for it."""
+    address = free_address()
+    url = f"smtp://{address}"
+    async with running(database_url, redis_url, smtp_url=url) as service:
+        users = [await service.sign_up() for _ in range(3)]
+        async with mailbox(int(address.rpartition(":")[2])) as box:
+            await box.filled(3)
+            await arrived(box, [user.email for user in users])
+
+
+async def arrived(box: Mailbox, addresses: list[str]) -> None:
+    for address in addresses:
+        await box.mail(address, "Welcome")
+    assert len(box.mails) == len(addresses)

@@ -1,0 +1,132 @@
+"""Mails across kill -9, at any moment, while calls commit and mails are sent (L18).
+
+A call that was answered has committed: its mail must come. One that was in flight at
+the kill may have committed or not. Every mail must be of one of them.
+"""
+
+import asyncio
+import json
+import random
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import grpc
+
+from blatam.auth.v1 import auth_pb2, auth_pb2_grpc
+from blatam.user.v1 import user_pb2, user_pb2_grpc
+from server.embedded.servers import EmbeddedServers
+from server.store.migrate import upgrade
+from tests.load.row import Row
+from tests.mailbox import Mailbox, mailbox
+from tests.processes import serving, settled
+from tests.running import NO_LIMITS, PASSWORD
+
+KILLS = 50
+CALLERS = 4
+LONGEST_SECONDS = 1.5
+SECONDS_BETWEEN_CALLS = 0.05  # about as many as one process can mail
+ASK = auth_pb2.RequestEmailVerificationRequest()
+Metadata = tuple[tuple[str, str], ...]
+
+
+@dataclass(slots=True)
+class Tally:
+    """What was asked for and what was answered, by address."""
+
+    asked: Counter[str] = field(default_factory=Counter)
+    answered: Counter[str] = field(default_factory=Counter)
+
+
+def rows() -> list[Row]:
+    """Give what is missing or invented, and what came twice."""
+    with TemporaryDirectory(prefix="blatam-bench-", dir="/tmp") as name:
+        folder = Path(name)
+        folder.chmod(0o755)  # Postgres runs by an account of its own
+        servers = EmbeddedServers(folder)
+        try:
+            urls = servers.start_postgres(), servers.start_valkey()
+            return asyncio.run(_measured(*urls))
+        finally:
+            servers.stop()
+
+
+async def _measured(database_url: str, redis_url: str) -> list[Row]:
+    await upgrade(database_url)
+    tally = Tally()
+    async with mailbox() as box:
+        settings = {
+            "DATABASE_URL": database_url,
+            "REDIS_URL": redis_url,
+            "SECRET_KEY": "0123456789abcdef" * 2,
+            "SMTP_URL": box.url,
+            "RATE_LIMITS": json.dumps(NO_LIMITS),
+        }
+        async with serving(settings) as channel:
+            callers = [await _signed_in(channel, n) for n in range(CALLERS)]
+        for _ in range(KILLS):
+            async with serving(settings) as channel:
+                await _calling(channel, callers, tally)
+        async with serving(settings):
+            await settled(database_url, 120)
+        return _judged(box, tally)
+
+
+async def _signed_in(channel: grpc.aio.Channel, number: int) -> tuple[str, Metadata]:
+    name = f"caller{number}"
+    account = user_pb2.CreateUserRequest(
+        email=f"{name}@example.com", username=name, password=PASSWORD
+    )
+    await user_pb2_grpc.UserServiceStub(channel).CreateUser(account)
+    login = auth_pb2.LoginRequest(identifier=name, password=PASSWORD)
+    tokens = (await auth_pb2_grpc.AuthServiceStub(channel).Login(login)).tokens
+    bearer = (("authorization", f"Bearer {tokens.access_token}"),)
+    return account.email, bearer
+
+
+async def _calling(
+    channel: grpc.aio.Channel, callers: list[tuple[str, Metadata]], tally: Tally
+) -> None:
+    """Let everybody call again and again, until an hour that nobody knows."""
+    stub = auth_pb2_grpc.AuthServiceStub(channel)
+
+    async def call(address: str, bearer: Metadata) -> None:
+        while True:
+            tally.asked[address] += 1
+            await stub.RequestEmailVerification(ASK, metadata=bearer)
+            tally.answered[address] += 1
+            await asyncio.sleep(SECONDS_BETWEEN_CALLS)
+
+    tasks = [asyncio.create_task(call(*caller)) for caller in callers]
+    await asyncio.sleep(random.uniform(0.1, LONGEST_SECONDS))
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def _judged(box: Mailbox, tally: Tally) -> list[Row]:
+    mails = [m for m in box.mails if "Confirm" in m["Subject"]]
+    once = Counter(to for to, _ in {(m["To"], m["Message-ID"]) for m in mails})
+    missing = sum((tally.answered - once).values())
+    invented = sum((once - tally.asked).values())
+    total, twice = once.total(), len(mails) - once.total()
+    notes = f"{total:,} mails, {tally.answered.total():,} calls answered"
+    return [
+        Row(
+            f"L18 kill -9 x{KILLS}: mails missing or invented",
+            missing + invented,
+            0,
+            better="lower",
+            unit="mails",
+            notes=f"{missing} missing, {invented} invented; {notes}",
+        ),
+        Row(
+            f"L18 kill -9 x{KILLS}: mails that came twice",
+            100 * twice / total,
+            1,
+            better="lower",
+            unit="%",
+            notes=f"{twice} of {total:,}",
+        ),
+    ]
