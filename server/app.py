@@ -39,6 +39,7 @@ from server.domain.requests import Requests
 from server.domain.revocation_watch import RevocationWatch
 from server.domain.user_batches import UserBatches
 from server.domain.user_export import UserExport
+from server.domain.user_watch import UserWatch
 from server.domain.users import Users
 from server.rpc import contract
 from server.rpc.addresses import Trust
@@ -52,7 +53,7 @@ from server.rpc.recovery import RecoveryService
 from server.rpc.reflection import reflect
 from server.rpc.signing_keys import SigningKeyService
 from server.rpc.users import UserService
-from server.rpc.watches import RevocationService
+from server.rpc.watches import RevocationService, UserWatchService
 from server.store.accounts import PostgresAccounts
 from server.store.answers import PostgresAnswers
 from server.store.audit import PostgresAudit
@@ -61,13 +62,14 @@ from server.store.connect import Database, redis_client
 from server.store.mailed_tokens import PostgresMailedTokens
 from server.store.members.news import PostgresNews
 from server.store.outbox import PostgresOutbox
-from server.store.retention import Retention
+from server.store.retention import ENTRIES_KEPT, Retention
 from server.store.revocations import RevocationFeed
 from server.store.service_keys import PostgresServiceKeys
 from server.store.sessions import PostgresSessions
 from server.store.signing_keys import PostgresSigningKeys
 from server.store.user_batches import PostgresUserBatches
 from server.store.user_cache import CachedUsers
+from server.store.user_changes import UserChangeFeed
 from server.store.user_reads import UserReads
 from server.store.users import PostgresUsers
 
@@ -143,34 +145,12 @@ async def academy(
 
     Raises StoreUnavailable, UnreadableKeys, ContractError, ConfigurationError.
     """
-    settings, ring = base.settings, KeyRing()
-    events = PostgresAudit(base.database)
-    services = PostgresServiceKeys(base.database, base.clock)
-    keys = _kept_keys(base, ring)
-    accounts = CachedUsers(base.database, base.redis, base.feed)
-    outbox = PostgresOutbox(base.database)
-    known = ServiceKeys(services, base.clock)
-    authentication = _authentication(base, ring, known, outbox)
-    mailed = PostgresMailedTokens(base.database, base.feed, accounts.cache.keep)
-    servicers = {
-        "blatam.user.v1.UserService": (
-            UserService(users(base, accounts)),
-            BulkUserService(user_batches(base), UserExport(accounts)),
-            *systems.members(base.database, accounts, page_tokens(base), base.clock),
-        ),
-        "blatam.auth.v1.AuthService": (
-            AuthService(authentication, ring, Audit(events, page_tokens(base))),
-            RecoveryService(Recovery(authentication, mailed)),
-            RevocationService(RevocationWatch(base.feed)),
-            SigningKeyService(signing_keys(base, keys)),
-        ),
-        "blatam.post.v1.PostService": systems.posts(
-            base.database, page_tokens(base), base.clock
-        ),
-    }
-    served = serve_methods(servicers, _guards(base, authentication, events))
+    settings, kept = base.settings, _kept(base)
+    authentication = _authentication(base, kept)
+    servicers = _servicers(base, kept, authentication)
+    served = serve_methods(servicers, _guards(base, authentication, kept.events))
     trust = Trust(settings.trusted_proxies)
-    ends = (base.feed.tail.close,)
+    ends = (base.feed.tail.close, kept.changes.tail.close)
     health = Health(base.database.ping, list(servicers), lame_duck, *ends)
     server = grpc_server(Listener(trust).handlers(served))
     health.add_to(server)
@@ -178,19 +158,72 @@ async def academy(
         reflect(server, (*servicers, health.name))
     port = LocalPort(served, trust, Reply, CallError)
     edge = replace(edge_settings(settings, rates(settings)), ready=health.ready)
-    fresh = (keys, base.feed, services, health)
+    stores = (base.database, base.clock)
+    fresh = (kept.keys, base.feed, kept.services, kept.changes, health)
     for source in fresh:
         await source.look()
-    rounds = systems.rounds(base.database, base.clock)
-    beside = (accounts.cache, _retention(base), rounds)
-    works = [source.follow for source in (*fresh, *beside)]
-    letters = _letters(base, outbox, mailed)
-    consequences = systems.consequences(base.database, base.clock)
+    rest = (kept.accounts.cache, _retention(base), systems.rounds(*stores))
+    works = [source.follow for source in (*fresh, *rest)]
+    letters, consequences = _letters(base, kept), systems.consequences(*stores)
     async with (
-        following(*works, base.feed.listen, keys.listen),
-        delivering(settings, outbox, letters, consequences, base.clock),
+        following(*works, base.feed.listen, kept.keys.listen),
+        delivering(settings, kept.outbox, letters, consequences, base.clock),
     ):
         yield Academy(health, server, port, edge_app(port, edge))
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """The stores that several services share."""
+
+    ring: KeyRing
+    keys: PostgresSigningKeys
+    events: PostgresAudit
+    services: PostgresServiceKeys
+    accounts: CachedUsers
+    outbox: PostgresOutbox
+    changes: UserChangeFeed
+    mailed: PostgresMailedTokens
+
+
+def _kept(base: Ground) -> Kept:
+    ring, outbox = KeyRing(), PostgresOutbox(base.database)
+    accounts = CachedUsers(base.database, base.redis, base.feed)
+    changes = UserChangeFeed(base.database, UserReads(base.database))
+    outbox.tell(changes.told)
+    return Kept(
+        ring=ring,
+        keys=_kept_keys(base, ring),
+        events=PostgresAudit(base.database),
+        services=PostgresServiceKeys(base.database, base.clock),
+        accounts=accounts,
+        outbox=outbox,
+        changes=changes,
+        mailed=PostgresMailedTokens(base.database, base.feed, accounts.cache.keep),
+    )
+
+
+def _servicers(
+    base: Ground, kept: Kept, authentication: Authentication
+) -> Mapping[str, Sequence[object]]:
+    """Give what implements each service, by its name."""
+    database, clock, tokens = base.database, base.clock, page_tokens(base)
+    audit = Audit(kept.events, tokens)
+    return {
+        "blatam.user.v1.UserService": (
+            UserService(users(base, kept.accounts)),
+            BulkUserService(user_batches(base), UserExport(kept.accounts)),
+            UserWatchService(UserWatch(kept.changes, ENTRIES_KEPT, clock)),
+            *systems.members(database, kept.accounts, tokens, clock),
+        ),
+        "blatam.auth.v1.AuthService": (
+            AuthService(authentication, kept.ring, audit),
+            RecoveryService(Recovery(authentication, kept.mailed)),
+            RevocationService(RevocationWatch(base.feed)),
+            SigningKeyService(signing_keys(base, kept.keys)),
+        ),
+        "blatam.post.v1.PostService": systems.posts(database, tokens, clock),
+    }
 
 
 def _retention(base: Ground) -> Retention:
@@ -198,13 +231,11 @@ def _retention(base: Ground) -> Retention:
     return Retention(base.database, base.feed, kept, base.clock)
 
 
-def _letters(
-    base: Ground, outbox: PostgresOutbox, mailed: PostgresMailedTokens
-) -> Letters:
-    tokens = MailedTokens(mailed, base.secret.mac("mailed-tokens"), base.clock)
+def _letters(base: Ground, kept: Kept) -> Letters:
+    tokens = MailedTokens(kept.mailed, base.secret.mac("mailed-tokens"), base.clock)
     users, accounts = UserReads(base.database), PostgresAccounts(base.database)
     news = PostgresNews(base.database, base.clock)
-    return Letters(users, accounts, outbox, tokens, news)
+    return Letters(users, accounts, kept.outbox, tokens, news)
 
 
 def _guards(
@@ -257,9 +288,7 @@ def user_batches(base: Ground) -> UserBatches:
     )
 
 
-def _authentication(
-    base: Ground, ring: KeyRing, service_keys: ServiceKeys, outbox: PostgresOutbox
-) -> Authentication:
+def _authentication(base: Ground, kept: Kept) -> Authentication:
     settings = base.settings
     limits = RefreshLimits(
         idle=settings.refresh_idle,
@@ -271,13 +300,13 @@ def _authentication(
         sessions=PostgresSessions(base.database, base.feed),
         hasher=base.hasher,
         access=AccessTokens(
-            settings.token_issuer, settings.token_audience, ring, base.clock
+            settings.token_issuer, settings.token_audience, kept.ring, base.clock
         ),
         refresh=RefreshTokens(base.secret.mac("refresh-tokens"), limits),
         revocations=base.known,
-        service_keys=service_keys,
+        service_keys=ServiceKeys(kept.services, base.clock),
         attempts=base.limiter,
-        mailing=outbox,
+        mailing=kept.outbox,
         policy=settings.password_policy,
         clock=base.clock,
     )

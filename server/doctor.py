@@ -12,7 +12,11 @@ from pydantic import SecretStr
 from redis.exceptions import RedisError
 
 from server.config import Settings
+from server.domain.clock import system_clock
 from server.domain.errors import StoreUnavailable
+from server.domain.outbox.courier import PostAway
+from server.mail.message import Stationery
+from server.mail.smtp import MailServer, SmtpPost
 from server.store import migrate
 from server.store.connect import Database, asyncpg_url, redis_client
 
@@ -56,6 +60,7 @@ async def findings(settings: Settings) -> list[Finding]:
         await _postgres(settings),
         await _schema(settings),
         await _redis(settings),
+        await _mail(settings),
         _port("GRPC_LISTEN", settings.grpc_listen),
         _port("HTTP_LISTEN", settings.http_listen),
     ]
@@ -118,6 +123,27 @@ async def _redis(settings: Settings) -> Finding:
     finally:
         await client.aclose()
     return Finding("redis", True, f"{_without_password(url)}: answers")
+
+
+async def _mail(settings: Settings) -> Finding:
+    url = _url(settings.smtp_url)
+    if not url:
+        folder = settings.state_dir / "mail"
+        return Finding("mail", True, f"no SMTP_URL: files in {folder}, for nobody else")
+    shown = _without_password(url)
+    stationery = Stationery(settings.mail_from, settings.public_url, system_clock)
+    post = SmtpPost(MailServer.parse(url), stationery)
+    try:
+        await post.ping()
+    except PostAway as error:
+        advice = "start it, or correct SMTP_URL; until then mails wait"
+        return Finding("mail", False, f"{shown}: no answer ({error})", advice)
+    finally:
+        await post.close()
+    if not settings.public_url:
+        advice = "set PUBLIC_URL to the origin that browsers see: links lead there"
+        return Finding("mail", False, "no PUBLIC_URL", advice)
+    return Finding("mail", True, f"{shown}: answers")
 
 
 def _port(setting: str, address: str) -> Finding:

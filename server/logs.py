@@ -24,6 +24,7 @@ SECRETS = frozenset(
         "redis_url",
         "refresh_token",
         "secret_key",
+        "smtp_url",
         "token",
     }
 )

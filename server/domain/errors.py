@@ -9,7 +9,7 @@
     ├── UserNotFound, SessionNotFound, ServiceKeyNotFound
     ├── ProfileNotFound, ProfileExists, SelfFollow
     ├── PostNotFound, CategoryNotFound, SlugTaken, CategoryInUse
-    ├── EtagMismatch, LastAdmin, NextKeyTooNew
+    ├── EtagMismatch, LastAdmin, NextKeyTooNew, ResumeTokenExpired
     ├── EmailTaken, UsernameTaken, RequestIdReused
     ├── RateLimited, Overloaded  when to come again
     ├── StoreUnavailable         a private cause that only the log sees
@@ -321,6 +321,18 @@ class NextKeyTooNew(AcademyError):
             "not every verifier has seen the next signing key yet: "
             f"come again in {seconds} s, or force it",
             retry_after=retry_after,
+        )
+
+
+class ResumeTokenExpired(AcademyError):
+    """A stream cannot be taken up where it broke off."""
+
+    kind = Kind.FAILED_PRECONDITION
+    reason = "RESUME_TOKEN_EXPIRED"
+
+    def __init__(self) -> None:
+        super().__init__(
+            "what followed this resume token is not kept: read everything anew"
         )
 
 

@@ -102,6 +102,10 @@ class SmtpPost:
             raise
         self._used_at = asyncio.get_running_loop().time()
 
+    async def ping(self) -> None:
+        """Ask the server to let us in. Raises PostAway."""
+        await self._connected()
+
     async def close(self) -> None:
         """Take leave of the server, if we are connected."""
         if self._smtp and self._smtp.is_connected:

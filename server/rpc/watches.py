@@ -6,8 +6,13 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing
 
 from blatam.auth.v1 import auth_pb2
+from blatam.user.v1 import user_pb2
+from server.domain.callers import Caller
+from server.domain.outbox.entries import Kind
 from server.domain.revocation_watch import RevocationWatch, Revoked, Sign, Told
+from server.domain.user_watch import Change, UserWatch
 from server.rpc.call import Call
+from server.rpc.users import message
 
 
 class RevocationService:
@@ -23,6 +28,38 @@ class RevocationService:
         async with aclosing(self._watch.stream(request.resume_token)) as found:
             async for told in found:
                 yield _revocation(told)
+
+
+class UserWatchService:
+    """blatam.user.v1.UserService, as far as it tells of changes."""
+
+    def __init__(self, watch: UserWatch) -> None:
+        self._watch = watch
+
+    async def WatchUsers(
+        self, request: user_pb2.WatchUsersRequest, call: Call
+    ) -> AsyncGenerator[user_pb2.WatchUsersResponse, None]:
+        """Stream changes of accounts."""
+        async with aclosing(self._watch.stream(request.resume_token)) as found:
+            async for told in found:
+                shown = _change(told.change, call.caller)
+                shown.resume_token = told.resume_token
+                yield shown
+
+
+def _change(change: Change | None, caller: Caller) -> user_pb2.WatchUsersResponse:
+    shown = user_pb2.WatchUsersResponse()
+    if change is None:
+        shown.heartbeat.SetInParent()
+    elif change.user is None:
+        shown.deleted.id = change.user_id
+    elif change.kind is Kind.USER_UPDATED:
+        shown.updated.CopyFrom(message(change.user, caller))
+    elif change.kind in (Kind.USER_CREATED, Kind.USER_UNDELETED):
+        shown.created.CopyFrom(message(change.user, caller))
+    else:  # deleted then, and brought back since
+        shown.deleted.id = change.user_id
+    return shown
 
 
 def _revocation(told: Told) -> auth_pb2.WatchRevocationsResponse:

@@ -77,6 +77,7 @@ class PostgresOutbox:
     def __init__(self, database: Database) -> None:
         self._database = database
         self._told = asyncio.Event()
+        self._also: list[asyncio.Event] = []
 
     async def add(self, now: datetime, *entries: NewEntry) -> None:
         """Write entries that follow no other change."""
@@ -193,6 +194,10 @@ class PostgresOutbox:
         except TimeoutError:
             return
 
+    def tell(self, event: asyncio.Event) -> None:
+        """Set an event, too, whenever Postgres tells of new entries."""
+        self._also.append(event)
+
     async def listen(self) -> None:
         """Take what Postgres tells of new entries, until cancelled."""
         while True:
@@ -211,8 +216,12 @@ class PostgresOutbox:
         async with self._database.alone() as connection:
             raw = await connection.get_raw_connection()
             driver: Any = raw.driver_connection
-            await driver.add_listener(CHANNEL, lambda *_: self._told.set())
+            await driver.add_listener(CHANNEL, self._hear)
             while True:
                 await asyncio.sleep(SECONDS_BETWEEN_SIGNS_OF_LIFE)
                 async with asyncio.timeout(SECONDS_BETWEEN_SIGNS_OF_LIFE):
                     await connection.execute(sa.select(1))
+
+    def _hear(self, *_: object) -> None:
+        for event in (self._told, *self._also):
+            event.set()

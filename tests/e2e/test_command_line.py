@@ -301,6 +301,11 @@ def answered(url: str) -> httpx.Response:
         ("serve", {"DATABASE_URL_FILE": "/nope"}, ["DATABASE_URL_FILE cannot be read"]),
         ("up", {"TRUSTED_PROXIES": "foo"}, ["TRUSTED_PROXIES:"]),
         ("edge --server x:1", {"DEBUG": "1", "HTTP_LISTEN": "0.0.0.0:1"}, ["DEBUG on"]),
+        (
+            "up",
+            {"SMTP_URL": "http://h", "MAIL_FROM": "ana\nBcc: b@x.co"},
+            ["SMTP_URL: must be smtp://", "MAIL_FROM: must be an address"],
+        ),
         ("serve", {"SECRET_KEY": "a" * 64}, ["SECRET_KEY: must be random"]),
         ("up", {"HTTP_LISTEN": "0.0.0.0:1"}, ["HTTP_LISTEN: with DEBUG on"]),
         (

@@ -128,6 +128,10 @@ class _ReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Reason.ValueTy
     """FAILED_PRECONDITION: not every verifier has seen the next signing key yet;
     RetryInfo says when they will have.
     """
+    REASON_RESUME_TOKEN_EXPIRED: _Reason.ValueType  # 53
+    """FAILED_PRECONDITION: what followed the resume token is no longer kept, or never
+    was: read everything anew, and watch from there.
+    """
 
 class Reason(_Reason, metaclass=_ReasonEnumTypeWrapper):
     """Every `google.rpc.ErrorInfo.reason` of domain "blatam.academy". On the wire
@@ -239,5 +243,9 @@ after the last `resume_token`.
 REASON_NEXT_KEY_TOO_NEW: Reason.ValueType  # 52
 """FAILED_PRECONDITION: not every verifier has seen the next signing key yet;
 RetryInfo says when they will have.
+"""
+REASON_RESUME_TOKEN_EXPIRED: Reason.ValueType  # 53
+"""FAILED_PRECONDITION: what followed the resume token is no longer kept, or never
+was: read everything anew, and watch from there.
 """
 Global___Reason: _TypeAlias = Reason  # noqa: Y015

@@ -707,6 +707,111 @@ class ExportUsersResponse(_message.Message):
 Global___ExportUsersResponse: _TypeAlias = ExportUsersResponse  # noqa: Y015
 
 @_typing.final
+class WatchUsersRequest(_message.Message):
+    """Request of WatchUsers."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RESUME_TOKEN_FIELD_NUMBER: _builtins.int
+    resume_token: _builtins.str
+    """The `resume_token` of the last message received. Absent: from now on."""
+    def __init__(
+        self,
+        *,
+        resume_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["resume_token", b"resume_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WatchUsersRequest: _TypeAlias = WatchUsersRequest  # noqa: Y015
+
+@_typing.final
+class WatchUsersResponse(_message.Message):
+    """A message of WatchUsers."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class Deleted(_message.Message):
+        """An account that is no longer there."""
+
+        DESCRIPTOR: _descriptor.Descriptor
+
+        ID_FIELD_NUMBER: _builtins.int
+        id: _builtins.int
+        """Whose."""
+        def __init__(
+            self,
+            *,
+            id: _builtins.int = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["id", b"id"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    @_typing.final
+    class Heartbeat(_message.Message):
+        """Nothing has happened for a while, and the service still looks."""
+
+        DESCRIPTOR: _descriptor.Descriptor
+
+        def __init__(
+            self,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    CREATED_FIELD_NUMBER: _builtins.int
+    UPDATED_FIELD_NUMBER: _builtins.int
+    DELETED_FIELD_NUMBER: _builtins.int
+    HEARTBEAT_FIELD_NUMBER: _builtins.int
+    RESUME_TOKEN_FIELD_NUMBER: _builtins.int
+    resume_token: _builtins.str
+    """Where to go on after this message. Good for six days."""
+    @_builtins.property
+    def created(self) -> Global___User:
+        """Made, or brought back."""
+
+    @_builtins.property
+    def updated(self) -> Global___User:
+        """Changed."""
+
+    @_builtins.property
+    def deleted(self) -> Global___WatchUsersResponse.Deleted:
+        """Deleted or erased."""
+
+    @_builtins.property
+    def heartbeat(self) -> Global___WatchUsersResponse.Heartbeat:
+        """There is nothing to tell."""
+
+    def __init__(
+        self,
+        *,
+        created: Global___User | None = ...,
+        updated: Global___User | None = ...,
+        deleted: Global___WatchUsersResponse.Deleted | None = ...,
+        heartbeat: Global___WatchUsersResponse.Heartbeat | None = ...,
+        resume_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["created", b"created", "deleted", b"deleted", "event", b"event", "heartbeat", b"heartbeat", "updated", b"updated"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["created", b"created", "deleted", b"deleted", "event", b"event", "heartbeat", b"heartbeat", "resume_token", b"resume_token", "updated", b"updated"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_event: _TypeAlias = _typing.Literal["created", "updated", "deleted", "heartbeat"]  # noqa: Y015
+    _WhichOneofArgType_event: _TypeAlias = _typing.Literal["event", b"event"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_event) -> _WhichOneofReturnType_event | None: ...
+
+Global___WatchUsersResponse: _TypeAlias = WatchUsersResponse  # noqa: Y015
+
+@_typing.final
 class UpdateUserRequest(_message.Message):
     """Request of UpdateUser."""
 

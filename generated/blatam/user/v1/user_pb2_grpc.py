@@ -68,6 +68,11 @@ class UserServiceStub:
                 request_serializer=blatam_dot_user_dot_v1_dot_user__pb2.ExportUsersRequest.SerializeToString,
                 response_deserializer=blatam_dot_user_dot_v1_dot_user__pb2.ExportUsersResponse.FromString,
                 _registered_method=True)
+        self.WatchUsers = channel.unary_stream(
+                '/blatam.user.v1.UserService/WatchUsers',
+                request_serializer=blatam_dot_user_dot_v1_dot_user__pb2.WatchUsersRequest.SerializeToString,
+                response_deserializer=blatam_dot_user_dot_v1_dot_user__pb2.WatchUsersResponse.FromString,
+                _registered_method=True)
         self.UpdateUser = channel.unary_unary(
                 '/blatam.user.v1.UserService/UpdateUser',
                 request_serializer=blatam_dot_user_dot_v1_dot_user__pb2.UpdateUserRequest.SerializeToString,
@@ -202,6 +207,20 @@ class UserServiceServicer:
     def ExportUsers(self, request, context):
         """Streams every account in the order of ids, as it is when its turn comes. Those
         made meanwhile may be among them. A stream that broke is resumed by `after_id`.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def WatchUsers(self, request, context):
+        """Streams changes of accounts, those of one account in their order; none is left
+        out. Who needs every account takes a token from the first message, which comes at
+        once, then exports all, and then goes on from the token.
+
+        Returns FAILED_PRECONDITION (RESUME_TOKEN_EXPIRED) if what followed the token is
+        no longer kept, and UNAVAILABLE if this process stops (SERVER_STOPPING) or cannot
+        look (STORE_UNAVAILABLE), in the middle of the stream, too: connect again with
+        the last `resume_token`.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -393,6 +412,11 @@ def add_UserServiceServicer_to_server(servicer, server):
                     servicer.ExportUsers,
                     request_deserializer=blatam_dot_user_dot_v1_dot_user__pb2.ExportUsersRequest.FromString,
                     response_serializer=blatam_dot_user_dot_v1_dot_user__pb2.ExportUsersResponse.SerializeToString,
+            ),
+            'WatchUsers': grpc.unary_stream_rpc_method_handler(
+                    servicer.WatchUsers,
+                    request_deserializer=blatam_dot_user_dot_v1_dot_user__pb2.WatchUsersRequest.FromString,
+                    response_serializer=blatam_dot_user_dot_v1_dot_user__pb2.WatchUsersResponse.SerializeToString,
             ),
             'UpdateUser': grpc.unary_unary_rpc_method_handler(
                     servicer.UpdateUser,
@@ -633,6 +657,33 @@ class UserService:
             '/blatam.user.v1.UserService/ExportUsers',
             blatam_dot_user_dot_v1_dot_user__pb2.ExportUsersRequest.SerializeToString,
             blatam_dot_user_dot_v1_dot_user__pb2.ExportUsersResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def WatchUsers(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/blatam.user.v1.UserService/WatchUsers',
+            blatam_dot_user_dot_v1_dot_user__pb2.WatchUsersRequest.SerializeToString,
+            blatam_dot_user_dot_v1_dot_user__pb2.WatchUsersResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -53,6 +53,16 @@ class UserServiceStub:
     """Streams every account in the order of ids, as it is when its turn comes. Those
     made meanwhile may be among them. A stream that broke is resumed by `after_id`.
     """
+    WatchUsers: _aio.UnaryStreamMultiCallable[_user_pb2.WatchUsersRequest, _user_pb2.WatchUsersResponse]
+    """Streams changes of accounts, those of one account in their order; none is left
+    out. Who needs every account takes a token from the first message, which comes at
+    once, then exports all, and then goes on from the token.
+
+    Returns FAILED_PRECONDITION (RESUME_TOKEN_EXPIRED) if what followed the token is
+    no longer kept, and UNAVAILABLE if this process stops (SERVER_STOPPING) or cannot
+    look (STORE_UNAVAILABLE), in the middle of the stream, too: connect again with
+    the last `resume_token`.
+    """
     UpdateUser: _aio.UnaryUnaryMultiCallable[_user_pb2.UpdateUserRequest, _user_pb2.UpdateUserResponse]
     """Changes an account; disabling it or changing its role ends its sessions.
 
@@ -219,6 +229,22 @@ class UserServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _abc.AsyncIterator[_user_pb2.ExportUsersResponse]:
         """Streams every account in the order of ids, as it is when its turn comes. Those
         made meanwhile may be among them. A stream that broke is resumed by `after_id`.
+        """
+
+    @_abc_1.abstractmethod
+    def WatchUsers(
+        self,
+        request: _user_pb2.WatchUsersRequest,
+        context: _aio.ServicerContext[_user_pb2.WatchUsersRequest, _abc.AsyncIterator[_user_pb2.WatchUsersResponse]],
+    ) -> _abc.AsyncIterator[_user_pb2.WatchUsersResponse]:
+        """Streams changes of accounts, those of one account in their order; none is left
+        out. Who needs every account takes a token from the first message, which comes at
+        once, then exports all, and then goes on from the token.
+
+        Returns FAILED_PRECONDITION (RESUME_TOKEN_EXPIRED) if what followed the token is
+        no longer kept, and UNAVAILABLE if this process stops (SERVER_STOPPING) or cannot
+        look (STORE_UNAVAILABLE), in the middle of the stream, too: connect again with
+        the last `resume_token`.
         """
 
     @_abc_1.abstractmethod

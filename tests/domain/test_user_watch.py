@@ -1,0 +1,81 @@
+"""Watching accounts, from changes in memory."""
+
+import asyncio
+from collections.abc import Sequence
+from datetime import timedelta
+
+import pytest
+
+from server.domain.errors import ResumeTokenExpired, ServerStopping
+from server.domain.outbox.entries import Kind
+from server.domain.user_watch import Change, Told, UserWatch
+from server.domain.watching import Tail
+from tests.fakes import Clock
+
+WEEK = timedelta(days=7)
+
+
+class Log:
+    """Changes in memory, settled when they are told so."""
+
+    def __init__(self) -> None:
+        self.settled: int | None = None
+        self.tail: Tail[int] = Tail(1)
+        self.kept: list[Change] = []
+
+    def settle(self, *ids: int) -> None:
+        self.kept += [Change(n, Kind.USER_UPDATED, n, None) for n in ids]
+        self.settled = max(ids, default=self.settled or 0)
+        self.tail.extend([self.settled])
+
+    async def newest(self) -> int:
+        return max((change.id for change in self.kept), default=0)
+
+    async def chunk(self, after: int, size: int) -> Sequence[Change]:
+        return [change for change in self.kept if change.id > after][:size]
+
+
+def watch(log: Log, clock: Clock, heartbeat: timedelta = timedelta(60)) -> UserWatch:
+    return UserWatch(log, WEEK, clock, heartbeat, chunk=2)
+
+
+def short(told: Told) -> int:
+    return told.change.id if told.change else 0
+
+
+async def test_a_stream_begins_where_all_is_known() -> None:
+    """Without a token it waits until it is known where the present is."""
+    log = Log()
+    stream = watch(log, Clock()).stream("")
+    first = asyncio.ensure_future(anext(stream))
+    await asyncio.sleep(0)
+    log.settle(1, 2, 3)
+    assert (await first).resume_token.startswith("3.")
+    log.settle(4, 5, 6, 7, 8)
+    assert [short(await anext(stream)) for _ in range(5)] == [4, 5, 6, 7, 8]
+
+
+async def test_a_heartbeat_keeps_the_token_fresh() -> None:
+    """Who hears nothing for long can go on all the same."""
+    log, clock = Log(), Clock()
+    log.settle(1)
+    stream = watch(log, clock, timedelta(milliseconds=5)).stream("")
+    old = await anext(stream)
+    clock.advance(WEEK.total_seconds())
+    new = await anext(stream)
+    with pytest.raises(ResumeTokenExpired):
+        await anext(watch(log, clock).stream(old.resume_token))
+    resumed = watch(log, clock).stream(new.resume_token)
+    assert short(await anext(resumed)) == 0
+    log.settle(2)
+    assert short(await anext(resumed)) == 2
+
+
+async def test_stopping_ends_it() -> None:
+    log = Log()
+    log.settle(1)
+    stream = watch(log, Clock()).stream("")
+    await anext(stream)
+    log.tail.close()
+    with pytest.raises(ServerStopping):
+        await anext(stream)

@@ -1,0 +1,117 @@
+"""WatchUsers: changes of accounts, told to services."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import grpc
+import pytest
+
+from blatam.auth.v1 import auth_pb2
+from blatam.user.v1 import user_pb2 as pb
+from server.domain.users import Role
+from tests.running import Running
+from tests.status import refusal
+
+Metadata = Any
+
+
+async def service_key(service: Running, *, private: bool) -> Metadata:
+    root = await service.signed_in(Role.ADMIN)
+    request = auth_pb2.CreateServiceKeyRequest(name="watch", private_fields=private)
+    made = await service.auth.CreateServiceKey(request, metadata=root.metadata)
+    return (("authorization", f"Bearer {made.secret}"),)
+
+
+@asynccontextmanager
+async def watching(
+    service: Running, key: Metadata, token: str = ""
+) -> AsyncIterator[Any]:
+    request = pb.WatchUsersRequest(resume_token=token)
+    stream: Any = service.users.WatchUsers(request, metadata=key)
+    try:
+        async with asyncio.timeout(10):
+            first = await stream.read()
+        assert first.HasField("heartbeat")
+        assert first.resume_token
+        yield stream
+    finally:
+        stream.cancel()
+
+
+async def of(stream: Any, user_id: int, count: int) -> list[pb.WatchUsersResponse]:
+    """Read until so many changes of one account have come."""
+    found: list[pb.WatchUsersResponse] = []
+    async with asyncio.timeout(10):
+        while len(found) < count:
+            answer = await stream.read()
+            shown = getattr(answer, answer.WhichOneof("event"))
+            if getattr(shown, "id", 0) == user_id:
+                found.append(answer)
+    return found
+
+
+def kinds(answers: list[pb.WatchUsersResponse]) -> list[str | None]:
+    return [answer.WhichOneof("event") for answer in answers]
+
+
+async def test_a_life_is_told_and_taken_up_again(shared: Running) -> None:
+    """Created, updated, deleted, brought back; from a token on, the rest once more."""
+    key = await service_key(shared, private=False)
+    root = await shared.signed_in(Role.ADMIN)
+    async with watching(shared, key) as stream:
+        ana = await shared.signed_in()
+        created = await of(stream, ana.user.id, 1)
+        assert created[0].created.username == ana.user.username
+        edit = pb.UpdateUserRequest(user=pb.User(id=ana.user.id, username="anna_w"))
+        await shared.users.UpdateUser(edit, metadata=ana.metadata)
+        updated = await of(stream, ana.user.id, 1)
+        assert updated[0].updated.username == "anna_w"
+        gone = pb.DeleteUserRequest(id=ana.user.id)
+        await shared.users.DeleteUser(gone, metadata=ana.metadata)
+        assert kinds(await of(stream, ana.user.id, 1)) == ["deleted"]
+        back = pb.UndeleteUserRequest(id=ana.user.id)
+        await shared.users.UndeleteUser(back, metadata=root.metadata)
+        assert kinds(await of(stream, ana.user.id, 1)) == ["created"]
+    async with watching(shared, key, created[0].resume_token) as stream:
+        told = kinds(await of(stream, ana.user.id, 3))
+    assert told == ["updated", "deleted", "created"]
+
+
+@pytest.mark.parametrize("private", [False, True])
+async def test_private_fields_are_for_keys_made_for_them(
+    shared: Running, private: bool
+) -> None:
+    """R4: the same change, seen by two kinds of services."""
+    key = await service_key(shared, private=private)
+    async with watching(shared, key) as stream:
+        ana = await shared.sign_up()
+        (told,) = await of(stream, ana.id, 1)
+    assert bool(told.created.email) is private
+    assert bool(told.created.role) is private
+
+
+async def test_a_token_that_nothing_is_kept_for(shared: Running) -> None:
+    """Too old, of another database, or none at all: each is told apart."""
+    key = await service_key(shared, private=False)
+    week = 7 * 86_400
+    for token, reason in (
+        (f"1.{int(time.time()) - week}", "RESUME_TOKEN_EXPIRED"),
+        (f"999999999.{int(time.time())}", "RESUME_TOKEN_EXPIRED"),
+        ("1", "INVALID_FIELDS"),
+        ("x.y", "INVALID_FIELDS"),
+    ):
+        request = pb.WatchUsersRequest(resume_token=token)
+        call: Any = shared.users.WatchUsers(request, metadata=key)
+        assert (await refusal(call.read())).reason == reason
+
+
+async def test_a_server_that_stops_sends_watchers_away(service: Running) -> None:
+    key = await service_key(service, private=False)
+    async with watching(service, key) as stream:
+        await service.drain()
+        refused = await refusal(stream.read())
+    assert refused.code is grpc.StatusCode.UNAVAILABLE
+    assert refused.reason == "SERVER_STOPPING"
