@@ -12,7 +12,7 @@ from server.domain.members.follows import Follow, Side
 from server.domain.outbox.entries import Kind, NewEntry
 from server.domain.paging import REACH, PageRequest, Rows
 from server.store.connect import Database
-from server.store.keyset import Keyset, capped_count, counted
+from server.store.keyset import Estimates, Keyset, capped_count, counted
 from server.store.outbox import enqueue
 from server.store.tables import follows as table
 from server.store.tables import users
@@ -30,6 +30,7 @@ class PostgresFollows:
 
     def __init__(self, database: Database) -> None:
         self._database = database
+        self._estimates = Estimates()
 
     async def add(self, follower_id: int, followed_id: int, now: datetime) -> None:
         """Write a follow, unless there is one. Raises UserNotFound."""
@@ -73,6 +74,8 @@ class PostgresFollows:
         async with self._database.reading() as connection:
             found = (await connection.execute(keyset.turned(query, request))).all()
             known = found[0][-1] if found else None
-            total = await counted(connection, known, count, rows)
+            total = await counted(
+                connection, known, count, rows, self._estimates, (side, user_id)
+            )
         items = [Follow(user_of(row[:-2]), row[-2]) for row in found[: request.size]]
         return Rows(items, len(found) > request.size, total, total > REACH)

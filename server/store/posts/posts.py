@@ -23,6 +23,7 @@ from server.domain.posts.posts import NewPost, Post, PostFilter, Reader, State
 from server.domain.requests import Once
 from server.store import answers
 from server.store.connect import Database
+from server.store.keyset import Estimates
 from server.store.outbox import enqueue
 from server.store.posts import listing
 from server.store.posts.rows import AUTHOR_THERE, THERE, WHOLE, Row, posts_of
@@ -37,6 +38,7 @@ class PostgresPosts:
 
     def __init__(self, database: Database) -> None:
         self._database = database
+        self._estimates = Estimates()
 
     async def add(self, new: NewPost, once: Once[Post] | None = None) -> Post:
         """Write a post.
@@ -101,7 +103,9 @@ class PostgresPosts:
         self, wanted: PostFilter, reader: Reader, sort: Sort, request: PageRequest
     ) -> Rows[Post]:
         """Give one page, by at most three statements."""
-        return await listing.page(self._database, wanted, reader, sort, request)
+        return await listing.page(
+            self._database, self._estimates, wanted, reader, sort, request
+        )
 
     async def after(self, post_id: int, size: int) -> Sequence[Post]:
         """Give the next posts above an id, drafts too, in the order of ids."""
