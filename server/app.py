@@ -34,6 +34,7 @@ from server.domain.credentials.tokens import AccessTokens, KeyRing
 from server.domain.limits import Limiter, SlidingWindows, Window
 from server.domain.outbox.letters import Letters
 from server.domain.paging import PageTokens
+from server.domain.personal_data import PersonalData
 from server.domain.recovery import Recovery
 from server.domain.requests import Requests
 from server.domain.revocation_watch import RevocationWatch
@@ -49,6 +50,7 @@ from server.rpc.health import Health, remote_readiness
 from server.rpc.interceptors.errors import DOMAIN
 from server.rpc.listener import Guards, Listener, grpc_server, serve_methods
 from server.rpc.local import LocalPort
+from server.rpc.personal_data import PersonalDataService
 from server.rpc.recovery import RecoveryService
 from server.rpc.reflection import reflect
 from server.rpc.signing_keys import SigningKeyService
@@ -62,6 +64,7 @@ from server.store.connect import Database, redis_client
 from server.store.mailed_tokens import PostgresMailedTokens
 from server.store.members.news import PostgresNews
 from server.store.outbox import PostgresOutbox
+from server.store.personal_data import PostgresPersonalData
 from server.store.retention import ENTRIES_KEPT, Retention
 from server.store.revocations import RevocationFeed
 from server.store.service_keys import PostgresServiceKeys
@@ -214,6 +217,7 @@ def _servicers(
             UserService(users(base, kept.accounts)),
             BulkUserService(user_batches(base), UserExport(kept.accounts)),
             UserWatchService(UserWatch(kept.changes, ENTRIES_KEPT, clock)),
+            PersonalDataService(PersonalData(_held(base, kept), authentication)),
             *systems.members(database, kept.accounts, tokens, clock),
         ),
         "blatam.auth.v1.AuthService": (
@@ -224,6 +228,10 @@ def _servicers(
         ),
         "blatam.post.v1.PostService": systems.posts(database, tokens, clock),
     }
+
+
+def _held(base: Ground, kept: Kept) -> PostgresPersonalData:
+    return PostgresPersonalData(base.database, base.feed, kept.accounts.cache.drop)
 
 
 def _retention(base: Ground) -> Retention:

@@ -7,8 +7,9 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from email import message_from_bytes, policy
 from email.message import EmailMessage
+from ssl import SSLContext
 
-from aiosmtpd.smtp import SMTP, Envelope, Session
+from aiosmtpd.smtp import SMTP, AuthResult, Envelope, LoginPassword, Session
 
 SECONDS = 20
 
@@ -22,6 +23,8 @@ class Mailbox:
     waiting: int = 0
     answers: dict[str, str] = field(default_factory=dict)  # by recipient, once
     connections: int = 0
+    log_ins: list[tuple[bytes, bytes]] = field(default_factory=list)
+    tls: SSLContext | None = None
     _open: list[SMTP] = field(default_factory=list)
     _shut: bool = False
     _changed: asyncio.Condition = field(default_factory=asyncio.Condition)
@@ -59,8 +62,26 @@ class Mailbox:
     def connect(self) -> SMTP:
         """Answer somebody who calls."""
         self.connections += 1
-        self._open.append(SMTP(self, loop=asyncio.get_running_loop()))
+        self._open.append(
+            SMTP(
+                self,
+                loop=asyncio.get_running_loop(),
+                tls_context=self.tls,
+                authenticator=self._authenticate,
+            )
+        )
         return self._open[-1]
+
+    def _authenticate(
+        self,
+        _server: SMTP,
+        _session: Session,
+        _envelope: Envelope,
+        _mechanism: str,
+        given: LoginPassword,
+    ) -> AuthResult:
+        self.log_ins.append((given.login, given.password))
+        return AuthResult(success=True)
 
     async def hang_up(self) -> None:
         """End every connection."""
@@ -120,9 +141,11 @@ def token_of(mail: EmailMessage) -> str:
 
 
 @asynccontextmanager
-async def mailbox(port: int = 0) -> AsyncIterator[Mailbox]:
+async def mailbox(
+    port: int = 0, tls: SSLContext | None = None
+) -> AsyncIterator[Mailbox]:
     """Serve SMTP, on a port of its own unless one is named."""
-    box = Mailbox()
+    box = Mailbox(tls=tls)
     loop = asyncio.get_running_loop()
     server = await loop.create_server(box.connect, "127.0.0.1", port)
     box.address = "{}:{}".format(*server.sockets[0].getsockname())

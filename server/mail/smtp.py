@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from dataclasses import dataclass, field
 from enum import StrEnum
+from ssl import SSLContext
 from urllib.parse import parse_qs, unquote, urlsplit
 
 from aiosmtplib import SMTP, SMTPException
@@ -74,14 +75,20 @@ class SmtpPost:
     """Hands letters to a mail server, one after the other.
 
     A connection unused for longer than `trusted` seconds is tried before it is used.
+    Its certificate must be good by `tls`: by the system's authorities unless given.
     """
 
     def __init__(
-        self, server: MailServer, stationery: Stationery, trusted: float = 1.0
+        self,
+        server: MailServer,
+        stationery: Stationery,
+        trusted: float = 1.0,
+        tls: SSLContext | None = None,
     ) -> None:
         self._server = server
         self._stationery = stationery
         self._trusted = trusted
+        self._tls = tls
         self._smtp: SMTP | None = None
         self._used_at = 0.0
 
@@ -127,6 +134,7 @@ class SmtpPost:
             password=server.password,
             use_tls=server.tls,
             start_tls=_OPTIONS[server.start_tls],
+            tls_context=self._tls,
             local_hostname=self._stationery.domain,
             timeout=SECONDS_FOR_A_REPLY,
         )

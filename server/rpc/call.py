@@ -69,6 +69,7 @@ class Call:
     caller: Caller = ANONYMOUS
     pending: Pending | None = None
     concerns: int = 0  # the user whom it turned out to be about, for the audit log
+    leaves_no_address: bool = False  # the audit log keeps an id, and no more
     _request: Message | None = field(default=None, repr=False)
 
     @property

@@ -149,8 +149,8 @@ audit_events = sa.Table(
     sa.Index("idx_audit_events_actor", "actor"),
 )
 
-# What follows a change: written with it, delivered by a worker, read in order of
-# (written_by, id) by streams, which must not skip what commits late.
+# What follows a change: written with it, delivered by a worker, read in the order of
+# ids by streams, which wait for what commits late.
 outbox = sa.Table(
     "outbox",
     metadata,

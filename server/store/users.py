@@ -80,14 +80,14 @@ class PostgresUsers(UserReads):
         """
         ended: Sequence[UUID] = ()
         async with self._changing(once) as connection:
-            before = await _locked(connection, user_id, admins=edit.ends_sessions)
+            before = await locked(connection, user_id, admins=edit.ends_sessions)
             if edit.etag and edit.etag != before.etag:
                 raise EtagMismatch(before.etag)
             values = _changes(before, edit.values)
             user = before
             if values:
                 if edit.ends_sessions:
-                    await _refuse_last_admin(connection, before, values)
+                    await refuse_last_admin(connection, before, values)
                     ended = await end_sessions(connection, user_id, edit.now)
                 if "email" in values:
                     await take_back(connection, user_id, edit.now)
@@ -107,8 +107,8 @@ class PostgresUsers(UserReads):
         Raises UserNotFound, LastAdmin.
         """
         async with self._changing(None) as connection:
-            before = await _locked(connection, user_id, admins=True)
-            await _refuse_last_admin(connection, before, {"is_active": False})
+            before = await locked(connection, user_id, admins=True)
+            await refuse_last_admin(connection, before, {"is_active": False})
             ended = await end_sessions(connection, user_id, now)
             await take_back(connection, user_id, now)
             await changed(
@@ -153,7 +153,7 @@ class PostgresUsers(UserReads):
             raise refused(error) from error
 
 
-async def _locked(connection: AsyncConnection, user_id: int, *, admins: bool) -> User:
+async def locked(connection: AsyncConnection, user_id: int, *, admins: bool) -> User:
     """Give an account that nobody else changes meanwhile. Raises UserNotFound.
 
     With `admins` every admin is locked too, in one order, so that two of them cannot
@@ -170,9 +170,10 @@ async def _locked(connection: AsyncConnection, user_id: int, *, admins: bool) ->
     return found[user_id]
 
 
-async def _refuse_last_admin(
+async def refuse_last_admin(
     connection: AsyncConnection, before: User, values: Mapping[str, object]
 ) -> None:
+    """Raise LastAdmin if these values would leave no active admin."""
     stays = values.get("role", Role.ADMIN) == Role.ADMIN
     if before.role is not Role.ADMIN or not before.is_active:
         return

@@ -209,6 +209,23 @@ def test_the_other_commands_find_it(academy: Academy) -> None:
     assert me["role"] == "ROLE_ADMIN"
 
 
+def test_keys_are_listed_and_rotated(academy: Academy) -> None:
+    """By another process; the server that runs learns it."""
+    keys = (sys.executable, "-m", "server", "keys")
+    done = academy.run(*keys, "rotate", "--force")
+    listed = academy.run(*keys, "list")
+    assert done.stdout == listed.stdout, done.stderr
+    states = [line.split()[1] for line in listed.stdout.splitlines()]
+    assert states == ["next", "active", "retired"]
+    names = {line.split()[0] for line in listed.stdout.splitlines()}
+
+    def published() -> bool:
+        found = httpx.get(f"http://{academy.http}/.well-known/jwks.json").json()
+        return {key["kid"] for key in found["keys"]} == names
+
+    until(published)
+
+
 def test_admins_meet_the_contracts_rules(academy: Academy) -> None:
     """R31: the command line is no way round them."""
     done = create_admin(academy, "İx y!", "no e-mail")

@@ -1,11 +1,19 @@
 """Handing letters to a mail server, which may be away, refuse, or hang up."""
 
 import socket
+import ssl
 from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
+from ipaddress import ip_address
+from pathlib import Path
 
 import pytest
 import pytest_asyncio
 from aiosmtplib import SMTPException
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
 
 from server.domain.outbox.courier import PostAway
 from server.domain.outbox.letters import Letter, Template
@@ -80,3 +88,47 @@ async def test_a_password_is_not_for_everybody_on_the_way(box: Mailbox) -> None:
         await post.send(letter())
     assert not box.mails
     await post.close()
+
+
+def certificate(folder: Path) -> Path:
+    """Give a file with a key and its certificate for 127.0.0.1, signed by itself."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "mail")])
+    here = x509.IPAddress(ip_address("127.0.0.1"))
+    made = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(datetime.now(UTC) - timedelta(hours=1))
+        .not_valid_after(datetime.now(UTC) + timedelta(hours=1))
+        .add_extension(x509.SubjectAlternativeName([here]), critical=False)
+        .sign(key, hashes.SHA256())
+    )
+    pem = serialization.Encoding.PEM
+    private = key.private_bytes(
+        pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
+    file = folder / "mail.pem"
+    file.write_bytes(private + made.public_bytes(pem))
+    return file
+
+
+async def test_an_encrypted_connection(tmp_path: Path) -> None:
+    """By STARTTLS, with a certificate that must be good; then we log in."""
+    file = certificate(tmp_path)
+    theirs = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    theirs.load_cert_chain(file)
+    async with mailbox(tls=theirs) as box:
+        url = box.url.replace("smtp://", "smtp://ana:Blue7horse@")
+        server = MailServer.parse(url)
+        stranger = SmtpPost(server, STATIONERY)
+        with pytest.raises(PostAway):
+            await stranger.send(letter())
+        assert not box.log_ins
+        post = SmtpPost(server, STATIONERY, tls=ssl.create_default_context(cafile=file))
+        await post.send(letter())
+        assert box.log_ins == [(b"ana", b"Blue7horse")]
+        assert len(box.mails) == 1
+        await post.close()

@@ -59,7 +59,7 @@ def audited(method: Method, store: AuditStore, clock: Clock) -> Interceptor | No
             event=event,
             actor=call.caller.subject,
             user_id=user_id or call.caller.user_id,
-            address=call.address,
+            address="" if call.leaves_no_address else call.address,
             outcome=outcome,
             request_id=call.request_id,
         )

@@ -73,6 +73,16 @@ class UserServiceStub:
                 request_serializer=blatam_dot_user_dot_v1_dot_user__pb2.WatchUsersRequest.SerializeToString,
                 response_deserializer=blatam_dot_user_dot_v1_dot_user__pb2.WatchUsersResponse.FromString,
                 _registered_method=True)
+        self.EraseUser = channel.unary_unary(
+                '/blatam.user.v1.UserService/EraseUser',
+                request_serializer=blatam_dot_user_dot_v1_dot_user__pb2.EraseUserRequest.SerializeToString,
+                response_deserializer=blatam_dot_user_dot_v1_dot_user__pb2.EraseUserResponse.FromString,
+                _registered_method=True)
+        self.ExportUser = channel.unary_unary(
+                '/blatam.user.v1.UserService/ExportUser',
+                request_serializer=blatam_dot_user_dot_v1_dot_user__pb2.ExportUserRequest.SerializeToString,
+                response_deserializer=blatam_dot_user_dot_v1_dot_user__pb2.ExportUserResponse.FromString,
+                _registered_method=True)
         self.UpdateUser = channel.unary_unary(
                 '/blatam.user.v1.UserService/UpdateUser',
                 request_serializer=blatam_dot_user_dot_v1_dot_user__pb2.UpdateUserRequest.SerializeToString,
@@ -221,6 +231,29 @@ class UserServiceServicer:
         no longer kept, and UNAVAILABLE if this process stops (SERVER_STOPPING) or cannot
         look (STORE_UNAVAILABLE), in the middle of the stream, too: connect again with
         the last `resume_token`.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def EraseUser(self, request, context):
+        """Erases an account and all that is personal, now and for good: its sessions end,
+        its name and address become free, its id is never used again. The audit log keeps
+        the id alone.
+
+        Returns NOT_FOUND if there is no such account, INVALID_ARGUMENT or
+        UNAUTHENTICATED (INVALID_CREDENTIALS) if who erases themself gives no password or
+        a wrong one, and FAILED_PRECONDITION (LAST_ADMIN) if no active admin would be
+        left.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ExportUser(self, request, context):
+        """Gives everything that is held about one user (GDPR art. 15 and 20).
+
+        Returns NOT_FOUND if there is no such account.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -417,6 +450,16 @@ def add_UserServiceServicer_to_server(servicer, server):
                     servicer.WatchUsers,
                     request_deserializer=blatam_dot_user_dot_v1_dot_user__pb2.WatchUsersRequest.FromString,
                     response_serializer=blatam_dot_user_dot_v1_dot_user__pb2.WatchUsersResponse.SerializeToString,
+            ),
+            'EraseUser': grpc.unary_unary_rpc_method_handler(
+                    servicer.EraseUser,
+                    request_deserializer=blatam_dot_user_dot_v1_dot_user__pb2.EraseUserRequest.FromString,
+                    response_serializer=blatam_dot_user_dot_v1_dot_user__pb2.EraseUserResponse.SerializeToString,
+            ),
+            'ExportUser': grpc.unary_unary_rpc_method_handler(
+                    servicer.ExportUser,
+                    request_deserializer=blatam_dot_user_dot_v1_dot_user__pb2.ExportUserRequest.FromString,
+                    response_serializer=blatam_dot_user_dot_v1_dot_user__pb2.ExportUserResponse.SerializeToString,
             ),
             'UpdateUser': grpc.unary_unary_rpc_method_handler(
                     servicer.UpdateUser,
@@ -684,6 +727,60 @@ class UserService:
             '/blatam.user.v1.UserService/WatchUsers',
             blatam_dot_user_dot_v1_dot_user__pb2.WatchUsersRequest.SerializeToString,
             blatam_dot_user_dot_v1_dot_user__pb2.WatchUsersResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def EraseUser(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/blatam.user.v1.UserService/EraseUser',
+            blatam_dot_user_dot_v1_dot_user__pb2.EraseUserRequest.SerializeToString,
+            blatam_dot_user_dot_v1_dot_user__pb2.EraseUserResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ExportUser(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/blatam.user.v1.UserService/ExportUser',
+            blatam_dot_user_dot_v1_dot_user__pb2.ExportUserRequest.SerializeToString,
+            blatam_dot_user_dot_v1_dot_user__pb2.ExportUserResponse.FromString,
             options,
             channel_credentials,
             insecure,

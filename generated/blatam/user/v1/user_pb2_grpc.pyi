@@ -63,6 +63,21 @@ class UserServiceStub:
     look (STORE_UNAVAILABLE), in the middle of the stream, too: connect again with
     the last `resume_token`.
     """
+    EraseUser: _aio.UnaryUnaryMultiCallable[_user_pb2.EraseUserRequest, _user_pb2.EraseUserResponse]
+    """Erases an account and all that is personal, now and for good: its sessions end,
+    its name and address become free, its id is never used again. The audit log keeps
+    the id alone.
+
+    Returns NOT_FOUND if there is no such account, INVALID_ARGUMENT or
+    UNAUTHENTICATED (INVALID_CREDENTIALS) if who erases themself gives no password or
+    a wrong one, and FAILED_PRECONDITION (LAST_ADMIN) if no active admin would be
+    left.
+    """
+    ExportUser: _aio.UnaryUnaryMultiCallable[_user_pb2.ExportUserRequest, _user_pb2.ExportUserResponse]
+    """Gives everything that is held about one user (GDPR art. 15 and 20).
+
+    Returns NOT_FOUND if there is no such account.
+    """
     UpdateUser: _aio.UnaryUnaryMultiCallable[_user_pb2.UpdateUserRequest, _user_pb2.UpdateUserResponse]
     """Changes an account; disabling it or changing its role ends its sessions.
 
@@ -245,6 +260,33 @@ class UserServiceServicer(metaclass=_abc_1.ABCMeta):
         no longer kept, and UNAVAILABLE if this process stops (SERVER_STOPPING) or cannot
         look (STORE_UNAVAILABLE), in the middle of the stream, too: connect again with
         the last `resume_token`.
+        """
+
+    @_abc_1.abstractmethod
+    def EraseUser(
+        self,
+        request: _user_pb2.EraseUserRequest,
+        context: _aio.ServicerContext[_user_pb2.EraseUserRequest, _abc.Awaitable[_user_pb2.EraseUserResponse]],
+    ) -> _abc.Awaitable[_user_pb2.EraseUserResponse]:
+        """Erases an account and all that is personal, now and for good: its sessions end,
+        its name and address become free, its id is never used again. The audit log keeps
+        the id alone.
+
+        Returns NOT_FOUND if there is no such account, INVALID_ARGUMENT or
+        UNAUTHENTICATED (INVALID_CREDENTIALS) if who erases themself gives no password or
+        a wrong one, and FAILED_PRECONDITION (LAST_ADMIN) if no active admin would be
+        left.
+        """
+
+    @_abc_1.abstractmethod
+    def ExportUser(
+        self,
+        request: _user_pb2.ExportUserRequest,
+        context: _aio.ServicerContext[_user_pb2.ExportUserRequest, _abc.Awaitable[_user_pb2.ExportUserResponse]],
+    ) -> _abc.Awaitable[_user_pb2.ExportUserResponse]:
+        """Gives everything that is held about one user (GDPR art. 15 and 20).
+
+        Returns NOT_FOUND if there is no such account.
         """
 
     @_abc_1.abstractmethod
