@@ -22,7 +22,9 @@ from server.store.erasure import erase
 from server.store.revocations import RevocationFeed
 from server.store.tables import (
     mailed_tokens,
+    notifications,
     outbox,
+    posts,
     request_answers,
     revocations,
     sessions,
@@ -40,6 +42,9 @@ TOKENS_KEPT = timedelta(days=1)
 ENTRIES_KEPT = timedelta(days=7)
 # an operator's time to put them back
 DEAD_KEPT = timedelta(days=30)
+# a post that is noted twice is told once
+NOTIFICATIONS_KEPT = timedelta(days=90)
+POSTS_KEPT = timedelta(days=30)
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +66,8 @@ def expiries(now: datetime) -> list[Expiry]:
         Expiry(request_answers, request_answers.c.answered_at < now - ANSWERS_KEPT),
         _settled(State.DELIVERED, now - ENTRIES_KEPT),
         _settled(State.DEAD, now - DEAD_KEPT),
+        Expiry(notifications, notifications.c.created_at < now - NOTIFICATIONS_KEPT),
+        Expiry(posts, posts.c.deleted_at < now - POSTS_KEPT),
     ]
 
 

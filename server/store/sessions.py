@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
@@ -22,6 +22,8 @@ from server.store.connect import Database
 from server.store.outbox import enqueue, take_back
 from server.store.revocations import RevocationFeed, end_sessions, revoke
 from server.store.tables import sessions, users
+
+SEEN_AGAIN = timedelta(hours=1)
 
 
 class PostgresSessions:
@@ -44,6 +46,8 @@ class PostgresSessions:
             if (await connection.execute(before)).scalar() is False:
                 await enqueue(connection, session.created_at, _new_device(session))
             await connection.execute(sa.insert(sessions).values(asdict(session)))
+            seen = NewEntry(Kind.SEEN, session.user_id)
+            await enqueue(connection, session.created_at, seen)
 
     async def rotate(
         self, session_id: UUID, decide: Decide
@@ -67,6 +71,7 @@ class PostgresSessions:
             rotation = decide(before, owner)
             if rotation.session != before:
                 await _write(connection, rotation.session)
+                await _see(connection, before, rotation.session)
         if rotation.session.ended_at:
             await self._feed.ended([session_id], rotation.session.ended_at)
         return rotation, owner
@@ -173,6 +178,13 @@ async def _hold(connection: AsyncConnection, user_id: int, session_id: UUID) -> 
     )
     if (await connection.execute(open_one)).first() is None:
         raise TokenInvalid("the session has ended")
+
+
+async def _see(connection: AsyncConnection, before: Session, after: Session) -> None:
+    """Have it counted that a user was seen, at most once in SEEN_AGAIN."""
+    if after.last_used_at - before.last_used_at >= SEEN_AGAIN:
+        seen = NewEntry(Kind.SEEN, after.user_id)
+        await enqueue(connection, after.last_used_at, seen)
 
 
 def _new_device(session: Session) -> NewEntry:
