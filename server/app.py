@@ -63,6 +63,7 @@ from server.store.audit import PostgresAudit
 from server.store.buckets import RedisBuckets
 from server.store.connect import Database, redis_client
 from server.store.mailed_tokens import PostgresMailedTokens
+from server.store.members.news import PostgresNews
 from server.store.outbox import PostgresOutbox
 from server.store.personal_data import PostgresPersonalData
 from server.store.retention import ENTRIES_KEPT, Retention
@@ -161,14 +162,16 @@ async def academy(
         reflect(server, (*servicers, health.name))
     port = LocalPort(served, trust, Reply, CallError)
     edge = replace(edge_settings(settings, rates(settings)), ready=health.ready)
+    stores = (base.database, base.clock)
     fresh = (kept.keys, base.feed, kept.services, kept.changes, health)
     for source in fresh:
         await source.look()
-    rest = (kept.accounts.cache, _retention(base))
+    rest = (kept.accounts.cache, _retention(base), systems.rounds(*stores))
     works = [source.follow for source in (*fresh, *rest)]
+    letters, consequences = _letters(base, kept), systems.consequences(*stores)
     async with (
         following(*works, base.feed.listen, kept.keys.listen),
-        delivering(settings, kept.outbox, _letters(base, kept), base.clock),
+        delivering(settings, kept.outbox, letters, consequences, base.clock),
     ):
         yield Academy(health, server, port, edge_app(port, edge))
 
@@ -240,7 +243,8 @@ def _retention(base: Ground) -> Retention:
 def _letters(base: Ground, kept: Kept) -> Letters:
     tokens = MailedTokens(kept.mailed, base.secret.mac("mailed-tokens"), base.clock)
     users, accounts = UserReads(base.database), PostgresAccounts(base.database)
-    return Letters(users, accounts, kept.outbox, tokens)
+    news = PostgresNews(base.database, base.clock)
+    return Letters(users, accounts, kept.outbox, tokens, news)
 
 
 def _guards(

@@ -57,7 +57,7 @@ class Stationery:
         return message
 
     def _body(self, text: Text, letter: Letter) -> str:
-        details = {key: _plain(str(value)) for key, value in letter.details.items()}
+        details = {key: _told(value) for key, value in letter.details.items()}
         link = f"{self.public_url.rstrip('/')}/{text.page}#token={letter.token}"
         proof = PROOF.format(link=link) if letter.token else ""
         return text.body.format_map(
@@ -68,6 +68,12 @@ class Stationery:
 def name(letter: Letter) -> str:
     """Give what a letter is known by; unique, and the same when it is repeated."""
     return f"{letter.entry}.{int(letter.written_at.timestamp() * _MICROSECOND)}"
+
+
+def _told(value: str | int | tuple[str, ...]) -> str:
+    if isinstance(value, tuple):
+        return "\n".join(f"  {_plain(line)}" for line in value)
+    return _plain(str(value))
 
 
 def _plain(text: str) -> str:

@@ -15,7 +15,11 @@ from tests.mailbox import link_of, token_of
 
 SENDER = "Blatam Academy <no-reply@academy.example>"
 STATIONERY = Stationery(SENDER, "https://academy.example/app/", Clock())
-DETAILS = {"device": "Phone", "address": "192.0.2.1"}
+DETAILS: dict[str, str | int | tuple[str, ...]] = {
+    "device": "Phone",
+    "address": "192.0.2.1",
+    "news": ("bea: On numbers", "cat follows you"),
+}
 
 
 def letter(template: Template, token: str = "", **details: str) -> Letter:

@@ -8,6 +8,7 @@ which there is one a second at most (R14).
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from contextlib import aclosing
 from operator import attrgetter
 from typing import Any
 
@@ -20,7 +21,7 @@ from server.domain.errors import (
     TokenMissing,
     UserRequired,
 )
-from server.rpc.call import Call, Interceptor, Method, Outcome, Proceed
+from server.rpc.call import Call, Interceptor, Method, Outcome, Proceed, Stream
 
 Verify = Callable[[str], Caller]
 Learn = Callable[[], Awaitable[None]]
@@ -51,9 +52,20 @@ def authorized(method: Method, verify: Verify, learn: Learn) -> Interceptor:
             raise UserRequired
         if not _may(policy.access, caller, own(call.request) if own else 0):
             raise AccessDenied("your account may not do this")
-        return await proceed(call)
+        outcome = await proceed(call)
+        return (
+            outcome if isinstance(outcome, bytes) else _watched(call, outcome, verify)
+        )
 
     return public if policy.access == Access.ACCESS_PUBLIC else guarded
+
+
+async def _watched(call: Call, messages: Stream, verify: Verify) -> Stream:
+    """Give no message of a stream once its caller's token serves no longer (R22)."""
+    async with aclosing(messages):
+        async for message in messages:
+            _identify(call, verify)
+            yield message
 
 
 def _identify(call: Call, verify: Verify) -> Caller:

@@ -50,6 +50,19 @@ def upgrade() -> None:
         ),
     )
     listed = ["state", "created_at", "id"]
-    op.create_index("idx_posts_created_at", "posts", listed)
+    op.create_index(
+        "idx_posts_created_at", "posts", listed, postgresql_include=["user_id"]
+    )
+    op.create_index(
+        "idx_posts_deleted_at",
+        "posts",
+        ["deleted_at"],
+        postgresql_where=sa.text("deleted_at is not null"),
+    )
     op.create_index("idx_posts_user_id", "posts", ["user_id", *listed])
-    op.create_index("idx_posts_category_id", "posts", ["category_id", *listed])
+    op.create_index(
+        "idx_posts_category_id",
+        "posts",
+        ["category_id", *listed],
+        postgresql_include=["user_id"],
+    )
