@@ -35,19 +35,19 @@ from server.config import (
     load,
     require,
 )
+from server.domain.accounts.users import Role
 from server.domain.credentials.rotation import KeyInfo
 from server.domain.errors import AcademyError
-from server.domain.users import Role
 from server.embedded.processes import EmbeddedServerError
 from server.embedded.servers import EmbeddedServers
 from server.logs import configure
 from server.rpc import contract
+from server.rpc.accounts.users import check_sign_up
 from server.rpc.contract import ContractError
 from server.rpc.health import Health
-from server.rpc.users import check_sign_up
 from server.store import migrate as migrations
+from server.store.credentials.signing_keys import UnreadableKeys
 from server.store.outbox import PostgresOutbox
-from server.store.signing_keys import UnreadableKeys
 
 cli = typer.Typer(
     no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False

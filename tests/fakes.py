@@ -6,6 +6,15 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
 
+from server.domain.accounts.users import (
+    SORT_VALUES,
+    NewUser,
+    Role,
+    User,
+    UserEdit,
+    UserFilter,
+    fold,
+)
 from server.domain.auth import Account, Decide, Owner
 from server.domain.credentials.revocations import Revocations
 from server.domain.credentials.service_keys import ServiceKey
@@ -21,15 +30,6 @@ from server.domain.errors import (
 from server.domain.outbox.entries import NewEntry
 from server.domain.paging import PageRequest, Rows, Sort
 from server.domain.requests import AnswerExists, Once, RequestKey, StoredAnswer
-from server.domain.users import (
-    SORT_VALUES,
-    NewUser,
-    Role,
-    User,
-    UserEdit,
-    UserFilter,
-    fold,
-)
 
 NOON = datetime(2026, 1, 2, 12, 0, tzinfo=UTC)
 

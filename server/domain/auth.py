@@ -8,6 +8,7 @@ from datetime import datetime, timedelta
 from typing import Protocol
 from uuid import UUID
 
+from server.domain.accounts.users import Role, fold
 from server.domain.callers import Caller
 from server.domain.clock import Clock
 from server.domain.credentials.passwords import (
@@ -30,7 +31,6 @@ from server.domain.errors import (
 from server.domain.limits import Bucket, Limiter, Window, address_key
 from server.domain.outbox.entries import Kind, NewEntry
 from server.domain.requests import Once
-from server.domain.users import Role, fold
 
 # R5: the spellings of one account share this count
 VERIFIED_PER_ACCOUNT = Window(5, timedelta(seconds=60))

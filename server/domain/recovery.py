@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from uuid import UUID
 
+from server.domain.accounts.users import fold
 from server.domain.auth import Authentication
 from server.domain.callers import Caller
 from server.domain.credentials.mailed_tokens import (
@@ -15,7 +16,6 @@ from server.domain.credentials.mailed_tokens import (
 from server.domain.credentials.passwords import check_password
 from server.domain.errors import MailedTokenInvalid
 from server.domain.outbox.entries import Kind, NewEntry
-from server.domain.users import fold
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,9 +17,9 @@ from server.domain.credentials.revocations import KEPT as REVOCATIONS_KEPT
 from server.domain.errors import StoreUnavailable
 from server.domain.outbox.entries import State
 from server.domain.requests import KEPT as ANSWERS_KEPT
+from server.store.accounts.erasure import erase
 from server.store.connect import Database
-from server.store.erasure import erase
-from server.store.revocations import RevocationFeed
+from server.store.credentials.revocations import RevocationFeed
 from server.store.tables import (
     mailed_tokens,
     notifications,

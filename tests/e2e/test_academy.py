@@ -7,7 +7,7 @@ from uuid import uuid4
 
 import pytest
 
-from server.domain.users import Role
+from server.domain.accounts.users import Role
 from tests.clients import Answer, Client, Grpc, Rest
 from tests.running import Running, SignedIn
 

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from edge.config import EdgeSettings
 from edge.openapi import document
-from server.domain.users import Role
+from server.domain.accounts.users import Role
 from server.rpc import contract
 from tests.running import Running
 

@@ -9,13 +9,13 @@ import pytest
 import sqlalchemy as sa
 
 from server.background import following
+from server.domain.accounts.users import NewUser, Role, UserEdit
 from server.domain.credentials.sessions import Session
 from server.domain.errors import EmailTaken, LastAdmin
 from server.domain.outbox.entries import Entry, Kind, NewEntry
-from server.domain.users import NewUser, Role, UserEdit
 from server.store.connect import Database
+from server.store.credentials.sessions import PostgresSessions
 from server.store.outbox import PostgresOutbox
-from server.store.sessions import PostgresSessions
 from server.store.tables import outbox
 from tests.fakes import NOON, FakeSessions
 from tests.store.conftest import Stores

@@ -9,20 +9,20 @@ from uuid import uuid4
 import pytest
 import sqlalchemy as sa
 
+from server.domain.accounts.users import NewUser, Role, User
 from server.domain.audit import AuditEvent
 from server.domain.credentials.mailed_tokens import MailedToken, Purpose
 from server.domain.credentials.revocations import Revocations
 from server.domain.credentials.sessions import Session
 from server.domain.outbox.entries import Kind, NewEntry
 from server.domain.requests import Once, RequestKey
-from server.domain.users import NewUser, Role, User
 from server.store import retention
 from server.store.audit import PostgresAudit
 from server.store.connect import Database, redis_client
-from server.store.mailed_tokens import PostgresMailedTokens
+from server.store.credentials.mailed_tokens import PostgresMailedTokens
+from server.store.credentials.revocations import RevocationFeed
 from server.store.outbox import PostgresOutbox
 from server.store.retention import Retention
-from server.store.revocations import RevocationFeed
 from server.store.tables import metadata
 from tests.fakes import NOON, Clock
 from tests.store.conftest import Stores

@@ -8,16 +8,16 @@ from uuid import uuid4
 import pytest
 
 from server.background import following
+from server.domain.accounts.users import NewUser, Role
 from server.domain.auth import Owner
 from server.domain.credentials.revocations import Revocations
 from server.domain.credentials.sessions import Rotation, Session
 from server.domain.errors import RefreshTokenInvalid, TokenInvalid
-from server.domain.users import NewUser, Role
-from server.store.accounts import PostgresAccounts
+from server.store.accounts.users import PostgresUsers
 from server.store.connect import Database, redis_client
-from server.store.revocations import RevocationFeed, revoke
-from server.store.sessions import PostgresSessions
-from server.store.users import PostgresUsers
+from server.store.credentials.accounts import PostgresAccounts
+from server.store.credentials.revocations import RevocationFeed, revoke
+from server.store.credentials.sessions import PostgresSessions
 from tests.fakes import NOON, Clock
 from tests.store.conftest import Stores
 

@@ -8,10 +8,10 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Protocol
 
+from server.domain.accounts.users import User
 from server.domain.auth import Account
 from server.domain.credentials.mailed_tokens import MailedTokens, Purpose
 from server.domain.outbox.entries import Entry, Kind
-from server.domain.users import User
 
 _NEWS = frozenset({Kind.FOLLOWED_POST, Kind.NEW_FOLLOWER, Kind.DIGEST})
 BETWEEN_WARNINGS = timedelta(days=1)

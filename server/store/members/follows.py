@@ -11,12 +11,12 @@ from server.domain.errors import UserNotFound
 from server.domain.members.follows import Follow, Side
 from server.domain.outbox.entries import Kind, NewEntry
 from server.domain.paging import REACH, PageRequest, Rows
+from server.store.accounts.user_reads import PUBLIC, THERE, user_of
 from server.store.connect import Database
 from server.store.keyset import Estimates, Keyset, capped_count, counted
 from server.store.outbox import enqueue
 from server.store.tables import follows as table
 from server.store.tables import users
-from server.store.user_reads import PUBLIC, THERE, user_of
 
 # By side: whose list it is, and who stands in it.
 _COLUMNS = {

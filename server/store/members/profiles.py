@@ -20,10 +20,10 @@ from server.domain.members.profiles import Profile
 from server.domain.members.settings import Visibility
 from server.domain.requests import Once
 from server.store import answers
+from server.store.accounts.user_reads import THERE
 from server.store.connect import Database
 from server.store.tables import user_profiles as table
 from server.store.tables import user_settings, users
-from server.store.user_reads import THERE
 from server.store.writing import writing
 
 _PRIVATE = sa.exists().where(

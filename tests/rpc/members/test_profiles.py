@@ -8,7 +8,7 @@ import grpc
 import pytest
 
 from blatam.user.v1 import profile_pb2, settings_pb2, user_pb2
-from server.domain.users import Role
+from server.domain.accounts.users import Role
 from tests.running import Running, SignedIn
 from tests.status import refusal
 

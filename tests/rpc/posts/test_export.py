@@ -10,7 +10,7 @@ import psutil
 import sqlalchemy as sa
 
 from blatam.post.v1 import post_pb2 as pb
-from server.domain.users import Role
+from server.domain.accounts.users import Role
 from server.store.connect import Database
 from tests.running import Running
 from tests.status import refusal

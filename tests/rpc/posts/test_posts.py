@@ -11,7 +11,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from blatam.post.v1 import category_pb2
 from blatam.post.v1 import post_pb2 as pb
 from blatam.user.v1 import user_pb2
-from server.domain.users import Role
+from server.domain.accounts.users import Role
 from tests.running import Running, SignedIn
 from tests.status import refusal
 

@@ -9,6 +9,7 @@ from uuid import uuid4
 import pytest_asyncio
 import sqlalchemy as sa
 
+from server.domain.accounts.users import User
 from server.domain.credentials.sessions import Session
 from server.domain.edits import Edit
 from server.domain.members.consequences import Consequences
@@ -16,7 +17,6 @@ from server.domain.members.rounds import DIGEST_AFTER, Rounds
 from server.domain.members.settings import Settings
 from server.domain.outbox.entries import Entry, Kind
 from server.domain.posts.posts import NewPost, Post, State
-from server.domain.users import User
 from server.store.connect import Database
 from server.store.members.analytics import PostgresAnalytics
 from server.store.members.follows import PostgresFollows

@@ -23,6 +23,10 @@ def upgrade() -> None:
         sa.UniqueConstraint("slug", name=op.f("uq_categories_slug")),
     )
     op.create_index("idx_categories_created_at", "categories", ["created_at", "id"])
+    _make_posts()
+
+
+def _make_posts() -> None:
     op.create_table(
         "posts",
         sa.Column("id", sa.BigInteger(), sa.Identity(always=True), nullable=False),

@@ -10,9 +10,9 @@ import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from server.domain.outbox.entries import MAIL, Kind, NewEntry
+from server.store.credentials.revocations import end_sessions
 from server.store.members.analytics import mark_followed_by
 from server.store.outbox import enqueue
-from server.store.revocations import end_sessions
 from server.store.tables import audit_events, outbox, request_answers, users
 
 # The account is blanked before it goes: the trigger on changes tells every process

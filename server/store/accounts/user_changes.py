@@ -17,13 +17,13 @@ from collections.abc import Sequence
 import sqlalchemy as sa
 import structlog
 
+from server.domain.accounts.user_watch import Change
 from server.domain.errors import StoreUnavailable
 from server.domain.outbox.entries import Kind
-from server.domain.user_watch import Change
 from server.domain.watching import Tail
+from server.store.accounts.user_reads import UserReads
 from server.store.connect import Database
 from server.store.tables import outbox
-from server.store.user_reads import UserReads
 
 log = structlog.get_logger()
 SECONDS_BETWEEN_LOOKS = 0.5

@@ -11,16 +11,16 @@ from uuid import UUID
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from server.domain.accounts.users import Role
 from server.domain.auth import Decide, Owner
 from server.domain.credentials.sessions import Rotation, Session
 from server.domain.errors import TokenInvalid
 from server.domain.outbox.entries import Kind, NewEntry
 from server.domain.requests import Once
-from server.domain.users import Role
 from server.store import answers
 from server.store.connect import Database
+from server.store.credentials.revocations import RevocationFeed, end_sessions, revoke
 from server.store.outbox import enqueue, take_back
-from server.store.revocations import RevocationFeed, end_sessions, revoke
 from server.store.tables import sessions, users
 
 SEEN_AGAIN = timedelta(hours=1)

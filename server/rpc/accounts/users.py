@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from blatam.user.v1 import user_pb2 as pb
+from server.domain.accounts.users import Role, User, UserFilter, Users, fold
 from server.domain.callers import Caller
 from server.domain.paging import Sort
-from server.domain.users import Role, User, UserFilter, Users, fold
 from server.rpc.call import Call
 from server.rpc.interceptors.validation import check
 from server.rpc.messages.masks import Readers, new_values
