@@ -14,6 +14,7 @@ from server.domain.errors import (
     EmailTaken,
     EtagMismatch,
     LastAdmin,
+    TokenInvalid,
     UsernameTaken,
     UserNotFound,
 )
@@ -277,7 +278,12 @@ class FakeSessions:
     async def ask_email_change(
         self, user_id: int, new_email: str, keep: UUID, now: datetime
     ) -> None:
+        self._hold(keep)
         await self.end_all(user_id, now, keep)
+
+    def _hold(self, keep: UUID) -> None:
+        if keep not in self.sessions or self.sessions[keep].ended_at:
+            raise TokenInvalid("the session has ended")
 
     async def change_password(
         self,
@@ -287,6 +293,7 @@ class FakeSessions:
         now: datetime,
         once: Once[None] | None = None,
     ) -> None:
+        self._hold(keep)
         self.users.hashes[user_id] = hashed
         await self.end_all(user_id, now, keep)
 

@@ -118,7 +118,10 @@ class SessionStore(Protocol):
     async def ask_email_change(
         self, user_id: int, new_email: str, keep: UUID, now: datetime
     ) -> None:
-        """Have both addresses written to, and end the other sessions."""
+        """Have both addresses written to, and end the other sessions.
+
+        Raises TokenInvalid if the one to keep has ended, too.
+        """
 
     async def change_password(
         self,
@@ -130,7 +133,8 @@ class SessionStore(Protocol):
     ) -> None:
         """Put a new hash and end the other sessions, in one transaction.
 
-        The owner is told by mail. Raises AnswerExists, UserNotFound.
+        The owner is told by mail. Raises AnswerExists, and TokenInvalid if the one
+        to keep has ended, too.
         """
 
 

@@ -40,6 +40,8 @@ SESSIONS_KEPT = timedelta(days=30)
 TOKENS_KEPT = timedelta(days=1)
 # how far back a stream of changes can be taken up again
 ENTRIES_KEPT = timedelta(days=7)
+# an operator's time to put them back
+DEAD_KEPT = timedelta(days=30)
 # a post that is noted twice is told once
 NOTIFICATIONS_KEPT = timedelta(days=90)
 POSTS_KEPT = timedelta(days=30)
@@ -62,16 +64,16 @@ def expiries(now: datetime) -> list[Expiry]:
         Expiry(revocations, revocations.c.ended_at < now - REVOCATIONS_KEPT),
         Expiry(mailed_tokens, mailed_tokens.c.expires_at < now - TOKENS_KEPT),
         Expiry(request_answers, request_answers.c.answered_at < now - ANSWERS_KEPT),
+        _settled(State.DELIVERED, now - ENTRIES_KEPT),
+        _settled(State.DEAD, now - DEAD_KEPT),
         Expiry(notifications, notifications.c.created_at < now - NOTIFICATIONS_KEPT),
         Expiry(posts, posts.c.deleted_at < now - POSTS_KEPT),
-        Expiry(
-            outbox,
-            sa.and_(
-                outbox.c.state == State.DELIVERED,
-                outbox.c.delivered_at < now - ENTRIES_KEPT,
-            ),
-        ),
     ]
+
+
+def _settled(state: State, before: datetime) -> Expiry:
+    over = sa.and_(outbox.c.state == state, outbox.c.delivered_at < before)
+    return Expiry(outbox, over)
 
 
 class Retention:

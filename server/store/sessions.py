@@ -13,7 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from server.domain.auth import Decide, Owner
 from server.domain.credentials.sessions import Rotation, Session
-from server.domain.errors import UserNotFound
+from server.domain.errors import TokenInvalid
 from server.domain.outbox.entries import Kind, NewEntry
 from server.domain.requests import Once
 from server.domain.users import Role
@@ -119,10 +119,14 @@ class PostgresSessions:
     async def ask_email_change(
         self, user_id: int, new_email: str, keep: UUID, now: datetime
     ) -> None:
-        """Have both addresses written to, and end the other sessions."""
+        """Have both addresses written to, and end the other sessions.
+
+        Raises TokenInvalid.
+        """
         asked = NewEntry(Kind.EMAIL_CHANGE, user_id, address=new_email)
         told = NewEntry(Kind.EMAIL_CHANGE_ASKED, user_id)
         async with self._database.transaction() as connection:
+            await _hold(connection, user_id, keep)
             await enqueue(connection, now, asked, told)
             ids = await end_sessions(connection, user_id, now, keep)
         await self._feed.ended(ids, now)
@@ -137,7 +141,7 @@ class PostgresSessions:
     ) -> None:
         """Put a new hash and end the other sessions, in one transaction.
 
-        Raises AnswerExists, UserNotFound.
+        Raises AnswerExists, TokenInvalid.
         """
         change = (
             sa.update(users)
@@ -148,9 +152,8 @@ class PostgresSessions:
         async with self._database.transaction() as connection:
             if once:
                 await answers.claim(connection, once)
-            version = (await connection.execute(change)).scalar()
-            if version is None:
-                raise UserNotFound(user_id)
+            await _hold(connection, user_id, keep)
+            version = (await connection.execute(change)).scalar_one()
             told = NewEntry(Kind.USER_UPDATED, user_id, payload={"version": version})
             mail = NewEntry(Kind.PASSWORD_CHANGED, user_id)
             await enqueue(connection, now, told, mail)
@@ -159,6 +162,22 @@ class PostgresSessions:
             if once:
                 await answers.write(connection, once, None)
         await self._feed.ended(ids, now)
+
+
+async def _hold(connection: AsyncConnection, user_id: int, session_id: UUID) -> None:
+    """Lock an account for a change that one of its sessions asks for.
+
+    The session may have ended since the password was looked at, by a reset, say:
+    then whoever holds it must change nothing any more. Raises TokenInvalid.
+    """
+    account = sa.select(users.c.id).where(users.c.id == user_id)
+    await connection.execute(account.with_for_update())
+    # a statement of its own: it sees what was committed while the lock was waited for
+    open_one = sa.select(sessions.c.id).where(
+        sessions.c.id == session_id, sessions.c.ended_at.is_(None)
+    )
+    if (await connection.execute(open_one)).first() is None:
+        raise TokenInvalid("the session has ended")
 
 
 async def _see(connection: AsyncConnection, before: Session, after: Session) -> None:

@@ -170,7 +170,7 @@ outbox = sa.Table(
         nullable=False,
         server_default=sa.text("'-infinity'"),
     ),
-    sa.Column("delivered_at", Moment),
+    sa.Column("delivered_at", Moment),  # or given up
     sa.Column("last_error", sa.Text),
     sa.Index(
         "idx_outbox_next_attempt_at",

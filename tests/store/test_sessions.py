@@ -11,7 +11,7 @@ from server.background import following
 from server.domain.auth import Owner
 from server.domain.credentials.revocations import Revocations
 from server.domain.credentials.sessions import Rotation, Session
-from server.domain.errors import RefreshTokenInvalid
+from server.domain.errors import RefreshTokenInvalid, TokenInvalid
 from server.domain.users import NewUser, Role
 from server.store.accounts import PostgresAccounts
 from server.store.connect import Database, redis_client
@@ -178,3 +178,18 @@ async def test_a_hint_hurries_the_look(database: Database, redis_url: str) -> No
         while not known.covers(session_id.hex):  # noqa: ASYNC110 - seen from outside
             await asyncio.sleep(0.01)
     await redis.aclose()
+
+
+async def test_an_ended_session_changes_nothing(stores: Stores) -> None:
+    """It may end after its password was looked at, by a reset: then it is too late."""
+    session = await opened(stores)
+    await stores.sessions.end(session.id, NOON)
+    with pytest.raises(TokenInvalid):
+        await stores.sessions.change_password(session.user_id, "x", session.id, NOON)
+    with pytest.raises(TokenInvalid):
+        await stores.sessions.ask_email_change(
+            session.user_id, "b@x.co", session.id, NOON
+        )
+    account = await stores.accounts.account_by_id(session.user_id)
+    assert account
+    assert account.password_hash == ""
