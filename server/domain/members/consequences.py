@@ -10,6 +10,15 @@ from typing import Protocol
 
 from server.domain.outbox.entries import Entry, Kind
 
+_COUNTED = frozenset(
+    {
+        Kind.SEEN,
+        Kind.FOLLOWED,
+        Kind.UNFOLLOWED,
+        Kind.POST_PUBLISHED,
+        Kind.POST_WITHDRAWN,
+    }
+)
 _COME_OR_GONE = frozenset({Kind.USER_DELETED, Kind.USER_UNDELETED})
 
 
@@ -44,7 +53,7 @@ class Consequences:
         """Do what follows from an event. Raises StoreUnavailable."""
         if entry.user_id is None:
             return
-        if entry.kind != Kind.POST_SPREAD:
+        if entry.kind in _COUNTED:
             await self.counts.mark(entry.user_id)
         if entry.kind in _COME_OR_GONE:
             await self.counts.mark_followed_by(entry.user_id)

@@ -10,7 +10,7 @@ down_revision = "0010"
 
 
 def upgrade() -> None:
-    """Make the tables."""
+    """Make the tables; the indexes hold what a list asks for, in its order."""
     op.create_table(
         "categories",
         sa.Column("id", sa.BigInteger(), sa.Identity(always=True), nullable=False),
@@ -23,10 +23,10 @@ def upgrade() -> None:
         sa.UniqueConstraint("slug", name=op.f("uq_categories_slug")),
     )
     op.create_index("idx_categories_created_at", "categories", ["created_at", "id"])
-    _make_posts()
+    _posts()
 
 
-def _make_posts() -> None:
+def _posts() -> None:
     op.create_table(
         "posts",
         sa.Column("id", sa.BigInteger(), sa.Identity(always=True), nullable=False),
