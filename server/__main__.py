@@ -17,6 +17,7 @@ from pydantic import SecretStr
 
 from edge.listener import DeadlinedProtocol
 from edge.openapi import document as openapi_document
+from edge.port import CHANNEL_OPTIONS
 from server import doctor as checks
 from server import run, state
 from server.app import academy, edge_settings, ground, remote_edge
@@ -143,7 +144,7 @@ def edge(
 
 async def _edge(settings: Settings, server: str) -> None:
     async with (
-        grpc.aio.insecure_channel(server) as channel,
+        grpc.aio.insecure_channel(server, CHANNEL_OPTIONS) as channel,
         run.listening_http(
             remote_edge(channel, settings), settings.http_listen, DeadlinedProtocol
         ),
