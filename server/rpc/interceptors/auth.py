@@ -8,6 +8,7 @@ which there is one a second at most (R14).
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from contextlib import aclosing
 from operator import attrgetter
 from typing import Any
 
@@ -20,7 +21,7 @@ from server.domain.errors import (
     TokenMissing,
     UserRequired,
 )
-from server.rpc.call import Call, Interceptor, Method, Outcome, Proceed
+from server.rpc.call import Call, Interceptor, Method, Outcome, Proceed, Stream
 
 Verify = Callable[[str], Caller]
 Learn = Callable[[], Awaitable[None]]
@@ -51,9 +52,23 @@ def authorized(method: Method, verify: Verify, learn: Learn) -> Interceptor:
             raise UserRequired
         if not _may(policy.access, caller, own(call.request) if own else 0):
             raise AccessDenied("your account may not do this")
-        return await proceed(call)
+        outcome = await proceed(call)
+        return (
+            outcome if isinstance(outcome, bytes) else _streamed(call, outcome, verify)
+        )
 
     return public if policy.access == Access.ACCESS_PUBLIC else guarded
+
+
+async def _streamed(call: Call, messages: Stream, verify: Verify) -> Stream:
+    """Give a stream for as long as its caller may have one (R22).
+
+    Some have no end of their own: a key that is revoked must not watch on.
+    """
+    async with aclosing(messages):
+        async for message in messages:
+            _identify(call, verify)
+            yield message
 
 
 def _identify(call: Call, verify: Verify) -> Caller:
