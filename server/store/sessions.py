@@ -11,9 +11,8 @@ from uuid import UUID
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from server.domain.auth import Decide, Owner
+from server.domain.auth import Account, Decide, Owner
 from server.domain.credentials.sessions import Rotation, Session
-from server.domain.errors import UserNotFound
 from server.domain.outbox.entries import Kind, NewEntry
 from server.domain.requests import Once
 from server.domain.users import Role
@@ -22,6 +21,7 @@ from server.store.connect import Database
 from server.store.outbox import enqueue, take_back
 from server.store.revocations import RevocationFeed, end_sessions, revoke
 from server.store.tables import sessions, users
+from server.store.user_reads import THERE
 
 
 class PostgresSessions:
@@ -31,8 +31,11 @@ class PostgresSessions:
         self._database = database
         self._feed = feed
 
-    async def add(self, session: Session) -> None:
-        """Write a new session, and a mail if it is from where none was before."""
+    async def add(self, session: Session, version: int) -> bool:
+        """Write a new session, and a mail if it is from where none was before.
+
+        Does nothing and gives False if the account has changed since this version.
+        """
         here = sa.and_(
             sessions.c.device == session.device, sessions.c.address == session.address
         )
@@ -40,10 +43,13 @@ class PostgresSessions:
             sessions.c.user_id == session.user_id
         )
         async with self._database.transaction() as connection:
+            if not await _stands(connection, session.user_id, version):
+                return False
             # None at the first log-in, of which nobody needs to be told
             if (await connection.execute(before)).scalar() is False:
                 await enqueue(connection, session.created_at, _new_device(session))
             await connection.execute(sa.insert(sessions).values(asdict(session)))
+        return True
 
     async def rotate(
         self, session_id: UUID, decide: Decide
@@ -112,31 +118,40 @@ class PostgresSessions:
             return [Session(**row._mapping) for row in rows]
 
     async def ask_email_change(
-        self, user_id: int, new_email: str, keep: UUID, now: datetime
-    ) -> None:
-        """Have both addresses written to, and end the other sessions."""
+        self, account: Account, new_email: str, keep: UUID, now: datetime
+    ) -> bool:
+        """Have both addresses written to, and end the other sessions.
+
+        Does nothing and gives False if the account has changed since.
+        """
+        user_id = account.user_id
         asked = NewEntry(Kind.EMAIL_CHANGE, user_id, address=new_email)
         told = NewEntry(Kind.EMAIL_CHANGE_ASKED, user_id)
         async with self._database.transaction() as connection:
+            if not await _stands(connection, user_id, account.version):
+                return False
             await enqueue(connection, now, asked, told)
             ids = await end_sessions(connection, user_id, now, keep)
         await self._feed.ended(ids, now)
+        return True
 
     async def change_password(
         self,
-        user_id: int,
+        account: Account,
         hashed: str,
         keep: UUID,
         now: datetime,
         once: Once[None] | None = None,
-    ) -> None:
+    ) -> bool:
         """Put a new hash and end the other sessions, in one transaction.
 
-        Raises AnswerExists, UserNotFound.
+        Does nothing and gives False if the account has changed since. Raises
+        AnswerExists.
         """
+        user_id = account.user_id
         change = (
             sa.update(users)
-            .where(users.c.id == user_id)
+            .where(users.c.id == user_id, users.c.version == account.version, THERE)
             .values(hashed_password=hashed, updated_at=now, version=users.c.version + 1)
             .returning(users.c.version)
         )
@@ -145,7 +160,7 @@ class PostgresSessions:
                 await answers.claim(connection, once)
             version = (await connection.execute(change)).scalar()
             if version is None:
-                raise UserNotFound(user_id)
+                return False
             told = NewEntry(Kind.USER_UPDATED, user_id, payload={"version": version})
             mail = NewEntry(Kind.PASSWORD_CHANGED, user_id)
             await enqueue(connection, now, told, mail)
@@ -154,6 +169,14 @@ class PostgresSessions:
             if once:
                 await answers.write(connection, once, None)
         await self._feed.ended(ids, now)
+        return True
+
+
+async def _stands(connection: AsyncConnection, user_id: int, version: int) -> bool:
+    """Tell whether an account is still this version, until the transaction's end."""
+    found = [users.c.id == user_id, users.c.version == version, THERE]
+    query = sa.select(users.c.id).where(*found).with_for_update(read=True)
+    return (await connection.execute(query)).first() is not None
 
 
 def _new_device(session: Session) -> NewEntry:

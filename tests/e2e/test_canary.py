@@ -175,8 +175,8 @@ async def everything_goes_wrong(journey: Journey) -> None:
         body = {"identifier": identifier, "password": WRONG}
         await journey.post(f"{AUTH}/login", body, due=4)
         await journey.post(f"{AUTH}/request-password-reset", {"identifier": identifier})
-    for body in ({"refreshToken": access}, {RESET: 1}, [RESET], RESET):
-        await journey.post(f"{AUTH}/refresh", body, refresh, due=4)
+    for wrong in ({"refreshToken": access}, {RESET: 1}, [RESET], RESET):
+        await journey.post(f"{AUTH}/refresh", wrong, refresh, due=4)
     await journey.post(f"{AUTH}/{RESET}?{RESET}=1", {}, RESET, due=4)
     await journey.post(f"{AUTH}/login?password={RESET}", {}, due=4)
     await journey.http.get(f"{API}/users/me?access_token={access}")
@@ -203,8 +203,8 @@ async def keys_and_values(redis_url: str) -> str:
     found: list[object] = []
     async with Redis.from_url(redis_url) as client:
         async for key in client.scan_iter():
-            kind = (await client.type(key)).decode()
-            found += [key, await READS[kind](client, key)]
+            kind: Any = await client.type(key)
+            found += [key, await READS[kind.decode()](client, key)]
     return repr(found)
 
 

@@ -6,7 +6,7 @@ from typing import Any
 import grpc
 import pytest
 import pytest_asyncio
-from google.protobuf.descriptor import Descriptor, FieldDescriptor
+from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
 
@@ -50,7 +50,7 @@ VALUES: dict[int, tuple[Any, ...]] = {
 }
 
 
-def hostile(kind: Descriptor, depth: int = 0) -> Iterator[Message]:
+def hostile(kind: Any, depth: int = 0) -> Iterator[Message]:
     """Give messages with one field each at an extreme, the others plausible."""
     if kind.full_name == "google.protobuf.Timestamp":
         for seconds in MOMENTS:
@@ -104,7 +104,7 @@ NAMED: dict[str, Any] = {
 }
 
 
-def plausible(kind: Descriptor) -> Message:
+def plausible(kind: Any) -> Message:
     """Give a message that passes most rules, so that each fault is met alone."""
     message: Message = GetMessageClass(kind)()
     for field in kind.fields:

@@ -54,7 +54,9 @@ async def test_every_change_of_an_account_is_told(
     users, sessions = real_stores.users, real_stores.sessions
     ana = await users.add(new("ana"))
     await users.edit(ana.id, UserEdit({"username": "anna"}, "", NOON))
-    await sessions.change_password(ana.id, "hash", uuid4(), NOON)
+    account = await real_stores.accounts.account_by_id(ana.id)
+    assert account
+    assert await sessions.change_password(account, "hash", uuid4(), NOON)
     await users.delete(ana.id, NOON)
     await users.undelete(ana.id, LONG_AGO, NOON)
     kinds = ["created", "updated", "updated", "deleted", "undeleted"]
