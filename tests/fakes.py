@@ -203,9 +203,15 @@ class FakeUsers:
         return self._account(user) if user else None
 
     def _account(self, user: User) -> Account:
-        hashed = self.hashes[user.id]
+        hashed, version = self.hashes[user.id], user.version
         return Account(
-            user.id, user.username, hashed, user.role, user.is_active, user.email
+            user.id,
+            user.username,
+            hashed,
+            user.role,
+            user.is_active,
+            user.email,
+            version,
         )
 
     async def replace_hash(self, user_id: int, old: str, new: str) -> None:
@@ -213,7 +219,9 @@ class FakeUsers:
             self.hashes[user_id] = new
 
     def disable(self, user_id: int) -> None:
-        self.users[user_id] = replace(self.users[user_id], is_active=False)
+        before = self.users[user_id]
+        version = before.version + 1
+        self.users[user_id] = replace(before, is_active=False, version=version)
 
 
 def _matches(user: User, wanted: UserFilter) -> bool:
@@ -233,8 +241,11 @@ class FakeSessions:
     known: Revocations
     sessions: dict[UUID, Session] = field(default_factory=dict)
 
-    async def add(self, session: Session) -> None:
+    async def add(self, session: Session, version: int) -> bool:
+        if not await self._stands(session.user_id, version):
+            return False
         self.sessions[session.id] = session
+        return True
 
     async def rotate(
         self, session_id: UUID, decide: Decide
@@ -276,10 +287,13 @@ class FakeSessions:
         return sorted(found, key=lambda session: session.created_at, reverse=True)
 
     async def ask_email_change(
-        self, user_id: int, new_email: str, keep: UUID, now: datetime
-    ) -> None:
+        self, account: Account, new_email: str, keep: UUID, now: datetime
+    ) -> bool:
         self._hold(keep)
-        await self.end_all(user_id, now, keep)
+        if not await self._stands(account.user_id, account.version):
+            return False
+        await self.end_all(account.user_id, now, keep)
+        return True
 
     def _hold(self, keep: UUID) -> None:
         if keep not in self.sessions or self.sessions[keep].ended_at:
@@ -287,15 +301,25 @@ class FakeSessions:
 
     async def change_password(
         self,
-        user_id: int,
+        account: Account,
         hashed: str,
         keep: UUID,
         now: datetime,
         once: Once[None] | None = None,
-    ) -> None:
+    ) -> bool:
         self._hold(keep)
+        user_id = account.user_id
+        if not await self._stands(user_id, account.version):
+            return False
+        before = self.users.users[user_id]
+        self.users.users[user_id] = replace(before, version=before.version + 1)
         self.users.hashes[user_id] = hashed
         await self.end_all(user_id, now, keep)
+        return True
+
+    async def _stands(self, user_id: int, version: int) -> bool:
+        user = await self.users.by_id(user_id)
+        return user is not None and user.version == version
 
 
 @dataclass(slots=True)

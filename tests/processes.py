@@ -7,6 +7,7 @@ import sys
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 import grpc
 import sqlalchemy as sa
@@ -25,15 +26,20 @@ def free_address() -> str:
 
 
 @asynccontextmanager
-async def serving(settings: Mapping[str, str]) -> AsyncIterator[grpc.aio.Channel]:
-    """Run `academy serve` for as long as the block lasts; it ends by kill -9."""
+async def serving(
+    settings: Mapping[str, str], log: int | BinaryIO = asyncio.subprocess.DEVNULL
+) -> AsyncIterator[grpc.aio.Channel]:
+    """Run `academy serve` for as long as the block lasts; it ends by kill -9.
+
+    Give an HTTP_LISTEN to know where REST is.
+    """
     listens = {"GRPC_LISTEN": free_address(), "HTTP_LISTEN": free_address()}
     process = await asyncio.create_subprocess_exec(
         sys.executable,
         *("-m", "server", "serve"),
         cwd=ROOT,
         env={"PATH": os.environ["PATH"], **listens, **settings},
-        stderr=asyncio.subprocess.DEVNULL,
+        stderr=log,
     )
     try:
         async with grpc.aio.insecure_channel(listens["GRPC_LISTEN"]) as channel:

@@ -37,11 +37,12 @@ VERIFIED_PER_ACCOUNT = Window(5, timedelta(seconds=60))
 # R6: the next one within the hour is told to the account's owner, once a day
 UNREMARKABLE_FAILURES = Window(9, timedelta(hours=1))
 WARNINGS = Window(1, timedelta(days=1))
+TRIES = 2  # an account may change, by its new name say, while its password is verified
 
 
 @dataclass(frozen=True, slots=True)
 class Account:
-    """What a log-in needs to know of an account."""
+    """What a log-in needs to know of an account; `version` grows when it changes."""
 
     user_id: int
     username: str
@@ -49,6 +50,7 @@ class Account:
     role: Role
     is_active: bool
     email: str = ""
+    version: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,8 +92,11 @@ Decide = Callable[[Session, "Owner"], Rotation]
 class SessionStore(Protocol):
     """Keeps sessions."""
 
-    async def add(self, session: Session) -> None:
-        """Write a new session."""
+    async def add(self, session: Session, version: int) -> bool:
+        """Write a new session; False if the account has changed since this version.
+
+        A password that was right when it was verified may be none by now.
+        """
 
     async def rotate(
         self, session_id: UUID, decide: Decide
@@ -116,25 +121,27 @@ class SessionStore(Protocol):
         """Give a user's sessions that have not ended, the newest first."""
 
     async def ask_email_change(
-        self, user_id: int, new_email: str, keep: UUID, now: datetime
-    ) -> None:
+        self, account: Account, new_email: str, keep: UUID, now: datetime
+    ) -> bool:
         """Have both addresses written to, and end the other sessions.
 
-        Raises TokenInvalid if the one to keep has ended, too.
+        Does nothing and gives False if the account has changed since. Raises
+        TokenInvalid if the session to keep has ended, too.
         """
 
     async def change_password(
         self,
-        user_id: int,
+        account: Account,
         hashed: str,
         keep: UUID,
         now: datetime,
         once: Once[None] | None = None,
-    ) -> None:
+    ) -> bool:
         """Put a new hash and end the other sessions, in one transaction.
 
-        The owner is told by mail. Raises AnswerExists, and TokenInvalid if the one
-        to keep has ended, too.
+        The owner is told by mail. Does nothing and gives False if the account has
+        changed since. Raises AnswerExists, and TokenInvalid if the session to keep
+        has ended, too.
         """
 
 
@@ -169,12 +176,15 @@ class Authentication:
         Takes as long for an unknown account as for a known one (R2), and verifies
         no more than five passwords of one account from one address a minute (R5).
         """
-        account = await self.accounts.account(fold(identifier))
-        account = await self.verified(account, fold(identifier), password, address)
-        now = self.clock()
-        session, token = self.refresh.open(account.user_id, address, device, now)
-        await self.sessions.add(session)
-        return self._tokens(session, token, account.role, now)
+        identifier, user_id = fold(identifier), 0
+        for _ in range(TRIES):
+            account = await self.accounts.account(identifier)
+            account = await self.verified(account, identifier, password, address)
+            user_id, now = account.user_id, self.clock()
+            session, token = self.refresh.open(user_id, address, device, now)
+            if await self.sessions.add(session, account.version):
+                return self._tokens(session, token, account.role, now)
+        raise InvalidCredentials(user_id)
 
     async def verified(
         self, account: Account | None, counted: str, password: str, address: str
@@ -228,9 +238,11 @@ class Authentication:
         check_password(new, username, self.policy, "newPassword", email=email)
         account = await self.verified(account, caller.subject, current, address)
         hashed = await self.hasher.hash(new)
-        await self.sessions.change_password(
-            account.user_id, hashed, UUID(caller.session_id), self.clock(), once
-        )
+        keep = UUID(caller.session_id)
+        if not await self.sessions.change_password(
+            account, hashed, keep, self.clock(), once
+        ):
+            raise InvalidCredentials(account.user_id)
 
     async def log_out_everywhere(self, user_id: int) -> None:
         """End every session of a user."""

@@ -14,7 +14,7 @@ from server.domain.credentials.mailed_tokens import (
     mailed_digest,
 )
 from server.domain.credentials.passwords import check_password
-from server.domain.errors import MailedTokenInvalid
+from server.domain.errors import InvalidCredentials, MailedTokenInvalid
 from server.domain.outbox.entries import Kind, NewEntry
 
 
@@ -73,9 +73,11 @@ class Recovery:
         rules = self.authentication
         account = await rules.accounts.account_by_id(caller.user_id)
         account = await rules.verified(account, caller.subject, password, address)
-        await rules.sessions.ask_email_change(
-            account.user_id, fold(new_email), UUID(caller.session_id), rules.clock()
-        )
+        keep = UUID(caller.session_id)
+        if not await rules.sessions.ask_email_change(
+            account, fold(new_email), keep, rules.clock()
+        ):
+            raise InvalidCredentials(account.user_id)
 
     async def _mail(self, entry: NewEntry) -> None:
         rules = self.authentication

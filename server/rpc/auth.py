@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
-
-from google.protobuf.message import Message
-
 from blatam.auth.v1 import auth_pb2 as pb
 from blatam.user.v1 import user_pb2
 from server.domain.audit import Audit, AuditEvent, AuditFilter
@@ -16,6 +12,7 @@ from server.domain.credentials.sessions import Session
 from server.domain.credentials.tokens import ALGORITHM, KeyRing, SigningKey
 from server.domain.errors import TokenInvalid
 from server.rpc.call import Call
+from server.rpc.messages.moments import moment_at
 
 
 class AuthService:
@@ -105,13 +102,8 @@ class AuthService:
         self, request: pb.CreateServiceKeyRequest, call: Call
     ) -> pb.CreateServiceKeyResponse:
         """Make a key for a service."""
-        expires_at = (
-            request.expires_at.ToDatetime(UTC)
-            if request.HasField("expires_at")
-            else None
-        )
         key, secret = await self._authentication.service_keys.create(
-            request.name, request.private_fields, expires_at
+            request.name, request.private_fields, moment_at(request, "expires_at")
         )
         shown = _service_key(key)
         return pb.CreateServiceKeyResponse(service_key=shown, secret=secret)
@@ -137,8 +129,8 @@ class AuthService:
         wanted = AuditFilter(
             user_id=request.user_id,
             event=request.event,
-            since=_moment(request, "since"),
-            until=_moment(request, "until"),
+            since=moment_at(request, "since"),
+            until=moment_at(request, "until"),
         )
         size = request.page_size if request.HasField("page_size") else 20
         found, token = await self._audit.list(
@@ -178,13 +170,6 @@ def _session(session: Session, caller: Caller) -> pb.Session:
     shown.created_at.FromDatetime(session.created_at)
     shown.last_used_at.FromDatetime(session.last_used_at)
     return shown
-
-
-def _moment(request: Message, name: str) -> datetime | None:
-    if not request.HasField(name):
-        return None
-    moment: datetime = getattr(request, name).ToDatetime(UTC)
-    return moment
 
 
 def _event(event: AuditEvent) -> pb.AuditEvent:

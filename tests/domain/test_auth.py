@@ -1,13 +1,13 @@
 """The rules of logging in, over stores in memory."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 
 import pytest
 
 from server.domain.accounts.users import Users
-from server.domain.auth import Authentication
+from server.domain.auth import Account, Authentication
 from server.domain.credentials.passwords import PasswordHasher, PasswordPolicy
 from server.domain.credentials.revocations import Revocations
 from server.domain.credentials.secret_key import SecretKey
@@ -174,3 +174,35 @@ async def test_a_disabled_account_refreshes_nothing(world: World) -> None:
     world.accounts.disable(user_id)
     with pytest.raises(RefreshTokenInvalid):
         await world.auth.refresh_tokens(tokens.refresh_token)
+
+
+@dataclass(slots=True)
+class Busy(FakeUsers):
+    """Accounts that change as soon as one looks away, so many times."""
+
+    changes: int = 0
+
+    async def account(self, identifier: str) -> Account | None:
+        found = await FakeUsers.account(self, identifier)
+        if found and self.changes:
+            self.changes -= 1
+            before = self.users[found.user_id]
+            self.users[found.user_id] = replace(before, version=before.version + 1)
+        return found
+
+
+@pytest.mark.parametrize(("changes", "gets_in"), [(0, True), (1, True), (9, False)])
+async def test_an_account_that_changes_meanwhile(
+    world: World, changes: int, gets_in: bool
+) -> None:
+    """R13, R22: a password is verified anew where it may be another by now."""
+    await signed_up(world)
+    busy = Busy(users=world.accounts.users, hashes=world.accounts.hashes)
+    busy.changes = changes
+    sessions = FakeSessions(busy, world.auth.revocations)
+    world = replace(world, auth=replace(world.auth, accounts=busy, sessions=sessions))
+    if gets_in:
+        assert await world.auth.log_in("ana", "Blue7horse", "a", "test")
+    else:
+        await refused(world, "ana", "Blue7horse")
+    assert len(sessions.sessions) == gets_in

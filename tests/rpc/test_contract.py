@@ -4,8 +4,10 @@ import ast
 import inspect
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
+from google.api import annotations_pb2
 from google.protobuf import descriptor_pb2, descriptor_pool
 
 import edge
@@ -18,6 +20,8 @@ from server.rpc import contract
 from server.rpc.call import Method
 from server.rpc.contract import ContractError, RateRule, read_method
 from server.rpc.listener import serve_methods
+
+HTTP: Any = annotations_pb2.http
 
 
 def method_with(policy: MethodPolicy | None) -> Method:
@@ -150,3 +154,16 @@ def edge_reasons() -> set[str]:
     reasons = {str(r.value) for r in given if isinstance(r, ast.Constant)}
     shared = {"ETAG_MISMATCH", "INVALID_FIELDS", "MALFORMED_REQUEST"}
     return reasons - shared
+
+
+def test_what_is_safe_only_reads() -> None:
+    """R24: no GET of ours changes anything, so that no link can."""
+    reads = ("Get", "BatchGet", "List", "Export", "Watch")
+    found = [
+        method.name
+        for service in contract.SERVICES
+        for method in service.methods
+        if method.GetOptions().Extensions[HTTP].get
+    ]
+    assert found
+    assert all(name.startswith(reads) for name in found)

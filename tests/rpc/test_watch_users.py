@@ -93,6 +93,32 @@ async def test_private_fields_are_for_keys_made_for_them(
     assert bool(told.created.role) is private
 
 
+async def test_a_key_that_is_revoked_watches_no_longer(shared: Running) -> None:
+    """R22, R41: the stream that it has opened ends with it, before the next change."""
+    root = await shared.signed_in(Role.ADMIN)
+    request = auth_pb2.CreateServiceKeyRequest(name="watch")
+    made = await shared.auth.CreateServiceKey(request, metadata=root.metadata)
+    key = (("authorization", f"Bearer {made.secret}"),)
+    async with watching(shared, key) as stream:
+        revoke = auth_pb2.RevokeServiceKeyRequest(id=made.service_key.id)
+        await shared.auth.RevokeServiceKey(revoke, metadata=root.metadata)
+        ana = await shared.sign_up()
+        refused = await refusal(of(stream, ana.id, 1))
+    assert refused.reason == "TOKEN_INVALID"
+
+
+async def test_an_admin_who_is_none_any_more_watches_no_longer(
+    shared: Running,
+) -> None:
+    """R22: what a session has opened ends with it."""
+    root = await shared.signed_in(Role.ADMIN)
+    async with watching(shared, root.metadata) as stream:
+        await shared.auth.Logout(auth_pb2.LogoutRequest(), metadata=root.metadata)
+        ana = await shared.sign_up()
+        refused = await refusal(of(stream, ana.id, 1))
+    assert refused.reason == "TOKEN_INVALID"
+
+
 async def test_a_token_that_nothing_is_kept_for(shared: Running) -> None:
     """Too old, of another database, or none at all: each is told apart."""
     key = await service_key(shared, private=False)

@@ -49,7 +49,9 @@ def new(name: str, role: Role = Role.STUDENT) -> NewUser:
     return NewUser(f"{name}@example.com", name, "hash", role, NOON)
 
 
-async def logged_in(sessions: FakeSessions | PostgresSessions, user_id: int) -> UUID:
+async def logged_in(
+    sessions: FakeSessions | PostgresSessions, user_id: int, version: int
+) -> UUID:
     session = Session(
         id=uuid4(),
         user_id=user_id,
@@ -62,7 +64,7 @@ async def logged_in(sessions: FakeSessions | PostgresSessions, user_id: int) -> 
         address="192.0.2.1",
         device="Phone",
     )
-    await sessions.add(session)
+    assert await sessions.add(session, version)
     return session.id
 
 
@@ -73,8 +75,10 @@ async def test_every_change_of_an_account_is_told(
     users, sessions = real_stores.users, real_stores.sessions
     ana = await users.add(new("ana"))
     await users.edit(ana.id, UserEdit({"username": "anna"}, "", NOON))
-    session = await logged_in(sessions, ana.id)
-    await sessions.change_password(ana.id, "hash", session, NOON)
+    account = await real_stores.accounts.account_by_id(ana.id)
+    assert account
+    session = await logged_in(sessions, ana.id, account.version)
+    assert await sessions.change_password(account, "hash", session, NOON)
     await users.delete(ana.id, NOON)
     await users.undelete(ana.id, LONG_AGO, NOON)
     kinds = ["created", "updated", "updated", "deleted", "undeleted"]

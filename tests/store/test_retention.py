@@ -69,7 +69,7 @@ class World:
             address="192.0.2.1",
             device="Phone",
         )
-        await self.stores.sessions.add(session)
+        assert await self.stores.sessions.add(session, user.version)
         return session
 
     async def mailed(self, user: User) -> None:

@@ -144,9 +144,10 @@ WRITABLE_BY_ADMINS = WRITABLE | {"email", "is_active", "role"}
 def fold(text: str) -> str:
     """Give the form that e-mail addresses and usernames are compared in.
 
-    Both are ASCII by contract, where every fold agrees (CVE-2019-19844).
+    Both are ASCII by contract, where every fold agrees (CVE-2019-19844). Other text
+    stays as it is: Unicode's fold makes a "k" of a Kelvin sign, and two letters of one.
     """
-    return text.lower()
+    return text.lower() if text.isascii() else text
 
 
 SORT_VALUES: dict[str, Callable[[User], str]] = {

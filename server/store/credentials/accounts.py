@@ -17,6 +17,7 @@ _ACCOUNT = (
     users.c.role,
     users.c.is_active,
     users.c.email,
+    users.c.version,
 )
 
 
@@ -41,8 +42,8 @@ class PostgresAccounts:
             row = (await connection.execute(query)).first()
         if row is None:
             return None
-        user_id, username, hashed, role, is_active, email = row
-        return Account(user_id, username, hashed, Role(role), is_active, email)
+        user_id, username, hashed, role, *rest = row
+        return Account(user_id, username, hashed, Role(role), *rest)
 
     async def replace_hash(self, user_id: int, old: str, new: str) -> None:
         """Put a better hash of the same password in place of the old one."""

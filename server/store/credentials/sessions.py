@@ -12,12 +12,13 @@ import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from server.domain.accounts.users import Role
-from server.domain.auth import Decide, Owner
+from server.domain.auth import Account, Decide, Owner
 from server.domain.credentials.sessions import Rotation, Session
 from server.domain.errors import TokenInvalid
 from server.domain.outbox.entries import Kind, NewEntry
 from server.domain.requests import Once
 from server.store import answers
+from server.store.accounts.user_reads import THERE
 from server.store.connect import Database
 from server.store.credentials.revocations import RevocationFeed, end_sessions, revoke
 from server.store.outbox import enqueue, take_back
@@ -33,8 +34,11 @@ class PostgresSessions:
         self._database = database
         self._feed = feed
 
-    async def add(self, session: Session) -> None:
-        """Write a new session, and a mail if it is from where none was before."""
+    async def add(self, session: Session, version: int) -> bool:
+        """Write a new session, and a mail if it is from where none was before.
+
+        Does nothing and gives False if the account has changed since this version.
+        """
         here = sa.and_(
             sessions.c.device == session.device, sessions.c.address == session.address
         )
@@ -42,12 +46,15 @@ class PostgresSessions:
             sessions.c.user_id == session.user_id
         )
         async with self._database.transaction() as connection:
+            if not await _stands(connection, session.user_id, version):
+                return False
             # None at the first log-in, of which nobody needs to be told
             if (await connection.execute(before)).scalar() is False:
                 await enqueue(connection, session.created_at, _new_device(session))
             await connection.execute(sa.insert(sessions).values(asdict(session)))
             seen = NewEntry(Kind.SEEN, session.user_id)
             await enqueue(connection, session.created_at, seen)
+        return True
 
     async def rotate(
         self, session_id: UUID, decide: Decide
@@ -117,35 +124,42 @@ class PostgresSessions:
             return [Session(**row._mapping) for row in rows]
 
     async def ask_email_change(
-        self, user_id: int, new_email: str, keep: UUID, now: datetime
-    ) -> None:
+        self, account: Account, new_email: str, keep: UUID, now: datetime
+    ) -> bool:
         """Have both addresses written to, and end the other sessions.
 
-        Raises TokenInvalid.
+        Does nothing and gives False if the account has changed since. Raises
+        TokenInvalid.
         """
+        user_id = account.user_id
         asked = NewEntry(Kind.EMAIL_CHANGE, user_id, address=new_email)
         told = NewEntry(Kind.EMAIL_CHANGE_ASKED, user_id)
         async with self._database.transaction() as connection:
             await _hold(connection, user_id, keep)
+            if not await _stands(connection, user_id, account.version):
+                return False
             await enqueue(connection, now, asked, told)
             ids = await end_sessions(connection, user_id, now, keep)
         await self._feed.ended(ids, now)
+        return True
 
     async def change_password(
         self,
-        user_id: int,
+        account: Account,
         hashed: str,
         keep: UUID,
         now: datetime,
         once: Once[None] | None = None,
-    ) -> None:
+    ) -> bool:
         """Put a new hash and end the other sessions, in one transaction.
 
-        Raises AnswerExists, TokenInvalid.
+        Does nothing and gives False if the account has changed since. Raises
+        AnswerExists, TokenInvalid.
         """
+        user_id = account.user_id
         change = (
             sa.update(users)
-            .where(users.c.id == user_id)
+            .where(users.c.id == user_id, users.c.version == account.version, THERE)
             .values(hashed_password=hashed, updated_at=now, version=users.c.version + 1)
             .returning(users.c.version)
         )
@@ -153,7 +167,9 @@ class PostgresSessions:
             if once:
                 await answers.claim(connection, once)
             await _hold(connection, user_id, keep)
-            version = (await connection.execute(change)).scalar_one()
+            version = (await connection.execute(change)).scalar()
+            if version is None:
+                return False
             told = NewEntry(Kind.USER_UPDATED, user_id, payload={"version": version})
             mail = NewEntry(Kind.PASSWORD_CHANGED, user_id)
             await enqueue(connection, now, told, mail)
@@ -162,6 +178,14 @@ class PostgresSessions:
             if once:
                 await answers.write(connection, once, None)
         await self._feed.ended(ids, now)
+        return True
+
+
+async def _stands(connection: AsyncConnection, user_id: int, version: int) -> bool:
+    """Tell whether an account is still this version, until the transaction's end."""
+    found = [users.c.id == user_id, users.c.version == version, THERE]
+    query = sa.select(users.c.id).where(*found).with_for_update(read=True)
+    return (await connection.execute(query)).first() is not None
 
 
 async def _hold(connection: AsyncConnection, user_id: int, session_id: UUID) -> None:

@@ -82,7 +82,7 @@ async def test_bcrypt_is_upgraded(hasher: PasswordHasher) -> None:
 
 
 async def test_nobody_never_matches(hasher: PasswordHasher) -> None:
-    """Without an account the work is done all the same, and never succeeds."""
+    """R2: without an account the work is done all the same, and never succeeds."""
     assert not (await hasher.verify("anything", None)).matches
 
 

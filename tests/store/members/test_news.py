@@ -253,7 +253,7 @@ async def test_a_long_digest_says_that_there_is_more(world: World) -> None:
 async def test_who_was_seen(world: World, real_stores: Stores) -> None:
     """By the newest session, and it is kept when the session is swept."""
     ana = await world.member("ana")
-    await real_stores.sessions.add(a_session(ana.id))
+    await real_stores.sessions.add(a_session(ana.id), 1)
     assert Kind.SEEN in {row.kind for row in await world.rows(outbox)}
     await world.carry()
     await world.rounds.go()

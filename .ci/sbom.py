@@ -1,0 +1,46 @@
+"""Write what a lock holds as a CycloneDX 1.6 document: `python .ci/sbom.py [LOCK]`."""
+
+import json
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parent.parent
+PACKAGE = re.compile(r"^([A-Za-z0-9._-]+)==([^ ;\\]+)", re.MULTILINE)
+HASH = re.compile(r"--hash=sha256:([0-9a-f]{64})")
+
+
+def inventory(lock: str) -> dict[str, Any]:
+    """Give the document of a lock that `make lock` wrote."""
+    found = list(PACKAGE.finditer(lock))
+    ends = [*(match.start() for match in found[1:]), len(lock)]
+    return {
+        "bomFormat": "CycloneDX",
+        "specVersion": "1.6",
+        "version": 1,
+        "components": [
+            component(match[1], match[2], lock[match.end() : end])
+            for match, end in zip(found, ends, strict=True)
+        ],
+    }
+
+
+def component(name: str, version: str, rest: str) -> dict[str, Any]:
+    """Give one package, with the files of it that may be installed."""
+    purl = f"pkg:pypi/{name}@{version}"
+    hashes = [{"alg": "SHA-256", "content": digest} for digest in HASH.findall(rest)]
+    files = [{"type": "distribution", "url": "https://pypi.org", "hashes": hashes}]
+    return {
+        "type": "library",
+        "bom-ref": purl,
+        "name": name,
+        "version": version,
+        "purl": purl,
+        "externalReferences": files,
+    }
+
+
+if __name__ == "__main__":
+    lock = Path(sys.argv[1]) if len(sys.argv) > 1 else ROOT / "requirements.lock"
+    json.dump(inventory(lock.read_text()), sys.stdout, indent=1)

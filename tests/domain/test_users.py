@@ -1,0 +1,19 @@
+"""The rules of accounts."""
+
+import pytest
+
+from server.domain.accounts.users import fold
+
+
+@pytest.mark.parametrize(
+    ("text", "folded"),
+    [
+        ("Ana@Example.COM", "ana@example.com"),
+        ("boo\u212a", "boo\u212a"),
+        ("\u0130STANBUL", "\u0130STANBUL"),
+        ("\u0130" * 255, "\u0130" * 255),
+    ],
+)
+def test_only_ascii_is_folded(text: str, folded: str) -> None:
+    """R31: a Kelvin sign is no "k", and nothing grows (CVE-2019-19844)."""
+    assert fold(text) == folded

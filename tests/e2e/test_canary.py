@@ -1,0 +1,236 @@
+"""After a journey with every kind of secret, none of them stands anywhere."""
+
+from base64 import b64encode
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import grpc
+import httpx
+import orjson
+import pytest
+import pytest_asyncio
+import sqlalchemy as sa
+from redis.asyncio import Redis
+
+from blatam.auth.v1 import auth_pb2, auth_pb2_grpc
+from server.store.connect import Database
+from tests.mailbox import Mailbox, link_of, mailbox, token_of
+from tests.processes import free_address, serving, settled
+from tests.running import PASSWORD
+
+CHANGED, RESET, WRONG = "Violet8parrot", "Orange9magpie", "Crimson7heron"
+ANA = {"email": "ana@example.com", "username": "ana", "password": PASSWORD}
+API = "/api/v1"
+AUTH = f"{API}/auth"
+_hosts = count(1)
+
+
+@dataclass(slots=True)
+class Journey:
+    """A browser, an internal service, and every secret that they have seen."""
+
+    http: httpx.AsyncClient
+    grpc: auth_pb2_grpc.AuthServiceStub
+    box: Mailbox
+    database: Database
+    secrets: set[str] = field(default_factory=lambda: {PASSWORD, CHANGED, RESET, WRONG})
+
+    async def post(
+        self, path: str, body: object = None, token: str = "", due: int = 2
+    ) -> Any:
+        """Send it; the answer must be of this hundred."""
+        headers = {"authorization": f"Bearer {token}"} if token else {}
+        headers["x-forwarded-for"] = f"203.0.113.{next(_hosts)}"  # limits are per host
+        answer = await self.http.post(path, json=body or {}, headers=headers)
+        assert answer.status_code // 100 == due, answer.text
+        told = answer.json() if answer.content else {}
+        names = ("accessToken", "refreshToken", "secret")
+        self.secrets |= {told[name] for name in names if told.get(name)}
+        return told
+
+    async def log_in(self, password: str = PASSWORD) -> Any:
+        """Open a session."""
+        body = {"identifier": "ana", "password": password}
+        return await self.post(f"{AUTH}/login", body)
+
+    async def token(self, address: str, subject: str) -> str:
+        """Wait for a mail; give its token."""
+        mail = await self.box.mail(address, subject)
+        self.secrets |= {token_of(mail), link_of(mail)}
+        return token_of(mail)
+
+
+@pytest_asyncio.fixture
+async def journey(
+    database_url: str, redis_url: str, state_dir: Path
+) -> AsyncIterator[Journey]:
+    """Give the service as operators run it, with the most talkative log."""
+    rest = free_address()
+    async with mailbox() as box:
+        env = {
+            "DATABASE_URL": database_url,
+            "REDIS_URL": redis_url,
+            "SECRET_KEY": "fedcba9876543210" * 4,
+            "SMTP_URL": box.url,
+            "HTTP_LISTEN": rest,
+            "LOG_LEVEL": "debug",
+            "TRUSTED_PROXIES": "127.0.0.1/32",
+        }
+        database = Database(database_url)
+        with (state_dir / "log").open("wb") as log:
+            async with (
+                serving(env, log) as channel,
+                httpx.AsyncClient(base_url=f"http://{rest}") as http,
+            ):
+                stub = auth_pb2_grpc.AuthServiceStub(channel)
+                yield Journey(http, stub, box, database)
+        await database.close()
+
+
+async def test_no_secret_is_left_anywhere(
+    journey: Journey, database_url: str, redis_url: str, state_dir: Path
+) -> None:
+    """R39: no password, token, key or link in the logs, in Redis or in a dump.
+
+    Every line of the log is one of ours, the traces of what broke are within theirs.
+    """
+    await signed_up_and_in(journey)
+    await services_come(journey)
+    await passwords_and_addresses_change(journey)
+    await everything_goes_wrong(journey)
+    await settled(database_url)
+    kept = {
+        "log": (state_dir / "log").read_text(),
+        "Redis": await keys_and_values(redis_url),
+        "database": await rows(journey.database),
+    }
+    assert "/blatam.auth.v1.AuthService/Login" in kept["log"]
+    assert "UndefinedTable" in kept["log"]
+    assert all(orjson.loads(line)["event"] for line in kept["log"].splitlines())
+    assert "rate:{" in kept["Redis"]
+    assert "user:{" in kept["Redis"]
+    assert "late@example.com" in kept["database"]
+    assert len(journey.secrets) > 20
+    for where, text in kept.items():
+        found = [s for s in journey.secrets for f in forms(s) if f in text]
+        assert not found, where
+
+
+async def signed_up_and_in(journey: Journey) -> None:
+    request_id = "5a3ee1e6-2a6f-4c4c-9d9e-0e3d4f0f7d11"
+    for _ in range(2):
+        await journey.post(f"{API}/users", {**ANA, "requestId": request_id})
+    proof = await journey.token(ANA["email"], "Welcome")
+    await journey.post(f"{AUTH}/verify-email", {"token": proof})
+    tokens = await journey.log_in()
+    await journey.post(f"{AUTH}/refresh", {"refreshToken": tokens["refreshToken"]})
+    browser = {"x-token-mode": "cookie", "sec-fetch-site": "same-origin"}
+    body = {"identifier": "ana", "password": PASSWORD}
+    answer = await journey.http.post(f"{AUTH}/login", json=body, headers=browser)
+    journey.secrets |= {*answer.cookies.values(), answer.json()["accessToken"]}
+    assert answer.cookies
+
+
+async def services_come(journey: Journey) -> None:
+    promoted = sa.text("update users set role = 3 where username = 'ana'")
+    async with journey.database.transaction() as connection:
+        await connection.execute(promoted)
+    token = (await journey.log_in())["accessToken"]
+    key = await journey.post(f"{AUTH}/service-keys", {"name": "billing"}, token)
+    await journey.post(f"{AUTH}/verify", {"token": token}, key["secret"])
+    await journey.post(f"{AUTH}/signing-keys:rotate", {"force": True}, token)
+    bearer = {"authorization": f"Bearer {key['secret']}"}
+    assert (await journey.http.get(f"{API}/users", headers=bearer)).is_success
+    body = {"email": "bea@example.com", "username": "bea", "password": CHANGED}
+    made = await journey.post(f"{API}/users:batchCreate", {"users": [body]}, token)
+    assert made["outcomes"][0]["user"]["username"] == "bea"
+    path = f"{API}/users/{made['outcomes'][0]['user']['id']}"
+    bearer = {"authorization": f"Bearer {token}"}
+    for shown in (path, f"{path}:export", f"{API}/audit-events"):
+        assert (await journey.http.get(shown, headers=bearer)).is_success
+
+
+async def passwords_and_addresses_change(journey: Journey) -> None:
+    token = (await journey.log_in())["accessToken"]
+    change = {"currentPassword": PASSWORD, "newPassword": CHANGED}
+    await journey.post(f"{AUTH}/change-password", change, token)
+    move = {"newEmail": "late@example.com", "currentPassword": CHANGED}
+    await journey.post(f"{AUTH}/change-email", move, token)
+    proof = await journey.token("late@example.com", "Confirm your new")
+    await journey.post(f"{AUTH}/verify-email", {"token": proof})
+    asked = {"identifier": "late@example.com"}
+    await journey.post(f"{AUTH}/request-password-reset", asked)
+    proof = await journey.token("late@example.com", "new password")
+    reset = {"token": proof, "newPassword": RESET}
+    await journey.post(
+        f"{AUTH}/reset-password", reset | {"newPassword": "greenhorse"}, due=4
+    )
+    await journey.post(f"{AUTH}/reset-password", reset)
+    await journey.post(f"{AUTH}/reset-password", reset, due=4)
+
+
+async def everything_goes_wrong(journey: Journey) -> None:
+    """Secrets come in the wrong place, and then a table is gone."""
+    tokens = await journey.log_in(RESET)
+    access, refresh = tokens["accessToken"], tokens["refreshToken"]
+    for identifier in (WRONG, access[:255]):
+        body = {"identifier": identifier, "password": WRONG}
+        await journey.post(f"{AUTH}/login", body, due=4)
+        await journey.post(f"{AUTH}/request-password-reset", {"identifier": identifier})
+    for wrong in ({"refreshToken": access}, {RESET: 1}, [RESET], RESET):
+        await journey.post(f"{AUTH}/refresh", wrong, refresh, due=4)
+    await journey.post(f"{AUTH}/{RESET}?{RESET}=1", {}, RESET, due=4)
+    await journey.post(f"{AUTH}/login?password={RESET}", {}, due=4)
+    await journey.http.get(f"{API}/users/me?access_token={access}")
+    broken = f'{{"password": "{RESET}",,'.encode()
+    await journey.http.post(f"{AUTH}/login", content=broken)
+    request = auth_pb2.RefreshTokenRequest(refresh_token=access)
+    with pytest.raises(grpc.aio.AioRpcError):
+        await journey.grpc.RefreshToken(request, metadata=(("x-note", RESET),))
+    async with journey.database.transaction() as connection:
+        await connection.execute(sa.text("alter table sessions rename to gone"))
+    await journey.post(f"{AUTH}/refresh", {"refreshToken": refresh}, due=5)
+    body = {"identifier": "ana", "password": RESET}
+    await journey.post(f"{AUTH}/login", body, due=5)
+
+
+def forms(secret: str) -> list[str]:
+    """Give how a secret may be written."""
+    raw = secret.encode()
+    return [secret, raw.hex(), b64encode(raw).decode().rstrip("=")]
+
+
+async def keys_and_values(redis_url: str) -> str:
+    """Give all that Redis holds as text."""
+    found: list[object] = []
+    async with Redis.from_url(redis_url) as client:
+        async for key in client.scan_iter():
+            kind: Any = await client.type(key)
+            found += [key, await READS[kind.decode()](client, key)]
+    return repr(found)
+
+
+READS: dict[str, Any] = {
+    "string": lambda client, key: client.get(key),
+    "hash": lambda client, key: client.hgetall(key),
+    "list": lambda client, key: client.lrange(key, 0, -1),
+    "set": lambda client, key: client.smembers(key),
+    "zset": lambda client, key: client.zrange(key, 0, -1),
+    "stream": lambda client, key: client.xrange(key),
+}
+
+
+async def rows(database: Database) -> str:
+    """Give every row of every table as Postgres writes it, and bytes as they are."""
+    tables = sa.text(
+        "select table_name from information_schema.tables where table_schema = 'public'"
+    )
+    found: list[str] = []
+    async with database.reading() as connection:
+        for name in (await connection.execute(tables)).scalars().all():
+            whole = await connection.execute(sa.text(f'select * from "{name}"'))
+            found += [repr(tuple(row)) for row in whole]
+    return "\n".join(found)
