@@ -33,11 +33,11 @@ def refuse_bulk(body: bytes) -> None:
     if body.count(b"[") + body.count(b"{") <= DEEPEST and len(body) <= MOST_VALUES:
         return
     bare = _STRINGS.sub(b"", body)
-    _refuse_more(bare.count(b"{") + bare.count(b"["), MOST_HOLDERS, "lists and objects")
-    _refuse_more(bare.count(b","), MOST_VALUES, "values")
     steps = bare.translate(_STEPS, _OTHER)
     if max(accumulate(memoryview(steps).cast("b")), default=0) > DEEPEST:
         raise Refused(_TOO_DEEP)
+    _refuse_more(bare.count(b"{") + bare.count(b"["), MOST_HOLDERS, "lists and objects")
+    _refuse_more(bare.count(b","), MOST_VALUES, "values")
 
 
 def _refuse_more(count: int, most: int, what: str) -> None:
