@@ -117,7 +117,8 @@ async def outcome(call: Awaitable[Reply]) -> Outcome:
                 error.trailers,
             )
     message, code, text, found, headers, trailers = seen
-    line = {k: v for k, v in (lines or [{}])[-1].items() if k not in {"ms", "id"}}
+    calls = [line for line in lines if line["event"] == "call"]  # workers log, too
+    line = {k: v for k, v in (calls or [{}])[-1].items() if k not in {"ms", "id"}}
     return Outcome(
         message, code, text, found, _plain(headers), _plain(trailers),
         tuple(sorted(line.items())),
