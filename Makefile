@@ -33,7 +33,7 @@ run: .venv/.run generated/contract.binpb  ## start everything, Postgres and Valk
 	@exec $(BIN)/academy up
 
 test: setup  ## run the tests (ARGS="-k login -p randomly -p no:cacheprovider")
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -n auto $(ARGS)
 
 check: setup lint  ## what CI runs before the tests
 	mypy

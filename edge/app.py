@@ -13,7 +13,7 @@ from fastapi import FastAPI
 from starlette.requests import Request
 from starlette.responses import FileResponse, HTMLResponse, JSONResponse, Response
 
-from edge.bindings import Router, read_bindings
+from edge.bindings import BindingError, Router, read_bindings
 from edge.codec import Codec
 from edge.config import EdgeSettings
 from edge.dispatcher import Dispatcher
@@ -67,17 +67,24 @@ class Edge(FastAPI):
         self._codec = codec
         self._bindings = router.bindings
         self._settings = settings
-        self._dispatch = Dispatcher(codec, router, port, settings)
         self._own: dict[str, Any] = {"/livez": Response(headers=_UNSTORED)}
         self._own["/readyz"] = self._readiness
         if settings.docs:
             self._own |= _PAGES | {"/openapi.json": self._described}
+        for binding in router.bindings:
+            if binding.template.text in self._own:
+                told = f"{binding.method}: {binding.template.text} is the edge's own"
+                raise BindingError(told)
+        self._dispatch = Dispatcher(codec, router, port, settings, self._own)
         for path, answer in self._own.items():
             self.add_route(path, answer, methods=["GET"])  # and HEAD
 
     async def __call__(self, scope: Any, receive: Receive, send: Send) -> None:
         """Serve one ASGI connection."""
-        if scope["type"] != "http" or scope["path"] in self._own:
+        own = scope["type"] != "http" or (
+            scope["path"] in self._own and scope["method"] in ("GET", "HEAD")
+        )
+        if own:
             await super().__call__(scope, receive, send)
         else:
             await self._dispatch(scope, receive, send)

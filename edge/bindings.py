@@ -228,7 +228,7 @@ def _mask_skips(
     for _, parameter in variables:
         names = [found.name for found in parameter.fields]
         if body_field is None:
-            skips.add(".".join(names))
+            skips |= {".".join(names), ".".join([*names[:-1], "etag"])}
         elif parameter.fields[0] is body_field:
             skips.add(".".join(names[1:]))
     return frozenset(skips)

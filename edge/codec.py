@@ -6,6 +6,7 @@ body that gives one field twice or two members of one oneof is refused.
 """
 
 import importlib.util
+import json
 import math
 import re
 import struct
@@ -24,13 +25,19 @@ from protobuf import (
 )
 from protobuf.wkt.google.protobuf import descriptor_pb as pb
 
-from edge.errors import BAD_INPUT, Refused
+from edge.errors import BAD_INPUT
 from edge.schema.faults import FaultFinder, refuse_ambiguity, refuse_bulk, strict_tree
-from edge.schema.fields import ANY, Field, Shape, kind_of, shape_of
+from edge.schema.fields import (
+    ANY,
+    FLOAT32_MAX,
+    Field,
+    Shape,
+    kind_of,
+    rounded,
+    shape_of,
+)
 
 _HUMP = re.compile("_+(.?)")
-_FLOAT32_MAX = (2 - 2**-23) * 2.0**127
-_FLOAT32_END = (2 - 2**-24) * 2.0**127  # what is less rounds to the greatest
 _CUT = 3.4028234e38  # the shortest decimal below it that reads back as it
 _FLOAT = kind_of(ScalarType.FLOAT)
 Change = Callable[[Any], Any]
@@ -85,18 +92,18 @@ class Codec:
         return message, tree
 
     def _read_again(self, body: bytes, shape: Shape) -> Message:
-        """Read what the codec refuses with its floats rounded; raises Refused.
-
-        Others print the greatest float32 as 3.4028235e+38, which is beyond it and
-        rounds to it.
-        """
-        if b"38" in body and self._has_floats(shape):
-            try:
-                tree = self._each_float(strict_tree(body), shape, _rounded)
-                return self._faults.read(shape, orjson.dumps(tree))
-            except (*BAD_INPUT, Refused):
-                pass  # it has another fault
-        raise self._faults.refusal(body, shape)
+        """Read what the codec refuses with its floats rounded; raises Refused."""
+        if b"38" not in body or not self._has_floats(shape):
+            raise self._faults.refusal(body, shape)
+        tree = self._each_float(strict_tree(body), shape, rounded)
+        try:
+            text = json.dumps(tree, allow_nan=False)
+        except ValueError:
+            raise self._faults.refusal(body, shape) from None
+        try:
+            return self._faults.read(shape, text)
+        except BAD_INPUT:
+            raise self._faults.refusal(text.encode(), shape) from None
 
     def within(self, packed: Any) -> Shape | None:
         """Give the type of what a google.protobuf.Any's JSON holds, if it is known."""
@@ -165,15 +172,6 @@ class Codec:
         return one(value)
 
 
-def _rounded(value: Any) -> Any:
-    """Give the greatest float32 for a number or text that is just beyond it."""
-    try:
-        beyond = _FLOAT32_MAX < abs(float(value)) < _FLOAT32_END
-    except (TypeError, ValueError):
-        return value
-    return math.copysign(_FLOAT32_MAX, float(value)) if beyond else value
-
-
 def _shortest(value: Any) -> Any:
     """Give the double whose shortest decimal reads back as the same float32.
 
@@ -184,7 +182,7 @@ def _shortest(value: Any) -> Any:
         return value
     for digits in range(1, 10):
         short = float(f"{value:.{digits}g}")
-        if abs(short) > _FLOAT32_MAX:
+        if abs(short) > FLOAT32_MAX:
             short = math.copysign(_CUT, value)
         if struct.unpack("<f", struct.pack("<f", short))[0] == value:
             return short

@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from contextlib import aclosing
 from typing import Any
 from urllib.parse import unquote
@@ -61,9 +61,18 @@ class Dispatcher:
     """Serves every binding of one application."""
 
     def __init__(
-        self, codec: Codec, router: Router, port: CallPort, settings: EdgeSettings
+        self,
+        codec: Codec,
+        router: Router,
+        port: CallPort,
+        settings: EdgeSettings,
+        pages: Container[str] = (),
     ) -> None:
-        """Prepare everything that calls need; raises ValueError on a bad table."""
+        """Prepare everything that calls need; raises ValueError on a bad table.
+
+        `pages` are paths that somebody else serves to GET.
+        """
+        self._pages = pages
         self._router = router
         self._port = port
         self._settings = settings
@@ -139,6 +148,8 @@ class Dispatcher:
     async def _without_binding(self, call: Call, readings: list[Reading]) -> None:
         """Answer OPTIONS; else refuse: 405 for a known path, 404 for no such path."""
         bound = {binding.verb for binding, _ in self._routes(readings)}
+        if not bound and call.scope["path"] in self._pages:
+            bound = {"GET"}
         if not bound:
             told = "there is nothing at this path"
             raise Refused(told, "PATH_NOT_FOUND", http=404, code=Code.NOT_FOUND)
@@ -146,7 +157,9 @@ class Dispatcher:
             bound |= {"OPTIONS", "HEAD"} if bound & {"GET", "*"} else {"OPTIONS"}
         allow = ", ".join(sorted(bound)).encode()
         if call.method == "OPTIONS":
-            preflight = self._heads.preflight(call.head, allow)
+            asked = call.head.headers.get(b"access-control-request-method", b"")
+            allowed = asked if "*" in bound else allow  # there `*` is no wildcard
+            preflight = self._heads.preflight(call.head, allowed)
             headers = [*PRIVATE, (b"allow", allow), *preflight]
             await self._send(call, Response(204, headers, b""))
             return
@@ -264,7 +277,7 @@ class Dispatcher:
             call.begun = True
             media = kind if binding.raw_reply else call.media
             headers = [
-                *self._replies[binding].headers,
+                *(SECRET if call.cookies else self._replies[binding].headers),
                 (b"content-type", media.encode()),
             ]
             headers += self._heads.sent_on(reply.headers)

@@ -37,7 +37,8 @@ MOST_TOLD = 20  # violations
 _LONGEST = 500  # of a text that is told: field names may be the sender's
 
 
-def _sendable(text: str) -> str:
+def sendable(text: str) -> str:
+    """Give a text that can be sent: short, and without lone surrogates."""
     return text.encode(errors="replace")[:_LONGEST].decode(errors="replace")
 
 
@@ -55,9 +56,9 @@ class Refused(Exception):
 
     def __post_init__(self) -> None:
         """Make every text one that can be sent: names may hold lone surrogates."""
-        self.message = _sendable(self.message)
+        self.message = sendable(self.message)
         self.violations = [
-            Violation(_sendable(v.field), _sendable(v.description), v.reason)
+            Violation(sendable(v.field), sendable(v.description), v.reason)
             for v in self.violations[:MOST_TOLD]
         ]
 

@@ -119,6 +119,14 @@ class _Writer:
             told += "\n\nLimits: " + "; ".join(limits) + "."
         for header, parameter in binding.headers.items():
             told += f"\n\nThe header `{header}` may say `{parameter.path}`."
+        for cookie in self._settings.cookies:
+            if field := {**cookie.reply_fields, **cookie.request_fields}.get(
+                binding.method
+            ):
+                told += (
+                    f"\n\nWith the header `X-Token-Mode: cookie`, `{field}` is not in "
+                )
+                told += f"the body but in the cookie `__Host-{cookie.name}`."
         public = binding.method in self._settings.public_methods
         made: dict[str, Any] = {
             "operationId": self._unique(f"{method.parent.name}_{method.name}"),

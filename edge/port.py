@@ -78,6 +78,7 @@ class CallError(Exception):
 _log = logging.getLogger("edge")
 # What gRPC itself says of a connection names addresses, which are nobody's business.
 _ADDRESS = re.compile(r"\b(ipv4|ipv6|unix|dns|vsock):")
+_UNAVAILABLE: int = grpc.StatusCode.UNAVAILABLE.value[0]
 _UNREACHABLE = "the service cannot be reached: try again"
 
 
@@ -98,7 +99,7 @@ def _call_error(error: grpc.aio.AioRpcError) -> CallError:
     trailers = _metadata(error.trailing_metadata())
     status: Any = dict(trailers).get("grpc-status-details-bin", b"")
     code, message = error.code().value[0], error.details() or ""
-    if _ADDRESS.search(message):
+    if code == _UNAVAILABLE and _ADDRESS.search(message):
         _log.warning("call failed: %s", message)
         message = _UNREACHABLE
     return CallError(code, message, status, headers, trailers)
@@ -122,6 +123,10 @@ class _RemoteStream:
             raise _call_error(error) from error
         finally:
             self._call.cancel()
+
+
+# Answers are as large as the service makes them, as they are in process.
+CHANNEL_OPTIONS = (("grpc.max_receive_message_length", -1),)
 
 
 class RemotePort:

@@ -15,7 +15,7 @@ from protobuf import Message, Registry
 from edge.bindings import RESUME, Binding
 from edge.codec import Codec
 from edge.config import EdgeSettings
-from edge.errors import HTTP, Code, Header, Refused
+from edge.errors import HTTP, Code, Header, Refused, sendable
 from edge.manners.negotiation import (
     EVENTS,
     JSON,
@@ -246,7 +246,7 @@ class Failures:
 def _error(code: Code, message: str, reason: str, request_id: str) -> dict[str, Any]:
     now = datetime.now(UTC).isoformat(timespec="milliseconds")
     return {
-        "error": message or code.name.replace("_", " ").lower(),
+        "error": sendable(message) or code.name.replace("_", " ").lower(),
         "errorCode": reason or code.name,
         "timestamp": now.replace("+00:00", "Z"),
         "code": int(code),

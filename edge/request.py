@@ -1,7 +1,7 @@
 """Path, query, headers and body -> the request message; conflicts are refused."""
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 from urllib.parse import unquote
 
@@ -149,6 +149,8 @@ def _header_values(binding: Binding, headers: Headers) -> Iterator[Given]:
         value = headers.get(name.lower().encode())
         if value is None:
             continue
+        if name == "Last-Event-ID" and not value:
+            continue
         if name == "Last-Event-ID":
             yield parameter, value.decode("utf-8", "replace")
         elif name == "Idempotency-Key":
@@ -162,18 +164,19 @@ def _joined(
     query: Iterable[Given],
     headers: Iterable[Given],
     cookies: Iterable[Given],
+    same: Callable[[Given, Given], bool],
 ) -> Sequence[Given]:
     """Put the sources together: each field has one value, each oneof one member."""
     found = {parameter.names: (parameter, value) for parameter, value in paths}
     bound = set(found)
     for given in query:
-        _add(found, given, repeats=given[0].names in bound)
+        _add(found, given, same if given[0].names in bound else None)
     for given in headers:
         if given[0].last.name == RESUME:  # where a client is by now, not where it began
             found[given[0].names] = given
-        _add(found, given, repeats=True)
+        _add(found, given, same)
     for given in cookies:
-        _add(found, given, repeats=False)
+        _add(found, given, None)
     members: dict[object, str] = {}
     for parameter, _ in found.values():
         for level, oneof in parameter.oneofs:
@@ -184,13 +187,19 @@ def _joined(
     return tuple(found.values())
 
 
-def _add(found: dict[tuple[str, ...], Given], given: Given, *, repeats: bool) -> None:
-    """Add a value; `repeats`: the same value may have been given before."""
-    parameter, value = given
+def _add(
+    found: dict[tuple[str, ...], Given],
+    given: Given,
+    same: Callable[[Given, Given], bool] | None,
+) -> None:
+    """Add a value; with `same`, an equal value may have been given before."""
+    parameter, _ = given
     before = found.setdefault(parameter.names, given)
-    if before is not given and not repeats:
+    if before is given:
+        return
+    if same is None:
         raise fault(parameter.path, "it is given twice", "DUPLICATE_FIELD")
-    if before[1] != value:
+    if not same(before, given):
         raise _conflict(parameter)
 
 
@@ -235,7 +244,8 @@ class RequestBuilder:
         read = self._read(binding, headers.get(b"content-type"), body) if body else None
         given: Sequence[Given] = [*_path_values(binding, segments)]
         if query or told or cookies:
-            given = _joined(given, _query_values(binding, query), told, cookies)
+            values = _query_values(binding, query)
+            given = _joined(given, values, told, cookies, self._same(binding))
         if not (given or read):
             return b""
         bound = self._message(binding.request, given)
@@ -246,6 +256,15 @@ class RequestBuilder:
             _refuse_conflict(parameter, read, bound, parameter.names in exclusive)
         self._derive_mask(binding, read[1], bound)
         return read[0].to_binary() + bound.to_binary()
+
+    def _same(self, binding: Binding) -> Callable[[Given, Given], bool]:
+        def same(one: Given, other: Given) -> bool:
+            if one[1] == other[1]:
+                return True
+            made = [self._message(binding.request, [given]) for given in (one, other)]
+            return bool(made[0] == made[1])  # 1 and 1.0, one moment in two zones
+
+        return same
 
     def _message(self, shape: Shape, given: Sequence[Given]) -> Message:
         """Give the message of the parameters; a fault is told by its parameter."""
@@ -350,6 +369,14 @@ def _at(tree: Any, fields: Sequence[Field | DescField]) -> Any:
     return tree
 
 
+def _is_given(tree: Any, field: DescField) -> bool:
+    """Tell whether a field stands in a tree; null is a value of some."""
+    if _at(tree, (field,)) is not None:
+        return True
+    names = {field.name, field.json_name} if isinstance(tree, dict) else set()
+    return not names.isdisjoint(tree) and Field(field, {}).takes_null
+
+
 def value_at(message: Any, fields: Sequence[Field]) -> Any:
     """Give the value at a path of a message; None: a message on the way is absent."""
     for found in fields:
@@ -369,5 +396,5 @@ def _refuse_conflict(
     for level, oneof in parameter.oneofs:
         held = _at(tree, fields[:level])
         for sibling in oneof.fields:
-            if sibling is not fields[level].desc and _at(held, (sibling,)) is not None:
+            if sibling is not fields[level].desc and _is_given(held, sibling):
                 raise two_of_one(parameter.path, sibling.json_name)

@@ -61,7 +61,7 @@ class Template:
             self.deep = True
         elif segment == "*":
             self.segments.append(None)
-        elif literal.fullmatch(segment):
+        elif literal.fullmatch(segment) and not segment.startswith("**"):
             self.segments.append(unquote(segment, errors="surrogateescape"))
         else:
             raise ValueError(f"{segment!r} is not a segment")

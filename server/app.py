@@ -20,6 +20,11 @@ from server import systems
 from server.background import following
 from server.config import Settings, require
 from server.deliveries import delivering
+from server.domain.accounts.personal_data import PersonalData
+from server.domain.accounts.user_batches import UserBatches
+from server.domain.accounts.user_export import UserExport
+from server.domain.accounts.user_watch import UserWatch
+from server.domain.accounts.users import Users
 from server.domain.audit import Audit
 from server.domain.auth import Authentication
 from server.domain.clock import Clock, system_clock
@@ -34,47 +39,43 @@ from server.domain.credentials.tokens import AccessTokens, KeyRing
 from server.domain.limits import Limiter, SlidingWindows, Window
 from server.domain.outbox.letters import Letters
 from server.domain.paging import PageTokens
-from server.domain.personal_data import PersonalData
 from server.domain.recovery import Recovery
 from server.domain.requests import Requests
 from server.domain.revocation_watch import RevocationWatch
-from server.domain.user_batches import UserBatches
-from server.domain.user_export import UserExport
-from server.domain.user_watch import UserWatch
-from server.domain.users import Users
 from server.rpc import contract
+from server.rpc.accounts.bulk_users import BulkUserService
+from server.rpc.accounts.personal_data import PersonalDataService
+from server.rpc.accounts.users import UserService
 from server.rpc.addresses import Trust
 from server.rpc.auth import AuthService
-from server.rpc.bulk_users import BulkUserService
 from server.rpc.health import Health, remote_readiness
 from server.rpc.interceptors.errors import DOMAIN
 from server.rpc.interceptors.validation import NO_NUL
 from server.rpc.listener import Guards, Listener, grpc_server, serve_methods
 from server.rpc.local import LocalPort
-from server.rpc.personal_data import PersonalDataService
 from server.rpc.recovery import RecoveryService
 from server.rpc.reflection import reflect
 from server.rpc.signing_keys import SigningKeyService
-from server.rpc.users import UserService
 from server.rpc.watches import RevocationService, UserWatchService
-from server.store.accounts import PostgresAccounts
+from server.store.accounts.personal_data import PostgresPersonalData
+from server.store.accounts.user_batches import PostgresUserBatches
+from server.store.accounts.user_cache import CachedUsers
+from server.store.accounts.user_changes import UserChangeFeed
+from server.store.accounts.user_reads import UserReads
+from server.store.accounts.users import PostgresUsers
 from server.store.answers import PostgresAnswers
 from server.store.audit import PostgresAudit
 from server.store.buckets import RedisBuckets
 from server.store.connect import Database, redis_client
-from server.store.mailed_tokens import PostgresMailedTokens
+from server.store.credentials.accounts import PostgresAccounts
+from server.store.credentials.mailed_tokens import PostgresMailedTokens
+from server.store.credentials.revocations import RevocationFeed
+from server.store.credentials.service_keys import PostgresServiceKeys
+from server.store.credentials.sessions import PostgresSessions
+from server.store.credentials.signing_keys import PostgresSigningKeys
+from server.store.members.news import PostgresNews
 from server.store.outbox import PostgresOutbox
-from server.store.personal_data import PostgresPersonalData
 from server.store.retention import ENTRIES_KEPT, Retention
-from server.store.revocations import RevocationFeed
-from server.store.service_keys import PostgresServiceKeys
-from server.store.sessions import PostgresSessions
-from server.store.signing_keys import PostgresSigningKeys
-from server.store.user_batches import PostgresUserBatches
-from server.store.user_cache import CachedUsers
-from server.store.user_changes import UserChangeFeed
-from server.store.user_reads import UserReads
-from server.store.users import PostgresUsers
 
 Rates = Mapping[str, Sequence[contract.RateRule]]
 
@@ -161,14 +162,16 @@ async def academy(
         reflect(server, (*servicers, health.name))
     port = LocalPort(served, trust, Reply, CallError)
     edge = replace(edge_settings(settings, rates(settings)), ready=health.ready)
+    stores = (base.database, base.clock)
     fresh = (kept.keys, base.feed, kept.services, kept.changes, health)
     for source in fresh:
         await source.look()
-    rest = (kept.accounts.cache, _retention(base))
+    rest = (kept.accounts.cache, _retention(base), systems.rounds(*stores))
     works = [source.follow for source in (*fresh, *rest)]
+    letters, consequences = _letters(base, kept), systems.consequences(*stores)
     async with (
         following(*works, base.feed.listen, kept.keys.listen),
-        delivering(settings, kept.outbox, _letters(base, kept), base.clock),
+        delivering(settings, kept.outbox, letters, consequences, base.clock),
     ):
         yield Academy(health, server, port, edge_app(port, edge))
 
@@ -240,7 +243,8 @@ def _retention(base: Ground) -> Retention:
 def _letters(base: Ground, kept: Kept) -> Letters:
     tokens = MailedTokens(kept.mailed, base.secret.mac("mailed-tokens"), base.clock)
     users, accounts = UserReads(base.database), PostgresAccounts(base.database)
-    return Letters(users, accounts, kept.outbox, tokens)
+    news = PostgresNews(base.database, base.clock)
+    return Letters(users, accounts, kept.outbox, tokens, news)
 
 
 def _guards(

@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 from server.background import following
 from server.config import Settings
 from server.domain.clock import Clock
-from server.domain.outbox.carrier import Carrier, Post
+from server.domain.outbox.carrier import Carrier, Consequences, Post
 from server.domain.outbox.courier import Courier
 from server.domain.outbox.letters import Letters
 from server.mail.folder import FolderPost
@@ -20,11 +20,16 @@ from server.store.outbox import PostgresOutbox
 
 @asynccontextmanager
 async def delivering(
-    settings: Settings, outbox: PostgresOutbox, letters: Letters, clock: Clock
+    settings: Settings,
+    outbox: PostgresOutbox,
+    letters: Letters,
+    consequences: Consequences,
+    clock: Clock,
 ) -> AsyncIterator[None]:
     """Deliver what the outbox holds; at the end what is on its way still arrives."""
     post = _post(settings, clock)
-    courier = Courier(outbox, Carrier(letters, post).carry, clock, random.random)
+    carrier = Carrier(letters, post, consequences)
+    courier = Courier(outbox, carrier.carry, clock, random.random)
     async with following(courier.follow, outbox.listen):
         try:
             yield

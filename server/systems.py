@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from server.domain.clock import Clock
+from server.domain.members.consequences import Consequences
 from server.domain.members.follows import Accounts, Follows
 from server.domain.members.overviews import Overviews
 from server.domain.members.profiles import Profiles
+from server.domain.members.rounds import Rounds
 from server.domain.members.scores import Scores
 from server.domain.members.settings import MemberSettings
 from server.domain.paging import PageTokens
@@ -19,8 +21,10 @@ from server.rpc.members.settings import SettingsMethods
 from server.rpc.posts.categories import CategoryMethods
 from server.rpc.posts.posts import PostMethods
 from server.store.connect import Database
+from server.store.members.analytics import PostgresAnalytics
 from server.store.members.follows import PostgresFollows
 from server.store.members.metrics import PostgresMetrics
+from server.store.members.news import PostgresNews
 from server.store.members.profiles import PostgresProfiles
 from server.store.members.settings import PostgresSettings
 from server.store.posts.categories import PostgresCategories
@@ -39,6 +43,17 @@ def members(
         OverviewMethods(Overviews(accounts, PostgresPosts(database), follows)),
         ScoreMethods(Scores(PostgresMetrics(database), clock)),
     )
+
+
+def consequences(database: Database, clock: Clock) -> Consequences:
+    """Give what follows from events of members and posts."""
+    return Consequences(PostgresAnalytics(database), PostgresNews(database, clock))
+
+
+def rounds(database: Database, clock: Clock) -> Rounds:
+    """Give what is counted and told from time to time."""
+    analytics, news = PostgresAnalytics(database), PostgresNews(database, clock)
+    return Rounds(analytics, news, clock)
 
 
 def posts(database: Database, tokens: PageTokens, clock: Clock) -> tuple[object, ...]:

@@ -22,6 +22,9 @@ from server.store.migrate import upgrade
 from tests.running import Running, running
 
 TEMPLATE = "blatam_template"
+# Tests start processes beside a gRPC that runs; its fork handlers are for children
+# that go on without exec, and may hang or write to the child's standard error.
+os.environ["GRPC_ENABLE_FORK_SUPPORT"] = "false"
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,21 +6,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
 
-from server.domain.auth import Account, Decide, Owner
-from server.domain.credentials.revocations import Revocations
-from server.domain.credentials.service_keys import ServiceKey
-from server.domain.credentials.sessions import Rotation, Session
-from server.domain.errors import (
-    EmailTaken,
-    EtagMismatch,
-    LastAdmin,
-    UsernameTaken,
-    UserNotFound,
-)
-from server.domain.outbox.entries import NewEntry
-from server.domain.paging import PageRequest, Rows, Sort
-from server.domain.requests import AnswerExists, Once, RequestKey, StoredAnswer
-from server.domain.users import (
+from server.domain.accounts.users import (
     SORT_VALUES,
     NewUser,
     Role,
@@ -29,6 +15,21 @@ from server.domain.users import (
     UserFilter,
     fold,
 )
+from server.domain.auth import Account, Decide, Owner
+from server.domain.credentials.revocations import Revocations
+from server.domain.credentials.service_keys import ServiceKey
+from server.domain.credentials.sessions import Rotation, Session
+from server.domain.errors import (
+    EmailTaken,
+    EtagMismatch,
+    LastAdmin,
+    TokenInvalid,
+    UsernameTaken,
+    UserNotFound,
+)
+from server.domain.outbox.entries import NewEntry
+from server.domain.paging import PageRequest, Rows, Sort
+from server.domain.requests import AnswerExists, Once, RequestKey, StoredAnswer
 
 NOON = datetime(2026, 1, 2, 12, 0, tzinfo=UTC)
 
@@ -203,15 +204,8 @@ class FakeUsers:
 
     def _account(self, user: User) -> Account:
         hashed, version = self.hashes[user.id], user.version
-        return Account(
-            user.id,
-            user.username,
-            hashed,
-            user.role,
-            user.is_active,
-            user.email,
-            version,
-        )
+        named, rights = (user.id, user.username), (user.role, user.is_active)
+        return Account(*named, hashed, *rights, user.email, version)
 
     async def replace_hash(self, user_id: int, old: str, new: str) -> None:
         if self.hashes[user_id] == old:
@@ -241,7 +235,8 @@ class FakeSessions:
     sessions: dict[UUID, Session] = field(default_factory=dict)
 
     async def add(self, session: Session, version: int) -> bool:
-        if not await self._stands(session.user_id, version):
+        user = await self.users.by_id(session.user_id)
+        if user is None or user.version != version:
             return False
         self.sessions[session.id] = session
         return True
@@ -286,33 +281,28 @@ class FakeSessions:
         return sorted(found, key=lambda session: session.created_at, reverse=True)
 
     async def ask_email_change(
-        self, account: Account, new_email: str, keep: UUID, now: datetime
-    ) -> bool:
-        if not await self._stands(account.user_id, account.version):
-            return False
-        await self.end_all(account.user_id, now, keep)
-        return True
+        self, user_id: int, new_email: str, keep: UUID, now: datetime
+    ) -> None:
+        self._hold(keep)
+        await self.end_all(user_id, now, keep)
+
+    def _hold(self, keep: UUID) -> None:
+        if keep not in self.sessions or self.sessions[keep].ended_at:
+            raise TokenInvalid("the session has ended")
 
     async def change_password(
         self,
-        account: Account,
+        user_id: int,
         hashed: str,
         keep: UUID,
         now: datetime,
         once: Once[None] | None = None,
-    ) -> bool:
-        user_id = account.user_id
-        if not await self._stands(user_id, account.version):
-            return False
+    ) -> None:
+        self._hold(keep)
         before = self.users.users[user_id]
         self.users.users[user_id] = replace(before, version=before.version + 1)
         self.users.hashes[user_id] = hashed
         await self.end_all(user_id, now, keep)
-        return True
-
-    async def _stands(self, user_id: int, version: int) -> bool:
-        user = await self.users.by_id(user_id)
-        return user is not None and user.version == version
 
 
 @dataclass(slots=True)

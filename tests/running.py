@@ -19,8 +19,8 @@ from edge.port import CallPort
 from server import run
 from server.app import academy, ground
 from server.config import Settings, load
-from server.domain.users import Role, UserEdit
-from server.store.users import PostgresUsers
+from server.domain.accounts.users import Role, UserEdit
+from server.store.accounts.users import PostgresUsers
 from tests.mailbox import Mailbox, mailbox
 
 PASSWORD = "Blue7horse"

@@ -160,7 +160,7 @@ def test_a_new_owner_may_follow_a_killed_one_at_once(
         heir.stop()
 
 
-@pytest.mark.parametrize("pid", [os.getpid(), 2**22 - 1])
+@pytest.mark.parametrize("pid", [os.getpid(), 2**22 - 1], ids=["alive", "gone"])
 def test_a_pid_file_left_by_a_crash_is_no_obstacle(
     state: Path, owned: EmbeddedServers, pid: int
 ) -> None:

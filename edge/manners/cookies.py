@@ -63,8 +63,11 @@ class TokenCookies:
         body that a form could have sent.
         """
         headers = head.headers
-        if not self._table or headers.get(b"x-token-mode", b"").lower() != b"cookie":
+        mode = headers.get(b"x-token-mode", b"").lower()
+        if not self._table or not mode:
             return False
+        if mode != b"cookie":  # a slip must not put a token into a body
+            raise Refused("X-Token-Mode must be cookie")
         origin, site = headers.get(b"origin"), headers.get(b"sec-fetch-site")
         own = site in (b"same-origin", b"none") or (site is None and origin is None)
         if not own and origin not in self._origins:

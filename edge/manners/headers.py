@@ -11,7 +11,7 @@ from functools import lru_cache
 from typing import Any
 
 from edge.config import KIB, EdgeSettings
-from edge.errors import Header, Refused
+from edge.errors import HTTP, Code, Header, Refused
 from edge.port import Metadata
 
 _PASSED = {
@@ -30,6 +30,7 @@ _OURS = re.compile(  # what no client sets
 )
 _TIMEOUT = re.compile(r"([0-9]{1,8})([HMSmun])")  # gRPC over HTTP/2: Timeout
 _UNITS = {"H": 3600, "M": 60, "S": 1, "m": 1e-3, "u": 1e-6, "n": 1e-9}
+_SHORTEST = 1e-3  # seconds; less is over before any call is made
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{8,64}")
 _EXPOSED = ("ETag", "Retry-After", "X-Request-Id", "WWW-Authenticate")
 _ENTRY = 32  # bytes that an entry counts beside its name and value (RFC 9113 6.5.2)
@@ -204,4 +205,7 @@ def deadline(
     if not match or not int(match[1]):
         raise Refused("grpc-timeout must be 1 to 8 digits and one of H M S m u n")
     seconds = int(match[1]) * _UNITS[match[2]]
+    if seconds < _SHORTEST:
+        told, code = "deadline exceeded", Code.DEADLINE_EXCEEDED
+        raise Refused(told, code.name, http=HTTP[code], code=code)
     return seconds if most is None else min(seconds, most)

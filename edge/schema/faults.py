@@ -15,32 +15,35 @@ from edge.schema.fields import ANY, Field, Shape
 # The native codec reads JSON by recursion and has no bound of its own: some 15,000
 # brackets overflow the stack and end the process. No message nests so deep.
 DEEPEST = 1_000
-MOST_OBJECTS = 50_000  # in one body: each costs far more than its bytes
+MOST_HOLDERS = 5_000  # lists and objects in one body
+MOST_VALUES = 100_000
 _STRINGS = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"?', re.DOTALL)
 _STEPS = bytes.maketrans(b"[{]}", b"\1\1\xff\xff")  # as signed bytes: 1 and -1
 _OTHER = bytes(set(range(256)) - set(b"[{]}"))
-# A fault in a larger body is told without its place: finding it reads all of it anew.
-MOST_SEARCHED = 128 * 1024
+# What finding a fault may read anew; beyond it the fault is told as far as it is known.
+MOST_SEARCHED = 1024 * 1024
 _TOO_DEEP = "the JSON body is nested too deep"
 
 
 def refuse_bulk(body: bytes) -> None:
-    """Raise Refused before anything reads JSON that nests deeper than DEEPEST.
+    """Raise Refused before anything reads JSON that costs far more than its bytes.
 
-    Or that holds more than MOST_OBJECTS.
+    That is what nests deeper than DEEPEST, or holds too many values.
     """
-    if body.count(b"[") + body.count(b"{") <= DEEPEST:
+    if body.count(b"[") + body.count(b"{") <= DEEPEST and len(body) <= MOST_VALUES:
         return
     bare = _STRINGS.sub(b"", body)
-    if bare.count(b"{") > MOST_OBJECTS:
-        raise Refused(
-            f"the JSON body has more than {MOST_OBJECTS} objects",
-            "BODY_TOO_LARGE",
-            http=413,
-        )
+    _refuse_more(bare.count(b"{") + bare.count(b"["), MOST_HOLDERS, "lists and objects")
+    _refuse_more(bare.count(b","), MOST_VALUES, "values")
     steps = bare.translate(_STEPS, _OTHER)
     if max(accumulate(memoryview(steps).cast("b")), default=0) > DEEPEST:
         raise Refused(_TOO_DEEP)
+
+
+def _refuse_more(count: int, most: int, what: str) -> None:
+    if count > most:
+        told = f"the JSON body has more than {most} {what}"
+        raise Refused(told, "BODY_TOO_LARGE", http=413)
 
 
 class _Duplicate(ValueError):
@@ -134,8 +137,15 @@ def _refuse_second(field: Field, value: Any, at: str, seen: dict[object, str]) -
         raise two_of_one(at, seen[field.oneof])
     if field.oneof is not None:
         seen[field.oneof] = at
-    if field.whole_keys and len({Decimal(key) for key in value}) < len(value):
+    if field.whole_keys and len({_whole_key(key, at) for key in value}) < len(value):
         raise fault(at, "one of its keys is given twice", "DUPLICATE_FIELD")
+
+
+def _whole_key(key: str, at: str) -> Decimal:
+    try:
+        return Decimal(key)
+    except ArithmeticError:  # an exponent beyond what even a Decimal has
+        raise fault(at, "one of its keys is no integer") from None
 
 
 _LOOSE = frozenset(
@@ -180,18 +190,25 @@ class FaultFinder:
 
     def refusal(self, body: bytes, shape: Shape) -> Refused:
         """Give the refusal of a body that the codec does not take."""
-        if len(body) > MOST_SEARCHED:
-            return Refused(f"the body does not fit: it {shape.kind.told}")
         try:
-            found = self._violation(strict_tree(body), shape, "")
+            search = _Search(self.read, MOST_SEARCHED)
+            found = search.violation(strict_tree(body), shape, "")
         except Refused as refused:
             return refused
         except RecursionError:
             return Refused(_TOO_DEEP)
         return invalid(found or Violation("", shape.kind.told))
 
-    def _violation(self, tree: Any, shape: Shape, path: str) -> Violation | None:
-        """Give the first fault within a JSON value that should be of a type."""
+
+class _Search:
+    """One search for the first fault of a value that should be of a type."""
+
+    def __init__(self, read: Callable[[Shape, str], Message], left: int) -> None:
+        self._read = read
+        self._left = left  # bytes that it may still read
+
+    def violation(self, tree: Any, shape: Shape, path: str) -> Violation | None:
+        """Give the first fault within a JSON value, named as far as there is time."""
         if shape.special or not isinstance(tree, dict):
             good = self._fits(shape, tree)
             return None if good else Violation(path, shape.kind.told)
@@ -207,6 +224,8 @@ class FaultFinder:
 
     def _within(self, value: Any, field: Field, at: str, shape: Shape) -> Violation:
         """Look for a fault deeper than a field, which as a whole is faulty."""
+        if self._left < 0:
+            return Violation(at, "it has a fault that would take too long to find")
         if field.many:
             if not isinstance(value, field.many):
                 what = (
@@ -215,7 +234,7 @@ class FaultFinder:
                 return Violation(at, f"must be {what}")
             where, value = self._first_bad(value, field, shape)
             at += where
-        found = self._violation(value, field.nested, at) if field.nested else None
+        found = self.violation(value, field.nested, at) if field.nested else None
         return found or Violation(at, field.kind.told)
 
     def _first_bad(self, value: Any, field: Field, shape: Shape) -> tuple[str, Any]:
@@ -233,8 +252,13 @@ class FaultFinder:
         return list(field.items(value))[good]
 
     def _fits(self, shape: Shape, value: Any) -> bool:
+        """Tell whether a value is good; once too much was read, that it is not."""
+        text = json.dumps(value)
+        self._left -= len(text)
+        if self._left < 0:
+            return False
         try:
-            self.read(shape, json.dumps(value))
+            self._read(shape, text)
         except BAD_INPUT:
             return False
         return True

@@ -4,6 +4,7 @@ The one walk over descriptors: JSON, text and schemas all read these tables.
 """
 
 import json
+import math
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -25,6 +26,8 @@ from protobuf import (
 Schema = dict[str, Any]
 Element = ScalarType | DescEnum | DescMessage
 DEPTH_LIMIT = 32  # of a field path; the codec's own limit for messages is 100
+FLOAT32_MAX = (2 - 2**-23) * 2.0**127
+_FLOAT32_END = (2 - 2**-24) * 2.0**127  # what is less rounds to it
 _INTEGER = re.compile(r"-?[0-9]{1,20}")
 _NUMBER = re.compile(
     r"-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?|NaN|-?Infinity"
@@ -64,10 +67,23 @@ def _integer(low: int, high: int) -> Kind:
     return Kind(told, read, asked, asked if size == "int32" else text)
 
 
-def _number(told: str) -> Kind:
+def rounded(value: Any) -> Any:
+    """Give the greatest float32 for what is beyond it and rounds to it.
+
+    Others print it as 3.4028235e+38.
+    """
+    try:
+        beyond = FLOAT32_MAX < abs(float(value)) < _FLOAT32_END
+    except (OverflowError, TypeError, ValueError):
+        return value
+    return math.copysign(FLOAT32_MAX, float(value)) if beyond else value
+
+
+def _number(told: str, change: Callable[[Any], Any] = lambda text: text) -> Kind:
     number = {"type": "number"}
     sent = {"anyOf": [number, {"enum": ["NaN", "Infinity", "-Infinity"]}]}
-    return Kind(told, lambda t: t if _NUMBER.fullmatch(t) else None, number, sent)
+    read: Any = lambda text: change(text) if _NUMBER.fullmatch(text) else None  # noqa: E731
+    return Kind(told, read, number, sent)
 
 
 def _enum(enum: DescEnum) -> Kind:
@@ -98,7 +114,7 @@ _KINDS = (
     ("INT64 SINT64 SFIXED64", _integer(-(2**63), 2**63 - 1)),
     ("UINT32 FIXED32", _integer(0, 2**32 - 1)),
     ("UINT64 FIXED64", _integer(0, 2**64 - 1)),
-    ("FLOAT", _number("must be a number that a float32 can hold")),
+    ("FLOAT", _number("must be a number that a float32 can hold", rounded)),
     ("DOUBLE", _number("must be a number")),
     ("STRING", Kind("must be a string", str, _TEXT)),
     (

@@ -8,6 +8,7 @@ from datetime import datetime, timedelta
 from typing import Protocol
 from uuid import UUID
 
+from server.domain.accounts.users import Role, fold
 from server.domain.callers import Caller
 from server.domain.clock import Clock
 from server.domain.credentials.passwords import (
@@ -30,7 +31,6 @@ from server.domain.errors import (
 from server.domain.limits import Bucket, Limiter, Window, address_key
 from server.domain.outbox.entries import Kind, NewEntry
 from server.domain.requests import Once
-from server.domain.users import Role, fold
 
 # R5: the spellings of one account share this count
 VERIFIED_PER_ACCOUNT = Window(5, timedelta(seconds=60))
@@ -121,25 +121,25 @@ class SessionStore(Protocol):
         """Give a user's sessions that have not ended, the newest first."""
 
     async def ask_email_change(
-        self, account: Account, new_email: str, keep: UUID, now: datetime
-    ) -> bool:
+        self, user_id: int, new_email: str, keep: UUID, now: datetime
+    ) -> None:
         """Have both addresses written to, and end the other sessions.
 
-        Does nothing and gives False if the account has changed since.
+        Raises TokenInvalid if the one to keep has ended, too.
         """
 
     async def change_password(
         self,
-        account: Account,
+        user_id: int,
         hashed: str,
         keep: UUID,
         now: datetime,
         once: Once[None] | None = None,
-    ) -> bool:
+    ) -> None:
         """Put a new hash and end the other sessions, in one transaction.
 
-        The owner is told by mail. Does nothing and gives False if the account has
-        changed since. Raises AnswerExists.
+        The owner is told by mail. Raises AnswerExists, and TokenInvalid if the one
+        to keep has ended, too.
         """
 
 
@@ -236,11 +236,9 @@ class Authentication:
         check_password(new, username, self.policy, "newPassword", email=email)
         account = await self.verified(account, caller.subject, current, address)
         hashed = await self.hasher.hash(new)
-        keep = UUID(caller.session_id)
-        if not await self.sessions.change_password(
-            account, hashed, keep, self.clock(), once
-        ):
-            raise InvalidCredentials(account.user_id)
+        await self.sessions.change_password(
+            account.user_id, hashed, UUID(caller.session_id), self.clock(), once
+        )
 
     async def log_out_everywhere(self, user_id: int) -> None:
         """End every session of a user."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from uuid import UUID
 
+from server.domain.accounts.users import fold
 from server.domain.auth import Authentication
 from server.domain.callers import Caller
 from server.domain.credentials.mailed_tokens import (
@@ -13,9 +14,8 @@ from server.domain.credentials.mailed_tokens import (
     mailed_digest,
 )
 from server.domain.credentials.passwords import check_password
-from server.domain.errors import InvalidCredentials, MailedTokenInvalid
+from server.domain.errors import MailedTokenInvalid
 from server.domain.outbox.entries import Kind, NewEntry
-from server.domain.users import fold
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,11 +73,9 @@ class Recovery:
         rules = self.authentication
         account = await rules.accounts.account_by_id(caller.user_id)
         account = await rules.verified(account, caller.subject, password, address)
-        keep = UUID(caller.session_id)
-        if not await rules.sessions.ask_email_change(
-            account, fold(new_email), keep, rules.clock()
-        ):
-            raise InvalidCredentials(account.user_id)
+        await rules.sessions.ask_email_change(
+            account.user_id, fold(new_email), UUID(caller.session_id), rules.clock()
+        )
 
     async def _mail(self, entry: NewEntry) -> None:
         rules = self.authentication

@@ -1,4 +1,4 @@
-"""A letter as a message (RFC 5322): ASCII, plain text, no caller's words in headers.
+"""A letter as a message (RFC 5322): plain text, no caller's words in headers.
 
 Links come from PUBLIC_URL alone (R26). A token stands behind the `#`, which browsers
 send to no server and put into no Referer.
@@ -6,7 +6,6 @@ send to no server and put into no Referer.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -53,11 +52,16 @@ class Stationery:
         message["Date"] = format_datetime(self.clock().astimezone(UTC))
         message["Message-ID"] = f"<{name(letter)}@{self.domain}>"
         message["Auto-Submitted"] = "auto-generated"  # RFC 3834: no automatic replies
-        message.set_content(self._body(text, letter), charset="us-ascii", cte="7bit")
+        body = self._body(text, letter)
+        # what most relays take; ASCII stands as it is, so that links can be copied
+        charset, coding = ("us-ascii", "7bit")
+        if not body.isascii():
+            charset, coding = ("utf-8", "quoted-printable")
+        message.set_content(body, charset=charset, cte=coding)
         return message
 
     def _body(self, text: Text, letter: Letter) -> str:
-        details = {key: _plain(str(value)) for key, value in letter.details.items()}
+        details = {key: _told(value) for key, value in letter.details.items()}
         link = f"{self.public_url.rstrip('/')}/{text.page}#token={letter.token}"
         proof = PROOF.format(link=link) if letter.token else ""
         return text.body.format_map(
@@ -70,6 +74,12 @@ def name(letter: Letter) -> str:
     return f"{letter.entry}.{int(letter.written_at.timestamp() * _MICROSECOND)}"
 
 
+def _told(value: str | int | tuple[str, ...]) -> str:
+    if isinstance(value, tuple):
+        return "\n".join(f"  {_plain(line)}" for line in value)
+    return _plain(str(value))
+
+
 def _plain(text: str) -> str:
-    """Give a line of ASCII of what somebody outside calls itself."""
-    return re.sub(r"[^ -~]", "?", text)[:LONGEST_DETAIL]
+    """Give one line of what somebody outside calls itself; nothing in it steers."""
+    return "".join(c if c.isprintable() else "?" for c in text)[:LONGEST_DETAIL]

@@ -24,6 +24,14 @@ _NOT_YOU = """\
 If this was not you, ask for a new password at once: it ends every session.
 """
 
+_NEWS = """\
+Hello {username},
+
+{news}
+
+You get this because your settings ask for it, until they no longer do.
+"""
+
 TEXTS: Mapping[Template, Text] = {
     Template.WELCOME: Text(
         "Welcome to Blatam Academy",
@@ -129,6 +137,9 @@ locked, and your password was not changed. If you use it elsewhere, too,
 change it.
 """,
     ),
+    Template.FOLLOWED_POST: Text("Somebody you follow has posted", _NEWS),
+    Template.NEW_FOLLOWER: Text("Somebody follows you", _NEWS),
+    Template.DIGEST: Text("News of the academy", _NEWS),
 }
 
 PROOF = """\

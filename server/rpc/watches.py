@@ -7,12 +7,12 @@ from contextlib import aclosing
 
 from blatam.auth.v1 import auth_pb2
 from blatam.user.v1 import user_pb2
+from server.domain.accounts.user_watch import Change, UserWatch
 from server.domain.callers import Caller
 from server.domain.outbox.entries import Kind
 from server.domain.revocation_watch import RevocationWatch, Revoked, Sign, Told
-from server.domain.user_watch import Change, UserWatch
+from server.rpc.accounts.users import message
 from server.rpc.call import Call
-from server.rpc.users import message
 
 
 class RevocationService:

@@ -14,7 +14,7 @@ class Explain(sa.Executable, sa.ClauseElement):
 
     inherit_cache = False
 
-    def __init__(self, query: sa.SelectBase) -> None:
+    def __init__(self, query: sa.Select[Any]) -> None:
         self.query = query
 
 

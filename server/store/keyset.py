@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -11,6 +12,9 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from server.domain.paging import REACH, PageRequest, Position
 from server.store.explain import Explain
+
+SECONDS_KEPT = 10.0
+MOST_KEPT = 1_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,19 +61,39 @@ def capped_count(rows: sa.Select[Any]) -> sa.ScalarSelect[int]:
     return sa.select(sa.func.count()).select_from(some.subquery()).scalar_subquery()
 
 
+class Estimates:
+    """The planner's counts, kept for some seconds: they are no more than estimates."""
+
+    def __init__(self) -> None:
+        self._kept: dict[object, tuple[int, float]] = {}
+
+    async def of(
+        self, connection: AsyncConnection, rows: sa.Select[Any], key: object
+    ) -> int:
+        """Give how many rows a query has, which `key` stands for; never up to REACH."""
+        now = asyncio.get_running_loop().time()
+        estimate, until = self._kept.pop(key, (0, now))
+        if until <= now:
+            plan = (await connection.execute(Explain(rows))).scalar_one()
+            estimate = max(REACH + 1, int(plan[0]["Plan"]["Plan Rows"]))
+            until = now + SECONDS_KEPT
+        if len(self._kept) >= MOST_KEPT:
+            del self._kept[next(iter(self._kept))]
+        self._kept[key] = estimate, until
+        return estimate
+
+
 async def counted(
     connection: AsyncConnection,
     known: int | None,
     count: sa.ColumnElement[int],
-    rows: sa.SelectBase,
+    rows: sa.Select[Any],
+    estimates: Estimates,
+    key: object,
 ) -> int:
-    """Give how many rows there are: as known, else counted, else as the planner says.
-
-    An estimate is always above REACH.
-    """
+    """Give how many rows there are: as known, else counted, else estimated."""
     if known is None:
         known = (await connection.execute(sa.select(count))).scalar_one()
     if known <= REACH:
         return known
-    plan = (await connection.execute(Explain(rows))).scalar_one()
-    return max(REACH + 1, int(plan[0]["Plan"]["Plan Rows"]))
+    return await estimates.of(connection, rows, key)

@@ -145,9 +145,10 @@ class PostgresOutbox:
         again = sa.func.now() + delay
         await self._change([entry_id], next_attempt_at=again, last_error=cause)
 
-    async def bury(self, entry_id: int, cause: str) -> None:
+    async def bury(self, entry_id: int, now: datetime, cause: str) -> None:
         """Let an entry wait for an operator."""
-        await self._change([entry_id], state=State.DEAD, last_error=cause)
+        dead = {"state": State.DEAD, "delivered_at": now, "last_error": cause}
+        await self._change([entry_id], **dead)
 
     async def _change(self, ids: Sequence[int], **values: Any) -> None:
         statement = sa.update(outbox).where(
@@ -169,7 +170,12 @@ class PostgresOutbox:
         statement = (
             sa.update(outbox)
             .where(outbox.c.id.in_(ids), outbox.c.state == State.DEAD)
-            .values(state=State.PENDING, attempts=0, next_attempt_at=sa.func.now())
+            .values(
+                state=State.PENDING,
+                attempts=0,
+                next_attempt_at=sa.func.now(),
+                delivered_at=None,
+            )
             .returning(outbox.c.id)
         )
         async with self._database.reading() as connection:

@@ -17,12 +17,14 @@ from server.domain.credentials.revocations import KEPT as REVOCATIONS_KEPT
 from server.domain.errors import StoreUnavailable
 from server.domain.outbox.entries import State
 from server.domain.requests import KEPT as ANSWERS_KEPT
+from server.store.accounts.erasure import erase
 from server.store.connect import Database
-from server.store.erasure import erase
-from server.store.revocations import RevocationFeed
+from server.store.credentials.revocations import RevocationFeed
 from server.store.tables import (
     mailed_tokens,
+    notifications,
     outbox,
+    posts,
     request_answers,
     revocations,
     sessions,
@@ -38,6 +40,11 @@ SESSIONS_KEPT = timedelta(days=30)
 TOKENS_KEPT = timedelta(days=1)
 # how far back a stream of changes can be taken up again
 ENTRIES_KEPT = timedelta(days=7)
+# an operator's time to put them back
+DEAD_KEPT = timedelta(days=30)
+# a post that is noted twice is told once
+NOTIFICATIONS_KEPT = timedelta(days=90)
+POSTS_KEPT = timedelta(days=30)
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,14 +64,16 @@ def expiries(now: datetime) -> list[Expiry]:
         Expiry(revocations, revocations.c.ended_at < now - REVOCATIONS_KEPT),
         Expiry(mailed_tokens, mailed_tokens.c.expires_at < now - TOKENS_KEPT),
         Expiry(request_answers, request_answers.c.answered_at < now - ANSWERS_KEPT),
-        Expiry(
-            outbox,
-            sa.and_(
-                outbox.c.state == State.DELIVERED,
-                outbox.c.delivered_at < now - ENTRIES_KEPT,
-            ),
-        ),
+        _settled(State.DELIVERED, now - ENTRIES_KEPT),
+        _settled(State.DEAD, now - DEAD_KEPT),
+        Expiry(notifications, notifications.c.created_at < now - NOTIFICATIONS_KEPT),
+        Expiry(posts, posts.c.deleted_at < now - POSTS_KEPT),
     ]
+
+
+def _settled(state: State, before: datetime) -> Expiry:
+    over = sa.and_(outbox.c.state == state, outbox.c.delivered_at < before)
+    return Expiry(outbox, over)
 
 
 class Retention:

@@ -170,7 +170,7 @@ outbox = sa.Table(
         nullable=False,
         server_default=sa.text("'-infinity'"),
     ),
-    sa.Column("delivered_at", Moment),
+    sa.Column("delivered_at", Moment),  # or given up
     sa.Column("last_error", sa.Text),
     sa.Index(
         "idx_outbox_next_attempt_at",
@@ -281,7 +281,73 @@ posts = sa.Table(
     sa.Column("updated_at", Moment, nullable=False),
     sa.Column("deleted_at", Moment),
     sa.Column("version", sa.BigInteger, nullable=False, server_default="1"),
-    sa.Index("idx_posts_created_at", "state", "created_at", "id"),
+    # with the author, so that counting reads the index alone
+    sa.Index(
+        "idx_posts_created_at",
+        "state",
+        "created_at",
+        "id",
+        postgresql_include=["user_id"],
+    ),
+    # what is swept, in order; few
+    sa.Index(
+        "idx_posts_deleted_at",
+        "deleted_at",
+        postgresql_where=sa.text("deleted_at is not null"),
+    ),
     sa.Index("idx_posts_user_id", "user_id", "state", "created_at", "id"),
-    sa.Index("idx_posts_category_id", "category_id", "state", "created_at", "id"),
+    sa.Index(
+        "idx_posts_category_id",
+        "category_id",
+        "state",
+        "created_at",
+        "id",
+        postgresql_include=["user_id"],
+    ),
+)
+
+# Counted anew some time after something has happened, which makes it stale.
+user_analytics = sa.Table(
+    "user_analytics",
+    metadata,
+    sa.Column(
+        "user_id", sa.ForeignKey("users.id", ondelete="CASCADE"), primary_key=True
+    ),
+    sa.Column("posts", sa.BigInteger, nullable=False, server_default="0"),
+    sa.Column("followers", sa.BigInteger, nullable=False, server_default="0"),
+    sa.Column("last_seen_at", Moment),
+    sa.Column("counted_at", Moment),
+    sa.Column("stale", sa.Boolean, nullable=False, server_default=sa.true()),
+    sa.Index("idx_user_analytics_stale", "user_id", postgresql_where=sa.text("stale")),
+)
+
+# What a member wants to be told: that `actor_id` has posted, or, without a post, that
+# they follow the member. Once for each post and follower, whatever is repeated.
+notifications = sa.Table(
+    "notifications",
+    metadata,
+    sa.Column("id", sa.BigInteger, sa.Identity(always=True), primary_key=True),
+    sa.Column("user_id", sa.ForeignKey("users.id", ondelete="CASCADE"), nullable=False),
+    sa.Column(
+        "actor_id", sa.ForeignKey("users.id", ondelete="CASCADE"), nullable=False
+    ),
+    sa.Column("post_id", sa.ForeignKey("posts.id", ondelete="CASCADE")),
+    sa.Column("created_at", Moment, nullable=False),
+    sa.Column("told_at", Moment),
+    sa.Index("idx_notifications_user_id", "user_id", "id"),
+    sa.Index("idx_notifications_actor_id", "actor_id"),
+    sa.Index("idx_notifications_post_id", "post_id", "user_id", unique=True),
+    sa.Index(
+        "idx_notifications_follower",
+        "user_id",
+        "actor_id",
+        unique=True,
+        postgresql_where=sa.text("post_id is null"),
+    ),
+    sa.Index("idx_notifications_created_at", "created_at"),
+    sa.Index(
+        "idx_notifications_told_at",
+        "created_at",
+        postgresql_where=sa.text("told_at is null"),
+    ),
 )

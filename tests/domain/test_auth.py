@@ -6,6 +6,7 @@ from datetime import timedelta
 
 import pytest
 
+from server.domain.accounts.users import Users
 from server.domain.auth import Account, Authentication
 from server.domain.credentials.passwords import PasswordHasher, PasswordPolicy
 from server.domain.credentials.revocations import Revocations
@@ -17,7 +18,6 @@ from server.domain.errors import InvalidCredentials, RefreshTokenInvalid, TokenI
 from server.domain.limits import SlidingWindows
 from server.domain.outbox.entries import Kind, NewEntry
 from server.domain.paging import PageTokens
-from server.domain.users import Users
 from tests.fakes import Clock, FakeMailing, FakeServiceKeys, FakeSessions, FakeUsers
 
 SECRET = SecretKey("s" * 32)

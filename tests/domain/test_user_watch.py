@@ -6,9 +6,9 @@ from datetime import timedelta
 
 import pytest
 
+from server.domain.accounts.user_watch import Change, Told, UserWatch
 from server.domain.errors import ResumeTokenExpired, ServerStopping
 from server.domain.outbox.entries import Kind
-from server.domain.user_watch import Change, Told, UserWatch
 from server.domain.watching import Tail
 from tests.fakes import Clock
 

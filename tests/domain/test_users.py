@@ -2,7 +2,7 @@
 
 import pytest
 
-from server.domain.users import fold
+from server.domain.accounts.users import fold
 
 
 @pytest.mark.parametrize(

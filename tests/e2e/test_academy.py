@@ -7,7 +7,7 @@ from uuid import uuid4
 
 import pytest
 
-from server.domain.users import Role
+from server.domain.accounts.users import Role
 from tests.clients import Answer, Client, Grpc, Rest
 from tests.running import Running, SignedIn
 
@@ -152,6 +152,25 @@ async def nothing_is_left(
     assert await bea.refused("GetPost", id=post["id"]) == "POST_NOT_FOUND"
     assert (await bea("ListPosts", category_id=category["id"]))["items"] == []
     assert (await bea("ListFollowing", id=bea.id))["items"] == []
+
+
+async def test_who_asks_for_it_is_told(shared: Running) -> None:
+    """By mail, of posts and followers, from a write to the letter box."""
+    ana, bea = await shared.signed_in(), await shared.signed_in()
+    wishes = {"notifications": {"followedPosts": True, "newFollowers": True}}
+    for who in (ana, bea):
+        await shared.http.put("/api/v1/user-settings", json=wishes, headers=who.headers)
+    path = f"/api/v1/users/{ana.user.id}/follow"
+    await shared.http.put(path, headers=bea.headers)
+    mail = await shared.mailbox.mail(ana.user.email, "Somebody follows you")
+    assert f"{bea.user.username} follows you" in mail.get_content()
+    post = {"title": "On numbers", "body": "Many."}
+    await shared.http.post("/api/v1/posts", json=post, headers=ana.headers)
+    mail = await shared.mailbox.mail(bea.user.email, "Somebody you follow has posted")
+    assert f"{ana.user.username}: On numbers" in mail.get_content()
+    assert "Somebody you follow has posted" not in shared.mailbox.subjects(
+        ana.user.email
+    )
 
 
 REQUESTS = [

@@ -210,11 +210,8 @@ def test_the_other_commands_find_it(academy: Academy) -> None:
 
 
 def test_keys_are_listed_and_rotated(academy: Academy) -> None:
-    """Too soon for who keeps the key set, unless forced; the server learns it."""
+    """By another process; the server that runs learns it."""
     keys = (sys.executable, "-m", "server", "keys")
-    refused = academy.run(*keys, "rotate")
-    assert refused.returncode == 1
-    assert "not every verifier has seen the next signing key" in refused.stderr
     done = academy.run(*keys, "rotate", "--force")
     listed = academy.run(*keys, "list")
     assert done.stdout == listed.stdout, done.stderr

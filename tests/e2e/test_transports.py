@@ -3,6 +3,7 @@
 from collections.abc import AsyncIterator, Awaitable, Sequence
 from dataclasses import dataclass
 from ipaddress import ip_network
+from typing import Any
 
 import httpx
 import pytest
@@ -117,8 +118,9 @@ async def outcome(call: Awaitable[Reply]) -> Outcome:
                 error.trailers,
             )
     message, code, text, found, headers, trailers = seen
-    calls = [line for line in lines if line["event"] == "call"]  # workers log, too
-    line = {k: v for k, v in (calls or [{}])[-1].items() if k not in {"ms", "id"}}
+    # the worker's lines may come between
+    calls: list[Any] = [line for line in lines if line["event"] == "call"] or [{}]
+    line = {k: v for k, v in calls[-1].items() if k not in {"ms", "id"}}
     return Outcome(
         message, code, text, found, _plain(headers), _plain(trailers),
         tuple(sorted(line.items())),

@@ -26,7 +26,7 @@ SETTINGS = EdgeSettings(
     serve_trailing_slash=True,
 )
 BOUNDED = settings(
-    max_examples=120, deadline=None, suppress_health_check=list(HealthCheck)
+    max_examples=60, deadline=None, suppress_health_check=list(HealthCheck)
 )
 Type = descriptor_pb2.FieldDescriptorProto.Type
 SINGLE = descriptor_pb2.FieldDescriptorProto.LABEL_OPTIONAL

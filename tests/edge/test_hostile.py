@@ -1,5 +1,6 @@
 """What a hostile review once found, so that it stays mended."""
 
+import asyncio
 import gzip
 import json
 from typing import Any
@@ -7,8 +8,9 @@ from typing import Any
 import pytest
 from google.api import httpbody_pb2
 
+from edge.app import create_app
 from edge.bindings import BindingError
-from tests.edge.service import Port, kept, raw, vector
+from tests.edge.service import Port, compiled, kept, raw, vector
 
 JSON = [(b"content-type", b"application/json")]
 POST = {"post": "/x", "body": "*"}
@@ -125,14 +127,60 @@ async def test_a_length_of_many_digits_is_too_large() -> None:
     assert status == 413
 
 
-async def test_a_few_packed_bytes_do_not_grow_without_measure() -> None:
-    """R34: far below the cap for bodies, what grows a thousandfold is refused."""
-    body = gzip.compress(json.dumps({"stringField": "y" * 400_000}).encode())
-    headers = [*JSON, (b"content-encoding", b"gzip")]
-    status, _, _, port = await sent([POST], "POST", "/x", body, headers)
-    assert (status, port.calls) == (413, [])
-    body = gzip.compress(json.dumps({"stringField": "y" * 200_000}).encode())
-    status, _, _, port = await sent([POST], "POST", "/x", body, headers)
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"recursiveList":[' + b"{}," * 6_000 + b"{}]}",
+        b'{"valueField":[' + b"[]," * 6_000 + b"[]]}",
+        b'{"int32WrapperList":[' + b"1," * 200_000 + b"1]}",
+    ],
+)
+async def test_what_costs_far_more_than_its_bytes_is_not_read(body: bytes) -> None:
+    """R34: packed or not; text may hold what it likes."""
+    for sent_body, coding in ((body, b"identity"), (gzip.compress(body), b"gzip")):
+        headers = [*JSON, (b"content-encoding", coding)]
+        status, _, _, port = await sent([POST], "POST", "/x", sent_body, headers)
+        assert (status, port.calls) == (413, [])
+    text = json.dumps({"stringField": "{[,]}" * 100_000}).encode()
+    status, _, _, _ = await sent([POST], "POST", "/x", text)
+    assert status == 200
+
+
+async def test_a_search_for_a_fault_ends() -> None:
+    """R34: one that reads the rest again at every level took 88 seconds."""
+    list_ = b'{"recursiveList":[' + b"{}," * 4_900 + b'{"int32Field":"x"}]}'
+    body = b'{"recursiveField":' * 20 + list_ + b"}" * 20
+    async with asyncio.timeout(5):
+        status, _, answer, _ = await sent([POST], "POST", "/x", body)
+    assert status == 400
+    assert b"recursiveField.recursiveField" in answer
+
+
+@pytest.mark.parametrize(
+    ("body", "field"),
+    [
+        (b'{"doubleField":NaN,"stringField":"38"}', "doubleField"),
+        (b'{"doubleField":1e400,"int32Field":38}', "doubleField"),
+        (b'{"stringField":NaN,"int32Field":38}', "stringField"),
+        (b'{"floatField":3.4028235e38,"nope":5}', "nope"),
+        (b'{"floatField":3.4028235e38,"stringField":5}', "stringField"),
+        (b'{"mapInt64Int64":{"0e99999999999999999999":1}}', "mapInt64Int64"),
+    ],
+)
+async def test_no_number_becomes_another(body: bytes, field: str) -> None:
+    """R32: what is no number is refused by its field, whatever else is in the body."""
+    status, _, answer, port = await sent([POST], "POST", "/x", body)
+    assert (status, port.calls) == (400, [])
+    told = json.loads(answer)["details"][0]["fieldViolations"][0]["field"]
+    assert told.startswith(field)
+
+
+async def test_the_greatest_float_is_read_in_a_query_too() -> None:
+    port = Port()
+    app, switch = kept(json.dumps([{"get": "/x"}]), "{}")
+    switch.port = port
+    query = b"float_field=3.4028235e38&float_wrapper_field=-3.4028235e%2B38"
+    status, _, _ = await raw(app, "GET", "/x", query=query)
     assert status == 200
 
 
@@ -226,3 +274,61 @@ async def test_metadata_stays_where_grpc_takes_all_of_it() -> None:
 def test_what_cannot_be_a_route_is_refused_at_start(rules: list[Any]) -> None:
     with pytest.raises(BindingError, match=r"vectors\.v1\.S|t\.S"):
         kept(json.dumps(rules), "{}")
+
+
+async def test_the_edges_own_pages_are_no_routes() -> None:
+    """What would never be reached is refused; other methods are told as everywhere."""
+    with pytest.raises(BindingError, match="/livez"):
+        kept(json.dumps([{"get": "/livez"}]), "{}")
+    status, headers, answer, _ = await sent([POST], "POST", "/livez", b"{}")
+    assert (status, dict(headers)[b"allow"]) == (405, b"GET")
+    assert json.loads(answer)["errorCode"] == "METHOD_NOT_ALLOWED"
+
+
+async def test_equal_values_may_be_spelt_in_two_ways() -> None:
+    rules = [{"get": "/x/{int32_field}"}, {"get": "/y/{timestamp_field}"}]
+    app, switch = kept(json.dumps(rules), "{}")
+    switch.port = Port()
+    status, _, _ = await raw(app, "GET", "/x/1", query=b"int32_field=01")
+    assert status == 200
+    moment = "/y/1970-01-01T00:00:00Z"
+    same = b"timestamp_field=1970-01-01T00:00:00.0Z"
+    assert (await raw(app, "GET", moment, query=same))[0] == 200
+    other = b"timestamp_field=1970-01-01T00:00:01Z"
+    assert (await raw(app, "GET", moment, query=other))[0] == 400
+
+
+async def test_a_null_value_is_a_oneofs_member() -> None:
+    rules = [{"post": "/x/{oneof_uint32}", "body": "*"}]
+    for body in (b'{"oneofNullValue":null}', b'{"oneofNullValue":"NULL_VALUE"}'):
+        status, _, _, port = await sent(rules, "POST", "/x/1", body)
+        assert (status, port.calls) == (400, [])
+
+
+VERSIONED = """
+syntax = "proto3";
+package v.v1;
+import "google/api/annotations.proto";
+import "google/protobuf/field_mask.proto";
+message Res { string name = 1; int32 n = 2; string etag = 3; }
+message Update { Res res = 1; google.protobuf.FieldMask mask = 2; bool force = 3; }
+service S {
+  rpc M(Update) returns (Update) {
+    option (google.api.http) = {patch: "/r/{res.name}" body: "*"};
+  }
+}
+"""
+
+
+async def test_an_etag_beside_what_the_path_names_is_no_change() -> None:
+    """It is the precondition, whatever the body's place (AIP-154)."""
+    app = create_app(compiled(VERSIONED), Port())
+    body = b'{"res":{"n":1,"etag":"q"},"force":true}'
+    _, _, answer = await raw(app, "PATCH", "/r/a", JSON, body)
+    assert json.loads(answer)["mask"] == "res.n,force"
+
+
+async def test_an_instant_is_over_before_any_call() -> None:
+    headers = [*JSON, (b"grpc-timeout", b"1n")]
+    status, _, _, port = await sent([POST], "POST", "/x", b"{}", headers)
+    assert (status, port.calls) == (504, [])

@@ -17,6 +17,7 @@ Ends = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
 class Hasty(DeadlinedProtocol):
     header_timeout = 0.5
+    write_timeout = 0.5
 
 
 @asynccontextmanager
@@ -70,3 +71,47 @@ async def test_headers_that_go_on_and_on_close_the_connection() -> None:
         except ConnectionError:
             pass
     assert sent < 2**26
+
+
+CHUNKED = (
+    b"POST /nothing HTTP/1.1\r\nHost: x\r\ntransfer-encoding: chunked\r\n\r\n0\r\n"
+)
+
+
+async def test_trailers_are_no_headers_and_have_an_end() -> None:
+    """R34: RFC 9110 6.5.1; they are neither merged nor kept without bound."""
+    async with connected() as (reader, writer):
+        head = b"GET /items/1 HTTP/1.1\r\nHost: x\r\ntransfer-encoding: chunked\r\n\r\n"
+        writer.write(head + b"0\r\naccept: text/nothing\r\n\r\n")
+        assert (await reader.readline()).startswith(b"HTTP/1.1 200")
+    sent = 0
+    async with connected() as (reader, writer), asyncio.timeout(10):
+        writer.write(CHUNKED + b"x: ")
+        try:
+            while not writer.is_closing() and sent < 2**26:
+                writer.write(b"a" * 65_536)
+                sent += 65_536
+                await writer.drain()
+                await asyncio.sleep(0)
+        except ConnectionError:
+            pass
+    assert sent < 2**26
+
+
+@pytest.mark.parametrize(
+    "drip", [CHUNKED + b"x: ", b"GET /items/1 HTTP/1.1\r\nHost: x\r\n\r\n"]
+)
+async def test_dripping_keeps_no_connection(drip: bytes) -> None:
+    """R35: neither the rest of an answered request, nor line breaks behind one."""
+    async with connected() as (reader, writer):
+        writer.write(drip)
+        async with asyncio.timeout(4):
+            try:
+                while not reader.at_eof():
+                    writer.write(b"\r\n" if drip.endswith(b"\r\n") else b"a")
+                    await writer.drain()
+                    await asyncio.wait(
+                        [asyncio.ensure_future(reader.read(999))], timeout=0.1
+                    )
+            except ConnectionError:
+                pass

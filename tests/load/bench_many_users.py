@@ -16,12 +16,12 @@ from blatam.auth.v1 import auth_pb2
 from blatam.auth.v1.auth_pb2_grpc import AuthServiceStub
 from blatam.user.v1 import user_pb2
 from blatam.user.v1.user_pb2_grpc import UserServiceStub
+from server.domain.accounts.users import NewUser, Role
 from server.domain.clock import system_clock
 from server.domain.credentials.revocations import Revocations
-from server.domain.users import NewUser, Role
+from server.store.accounts.users import PostgresUsers
 from server.store.connect import Database, redis_client
-from server.store.revocations import RevocationFeed
-from server.store.users import PostgresUsers
+from server.store.credentials.revocations import RevocationFeed
 from tests.load.row import Row
 from tests.load.service import ANA, Service, running
 

@@ -15,7 +15,11 @@ from tests.mailbox import link_of, token_of
 
 SENDER = "Blatam Academy <no-reply@academy.example>"
 STATIONERY = Stationery(SENDER, "https://academy.example/app/", Clock())
-DETAILS = {"device": "Phone", "address": "192.0.2.1"}
+DETAILS: dict[str, str | int | tuple[str, ...]] = {
+    "device": "Phone",
+    "address": "192.0.2.1",
+    "news": ("bea: On numbers", "cat follows you"),
+}
 
 
 def letter(template: Template, token: str = "", **details: str) -> Letter:
@@ -58,11 +62,18 @@ def test_an_address_brings_no_headers(address: str) -> None:
 
 def test_what_comes_from_outside_stays_a_line() -> None:
     """A device may call itself what it likes."""
-    name = "x\r\n\r\nDear user,\x1b[31m é {link}" + "y" * 500
+    name = "x\r\n\r\nDear user,\x1b[31m é\u202e {link}" + "y" * 500
     body = STATIONERY.message(letter(Template.NEW_DEVICE, device=name)).get_content()
     (line,) = (line for line in body.splitlines() if "device:" in line)
-    assert line.startswith("  device:  x????Dear user,?[31m ? {link}yyy")
+    assert line.startswith("  device:  x????Dear user,?[31m é? {link}yyy")
     assert len(line) < 120
+
+
+def test_other_letters_than_ascii_arrive() -> None:
+    """In a form that every relay passes on (RFC 2045)."""
+    message = STATIONERY.message(letter(Template.NEW_DEVICE, device="Ñandú"))
+    assert message.as_bytes().isascii()
+    assert "Ñandú" in message.get_content()
 
 
 async def test_without_a_server_mails_are_files(

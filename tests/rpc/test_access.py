@@ -17,7 +17,7 @@ from google.protobuf.message import Message
 from blatam.auth.v1 import auth_pb2
 from blatam.policy.v1.policy_pb2 import Access
 from blatam.user.v1 import user_pb2
-from server.domain.users import Role
+from server.domain.accounts.users import Role
 from server.rpc import contract
 from server.rpc.call import Method
 from tests.running import Running, SignedIn

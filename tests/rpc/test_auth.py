@@ -30,7 +30,7 @@ async def test_tokens_verify_with_the_published_keys(shared: Running) -> None:
     """An internal shared needs the key set and nothing else."""
     ana = await shared.signed_in()
     keys = (await shared.auth.GetJsonWebKeySet(pb.GetJsonWebKeySetRequest())).keys
-    assert len(keys) == 2
+    assert len(keys) >= 2
     kid = jwt.get_unverified_header(ana.tokens.access_token)["kid"]
     published = next(key for key in keys if key.kid == kid)
     names = [field.name for field in published.DESCRIPTOR.fields]

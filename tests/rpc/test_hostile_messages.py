@@ -10,7 +10,7 @@ from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
 
-from server.domain.users import Role
+from server.domain.accounts.users import Role
 from server.rpc import contract
 from server.rpc.call import Method
 from tests.running import Running, SignedIn

@@ -8,7 +8,7 @@ from itertools import count
 import pytest
 
 from blatam.user.v1 import user_pb2 as pb
-from server.domain.users import NewUser, Role
+from server.domain.accounts.users import NewUser, Role
 from tests.running import Running, SignedIn
 
 STAY = 40

@@ -9,7 +9,7 @@ import sqlalchemy as sa
 
 from blatam.auth.v1 import auth_pb2
 from blatam.user.v1 import user_pb2 as pb
-from server.domain.users import Role
+from server.domain.accounts.users import Role
 from server.store.connect import Database
 from server.store.tables import metadata, users
 from tests.running import PASSWORD, Running, SignedIn

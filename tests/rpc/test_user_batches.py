@@ -10,7 +10,7 @@ from passlib.hash import argon2, bcrypt
 
 from blatam.auth.v1 import auth_pb2
 from blatam.user.v1 import user_pb2 as pb
-from server.domain.users import Role
+from server.domain.accounts.users import Role
 from server.store.connect import Database
 from tests.running import PASSWORD, Running
 from tests.status import refusal

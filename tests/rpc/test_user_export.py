@@ -8,7 +8,7 @@ import psutil
 import sqlalchemy as sa
 
 from blatam.user.v1 import user_pb2 as pb
-from server.domain.users import Role
+from server.domain.accounts.users import Role
 from server.store.connect import Database
 from tests.running import Running
 from tests.status import refusal

@@ -9,7 +9,7 @@ import pytest
 from google.rpc import error_details_pb2
 
 from blatam.user.v1 import user_pb2 as pb
-from server.domain.users import Role
+from server.domain.accounts.users import Role
 from tests.running import PASSWORD, Running
 from tests.status import refusal
 

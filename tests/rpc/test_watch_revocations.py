@@ -12,7 +12,7 @@ import pytest
 import sqlalchemy as sa
 
 from blatam.auth.v1 import auth_pb2 as pb
-from server.domain.users import Role
+from server.domain.accounts.users import Role
 from server.store.connect import Database
 from tests.running import Running, running
 from tests.status import refusal

@@ -11,7 +11,7 @@ import pytest
 
 from blatam.auth.v1 import auth_pb2
 from blatam.user.v1 import user_pb2 as pb
-from server.domain.users import Role
+from server.domain.accounts.users import Role
 from tests.running import Running
 from tests.status import refusal
 
@@ -141,3 +141,17 @@ async def test_a_server_that_stops_sends_watchers_away(service: Running) -> None
         refused = await refusal(stream.read())
     assert refused.code is grpc.StatusCode.UNAVAILABLE
     assert refused.reason == "SERVER_STOPPING"
+
+
+async def test_a_stream_ends_with_the_right_to_it(shared: Running) -> None:
+    """R22, R41: nothing more is told under a key that was revoked meanwhile."""
+    root = await shared.signed_in(Role.ADMIN)
+    request = auth_pb2.CreateServiceKeyRequest(name="short-lived")
+    made = await shared.auth.CreateServiceKey(request, metadata=root.metadata)
+    key = (("authorization", f"Bearer {made.secret}"),)
+    async with watching(shared, key) as stream:
+        revoke = auth_pb2.RevokeServiceKeyRequest(id=made.service_key.id)
+        await shared.auth.RevokeServiceKey(revoke, metadata=root.metadata)
+        await shared.sign_up()
+        refused = await refusal(stream.read())
+    assert refused.reason == "TOKEN_INVALID"

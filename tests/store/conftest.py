@@ -7,12 +7,12 @@ import pytest
 import pytest_asyncio
 
 from server.domain.credentials.revocations import Revocations
-from server.store.accounts import PostgresAccounts
+from server.store.accounts.users import PostgresUsers
 from server.store.answers import PostgresAnswers
 from server.store.connect import Database, redis_client
-from server.store.revocations import RevocationFeed
-from server.store.sessions import PostgresSessions
-from server.store.users import PostgresUsers
+from server.store.credentials.accounts import PostgresAccounts
+from server.store.credentials.revocations import RevocationFeed
+from server.store.credentials.sessions import PostgresSessions
 from tests.fakes import NOON, Clock, FakeAnswers, FakeSessions, FakeUsers
 
 

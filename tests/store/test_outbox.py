@@ -3,19 +3,21 @@
 import asyncio
 from dataclasses import dataclass
 from datetime import timedelta
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import pytest
 import sqlalchemy as sa
 
 from server.background import following
+from server.domain.accounts.users import NewUser, Role, UserEdit
+from server.domain.credentials.sessions import Session
 from server.domain.errors import EmailTaken, LastAdmin
 from server.domain.outbox.entries import Entry, Kind, NewEntry
-from server.domain.users import NewUser, Role, UserEdit
 from server.store.connect import Database
+from server.store.credentials.sessions import PostgresSessions
 from server.store.outbox import PostgresOutbox
 from server.store.tables import outbox
-from tests.fakes import NOON
+from tests.fakes import NOON, FakeSessions
 from tests.store.conftest import Stores
 
 MINUTE, NO_TIME = timedelta(minutes=1), timedelta(0)
@@ -47,6 +49,25 @@ def new(name: str, role: Role = Role.STUDENT) -> NewUser:
     return NewUser(f"{name}@example.com", name, "hash", role, NOON)
 
 
+async def logged_in(
+    sessions: FakeSessions | PostgresSessions, user_id: int, version: int
+) -> UUID:
+    session = Session(
+        id=uuid4(),
+        user_id=user_id,
+        token_hash=b"1",
+        parent_hash=b"",
+        nonce=b"",
+        created_at=NOON,
+        last_used_at=NOON,
+        expires_at=NOON + MINUTE,
+        address="192.0.2.1",
+        device="Phone",
+    )
+    assert await sessions.add(session, version)
+    return session.id
+
+
 async def test_every_change_of_an_account_is_told(
     real_stores: Stores, database: Database
 ) -> None:
@@ -54,9 +75,8 @@ async def test_every_change_of_an_account_is_told(
     users, sessions = real_stores.users, real_stores.sessions
     ana = await users.add(new("ana"))
     await users.edit(ana.id, UserEdit({"username": "anna"}, "", NOON))
-    account = await real_stores.accounts.account_by_id(ana.id)
-    assert account
-    assert await sessions.change_password(account, "hash", uuid4(), NOON)
+    session = await logged_in(sessions, ana.id, 2)
+    await sessions.change_password(ana.id, "hash", session, NOON)
     await users.delete(ana.id, NOON)
     await users.undelete(ana.id, LONG_AGO, NOON)
     kinds = ["created", "updated", "updated", "deleted", "undeleted"]
@@ -154,7 +174,7 @@ async def test_a_retry_waits_and_the_dead_stay(store: PostgresOutbox) -> None:
     later, now, dead = await claimed(store)
     await store.retry(later.id, MINUTE, "SMTPDataError")
     await store.retry(now.id, NO_TIME, "SMTPDataError")
-    await store.bury(dead.id, "SMTPDataError")
+    await store.bury(dead.id, NOON, "SMTPDataError")
     assert [entry.id for entry in await claimed(store)] == [now.id]
     (shown,) = await store.dead()
     assert (shown.id, shown.kind, shown.last_error) == (

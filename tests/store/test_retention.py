@@ -9,20 +9,20 @@ from uuid import uuid4
 import pytest
 import sqlalchemy as sa
 
+from server.domain.accounts.users import NewUser, Role, User
 from server.domain.audit import AuditEvent
 from server.domain.credentials.mailed_tokens import MailedToken, Purpose
 from server.domain.credentials.revocations import Revocations
 from server.domain.credentials.sessions import Session
 from server.domain.outbox.entries import Kind, NewEntry
 from server.domain.requests import Once, RequestKey
-from server.domain.users import NewUser, Role, User
 from server.store import retention
 from server.store.audit import PostgresAudit
 from server.store.connect import Database, redis_client
-from server.store.mailed_tokens import PostgresMailedTokens
+from server.store.credentials.mailed_tokens import PostgresMailedTokens
+from server.store.credentials.revocations import RevocationFeed
 from server.store.outbox import PostgresOutbox
 from server.store.retention import Retention
-from server.store.revocations import RevocationFeed
 from server.store.tables import metadata
 from tests.fakes import NOON, Clock
 from tests.store.conftest import Stores
@@ -173,15 +173,17 @@ async def test_first_answers_are_kept_for_a_day(world: World) -> None:
 
 
 async def test_delivered_entries_are_kept_for_the_streams(world: World) -> None:
-    """Seven days; what is not delivered is kept however old it is."""
+    """Seven days; the dead thirty, for an operator to put back."""
     await world.signed_up()
     created, welcome = sorted(row.id for row in await world.rows("outbox"))
     await world.outbox.delivered(created, NOON)
-    await world.outbox.bury(welcome, "SMTPDataError")
+    await world.outbox.bury(welcome, NOON, "SMTPDataError")
     await world.sweep(7 * A_DAY)
     assert len(await world.rows("outbox")) == 2
     await world.sweep(7 * A_DAY + timedelta(seconds=1))
     assert [row.id for row in await world.rows("outbox")] == [welcome]
+    await world.sweep(30 * A_DAY + timedelta(seconds=1))
+    assert not await world.rows("outbox")
 
 
 async def test_more_than_a_batch(world: World) -> None:

@@ -1,7 +1,7 @@
 """Service keys: told to every process, kept hashed, their use noted."""
 
 from server.store.connect import Database
-from server.store.service_keys import PostgresServiceKeys
+from server.store.credentials.service_keys import PostgresServiceKeys
 from tests.fakes import NOON, Clock
 
 

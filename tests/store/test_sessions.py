@@ -9,16 +9,16 @@ import pytest
 import sqlalchemy as sa
 
 from server.background import following
-from server.domain.auth import Account, Owner
+from server.domain.accounts.users import NewUser, Role
+from server.domain.auth import Owner
 from server.domain.credentials.revocations import Revocations
 from server.domain.credentials.sessions import Rotation, Session
-from server.domain.errors import RefreshTokenInvalid
-from server.domain.users import NewUser, Role
-from server.store.accounts import PostgresAccounts
+from server.domain.errors import RefreshTokenInvalid, TokenInvalid
+from server.store.accounts.users import PostgresUsers
 from server.store.connect import Database, redis_client
-from server.store.revocations import RevocationFeed, revoke
-from server.store.sessions import PostgresSessions
-from server.store.users import PostgresUsers
+from server.store.credentials.accounts import PostgresAccounts
+from server.store.credentials.revocations import RevocationFeed, revoke
+from server.store.credentials.sessions import PostgresSessions
 from tests.fakes import NOON, Clock
 from tests.store.conftest import Stores
 
@@ -89,7 +89,7 @@ async def test_a_users_sessions_end_together_but_one(stores: Stores) -> None:
     """R13, R22: all of this user's, none of another's."""
     kept = await opened(stores)
     other = replace(kept, id=uuid4(), created_at=NOON + timedelta(seconds=1))
-    assert await stores.sessions.add(other, 1)
+    await stores.sessions.add(other, 1)
     assert await stores.sessions.open_of(kept.user_id, NOON) == [other, kept]
     await stores.sessions.end_all(kept.user_id + 1, NOON)
     await stores.sessions.end_all(kept.user_id, NOON, keep=kept.id)
@@ -102,57 +102,12 @@ async def test_a_users_sessions_end_together_but_one(stores: Stores) -> None:
 async def test_a_new_password_ends_the_other_sessions(stores: Stores) -> None:
     """R13: in one transaction with the new hash."""
     kept = await opened(stores)
-    assert await stores.sessions.add(replace(kept, id=uuid4()), 1)
-    account = await account_of(stores, kept)
-    assert await stores.sessions.change_password(account, "new", kept.id, NOON)
-    account = await account_of(stores, kept)
+    await stores.sessions.add(replace(kept, id=uuid4()), 1)
+    await stores.sessions.change_password(kept.user_id, "new", kept.id, NOON)
+    account = await stores.accounts.account_by_id(kept.user_id)
+    assert account
     assert account.password_hash == "new"
     assert await stores.sessions.open_of(kept.user_id, NOON) == [kept]
-
-
-async def test_what_was_verified_before_a_change_is_nothing_after(
-    stores: Stores,
-) -> None:
-    """R13, R22: who was verified before the account changed comes too late."""
-    kept = await opened(stores)
-    before = await account_of(stores, kept)
-    sessions = stores.sessions
-    assert await sessions.change_password(before, "new", kept.id, NOON)
-    assert not await sessions.add(replace(kept, id=uuid4()), before.version)
-    assert not await sessions.change_password(before, "other", uuid4(), NOON)
-    assert not await sessions.ask_email_change(before, "eve@x.co", uuid4(), NOON)
-    assert await sessions.open_of(kept.user_id, NOON) == [kept]
-    assert (await account_of(stores, kept)).password_hash == "new"
-
-
-async def test_a_new_session_waits_for_a_change_that_is_under_way(
-    real_stores: Stores, database: Database
-) -> None:
-    """R22: whichever commits first, no session outlives what should have ended it."""
-    kept = await opened(real_stores)
-    late = replace(kept, id=uuid4())
-    change = sa.text("update users set version = version + 1 where id = :id")
-    async with database.transaction() as connection:
-        await connection.execute(change, {"id": kept.user_id})
-        adding = asyncio.create_task(real_stores.sessions.add(late, 1))
-        await blocked(database)
-    assert not await adding
-
-
-async def blocked(database: Database) -> None:
-    """Wait until a statement waits for another's lock."""
-    query = sa.text("select count(*) from pg_locks where not granted")
-    async with asyncio.timeout(5), database.reading() as connection:
-        waiting = 0
-        while not waiting:
-            await asyncio.sleep(0.01)
-            waiting = (await connection.execute(query)).scalar_one()
-
-
-async def account_of(stores: Stores, session: Session) -> Account:
-    account = await stores.accounts.account_by_id(session.user_id)
-    assert account
-    return account
 
 
 async def test_rotations_of_one_session_take_turns(real_stores: Stores) -> None:
@@ -224,3 +179,52 @@ async def test_a_hint_hurries_the_look(database: Database, redis_url: str) -> No
         while not known.covers(session_id.hex):  # noqa: ASYNC110 - seen from outside
             await asyncio.sleep(0.01)
     await redis.aclose()
+
+
+async def test_an_ended_session_changes_nothing(stores: Stores) -> None:
+    """It may end after its password was looked at, by a reset: then it is too late."""
+    session = await opened(stores)
+    await stores.sessions.end(session.id, NOON)
+    with pytest.raises(TokenInvalid):
+        await stores.sessions.change_password(session.user_id, "x", session.id, NOON)
+    with pytest.raises(TokenInvalid):
+        await stores.sessions.ask_email_change(
+            session.user_id, "b@x.co", session.id, NOON
+        )
+    account = await stores.accounts.account_by_id(session.user_id)
+    assert account
+    assert account.password_hash == ""
+
+
+async def test_what_was_verified_before_a_change_is_nothing_after(
+    stores: Stores,
+) -> None:
+    """R13, R22: a log-in that was under way when the account changed comes too late."""
+    kept = await opened(stores)
+    await stores.sessions.change_password(kept.user_id, "new", kept.id, NOON)
+    assert not await stores.sessions.add(replace(kept, id=uuid4()), 1)
+    assert await stores.sessions.add(replace(kept, id=uuid4()), 2)
+
+
+async def test_a_new_session_waits_for_a_change_that_is_under_way(
+    real_stores: Stores, database: Database
+) -> None:
+    """R22: whichever commits first, no session outlives what should have ended it."""
+    kept = await opened(real_stores)
+    late = replace(kept, id=uuid4())
+    change = sa.text("update users set version = version + 1 where id = :id")
+    async with database.transaction() as connection:
+        await connection.execute(change, {"id": kept.user_id})
+        adding = asyncio.create_task(real_stores.sessions.add(late, 1))
+        await blocked(database)
+    assert not await adding
+
+
+async def blocked(database: Database) -> None:
+    """Wait until a statement waits for another's lock."""
+    query = sa.text("select count(*) from pg_locks where not granted")
+    async with asyncio.timeout(5), database.reading() as connection:
+        waiting = 0
+        while not waiting:
+            await asyncio.sleep(0.01)
+            waiting = (await connection.execute(query)).scalar_one()

@@ -9,12 +9,12 @@ import sqlalchemy as sa
 from redis.asyncio import Redis
 
 from server.background import following
+from server.domain.accounts.users import NewUser, Role, User, UserEdit
 from server.domain.credentials.revocations import Revocations
-from server.domain.users import NewUser, Role, User, UserEdit
+from server.store.accounts.erasure import erase
+from server.store.accounts.user_cache import CachedUsers
 from server.store.connect import Database, redis_client
-from server.store.erasure import erase
-from server.store.revocations import RevocationFeed
-from server.store.user_cache import CachedUsers
+from server.store.credentials.revocations import RevocationFeed
 from tests.fakes import NOON, Clock
 
 TEACHER = UserEdit({"role": Role.TEACHER}, "", NOON)

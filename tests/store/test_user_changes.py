@@ -5,13 +5,13 @@ from typing import Any
 import pytest_asyncio
 import sqlalchemy as sa
 
+from server.domain.accounts.users import User
 from server.domain.outbox.entries import Kind, NewEntry
-from server.domain.users import User
+from server.store.accounts.user_changes import MOST_AHEAD, UserChangeFeed
+from server.store.accounts.user_reads import UserReads
+from server.store.accounts.users import PostgresUsers
 from server.store.connect import Database
 from server.store.outbox import enqueue
-from server.store.user_changes import MOST_AHEAD, UserChangeFeed
-from server.store.user_reads import UserReads
-from server.store.users import PostgresUsers
 from tests.fakes import NOON
 from tests.store.conftest import Stores
 from tests.store.test_users import change, new

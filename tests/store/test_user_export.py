@@ -2,9 +2,9 @@
 
 from typing import Any
 
-from server.domain.user_export import UserExport
+from server.domain.accounts.user_export import UserExport
+from server.store.accounts.users import PostgresUsers
 from server.store.connect import Database
-from server.store.users import PostgresUsers
 from tests.store.conftest import Stores
 from tests.store.test_users import new
 

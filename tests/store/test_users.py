@@ -7,6 +7,14 @@ from itertools import pairwise
 import pytest
 import sqlalchemy as sa
 
+from server.domain.accounts.users import (
+    SORT_VALUES,
+    NewUser,
+    Role,
+    User,
+    UserEdit,
+    UserFilter,
+)
 from server.domain.errors import (
     EmailTaken,
     EtagMismatch,
@@ -16,7 +24,6 @@ from server.domain.errors import (
 )
 from server.domain.paging import PageRequest, Position, Sort
 from server.domain.requests import AnswerExists, Once, RequestKey
-from server.domain.users import SORT_VALUES, NewUser, Role, User, UserEdit, UserFilter
 from server.store.connect import Database
 from tests.fakes import NOON
 from tests.store.conftest import Stores

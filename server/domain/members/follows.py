@@ -7,6 +7,7 @@ from datetime import datetime
 from enum import Enum, auto
 from typing import Protocol
 
+from server.domain.accounts.users import User
 from server.domain.callers import Caller
 from server.domain.clock import Clock
 from server.domain.errors import SelfFollow, UserNotFound
@@ -20,7 +21,6 @@ from server.domain.paging import (
     Sort,
     turn_to,
 )
-from server.domain.users import User
 
 
 class Side(Enum):

@@ -12,11 +12,11 @@ from datetime import timedelta
 from enum import Enum
 from typing import Any
 
+from server.domain.accounts.users import User
 from server.domain.errors import StoreUnavailable, UserNotFound
 from server.domain.members.follows import Accounts, Follow, FollowStore, Side
 from server.domain.paging import PageRequest, Rows, Sort
 from server.domain.posts.posts import Post, PostFilter, PostStore, Reader, State
-from server.domain.users import User
 
 NEWEST = 5
 WITHIN = timedelta(seconds=2)

@@ -114,11 +114,8 @@ def _owns(caller: Caller, user_id: int) -> bool:
 
 
 def _check_time_zone(name: str, field: str) -> None:
-    """Raise InvalidFields for a name that the IANA database does not have.
-
-    A machine without that database knows only UTC's name and refuses no other.
-    """
-    if not name or _exists(name) or not _exists("UTC"):
+    """Raise InvalidFields for a name that the IANA database does not have."""
+    if not name or _exists(name):
         return
     raise InvalidFields([Violation(field, f"there is no {name!r}", "time_zone.known")])
 

@@ -1,4 +1,4 @@
-"""Where each entry goes: letters to the post, events to the analytics."""
+"""Where each entry goes: letters to the post, events to the analytics and on."""
 
 from __future__ import annotations
 
@@ -23,12 +23,20 @@ class Post(Protocol):
         """Let go of what is open."""
 
 
+class Consequences(Protocol):
+    """Does what follows from events."""
+
+    async def of(self, entry: Entry) -> None:
+        """Do it; doing it again changes nothing. Raises StoreUnavailable."""
+
+
 @dataclass(frozen=True, slots=True)
 class Carrier:
     """Carries entries, one at a time."""
 
     letters: Letters
     post: Post
+    consequences: Consequences
 
     async def carry(self, entry: Entry) -> bool:
         """Carry an entry; give whether there was anything to deliver.
@@ -37,6 +45,7 @@ class Carrier:
         """
         if not entry.is_mail:
             self._count(entry)
+            await self.consequences.of(entry)
             return True
         letter = await self.letters.letter(entry)
         if letter is None:

@@ -63,7 +63,7 @@ class OutboxStore(Protocol):
     async def retry(self, entry_id: int, delay: timedelta, cause: str) -> None:
         """Let an entry come again."""
 
-    async def bury(self, entry_id: int, cause: str) -> None:
+    async def bury(self, entry_id: int, now: datetime, cause: str) -> None:
         """Let an entry wait for an operator."""
 
     async def wait(self, seconds: float) -> None:
@@ -171,7 +171,7 @@ class Courier:
         told = {"kind": entry.kind, "entry": entry.id, "attempts": entry.attempts}
         if entry.attempts >= MOST_ATTEMPTS:
             log.error("an entry is dead: see academy outbox", cause=cause, **told)
-            await self._store.bury(entry.id, cause)
+            await self._store.bury(entry.id, self._clock(), cause)
             return
         log.warning("an entry is not delivered", cause=cause, **told)
         delay = pause_after(entry.attempts, LONGEST_PAUSE, self._jitter())

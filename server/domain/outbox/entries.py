@@ -18,6 +18,12 @@ class Kind(StrEnum):
     USER_DELETED = "user.deleted"
     USER_UNDELETED = "user.undeleted"
     USER_ERASED = "user.erased"
+    SEEN = "session.opened"
+    FOLLOWED = "follow.made"
+    UNFOLLOWED = "follow.ended"
+    POST_PUBLISHED = "post.published"
+    POST_SPREAD = "post.spread"  # to the followers not reached yet
+    POST_WITHDRAWN = "post.withdrawn"
     WELCOME = "mail.welcome"
     VERIFICATION = "mail.verification"
     PASSWORD_RESET = "mail.password_reset"  # noqa: S105 - a kind's name
@@ -27,6 +33,9 @@ class Kind(StrEnum):
     EMAIL_CHANGED = "mail.email_changed"
     NEW_DEVICE = "mail.new_device"
     FAILED_LOG_INS = "mail.failed_log_ins"
+    FOLLOWED_POST = "mail.followed_post"
+    NEW_FOLLOWER = "mail.new_follower"
+    DIGEST = "mail.digest"
 
 
 class State(IntEnum):

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Protocol
 
+from server.domain.accounts.users import User
 from server.domain.auth import Account
 from server.domain.credentials.mailed_tokens import MailedTokens, Purpose
 from server.domain.outbox.entries import Entry, Kind
-from server.domain.users import User
 
+_NEWS = frozenset({Kind.FOLLOWED_POST, Kind.NEW_FOLLOWER, Kind.DIGEST})
 BETWEEN_WARNINGS = timedelta(days=1)
 
 
@@ -29,13 +30,16 @@ class Template(StrEnum):
     ADDRESS_TAKEN = "address_taken"
     NEW_DEVICE = "new_device"
     FAILED_LOG_INS = "failed_log_ins"
+    FOLLOWED_POST = "followed_post"
+    NEW_FOLLOWER = "new_follower"
+    DIGEST = "digest"
 
 
 @dataclass(frozen=True, slots=True)
 class Letter:
     """A letter to one address. `entry` and `written_at` name it, also when repeated.
 
-    `token` is "" in one without a link. `details` come from outside.
+    `token` is "" in one without a link. `details` come from outside; a tuple is lines.
     """
 
     entry: int
@@ -44,7 +48,7 @@ class Letter:
     to: str
     username: str
     token: str = field(default="", repr=False)
-    details: Mapping[str, str | int] = field(default_factory=dict)
+    details: Mapping[str, str | int | tuple[str, ...]] = field(default_factory=dict)
 
 
 class Users(Protocol):
@@ -68,6 +72,13 @@ class Told(Protocol):
         """Tell whether a user got an entry of this kind that was written since."""
 
 
+class News(Protocol):
+    """Knows what there is to tell members of each other."""
+
+    async def lines(self, user_id: int, first: int, last: int) -> Sequence[str]:
+        """Give the news of a member from one to another, as they stand now."""
+
+
 @dataclass(frozen=True, slots=True)
 class Letters:
     """Writes letters when they are sent: what is no longer so is not told."""
@@ -76,6 +87,7 @@ class Letters:
     accounts: Accounts
     told: Told
     tokens: MailedTokens
+    news: News
 
     async def letter(self, entry: Entry) -> Letter | None:
         """Give the letter of an entry, None if there is nothing to send."""
@@ -88,6 +100,8 @@ class Letters:
             return await self._verification(entry, user)
         if entry.kind == Kind.EMAIL_CHANGE:
             return await self._change(entry, user)
+        if entry.kind in _NEWS:
+            return await self._news(entry, user)
         if entry.kind == Kind.FAILED_LOG_INS and await self._warned(entry, user):
             return None
         template = Template(entry.kind.partition(".")[2])
@@ -130,6 +144,14 @@ class Letters:
         to = address or user.email
         token = await self.tokens.make(purpose, entry, user.id, to)
         return _letter(entry, template, user, to, token) if token else None
+
+    async def _news(self, entry: Entry, user: User) -> Letter | None:
+        first, last = int(entry.payload["first"]), int(entry.payload["last"])
+        lines = await self.news.lines(user.id, first, last)
+        if not lines:
+            return None
+        template = Template(entry.kind.partition(".")[2])
+        return replace(_letter(entry, template, user), details={"news": tuple(lines)})
 
     async def _warned(self, entry: Entry, user: User) -> bool:
         since = entry.created_at - BETWEEN_WARNINGS

@@ -54,17 +54,14 @@ def authorized(method: Method, verify: Verify, learn: Learn) -> Interceptor:
             raise AccessDenied("your account may not do this")
         outcome = await proceed(call)
         return (
-            outcome if isinstance(outcome, bytes) else _streamed(call, outcome, verify)
+            outcome if isinstance(outcome, bytes) else _watched(call, outcome, verify)
         )
 
     return public if policy.access == Access.ACCESS_PUBLIC else guarded
 
 
-async def _streamed(call: Call, messages: Stream, verify: Verify) -> Stream:
-    """Give a stream for as long as its caller may have one (R22).
-
-    Some have no end of their own: a key that is revoked must not watch on.
-    """
+async def _watched(call: Call, messages: Stream, verify: Verify) -> Stream:
+    """Give no message of a stream once its caller's token serves no longer (R22)."""
     async with aclosing(messages):
         async for message in messages:
             _identify(call, verify)

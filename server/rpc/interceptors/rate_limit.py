@@ -6,9 +6,9 @@ from collections.abc import Callable, Sequence
 from functools import lru_cache
 from operator import attrgetter
 
+from server.domain.accounts.users import fold
 from server.domain.errors import RateLimited
 from server.domain.limits import Bucket, Limiter, address_key
-from server.domain.users import fold
 from server.rpc.call import Call, Interceptor, Method, Outcome, Proceed
 from server.rpc.contract import RateRule
 

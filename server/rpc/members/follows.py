@@ -5,9 +5,9 @@ from __future__ import annotations
 from blatam.user.v1 import user_pb2 as pb
 from server.domain.members.follows import Follow, Follows, Side
 from server.domain.paging import Page, Sort
+from server.rpc.accounts.users import message
 from server.rpc.call import Call
 from server.rpc.messages.pages import asked, numbers
-from server.rpc.users import message
 
 
 class FollowMethods:

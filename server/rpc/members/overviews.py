@@ -6,9 +6,9 @@ import structlog
 
 from blatam.user.v1 import user_pb2 as pb
 from server.domain.members.overviews import Overviews, Part
+from server.rpc.accounts.users import message
 from server.rpc.call import Call
 from server.rpc.posts.posts import message as post_message
-from server.rpc.users import message
 
 log = structlog.get_logger()
 _PARTS = {

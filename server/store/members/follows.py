@@ -9,12 +9,14 @@ from sqlalchemy.dialects.postgresql import insert
 
 from server.domain.errors import UserNotFound
 from server.domain.members.follows import Follow, Side
+from server.domain.outbox.entries import Kind, NewEntry
 from server.domain.paging import REACH, PageRequest, Rows
+from server.store.accounts.user_reads import PUBLIC, THERE, user_of
 from server.store.connect import Database
-from server.store.keyset import Keyset, capped_count, counted
+from server.store.keyset import Estimates, Keyset, capped_count, counted
+from server.store.outbox import enqueue
 from server.store.tables import follows as table
 from server.store.tables import users
-from server.store.user_reads import PUBLIC, THERE, user_of
 
 # By side: whose list it is, and who stands in it.
 _COLUMNS = {
@@ -28,24 +30,33 @@ class PostgresFollows:
 
     def __init__(self, database: Database) -> None:
         self._database = database
+        self._estimates = Estimates()
 
     async def add(self, follower_id: int, followed_id: int, now: datetime) -> None:
         """Write a follow, unless there is one. Raises UserNotFound."""
         there = sa.select(users.c.id).where(users.c.id == followed_id, THERE)
         row = {"follower_id": follower_id, "followed_id": followed_id}
         statement = insert(table).values(**row, created_at=now)
+        by = {"follower": follower_id}
         async with self._database.transaction() as connection:
             if (await connection.execute(there)).first() is None:
                 raise UserNotFound(followed_id)
-            await connection.execute(statement.on_conflict_do_nothing())
+            new = statement.on_conflict_do_nothing().returning(table.c.follower_id)
+            if (await connection.execute(new)).first():
+                told = NewEntry(Kind.FOLLOWED, followed_id, payload=by)
+                await enqueue(connection, now, told)
 
     async def remove(self, follower_id: int, followed_id: int, now: datetime) -> None:
         """Take a follow away, if there is one."""
         statement = sa.delete(table).where(
             table.c.follower_id == follower_id, table.c.followed_id == followed_id
         )
+        by = {"follower": follower_id}
         async with self._database.transaction() as connection:
-            await connection.execute(statement)
+            ended = statement.returning(table.c.follower_id)
+            if (await connection.execute(ended)).first():
+                told = NewEntry(Kind.UNFOLLOWED, followed_id, payload=by)
+                await enqueue(connection, now, told)
 
     async def page(
         self, side: Side, user_id: int, *, newest_first: bool, request: PageRequest
@@ -63,6 +74,8 @@ class PostgresFollows:
         async with self._database.reading() as connection:
             found = (await connection.execute(keyset.turned(query, request))).all()
             known = found[0][-1] if found else None
-            total = await counted(connection, known, count, rows)
+            total = await counted(
+                connection, known, count, rows, self._estimates, (side, user_id)
+            )
         items = [Follow(user_of(row[:-2]), row[-2]) for row in found[: request.size]]
         return Rows(items, len(found) > request.size, total, total > REACH)

@@ -6,10 +6,10 @@ import sqlalchemy as sa
 
 from server.domain.members.scores import Counted
 from server.domain.posts.posts import State
+from server.store.accounts.user_reads import THERE
 from server.store.connect import Database
 from server.store.keyset import capped_count
 from server.store.tables import follows, posts, users
-from server.store.user_reads import THERE
 
 _FOLLOWER = users.alias()
 

@@ -20,10 +20,10 @@ from server.domain.members.profiles import Profile
 from server.domain.members.settings import Visibility
 from server.domain.requests import Once
 from server.store import answers
+from server.store.accounts.user_reads import THERE
 from server.store.connect import Database
 from server.store.tables import user_profiles as table
 from server.store.tables import user_settings, users
-from server.store.user_reads import THERE
 from server.store.writing import writing
 
 _PRIVATE = sa.exists().where(
@@ -53,7 +53,9 @@ class PostgresProfiles:
             if row is None:
                 raise UserNotFound(profile.user_id)
             if once:
-                await answers.write(connection, once, Profile(*row))
+                await answers.write(
+                    connection, once, Profile(*row), about=[profile.user_id]
+                )
         return Profile(*row)
 
     async def by_user(self, user_id: int, *, private_too: bool) -> Profile | None:
@@ -75,7 +77,7 @@ class PostgresProfiles:
                 raise EtagMismatch(before.etag)
             profile = await _changed(connection, before, edit)
             if once:
-                await answers.write(connection, once, profile)
+                await answers.write(connection, once, profile, about=[user_id])
         return profile
 
 

@@ -11,10 +11,10 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from server.domain.errors import EtagMismatch, UserNotFound
 from server.domain.members.settings import Settings, Theme, Visibility
+from server.store.accounts.user_reads import THERE
 from server.store.connect import Database
 from server.store.tables import user_settings as table
 from server.store.tables import users
-from server.store.user_reads import THERE
 
 _SETTINGS = (
     table.c.followed_posts,

@@ -19,7 +19,7 @@ from server.domain.posts.categories import Category
 from server.domain.requests import Once
 from server.store import answers
 from server.store.connect import Database
-from server.store.keyset import Keyset, capped_count, counted
+from server.store.keyset import Estimates, Keyset, capped_count, counted
 from server.store.tables import categories as table
 from server.store.tables import posts
 from server.store.writing import writing
@@ -32,6 +32,7 @@ class PostgresCategories:
 
     def __init__(self, database: Database) -> None:
         self._database = database
+        self._estimates = Estimates()
 
     async def add(
         self, slug: str, name: str, now: datetime, once: Once[Category] | None = None
@@ -99,7 +100,7 @@ class PostgresCategories:
         async with self._database.reading() as connection:
             found = (await connection.execute(query)).all()
             known = found[0][-1] if found else None
-            total = await counted(connection, known, count, rows)
+            total = await counted(connection, known, count, rows, self._estimates, None)
         items = [Category(*row[:-1]) for row in found[: request.size]]
         return Rows(items, len(found) > request.size, total, total > REACH)
 

@@ -13,8 +13,8 @@ import sqlalchemy as sa
 from server.domain.paging import REACH, PageRequest, Rows, Sort
 from server.domain.posts.posts import Post, PostFilter, Reader, State
 from server.store.connect import Database
-from server.store.keyset import Keyset, capped_count, counted
-from server.store.posts.rows import AUTHOR_THERE, BRIEF, WHOLE, posts_of
+from server.store.keyset import Estimates, Keyset, capped_count, counted
+from server.store.posts.rows import AUTHOR_THERE, AUTHORS_THERE, BRIEF, WHOLE, posts_of
 from server.store.tables import posts as table
 
 Branch = list[sa.ColumnElement[bool]]
@@ -22,6 +22,7 @@ Branch = list[sa.ColumnElement[bool]]
 
 async def page(
     database: Database,
+    estimates: Estimates,
     wanted: PostFilter,
     reader: Reader,
     sort: Sort,
@@ -32,21 +33,23 @@ async def page(
     if not branches:
         return Rows([], False, 0, False)
     rows = [sa.select(sa.literal(1)).select_from(table).where(*b) for b in branches]
-    count: sa.ColumnElement[int] = capped_count(rows[0])
+    count: sa.ColumnElement[int] = capped_count(rows[0].where(AUTHORS_THERE))
     for more in rows[1:]:
-        count = count + capped_count(more)
+        count = count + capped_count(more.where(AUTHORS_THERE))
     query = query_of(branches, WHOLE if wanted.whole else BRIEF, count, sort, request)
     async with database.reading() as connection:
         found = (await connection.execute(query)).all()
         known = found[0].total if found else None
-        total = await counted(connection, known, count, sa.union_all(*rows))
+        # of what everybody sees; a reader's own drafts are too few to matter
+        key = wanted, reader if wanted.state is State.DRAFT else None
+        total = await counted(connection, known, count, rows[0], estimates, key)
         items = await posts_of(connection, found[: request.size])
     return Rows(items, len(found) > request.size, total, total > REACH)
 
 
 def branches_of(wanted: PostFilter, reader: Reader) -> list[Branch]:
     """Give the conditions of each branch; none where there is nothing to be seen."""
-    common: Branch = [AUTHOR_THERE]
+    common: Branch = []
     if wanted.author_id:
         common.append(table.c.user_id == wanted.author_id)
     if wanted.category_id:
@@ -81,7 +84,7 @@ def query_of(
     found = sa.union_all(
         *(
             sa.select(*columns)
-            .where(*branch, *behind)
+            .where(*branch, AUTHOR_THERE, *behind)
             .order_by(*inner.order)
             .limit(most)
             for branch in branches

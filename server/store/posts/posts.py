@@ -17,11 +17,14 @@ from server.domain.errors import (
     PostNotFound,
     Violation,
 )
+from server.domain.outbox.entries import Kind, NewEntry
 from server.domain.paging import PageRequest, Rows, Sort
-from server.domain.posts.posts import NewPost, Post, PostFilter, Reader
+from server.domain.posts.posts import NewPost, Post, PostFilter, Reader, State
 from server.domain.requests import Once
 from server.store import answers
 from server.store.connect import Database
+from server.store.keyset import Estimates
+from server.store.outbox import enqueue
 from server.store.posts import listing
 from server.store.posts.rows import AUTHOR_THERE, THERE, WHOLE, Row, posts_of
 from server.store.tables import posts as table
@@ -35,6 +38,7 @@ class PostgresPosts:
 
     def __init__(self, database: Database) -> None:
         self._database = database
+        self._estimates = Estimates()
 
     async def add(self, new: NewPost, once: Once[Post] | None = None) -> Post:
         """Write a post.
@@ -57,8 +61,9 @@ class PostgresPosts:
         async with self._writing(once, "categoryId") as connection:
             rows = (await connection.execute(statement)).all()
             (post,) = await posts_of(connection, rows)
+            await _tell(connection, new.created_at, None, rows[0])
             if once:
-                await answers.write(connection, once, post)
+                await answers.write(connection, once, post, about=[new.author_id])
         return post
 
     async def by_id(self, post_id: int) -> Post | None:
@@ -81,24 +86,26 @@ class PostgresPosts:
             row = await _locked(connection, post_id, edit.etag)
             values = _changes(row, edit.values)
             if values:
-                row = await _changed(connection, post_id, edit.now, values)
+                row = await _changed(connection, row, edit.now, values)
             (post,) = await posts_of(connection, [row])
             if once:
-                await answers.write(connection, once, post)
+                await answers.write(connection, once, post, about=[post.author.id])
         return post
 
     async def delete(self, post_id: int, known: str, now: datetime) -> None:
         """Delete a post softly. Raises PostNotFound, EtagMismatch."""
         async with self._database.transaction() as connection:
-            await _locked(connection, post_id, known)
+            row = await _locked(connection, post_id, known)
             values = {"state": DELETED, "deleted_at": now}
-            await _changed(connection, post_id, now, values)
+            await _changed(connection, row, now, values)
 
     async def page(
         self, wanted: PostFilter, reader: Reader, sort: Sort, request: PageRequest
     ) -> Rows[Post]:
         """Give one page, by at most three statements."""
-        return await listing.page(self._database, wanted, reader, sort, request)
+        return await listing.page(
+            self._database, self._estimates, wanted, reader, sort, request
+        )
 
     async def after(self, post_id: int, size: int) -> Sequence[Post]:
         """Give the next posts above an id, drafts too, in the order of ids."""
@@ -140,14 +147,28 @@ def _changes(row: Row, values: Mapping[str, object]) -> dict[str, object]:
 
 async def _changed(
     connection: AsyncConnection,
-    post_id: int,
+    before: Row,
     now: datetime,
     values: Mapping[str, object],
 ) -> Row:
+    """Change a post that is locked, and write what follows from it."""
     statement = (
         sa.update(table)
-        .where(table.c.id == post_id)
+        .where(table.c.id == before.id)
         .values(**values, updated_at=now, version=table.c.version + 1)
         .returning(*WHOLE)
     )
-    return (await connection.execute(statement)).one()
+    after = (await connection.execute(statement)).one()
+    await _tell(connection, now, before, after)
+    return after
+
+
+async def _tell(
+    connection: AsyncConnection, now: datetime, before: Row | None, after: Row
+) -> None:
+    """Tell of a post that comes into, or goes out of, what members see."""
+    was = before is not None and before.state == State.PUBLISHED
+    if was is not (after.state == State.PUBLISHED):
+        kind = Kind.POST_WITHDRAWN if was else Kind.POST_PUBLISHED
+        told = NewEntry(kind, after.user_id, payload={"post": after.id})
+        await enqueue(connection, now, told)

@@ -29,9 +29,18 @@ WHOLE = (*_FIRST, table.c.body, *_REST)
 BRIEF = (*_FIRST, sa.literal("", sa.Text).label("body"), *_REST)
 
 # few are deleted at a time: asking for them costs less than asking for the others
+_GONE = (
+    sa.select(users.c.id)
+    .where(users.c.deleted_at.is_not(None))
+    .cte("gone")
+    # else the planner may walk through all users, expecting to find one soon
+    .prefix_with("MATERIALIZED", dialect="postgresql")
+)
 AUTHOR_THERE = ~sa.exists().where(
     users.c.id == table.c.user_id, users.c.deleted_at.is_not(None)
 )
+# the same for many rows at once
+AUTHORS_THERE = ~sa.exists().where(_GONE.c.id == table.c.user_id)
 THERE = table.c.deleted_at.is_(None)
 
 

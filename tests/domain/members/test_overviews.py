@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
+from server.domain.accounts.users import Role, User
 from server.domain.errors import StoreUnavailable, UserNotFound
 from server.domain.members.overviews import Overviews, Part
 from server.domain.paging import Rows
-from server.domain.users import Role, User
 from tests.fakes import NOON
 
 ANA = User(1, "ana@example.com", "ana", Role.STUDENT, True, False, NOON, NOON, 1)

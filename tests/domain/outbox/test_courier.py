@@ -63,7 +63,7 @@ class FakeOutbox:
         self.later[entry_id] = delay
         self.due.append(self._claimed.pop(entry_id))
 
-    async def bury(self, entry_id: int, cause: str) -> None:
+    async def bury(self, entry_id: int, now: datetime, cause: str) -> None:
         self.dead[entry_id] = cause
 
     async def wait(self, seconds: float) -> None:

@@ -10,7 +10,7 @@ import pytest
 from blatam.auth.v1 import auth_pb2
 from blatam.user.v1 import score_pb2
 from blatam.user.v1 import user_pb2 as pb
-from server.domain.users import Role
+from server.domain.accounts.users import Role
 from tests.running import Running, SignedIn
 from tests.status import refusal
 

@@ -8,7 +8,7 @@ import grpc
 import pytest
 
 from blatam.user.v1 import profile_pb2, settings_pb2, user_pb2
-from server.domain.users import Role
+from server.domain.accounts.users import Role
 from tests.running import Running, SignedIn
 from tests.status import refusal
 
@@ -144,8 +144,8 @@ async def test_single_fields_change(shared: Running) -> None:
         "ETAG_MISMATCH",
     )
     for bad, violation in (
-        (update(ana, "display_name"), ("profile.displayName", "required")),
-        (update(ana), ("updateMask", "required")),
+        (update(ana, "display_name"), ("profile.displayName", "update_mask.empty")),
+        (update(ana), ("updateMask", "update_mask.required")),
         (
             update(ana, "created_at"),
             ("profile.createdAt", "update_mask.not_writable"),

@@ -7,7 +7,7 @@ from google.rpc import error_details_pb2
 
 from blatam.auth.v1 import auth_pb2
 from blatam.user.v1 import settings_pb2 as pb
-from server.domain.users import Role
+from server.domain.accounts.users import Role
 from tests.running import Running, SignedIn
 from tests.status import refusal
 

@@ -9,7 +9,7 @@ import pytest
 
 from blatam.post.v1 import category_pb2 as pb
 from blatam.post.v1 import post_pb2
-from server.domain.users import Role
+from server.domain.accounts.users import Role
 from tests.running import Running, SignedIn
 from tests.status import refusal
 

@@ -11,7 +11,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from blatam.post.v1 import category_pb2
 from blatam.post.v1 import post_pb2 as pb
 from blatam.user.v1 import user_pb2
-from server.domain.users import Role
+from server.domain.accounts.users import Role
 from tests.running import Running, SignedIn
 from tests.status import refusal
 
@@ -183,9 +183,9 @@ async def test_single_fields_change(shared: Running) -> None:
     stale = update(post, title="x", etag=first.etag)
     assert (await refusal(call(stale, metadata=ana.metadata))).reason == "ETAG_MISMATCH"
     for bad, violation in (
-        (update(post, "title"), ("post.title", "required")),
-        (update(post, "state"), ("post.state", "required")),
-        (update(post), ("updateMask", "required")),
+        (update(post, "title"), ("post.title", "update_mask.empty")),
+        (update(post, "state"), ("post.state", "update_mask.empty")),
+        (update(post), ("updateMask", "update_mask.required")),
         (update(post, "author_id", author_id=1),
          ("post.authorId", "update_mask.not_writable")),
         (update(post, "*"), ("post.*", "update_mask.not_writable")),

@@ -7,11 +7,11 @@ import pytest
 import pytest_asyncio
 import sqlalchemy as sa
 
+from server.domain.accounts.users import User
 from server.domain.edits import Edit
 from server.domain.errors import InvalidFields, PostNotFound
 from server.domain.paging import PageRequest, Position, Sort
 from server.domain.posts.posts import NewPost, PostFilter, Reader, State
-from server.domain.users import User
 from server.store.connect import Database
 from server.store.explain import Explain
 from server.store.posts.categories import PostgresCategories

@@ -26,17 +26,20 @@ from blatam.policy.v1 import policy_pb2 as blatam_dot_policy_dot_v1_dot_policy__
 from blatam.post.v1 import category_pb2 as blatam_dot_post_dot_v1_dot_category__pb2
 from buf.validate import validate_pb2 as buf_dot_validate_dot_validate__pb2
 from google.api import annotations_pb2 as google_dot_api_dot_annotations__pb2
+from google.api import field_behavior_pb2 as google_dot_api_dot_field__behavior__pb2
 from google.protobuf import field_mask_pb2 as google_dot_protobuf_dot_field__mask__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19\x62latam/post/v1/post.proto\x12\x0e\x62latam.post.v1\x1a\x1d\x62latam/policy/v1/policy.proto\x1a\x1d\x62latam/post/v1/category.proto\x1a\x1b\x62uf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"&\n\x06\x41uthor\x12\n\n\x02id\x18\x01 \x01(\x03\x12\x10\n\x08username\x18\x02 \x01(\t\"\x85\x03\n\x04Post\x12\n\n\x02id\x18\x01 \x01(\x03\x12\x11\n\tauthor_id\x18\x02 \x01(\x03\x12\x17\n\x05title\x18\x03 \x01(\tB\x08\xbaH\x05r\x03\x18\xc8\x01\x12\x17\n\x04\x62ody\x18\x04 \x01(\tB\t\xbaH\x06r\x04\x18\xd0\x86\x03\x12\x1c\n\x0b\x63\x61tegory_id\x18\x05 \x01(\x03\x42\x07\xbaH\x04\"\x02(\x00\x12\x32\n\x05state\x18\x06 \x01(\x0e\x32\x19.blatam.post.v1.PostStateB\x08\xbaH\x05\x82\x01\x02\x10\x01\x12.\n\ncreated_at\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nupdated_at\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x15\n\x04\x65tag\x18\t \x01(\tB\x07\xbaH\x04r\x02\x18@\x12\x0f\n\x07\x65xcerpt\x18\n \x01(\t\x12&\n\x06\x61uthor\x18\x0b \x01(\x0b\x32\x16.blatam.post.v1.Author\x12*\n\x08\x63\x61tegory\x18\x0c \x01(\x0b\x32\x18.blatam.post.v1.Category\"\xbc\x01\n\x11\x43reatePostRequest\x12\x19\n\x05title\x18\x01 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\xc8\x01\x12\x19\n\x04\x62ody\x18\x02 \x01(\tB\x0b\xbaH\x08r\x06\x10\x01\x18\xd0\x86\x03\x12\x1c\n\x0b\x63\x61tegory_id\x18\x03 \x01(\x03\x42\x07\xbaH\x04\"\x02(\x00\x12\x32\n\x05state\x18\x04 \x01(\x0e\x32\x19.blatam.post.v1.PostStateB\x08\xbaH\x05\x82\x01\x02\x10\x01\x12\x1f\n\nrequest_id\x18\x05 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01\"8\n\x12\x43reatePostResponse\x12\"\n\x04post\x18\x01 \x01(\x0b\x32\x14.blatam.post.v1.Post\"%\n\x0eGetPostRequest\x12\x13\n\x02id\x18\x01 \x01(\x03\x42\x07\xbaH\x04\"\x02 \x00\"5\n\x0fGetPostResponse\x12\"\n\x04post\x18\x01 \x01(\x0b\x32\x14.blatam.post.v1.Post\"\xc5\x01\n\x11UpdatePostRequest\x12^\n\x04post\x18\x01 \x01(\x0b\x32\x14.blatam.post.v1.PostB:\xbaH7\xba\x01\x31\n\x07post.id\x12\x19id must be greater than 0\x1a\x0bthis.id > 0\xc8\x01\x01\x12/\n\x0bupdate_mask\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.FieldMask\x12\x1f\n\nrequest_id\x18\x03 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01\"8\n\x12UpdatePostResponse\x12\"\n\x04post\x18\x01 \x01(\x0b\x32\x14.blatam.post.v1.Post\"?\n\x11\x44\x65letePostRequest\x12\x13\n\x02id\x18\x01 \x01(\x03\x42\x07\xbaH\x04\"\x02 \x00\x12\x15\n\x04\x65tag\x18\x02 \x01(\tB\x07\xbaH\x04r\x02\x18@\"\x14\n\x12\x44\x65letePostResponse\"\xb9\x03\n\x10ListPostsRequest\x12\x1a\n\x04page\x18\x01 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x01H\x00\x88\x01\x01\x12!\n\tpage_size\x18\x02 \x01(\x05\x42\t\xbaH\x06\x1a\x04\x18\x64(\x01H\x01\x88\x01\x01\x12;\n\x07sort_by\x18\x03 \x01(\tB*\xbaH\'r\"R\x02idR\x03-idR\ncreated_atR\x0b-created_at\xd8\x01\x01\x12\x1c\n\npage_token\x18\x04 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x08\x12\x1a\n\tauthor_id\x18\x05 \x01(\x03\x42\x07\xbaH\x04\"\x02(\x00\x12\x1c\n\x0b\x63\x61tegory_id\x18\x06 \x01(\x03\x42\x07\xbaH\x04\"\x02(\x00\x12)\n\x05since\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12)\n\x05until\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x32\n\x05state\x18\t \x01(\x0e\x32\x19.blatam.post.v1.PostStateB\x08\xbaH\x05\x82\x01\x02\x10\x01\x12\x30\n\x04view\x18\n \x01(\x0e\x32\x18.blatam.post.v1.PostViewB\x08\xbaH\x05\x82\x01\x02\x10\x01\x42\x07\n\x05_pageB\x0c\n\n_page_size\"\xc8\x01\n\x11ListPostsResponse\x12#\n\x05items\x18\x01 \x03(\x0b\x32\x14.blatam.post.v1.Post\x12\r\n\x05total\x18\x02 \x01(\r\x12\x17\n\x0ftotal_estimated\x18\x03 \x01(\x08\x12\x0c\n\x04page\x18\x04 \x01(\r\x12\x0c\n\x04size\x18\x05 \x01(\r\x12\r\n\x05pages\x18\x06 \x01(\r\x12\x10\n\x08has_next\x18\x07 \x01(\x08\x12\x10\n\x08has_prev\x18\x08 \x01(\x08\x12\x17\n\x0fnext_page_token\x18\t \x01(\t\"/\n\x12\x45xportPostsRequest\x12\x19\n\x08\x61\x66ter_id\x18\x01 \x01(\x03\x42\x07\xbaH\x04\"\x02(\x00\"9\n\x13\x45xportPostsResponse\x12\"\n\x04post\x18\x01 \x01(\x0b\x32\x14.blatam.post.v1.Post*W\n\tPostState\x12\x1a\n\x16POST_STATE_UNSPECIFIED\x10\x00\x12\x14\n\x10POST_STATE_DRAFT\x10\x01\x12\x18\n\x14POST_STATE_PUBLISHED\x10\x02*N\n\x08PostView\x12\x19\n\x15POST_VIEW_UNSPECIFIED\x10\x00\x12\x13\n\x0fPOST_VIEW_BASIC\x10\x01\x12\x12\n\x0ePOST_VIEW_FULL\x10\x02\x32\xac\x0b\n\x0bPostService\x12}\n\nCreatePost\x12!.blatam.post.v1.CreatePostRequest\x1a\".blatam.post.v1.CreatePostResponse\"(\xa2\xbb\x18\x06\x08\x02 \x01\x30\x01\x82\xd3\xe4\x93\x02\x18\"\r/api/v1/posts:\x01*b\x04post\x12r\n\x07GetPost\x12\x1e.blatam.post.v1.GetPostRequest\x1a\x1f.blatam.post.v1.GetPostResponse\"&\xa2\xbb\x18\x02\x08\x02\x82\xd3\xe4\x93\x02\x1a\x12\x12/api/v1/posts/{id}b\x04post\x12\x8a\x01\n\nUpdatePost\x12!.blatam.post.v1.UpdatePostRequest\x1a\".blatam.post.v1.UpdatePostResponse\"5\xa2\xbb\x18\x06\x08\x02 \x01\x30\x01\x82\xd3\xe4\x93\x02%2\x17/api/v1/posts/{post.id}:\x04postb\x04post\x12w\n\nDeletePost\x12!.blatam.post.v1.DeletePostRequest\x1a\".blatam.post.v1.DeletePostResponse\"\"\xa2\xbb\x18\x04\x08\x02\x30\x01\x82\xd3\xe4\x93\x02\x14*\x12/api/v1/posts/{id}\x12\x90\x01\n\tListPosts\x12 .blatam.post.v1.ListPostsRequest\x1a!.blatam.post.v1.ListPostsResponse\">\xa2\xbb\x18\x02\x08\x02\x82\xd3\xe4\x93\x02\x32\x12\r/api/v1/postsZ!\x12\x1f/api/v1/users/{author_id}/posts\x12\x92\x01\n\x0b\x45xportPosts\x12\".blatam.post.v1.ExportPostsRequest\x1a#.blatam.post.v1.ExportPostsResponse\"8\xa2\xbb\x18\x12\x08\x05*\x0eposts.exported\x82\xd3\xe4\x93\x02\x1c\x12\x14/api/v1/posts:exportb\x04post0\x01\x12\xa2\x01\n\x0e\x43reateCategory\x12%.blatam.post.v1.CreateCategoryRequest\x1a&.blatam.post.v1.CreateCategoryResponse\"A\xa2\xbb\x18\x16\x08\x05 \x01*\x10\x63\x61tegory.created\x82\xd3\xe4\x93\x02!\"\x12/api/v1/categories:\x01*b\x08\x63\x61tegory\x12\x81\x01\n\x0eListCategories\x12%.blatam.post.v1.ListCategoriesRequest\x1a&.blatam.post.v1.ListCategoriesResponse\" \xa2\xbb\x18\x02\x08\x02\x82\xd3\xe4\x93\x02\x14\x12\x12/api/v1/categories\x12\xb7\x01\n\x0eUpdateCategory\x12%.blatam.post.v1.UpdateCategoryRequest\x1a&.blatam.post.v1.UpdateCategoryResponse\"V\xa2\xbb\x18\x16\x08\x05 \x01*\x10\x63\x61tegory.updated\x82\xd3\xe4\x93\x02\x36\x32 /api/v1/categories/{category.id}:\x08\x63\x61tegoryb\x08\x63\x61tegory\x12\x98\x01\n\x0e\x44\x65leteCategory\x12%.blatam.post.v1.DeleteCategoryRequest\x1a&.blatam.post.v1.DeleteCategoryResponse\"7\xa2\xbb\x18\x14\x08\x05*\x10\x63\x61tegory.deleted\x82\xd3\xe4\x93\x02\x19*\x17/api/v1/categories/{id}b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19\x62latam/post/v1/post.proto\x12\x0e\x62latam.post.v1\x1a\x1d\x62latam/policy/v1/policy.proto\x1a\x1d\x62latam/post/v1/category.proto\x1a\x1b\x62uf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/api/field_behavior.proto\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"&\n\x06\x41uthor\x12\n\n\x02id\x18\x01 \x01(\x03\x12\x10\n\x08username\x18\x02 \x01(\t\"\xa9\x03\n\x04Post\x12\n\n\x02id\x18\x01 \x01(\x03\x12\x17\n\tauthor_id\x18\x02 \x01(\x03\x42\x04\xe2\x41\x01\x03\x12\x17\n\x05title\x18\x03 \x01(\tB\x08\xbaH\x05r\x03\x18\xc8\x01\x12\x17\n\x04\x62ody\x18\x04 \x01(\tB\t\xbaH\x06r\x04\x18\xd0\x86\x03\x12\x1c\n\x0b\x63\x61tegory_id\x18\x05 \x01(\x03\x42\x07\xbaH\x04\"\x02(\x00\x12\x32\n\x05state\x18\x06 \x01(\x0e\x32\x19.blatam.post.v1.PostStateB\x08\xbaH\x05\x82\x01\x02\x10\x01\x12\x34\n\ncreated_at\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12\x34\n\nupdated_at\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12\x15\n\x04\x65tag\x18\t \x01(\tB\x07\xbaH\x04r\x02\x18@\x12\x15\n\x07\x65xcerpt\x18\n \x01(\tB\x04\xe2\x41\x01\x03\x12,\n\x06\x61uthor\x18\x0b \x01(\x0b\x32\x16.blatam.post.v1.AuthorB\x04\xe2\x41\x01\x03\x12\x30\n\x08\x63\x61tegory\x18\x0c \x01(\x0b\x32\x18.blatam.post.v1.CategoryB\x04\xe2\x41\x01\x03\"\xbc\x01\n\x11\x43reatePostRequest\x12\x19\n\x05title\x18\x01 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\xc8\x01\x12\x19\n\x04\x62ody\x18\x02 \x01(\tB\x0b\xbaH\x08r\x06\x10\x01\x18\xd0\x86\x03\x12\x1c\n\x0b\x63\x61tegory_id\x18\x03 \x01(\x03\x42\x07\xbaH\x04\"\x02(\x00\x12\x32\n\x05state\x18\x04 \x01(\x0e\x32\x19.blatam.post.v1.PostStateB\x08\xbaH\x05\x82\x01\x02\x10\x01\x12\x1f\n\nrequest_id\x18\x05 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01\"8\n\x12\x43reatePostResponse\x12\"\n\x04post\x18\x01 \x01(\x0b\x32\x14.blatam.post.v1.Post\"%\n\x0eGetPostRequest\x12\x13\n\x02id\x18\x01 \x01(\x03\x42\x07\xbaH\x04\"\x02 \x00\"5\n\x0fGetPostResponse\x12\"\n\x04post\x18\x01 \x01(\x0b\x32\x14.blatam.post.v1.Post\"\xc5\x01\n\x11UpdatePostRequest\x12^\n\x04post\x18\x01 \x01(\x0b\x32\x14.blatam.post.v1.PostB:\xbaH7\xba\x01\x31\n\x07post.id\x12\x19id must be greater than 0\x1a\x0bthis.id > 0\xc8\x01\x01\x12/\n\x0bupdate_mask\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.FieldMask\x12\x1f\n\nrequest_id\x18\x03 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01\"8\n\x12UpdatePostResponse\x12\"\n\x04post\x18\x01 \x01(\x0b\x32\x14.blatam.post.v1.Post\"?\n\x11\x44\x65letePostRequest\x12\x13\n\x02id\x18\x01 \x01(\x03\x42\x07\xbaH\x04\"\x02 \x00\x12\x15\n\x04\x65tag\x18\x02 \x01(\tB\x07\xbaH\x04r\x02\x18@\"\x14\n\x12\x44\x65letePostResponse\"\xb9\x03\n\x10ListPostsRequest\x12\x1a\n\x04page\x18\x01 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x01H\x00\x88\x01\x01\x12!\n\tpage_size\x18\x02 \x01(\x05\x42\t\xbaH\x06\x1a\x04\x18\x64(\x01H\x01\x88\x01\x01\x12;\n\x07sort_by\x18\x03 \x01(\tB*\xbaH\'r\"R\x02idR\x03-idR\ncreated_atR\x0b-created_at\xd8\x01\x01\x12\x1c\n\npage_token\x18\x04 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x08\x12\x1a\n\tauthor_id\x18\x05 \x01(\x03\x42\x07\xbaH\x04\"\x02(\x00\x12\x1c\n\x0b\x63\x61tegory_id\x18\x06 \x01(\x03\x42\x07\xbaH\x04\"\x02(\x00\x12)\n\x05since\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12)\n\x05until\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x32\n\x05state\x18\t \x01(\x0e\x32\x19.blatam.post.v1.PostStateB\x08\xbaH\x05\x82\x01\x02\x10\x01\x12\x30\n\x04view\x18\n \x01(\x0e\x32\x18.blatam.post.v1.PostViewB\x08\xbaH\x05\x82\x01\x02\x10\x01\x42\x07\n\x05_pageB\x0c\n\n_page_size\"\xc8\x01\n\x11ListPostsResponse\x12#\n\x05items\x18\x01 \x03(\x0b\x32\x14.blatam.post.v1.Post\x12\r\n\x05total\x18\x02 \x01(\r\x12\x17\n\x0ftotal_estimated\x18\x03 \x01(\x08\x12\x0c\n\x04page\x18\x04 \x01(\r\x12\x0c\n\x04size\x18\x05 \x01(\r\x12\r\n\x05pages\x18\x06 \x01(\r\x12\x10\n\x08has_next\x18\x07 \x01(\x08\x12\x10\n\x08has_prev\x18\x08 \x01(\x08\x12\x17\n\x0fnext_page_token\x18\t \x01(\t\"/\n\x12\x45xportPostsRequest\x12\x19\n\x08\x61\x66ter_id\x18\x01 \x01(\x03\x42\x07\xbaH\x04\"\x02(\x00\"9\n\x13\x45xportPostsResponse\x12\"\n\x04post\x18\x01 \x01(\x0b\x32\x14.blatam.post.v1.Post*W\n\tPostState\x12\x1a\n\x16POST_STATE_UNSPECIFIED\x10\x00\x12\x14\n\x10POST_STATE_DRAFT\x10\x01\x12\x18\n\x14POST_STATE_PUBLISHED\x10\x02*N\n\x08PostView\x12\x19\n\x15POST_VIEW_UNSPECIFIED\x10\x00\x12\x13\n\x0fPOST_VIEW_BASIC\x10\x01\x12\x12\n\x0ePOST_VIEW_FULL\x10\x02\x32\xac\x0b\n\x0bPostService\x12}\n\nCreatePost\x12!.blatam.post.v1.CreatePostRequest\x1a\".blatam.post.v1.CreatePostResponse\"(\xa2\xbb\x18\x06\x08\x02 \x01\x30\x01\x82\xd3\xe4\x93\x02\x18\"\r/api/v1/posts:\x01*b\x04post\x12r\n\x07GetPost\x12\x1e.blatam.post.v1.GetPostRequest\x1a\x1f.blatam.post.v1.GetPostResponse\"&\xa2\xbb\x18\x02\x08\x02\x82\xd3\xe4\x93\x02\x1a\x12\x12/api/v1/posts/{id}b\x04post\x12\x8a\x01\n\nUpdatePost\x12!.blatam.post.v1.UpdatePostRequest\x1a\".blatam.post.v1.UpdatePostResponse\"5\xa2\xbb\x18\x06\x08\x02 \x01\x30\x01\x82\xd3\xe4\x93\x02%2\x17/api/v1/posts/{post.id}:\x04postb\x04post\x12w\n\nDeletePost\x12!.blatam.post.v1.DeletePostRequest\x1a\".blatam.post.v1.DeletePostResponse\"\"\xa2\xbb\x18\x04\x08\x02\x30\x01\x82\xd3\xe4\x93\x02\x14*\x12/api/v1/posts/{id}\x12\x90\x01\n\tListPosts\x12 .blatam.post.v1.ListPostsRequest\x1a!.blatam.post.v1.ListPostsResponse\">\xa2\xbb\x18\x02\x08\x02\x82\xd3\xe4\x93\x02\x32\x12\r/api/v1/postsZ!\x12\x1f/api/v1/users/{author_id}/posts\x12\x92\x01\n\x0b\x45xportPosts\x12\".blatam.post.v1.ExportPostsRequest\x1a#.blatam.post.v1.ExportPostsResponse\"8\xa2\xbb\x18\x12\x08\x05*\x0eposts.exported\x82\xd3\xe4\x93\x02\x1c\x12\x14/api/v1/posts:exportb\x04post0\x01\x12\xa2\x01\n\x0e\x43reateCategory\x12%.blatam.post.v1.CreateCategoryRequest\x1a&.blatam.post.v1.CreateCategoryResponse\"A\xa2\xbb\x18\x16\x08\x05 \x01*\x10\x63\x61tegory.created\x82\xd3\xe4\x93\x02!\"\x12/api/v1/categories:\x01*b\x08\x63\x61tegory\x12\x81\x01\n\x0eListCategories\x12%.blatam.post.v1.ListCategoriesRequest\x1a&.blatam.post.v1.ListCategoriesResponse\" \xa2\xbb\x18\x02\x08\x02\x82\xd3\xe4\x93\x02\x14\x12\x12/api/v1/categories\x12\xb7\x01\n\x0eUpdateCategory\x12%.blatam.post.v1.UpdateCategoryRequest\x1a&.blatam.post.v1.UpdateCategoryResponse\"V\xa2\xbb\x18\x16\x08\x05 \x01*\x10\x63\x61tegory.updated\x82\xd3\xe4\x93\x02\x36\x32 /api/v1/categories/{category.id}:\x08\x63\x61tegoryb\x08\x63\x61tegory\x12\x98\x01\n\x0e\x44\x65leteCategory\x12%.blatam.post.v1.DeleteCategoryRequest\x1a&.blatam.post.v1.DeleteCategoryResponse\"7\xa2\xbb\x18\x14\x08\x05*\x10\x63\x61tegory.deleted\x82\xd3\xe4\x93\x02\x19*\x17/api/v1/categories/{id}b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'blatam.post.v1.post_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
+  _globals['_POST'].fields_by_name['author_id']._loaded_options = None
+  _globals['_POST'].fields_by_name['author_id']._serialized_options = b'\342A\001\003'
   _globals['_POST'].fields_by_name['title']._loaded_options = None
   _globals['_POST'].fields_by_name['title']._serialized_options = b'\272H\005r\003\030\310\001'
   _globals['_POST'].fields_by_name['body']._loaded_options = None
@@ -45,8 +48,18 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_POST'].fields_by_name['category_id']._serialized_options = b'\272H\004\"\002(\000'
   _globals['_POST'].fields_by_name['state']._loaded_options = None
   _globals['_POST'].fields_by_name['state']._serialized_options = b'\272H\005\202\001\002\020\001'
+  _globals['_POST'].fields_by_name['created_at']._loaded_options = None
+  _globals['_POST'].fields_by_name['created_at']._serialized_options = b'\342A\001\003'
+  _globals['_POST'].fields_by_name['updated_at']._loaded_options = None
+  _globals['_POST'].fields_by_name['updated_at']._serialized_options = b'\342A\001\003'
   _globals['_POST'].fields_by_name['etag']._loaded_options = None
   _globals['_POST'].fields_by_name['etag']._serialized_options = b'\272H\004r\002\030@'
+  _globals['_POST'].fields_by_name['excerpt']._loaded_options = None
+  _globals['_POST'].fields_by_name['excerpt']._serialized_options = b'\342A\001\003'
+  _globals['_POST'].fields_by_name['author']._loaded_options = None
+  _globals['_POST'].fields_by_name['author']._serialized_options = b'\342A\001\003'
+  _globals['_POST'].fields_by_name['category']._loaded_options = None
+  _globals['_POST'].fields_by_name['category']._serialized_options = b'\342A\001\003'
   _globals['_CREATEPOSTREQUEST'].fields_by_name['title']._loaded_options = None
   _globals['_CREATEPOSTREQUEST'].fields_by_name['title']._serialized_options = b'\272H\007r\005\020\001\030\310\001'
   _globals['_CREATEPOSTREQUEST'].fields_by_name['body']._loaded_options = None
@@ -105,38 +118,38 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_POSTSERVICE'].methods_by_name['UpdateCategory']._serialized_options = b'\242\273\030\026\010\005 \001*\020category.updated\202\323\344\223\00262 /api/v1/categories/{category.id}:\010categoryb\010category'
   _globals['_POSTSERVICE'].methods_by_name['DeleteCategory']._loaded_options = None
   _globals['_POSTSERVICE'].methods_by_name['DeleteCategory']._serialized_options = b'\242\273\030\024\010\005*\020category.deleted\202\323\344\223\002\031*\027/api/v1/categories/{id}'
-  _globals['_POSTSTATE']._serialized_start=2108
-  _globals['_POSTSTATE']._serialized_end=2195
-  _globals['_POSTVIEW']._serialized_start=2197
-  _globals['_POSTVIEW']._serialized_end=2275
-  _globals['_AUTHOR']._serialized_start=233
-  _globals['_AUTHOR']._serialized_end=271
-  _globals['_POST']._serialized_start=274
-  _globals['_POST']._serialized_end=663
-  _globals['_CREATEPOSTREQUEST']._serialized_start=666
-  _globals['_CREATEPOSTREQUEST']._serialized_end=854
-  _globals['_CREATEPOSTRESPONSE']._serialized_start=856
-  _globals['_CREATEPOSTRESPONSE']._serialized_end=912
-  _globals['_GETPOSTREQUEST']._serialized_start=914
-  _globals['_GETPOSTREQUEST']._serialized_end=951
-  _globals['_GETPOSTRESPONSE']._serialized_start=953
-  _globals['_GETPOSTRESPONSE']._serialized_end=1006
-  _globals['_UPDATEPOSTREQUEST']._serialized_start=1009
-  _globals['_UPDATEPOSTREQUEST']._serialized_end=1206
-  _globals['_UPDATEPOSTRESPONSE']._serialized_start=1208
-  _globals['_UPDATEPOSTRESPONSE']._serialized_end=1264
-  _globals['_DELETEPOSTREQUEST']._serialized_start=1266
-  _globals['_DELETEPOSTREQUEST']._serialized_end=1329
-  _globals['_DELETEPOSTRESPONSE']._serialized_start=1331
-  _globals['_DELETEPOSTRESPONSE']._serialized_end=1351
-  _globals['_LISTPOSTSREQUEST']._serialized_start=1354
-  _globals['_LISTPOSTSREQUEST']._serialized_end=1795
-  _globals['_LISTPOSTSRESPONSE']._serialized_start=1798
-  _globals['_LISTPOSTSRESPONSE']._serialized_end=1998
-  _globals['_EXPORTPOSTSREQUEST']._serialized_start=2000
-  _globals['_EXPORTPOSTSREQUEST']._serialized_end=2047
-  _globals['_EXPORTPOSTSRESPONSE']._serialized_start=2049
-  _globals['_EXPORTPOSTSRESPONSE']._serialized_end=2106
-  _globals['_POSTSERVICE']._serialized_start=2278
-  _globals['_POSTSERVICE']._serialized_end=3730
+  _globals['_POSTSTATE']._serialized_start=2177
+  _globals['_POSTSTATE']._serialized_end=2264
+  _globals['_POSTVIEW']._serialized_start=2266
+  _globals['_POSTVIEW']._serialized_end=2344
+  _globals['_AUTHOR']._serialized_start=266
+  _globals['_AUTHOR']._serialized_end=304
+  _globals['_POST']._serialized_start=307
+  _globals['_POST']._serialized_end=732
+  _globals['_CREATEPOSTREQUEST']._serialized_start=735
+  _globals['_CREATEPOSTREQUEST']._serialized_end=923
+  _globals['_CREATEPOSTRESPONSE']._serialized_start=925
+  _globals['_CREATEPOSTRESPONSE']._serialized_end=981
+  _globals['_GETPOSTREQUEST']._serialized_start=983
+  _globals['_GETPOSTREQUEST']._serialized_end=1020
+  _globals['_GETPOSTRESPONSE']._serialized_start=1022
+  _globals['_GETPOSTRESPONSE']._serialized_end=1075
+  _globals['_UPDATEPOSTREQUEST']._serialized_start=1078
+  _globals['_UPDATEPOSTREQUEST']._serialized_end=1275
+  _globals['_UPDATEPOSTRESPONSE']._serialized_start=1277
+  _globals['_UPDATEPOSTRESPONSE']._serialized_end=1333
+  _globals['_DELETEPOSTREQUEST']._serialized_start=1335
+  _globals['_DELETEPOSTREQUEST']._serialized_end=1398
+  _globals['_DELETEPOSTRESPONSE']._serialized_start=1400
+  _globals['_DELETEPOSTRESPONSE']._serialized_end=1420
+  _globals['_LISTPOSTSREQUEST']._serialized_start=1423
+  _globals['_LISTPOSTSREQUEST']._serialized_end=1864
+  _globals['_LISTPOSTSRESPONSE']._serialized_start=1867
+  _globals['_LISTPOSTSRESPONSE']._serialized_end=2067
+  _globals['_EXPORTPOSTSREQUEST']._serialized_start=2069
+  _globals['_EXPORTPOSTSREQUEST']._serialized_end=2116
+  _globals['_EXPORTPOSTSRESPONSE']._serialized_start=2118
+  _globals['_EXPORTPOSTSRESPONSE']._serialized_end=2175
+  _globals['_POSTSERVICE']._serialized_start=2347
+  _globals['_POSTSERVICE']._serialized_end=3799
 # @@protoc_insertion_point(module_scope)

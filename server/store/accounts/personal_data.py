@@ -14,11 +14,12 @@ import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import BYTEA
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from server.domain.accounts.personal_data import Document
 from server.domain.errors import UserNotFound
-from server.domain.personal_data import Document
+from server.store.accounts.erasure import erase
+from server.store.accounts.users import locked, refuse_last_admin
 from server.store.connect import Database
-from server.store.erasure import erase
-from server.store.revocations import RevocationFeed
+from server.store.credentials.revocations import RevocationFeed
 from server.store.tables import (
     audit_events,
     metadata,
@@ -26,7 +27,6 @@ from server.store.tables import (
     request_answers,
     users,
 )
-from server.store.users import locked, refuse_last_admin
 
 Condition = sa.ColumnElement[bool]
 

@@ -10,8 +10,9 @@ import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from server.domain.outbox.entries import MAIL, Kind, NewEntry
+from server.store.credentials.revocations import end_sessions
+from server.store.members.analytics import mark_followed_by
 from server.store.outbox import enqueue
-from server.store.revocations import end_sessions
 from server.store.tables import audit_events, outbox, request_answers, users
 
 # The account is blanked before it goes: the trigger on changes tells every process
@@ -42,6 +43,7 @@ async def erase(
     await _forget_mails(connection, user_id, list(row))
     await _forget_traces(connection, user_id)
     mine = users.c.id == user_id
+    await mark_followed_by(connection, user_id)
     await connection.execute(sa.update(users).where(mine).values(_BLANK))
     await connection.execute(sa.delete(users).where(mine))
     await enqueue(connection, now, NewEntry(Kind.USER_ERASED, user_id))

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import sqlalchemy as sa
 
+from server.domain.accounts.users import Role
 from server.domain.auth import Account
-from server.domain.users import Role
+from server.store.accounts.user_reads import THERE
 from server.store.connect import Database
 from server.store.tables import users
-from server.store.user_reads import THERE
 
 _ACCOUNT = (
     users.c.id,

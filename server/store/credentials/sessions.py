@@ -4,24 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from server.domain.auth import Account, Decide, Owner
+from server.domain.accounts.users import Role
+from server.domain.auth import Decide, Owner
 from server.domain.credentials.sessions import Rotation, Session
+from server.domain.errors import TokenInvalid
 from server.domain.outbox.entries import Kind, NewEntry
 from server.domain.requests import Once
-from server.domain.users import Role
 from server.store import answers
 from server.store.connect import Database
+from server.store.credentials.revocations import RevocationFeed, end_sessions, revoke
 from server.store.outbox import enqueue, take_back
-from server.store.revocations import RevocationFeed, end_sessions, revoke
 from server.store.tables import sessions, users
-from server.store.user_reads import THERE
+
+SEEN_AGAIN = timedelta(hours=1)
 
 
 class PostgresSessions:
@@ -49,6 +51,8 @@ class PostgresSessions:
             if (await connection.execute(before)).scalar() is False:
                 await enqueue(connection, session.created_at, _new_device(session))
             await connection.execute(sa.insert(sessions).values(asdict(session)))
+            seen = NewEntry(Kind.SEEN, session.user_id)
+            await enqueue(connection, session.created_at, seen)
         return True
 
     async def rotate(
@@ -73,6 +77,7 @@ class PostgresSessions:
             rotation = decide(before, owner)
             if rotation.session != before:
                 await _write(connection, rotation.session)
+                await _see(connection, before, rotation.session)
         if rotation.session.ended_at:
             await self._feed.ended([session_id], rotation.session.ended_at)
         return rotation, owner
@@ -118,49 +123,43 @@ class PostgresSessions:
             return [Session(**row._mapping) for row in rows]
 
     async def ask_email_change(
-        self, account: Account, new_email: str, keep: UUID, now: datetime
-    ) -> bool:
+        self, user_id: int, new_email: str, keep: UUID, now: datetime
+    ) -> None:
         """Have both addresses written to, and end the other sessions.
 
-        Does nothing and gives False if the account has changed since.
+        Raises TokenInvalid.
         """
-        user_id = account.user_id
         asked = NewEntry(Kind.EMAIL_CHANGE, user_id, address=new_email)
         told = NewEntry(Kind.EMAIL_CHANGE_ASKED, user_id)
         async with self._database.transaction() as connection:
-            if not await _stands(connection, user_id, account.version):
-                return False
+            await _hold(connection, user_id, keep)
             await enqueue(connection, now, asked, told)
             ids = await end_sessions(connection, user_id, now, keep)
         await self._feed.ended(ids, now)
-        return True
 
     async def change_password(
         self,
-        account: Account,
+        user_id: int,
         hashed: str,
         keep: UUID,
         now: datetime,
         once: Once[None] | None = None,
-    ) -> bool:
+    ) -> None:
         """Put a new hash and end the other sessions, in one transaction.
 
-        Does nothing and gives False if the account has changed since. Raises
-        AnswerExists.
+        Raises AnswerExists, TokenInvalid.
         """
-        user_id = account.user_id
         change = (
             sa.update(users)
-            .where(users.c.id == user_id, users.c.version == account.version, THERE)
+            .where(users.c.id == user_id)
             .values(hashed_password=hashed, updated_at=now, version=users.c.version + 1)
             .returning(users.c.version)
         )
         async with self._database.transaction() as connection:
             if once:
                 await answers.claim(connection, once)
-            version = (await connection.execute(change)).scalar()
-            if version is None:
-                return False
+            await _hold(connection, user_id, keep)
+            version = (await connection.execute(change)).scalar_one()
             told = NewEntry(Kind.USER_UPDATED, user_id, payload={"version": version})
             mail = NewEntry(Kind.PASSWORD_CHANGED, user_id)
             await enqueue(connection, now, told, mail)
@@ -169,14 +168,37 @@ class PostgresSessions:
             if once:
                 await answers.write(connection, once, None)
         await self._feed.ended(ids, now)
-        return True
 
 
 async def _stands(connection: AsyncConnection, user_id: int, version: int) -> bool:
     """Tell whether an account is still this version, until the transaction's end."""
-    found = [users.c.id == user_id, users.c.version == version, THERE]
-    query = sa.select(users.c.id).where(*found).with_for_update(read=True)
-    return (await connection.execute(query)).first() is not None
+    found = [users.c.id == user_id, users.c.version == version]
+    query = sa.select(users.c.id).where(*found, users.c.deleted_at.is_(None))
+    locked = await connection.execute(query.with_for_update(read=True))
+    return locked.first() is not None
+
+
+async def _hold(connection: AsyncConnection, user_id: int, session_id: UUID) -> None:
+    """Lock an account for a change that one of its sessions asks for.
+
+    The session may have ended since the password was looked at, by a reset, say:
+    then whoever holds it must change nothing any more. Raises TokenInvalid.
+    """
+    account = sa.select(users.c.id).where(users.c.id == user_id)
+    await connection.execute(account.with_for_update())
+    # a statement of its own: it sees what was committed while the lock was waited for
+    open_one = sa.select(sessions.c.id).where(
+        sessions.c.id == session_id, sessions.c.ended_at.is_(None)
+    )
+    if (await connection.execute(open_one)).first() is None:
+        raise TokenInvalid("the session has ended")
+
+
+async def _see(connection: AsyncConnection, before: Session, after: Session) -> None:
+    """Have it counted that a user was seen, at most once in SEEN_AGAIN."""
+    if after.last_used_at - before.last_used_at >= SEEN_AGAIN:
+        seen = NewEntry(Kind.SEEN, after.user_id)
+        await enqueue(connection, after.last_used_at, seen)
 
 
 def _new_device(session: Session) -> NewEntry:

@@ -23,12 +23,12 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from server.domain.accounts.users import Role, User, UserEdit
 from server.domain.errors import StoreUnavailable
 from server.domain.requests import Once
-from server.domain.users import Role, User, UserEdit
+from server.store.accounts.users import PostgresUsers
 from server.store.connect import Database
-from server.store.revocations import RevocationFeed
-from server.store.users import PostgresUsers
+from server.store.credentials.revocations import RevocationFeed
 
 log = structlog.get_logger()
 CHANNEL = "users"

@@ -17,17 +17,17 @@ from collections.abc import Sequence
 import sqlalchemy as sa
 import structlog
 
+from server.domain.accounts.user_watch import Change
 from server.domain.errors import StoreUnavailable
 from server.domain.outbox.entries import Kind
-from server.domain.user_watch import Change
 from server.domain.watching import Tail
+from server.store.accounts.user_reads import UserReads
 from server.store.connect import Database
 from server.store.tables import outbox
-from server.store.user_reads import UserReads
 
 log = structlog.get_logger()
 SECONDS_BETWEEN_LOOKS = 0.5
-SECONDS_UNTIL_SETTLED = 0.02  # between looks while a transaction is open
+SECONDS_AT_LEAST = 0.01
 MOST_AHEAD = 1_000
 KINDS = (
     Kind.USER_CREATED,
@@ -55,6 +55,7 @@ class UserChangeFeed:
         self._users = users
         self._marks: deque[tuple[int, int]] = deque()
         self._held: deque[Change] = deque(maxlen=MOST_AHEAD)
+        self._unsettled = 0  # looks in a row that found a transaction open
         self._held_after = 0  # every settled change after this entry is held
         self.told = asyncio.Event()
         self.settled: int | None = None
@@ -97,13 +98,22 @@ class UserChangeFeed:
                 await self.look()
             except StoreUnavailable as error:
                 log.warning("changes cannot be read", cause=repr(error.__cause__))
-            wait = SECONDS_UNTIL_SETTLED if self._marks else SECONDS_BETWEEN_LOOKS
-            try:
-                async with asyncio.timeout(wait):
-                    await self.told.wait()
-            except TimeoutError:
-                continue
-            self.told.clear()
+            await asyncio.sleep(SECONDS_AT_LEAST)  # many commits are one look
+            await self._next_look()
+
+    async def _next_look(self) -> None:
+        """Wait less for a transaction to end, and ever longer for one that stays."""
+        self._unsettled = self._unsettled + 1 if self._marks else 0
+        soon = SECONDS_AT_LEAST * 2 ** min(self._unsettled, 10)
+        wait = (
+            min(soon, SECONDS_BETWEEN_LOOKS) if self._marks else SECONDS_BETWEEN_LOOKS
+        )
+        try:
+            async with asyncio.timeout(wait):
+                await self.told.wait()
+        except TimeoutError:
+            return
+        self.told.clear()
 
     async def newest(self) -> int:
         """Give the last entry's id that was ever given. Raises StoreUnavailable."""

@@ -8,8 +8,6 @@ from datetime import datetime, timedelta
 from enum import IntEnum
 from typing import Protocol
 
-import orjson
-
 from server.domain.callers import Caller
 from server.domain.clock import Clock
 from server.domain.credentials.passwords import (
@@ -19,13 +17,14 @@ from server.domain.credentials.passwords import (
 )
 from server.domain.errors import InvalidFields, UserNotFound, Violation
 from server.domain.paging import (
+    Asked,
     Page,
     PageRequest,
     PageTokens,
     Position,
     Rows,
     Sort,
-    page_request,
+    turn_to,
 )
 from server.domain.requests import Once
 
@@ -237,27 +236,19 @@ class Users:
         return await self.store.undelete(user_id, now - self.retention, now, once)
 
     async def list(
-        self,
-        caller: Caller,
-        wanted: UserFilter,
-        sort: Sort,
-        *,
-        number: int | None,
-        size: int | None,
-        token: str,
+        self, caller: Caller, wanted: UserFilter, sort: Sort, asked: Asked
     ) -> Page[User]:
         """Give one page. Raises InvalidFields for what is not for this caller."""
         _check_filter(caller, wanted)
-        context = orjson.dumps([caller.subject, wanted, sort], default=str)
-        after = self.tokens.read(token, context) if token else None
-        request = page_request(number, size, after)
-        rows = await self.store.page(wanted, sort, request)
-        next_token = ""
-        if rows.more:
-            last = rows.items[-1]
-            end = Position(SORT_VALUES[sort.key](last), last.id)
-            next_token = self.tokens.make(end, context)
-        return Page(rows, 0 if after else request.number, request.size, next_token)
+
+        async def read(request: PageRequest) -> Rows[User]:
+            return await self.store.page(wanted, sort, request)
+
+        def end(last: User) -> Position:
+            return Position(SORT_VALUES[sort.key](last), last.id)
+
+        context = ["users", caller.subject, wanted, sort]
+        return await turn_to(asked, self.tokens, context, read, end)
 
 
 def _check_filter(caller: Caller, wanted: UserFilter) -> None:

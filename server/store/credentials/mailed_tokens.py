@@ -14,17 +14,17 @@ import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from server.domain.accounts.users import User
 from server.domain.credentials.mailed_tokens import MailedToken, Purpose, TokenOwner
 from server.domain.errors import MailedTokenInvalid
 from server.domain.outbox.entries import Kind, NewEntry, State
-from server.domain.users import User
+from server.store.accounts.user_reads import THERE
+from server.store.accounts.users import changed, refused
 from server.store.connect import Database
+from server.store.credentials.revocations import RevocationFeed, end_sessions
 from server.store.outbox import enqueue, take_back
-from server.store.revocations import RevocationFeed, end_sessions
 from server.store.tables import mailed_tokens as table
 from server.store.tables import outbox, users
-from server.store.user_reads import THERE
-from server.store.users import changed, refused
 
 A_DAY = timedelta(days=1)
 Keep = Callable[[User], None]

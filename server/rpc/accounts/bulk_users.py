@@ -6,14 +6,14 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing
 
 from blatam.user.v1 import user_pb2 as pb
+from server.domain.accounts.user_batches import Outcomes, Row, UserBatches
+from server.domain.accounts.user_export import UserExport
+from server.domain.accounts.users import Role, User
 from server.domain.callers import Caller
 from server.domain.errors import AcademyError, InvalidFields
-from server.domain.user_batches import Outcomes, Row, UserBatches
-from server.domain.user_export import UserExport
-from server.domain.users import Role, User
+from server.rpc.accounts.users import message
 from server.rpc.call import Call
 from server.rpc.interceptors.validation import broken_rules
-from server.rpc.users import message
 
 
 class BulkUserService:

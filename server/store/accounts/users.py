@@ -10,6 +10,7 @@ from uuid import UUID
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from server.domain.accounts.users import NewUser, Role, User, UserEdit, fold
 from server.domain.errors import (
     EmailTaken,
     EtagMismatch,
@@ -19,13 +20,12 @@ from server.domain.errors import (
 )
 from server.domain.outbox.entries import Kind, NewEntry
 from server.domain.requests import Once
-from server.domain.users import NewUser, Role, User, UserEdit, fold
 from server.store import answers
+from server.store.accounts.user_reads import PUBLIC, THERE, UserReads, user_of
 from server.store.connect import Database
+from server.store.credentials.revocations import RevocationFeed, end_sessions
 from server.store.outbox import enqueue, take_back
-from server.store.revocations import RevocationFeed, end_sessions
 from server.store.tables import users
-from server.store.user_reads import PUBLIC, THERE, UserReads, user_of
 
 _TAKEN = {
     "uq_users_email": EmailTaken,

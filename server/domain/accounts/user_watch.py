@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Protocol
 
+from server.domain.accounts.users import User
 from server.domain.clock import Clock
 from server.domain.errors import InvalidFields, ResumeTokenExpired, Violation
 from server.domain.outbox.entries import Kind
-from server.domain.users import User
 from server.domain.watching import HEARTBEAT, Tail
 
 CHUNK = 500

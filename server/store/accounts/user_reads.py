@@ -9,8 +9,8 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from server.domain.accounts.users import Role, User, UserFilter, fold
 from server.domain.paging import REACH, PageRequest, Position, Rows, Sort
-from server.domain.users import Role, User, UserFilter, fold
 from server.store.connect import Database
 from server.store.explain import Explain
 from server.store.tables import users

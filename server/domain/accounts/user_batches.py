@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol
 
+from server.domain.accounts.users import NewUser, Role, User, fold
 from server.domain.clock import Clock
 from server.domain.credentials.given_hashes import hash_faults
 from server.domain.credentials.passwords import (
@@ -16,7 +17,6 @@ from server.domain.credentials.passwords import (
 )
 from server.domain.errors import AcademyError, InvalidFields
 from server.domain.requests import Once
-from server.domain.users import NewUser, Role, User, fold
 
 
 @dataclass(frozen=True, slots=True)

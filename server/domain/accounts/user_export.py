@@ -6,7 +6,7 @@ from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from server.domain.users import User
+from server.domain.accounts.users import User
 
 CHUNK = 500
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from blatam.user.v1 import user_pb2 as pb
+from server.domain.accounts.users import Role, User, UserFilter, Users, fold
 from server.domain.callers import Caller
 from server.domain.paging import Sort
-from server.domain.users import Role, User, UserFilter, Users, fold
 from server.rpc.call import Call
 from server.rpc.interceptors.validation import check
 from server.rpc.messages.masks import Readers, new_values
 from server.rpc.messages.moments import set_moment
+from server.rpc.messages.pages import asked, numbers
 
 
 class UserService:
@@ -97,24 +98,10 @@ class UserService:
     ) -> pb.ListUsersResponse:
         """List accounts, a page at a time."""
         page = await self._users.list(
-            call.caller,
-            _filter(request),
-            Sort.parse(request.sort_by),
-            number=request.page if request.HasField("page") else None,
-            size=request.page_size if request.HasField("page_size") else None,
-            token=request.page_token,
+            call.caller, _filter(request), Sort.parse(request.sort_by), asked(request)
         )
-        return pb.ListUsersResponse(
-            items=[message(user, call.caller) for user in page.rows.items],
-            total=page.rows.total,
-            total_estimated=page.rows.total_estimated,
-            page=page.number,
-            size=page.size,
-            pages=page.pages,
-            has_next=page.rows.more,
-            has_prev=page.has_prev,
-            next_page_token=page.next_token,
-        )
+        items = [message(user, call.caller) for user in page.rows.items]
+        return pb.ListUsersResponse(items=items, **numbers(page))
 
 
 _READERS: Readers = {

@@ -9,16 +9,16 @@ import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import ARRAY, insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from server.domain.accounts.user_batches import Outcomes
+from server.domain.accounts.users import NewUser, User, fold
 from server.domain.errors import AcademyError, EmailTaken, UsernameTaken
 from server.domain.outbox.entries import Kind, NewEntry
 from server.domain.requests import Once
-from server.domain.user_batches import Outcomes
-from server.domain.users import NewUser, User, fold
 from server.store import answers
+from server.store.accounts.user_reads import PUBLIC, user_of
 from server.store.connect import Database
 from server.store.outbox import enqueue
 from server.store.tables import Moment, users
-from server.store.user_reads import PUBLIC, user_of
 
 _LOCK = 7_061_003  # batches that share names in another order would deadlock
 # a type with a length would cut what is longer, without a word

@@ -7,7 +7,7 @@ from typing import Any
 from uuid import UUID
 
 from blatam.user.v1 import user_pb2 as pb
-from server.domain.personal_data import PersonalData
+from server.domain.accounts.personal_data import PersonalData
 from server.rpc.call import Call
 
 

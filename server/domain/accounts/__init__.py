@@ -1,0 +1,1 @@
+"""Accounts: the rules of signing up, reading, changing, erasing and watching them."""

@@ -1,0 +1,1 @@
+"""Accounts in Postgres, and the cache before them."""

@@ -1,0 +1,1 @@
+"""What people and services prove themselves with, in Postgres."""

@@ -1,0 +1,55 @@
+"""GetUserOverview with the full chain, while a part of the store is broken."""
+
+import grpc
+import sqlalchemy as sa
+
+from blatam.post.v1 import post_pb2
+from blatam.user.v1 import user_pb2 as pb
+from server.store.connect import Database
+from tests.running import Running
+from tests.status import refusal
+
+
+async def test_a_part_that_fails_is_missing(
+    service: Running, database_url: str
+) -> None:
+    """The rest is told all the same; a list of just that part fails."""
+    ana, bea = await service.signed_in(), await service.signed_in()
+    follow = pb.FollowUserRequest(id=ana.user.id)
+    await service.users.FollowUser(follow, metadata=bea.metadata)
+    database = Database(database_url)
+    async with database.transaction() as connection:
+        await connection.execute(sa.text("alter table posts rename title to gone"))
+    await database.close()
+    request = pb.GetUserOverviewRequest(id=ana.user.id)
+    found = await service.users.GetUserOverview(request, metadata=bea.metadata)
+    assert list(found.missing) == [pb.OVERVIEW_PART_POSTS]
+    assert found.user.id == ana.user.id
+    assert [user.id for user in found.followers] == [bea.user.id]
+    listed = post_pb2.ListPostsRequest(author_id=ana.user.id)
+    refused = await refusal(service.posts.ListPosts(listed, metadata=bea.metadata))
+    assert (refused.code, refused.message) == (
+        grpc.StatusCode.INTERNAL,
+        "internal error",
+    )
+
+
+async def test_drafts_and_what_is_beyond_the_newest_are_left_out(
+    shared: Running,
+) -> None:
+    """Five published posts, the newest first, without bodies; all are counted."""
+    ana = await shared.signed_in()
+    for number in range(7):
+        post = post_pb2.CreatePostRequest(title=f"Post {number}", body="x")
+        await shared.posts.CreatePost(post, metadata=ana.metadata)
+    draft = post_pb2.CreatePostRequest(
+        title="Draft", body="x", state=post_pb2.POST_STATE_DRAFT
+    )
+    await shared.posts.CreatePost(draft, metadata=ana.metadata)
+    request = pb.GetUserOverviewRequest(id=ana.user.id)
+    found = await shared.users.GetUserOverview(request, metadata=ana.metadata)
+    assert [post.title for post in found.posts] == [
+        f"Post {n}" for n in (6, 5, 4, 3, 2)
+    ]
+    assert not any(post.body for post in found.posts)
+    assert found.post_count == 7

@@ -1,0 +1,282 @@
+"""What follows from posts and follows: counts, and news by mail, each once."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import timedelta
+from typing import Any
+from uuid import uuid4
+
+import pytest_asyncio
+import sqlalchemy as sa
+
+from server.domain.accounts.users import User
+from server.domain.credentials.sessions import Session
+from server.domain.edits import Edit
+from server.domain.members.consequences import Consequences
+from server.domain.members.rounds import DIGEST_AFTER, Rounds
+from server.domain.members.settings import Settings
+from server.domain.outbox.entries import Entry, Kind
+from server.domain.posts.posts import NewPost, Post, State
+from server.store.connect import Database
+from server.store.members.analytics import PostgresAnalytics
+from server.store.members.follows import PostgresFollows
+from server.store.members.news import LINES, PostgresNews
+from server.store.members.settings import PostgresSettings
+from server.store.outbox import PostgresOutbox
+from server.store.posts.posts import PostgresPosts
+from server.store.tables import notifications, outbox, user_analytics
+from tests.fakes import NOON, Clock
+from tests.store.conftest import Stores
+from tests.store.test_users import new
+
+LEASE = timedelta(seconds=5)
+
+
+class World:
+    """The stores, and a courier by hand."""
+
+    def __init__(self, stores: Stores, database: Database) -> None:
+        self.users, self.database, self.clock = stores.users, database, Clock()
+        self.outbox = PostgresOutbox(database)
+        self.posts, self.follows = PostgresPosts(database), PostgresFollows(database)
+        self.settings = PostgresSettings(database)
+        self.news = PostgresNews(database, self.clock)
+        counts = PostgresAnalytics(database)
+        self.consequences = Consequences(counts, self.news)
+        self.rounds = Rounds(counts, self.news, self.clock)
+
+    async def member(self, name: str, **wishes: bool) -> User:
+        user = await self.users.add(new(name))
+        if wishes:
+            settings = replace(Settings(), **wishes)  # type: ignore[arg-type]
+            await self.settings.replace(user.id, settings, "", NOON)
+        return user
+
+    async def follow(self, who: User, whom: User) -> None:
+        await self.follows.add(who.id, whom.id, self.clock())
+
+    async def post(
+        self, author: User, title: str = "On numbers", state: State = State.PUBLISHED
+    ) -> Post:
+        made = NewPost(author.id, title, "body", 0, state, self.clock())
+        return await self.posts.add(made)
+
+    async def carry(self) -> list[Entry]:
+        """Carry every entry, each twice; give the mails that are due."""
+        mails: list[Entry] = []
+        while entries := await self.outbox.claim(10, LEASE, mails=True):
+            for entry in entries:
+                if entry.is_mail:
+                    mails.append(entry)
+                else:
+                    await self.consequences.of(entry)
+                    await self.consequences.of(entry)
+                await self.outbox.delivered(entry.id, self.clock())
+        return [mail for mail in mails if "first" in mail.payload]
+
+    async def lines(self, mail: Entry) -> Sequence[str]:
+        """Give what a mail says."""
+        first, last = int(mail.payload["first"]), int(mail.payload["last"])
+        return await self.news.lines(mail.user_id or 0, first, last)
+
+    async def counts(self, user: User) -> tuple[int, int]:
+        """Go round; give posts and followers as they are counted."""
+        await self.rounds.go()
+        query = sa.select(user_analytics.c.posts, user_analytics.c.followers)
+        mine = query.where(user_analytics.c.user_id == user.id)
+        async with self.database.reading() as connection:
+            posts, followers = (await connection.execute(mine)).one()
+        return posts, followers
+
+    async def rows(self, table: sa.Table) -> Sequence[Any]:
+        async with self.database.reading() as connection:
+            return (await connection.execute(sa.select(table))).all()
+
+
+@pytest_asyncio.fixture
+async def world(real_stores: Stores, database: Database) -> World:
+    return World(real_stores, database)
+
+
+async def test_counts_follow_what_happens(world: World) -> None:
+    """However often an entry comes; deleted members count no more."""
+    ana, bea = await world.member("ana"), await world.member("bea")
+    await world.follow(bea, ana)
+    post = await world.post(ana)
+    await world.post(ana, state=State.DRAFT)
+    await world.carry()
+    assert await world.counts(ana) == (1, 1)
+    await world.posts.edit(post.id, Edit({"state": State.DRAFT}, "", NOON))
+    await world.carry()
+    assert await world.counts(ana) == (0, 1)
+    await world.posts.edit(post.id, Edit({"state": State.PUBLISHED}, "", NOON))
+    await world.users.delete(bea.id, NOON)
+    await world.carry()
+    assert await world.counts(ana) == (1, 0)
+    later = NOON + timedelta(seconds=1)
+    await world.users.undelete(bea.id, NOON - timedelta(seconds=1), later)
+    await world.posts.delete(post.id, "", NOON)
+    await world.carry()
+    assert await world.counts(ana) == (0, 1)
+    await world.follows.remove(bea.id, ana.id, NOON)
+    await world.carry()
+    assert await world.counts(ana) == (0, 0)
+
+
+async def test_a_count_is_made_once_for_many_events(
+    world: World, database: Database
+) -> None:
+    """What is not stale is not counted."""
+    ana = await world.member("ana")
+    for number in range(5):
+        await world.follow(await world.member(f"fan{number}"), ana)
+    await world.carry()
+    analytics = PostgresAnalytics(database)
+    assert await analytics.count(100, NOON) == 1
+    assert await analytics.count(100, NOON) == 0
+    await analytics.mark(10**9)  # nobody: a member who was erased meanwhile
+    assert await analytics.count(100, NOON) == 0
+
+
+async def test_followers_who_ask_for_it_are_told_of_a_post(world: World) -> None:
+    """Each once; not those who do not ask, came later, or are no longer there."""
+    ana = await world.member("ana")
+    asks = await world.member("asks", followed_posts=True)
+    others = [
+        await world.member("never", new_followers=True),
+        await world.member("default"),
+        await world.member("gone", followed_posts=True),
+    ]
+    for who in (asks, *others):
+        await world.follow(who, ana)
+    await world.users.delete(others[-1].id, NOON)
+    await world.carry()
+    post = await world.post(ana)
+    world.clock.advance(1)
+    await world.follow(await world.member("late", followed_posts=True), ana)
+    (mail,) = await world.carry()
+    assert (mail.kind, mail.user_id) == (Kind.FOLLOWED_POST, asks.id)
+    assert await world.lines(mail) == ["ana: On numbers"]
+    for state in (State.DRAFT, State.PUBLISHED):
+        await world.posts.edit(post.id, Edit({"state": state}, "", NOON))
+    assert await world.carry() == []
+
+
+async def test_what_is_gone_is_no_news(world: World) -> None:
+    """A letter is written when it is sent: a post or a wish withdrawn says nothing."""
+    ana, bea = await world.member("ana"), await world.member("bea", followed_posts=True)
+    await world.follow(bea, ana)
+    post = await world.post(ana)
+    (mail,) = await world.carry()
+    await world.settings.replace(bea.id, Settings(), "", NOON)
+    assert await world.lines(mail) == []
+    await world.settings.replace(bea.id, Settings(followed_posts=True), "", NOON)
+    assert await world.lines(mail) == ["ana: On numbers"]
+    await world.posts.delete(post.id, "", NOON)
+    assert await world.lines(mail) == []
+
+
+async def test_a_new_follower_is_told_once(world: World) -> None:
+    """Following again and again is no way to send mail."""
+    ana, bea = await world.member("ana", new_followers=True), await world.member("bea")
+    for _ in range(3):
+        await world.follow(bea, ana)
+        await world.follows.remove(bea.id, ana.id, NOON)
+    await world.follow(bea, ana)
+    (mail,) = await world.carry()
+    assert (mail.kind, mail.user_id) == (Kind.NEW_FOLLOWER, ana.id)
+    assert await world.lines(mail) == ["bea follows you"]
+
+
+async def test_many_followers_are_told_in_chunks(world: World) -> None:
+    """Nobody twice, nobody left out, also where several followed at once."""
+    small = PostgresNews(world.database, world.clock, chunk=3)
+    world.consequences = replace(world.consequences, news=small)
+    ana = await world.member("ana")
+    fans = [await world.member(f"fan{n}", followed_posts=True) for n in range(8)]
+    for number, fan in enumerate(fans):
+        await world.follow(fan, ana)
+        world.clock.advance(number % 2)
+    await world.carry()
+    await world.post(ana)
+    mails = await world.carry()
+    assert sorted(mail.user_id or 0 for mail in mails) == [fan.id for fan in fans]
+    spread = [r for r in await world.rows(outbox) if r.kind == Kind.POST_SPREAD]
+    assert len(spread) >= 2
+
+
+async def test_a_digest_comes_once_a_day(world: World) -> None:
+    """All there was, in one mail, when the oldest has waited a day."""
+    ana, cat = await world.member("ana"), await world.member("cat")
+    bea = await world.member(
+        "bea", followed_posts=True, new_followers=True, digest=True
+    )
+    for whom in (ana, cat):
+        await world.follow(bea, whom)
+    await world.follow(cat, bea)
+    for author in (ana, cat):
+        await world.post(author, f"By {author.username}")
+    assert await world.carry() == []
+    world.clock.now = NOON + DIGEST_AFTER
+    await world.rounds.go()
+    assert await world.carry() == []
+    world.clock.advance(1)
+    await world.post(ana, "One more")
+    await world.carry()
+    await world.rounds.go()
+    await world.rounds.go()
+    (mail,) = await world.carry()
+    assert (mail.kind, mail.user_id) == (Kind.DIGEST, bea.id)
+    assert await world.lines(mail) == [
+        "cat follows you",
+        "ana: By ana",
+        "cat: By cat",
+        "ana: One more",
+    ]
+    assert all(row.told_at for row in await world.rows(notifications))
+
+
+async def test_a_long_digest_says_that_there_is_more(world: World) -> None:
+    ana = await world.member("ana")
+    bea = await world.member("bea", followed_posts=True, digest=True)
+    await world.follow(bea, ana)
+    for number in range(LINES + 1):
+        await world.post(ana, f"Post {number}")
+    await world.carry()
+    world.clock.now = NOON + 2 * DIGEST_AFTER
+    await world.rounds.go()
+    (mail,) = await world.carry()
+    lines = await world.lines(mail)
+    assert (len(lines), lines[-1]) == (LINES + 1, "... and more")
+
+
+async def test_who_was_seen(world: World, real_stores: Stores) -> None:
+    """By the newest session, and it is kept when the session is swept."""
+    ana = await world.member("ana")
+    assert await real_stores.sessions.add(a_session(ana.id), ana.version)
+    assert Kind.SEEN in {row.kind for row in await world.rows(outbox)}
+    await world.carry()
+    await world.rounds.go()
+    (row,) = await world.rows(user_analytics)
+    assert row.last_seen_at == NOON
+    async with world.database.transaction() as connection:
+        await connection.execute(sa.text("delete from sessions"))
+    await PostgresAnalytics(world.database).mark(ana.id)
+    await world.rounds.go()
+    (row,) = await world.rows(user_analytics)
+    assert row.last_seen_at == NOON
+
+
+def a_session(user_id: int) -> Session:
+    return Session(
+        id=uuid4(),
+        user_id=user_id,
+        token_hash=b"1",
+        parent_hash=b"",
+        nonce=b"",
+        created_at=NOON,
+        last_used_at=NOON,
+        expires_at=NOON + timedelta(days=1),
+        address="192.0.2.1",
+        device="Phone",
+    )
