@@ -61,6 +61,7 @@ class EmbeddedServers:
         self._lock: IO[str] | None = None
         self._closing = ExitStack()
         self._children: dict[str, subprocess.Popen[bytes]] = {}
+        self._valkey: list[str] = []  # how it was started
 
     def start_postgres(self, database: str = "blatam") -> str:
         """Start Postgres with this database in it and give its SQLAlchemy URL."""
@@ -90,17 +91,25 @@ class EmbeddedServers:
             command = [valkey_binary(), *VALKEY_OPTIONS, "--unixsocket", str(path)]
             command += ["--dir", str(data), "--pidfile", f"{data}/valkey.pid"]
             command += ["--appendonly", "yes" if self._durable else "no"]
+            self._valkey = command
             child = self._spawn("valkey", command, signal.SIGTERM)
             self._await("valkey", child, lambda: _answers(path))
             return f"unix://{quote(str(path))}"
 
     def check(self) -> None:
-        """Raise EmbeddedServerError if a server has ended by itself."""
-        for name, child in self._children.items():
-            if child.poll() is not None:
-                raise EmbeddedServerError(
-                    f"{name} has ended; see {self._log(name)}, then start again"
-                )
+        """Raise EmbeddedServerError if Postgres has ended by itself.
+
+        Valkey holds what may be lost: it is started again.
+        """
+        for name, child in list(self._children.items()):
+            if child.poll() is None:
+                continue
+            if name == "valkey":
+                self._spawn(name, self._valkey, signal.SIGTERM)  # not waited for
+                continue
+            raise EmbeddedServerError(
+                f"{name} has ended; see {self._log(name)}, then start again"
+            )
 
     def stop(self) -> None:
         """End what was started, newest first, and give the folder free."""

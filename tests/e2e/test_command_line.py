@@ -110,6 +110,24 @@ def test_it_says_when_a_server_ends(state_dir: Path) -> None:
         assert started.process.wait(SECONDS) == 1
 
 
+def test_valkey_is_started_again(state_dir: Path) -> None:
+    """What it holds may be lost: calls are answered meanwhile, and after."""
+    with academy_up(state_dir) as started:
+        (valkey,) = [p for p in started.family() if "valkey" in p.name()]
+        valkey.kill()
+        url = f"http://{started.http}/.well-known/jwks.json"
+        until = time.monotonic() + SECONDS
+        while not any("valkey" in p.name() for p in alive(started.family())):
+            assert time.monotonic() < until
+            assert httpx.get(url).status_code == 200
+        assert httpx.get(url).status_code == 200
+
+
+def alive(family: list[psutil.Process]) -> list[psutil.Process]:
+    dead = (psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD)
+    return [p for p in family if p.is_running() and p.status() not in dead]
+
+
 def gone(family: list[psutil.Process]) -> bool:
     _, alive = psutil.wait_procs(family, timeout=SECONDS)
     return not alive

@@ -10,6 +10,7 @@ import sqlalchemy as sa
 from blatam.auth.v1 import auth_pb2
 from blatam.user.v1 import user_pb2 as pb
 from server.domain.accounts.users import Role
+from server.domain.edits import json_name
 from server.store.connect import Database
 from server.store.tables import metadata, users
 from tests.running import PASSWORD, Running, SignedIn
@@ -172,11 +173,11 @@ async def test_everything_held_is_given_and_no_secret(service: Running) -> None:
     assert account["email"] == "anastasia@example.com"
     (session,) = held["sessions"]
     assert (session["device"], session["address"]) == (DEVICE, ADDRESS)
-    events = {event["event"] for event in held["audit_events"]}
+    events = {event["event"] for event in held["auditEvents"]}
     assert {"user.created", "session.opened", "user.updated"} <= events
     kinds = {entry["kind"] for entry in held["outbox"]}
     assert {"user.created", "user.updated"} <= kinds
-    assert len(held["request_answers"]) == 2
+    assert len(held["requestAnswers"]) == 2
     for secret in ("argon2", "hash", "nonce", "fingerprint"):
         assert secret not in answer.text
     bea = await service.signed_in()
@@ -199,7 +200,7 @@ async def test_every_table_that_names_users_is_exported_and_erased(
     request = pb.ExportUserRequest(id=ana.user.id)
     held: Any = (await shared.users.ExportUser(request, metadata=ana.metadata)).document
     named = {table.name for table in metadata.sorted_tables if names_users(table)}
-    assert named - set(held) == set(), "not exported"
+    assert {json_name(name) for name in named} - set(held) == set(), "not exported"
     cascading = {
         table.name
         for table in metadata.sorted_tables

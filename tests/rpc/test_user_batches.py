@@ -134,7 +134,7 @@ async def test_a_hundred_may_come_with_a_password(shared: Running) -> None:
         shared.users.BatchCreateUsers(request, metadata=root.metadata)
     )
     assert refused.code is grpc.StatusCode.INVALID_ARGUMENT
-    assert refused.violations == {("", "users.max_passwords")}
+    assert refused.violations == {("users", "users.max_passwords")}
 
 
 async def test_over_rest_a_row_is_told_by_name(shared: Running) -> None:

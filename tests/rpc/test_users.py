@@ -225,7 +225,7 @@ async def test_a_name_is_changed(shared: Running) -> None:
         (["*"], {"username": "new"}, ("user.*", "update_mask.not_writable")),
         (["user.role"], {"role": 3}, ("user.user.role", "update_mask.not_writable")),
         (["id"], {}, ("user.id", "update_mask.not_writable")),
-        (["email_verified"], {}, ("user.email_verified", "update_mask.not_writable")),
+        (["email_verified"], {}, ("user.emailVerified", "update_mask.not_writable")),
         ([], {"role": 3}, ("user.role", "update_mask.not_writable")),
         ([], {}, ("updateMask", "update_mask.required")),
         (["username"], {}, ("user.username", "update_mask.empty")),

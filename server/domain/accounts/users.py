@@ -15,6 +15,7 @@ from server.domain.credentials.passwords import (
     PasswordPolicy,
     check_password,
 )
+from server.domain.edits import check_writable
 from server.domain.errors import InvalidFields, UserNotFound, Violation
 from server.domain.paging import (
     Asked,
@@ -214,15 +215,7 @@ class Users:
         EtagMismatch, LastAdmin, EmailTaken, UsernameTaken.
         """
         allowed = WRITABLE_BY_ADMINS if caller.is_admin else WRITABLE
-        broken = [
-            Violation(
-                f"user.{name}", "may not be written by you", "update_mask.not_writable"
-            )
-            for name in values
-            if name not in allowed
-        ]
-        if broken:
-            raise InvalidFields(broken)
+        check_writable("user", values, allowed)
         edit = UserEdit(values, etag, self.clock())
         return await self.store.edit(user_id, edit, once)
 

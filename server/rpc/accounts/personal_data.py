@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 from uuid import UUID
 
 from blatam.user.v1 import user_pb2 as pb
 from server.domain.accounts.personal_data import PersonalData
+from server.domain.edits import json_name
 from server.rpc.call import Call
 
 
@@ -33,18 +35,17 @@ class PersonalDataService:
         """Give everything that is held about one user."""
         held = await self._data.export(request.id)
         answer = pb.ExportUserResponse()
-        answer.document.update(
-            {name: [_plain(row) for row in rows] for name, rows in held.items()}
-        )
+        answer.document.update(_plain(held))
         return answer
 
 
 def _plain(value: Any) -> Any:
-    """Give a value as JSON has it; ids fit into its numbers."""
-    if isinstance(value, dict):
-        return {name: _plain(item) for name, item in value.items()}
+    """Give a value as ProtoJSON writes it: names in camelCase, 64 bits as text."""
+    if isinstance(value, Mapping):
+        return {json_name(name): _plain(item) for name, item in value.items()}
     if isinstance(value, list):
         return [_plain(item) for item in value]
     if isinstance(value, datetime):
         return value.isoformat()
-    return str(value) if isinstance(value, UUID) else value
+    whole = isinstance(value, int) and not isinstance(value, bool)
+    return str(value) if whole or isinstance(value, UUID) else value

@@ -52,6 +52,9 @@ def _violation(broken: Broken, request: Descriptor) -> Violation:
         if element.subscript is not None:
             path += f"[{element.subscript.value}]"
         where = field.message_type if field else None
+    name, _, _ = proto.rule_id.partition(".")
+    if not path and name in request.fields_by_name:
+        path = request.fields_by_name[name].json_name  # a rule of the whole message
     return Violation(path, proto.message, proto.rule_id)
 
 

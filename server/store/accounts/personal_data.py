@@ -23,6 +23,7 @@ from server.store.credentials.revocations import RevocationFeed
 from server.store.tables import (
     audit_events,
     metadata,
+    notifications,
     outbox,
     request_answers,
     users,
@@ -49,11 +50,17 @@ def _events(user_id: int) -> Condition:
     return sa.or_(audit_events.c.user_id == user_id, done)
 
 
+def _news(user_id: int) -> Condition:
+    # what an author's followers asked to be told of is theirs alone
+    return notifications.c.user_id == user_id
+
+
 _NAMED_OTHERWISE: dict[sa.Table, Callable[[int], Condition]] = {
     users: lambda user_id: users.c.id == user_id,
     request_answers: _answers,
     outbox: _outbox,
     audit_events: _events,
+    notifications: _news,
 }
 # Hashes and what is sealed are bytes; beside them, what would tell of others.
 _LEFT_OUT = frozenset({users.c.hashed_password, request_answers.c.about})
@@ -88,6 +95,9 @@ class PostgresPersonalData:
                 query = sa.select(*_shown(table)).where(_about(table, user_id))
                 rows = await connection.execute(query.order_by(*table.primary_key))
                 document[table.name] = [dict(row._mapping) for row in rows]
+        for event in document[audit_events.name]:
+            if event["actor"] not in (f"user:{user_id}", "anonymous"):
+                event["address"] = ""  # where another one was is theirs
         return document
 
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from datetime import datetime
+from functools import partial
 
 import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import insert
 
-from server.domain.errors import UserNotFound
+from server.domain.errors import TokenInvalid, UserNotFound
 from server.domain.members.follows import Follow, Side
 from server.domain.outbox.entries import Kind, NewEntry
 from server.domain.paging import REACH, PageRequest, Rows
@@ -17,6 +18,7 @@ from server.store.keyset import Estimates, Keyset, capped_count, counted
 from server.store.outbox import enqueue
 from server.store.tables import follows as table
 from server.store.tables import users
+from server.store.writing import Refusals, writing
 
 # By side: whose list it is, and who stands in it.
 _COLUMNS = {
@@ -33,12 +35,19 @@ class PostgresFollows:
         self._estimates = Estimates()
 
     async def add(self, follower_id: int, followed_id: int, now: datetime) -> None:
-        """Write a follow, unless there is one. Raises UserNotFound."""
+        """Write a follow, unless there is one.
+
+        Raises UserNotFound; and TokenInvalid if the follower is erased meanwhile.
+        """
         there = sa.select(users.c.id).where(users.c.id == followed_id, THERE)
         row = {"follower_id": follower_id, "followed_id": followed_id}
         statement = insert(table).values(**row, created_at=now)
         by = {"follower": follower_id}
-        async with self._database.transaction() as connection:
+        gone: Refusals = {
+            "fk_follows_followed_id": partial(UserNotFound, followed_id),
+            "fk_follows_follower_id": partial(TokenInvalid, "the account is erased"),
+        }
+        async with writing(self._database, None, gone) as connection:
             if (await connection.execute(there)).first() is None:
                 raise UserNotFound(followed_id)
             new = statement.on_conflict_do_nothing().returning(table.c.follower_id)

@@ -161,7 +161,7 @@ class PostgresNews:
             .join(user_settings, user_settings.c.user_id == table.c.user_id)
             .outerjoin(posts, posts.c.id == table.c.post_id)
             .where(table.c.user_id == user_id, table.c.id.between(first, last))
-            .where(asked, there, _actors.c.deleted_at.is_(None))
+            .where(asked, there, _actors.c.deleted_at.is_(None), sa.exists(_still))
             .order_by(table.c.id)
             .limit(LINES + 1)
         )
@@ -174,6 +174,24 @@ class PostgresNews:
             for row in rows[:LINES]
         ]
         return [*lines, "... and more"] if len(rows) > LINES else lines
+
+
+# whom a line is about still follows, or is followed
+_still = sa.select(follows.c.follower_id).where(
+    sa.case(
+        (
+            table.c.post_id.is_(None),
+            sa.and_(
+                follows.c.follower_id == table.c.actor_id,
+                follows.c.followed_id == table.c.user_id,
+            ),
+        ),
+        else_=sa.and_(
+            follows.c.follower_id == table.c.user_id,
+            follows.c.followed_id == table.c.actor_id,
+        ),
+    )
+)
 
 
 def _until(entry: Entry) -> datetime:

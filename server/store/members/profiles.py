@@ -24,7 +24,7 @@ from server.store.accounts.user_reads import THERE
 from server.store.connect import Database
 from server.store.tables import user_profiles as table
 from server.store.tables import user_settings, users
-from server.store.writing import writing
+from server.store.writing import Refusals, writing
 
 _PRIVATE = sa.exists().where(
     user_settings.c.user_id == table.c.user_id,
@@ -47,7 +47,10 @@ class PostgresProfiles:
         statement = (
             sa.insert(table).from_select(list(values), owner).returning(*table.c)
         )
-        taken = {"pk_user_profiles": partial(ProfileExists, profile.user_id)}
+        taken: Refusals = {
+            "pk_user_profiles": partial(ProfileExists, profile.user_id),
+            "fk_user_profiles_user_id": partial(UserNotFound, profile.user_id),
+        }
         async with writing(self._database, once, taken) as connection:
             row = (await connection.execute(statement)).first()
             if row is None:

@@ -15,6 +15,7 @@ from server.domain.errors import (
     EtagMismatch,
     InvalidFields,
     PostNotFound,
+    TokenInvalid,
     Violation,
 )
 from server.domain.outbox.entries import Kind, NewEntry
@@ -28,7 +29,7 @@ from server.store.outbox import enqueue
 from server.store.posts import listing
 from server.store.posts.rows import AUTHOR_THERE, THERE, WHOLE, Row, posts_of
 from server.store.tables import posts as table
-from server.store.writing import writing
+from server.store.writing import Refusals, writing
 
 DELETED = 3  # a state that no list asks for
 
@@ -119,7 +120,10 @@ class PostgresPosts:
         self, once: Once[Post] | None, field: str
     ) -> AbstractAsyncContextManager[AsyncConnection]:
         unknown = Violation(field, "there is no such category", "category_id.known")
-        refusals = {"fk_posts_category_id": partial(InvalidFields, [unknown])}
+        refusals: Refusals = {
+            "fk_posts_category_id": partial(InvalidFields, [unknown]),
+            "fk_posts_user_id": partial(TokenInvalid, "the account is erased"),
+        }
         return writing(self._database, once, refusals)
 
 

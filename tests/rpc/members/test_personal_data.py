@@ -9,6 +9,7 @@ from blatam.post.v1 import post_pb2
 from blatam.user.v1 import profile_pb2, settings_pb2
 from blatam.user.v1 import user_pb2 as pb
 from server.domain.accounts.users import Role
+from server.domain.edits import json_name
 from server.store.accounts.personal_data import user_columns
 from server.store.connect import Database
 from server.store.tables import metadata
@@ -64,8 +65,12 @@ async def test_it_is_given_and_erased(
     answer = await service.users.ExportUser(request, metadata=ana.metadata)
     held: Any = answer.document
     for name in THEIRS:
-        assert len(held[name]) > 0, name
-    assert held["user_profiles"][0]["display_name"] == "Anastasia"
+        assert len(held[json_name(name)]) > 0, name
+    assert held["userProfiles"][0]["displayName"] == "Anastasia"
+    assert held["userProfiles"][0]["userId"] == str(ana.user.id)
+    # whom a member's deeds were told to is nobody's but theirs
+    told = {row["userId"] for row in held["notifications"]}
+    assert told == {str(ana.user.id)}
     assert held["posts"][0]["body"] == "Many."
     by = ana if role is Role.STUDENT else await service.signed_in(Role.ADMIN)
     erase = pb.EraseUserRequest(id=ana.user.id, current_password=PASSWORD)
