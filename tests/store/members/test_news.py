@@ -236,6 +236,25 @@ async def test_a_digest_comes_once_a_day(world: World) -> None:
     assert all(row.told_at for row in await world.rows(notifications))
 
 
+async def test_who_unfollowed_since_is_told_nothing(world: World) -> None:
+    """A digest says what stands when it is sent."""
+    ana = await world.member("ana")
+    bea = await world.member(
+        "bea", followed_posts=True, new_followers=True, digest=True
+    )
+    cat = await world.member("cat")
+    for who, whom in ((bea, ana), (ana, bea), (cat, bea)):
+        await world.follow(who, whom)
+    await world.post(ana)
+    await world.carry()
+    world.clock.now = NOON + 2 * DIGEST_AFTER
+    await world.rounds.go()
+    (mail,) = await world.carry()
+    await world.follows.remove(bea.id, ana.id, world.clock())
+    await world.follows.remove(ana.id, bea.id, world.clock())
+    assert await world.lines(mail) == ["cat follows you"]
+
+
 async def test_a_long_digest_says_that_there_is_more(world: World) -> None:
     ana = await world.member("ana")
     bea = await world.member("bea", followed_posts=True, digest=True)
