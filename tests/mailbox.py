@@ -14,9 +14,13 @@ from aiosmtpd.smtp import SMTP, AuthResult, Envelope, LoginPassword, Session
 SECONDS = 20
 
 
-@dataclass(slots=True)
+@dataclass
 class Mailbox:
-    """Every mail that was accepted. While it is shut, none is: callers wait."""
+    """Every mail that was accepted. While it is shut, none is: callers wait.
+
+    Without slots: aiosmtpd looks at every attribute of its handler, and not each of
+    a class with slots can be had (Python 3.11.2).
+    """
 
     address: str = ""
     mails: list[EmailMessage] = field(default_factory=list)

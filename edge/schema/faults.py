@@ -5,6 +5,7 @@ import re
 from collections.abc import Callable
 from decimal import Decimal
 from itertools import accumulate
+from time import thread_time
 from typing import Any
 
 from protobuf import Message, Registry
@@ -20,8 +21,8 @@ MOST_VALUES = 100_000
 _STRINGS = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"?', re.DOTALL)
 _STEPS = bytes.maketrans(b"[{]}", b"\1\1\xff\xff")  # as signed bytes: 1 and -1
 _OTHER = bytes(set(range(256)) - set(b"[{]}"))
-# What finding a fault may read anew; beyond it the fault is told as far as it is known.
-MOST_SEARCHED = 1024 * 1024
+# What finding a fault may cost; beyond it the fault is told as far as it is known.
+SEARCH_SECONDS = 0.25  # of CPU
 _TOO_DEEP = "the JSON body is nested too deep"
 
 
@@ -191,7 +192,7 @@ class FaultFinder:
     def refusal(self, body: bytes, shape: Shape) -> Refused:
         """Give the refusal of a body that the codec does not take."""
         try:
-            search = _Search(self.read, MOST_SEARCHED)
+            search = _Search(self.read)
             found = search.violation(strict_tree(body), shape, "")
         except Refused as refused:
             return refused
@@ -203,9 +204,13 @@ class FaultFinder:
 class _Search:
     """One search for the first fault of a value that should be of a type."""
 
-    def __init__(self, read: Callable[[Shape, str], Message], left: int) -> None:
+    def __init__(self, read: Callable[[Shape, str], Message]) -> None:
         self._read = read
-        self._left = left  # bytes that it may still read
+        self._until = thread_time() + SEARCH_SECONDS
+
+    @property
+    def _is_over(self) -> bool:
+        return thread_time() > self._until
 
     def violation(self, tree: Any, shape: Shape, path: str) -> Violation | None:
         """Give the first fault within a JSON value, named as far as there is time."""
@@ -224,7 +229,7 @@ class _Search:
 
     def _within(self, value: Any, field: Field, at: str, shape: Shape) -> Violation:
         """Look for a fault deeper than a field, which as a whole is faulty."""
-        if self._left < 0:
+        if self._is_over:
             return Violation(at, "it has a fault that would take too long to find")
         if field.many:
             if not isinstance(value, field.many):
@@ -253,12 +258,10 @@ class _Search:
 
     def _fits(self, shape: Shape, value: Any) -> bool:
         """Tell whether a value is good; once too much was read, that it is not."""
-        text = json.dumps(value)
-        self._left -= len(text)
-        if self._left < 0:
+        if self._is_over:
             return False
         try:
-            self._read(shape, text)
+            self._read(shape, json.dumps(value))
         except BAD_INPUT:
             return False
         return True
