@@ -3,6 +3,7 @@
 import re
 
 import httpx
+import pytest
 
 from tests.running import PASSWORD, Running
 
@@ -42,6 +43,16 @@ async def test_the_token_is_in_the_cookie_alone(shared: Running) -> None:
     assert {"HttpOnly", "Secure", "SameSite=Strict", "Path=/"} <= attributes
     assert f"Max-Age={30 * 86400}" in attributes
     assert "no-store" in response.headers["cache-control"]
+
+
+@pytest.mark.parametrize("mode", ["cookie, cookie", "header"])
+async def test_a_slip_puts_no_token_into_a_body(shared: Running, mode: str) -> None:
+    """R23: what is no mode is refused, not taken as none."""
+    ana = await shared.signed_in()
+    body = {"identifier": ana.user.username, "password": PASSWORD}
+    headers = {**BROWSER, "x-token-mode": mode}
+    answer = await shared.http.post("/api/v1/auth/login", json=body, headers=headers)
+    assert (answer.status_code, answer.json()["status"]) == (400, "INVALID_ARGUMENT")
 
 
 async def test_it_is_refreshed_and_cleared(shared: Running) -> None:

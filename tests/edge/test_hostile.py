@@ -3,9 +3,11 @@
 import gzip
 import json
 import time
+from collections.abc import Callable
 from typing import Any
 
 import pytest
+import zstandard
 from google.api import httpbody_pb2
 
 from edge.app import create_app
@@ -250,11 +252,22 @@ async def test_a_protobuf_body_conflicts_as_json_does() -> None:
     assert status == 200
 
 
-async def test_a_second_gzip_member_is_not_dropped_unseen() -> None:
-    body = gzip.compress(b"{}") + gzip.compress(b'{"int32Field":1}')
-    headers = [*JSON, (b"content-encoding", b"gzip")]
-    status, _, _, port = await sent([POST], "POST", "/x", body, headers)
-    assert (status, port.calls) == (400, [])
+@pytest.mark.parametrize(
+    ("coding", "pack"),
+    [
+        (b"gzip", gzip.compress),
+        (b"zstd", zstandard.ZstdCompressor().compress),
+    ],
+)
+async def test_a_second_part_is_not_dropped_unseen(
+    coding: bytes, pack: Callable[[bytes], bytes]
+) -> None:
+    """A gzip member, a zstd frame, or anything behind the first one."""
+    headers = [*JSON, (b"content-encoding", coding)]
+    for rest in (pack(b'{"int32Field":1}'), b"x"):
+        body = pack(b"{}") + rest
+        status, _, _, port = await sent([POST], "POST", "/x", body, headers)
+        assert (status, port.calls) == (400, [])
 
 
 async def test_metadata_stays_where_grpc_takes_all_of_it() -> None:
