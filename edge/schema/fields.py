@@ -82,7 +82,10 @@ def rounded(value: Any) -> Any:
 def _number(told: str, change: Callable[[Any], Any] = lambda text: text) -> Kind:
     number = {"type": "number"}
     sent = {"anyOf": [number, {"enum": ["NaN", "Infinity", "-Infinity"]}]}
-    read: Any = lambda text: change(text) if _NUMBER.fullmatch(text) else None  # noqa: E731
+
+    def read(text: str) -> Any:
+        return change(text) if _NUMBER.fullmatch(text) else None
+
     return Kind(told, read, number, sent)
 
 

@@ -161,7 +161,6 @@ outbox = sa.Table(
     sa.Column("address", sa.String(255)),
     sa.Column("payload", JSONB, nullable=False, server_default="{}"),
     sa.Column("created_at", Moment, nullable=False),
-    sa.Column("written_by", sa.BigInteger, nullable=False, server_default=_WRITTEN_BY),
     sa.Column("state", sa.SmallInteger, nullable=False, server_default="0"),
     sa.Column("attempts", sa.Integer, nullable=False, server_default="0"),
     sa.Column(
@@ -178,7 +177,6 @@ outbox = sa.Table(
         "id",
         postgresql_where=sa.text("state = 0"),
     ),
-    sa.Index("idx_outbox_written_by", "written_by", "id"),
     sa.Index("idx_outbox_user_id", "user_id"),
     sa.Index(
         "idx_outbox_address",

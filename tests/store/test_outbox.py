@@ -35,11 +35,7 @@ class Written:
 
 async def written(database: Database) -> list[Written]:
     """Give the events, in the order in which streams read them."""
-    query = (
-        sa.select(outbox)
-        .where(outbox.c.kind.like("user.%"))
-        .order_by(outbox.c.written_by, outbox.c.id)
-    )
+    query = sa.select(outbox).where(outbox.c.kind.like("user.%")).order_by(outbox.c.id)
     async with database.reading() as connection:
         rows = (await connection.execute(query)).all()
     return [Written(row.kind, row.user_id, row.payload["version"]) for row in rows]

@@ -113,7 +113,6 @@ class Claims:
     user_id: int
     session_id: str
     role: int
-    issued_at: datetime
     expires_at: datetime
 
 
@@ -206,7 +205,6 @@ def _claims(found: Mapping[str, Any]) -> Claims:
         user_id=int(found["sub"]),
         session_id=str(found["sid"]),
         role=int(found["role"]),
-        issued_at=datetime.fromtimestamp(int(found["iat"]), UTC),
         expires_at=datetime.fromtimestamp(int(found["exp"]), UTC),
     )
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from uuid import UUID
 
@@ -26,8 +25,9 @@ from server.store.connect import Database
 from server.store.credentials.revocations import RevocationFeed, end_sessions
 from server.store.outbox import enqueue, take_back
 from server.store.tables import users
+from server.store.writing import writing
 
-_TAKEN = {
+TAKEN = {
     "uq_users_email": EmailTaken,
     "uq_users_username_folded": UsernameTaken,
 }
@@ -58,7 +58,7 @@ class PostgresUsers(UserReads):
             )
             .returning(*PUBLIC)
         )
-        async with self._changing(once) as connection:
+        async with writing(self._database, once, TAKEN) as connection:
             user = user_of((await connection.execute(statement)).one())
             await enqueue(
                 connection,
@@ -79,7 +79,7 @@ class PostgresUsers(UserReads):
         AnswerExists.
         """
         ended: Sequence[UUID] = ()
-        async with self._changing(once) as connection:
+        async with writing(self._database, once, TAKEN) as connection:
             before = await locked(connection, user_id, admins=edit.ends_sessions)
             if edit.etag and edit.etag != before.etag:
                 raise EtagMismatch(before.etag)
@@ -106,7 +106,7 @@ class PostgresUsers(UserReads):
 
         Raises UserNotFound, LastAdmin.
         """
-        async with self._changing(None) as connection:
+        async with writing(self._database, None, TAKEN) as connection:
             before = await locked(connection, user_id, admins=True)
             await refuse_last_admin(connection, before, {"is_active": False})
             ended = await end_sessions(connection, user_id, now)
@@ -124,7 +124,7 @@ class PostgresUsers(UserReads):
         once: Once[User] | None = None,
     ) -> User:
         """Bring back an account deleted since. Raises UserNotFound, AnswerExists."""
-        async with self._changing(once) as connection:
+        async with writing(self._database, once, TAKEN) as connection:
             there = [users.c.id == user_id, users.c.deleted_at > deleted_after]
             query = sa.select(users.c.id).where(*there).with_for_update()
             if (await connection.execute(query)).first() is None:
@@ -135,22 +135,6 @@ class PostgresUsers(UserReads):
             if once:
                 await answers.write(connection, once, user, about=[user_id])
         return user
-
-    @asynccontextmanager
-    async def _changing(
-        self, once: Once[User] | None
-    ) -> AsyncIterator[AsyncConnection]:
-        """Give a transaction that has claimed the request's key.
-
-        Raises EmailTaken, UsernameTaken, AnswerExists, StoreUnavailable.
-        """
-        try:
-            async with self._database.transaction() as connection:
-                if once:
-                    await answers.claim(connection, once)
-                yield connection
-        except sa.exc.IntegrityError as error:
-            raise refused(error) from error
 
 
 async def locked(connection: AsyncConnection, user_id: int, *, admins: bool) -> User:
@@ -218,10 +202,3 @@ async def changed(
 
 def _told(kind: Kind, user: User) -> NewEntry:
     return NewEntry(kind, user.id, payload={"version": user.version})
-
-
-def refused(error: sa.exc.IntegrityError) -> Exception:
-    """Give what a broken constraint says to the caller."""
-    cause = error.orig.__cause__ if error.orig else None
-    name = getattr(cause, "constraint_name", "")
-    return _TAKEN[name]() if name in _TAKEN else error

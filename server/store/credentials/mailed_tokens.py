@@ -19,12 +19,13 @@ from server.domain.credentials.mailed_tokens import MailedToken, Purpose, TokenO
 from server.domain.errors import MailedTokenInvalid
 from server.domain.outbox.entries import Kind, NewEntry, State
 from server.store.accounts.user_reads import THERE
-from server.store.accounts.users import changed, refused
+from server.store.accounts.users import TAKEN, changed
 from server.store.connect import Database
 from server.store.credentials.revocations import RevocationFeed, end_sessions
 from server.store.outbox import enqueue, take_back
 from server.store.tables import mailed_tokens as table
 from server.store.tables import outbox, users
+from server.store.writing import writing
 
 A_DAY = timedelta(days=1)
 Keep = Callable[[User], None]
@@ -92,12 +93,9 @@ class PostgresMailedTokens:
         Gives who that is. Raises MailedTokenInvalid, EmailTaken.
         """
         purposes = [Purpose.VERIFY, Purpose.CHANGE]
-        try:
-            async with self._database.transaction() as connection:
-                token = await _used(connection, digest, purposes, now)
-                user = await _proven(connection, token, now)
-        except sa.exc.IntegrityError as error:
-            raise refused(error) from error
+        async with writing(self._database, None, TAKEN) as connection:
+            token = await _used(connection, digest, purposes, now)
+            user = await _proven(connection, token, now)
         self._keep(user)
         return user.id
 

@@ -8,7 +8,6 @@ from sqlalchemy.dialects import postgresql
 
 revision = "0006"
 down_revision = "0005"
-_WRITTEN_BY = sa.text("(pg_current_xact_id()::text::bigint)")
 
 
 def upgrade() -> None:
@@ -36,9 +35,6 @@ def _outbox() -> None:
         sa.Column("address", sa.String(255)),
         sa.Column("payload", postgresql.JSONB(), server_default="{}", nullable=False),
         sa.Column("created_at", sa.DateTime(timezone=True), nullable=False),
-        sa.Column(
-            "written_by", sa.BigInteger(), server_default=_WRITTEN_BY, nullable=False
-        ),
         sa.Column("state", sa.SmallInteger(), server_default="0", nullable=False),
         sa.Column("attempts", sa.Integer(), server_default="0", nullable=False),
         sa.Column(
@@ -57,7 +53,6 @@ def _outbox() -> None:
         ["next_attempt_at", "id"],
         postgresql_where=sa.text("state = 0"),
     )
-    op.create_index("idx_outbox_written_by", "outbox", ["written_by", "id"])
     op.create_index("idx_outbox_user_id", "outbox", ["user_id"])
     op.create_index(
         "idx_outbox_address",
