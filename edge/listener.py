@@ -24,6 +24,7 @@ class DeadlinedProtocol(HttpToolsProtocol):
     _in_request = False
     _headed = False  # the request's headers are complete
 
+    # uvicorn narrows asyncio's BaseTransport to what servers are given
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Begin to wait for the first request."""
         super().connection_made(transport)

@@ -439,4 +439,4 @@ async def test_accept_weights_are_followed() -> None:
 def test_the_settings_of_an_edge_cannot_change() -> None:
     """EdgeSettings is frozen: what was checked at start stays so."""
     with pytest.raises(AttributeError):
-        EdgeSettings().docs = True  # type: ignore[misc]
+        EdgeSettings().docs = True  # type: ignore[misc]  # it is frozen

@@ -49,7 +49,7 @@ class Events:
     async def page(
         self, wanted: AuditFilter, before: int | None, size: int
     ) -> list[AuditEvent]:
-        raise NotImplementedError
+        raise NotImplementedError  # streams read no events
 
 
 @dataclass(slots=True)

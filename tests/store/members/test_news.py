@@ -48,7 +48,7 @@ class World:
     async def member(self, name: str, **wishes: bool) -> User:
         user = await self.users.add(new(name))
         if wishes:
-            settings = replace(Settings(), **wishes)  # type: ignore[arg-type]
+            settings = replace(Settings(), **wishes)  # type: ignore[arg-type]  # all bool
             await self.settings.replace(user.id, settings, "", NOON)
         return user
 
