@@ -85,10 +85,15 @@ async def ports(source: Source, events: Events) -> AsyncIterator[dict[str, CallP
     server = grpc_server(Listener(Trust(())).handlers(served))
     async with (
         run.listening_grpc(server, "127.0.0.1:0") as port,
-        grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel,
+        grpc.aio.insecure_channel(f"127.0.0.1:{port}", STEADY) as channel,
     ):
         local = LocalPort(served, Trust(()), Reply, CallError)
         yield {"grpc": RemotePort(channel), "local": local}
+
+
+# A client whose window does not grow: else the wire holds as much as gRPC believes
+# that the network does, which on a busy machine is tens of MiB.
+STEADY = (("grpc.http2.bdp_probe", 0), ("grpc.http2.lookahead_bytes", 64 * KIB))
 
 
 def messages(port: CallPort, timeout: float | None = 30) -> AsyncGenerator[bytes, None]:
@@ -210,7 +215,7 @@ async def test_a_slow_reader_holds_the_source_back(name: str) -> None:
             while source.given != before:
                 before = source.given
                 await asyncio.sleep(0.05)
-            assert source.given < most / 4
+            assert source.given < 20
         async with asyncio.timeout(10):
             await source.closed.wait()
         assert await outcome(events) == "CANCELLED"
