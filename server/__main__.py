@@ -11,6 +11,7 @@ from typing import Annotated
 
 import grpc
 import orjson
+import structlog
 import typer
 import uvloop
 from pydantic import SecretStr
@@ -36,6 +37,7 @@ for name, commands in {"admin": admin, "keys": keys, "outbox": outbox}.items():
     cli.add_typer(commands, name=name)
 # between NOT_SERVING and the last answer: a probe a second sees it (L12)
 LAME_DUCK = timedelta(seconds=2)
+log = structlog.get_logger()
 
 
 @cli.callback()
@@ -99,9 +101,14 @@ async def _serving(
         yield built.health, grpc_port, http_port
 
 
+def _with_port(address: str, port: int) -> str:
+    """Give where we listen, when a port of 0 let the system choose one."""
+    return f"{address.rpartition(':')[0]}:{port}"
+
+
 def _print_banner(settings: Settings, grpc_port: int, http_port: int) -> None:
-    rest = f"http://{settings.http_listen.rpartition(':')[0]}:{http_port}"
-    rpc = f"{settings.grpc_listen.rpartition(':')[0]}:{grpc_port}"
+    rest = f"http://{_with_port(settings.http_listen, http_port)}"
+    rpc = _with_port(settings.grpc_listen, grpc_port)
     docs = f"   docs {rest}/docs" if settings.debug else ""
     typer.echo(
         f"""
@@ -129,7 +136,12 @@ async def _serve(settings: Settings) -> None:
         raise ConfigurationError(
             "the database has an older schema than this code needs: academy migrate"
         )
-    async with _serving(settings, LAME_DUCK) as (health, _, _):
+    async with _serving(settings, LAME_DUCK) as (health, grpc_port, http_port):
+        log.info(
+            "listening",
+            grpc=_with_port(settings.grpc_listen, grpc_port),
+            http=_with_port(settings.http_listen, http_port),
+        )
         await run.until_stopped(health.drain)
 
 
@@ -147,8 +159,9 @@ async def _edge(settings: Settings, server: str) -> None:
         grpc.aio.insecure_channel(server, CHANNEL_OPTIONS) as channel,
         run.listening_http(
             remote_edge(channel, settings), settings.http_listen, DeadlinedProtocol
-        ),
+        ) as port,
     ):
+        log.info("listening", http=_with_port(settings.http_listen, port))
         await run.until_stopped()
 
 

@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from email import message_from_bytes, policy
 from email.message import EmailMessage
+from socket import socket
 from ssl import SSLContext
 
 from aiosmtpd.smtp import SMTP, AuthResult, Envelope, LoginPassword, Session
@@ -144,15 +145,28 @@ def token_of(mail: EmailMessage) -> str:
     return link_of(mail).partition("#token=")[2]
 
 
+def bound() -> socket:
+    """Give a socket with a loopback port of its own; who calls there is refused."""
+    found = socket()
+    found.bind(("127.0.0.1", 0))
+    return found
+
+
+def address_of(listener: socket) -> str:
+    """Give host and port as settings do."""
+    return "{}:{}".format(*listener.getsockname())
+
+
 @asynccontextmanager
 async def mailbox(
-    port: int = 0, tls: SSLContext | None = None
+    listener: socket | None = None, tls: SSLContext | None = None
 ) -> AsyncIterator[Mailbox]:
-    """Serve SMTP, on a port of its own unless one is named."""
+    """Serve SMTP, on a port of its own unless a bound socket is given."""
     box = Mailbox(tls=tls)
     loop = asyncio.get_running_loop()
-    server = await loop.create_server(box.connect, "127.0.0.1", port)
-    box.address = "{}:{}".format(*server.sockets[0].getsockname())
+    listener = listener or bound()
+    server = await loop.create_server(box.connect, sock=listener)
+    box.address = address_of(listener)
     try:
         yield box
     finally:

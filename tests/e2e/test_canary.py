@@ -18,7 +18,7 @@ from redis.asyncio import Redis
 from blatam.auth.v1 import auth_pb2, auth_pb2_grpc
 from server.store.connect import Database
 from tests.mailbox import Mailbox, link_of, mailbox, token_of
-from tests.processes import free_address, serving, settled
+from tests.processes import serving, settled
 from tests.running import PASSWORD
 
 CHANGED, RESET, WRONG = "Violet8parrot", "Orange9magpie", "Crimson7heron"
@@ -36,6 +36,7 @@ class Journey:
     grpc: auth_pb2_grpc.AuthServiceStub
     box: Mailbox
     database: Database
+    log: Path
     secrets: set[str] = field(default_factory=lambda: {PASSWORD, CHANGED, RESET, WRONG})
 
     async def post(
@@ -64,34 +65,29 @@ class Journey:
 
 
 @pytest_asyncio.fixture
-async def journey(
-    database_url: str, redis_url: str, state_dir: Path
-) -> AsyncIterator[Journey]:
+async def journey(database_url: str, redis_url: str) -> AsyncIterator[Journey]:
     """Give the service as operators run it, with the most talkative log."""
-    rest = free_address()
     async with mailbox() as box:
         env = {
             "DATABASE_URL": database_url,
             "REDIS_URL": redis_url,
             "SECRET_KEY": "fedcba9876543210" * 4,
             "SMTP_URL": box.url,
-            "HTTP_LISTEN": rest,
             "LOG_LEVEL": "debug",
             "TRUSTED_PROXIES": "127.0.0.1/32",
         }
         database = Database(database_url)
-        with (state_dir / "log").open("wb") as log:
-            async with (
-                serving(env, log) as channel,
-                httpx.AsyncClient(base_url=f"http://{rest}") as http,
-            ):
-                stub = auth_pb2_grpc.AuthServiceStub(channel)
-                yield Journey(http, stub, box, database)
+        async with (
+            serving(env) as served,
+            httpx.AsyncClient(base_url=served.rest) as http,
+        ):
+            stub = auth_pb2_grpc.AuthServiceStub(served.channel)
+            yield Journey(http, stub, box, database, served.log)
         await database.close()
 
 
 async def test_no_secret_is_left_anywhere(
-    journey: Journey, database_url: str, redis_url: str, state_dir: Path
+    journey: Journey, database_url: str, redis_url: str
 ) -> None:
     """R39: no password, token, key or link in the logs, in Redis or in a dump.
 
@@ -103,7 +99,7 @@ async def test_no_secret_is_left_anywhere(
     await everything_goes_wrong(journey)
     await settled(database_url)
     kept = {
-        "log": (state_dir / "log").read_text(),
+        "log": journey.log.read_text(),
         "Redis": await keys_and_values(redis_url),
         "database": await rows(journey.database),
     }

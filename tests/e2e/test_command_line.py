@@ -6,7 +6,6 @@ import os
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -17,23 +16,18 @@ from pathlib import Path
 
 import asyncpg
 import httpx
+import orjson
 import psutil
 import pytest
 from typer.testing import CliRunner
 
 from server.__main__ import cli
 from tests.conftest import open_folder
+from tests.processes import ANYWHERE
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
 SECONDS = 30
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-    return port
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,14 +59,12 @@ class Academy:
 
 @contextmanager
 def academy_up(state: Path, **settings: str) -> Iterator[Academy]:
-    http, grpc = (f"127.0.0.1:{free_port()}" for _ in range(2))
     paths = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     env = {
         "PATH": paths,
         "HOME": os.environ.get("HOME", "/"),
         "STATE_DIR": str(state),
-        "HTTP_LISTEN": http,
-        "GRPC_LISTEN": grpc,
+        **ANYWHERE,
         **settings,
     }
     process = subprocess.Popen(
@@ -87,7 +79,10 @@ def academy_up(state: Path, **settings: str) -> Iterator[Academy]:
         banner = process.stdout.readline() if process.stdout else ""
         while process.poll() is None and "is up" not in banner:
             banner = process.stdout.readline() if process.stdout else ""
-        assert process.poll() is None
+        found = re.search(r"REST http://(\S+) +gRPC (\S+)", banner)
+        assert found, "academy up has ended"
+        http, grpc = found.groups()
+        env |= {"HTTP_LISTEN": http, "GRPC_LISTEN": grpc}
         yield Academy(process, env, http, grpc)
     finally:
         process.kill()
@@ -298,30 +293,21 @@ def create_admin(
 
 def test_a_remote_edge(academy: Academy) -> None:
     """`academy edge` serves REST in front of a server elsewhere."""
-    http = f"127.0.0.1:{free_port()}"
     edge = subprocess.Popen(
         [sys.executable, "-m", "server", "edge", "--server", academy.grpc],
         cwd=ROOT,
-        env=academy.env | {"HTTP_LISTEN": http},
-        stderr=subprocess.DEVNULL,
+        env=academy.env | ANYWHERE,
+        stderr=subprocess.PIPE,
     )
     try:
-        assert answered(f"http://{http}/.well-known/jwks.json").status_code == 200
-        assert httpx.get(f"http://{http}/readyz").status_code == 200
+        told = orjson.loads(edge.stderr.readline() if edge.stderr else b"")
+        assert told["event"] == "listening"
+        for path in ("/.well-known/jwks.json", "/readyz"):
+            assert httpx.get(f"http://{told['http']}{path}").status_code == 200
     finally:
         edge.terminate()
-        assert edge.wait(SECONDS) == 0
-
-
-def answered(url: str) -> httpx.Response:
-    """Give the first answer, however long the other side takes to start."""
-    end = time.monotonic() + SECONDS
-    while True:
-        try:
-            return httpx.get(url)
-        except httpx.TransportError:
-            assert time.monotonic() < end
-            time.sleep(0.05)
+        edge.communicate(timeout=SECONDS)
+    assert edge.returncode == 0
 
 
 @pytest.mark.parametrize(

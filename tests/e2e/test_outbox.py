@@ -9,8 +9,8 @@ from blatam.auth.v1 import auth_pb2, auth_pb2_grpc
 from blatam.user.v1 import user_pb2, user_pb2_grpc
 from server.store.connect import Database
 from server.store.tables import metadata
-from tests.mailbox import mailbox, token_of
-from tests.processes import free_address, serving, settled
+from tests.mailbox import address_of, bound, mailbox, token_of
+from tests.processes import serving, settled
 from tests.running import NO_LIMITS, PASSWORD, running
 
 KILLS = 3
@@ -47,9 +47,9 @@ async def test_kill_9_between_commit_and_delivery(
         who: tuple[tuple[str, str], ...] = ()
         await box.shut()
         for _ in range(KILLS):
-            async with serving(env) as channel:
-                who = who or await signed_in(channel)
-                auth = auth_pb2_grpc.AuthServiceStub(channel)
+            async with serving(env) as served:
+                who = who or await signed_in(served.channel)
+                auth = auth_pb2_grpc.AuthServiceStub(served.channel)
                 for _ in range(EACH):
                     await auth.RequestEmailVerification(ask, metadata=who)
                 await box.someone_waits()
@@ -70,11 +70,11 @@ async def test_a_mail_server_that_was_away(database_url: str, redis_url: str) ->
 
     R39: no table holds what a mail proves.
     """
-    address = free_address()
-    url = f"smtp://{address}"
+    listener = bound()
+    url = f"smtp://{address_of(listener)}"
     async with running(database_url, redis_url, smtp_url=url) as service:
         users = [await service.sign_up() for _ in range(3)]
-        async with mailbox(int(address.rpartition(":")[2])) as box:
+        async with mailbox(listener) as box:
             await box.filled(3)
             mails = [await box.mail(user.email, "Welcome") for user in users]
             assert len(box.mails) == len(mails)

@@ -14,7 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from blatam.auth.v1 import auth_pb2, auth_pb2_grpc
 from blatam.user.v1 import user_pb2, user_pb2_grpc
 from tests.conftest import Servers, fresh_database
-from tests.processes import free_address, serving
+from tests.processes import serving
 from tests.running import NO_LIMITS, Running, running
 
 SECRET_KEY = "0123456789abcdef" * 4
@@ -77,21 +77,19 @@ def by_rest(http: httpx.AsyncClient) -> Refresh:
 async def pair(
     servers: Servers, admin: AsyncEngine, template: str
 ) -> AsyncIterator[Pair]:
-    rest = free_address()
     async with fresh_database(servers, admin, template) as database_url:
         env = {
             "DATABASE_URL": database_url,
             "REDIS_URL": servers.redis_url,
             "SECRET_KEY": SECRET_KEY,
-            "HTTP_LISTEN": rest,
             "RATE_LIMITS": json.dumps(NO_LIMITS),
         }
         async with (
             running(database_url, servers.redis_url, secret_key=SECRET_KEY) as here,
-            serving(env) as channel,
-            httpx.AsyncClient(base_url=f"http://{rest}") as http,
+            serving(env) as there,
+            httpx.AsyncClient(base_url=there.rest) as http,
         ):
-            yield Pair(here, channel, http)
+            yield Pair(here, there.channel, http)
 
 
 async def test_twenty_refreshes_at_once(pair: Pair) -> None:

@@ -63,11 +63,11 @@ async def _measured(database_url: str, redis_url: str) -> list[Row]:
             "SMTP_URL": box.url,
             "RATE_LIMITS": json.dumps(NO_LIMITS),
         }
-        async with serving(settings) as channel:
-            callers = [await _signed_in(channel, n) for n in range(CALLERS)]
+        async with serving(settings) as served:
+            callers = [await _signed_in(served.channel, n) for n in range(CALLERS)]
         for _ in range(KILLS):
-            async with serving(settings) as channel:
-                await _calling(channel, callers, tally)
+            async with serving(settings) as served:
+                await _calling(served.channel, callers, tally)
         async with serving(settings):
             await settled(database_url, 120)
         return _judged(box, tally)

@@ -27,7 +27,7 @@ from server.store.connect import Database
 from server.store.migrate import upgrade
 from tests.load.row import Row
 from tests.mailbox import mailbox
-from tests.processes import free_address, serving
+from tests.processes import serving
 from tests.running import NO_LIMITS, PASSWORD
 
 ROUNDS = 25
@@ -67,7 +67,7 @@ def rows() -> list[Row]:
         servers = EmbeddedServers(folder)
         try:
             database_url, redis_url = servers.start_postgres(), servers.start_valkey()
-            nowhere = f"redis://{free_address()}"
+            nowhere = "redis://127.0.0.1:1"
             return asyncio.run(_measured(database_url, redis_url, nowhere))
         finally:
             servers.stop()
@@ -95,9 +95,9 @@ async def _processes(
         "RATE_LIMITS": json.dumps(NO_LIMITS),
     }
     async with serving(settings) as first, serving(settings) as second:
-        users = user_pb2_grpc.UserServiceStub(first)
-        auth = auth_pb2_grpc.AuthServiceStub(first)
-        there = user_pb2_grpc.UserServiceStub(second)
+        users = user_pb2_grpc.UserServiceStub(first.channel)
+        auth = auth_pb2_grpc.AuthServiceStub(first.channel)
+        there = user_pb2_grpc.UserServiceStub(second.channel)
         root = await _root(users, auth, database_url)
         yield Processes(users, auth, there, root)
 
