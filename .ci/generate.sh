@@ -7,7 +7,7 @@ deps=build/proto-deps
 rm -rf "$out" && mkdir -p "$out" build
 python .ci/proto_deps.py "$deps"
 protoc() { python -m grpc_tools.protoc -I proto -I "$deps" --descriptor_set_in="$deps/validate.binpb" "$@"; }
-ours=$(cd proto && find blatam -name '*.proto' | LC_ALL=C sort)
+ours=$(cd proto && find . -name '*.proto' | cut -c3- | LC_ALL=C sort)
 services=$(cd proto && grep -l '^service ' $ours)
 # shellcheck disable=SC2086
 protoc --python_out="$out" --mypy_out="quiet:$out" $ours buf/validate/validate.proto

@@ -79,7 +79,7 @@ _log = logging.getLogger("edge")
 # What gRPC itself says of a connection names addresses, which are nobody's business.
 _ADDRESS = re.compile(r"\b(ipv4|ipv6|unix|dns|vsock):")
 _UNAVAILABLE: int = grpc.StatusCode.UNAVAILABLE.value[0]
-_UNREACHABLE = "the service cannot be reached: try again"
+UNREACHABLE = "the service cannot be reached: try again"
 
 
 # gRPC counts nanoseconds in 64 bits: beyond 292 years a deadline has passed.
@@ -101,7 +101,7 @@ def _call_error(error: grpc.aio.AioRpcError) -> CallError:
     code, message = error.code().value[0], error.details() or ""
     if code == _UNAVAILABLE and _ADDRESS.search(message):
         _log.warning("call failed: %s", message)
-        message = _UNREACHABLE
+        message = UNREACHABLE
     return CallError(code, message, status, headers, trailers)
 
 

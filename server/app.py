@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from datetime import timedelta
+from functools import partial
 from importlib.metadata import version
 
 import grpc
@@ -15,7 +16,8 @@ from redis.asyncio import Redis
 
 from edge.app import create_app
 from edge.config import EdgeSettings, TokenCookie
-from edge.port import CallError, CallPort, RemotePort, Reply
+from edge.port import CallError, CallPort, Reply
+from edge.tunnel import Tunnel, TunnelPort
 from server import systems
 from server.background import following
 from server.config import Settings, require
@@ -51,7 +53,13 @@ from server.rpc.auth import AuthService
 from server.rpc.health import Health, remote_readiness
 from server.rpc.interceptors.errors import DOMAIN
 from server.rpc.interceptors.validation import NO_NUL
-from server.rpc.listener import Guards, Listener, grpc_server, serve_methods
+from server.rpc.listener import (
+    MOST_CALLS,
+    Guards,
+    Listener,
+    grpc_server,
+    serve_methods,
+)
 from server.rpc.local import LocalPort
 from server.rpc.recovery import RecoveryService
 from server.rpc.reflection import reflect
@@ -154,13 +162,14 @@ async def academy(
     servicers = _servicers(base, kept, authentication)
     served = serve_methods(servicers, _guards(base, authentication, kept.events))
     trust = Trust(settings.trusted_proxies)
-    ends = (base.feed.tail.close, kept.changes.tail.close)
+    ports = partial(LocalPort, served, trust, Reply, CallError)
+    tunnel = Tunnel(ports, MOST_CALLS)
+    ends = (base.feed.tail.close, kept.changes.tail.close, tunnel.drain)
     health = Health(base.database.ping, list(servicers), lame_duck, *ends)
-    server = grpc_server(Listener(trust).handlers(served))
+    server = grpc_server([*Listener(trust).handlers(served), tunnel.handler()])
     health.add_to(server)
     if settings.debug:
         reflect(server, (*servicers, health.name))
-    port = LocalPort(served, trust, Reply, CallError)
     edge = replace(edge_settings(settings, rates(settings)), ready=health.ready)
     stores = (base.database, base.clock)
     fresh = (kept.keys, base.feed, kept.services, kept.changes, health)
@@ -173,6 +182,7 @@ async def academy(
         following(*works, base.feed.listen, kept.keys.listen),
         delivering(settings, kept.outbox, letters, consequences, base.clock),
     ):
+        port = ports()
         yield Academy(health, server, port, edge_app(port, edge))
 
 
@@ -330,7 +340,7 @@ def remote_edge(channel: grpc.aio.Channel, settings: Settings) -> FastAPI:
     """Give the REST edge in front of a server elsewhere."""
     edge = edge_settings(settings, rates(settings))
     edge = replace(edge, ready=remote_readiness(channel))
-    return edge_app(RemotePort(channel), edge)
+    return edge_app(TunnelPort(channel), edge)
 
 
 def edge_settings(settings: Settings, in_force: Rates) -> EdgeSettings:

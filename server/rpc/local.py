@@ -1,4 +1,4 @@
-"""The same chain without a wire, for an edge in the same process."""
+"""The same chain without a wire of its own: for an edge in the process, or a tunnel."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Generic, TypeVar, cast
 
 import grpc
 
-from server.rpc.addresses import Trust
+from server.rpc.addresses import Trust, peer_address
 from server.rpc.call import Call, Failure, Method, Proceed, Stream
 from server.rpc.listener import incoming
 
@@ -18,7 +18,9 @@ _STATUS = "grpc-status-details-bin"
 
 
 class LocalPort(Generic[Reply]):
-    """Calls RPCs in this process. Its caller is trusted to name the client.
+    """Calls RPCs in this process, for a peer as gRPC names it.
+
+    Without one the caller is this process itself, trusted to name the client.
 
     What a call gives and raises is made by `reply(message, headers, trailers)` and
     `error(code, message, status, headers, trailers)`, so that nothing here knows
@@ -31,11 +33,14 @@ class LocalPort(Generic[Reply]):
         trust: Trust,
         reply: Callable[[bytes, Pairs, Pairs], Reply],
         error: Callable[[int, str, bytes, Pairs, Pairs], Exception],
+        peer: str = "",
     ) -> None:
         self._served = served
         self._trust = trust
         self._reply = reply
         self._error = error
+        self._peer = peer_address(peer)
+        self._trusted = not peer or trust.covers(self._peer)
 
     async def unary(
         self,
@@ -46,7 +51,7 @@ class LocalPort(Generic[Reply]):
         timeout: float | None,  # noqa: ASYNC109 - the port's; the chain holds it
     ) -> Reply:
         """Call an RPC that has one answer; `timeout` is in seconds."""
-        call, proceed = self._call(method, request, metadata, timeout)
+        call, proceed = self._call(method, request, metadata, timeout, streams=False)
         try:
             message = cast(bytes, await proceed(call))
         except Failure as failure:
@@ -57,17 +62,23 @@ class LocalPort(Generic[Reply]):
         self, method: str, request: bytes, *, metadata: Pairs, timeout: float | None
     ) -> LocalStream:
         """Call an RPC that has any number of answers."""
-        call, proceed = self._call(method, request, metadata, timeout)
+        call, proceed = self._call(method, request, metadata, timeout, streams=True)
         return LocalStream(call, proceed, self._failed)
 
     def _call(
-        self, path: str, body: bytes, metadata: Pairs, timeout: float | None
+        self,
+        path: str,
+        body: bytes,
+        metadata: Pairs,
+        timeout: float | None,
+        *,
+        streams: bool,
     ) -> tuple[Call, Proceed]:
-        if path not in self._served:
+        method, proceed = self._served.get(path, (None, None))
+        if method is None or proceed is None or method.streams is not streams:
             code = grpc.StatusCode.UNIMPLEMENTED.value[0]
             raise self._error(code, f"no such method: {path}", b"", (), ())
-        method, proceed = self._served[path]
-        call = incoming(method, body, metadata, "", True, self._trust)
+        call = incoming(method, body, metadata, self._peer, self._trusted, self._trust)
         call.timeout = timeout
         return call, proceed
 

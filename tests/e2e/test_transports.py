@@ -16,6 +16,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from blatam.auth.v1 import auth_pb2
 from blatam.user.v1 import user_pb2
 from edge.port import CallError, Metadata, RemotePort, Reply
+from edge.tunnel import TunnelPort
 from server.app import edge_app, edge_settings
 from server.config import load
 from tests.conftest import Servers, fresh_database
@@ -132,8 +133,8 @@ def _plain(metadata: Metadata) -> tuple[tuple[str, str | bytes], ...]:
 
 
 @pytest.mark.parametrize("name", CASES)
-async def test_both_ways_are_equal(scene: Scene, name: str) -> None:
-    """In process and over a channel: the same bytes, statuses, metadata, log."""
+async def test_all_ways_are_equal(scene: Scene, name: str) -> None:
+    """In process, over a channel and a tunnel: bytes, statuses, metadata, log."""
     service, ana, case = scene.service, scene.ana, CASES[name]
     metadata = (
         ("x-forwarded-for", "203.0.113.9"),
@@ -141,12 +142,13 @@ async def test_both_ways_are_equal(scene: Scene, name: str) -> None:
         *(ana.metadata if case.signed_in else ()),
         *case.changes,
     )
-    remote = RemotePort(service.channel)
-    local, wired = [
+    remote, tunnel = RemotePort(service.channel), TunnelPort(service.channel)
+    local, wired, carried = [
         await outcome(port.unary(case.method, case.body, metadata=metadata, timeout=20))
-        for port in (service.port, remote)
+        for port in (service.port, remote, tunnel)
     ]
     assert local == wired
+    assert local == carried
     assert local.message or local.code or case.method.endswith("Nothing")
 
 
@@ -167,7 +169,7 @@ async def test_both_edges_are_equal(scene: Scene) -> None:
     """REST in process and `academy edge` before a server elsewhere answer alike."""
     service = scene.service
     settings = edge_settings(load(), {})
-    app = edge_app(RemotePort(service.channel), settings)
+    app = edge_app(TunnelPort(service.channel), settings)
     transport = httpx.ASGITransport(app, client=("192.0.2.7", 4711))
     async with httpx.AsyncClient(transport=transport, base_url="http://x") as remote:
         callers = [

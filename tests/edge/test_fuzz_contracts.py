@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator
 from typing import Any, NamedTuple
 
 import grpc
+import pytest
 import pytest_asyncio
 from google.protobuf import descriptor_pb2
 from google.rpc import error_details_pb2
@@ -17,7 +18,7 @@ from edge.config import EdgeSettings
 from edge.port import CallError, Metadata, RemotePort, Reply
 from tests.edge.service import Port, bind, raw, routes, rule, status
 from tests.edge.test_fuzz import headers, values
-from tests.edge.test_ports import Remote
+from tests.edge.test_ports import KINDS, Remote
 
 SETTINGS = EdgeSettings(
     response_headers=frozenset(("x-cost",)),
@@ -158,10 +159,12 @@ class Echo(Port):
         return Reply(request, headers=(("x-cost", str(len(request))),))
 
 
-@pytest_asyncio.fixture(scope="session")
-async def remote() -> AsyncIterator[tuple[RemotePort, Echo]]:
+@pytest_asyncio.fixture(scope="session", params=KINDS)
+async def remote(
+    request: pytest.FixtureRequest,
+) -> AsyncIterator[tuple[RemotePort, Echo]]:
     echo = Echo()
-    async with Remote(echo) as port:
+    async with Remote(echo, request.param) as port:
         yield port, echo
 
 

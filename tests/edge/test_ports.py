@@ -1,4 +1,4 @@
-"""The remote port: the same answers as a port in process, over a real channel."""
+"""The ports over a channel: the same answers as a port in process."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -11,10 +11,13 @@ from google.rpc import error_details_pb2
 from edge.app import create_app
 from edge.config import EdgeSettings
 from edge.port import CallError, RemotePort, Reply
+from edge.tunnel import Tunnel, TunnelPort
 from tests.edge.service import Port, Stream, client, compiled, status
 from tests.edge.test_manners import SHOP, events, item, kind
 
 SETTINGS = EdgeSettings(response_headers=frozenset(("x-cost",)))
+KINDS = (RemotePort, TunnelPort)
+MOST = 1_000
 
 
 class Servicer(grpc.GenericRpcHandler):
@@ -24,6 +27,9 @@ class Servicer(grpc.GenericRpcHandler):
         self.port = port
 
     def service(self, details: Any) -> Any:
+        if details.method.startswith("/tunnel."):
+            return None
+
         async def unary(request: bytes, context: Any) -> bytes:
             told = tuple((k, v) for k, v in context.invocation_metadata())
             try:
@@ -59,17 +65,24 @@ class Servicer(grpc.GenericRpcHandler):
 
 
 class Remote:
-    """A server of a port, and the port that calls it."""
+    """A server of a port, and the port that calls it: through a tunnel or without."""
 
-    def __init__(self, port: Port) -> None:
+    def __init__(
+        self, port: Port, kind: type[RemotePort] = RemotePort, most: int = MOST
+    ) -> None:
         self.server = grpc.aio.server()
-        self.server.add_generic_rpc_handlers((Servicer(port),))
+        self.tunnel = Tunnel(lambda _: port, most)
+        handlers: list[grpc.GenericRpcHandler] = [Servicer(port)]
+        if kind is TunnelPort:
+            handlers += [self.tunnel.handler()]
+        self.server.add_generic_rpc_handlers(handlers)
+        self.kind = kind
 
     async def __aenter__(self) -> RemotePort:
         number = self.server.add_insecure_port("127.0.0.1:0")
         await self.server.start()
         self.channel = grpc.aio.insecure_channel(f"127.0.0.1:{number}")
-        return RemotePort(self.channel)
+        return self.kind(self.channel)
 
     async def __aexit__(self, *_: object) -> None:
         await self.channel.close()
@@ -88,12 +101,13 @@ ANSWERS: dict[str, Port] = {
 }
 
 
+@pytest.mark.parametrize("way", KINDS)
 @pytest.mark.parametrize("case", ANSWERS)
-async def test_both_ports_give_the_same_answers(case: str) -> None:
+async def test_ports_give_the_same_answers(case: str, way: type[RemotePort]) -> None:
     """In bytes and headers, but for what names one request."""
     port = ANSWERS[case]
     path = "/items:watch" if port.stream else "/items/1"
-    async with Remote(port) as remote:
+    async with Remote(port, way) as remote:
         told = []
         for one in (port, remote):
             http = client(create_app(compiled(SHOP), one, SETTINGS))
@@ -108,7 +122,10 @@ async def test_both_ports_give_the_same_answers(case: str) -> None:
     assert told[0] == told[1]
 
 
-async def test_a_client_that_goes_away_cancels_the_remote_call() -> None:
+@pytest.mark.parametrize("way", KINDS)
+async def test_a_client_that_goes_away_cancels_the_remote_call(
+    way: type[RemotePort],
+) -> None:
     """Cancelling here cancels there, for streams when they are closed."""
     ended = asyncio.Event()
     begun = asyncio.Event()
@@ -120,7 +137,7 @@ async def test_a_client_that_goes_away_cancels_the_remote_call() -> None:
         finally:
             ended.set()
 
-    async with Remote(Port(then=wait)) as remote:
+    async with Remote(Port(then=wait), way) as remote:
         call = remote.unary("/shop.v1.Shop/GetItem", b"", metadata=(), timeout=5)
         task = asyncio.create_task(call)
         await begun.wait()
@@ -131,13 +148,16 @@ async def test_a_client_that_goes_away_cancels_the_remote_call() -> None:
             await task
 
 
-async def test_a_deadline_passed_on_is_kept_by_the_channel() -> None:
+@pytest.mark.parametrize("way", KINDS)
+async def test_a_deadline_is_kept_where_the_service_does_not(
+    way: type[RemotePort],
+) -> None:
     """DEADLINE_EXCEEDED becomes 504."""
 
     async def wait() -> None:
         await asyncio.sleep(5)
 
-    async with Remote(Port(then=wait)) as remote:
+    async with Remote(Port(then=wait), way) as remote:
         http = client(create_app(compiled(SHOP), remote))
         answer = await http.get("/items/1", headers={"grpc-timeout": "20m"})
         assert (answer.status_code, answer.json()["code"]) == (504, 4)
@@ -157,19 +177,21 @@ async def test_a_remote_stream_has_its_metadata() -> None:
     assert isinstance(Stream(aiter(stream)).trailers, tuple)
 
 
-async def test_a_server_that_is_away_is_unavailable() -> None:
+@pytest.mark.parametrize("way", KINDS)
+async def test_a_server_that_is_away_is_unavailable(way: type[RemotePort]) -> None:
     """503, in the shape of every error."""
     channel = grpc.aio.insecure_channel("127.0.0.1:1")
-    http = client(create_app(compiled(SHOP), RemotePort(channel)))
+    http = client(create_app(compiled(SHOP), way(channel)))
     answer = await http.get("/items/1")
     assert (answer.status_code, answer.json()["status"]) == (503, "UNAVAILABLE")
     await channel.close()
 
 
-async def test_addresses_stay_inside() -> None:
+@pytest.mark.parametrize("way", KINDS)
+async def test_addresses_stay_inside(way: type[RemotePort]) -> None:
     """R38: where the service is, and why it cannot be reached, is for the log."""
     async with grpc.aio.insecure_channel("127.0.0.1:1") as channel:
-        port = RemotePort(channel)
+        port = way(channel)
         with pytest.raises(CallError) as caught:
             await port.unary("/x.Y/Z", b"", metadata=(), timeout=5)
     assert caught.value.code == 14

@@ -10,11 +10,14 @@ from google.rpc import error_details_pb2
 
 from blatam.auth.v1 import auth_pb2 as pb
 from blatam.user.v1 import user_pb2
+from edge.port import CallError
+from edge.tunnel import TunnelPort
 from server.rpc.addresses import Trust, peer_address
 from tests.running import PASSWORD, Running, SignedIn
 from tests.status import refusal
 
 ME = user_pb2.GetCurrentUserRequest()
+LOGIN = "/blatam.auth.v1.AuthService/Login"
 
 
 def login(identifier: str, password: str = PASSWORD) -> pb.LoginRequest:
@@ -123,12 +126,18 @@ async def test_a_sixth_try_within_a_minute(limited: Running) -> None:
 
 
 async def test_a_client_cannot_name_its_own_address(limited: Running) -> None:
-    """R7: x-forwarded-for from an untrusted peer changes nothing."""
+    """R7: x-forwarded-for from an untrusted peer changes nothing, in a tunnel, too."""
     for number in range(6):
         header = (("x-forwarded-for", f"198.51.100.{number}"),)
         call = limited.auth.Login(login("nobody"), metadata=header)
         refused = await refusal(call)
     assert refused.reason == "RATE_LIMITED"
+    tunnel = TunnelPort(limited.channel)
+    told = (("x-forwarded-for", "198.51.100.9"),)
+    body = login("nobody").SerializeToString()
+    with pytest.raises(CallError) as caught:
+        await tunnel.unary(LOGIN, body, metadata=told, timeout=None)
+    assert caught.value.code == grpc.StatusCode.RESOURCE_EXHAUSTED.value[0]
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,363 @@
+"""The tunnel: what could be lost, mixed up or held up by going together, is not."""
+
+import asyncio
+import math
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from functools import partial
+from typing import Any
+
+import grpc
+import pytest
+
+from edge.port import CallError, Metadata, RemotePort, Reply
+from edge.tunnel import MOST_CALLS, Tunnel, TunnelPort
+from tests.edge.service import Port
+from tests.edge.test_ports import Remote
+from tunnel.v1.tunnel_pb2 import Answer, Call, CarryRequest, CarryResponse, Pair
+
+METHOD = "/shop.v1.Shop/GetItem"
+CARRY = "/tunnel.v1.TunnelService/Carry"
+SECONDS = 10
+
+
+class Held(Port):
+    """Holds every call until it is let go; counts them."""
+
+    def __init__(self) -> None:
+        super().__init__(then=self._wait)
+        self.gate = asyncio.Event()
+        self.now = self.most = self.cancelled = 0
+
+    async def _wait(self) -> None:
+        self.now += 1
+        self.most = max(self.most, self.now)
+        try:
+            await self.gate.wait()
+        except asyncio.CancelledError:
+            self.cancelled += 1
+            raise
+        finally:
+            self.now -= 1
+
+
+async def ask(port: RemotePort, request: bytes = b"", **options: Any) -> bytes:
+    """Call, and give the answer."""
+    given = {"metadata": (), "timeout": SECONDS, **options}
+    return (await port.unary(METHOD, request, **given)).message
+
+
+async def until(holds: Callable[[], bool]) -> None:
+    async with asyncio.timeout(SECONDS):
+        while not holds():  # noqa: ASYNC110 - it has no event
+            await asyncio.sleep(0.002)
+
+
+@asynccontextmanager
+async def tunnelled(service: Port) -> AsyncIterator[TunnelPort]:
+    """Serve it, and give the port that calls it."""
+    async with Remote(service, TunnelPort) as port:
+        assert isinstance(port, TunnelPort)
+        yield port
+
+
+@pytest.fixture
+def direct(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Give what has gone the usual way."""
+    found: list[str] = []
+    usual = RemotePort.unary
+
+    async def noted(self: Any, method: str, request: bytes, **options: Any) -> Reply:
+        found.append(method)
+        return await usual(self, method, request, **options)
+
+    monkeypatch.setattr(RemotePort, "unary", noted)
+    return found
+
+
+async def test_each_has_its_own_answer(direct: list[str]) -> None:
+    """Many at once, answered in another order than asked, all over the tunnel."""
+
+    class Late(Port):
+        async def unary(
+            self,
+            method: str,
+            request: bytes,
+            *,
+            metadata: Metadata,
+            timeout: float | None,  # noqa: ASYNC109  # the port's word for it
+        ) -> Reply:
+            await asyncio.sleep(int(request) % 7 / 1000)
+            return Reply(request, metadata, (("x-told-bin", request),))
+
+    async with tunnelled(Late()) as port:
+        given = (("x-é", "é"), ("x-é", "2"), ("k-bin", b"\xff\0"))
+        calls = [
+            port.unary(METHOD, b"%d" % n, metadata=given, timeout=None)
+            for n in range(MOST_CALLS)
+        ]
+        replies = await asyncio.gather(*calls)
+    for number, reply in enumerate(replies):
+        told = b"%d" % number
+        assert reply == Reply(told, given, (("x-told-bin", told),))
+    assert not direct
+
+
+async def test_calls_of_one_turn_go_together() -> None:
+    """That is what it is for."""
+    sizes: list[int] = []
+
+    async def carry(_: object, context: Any) -> None:
+        request = CarryRequest.FromString(await context.read())
+        sizes.append(len(request.calls))
+        answers = [Answer(id=call.id) for call in request.calls]
+        await context.write(CarryResponse(answers=answers).SerializeToString())
+
+    remote = Remote(Port())
+    end = Tunnel(lambda _: Port(), 1)
+    end._carry = carry  # type: ignore[method-assign]
+    remote.server.add_generic_rpc_handlers((end.handler(),))
+    async with remote:
+        port = TunnelPort(remote.channel)
+        await asyncio.gather(*(ask(port) for _ in range(64)))
+    assert sizes == [64]
+
+
+async def test_what_is_large_does_not_hold_up_the_others(direct: list[str]) -> None:
+    """It has a stream of its own."""
+    async with tunnelled(Port()) as port:
+        await ask(port, b"x" * 64 * 1024)
+    assert direct == [METHOD]
+
+
+@pytest.mark.parametrize("size", [0, 1, 2**18 - 1, 2**18, 2**18 + 1, 2**19, 5_000_000])
+async def test_an_answer_of_any_size(size: int) -> None:
+    """In parts, where it would be too large for a message."""
+    answer = bytes(n % 251 for n in range(size))
+    async with tunnelled(Port(Reply(answer))) as port:
+        first, second = await asyncio.gather(ask(port), ask(port))
+        assert first == second == answer
+
+
+async def test_more_than_fits_goes_the_usual_way(direct: list[str]) -> None:
+    """Slow calls do not keep others from being made."""
+    service = Held()
+    async with tunnelled(service) as port:
+        calls = [asyncio.create_task(ask(port)) for _ in range(MOST_CALLS + 5)]
+        await until(lambda: service.now == len(calls))
+        service.gate.set()
+        await asyncio.gather(*calls)
+    assert len(direct) == 5
+
+
+@pytest.mark.parametrize("due", [None, 0.0, -1.0, 0.0001, 49 * 86_400.0, math.inf])
+async def test_any_deadline_arrives(due: float | None) -> None:
+    """As milliseconds, at least what is left; beyond 49 days as 49 days."""
+    service = Port()
+    async with tunnelled(service) as port:
+        await ask(port, timeout=due)
+    if due is None:
+        assert service.timeout is None
+    else:
+        assert service.timeout is not None
+        assert 0 <= service.timeout - min(max(due, 0), 49 * 86_400) < 0.001
+
+
+async def test_a_server_without_one(direct: list[str]) -> None:
+    """Every call is made once, the usual way; the tunnel is not tried each time."""
+    service = Port()
+    remote = Remote(service)
+    async with remote:
+        port = TunnelPort(remote.channel)
+        opened = Opened(port)
+        await asyncio.gather(*(ask(port) for _ in range(20)))
+        await ask(port)
+        assert (len(direct), len(service.calls), opened.count) == (21, 21, 1)
+        port._not_before = 0  # as after a while
+        await ask(port)
+        assert (len(direct), len(service.calls), opened.count) == (22, 22, 2)
+
+
+class Opened:
+    """Counts the tunnels that a port opens."""
+
+    def __init__(self, port: TunnelPort) -> None:
+        self.count = 0
+        self._open = port._open
+        port._open = self
+
+    def __call__(self) -> Any:
+        self.count += 1
+        return self._open()
+
+
+async def test_draining_loses_nothing() -> None:
+    """Calls go on all the while: each is made once and answered."""
+    service = Port(then=partial(asyncio.sleep, 0.005))
+    remote = Remote(service, TunnelPort)
+    done = 0
+
+    async def caller(port: RemotePort) -> None:
+        nonlocal done
+        while done < 2_000:
+            assert await ask(port, b"x") == b"x"
+            done += 1
+
+    async with remote as port:
+        callers = [asyncio.create_task(caller(port)) for _ in range(50)]
+        await until(lambda: done > 500)
+        remote.tunnel.drain()
+        await asyncio.gather(*callers)
+        assert len(service.calls) == done
+
+
+async def test_a_cancelled_call_ends(direct: list[str]) -> None:
+    """There, too; the others do not."""
+    service = Held()
+    async with tunnelled(service) as port:
+        calls = [asyncio.create_task(ask(port, b"%d" % n)) for n in range(20)]
+        await until(lambda: service.now == 20)
+        for call in calls[:15]:
+            call.cancel()
+        await until(lambda: service.cancelled == 15)
+        service.gate.set()
+        assert await asyncio.gather(*calls[15:]) == [b"%d" % n for n in range(15, 20)]
+    assert not direct
+
+
+async def test_a_call_cancelled_before_it_left_is_not_made() -> None:
+    """Nor does its place stay taken."""
+    service = Port()
+    async with tunnelled(service) as port:
+        for _ in range(MOST_CALLS * 2):
+            call = asyncio.create_task(ask(port))
+            await asyncio.sleep(0)
+            call.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await call
+        await ask(port)
+
+
+async def test_a_server_that_dies(caplog: pytest.LogCaptureFixture) -> None:
+    """Nobody knows what became of a call: UNAVAILABLE, and the next one is made."""
+    service = Held()
+    remote = Remote(service, TunnelPort)
+    async with remote as port:
+        assert isinstance(port, TunnelPort)
+        calls = [asyncio.create_task(ask(port)) for _ in range(3)]
+        await until(lambda: service.now == 3)
+        await remote.server.stop(0)
+        for call in calls:
+            with pytest.raises(CallError) as caught:
+                await call
+            assert caught.value.code == 14
+            assert "127.0.0.1" not in caught.value.message
+        assert "3 calls failed" in caplog.text
+        await until(lambda: service.cancelled == 3)
+        async with tunnelled(Port()) as other:
+            port._open = other._open
+            assert await ask(port, b"again") == b"again"
+
+
+async def test_a_service_that_breaks() -> None:
+    """One call is INTERNAL, without a word of why; the others go on."""
+
+    async def broken() -> None:
+        raise KeyError("secret")
+
+    service = Port(then=broken)
+    async with tunnelled(service) as port:
+        with pytest.raises(CallError) as caught:
+            await ask(port)
+        assert (caught.value.code, caught.value.message) == (13, "internal error")
+        service.then = None
+        assert await ask(port, b"x") == b"x"
+
+
+@asynccontextmanager
+async def stranger(service: Port, most: int = 1_000) -> AsyncIterator[Any]:
+    """Give a tunnel's stream, to send it whatever one likes."""
+    remote = Remote(service, TunnelPort, most)
+    async with remote:
+        yield remote.channel.stream_stream(CARRY)()
+
+
+def carry(*numbers: int, cancelled: Sequence[int] = ()) -> bytes:
+    calls = [Call(id=n, method=METHOD) for n in numbers]
+    return CarryRequest(calls=calls, cancelled=cancelled).SerializeToString()
+
+
+@pytest.mark.parametrize("sent", [b"\xff", carry(1, 1)])
+async def test_nonsense_is_refused(sent: bytes) -> None:
+    """Bytes that are no message; an id that is another call's."""
+    async with stranger(Held()) as stream:
+        await stream.write(sent)
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await stream.read()
+        assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+
+
+async def test_who_does_not_read_is_not_served_on() -> None:
+    """So many calls at once, then the tunnel is read no further."""
+    service = Port(Reply(b"x" * 100_000))
+    async with stranger(service) as stream:
+        for first in range(0, 3_000, 100):
+            await stream.write(carry(*range(first, first + 100)))
+        await asyncio.sleep(0.5)
+        assert len(service.calls) <= MOST_CALLS + 150  # what the wire itself holds
+
+
+async def test_calls_and_cancels_without_end() -> None:
+    """They are never more at once than calls that are waited for."""
+    service = Held()
+    async with stranger(service) as stream:
+        for first in range(0, 2_000, 100):
+            numbers = range(first, first + 100)
+            await stream.write(carry(*numbers, cancelled=numbers))
+        await stream.write(carry(5_000))
+        await until(lambda: service.now == 1)
+        assert service.most <= MOST_CALLS
+
+
+async def test_too_many_over_all_tunnels() -> None:
+    """Beyond what the server takes, a call is told so at once."""
+    async with stranger(Held(), most=10) as stream:
+        await stream.write(carry(*range(12)))
+        answers = CarryResponse.FromString(await stream.read()).answers
+        assert [(one.id, one.code) for one in answers] == [(10, 8), (11, 8)]
+
+
+async def test_its_calls_end_with_a_tunnel() -> None:
+    """Nobody waits for them any more."""
+    service = Held()
+    async with stranger(service) as stream:
+        await stream.write(carry(*range(5)))
+        await until(lambda: service.now == 5)
+        stream.cancel()
+        await until(lambda: service.cancelled == 5)
+
+
+async def test_half_closed_it_answers_the_rest() -> None:
+    """And ends well."""
+    service = Held()
+    async with stranger(service) as stream:
+        await stream.write(carry(*range(5)))
+        await stream.done_writing()
+        await until(lambda: service.now == 5)
+        service.gate.set()
+        answers = 0
+        while (read := await stream.read()) is not grpc.aio.EOF:
+            answers += len(CarryResponse.FromString(read).answers)
+        assert answers == 5
+        assert await stream.code() is grpc.StatusCode.OK
+
+
+async def test_metadata_of_a_stranger() -> None:
+    """Bytes that are no text arrive as some; nothing breaks."""
+    service = Port()
+    pairs = [Pair(name="x", value=b"\xff"), Pair(name="y-bin", value=b"\xff")]
+    call = Call(id=1, method=METHOD, metadata=pairs)
+    async with stranger(service) as stream:
+        await stream.write(CarryRequest(calls=[call]).SerializeToString())
+        await stream.read()
+        assert service.metadata == (("x", "\ufffd"), ("y-bin", b"\xff"))
