@@ -123,17 +123,27 @@ async def shared(
     """Give one service to all tests that leave nothing behind but new accounts."""
     async with (
         fresh_database(servers, admin, template) as url,
-        running(url, servers.redis_url) as started,
+        running(url, key_space(servers, 1)) as started,
     ):
         yield started
 
 
 @pytest.fixture
 def redis_url(servers: Servers) -> str:
-    """Give the URL of an empty key space; what it held is flushed."""
-    with redis.Redis.from_url(servers.redis_url) as client:
+    """Give the URL of an empty key space, the test's own while it runs."""
+    return key_space(servers, 0)
+
+
+def key_space(servers: Servers, number: int) -> str:
+    """Give the URL of one of Redis' sixteen key spaces; what it held is flushed.
+
+    A service that outlives a test needs its own: each database has a first user, whose
+    log-ins all services would count together.
+    """
+    url = f"{servers.redis_url}?db={number}"
+    with redis.Redis.from_url(url) as client:
         client.flushdb()
-    return servers.redis_url
+    return url
 
 
 async def run(admin: AsyncEngine, statement: str) -> None:

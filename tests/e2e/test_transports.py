@@ -19,7 +19,7 @@ from edge.port import CallError, Metadata, RemotePort, Reply
 from edge.tunnel import TunnelPort
 from server.app import edge_app, edge_settings
 from server.config import load
-from tests.conftest import Servers, fresh_database
+from tests.conftest import Servers, fresh_database, key_space
 from tests.running import PASSWORD, Running, SignedIn, running
 
 USERS, AUTH = "/blatam.user.v1.UserService", "/blatam.auth.v1.AuthService"
@@ -42,7 +42,7 @@ async def scene(
     here = (ip_network("127.0.0.0/8"),)
     async with (
         fresh_database(servers, admin, template) as url,
-        running(url, servers.redis_url, trusted_proxies=here) as started,
+        running(url, key_space(servers, 3), trusted_proxies=here) as started,
     ):
         user = await started.sign_up("ana")
         yield Scene(started, SignedIn(user, await started.log_in("ana")))

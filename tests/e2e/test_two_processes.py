@@ -13,7 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from blatam.auth.v1 import auth_pb2, auth_pb2_grpc
 from blatam.user.v1 import user_pb2, user_pb2_grpc
-from tests.conftest import Servers, fresh_database
+from tests.conftest import Servers, fresh_database, key_space
 from tests.processes import serving
 from tests.running import NO_LIMITS, Running, running
 
@@ -77,15 +77,16 @@ def by_rest(http: httpx.AsyncClient) -> Refresh:
 async def pair(
     servers: Servers, admin: AsyncEngine, template: str
 ) -> AsyncIterator[Pair]:
+    redis_url = key_space(servers, 2)
     async with fresh_database(servers, admin, template) as database_url:
         env = {
             "DATABASE_URL": database_url,
-            "REDIS_URL": servers.redis_url,
+            "REDIS_URL": redis_url,
             "SECRET_KEY": SECRET_KEY,
             "RATE_LIMITS": json.dumps(NO_LIMITS),
         }
         async with (
-            running(database_url, servers.redis_url, secret_key=SECRET_KEY) as here,
+            running(database_url, redis_url, secret_key=SECRET_KEY) as here,
             serving(env) as there,
             httpx.AsyncClient(base_url=there.rest) as http,
         ):
