@@ -176,6 +176,8 @@ class Dispatcher:
     ) -> bytes:
         """Give the request message."""
         headers = call.head.headers
+        if b"if-none-match" in headers and call.method not in ("GET", "HEAD"):
+            raise Refused("If-None-Match is for GET and HEAD here")
         sent = binding.takes_body or has_body(headers)
         body = await self._body(call) if sent else b""
         if body and not binding.takes_body:

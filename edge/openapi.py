@@ -10,7 +10,7 @@ from edge.config import EdgeSettings
 from edge.manners.negotiation import EVENTS, JSON, NDJSON
 from edge.reply import status_of
 from edge.schema.constraints import Schemas, comment
-from edge.schema.fields import Field, Parameter, Schema
+from edge.schema.fields import Field, Parameter, Schema, find_string
 from edge.template import Variable
 
 _log = logging.getLogger("edge")
@@ -231,6 +231,8 @@ class _Writer:
         status = status_of(binding, self._settings)
         if status != 204:
             good["content"] = self._answers(binding)
+        if find_string(binding.resource, "etag"):
+            good["headers"] = {"ETag": {"schema": {"type": "string"}}}
         failed = {"description": "An error.", "content": {JSON: error}}
         return {str(status): good, "default": failed}
 

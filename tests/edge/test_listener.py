@@ -21,9 +21,9 @@ class Hasty(DeadlinedProtocol):
 
 
 @asynccontextmanager
-async def connected() -> AsyncIterator[Ends]:
+async def connected(answer: Port | None = None) -> AsyncIterator[Ends]:
     """Give a connection to a server that has little patience."""
-    app = create_app(compiled(SHOP), Port(item(id=1)))
+    app = create_app(compiled(SHOP), answer or Port(item(id=1)))
     config = uvicorn.Config(
         app, port=0, http=Hasty, lifespan="off", log_level="critical"
     )
@@ -34,8 +34,10 @@ async def connected() -> AsyncIterator[Ends]:
     try:
         number = server.servers[0].sockets[0].getsockname()[1]
         reader, writer = await asyncio.open_connection("127.0.0.1", number)
-        yield reader, writer
-        writer.close()
+        try:
+            yield reader, writer
+        finally:
+            writer.close()
     finally:
         await server.shutdown()
 
@@ -100,13 +102,38 @@ async def test_dripping_keeps_no_connection(drip: bytes) -> None:
     """R35: neither the rest of an answered request, nor line breaks behind one."""
     async with connected() as (reader, writer):
         writer.write(drip)
+        ended = asyncio.ensure_future(reader.read(-1))
         async with asyncio.timeout(4):
-            try:
-                while not reader.at_eof():
+            with suppress(ConnectionError):
+                while not (await asyncio.wait([ended], timeout=0.1))[0]:
                     writer.write(b"\r\n" if drip.endswith(b"\r\n") else b"a")
                     await writer.drain()
-                    await asyncio.wait(
-                        [asyncio.ensure_future(reader.read(999))], timeout=0.1
-                    )
-            except ConnectionError:
-                pass
+                await ended
+
+
+@pytest.mark.parametrize(
+    ("head", "status"),
+    [
+        (b"HTTP/1.1\r\nHost: x", b"200"),
+        (b"HTTP/1.0", b"200"),
+        (b"HTTP/1.1", b"400"),
+        (b"HTTP/1.1\r\nHost: x\r\nHost: x", b"400"),
+        (b"HTTP/1.0\r\nHost: x\r\nhost: y", b"400"),
+    ],
+)
+async def test_a_request_says_once_whom_it_is_for(head: bytes, status: bytes) -> None:
+    """RFC 9112 3.2."""
+    async with connected() as (reader, writer):
+        writer.write(b"GET /items/1 " + head + b"\r\n\r\n")
+        assert (await reader.readline()).split()[1] == status
+
+
+async def test_who_does_not_read_loses_the_connection() -> None:
+    """R35: what is sent to a client does not wait for it without end."""
+    large = Port(item(id=1, name="x" * 2**25))
+    async with connected(large) as (reader, writer):
+        writer.write(b"GET /items/1 HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert (await reader.readline()).split()[1] == b"200"
+        await asyncio.sleep(1.5)  # three times what it is given
+        with pytest.raises((ConnectionError, EOFError)):
+            await reader.readexactly(2**25)
