@@ -280,8 +280,10 @@ class Router:
 
 def pick(methods: Methods, method: str) -> Binding | None:
     """Give a leaf's binding for an HTTP method; HEAD may be GET."""
-    names = ("HEAD", "GET", "*") if method == "HEAD" else (method, "*")
-    return next((methods[name] for name in names if name in methods), None)
+    found = methods.get(method)
+    if found is None and method == "HEAD":
+        found = methods.get("GET")
+    return found or methods.get("*")
 
 
 def _leaves(node: _Node, path: list[str], at: int, verb: str) -> list[Methods]:
