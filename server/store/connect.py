@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from typing import Any, NoReturn
 
 import sqlalchemy as sa
 from redis.asyncio import Redis
@@ -19,6 +21,7 @@ SECONDS_TO_CONNECT = 5.0
 SECONDS_FOR_A_CONNECTION = 1.0
 SECONDS_FOR_A_STATEMENT = 10.0
 SECONDS_FOR_REDIS = 0.25
+SECONDS_BETWEEN_SIGNS_OF_LIFE = 1.0  # of a connection that only listens
 
 
 def asyncpg_url(url: str) -> sa.URL:
@@ -92,6 +95,28 @@ class Database:
                 engine.begin() if transaction else engine.connect() as connection
             ):
                 yield connection
+
+    async def listen(
+        self,
+        channel: str,
+        heard: Callable[..., None],
+        begun: Callable[[AsyncConnection], Awaitable[None]] | None = None,
+    ) -> NoReturn:
+        """Hear what Postgres tells on a channel until that fails.
+
+        `heard` is called as asyncpg calls listeners, `begun` once nothing is missed any
+        more. Raises StoreUnavailable and the like.
+        """
+        async with self.alone() as connection:
+            raw = await connection.get_raw_connection()
+            driver: Any = raw.driver_connection
+            await driver.add_listener(channel, heard)
+            if begun:
+                await begun(connection)
+            while True:
+                await asyncio.sleep(SECONDS_BETWEEN_SIGNS_OF_LIFE)
+                async with asyncio.timeout(SECONDS_BETWEEN_SIGNS_OF_LIFE):
+                    await connection.execute(sa.select(1))
 
     async def ping(self) -> None:
         """Ask Postgres for a sign of life. Raises StoreUnavailable."""

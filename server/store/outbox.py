@@ -30,7 +30,7 @@ from server.store.tables import mailed_tokens, outbox
 
 log = structlog.get_logger()
 CHANNEL = "outbox"
-SECONDS_BETWEEN_SIGNS_OF_LIFE = 1.0
+SECONDS_BETWEEN_TRIES = 1.0
 _IS_MAIL = outbox.c.kind.startswith(MAIL, autoescape=True)
 _ENTRY = (
     outbox.c.id,
@@ -208,25 +208,10 @@ class PostgresOutbox:
         """Take what Postgres tells of new entries, until cancelled."""
         while True:
             try:
-                await self._listen()
-            except (
-                StoreUnavailable,
-                sa.exc.SQLAlchemyError,
-                OSError,
-                TimeoutError,
-            ) as error:
+                await self._database.listen(CHANNEL, self._hear)
+            except (StoreUnavailable, sa.exc.SQLAlchemyError) as error:
                 log.debug("new entries are not told", cause=type(error).__name__)
-            await asyncio.sleep(SECONDS_BETWEEN_SIGNS_OF_LIFE)
-
-    async def _listen(self) -> None:
-        async with self._database.alone() as connection:
-            raw = await connection.get_raw_connection()
-            driver: Any = raw.driver_connection
-            await driver.add_listener(CHANNEL, self._hear)
-            while True:
-                await asyncio.sleep(SECONDS_BETWEEN_SIGNS_OF_LIFE)
-                async with asyncio.timeout(SECONDS_BETWEEN_SIGNS_OF_LIFE):
-                    await connection.execute(sa.select(1))
+            await asyncio.sleep(SECONDS_BETWEEN_TRIES)
 
     def _hear(self, *_: object) -> None:
         for event in (self._told, *self._also):

@@ -35,7 +35,7 @@ CHANNEL = "users"
 SECONDS_HELD = 5.0
 SECONDS_IN_REDIS = 3600
 SECONDS_MARKED = 60  # far longer than any read takes
-SECONDS_BETWEEN_SIGNS_OF_LIFE = 1.0
+SECONDS_BETWEEN_TRIES = 1.0
 MOST = 10_000
 
 # KEYS: the account's. ARGV: version, value ("" to mark it only), seconds.
@@ -109,31 +109,14 @@ class UserCache:
         """Take what Postgres tells, until cancelled; begin anew when it is lost."""
         while True:
             try:
-                await self._listen()
-            except (
-                StoreUnavailable,
-                sa.exc.SQLAlchemyError,
-                OSError,
-                TimeoutError,
-            ) as error:
+                await self._database.listen(CHANNEL, self._hear, self._begun)
+            except (StoreUnavailable, sa.exc.SQLAlchemyError) as error:
                 log.warning("changes are not told", cause=type(error).__name__)
             finally:
                 self._forget()
-            await asyncio.sleep(SECONDS_BETWEEN_SIGNS_OF_LIFE)
+            await asyncio.sleep(SECONDS_BETWEEN_TRIES)
 
-    async def _listen(self) -> None:
-        async with self._database.alone() as connection:
-            raw = await connection.get_raw_connection()
-            driver: Any = raw.driver_connection
-            await driver.add_listener(CHANNEL, self._hear)
-            await self._mark_recent(connection)
-            self._told = True
-            while True:
-                await asyncio.sleep(SECONDS_BETWEEN_SIGNS_OF_LIFE)
-                async with asyncio.timeout(SECONDS_BETWEEN_SIGNS_OF_LIFE):
-                    await connection.execute(sa.select(1))
-
-    async def _mark_recent(self, connection: AsyncConnection) -> None:
+    async def _begun(self, connection: AsyncConnection) -> None:
         """Mark in Redis what may have changed while nobody listened."""
         recent = sa.text(
             "select id, version from users where version > 1"
@@ -142,6 +125,7 @@ class UserCache:
         rows = await connection.execute(recent, {"seconds": SECONDS_IN_REDIS + 60})
         for user_id, version in rows:
             await self._mark(user_id, version)
+        self._told = True
 
     def _hear(self, _connection: object, _pid: int, _channel: str, told: str) -> None:
         user_id, version = map(int, told.split())
