@@ -168,9 +168,10 @@ class _CallersEnd:
             raise
 
     async def _receive(self) -> None:
-        told, unmade = "the tunnel has ended", False
+        told, heard, unmade = "the tunnel has ended", False, False
         try:
             while (read := await self._stream.read()) is not grpc.aio.EOF:
+                heard = True
                 response = CarryResponse.FromString(read)
                 for answer in response.answers:
                     self._take(answer)
@@ -178,9 +179,12 @@ class _CallersEnd:
                     self.sent_away = True
                     self._outbox.close()
         except grpc.aio.AioRpcError as error:
-            unmade = error.code() is grpc.StatusCode.UNIMPLEMENTED
+            refused = error.code() is grpc.StatusCode.UNIMPLEMENTED
+            unmade = refused and not heard
             self.sent_away |= unmade
             told = error.details() or told
+        except DecodeError:
+            told = "that is no CarryResponse"
         finally:
             self._outbox.close()
             self._sending.cancel()

@@ -113,14 +113,43 @@ async def test_calls_of_one_turn_go_together() -> None:
         answers = [Answer(id=call.id) for call in request.calls]
         await context.write(CarryResponse(answers=answers).SerializeToString())
 
+    async with carried_by(carry) as port:
+        await asyncio.gather(*(ask(port) for _ in range(64)))
+    assert sizes == [64]
+
+
+@asynccontextmanager
+async def carried_by(carry: Any) -> AsyncIterator[TunnelPort]:
+    """Give a port whose calls are answered by some other end."""
     remote = Remote(Port())
     end = Tunnel(lambda _: Port(), 1)
     end._carry = carry  # type: ignore[method-assign]
     remote.server.add_generic_rpc_handlers((end.handler(),))
     async with remote:
-        port = TunnelPort(remote.channel)
-        await asyncio.gather(*(ask(port) for _ in range(64)))
-    assert sizes == [64]
+        yield TunnelPort(remote.channel)
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        b"\xff",
+        CarryResponse().SerializeToString(),
+        CarryResponse(answers=[Answer(id=9)]).SerializeToString(),
+    ],
+)
+async def test_another_end_that_is_not_right(said: bytes, direct: list[str]) -> None:
+    """What may have been made is not made again: UNAVAILABLE."""
+
+    async def carry(_: object, context: Any) -> None:
+        await context.read()
+        await context.write(said)
+        await context.abort(grpc.StatusCode.UNIMPLEMENTED, "so late")
+
+    async with carried_by(carry) as port:
+        with pytest.raises(CallError) as caught:
+            await ask(port)
+    assert caught.value.code == 14
+    assert not direct
 
 
 async def test_what_is_large_does_not_hold_up_the_others(direct: list[str]) -> None:
