@@ -35,7 +35,7 @@ from edge.reply import (
     is_unchanged,
     pack,
 )
-from edge.request import RequestBuilder, fits, split_path
+from edge.request import RequestBuilder, fits, refuse_conditions, split_path
 
 _log = logging.getLogger("edge")
 Reading = tuple[list[str], list[str], str]  # segments, literals, verb
@@ -118,6 +118,13 @@ class Dispatcher:
         default = settings.stream_timeout if streams else settings.default_timeout
         asked = headers.get(b"grpc-timeout")
         call.timeout = deadline(asked, default, settings.max_timeout)
+        if streams and call.scope.get("http_version") == "1.0":  # it has no chunks
+            raise Refused(
+                "a stream needs HTTP/1.1",
+                "HTTP_VERSION_TOO_OLD",
+                http=426,
+                headers=[(b"upgrade", b"HTTP/1.1"), (b"connection", b"upgrade")],
+            )
         request = await self._request(call, binding, segments)
         await (self._stream if streams else self._unary)(call, binding, request)
 
@@ -176,8 +183,8 @@ class Dispatcher:
     ) -> bytes:
         """Give the request message."""
         headers = call.head.headers
-        if b"if-none-match" in headers and call.method not in ("GET", "HEAD"):
-            raise Refused("If-None-Match is for GET and HEAD here")
+        if call.method not in ("GET", "HEAD"):
+            refuse_conditions(binding, headers)
         sent = binding.takes_body or has_body(headers)
         body = await self._body(call) if sent else b""
         if body and not binding.takes_body:

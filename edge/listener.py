@@ -60,12 +60,16 @@ class DeadlinedProtocol(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         """Wait no longer: the edge's own deadlines hold from here.
 
-        A request says once whom it is for (RFC 9112 3.2); what is raised is 400.
+        A request says once whom it is for (RFC 9112 3.2), and its length in no way
+        that somebody else may read otherwise (6.1); what is raised is 400.
         """
         self._stop()
         hosts = sum(name == b"host" for name, _ in self.headers)
         if hosts > 1 or (not hosts and self.parser.get_http_version() != "1.0"):
             raise ValueError("not one Host")
+        for name, value in self.headers:
+            if name == b"transfer-encoding" and value.lower() != b"chunked":
+                raise ValueError("a transfer coding that is not ours")
         self._headed, self._useless = True, 0
         super().on_headers_complete()
 

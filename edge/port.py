@@ -79,6 +79,7 @@ _log = logging.getLogger("edge")
 # What gRPC itself says of a connection names addresses, which are nobody's business.
 _ADDRESS = re.compile(r"\b(ipv4|ipv6|unix|dns|vsock):")
 _UNAVAILABLE: int = grpc.StatusCode.UNAVAILABLE.value[0]
+_DEADLINE_EXCEEDED: int = grpc.StatusCode.DEADLINE_EXCEEDED.value[0]
 UNREACHABLE = "the service cannot be reached: try again"
 
 
@@ -102,6 +103,8 @@ def _call_error(error: grpc.aio.AioRpcError) -> CallError:
     if code == _UNAVAILABLE and _ADDRESS.search(message):
         _log.warning("call failed: %s", message)
         message = UNREACHABLE
+    elif code == _DEADLINE_EXCEEDED and not status:  # ours has passed first
+        message = "deadline exceeded"
     return CallError(code, message, status, headers, trailers)
 
 

@@ -143,6 +143,16 @@ def _strong_tag(if_match: str) -> str:
     return "" if if_match == "*" else match[1] or match[2]
 
 
+def refuse_conditions(binding: Binding, headers: Headers) -> None:
+    """Refuse conditions of a change that nobody here would ask (RFC 9110 13.1)."""
+    if b"if-none-match" in headers:
+        raise Refused("If-None-Match is for GET and HEAD here")
+    asks = headers.get(b"if-match", b"*").strip() != b"*"
+    if asks and "If-Match" not in binding.headers:
+        told = "what this changes has no version for If-Match"
+        raise Refused(told, "ETAG_MISMATCH", http=412)
+
+
 def _header_values(binding: Binding, headers: Headers) -> Iterator[Given]:
     """Give the request fields that HTTP's own headers fill."""
     for name, parameter in binding.headers.items():
@@ -302,7 +312,8 @@ class RequestBuilder:
         found = binding.body_field
         if found is None:
             return self._codec.read(body, binding.request)
-        tree = strict_tree(body)  # one whole value: it cannot break out of the wrap
+        # one whole value: it cannot break out of the wrap
+        tree = strict_tree(body, found.json_name)
         if tree is None and not found.takes_null:
             told = binding.body.kind.told if binding.body else "must not be null"
             raise fault(found.json_name, told)
@@ -389,10 +400,11 @@ def _refuse_conflict(
 ) -> None:
     """Refuse a body that says otherwise than a parameter, or says its oneof's rest."""
     (message, tree), fields = body, parameter.fields
-    if _at(tree, fields) is not None and (
-        exclusive or value_at(message, fields) != value_at(bound, fields)
-    ):
-        raise _conflict(parameter)
+    if _at(tree, fields) is not None:
+        if exclusive:
+            raise fault(parameter.path, "it is given twice", "DUPLICATE_FIELD")
+        if value_at(message, fields) != value_at(bound, fields):
+            raise _conflict(parameter)
     for level, oneof in parameter.oneofs:
         held = _at(tree, fields[:level])
         for sibling in oneof.fields:

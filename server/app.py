@@ -6,7 +6,6 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from datetime import timedelta
-from functools import partial
 from importlib.metadata import version
 
 import grpc
@@ -17,7 +16,7 @@ from redis.asyncio import Redis
 from edge.app import create_app
 from edge.config import EdgeSettings, TokenCookie
 from edge.port import CallError, CallPort, Reply
-from edge.tunnel import Tunnel, TunnelPort
+from edge.tunnel import TunnelPort
 from server import systems
 from server.background import following
 from server.config import Settings, require
@@ -64,6 +63,7 @@ from server.rpc.local import LocalPort
 from server.rpc.recovery import RecoveryService
 from server.rpc.reflection import reflect
 from server.rpc.signing_keys import SigningKeyService
+from server.rpc.tunnel import Tunnel, answering
 from server.rpc.watches import RevocationService, UserWatchService
 from server.store.accounts.personal_data import PostgresPersonalData
 from server.store.accounts.user_batches import PostgresUserBatches
@@ -162,14 +162,14 @@ async def academy(
     servicers = _servicers(base, kept, authentication)
     served = serve_methods(servicers, _guards(base, authentication, kept.events))
     trust = Trust(settings.trusted_proxies)
-    ports = partial(LocalPort, served, trust, Reply, CallError)
-    tunnel = Tunnel(ports, MOST_CALLS)
+    tunnel = Tunnel(answering(served, trust), MOST_CALLS)
     ends = (base.feed.tail.close, kept.changes.tail.close, tunnel.drain)
     health = Health(base.database.ping, list(servicers), lame_duck, *ends)
     server = grpc_server([*Listener(trust).handlers(served), tunnel.handler()])
     health.add_to(server)
     if settings.debug:
         reflect(server, (*servicers, health.name))
+    port = LocalPort(served, trust, Reply, CallError)
     edge = replace(edge_settings(settings, rates(settings)), ready=health.ready)
     stores = (base.database, base.clock)
     fresh = (kept.keys, base.feed, kept.services, kept.changes, health)
@@ -182,7 +182,6 @@ async def academy(
         following(*works, base.feed.listen, kept.keys.listen),
         delivering(settings, kept.outbox, letters, consequences, base.clock),
     ):
-        port = ports()
         yield Academy(health, server, port, edge_app(port, edge))
 
 

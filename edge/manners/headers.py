@@ -96,7 +96,8 @@ class Heads:
         for name, value in raw:
             size += len(name) + len(value)
             if name in _PASSED:
-                if text := _ascii(value):
+                text = _ascii(value)
+                if text or name == b"authorization":  # given twice, it counts twice
                     out.append((_PASSED[name], text))
             elif name.startswith(_PREFIX):
                 out.extend(

@@ -71,17 +71,18 @@ _decoder = json.JSONDecoder(object_pairs_hook=_distinct, parse_int=_whole)
 _all_keys = json.JSONDecoder(object_pairs_hook=_Pairs, parse_int=float)
 
 
-def strict_tree(body: bytes) -> Any:
-    """Give a JSON text's values; raises Refused on broken JSON or a double key."""
+def strict_tree(body: bytes, at: str = "") -> Any:
+    """Give a JSON text's values; raises Refused on broken JSON or a double key.
+
+    `at` is where the text stands.
+    """
     try:
         text = body.decode()
         try:
             return _decoder.decode(text)
         except _Duplicate:
-            path = reversed(_twice(_all_keys.decode(text)))
-            raise fault(
-                "".join(path).lstrip("."), "the key stands twice", "DUPLICATE_FIELD"
-            ) from None
+            path = "".join((at, *reversed(_twice(_all_keys.decode(text))))).lstrip(".")
+            raise fault(path, "the key stands twice", "DUPLICATE_FIELD") from None
     except json.JSONDecodeError as error:
         where = f"line {error.lineno}, column {error.colno}"
         raise Refused(f"the body is not JSON: {error.msg} at {where}") from None

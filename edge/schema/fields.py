@@ -109,7 +109,6 @@ def _camel(mask: str) -> str:
 
 
 _TEXT: Schema = {"type": "string"}
-_BASE64 = _TEXT | {"contentEncoding": "base64"}
 _BOOLS = {"true": True, "false": False}
 _KINDS = (
     ("BOOL", Kind("must be true or false", _BOOLS.get, {"type": "boolean"})),

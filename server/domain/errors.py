@@ -24,10 +24,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from enum import Enum, auto
 from typing import ClassVar
+
+MOST_TOLD = 20  # violations
+LONGEST = 200  # characters of a field's path, or of what is wrong with it
 
 
 class Kind(Enum):
@@ -80,9 +83,14 @@ class InvalidFields(AcademyError):
     reason = "INVALID_FIELDS"
 
     def __init__(self, violations: Sequence[Violation]) -> None:
-        sentences = "; ".join(f"{v.field}: {v.description}" for v in violations)
-        super().__init__(f"invalid request: {sentences}")
-        self.violations = tuple(violations)
+        """Tell the first of them; a status has to fit into 16 KiB of metadata."""
+        told = tuple(
+            replace(v, field=v.field[:LONGEST], description=v.description[:LONGEST])
+            for v in violations[:MOST_TOLD]
+        )
+        sentences = "; ".join(f"{v.field}: {v.description}" for v in told)
+        super().__init__(f"invalid request: {sentences}"[: 2 * LONGEST])
+        self.violations = told
 
 
 class MalformedRequest(AcademyError):

@@ -45,15 +45,17 @@ from server.rpc.interceptors.logging import logged
 from server.rpc.interceptors.rate_limit import rate_limited
 from server.rpc.interceptors.validation import validated
 
-MIB = 1024 * 1024
+KIB = 1024
+MIB = 1024 * KIB
+MAX_METADATA = 16 * KIB  # bytes
 Context = grpc.aio.ServicerContext[bytes, bytes]
-_STATUS = "grpc-status-details-bin"
+STATUS = "grpc-status-details-bin"
 _CODES = {code.value[0]: code for code in grpc.StatusCode}
 
 OPTIONS: tuple[tuple[str, int], ...] = (
     ("grpc.so_reuseport", 0),  # a second server on the port is a mistake to hear of
     ("grpc.max_receive_message_length", 1 * MIB),
-    ("grpc.max_metadata_size", 16 * 1024),
+    ("grpc.max_metadata_size", MAX_METADATA),
     ("grpc.max_concurrent_streams", 256),
 )
 MOST_CALLS = 2_000  # at once, over all connections
@@ -216,7 +218,7 @@ def _repeated(pairs: Iterable[tuple[str, str | bytes]], name: str) -> bool:
 
 async def _abort(context: Context, call: Call, failure: Failure) -> None:
     """Tell the failure, and the id to look it up by; that costs too much of others."""
-    trailers = (("x-request-id", call.request_id), (_STATUS, failure.status))
+    trailers = (("x-request-id", call.request_id), (STATUS, failure.status))
     await context.abort(_CODES[failure.code], failure.message, trailers)
 
 

@@ -1,4 +1,4 @@
-"""The same chain without a wire of its own: for an edge in the process, or a tunnel."""
+"""The same chain without a wire, for an edge in the same process."""
 
 from __future__ import annotations
 
@@ -8,19 +8,16 @@ from typing import Generic, TypeVar, cast
 
 import grpc
 
-from server.rpc.addresses import Trust, peer_address
+from server.rpc.addresses import Trust
 from server.rpc.call import Call, Failure, Method, Proceed, Stream
-from server.rpc.listener import incoming
+from server.rpc.listener import STATUS, incoming
 
 Pairs = Sequence[tuple[str, str | bytes]]
 Reply = TypeVar("Reply")
-_STATUS = "grpc-status-details-bin"
 
 
 class LocalPort(Generic[Reply]):
-    """Calls RPCs in this process, for a peer as gRPC names it.
-
-    Without one the caller is this process itself, trusted to name the client.
+    """Calls RPCs in this process. Its caller is trusted to name the client.
 
     What a call gives and raises is made by `reply(message, headers, trailers)` and
     `error(code, message, status, headers, trailers)`, so that nothing here knows
@@ -33,14 +30,11 @@ class LocalPort(Generic[Reply]):
         trust: Trust,
         reply: Callable[[bytes, Pairs, Pairs], Reply],
         error: Callable[[int, str, bytes, Pairs, Pairs], Exception],
-        peer: str = "",
     ) -> None:
         self._served = served
         self._trust = trust
         self._reply = reply
         self._error = error
-        self._peer = peer_address(peer)
-        self._trusted = not peer or trust.covers(self._peer)
 
     async def unary(
         self,
@@ -78,12 +72,12 @@ class LocalPort(Generic[Reply]):
         if method is None or proceed is None or method.streams is not streams:
             code = grpc.StatusCode.UNIMPLEMENTED.value[0]
             raise self._error(code, f"no such method: {path}", b"", (), ())
-        call = incoming(method, body, metadata, self._peer, self._trusted, self._trust)
+        call = incoming(method, body, metadata, "", True, self._trust)
         call.timeout = timeout
         return call, proceed
 
     def _failed(self, call: Call, failure: Failure) -> Exception:
-        trailers = (("x-request-id", call.request_id), (_STATUS, failure.status))
+        trailers = (("x-request-id", call.request_id), (STATUS, failure.status))
         return self._error(failure.code, failure.message, failure.status, (), trailers)
 
 

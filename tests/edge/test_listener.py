@@ -10,7 +10,7 @@ import uvicorn
 from edge.app import create_app
 from edge.listener import DeadlinedProtocol
 from tests.edge.service import Port, compiled
-from tests.edge.test_manners import SHOP, item
+from tests.edge.test_manners import SHOP, events, item
 
 Ends = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
@@ -119,13 +119,23 @@ async def test_dripping_keeps_no_connection(drip: bytes) -> None:
         (b"HTTP/1.1", b"400"),
         (b"HTTP/1.1\r\nHost: x\r\nHost: x", b"400"),
         (b"HTTP/1.0\r\nHost: x\r\nhost: y", b"400"),
+        (b"HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: gzip, chunked", b"400"),
     ],
 )
-async def test_a_request_says_once_whom_it_is_for(head: bytes, status: bytes) -> None:
-    """RFC 9112 3.2."""
+async def test_what_proxies_may_read_otherwise(head: bytes, status: bytes) -> None:
+    """RFC 9112 3.2 and 6.1: one Host, and no coding that we do not take."""
     async with connected() as (reader, writer):
         writer.write(b"GET /items/1 " + head + b"\r\n\r\n")
         assert (await reader.readline()).split()[1] == status
+
+
+async def test_a_stream_needs_chunks() -> None:
+    """RFC 9112 6.1: a client of HTTP/1.0 gets none."""
+    async with connected(Port(stream=events("a"))) as (reader, writer):
+        writer.write(b"GET /items:watch HTTP/1.0\r\n\r\n")
+        told = await reader.read(-1)
+    assert told.startswith(b"HTTP/1.1 426 ")
+    assert b"upgrade: HTTP/1.1" in told
 
 
 async def test_who_does_not_read_loses_the_connection() -> None:

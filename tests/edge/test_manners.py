@@ -175,6 +175,11 @@ async def test_if_match_becomes_the_requests_etag() -> None:
     assert violations(answer) == ["item.etag"]
     answer = await http.delete("/items/1", headers={"if-match": 'W/"v1"'})
     assert answer.status_code == 412
+    calls = len(port.calls)
+    answer = await http.post("/logout", headers={"if-match": '"v1"'})
+    assert (answer.status_code, len(port.calls)) == (412, calls)
+    answer = await http.post("/logout", headers={"if-match": "*"})
+    assert answer.is_success
     await http.delete("/items/1", headers={"if-match": "*"})
     assert kind("DeleteItemRequest").FromString(port.request).etag == ""
 
@@ -207,8 +212,8 @@ def violations(answer: Any) -> list[str]:
 
 AMBIGUOUS = {
     "unknown": ('{"nope": 1}', ["item.nope"]),
-    "twice": ('{"name": "a", "name": "a"}', ["name"]),
-    "twice within": ('{"size": {"wide": 1, "wide": 1}}', ["size.wide"]),
+    "twice": ('{"name": "a", "name": "a"}', ["item.name"]),
+    "twice within": ('{"size": {"wide": 1, "wide": 1}}', ["item.size.wide"]),
     "path says otherwise": ('{"id": 2}', ["item.id"]),
     "path says otherwise, by zero": ('{"id": 0}', ["item.id"]),
     "wrong type within": ('{"size": {"wide": "x"}}', ["item.size.wide"]),
@@ -436,6 +441,9 @@ async def test_the_client_address_is_the_peer_behind_what_a_proxy_said() -> None
     assert held["raw-bin"] == b"\x00\x01"
     assert "grpc-timeout" not in held
     assert len(held) == len(port.metadata)
+    twice = [(b"authorization", b"Bearer t"), (b"authorization", b"Bearer \xff")]
+    await raw(app, "GET", "/items/1", twice)
+    assert [v for k, v in port.metadata if k == "authorization"] == ["Bearer t", ""]
     await raw(app, "GET", "/items/1", headers, peer="10.1.2.3")
     assert metadata(port)["x-forwarded-for"] == "6.6.6.6, 10.1.2.3"
     assert metadata(port)["x-request-id"] == "chosen-by-client"
@@ -776,6 +784,7 @@ async def test_a_cookie_fills_its_request_field() -> None:
     assert kind("RefreshRequest").FromString(port.request).refresh == "r-0"
     answer = await http.post("/refresh", json={"refresh": "r-0"}, headers=held)
     assert (answer.status_code, violations(answer)) == (400, ["refresh"])
+    assert answer.json()["error"] == "refresh: it is given twice"
     bare = {"cookie": "__Host-refresh=r-0"}
     await http.post("/refresh", json={}, headers=bare)
     assert kind("RefreshRequest").FromString(port.request).refresh == ""

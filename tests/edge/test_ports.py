@@ -11,13 +11,17 @@ from google.rpc import error_details_pb2
 from edge.app import create_app
 from edge.config import EdgeSettings
 from edge.port import CallError, RemotePort, Reply
-from edge.tunnel import Tunnel, TunnelPort
+from edge.tunnel import TunnelPort
+from server.rpc.tunnel import Answering, Tunnel
 from tests.edge.service import Port, Stream, client, compiled, status
 from tests.edge.test_manners import SHOP, events, item, kind
+from tunnel.v1 import tunnel_pb2
 
 SETTINGS = EdgeSettings(response_headers=frozenset(("x-cost",)))
 KINDS = (RemotePort, TunnelPort)
 MOST = 1_000
+SECONDS = 30
+WATCH = "/shop.v1.Shop/WatchItems"
 
 
 class Servicer(grpc.GenericRpcHandler):
@@ -64,6 +68,42 @@ class Servicer(grpc.GenericRpcHandler):
         await context.abort(code, error.message, trailers)
 
 
+def answering(port: Port) -> Answering:
+    """Give what answers a tunnel's calls by a port."""
+
+    async def answer(call: tunnel_pb2.Call, _peer: str) -> tunnel_pb2.Answer:
+        metadata = [*map(_read, call.metadata)]
+        due = call.timeout_ms / 1000 if call.HasField("timeout_ms") else None
+        try:
+            reply = await port.unary(
+                call.method, call.message, metadata=metadata, timeout=due
+            )
+        except CallError as error:
+            code, told, status = error.code, error.message, error.status
+            answer = tunnel_pb2.Answer(code=code, error=told, status=status)
+        else:
+            answer = tunnel_pb2.Answer(
+                message=reply.message,
+                headers=map(_written, reply.headers),
+                trailers=map(_written, reply.trailers),
+            )
+        answer.id = call.id
+        return answer
+
+    return answer
+
+
+def _read(pair: tunnel_pb2.Pair) -> tuple[str, str | bytes]:
+    binary = pair.name.endswith("-bin")
+    return pair.name, pair.value if binary else pair.value.decode()
+
+
+def _written(pair: tuple[str, str | bytes]) -> tunnel_pb2.Pair:
+    name, value = pair
+    raw = value if isinstance(value, bytes) else value.encode()
+    return tunnel_pb2.Pair(name=name, value=raw)
+
+
 class Remote:
     """A server of a port, and the port that calls it: through a tunnel or without."""
 
@@ -71,7 +111,7 @@ class Remote:
         self, port: Port, kind: type[RemotePort] = RemotePort, most: int = MOST
     ) -> None:
         self.server = grpc.aio.server()
-        self.tunnel = Tunnel(lambda _: port, most)
+        self.tunnel = Tunnel(answering(port), most)
         handlers: list[grpc.GenericRpcHandler] = [Servicer(port)]
         if kind is TunnelPort:
             handlers += [self.tunnel.handler()]
@@ -163,12 +203,24 @@ async def test_a_deadline_is_kept_where_the_service_does_not(
         assert (answer.status_code, answer.json()["code"]) == (504, 4)
 
 
+async def test_a_streams_deadline_is_told_in_our_words() -> None:
+    """R38: gRPC's own ones differ from time to time."""
+
+    async def items() -> AsyncIterator[bytes]:
+        yield b""
+        await asyncio.sleep(SECONDS)
+
+    async with Remote(Port(stream=items)) as remote:
+        stream = remote.server_stream(WATCH, b"", metadata=(), timeout=0.1)
+        with pytest.raises(CallError) as caught:
+            [_ async for _ in stream]
+    assert (caught.value.code, caught.value.message) == (4, "deadline exceeded")
+
+
 async def test_a_remote_stream_has_its_metadata() -> None:
     """Headers before the first message, trailers after the last."""
     async with Remote(Port(stream=events("a"))) as remote:
-        stream = remote.server_stream(
-            "/shop.v1.Shop/WatchItems", b"", metadata=(), timeout=5
-        )
+        stream = remote.server_stream(WATCH, b"", metadata=(), timeout=5)
         names = []
         async for message in stream:
             assert ("x-from", "stream") in tuple(stream.headers)

@@ -2,7 +2,8 @@
 
 import asyncio
 import math
-from collections.abc import AsyncIterator, Callable, Sequence
+import time
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from functools import partial
 from typing import Any
@@ -11,13 +12,13 @@ import grpc
 import pytest
 
 from edge.port import CallError, Metadata, RemotePort, Reply
-from edge.tunnel import MOST_CALLS, Tunnel, TunnelPort
+from edge.tunnel import MOST_CALLS, TunnelPort
+from server.rpc.tunnel import Tunnel
 from tests.edge.service import Port
-from tests.edge.test_ports import Remote
-from tunnel.v1.tunnel_pb2 import Answer, Call, CarryRequest, CarryResponse, Pair
+from tests.edge.test_ports import Remote, answering
+from tunnel.v1.tunnel_pb2 import Answer, CarryRequest, CarryResponse
 
 METHOD = "/shop.v1.Shop/GetItem"
-CARRY = "/tunnel.v1.TunnelService/Carry"
 SECONDS = 10
 
 
@@ -122,7 +123,7 @@ async def test_calls_of_one_turn_go_together() -> None:
 async def carried_by(carry: Any) -> AsyncIterator[TunnelPort]:
     """Give a port whose calls are answered by some other end."""
     remote = Remote(Port())
-    end = Tunnel(lambda _: Port(), 1)
+    end = Tunnel(answering(Port()), 1)
     end._carry = carry  # type: ignore[method-assign]
     remote.server.add_generic_rpc_handlers((end.handler(),))
     async with remote:
@@ -135,6 +136,7 @@ async def carried_by(carry: Any) -> AsyncIterator[TunnelPort]:
         b"\xff",
         CarryResponse().SerializeToString(),
         CarryResponse(answers=[Answer(id=9)]).SerializeToString(),
+        CarryResponse(answers=[Answer(id=9, more=True)]).SerializeToString(),
     ],
 )
 async def test_another_end_that_is_not_right(said: bytes, direct: list[str]) -> None:
@@ -254,8 +256,8 @@ async def test_a_cancelled_call_ends(direct: list[str]) -> None:
     assert not direct
 
 
-async def test_a_call_cancelled_before_it_left_is_not_made() -> None:
-    """Nor does its place stay taken."""
+async def test_calls_that_are_cancelled_leave_no_place_taken() -> None:
+    """However soon."""
     service = Port()
     async with tunnelled(service) as port:
         for _ in range(MOST_CALLS * 2):
@@ -265,6 +267,25 @@ async def test_a_call_cancelled_before_it_left_is_not_made() -> None:
             with pytest.raises(asyncio.CancelledError):
                 await call
         await ask(port)
+
+
+async def test_a_call_cancelled_before_it_left_is_dropped() -> None:
+    """What a server does not read is not kept for it."""
+
+    async def carry(_: object, context: Any) -> None:
+        await asyncio.sleep(SECONDS)
+
+    async with carried_by(carry) as port:
+        calls = [asyncio.create_task(ask(port, b"x" * 60_000)) for _ in range(200)]
+        await asyncio.sleep(0.2)
+        tunnel = port._tunnel
+        assert tunnel
+        assert len(tunnel._calls) > 100
+        for call in calls:
+            call.cancel()
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        assert not tunnel._calls | tunnel._waiting | tunnel._due
 
 
 async def test_a_server_that_dies(caplog: pytest.LogCaptureFixture) -> None:
@@ -288,105 +309,58 @@ async def test_a_server_that_dies(caplog: pytest.LogCaptureFixture) -> None:
             assert await ask(port, b"again") == b"again"
 
 
-async def test_a_service_that_breaks() -> None:
-    """One call is INTERNAL, without a word of why; the others go on."""
+@pytest.mark.parametrize("code", [8, 13, 14])
+async def test_no_tunnel_for_now(code: int, direct: list[str]) -> None:
+    """A server that is full says so; else UNAVAILABLE, and nothing is made twice."""
 
-    async def broken() -> None:
-        raise KeyError("secret")
+    async def carry(_: object, context: Any) -> None:
+        await context.abort(next(c for c in grpc.StatusCode if c.value[0] == code))
 
-    service = Port(then=broken)
-    async with tunnelled(service) as port:
+    async with carried_by(carry) as port:
         with pytest.raises(CallError) as caught:
             await ask(port)
-        assert (caught.value.code, caught.value.message) == (13, "internal error")
-        service.then = None
-        assert await ask(port, b"x") == b"x"
+    assert caught.value.code == (8 if code == 8 else 14)
+    assert not direct
 
 
-@asynccontextmanager
-async def stranger(service: Port, most: int = 1_000) -> AsyncIterator[Any]:
-    """Give a tunnel's stream, to send it whatever one likes."""
-    remote = Remote(service, TunnelPort, most)
-    async with remote:
-        yield remote.channel.stream_stream(CARRY)()
-
-
-def carry(*numbers: int, cancelled: Sequence[int] = ()) -> bytes:
-    calls = [Call(id=n, method=METHOD) for n in numbers]
-    return CarryRequest(calls=calls, cancelled=cancelled).SerializeToString()
-
-
-@pytest.mark.parametrize("sent", [b"\xff", carry(1, 1)])
-async def test_nonsense_is_refused(sent: bytes) -> None:
-    """Bytes that are no message; an id that is another call's."""
-    async with stranger(Held()) as stream:
-        await stream.write(sent)
-        with pytest.raises(grpc.aio.AioRpcError) as caught:
-            await stream.read()
-        assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
-
-
-async def test_who_does_not_read_is_not_served_on() -> None:
-    """So many calls at once, then the tunnel is read no further."""
-    service = Port(Reply(b"x" * 100_000))
-    async with stranger(service) as stream:
-        for first in range(0, 3_000, 100):
-            await stream.write(carry(*range(first, first + 100)))
-        await asyncio.sleep(0.5)
-        assert len(service.calls) <= MOST_CALLS + 150  # what the wire itself holds
-
-
-async def test_calls_and_cancels_without_end() -> None:
-    """They are never more at once than calls that are waited for."""
+async def test_what_a_tunnel_has_no_room_for_is_made_without(
+    direct: list[str],
+) -> None:
+    """The server says that it was not made."""
     service = Held()
-    async with stranger(service) as stream:
-        for first in range(0, 2_000, 100):
-            numbers = range(first, first + 100)
-            await stream.write(carry(*numbers, cancelled=numbers))
-        await stream.write(carry(5_000))
-        await until(lambda: service.now == 1)
-        assert service.most <= MOST_CALLS
-
-
-async def test_too_many_over_all_tunnels() -> None:
-    """Beyond what the server takes, a call is told so at once."""
-    async with stranger(Held(), most=10) as stream:
-        await stream.write(carry(*range(12)))
-        answers = CarryResponse.FromString(await stream.read()).answers
-        assert [(one.id, one.code) for one in answers] == [(10, 8), (11, 8)]
-
-
-async def test_its_calls_end_with_a_tunnel() -> None:
-    """Nobody waits for them any more."""
-    service = Held()
-    async with stranger(service) as stream:
-        await stream.write(carry(*range(5)))
+    remote = Remote(service, TunnelPort, most=3)
+    async with remote as port:
+        calls = [asyncio.create_task(ask(port, b"%d" % n)) for n in range(5)]
         await until(lambda: service.now == 5)
-        stream.cancel()
-        await until(lambda: service.cancelled == 5)
-
-
-async def test_half_closed_it_answers_the_rest() -> None:
-    """And ends well."""
-    service = Held()
-    async with stranger(service) as stream:
-        await stream.write(carry(*range(5)))
-        await stream.done_writing()
-        await until(lambda: service.now == 5)
+        assert len(direct) == 2
         service.gate.set()
-        answers = 0
-        while (read := await stream.read()) is not grpc.aio.EOF:
-            answers += len(CarryResponse.FromString(read).answers)
-        assert answers == 5
-        assert await stream.code() is grpc.StatusCode.OK
+        assert await asyncio.gather(*calls) == [b"%d" % n for n in range(5)]
+    assert len(service.calls) == 5
 
 
-async def test_metadata_of_a_stranger() -> None:
-    """Bytes that are no text arrive as some; nothing breaks."""
-    service = Port()
-    pairs = [Pair(name="x", value=b"\xff"), Pair(name="y-bin", value=b"\xff")]
-    call = Call(id=1, method=METHOD, metadata=pairs)
-    async with stranger(service) as stream:
-        await stream.write(CarryRequest(calls=[call]).SerializeToString())
-        await stream.read()
-        assert service.metadata == (("x", "\ufffd"), ("y-bin", b"\xff"))
+async def test_a_deadline_that_nobody_there_keeps() -> None:
+    """L5: at most 100 ms late, and the call ends there."""
+    service = Held()
+    async with tunnelled(service) as port:
+        began = time.monotonic()
+        with pytest.raises(CallError) as caught:
+            await ask(port, timeout=0.2)
+        assert caught.value.code == grpc.StatusCode.DEADLINE_EXCEEDED.value[0]
+        assert 0.2 <= time.monotonic() - began < 0.3
+        await until(lambda: service.cancelled == 1)
+
+
+async def test_a_call_cancelled_after_draining_ends() -> None:
+    """The stream is open for that until the last one is answered."""
+    service = Held()
+    remote = Remote(service, TunnelPort)
+    async with remote as port:
+        calls = [asyncio.create_task(ask(port)) for _ in range(3)]
+        await until(lambda: service.now == 3)
+        remote.tunnel.drain()
+        await asyncio.sleep(0.05)
+        calls[0].cancel()
+        await until(lambda: service.cancelled == 1)
+        service.gate.set()
+        await asyncio.gather(*calls[1:])
+        await until(lambda: not remote.tunnel._ends)

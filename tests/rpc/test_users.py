@@ -308,3 +308,7 @@ async def test_many_at_once(shared: Running) -> None:
     assert [user.id for user in found.users] == [bea.user.id, ana.user.id]
     assert [bool(user.email) for user in found.users] == [False, True]
     assert list(found.missing_ids) == [999_999]
+    faulty = pb.BatchGetUsersRequest(ids=[0] * 1_000)
+    told = await refusal(shared.users.BatchGetUsers(faulty, metadata=ana.metadata))
+    assert told.reason == "INVALID_FIELDS"  # and not too much for gRPC to tell
+    assert len(told.message) < 500

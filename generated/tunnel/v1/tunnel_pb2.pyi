@@ -28,7 +28,9 @@ class CarryRequest(_message.Message):
     CANCELLED_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def calls(self) -> _containers.RepeatedCompositeFieldContainer[Global___Call]:
-        """Calls to make, at most 256."""
+        """Calls to make, at most 256. One that is cancelled by the same message is not
+        made. With 256 unanswered the server reads no further.
+        """
 
     @_builtins.property
     def cancelled(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
@@ -97,7 +99,7 @@ class Call(_message.Message):
     """Milliseconds until the deadline; none without."""
     @_builtins.property
     def metadata(self) -> _containers.RepeatedCompositeFieldContainer[Global___Pair]:
-        """The metadata, as gRPC would carry it."""
+        """The metadata, as gRPC would carry it: at most 16 KiB."""
 
     def __init__(
         self,
@@ -132,6 +134,7 @@ class Answer(_message.Message):
     HEADERS_FIELD_NUMBER: _builtins.int
     TRAILERS_FIELD_NUMBER: _builtins.int
     MORE_FIELD_NUMBER: _builtins.int
+    UNMADE_FIELD_NUMBER: _builtins.int
     id: _builtins.int
     """The call's id."""
     message: _builtins.bytes
@@ -146,6 +149,10 @@ class Answer(_message.Message):
     """See `code`."""
     more: _builtins.bool
     """The message goes on in the next answer with this id, which has all else, too."""
+    unmade: _builtins.bool
+    """The call was not made, as the server had too many at once. It may be made
+    another way.
+    """
     @_builtins.property
     def headers(self) -> _containers.RepeatedCompositeFieldContainer[Global___Pair]:
         """The initial metadata."""
@@ -165,10 +172,11 @@ class Answer(_message.Message):
         headers: _abc.Iterable[Global___Pair] | None = ...,
         trailers: _abc.Iterable[Global___Pair] | None = ...,
         more: _builtins.bool = ...,
+        unmade: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["code", b"code", "error", b"error", "headers", b"headers", "id", b"id", "message", b"message", "more", b"more", "status", b"status", "trailers", b"trailers"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["code", b"code", "error", b"error", "headers", b"headers", "id", b"id", "message", b"message", "more", b"more", "status", b"status", "trailers", b"trailers", "unmade", b"unmade"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

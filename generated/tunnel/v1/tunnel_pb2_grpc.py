@@ -26,7 +26,7 @@ if _version_not_supported:
 
 
 class TunnelServiceStub:
-    """Carries unary calls of the other services of a server.
+    """Carries unary calls of a server's contract.
 
     A call over it means what it means without: the same methods, metadata,
     statuses, rules and limits. What a stream of its own costs is shared by all that
@@ -47,7 +47,7 @@ class TunnelServiceStub:
 
 
 class TunnelServiceServicer:
-    """Carries unary calls of the other services of a server.
+    """Carries unary calls of a server's contract.
 
     A call over it means what it means without: the same methods, metadata,
     statuses, rules and limits. What a stream of its own costs is shared by all that
@@ -57,8 +57,9 @@ class TunnelServiceServicer:
     def Carry(self, request_iterator, context):
         """Carry calls until the caller has sent its last and every one is answered.
 
-        A server that serves no tunnel, or none any more, says UNIMPLEMENTED. Any other
-        end leaves open what became of the calls without an answer.
+        A server that serves no tunnel, none any more, or no second one over a
+        connection says UNIMPLEMENTED, before any answer: nothing was made. Any other end
+        leaves open what became of the calls without an answer.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -81,7 +82,7 @@ def add_TunnelServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class TunnelService:
-    """Carries unary calls of the other services of a server.
+    """Carries unary calls of a server's contract.
 
     A call over it means what it means without: the same methods, metadata,
     statuses, rules and limits. What a stream of its own costs is shared by all that

@@ -13,7 +13,7 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class TunnelServiceStub:
-    """Carries unary calls of the other services of a server.
+    """Carries unary calls of a server's contract.
 
     A call over it means what it means without: the same methods, metadata,
     statuses, rules and limits. What a stream of its own costs is shared by all that
@@ -24,12 +24,13 @@ class TunnelServiceStub:
     Carry: _aio.StreamStreamMultiCallable[_tunnel_pb2.CarryRequest, _tunnel_pb2.CarryResponse]
     """Carry calls until the caller has sent its last and every one is answered.
 
-    A server that serves no tunnel, or none any more, says UNIMPLEMENTED. Any other
-    end leaves open what became of the calls without an answer.
+    A server that serves no tunnel, none any more, or no second one over a
+    connection says UNIMPLEMENTED, before any answer: nothing was made. Any other end
+    leaves open what became of the calls without an answer.
     """
 
 class TunnelServiceServicer(metaclass=_abc_1.ABCMeta):
-    """Carries unary calls of the other services of a server.
+    """Carries unary calls of a server's contract.
 
     A call over it means what it means without: the same methods, metadata,
     statuses, rules and limits. What a stream of its own costs is shared by all that
@@ -44,8 +45,9 @@ class TunnelServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _abc.AsyncIterator[_tunnel_pb2.CarryResponse]:
         """Carry calls until the caller has sent its last and every one is answered.
 
-        A server that serves no tunnel, or none any more, says UNIMPLEMENTED. Any other
-        end leaves open what became of the calls without an answer.
+        A server that serves no tunnel, none any more, or no second one over a
+        connection says UNIMPLEMENTED, before any answer: nothing was made. Any other end
+        leaves open what became of the calls without an answer.
         """
 
 def add_TunnelServiceServicer_to_server(servicer: TunnelServiceServicer, server: _aio.Server) -> None: ...

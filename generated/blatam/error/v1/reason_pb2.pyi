@@ -132,6 +132,8 @@ class _ReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Reason.ValueTy
     """FAILED_PRECONDITION: what followed the resume token is no longer kept, or never
     was: read everything anew, and watch from there.
     """
+    REASON_HTTP_VERSION_TOO_OLD: _Reason.ValueType  # 54
+    """HTTP 426: a stream needs HTTP/1.1; nothing in HTTP/1.0 says where it ends."""
 
 class Reason(_Reason, metaclass=_ReasonEnumTypeWrapper):
     """Every `google.rpc.ErrorInfo.reason` of domain "blatam.academy". On the wire
@@ -248,4 +250,6 @@ REASON_RESUME_TOKEN_EXPIRED: Reason.ValueType  # 53
 """FAILED_PRECONDITION: what followed the resume token is no longer kept, or never
 was: read everything anew, and watch from there.
 """
+REASON_HTTP_VERSION_TOO_OLD: Reason.ValueType  # 54
+"""HTTP 426: a stream needs HTTP/1.1; nothing in HTTP/1.0 says where it ends."""
 Global___Reason: _TypeAlias = Reason  # noqa: Y015
