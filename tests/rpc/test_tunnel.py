@@ -76,6 +76,7 @@ async def test_who_does_not_read_is_not_served_on(most: int) -> None:
                 await stream.write(carry(*range(first, first + 100)))
 
         sending = asyncio.create_task(more())
+        await until(lambda: bool(remote.tunnel._ends))
         await asyncio.sleep(0.5)
         (end,) = remote.tunnel._ends.values()
         assert len({one.id for one in end._answers}) <= MOST_CALLS
