@@ -13,7 +13,7 @@ from server.domain.accounts.users import (
     User,
     UserEdit,
     UserFilter,
-    fold,
+    normalize_identifier,
 )
 from server.domain.auth import Account, Decide, Owner
 from server.domain.credentials.revocations import Revocations
@@ -73,7 +73,7 @@ class FakeUsers:
         for user in self.users.values():
             if user.email == new.email:
                 raise EmailTaken
-            if fold(user.username) == fold(new.username):
+            if normalize_identifier(user.username) == normalize_identifier(new.username):
                 raise UsernameTaken
         user = User(
             id=len(self.users) + 1,
@@ -115,7 +115,7 @@ class FakeUsers:
         for other in self.users.values():
             if other.id == user_id:
                 continue
-            if fold(str(edit.values.get("username", ""))) == fold(other.username):
+            if normalize_identifier(str(edit.values.get("username", ""))) == normalize_identifier(other.username):
                 raise UsernameTaken
             if edit.values.get("email") == other.email:
                 raise EmailTaken
@@ -194,7 +194,7 @@ class FakeUsers:
     async def account(self, identifier: str) -> Account | None:
         for user in self.users.values():
             here = user.id not in self.deleted
-            if here and identifier in (user.email, fold(user.username)):
+            if here and identifier in (user.email, normalize_identifier(user.username)):
                 return self._account(user)
         return None
 
@@ -227,7 +227,7 @@ class FakeUsers:
 def _matches(user: User, wanted: UserFilter) -> bool:
     return (
         (wanted.is_active is None or user.is_active is wanted.is_active)
-        and fold(user.username).startswith(fold(wanted.username_prefix))
+        and normalize_identifier(user.username).startswith(normalize_identifier(wanted.username_prefix))
         and wanted.email in ("", user.email)
         and wanted.role in (None, user.role)
     )

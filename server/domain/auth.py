@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 from typing import Protocol
 from uuid import UUID
 
-from server.domain.accounts.users import Role, fold
+from server.domain.accounts.users import Role, normalize_identifier
 from server.domain.callers import Caller
 from server.domain.clock import Clock
 from server.domain.credentials.passwords import (
@@ -176,7 +176,7 @@ class Authentication:
         Takes as long for an unknown account as for a known one (R2), and verifies
         no more than five passwords of one account from one address a minute (R5).
         """
-        identifier, user_id = fold(identifier), 0
+        identifier, user_id = normalize_identifier(identifier), 0
         for _ in range(TRIES):
             account = await self.accounts.account(identifier)
             account = await self.verified(account, identifier, password, address)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from uuid import UUID
 
-from server.domain.accounts.users import fold
+from server.domain.accounts.users import normalize_identifier
 from server.domain.auth import Authentication
 from server.domain.callers import Caller
 from server.domain.credentials.mailed_tokens import (
@@ -31,7 +31,7 @@ class Recovery:
         Nobody is looked up here: known and unknown get the same row and take the
         same time (R3). The worker finds out who it is.
         """
-        await self._mail(NewEntry(Kind.PASSWORD_RESET, address=fold(identifier)))
+        await self._mail(NewEntry(Kind.PASSWORD_RESET, address=normalize_identifier(identifier)))
 
     async def reset_password(self, token: str, new: str) -> int:
         """Put a new password and end all sessions; gives whose.
@@ -75,7 +75,7 @@ class Recovery:
         account = await rules.verified(account, caller.subject, password, address)
         keep = UUID(caller.session_id)
         if not await rules.sessions.ask_email_change(
-            account, fold(new_email), keep, rules.clock()
+            account, normalize_identifier(new_email), keep, rules.clock()
         ):
             raise InvalidCredentials(account.user_id)
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from server.domain.accounts.users import fold
+from server.domain.accounts.users import normalize_identifier
 
 
 @pytest.mark.parametrize(
@@ -16,4 +16,4 @@ from server.domain.accounts.users import fold
 )
 def test_only_ascii_is_folded(text: str, folded: str) -> None:
     """R31: a Kelvin sign is no "k", and nothing grows (CVE-2019-19844)."""
-    assert fold(text) == folded
+    assert normalize_identifier(text) == folded

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol
 
-from server.domain.accounts.users import NewUser, Role, User, fold
+from server.domain.accounts.users import NewUser, Role, User, normalize_identifier
 from server.domain.clock import Clock
 from server.domain.credentials.given_hashes import hash_faults
 from server.domain.credentials.passwords import (
@@ -92,4 +92,4 @@ class UserBatches:
 
 
 def _new(row: Row, hashed: str, now: datetime) -> NewUser:
-    return NewUser(fold(row.email), row.username, hashed, row.role, now)
+    return NewUser(normalize_identifier(row.email), row.username, hashed, row.role, now)

@@ -142,7 +142,7 @@ WRITABLE = frozenset({"username"})
 WRITABLE_BY_ADMINS = WRITABLE | {"email", "is_active", "role"}
 
 
-def fold(text: str) -> str:
+def normalize_identifier(text: str) -> str:
     """Give the form that e-mail addresses and usernames are compared in.
 
     Both are ASCII by contract, where every fold agrees (CVE-2019-19844). Other text
@@ -154,7 +154,7 @@ def fold(text: str) -> str:
 SORT_VALUES: dict[str, Callable[[User], str]] = {
     "id": lambda user: str(user.id),
     "created_at": lambda user: user.created_at.isoformat(),
-    "username": lambda user: fold(user.username),
+    "username": lambda user: normalize_identifier(user.username),
 }
 
 
@@ -184,7 +184,7 @@ class Users:
         """
         check_password(password, username, self.policy, email=email)
         hashed = await self.hasher.hash(password)
-        new = NewUser(fold(email), username, hashed, role, self.clock())
+        new = NewUser(normalize_identifier(email), username, hashed, role, self.clock())
         return await self.store.add(new, once)
 
     async def get(self, user_id: int) -> User:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from blatam.user.v1 import user_pb2 as pb
-from server.domain.accounts.users import Role, User, UserFilter, Users, fold
+from server.domain.accounts.users import Role, User, UserFilter, Users, normalize_identifier
 from server.domain.callers import Caller
 from server.domain.paging import Sort
 from server.rpc.call import Call
@@ -106,7 +106,7 @@ class UserService:
 
 _READERS: Readers = {
     "username": lambda user: user.username,
-    "email": lambda user: fold(user.email),
+    "email": lambda user: normalize_identifier(user.email),
     "is_active": lambda user: user.is_active,
     "role": lambda user: Role(user.role) if user.role else None,
 }

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from functools import lru_cache
 from operator import attrgetter
 
-from server.domain.accounts.users import fold
+from server.domain.accounts.users import normalize_identifier
 from server.domain.errors import RateLimited
 from server.domain.limits import Bucket, Limiter, address_key
 from server.rpc.call import Call, Interceptor, Method, Outcome, Proceed
@@ -43,4 +43,4 @@ def _part(name: str) -> Part:
     if name == "caller":
         return lambda call: call.caller.subject
     read = attrgetter(name)
-    return lambda call: fold(str(read(call.request)))
+    return lambda call: normalize_identifier(str(read(call.request)))

@@ -10,7 +10,7 @@ from sqlalchemy.dialects.postgresql import ARRAY, insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from server.domain.accounts.user_batches import Outcomes
-from server.domain.accounts.users import NewUser, User, fold
+from server.domain.accounts.users import NewUser, User, normalize_identifier
 from server.domain.errors import AcademyError, EmailTaken, UsernameTaken
 from server.domain.outbox.entries import Kind, NewEntry
 from server.domain.requests import Once
@@ -105,7 +105,7 @@ def _values(row: NewUser) -> tuple[object, ...]:
     return (
         row.email,
         row.username,
-        fold(row.username),
+        normalize_identifier(row.username),
         row.password_hash,
         row.role,
         row.created_at,

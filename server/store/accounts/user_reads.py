@@ -9,7 +9,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from server.domain.accounts.users import Role, User, UserFilter, fold
+from server.domain.accounts.users import Role, User, UserFilter, normalize_identifier
 from server.domain.paging import REACH, PageRequest, Position, Rows, Sort
 from server.store.connect import Database
 from server.store.explain import Explain
@@ -100,10 +100,10 @@ def _matching(wanted: UserFilter) -> Sequence[sa.ColumnElement[bool]]:
     if wanted.is_active is not None:
         conditions.append(users.c.is_active.is_(wanted.is_active))
     if wanted.username_prefix:
-        prefix = fold(wanted.username_prefix)
+        prefix = normalize_identifier(wanted.username_prefix)
         conditions.append(users.c.username_folded.startswith(prefix, autoescape=True))
     if wanted.email:
-        conditions.append(users.c.email == fold(wanted.email))
+        conditions.append(users.c.email == normalize_identifier(wanted.email))
     if wanted.role:
         conditions.append(users.c.role == wanted.role)
     return conditions

@@ -9,7 +9,7 @@ from uuid import UUID
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from server.domain.accounts.users import NewUser, Role, User, UserEdit, fold
+from server.domain.accounts.users import NewUser, Role, User, UserEdit, normalize_identifier
 from server.domain.errors import (
     EmailTaken,
     EtagMismatch,
@@ -50,7 +50,7 @@ class PostgresUsers(UserReads):
             .values(
                 email=new.email,
                 username=new.username,
-                username_folded=fold(new.username),
+                username_folded=normalize_identifier(new.username),
                 hashed_password=new.password_hash,
                 role=new.role,
                 created_at=new.created_at,
@@ -175,7 +175,7 @@ def _changes(before: User, values: Mapping[str, object]) -> dict[str, object]:
         name: value for name, value in values.items() if getattr(before, name) != value
     }
     if "username" in changed:
-        changed["username_folded"] = fold(str(changed["username"]))
+        changed["username_folded"] = normalize_identifier(str(changed["username"]))
     if "email" in changed:
         changed["email_verified"] = False
     return changed
