@@ -15,7 +15,7 @@ from server.domain.errors import AcademyError, EmailTaken, UsernameTaken
 from server.domain.outbox.entries import Kind, NewEntry
 from server.domain.requests import Once
 from server.store import answers
-from server.store.accounts.user_reads import PUBLIC, user_of
+from server.store.accounts.user_reads import USER_COLUMNS, user_of
 from server.store.connect import Database
 from server.store.outbox import enqueue
 from server.store.tables import Moment, users
@@ -91,7 +91,7 @@ async def _insert(
     source = sa.select(*shown, given.c.created_at).order_by(given.c.place)
     statement = insert(users).from_select([*names, "updated_at"], source)
     statement = statement.on_conflict_do_nothing()
-    made = await connection.execute(statement.returning(*PUBLIC))
+    made = await connection.execute(statement.returning(*USER_COLUMNS))
     new = [user_of(row) for row in made]
     await enqueue(connection, rows[0].created_at, *map(_told, new))
     return {(user.email, user.username): user for user in new}

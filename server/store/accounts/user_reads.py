@@ -15,7 +15,7 @@ from server.store.connect import Database
 from server.store.explain import Explain
 from server.store.tables import users
 
-PUBLIC = (
+USER_COLUMNS = (
     users.c.id,
     users.c.email,
     users.c.username,
@@ -26,7 +26,7 @@ PUBLIC = (
     users.c.updated_at,
     users.c.version,
 )
-THERE = users.c.deleted_at.is_(None)
+NOT_DELETED = users.c.deleted_at.is_(None)
 _SORTS: dict[str, sa.ColumnElement[object]] = {
     "id": users.c.id,
     "created_at": users.c.created_at,
@@ -46,14 +46,14 @@ class UserReads:
 
     async def by_ids(self, user_ids: Sequence[int]) -> Mapping[int, User]:
         """Give the accounts that there are among these."""
-        query = sa.select(*PUBLIC).where(users.c.id.in_(user_ids), THERE)
+        query = sa.select(*USER_COLUMNS).where(users.c.id.in_(user_ids), NOT_DELETED)
         async with self._database.reading() as connection:
             rows = (await connection.execute(query)).all()
         return {row.id: user_of(row) for row in rows}
 
     async def after(self, user_id: int, size: int) -> Sequence[User]:
         """Give the next accounts above an id, in the order of ids."""
-        query = sa.select(*PUBLIC).where(users.c.id > user_id, THERE)
+        query = sa.select(*USER_COLUMNS).where(users.c.id > user_id, NOT_DELETED)
         query = query.order_by(users.c.id).limit(size)
         async with self._database.reading() as connection:
             rows = (await connection.execute(query)).all()
@@ -70,7 +70,7 @@ class UserReads:
         matches = _matching(wanted)
         counted = _capped_count(matches)
         query = (
-            sa.select(*PUBLIC, counted.label("total"))
+            sa.select(*USER_COLUMNS, counted.label("total"))
             .where(*matches)
             .order_by(*_order(sort))
             .offset(request.offset)
@@ -96,7 +96,7 @@ def user_of(row: Sequence[Any]) -> User:
 
 
 def _matching(wanted: UserFilter) -> Sequence[sa.ColumnElement[bool]]:
-    conditions: list[sa.ColumnElement[bool]] = [THERE]
+    conditions: list[sa.ColumnElement[bool]] = [NOT_DELETED]
     if wanted.is_active is not None:
         conditions.append(users.c.is_active.is_(wanted.is_active))
     if wanted.username_prefix:

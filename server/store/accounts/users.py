@@ -20,14 +20,14 @@ from server.domain.errors import (
 from server.domain.outbox.entries import Kind, NewEntry
 from server.domain.requests import Once
 from server.store import answers
-from server.store.accounts.user_reads import PUBLIC, THERE, UserReads, user_of
+from server.store.accounts.user_reads import USER_COLUMNS, NOT_DELETED, UserReads, user_of
 from server.store.connect import Database
 from server.store.credentials.revocations import RevocationFeed, end_sessions
 from server.store.outbox import enqueue, take_back
 from server.store.tables import users
 from server.store.writing import writing
 
-TAKEN = {
+RESERVED = {
     "uq_users_email": EmailTaken,
     "uq_users_username_folded": UsernameTaken,
 }
@@ -56,9 +56,9 @@ class PostgresUsers(UserReads):
                 created_at=new.created_at,
                 updated_at=new.created_at,
             )
-            .returning(*PUBLIC)
+            .returning(*USER_COLUMNS)
         )
-        async with writing(self._database, once, TAKEN) as connection:
+        async with writing(self._database, once, RESERVED) as connection:
             user = user_of((await connection.execute(statement)).one())
             await enqueue(
                 connection,
@@ -79,7 +79,7 @@ class PostgresUsers(UserReads):
         AnswerExists.
         """
         ended: Sequence[UUID] = ()
-        async with writing(self._database, once, TAKEN) as connection:
+        async with writing(self._database, once, RESERVED) as connection:
             before = await locked(connection, user_id, admins=edit.ends_sessions)
             if edit.etag and edit.etag != before.etag:
                 raise EtagMismatch(before.etag)
@@ -106,7 +106,7 @@ class PostgresUsers(UserReads):
 
         Raises UserNotFound, LastAdmin.
         """
-        async with writing(self._database, None, TAKEN) as connection:
+        async with writing(self._database, None, RESERVED) as connection:
             before = await locked(connection, user_id, admins=True)
             await refuse_last_admin(connection, before, {"is_active": False})
             ended = await end_sessions(connection, user_id, now)
@@ -124,7 +124,7 @@ class PostgresUsers(UserReads):
         once: Once[User] | None = None,
     ) -> User:
         """Bring back an account deleted since. Raises UserNotFound, AnswerExists."""
-        async with writing(self._database, once, TAKEN) as connection:
+        async with writing(self._database, once, RESERVED) as connection:
             there = [users.c.id == user_id, users.c.deleted_at > deleted_after]
             query = sa.select(users.c.id).where(*there).with_for_update()
             if (await connection.execute(query)).first() is None:
@@ -146,7 +146,7 @@ async def locked(connection: AsyncConnection, user_id: int, *, admins: bool) -> 
     wanted = users.c.id == user_id
     if admins:
         wanted = sa.or_(wanted, users.c.role == Role.ADMIN)
-    query = sa.select(*PUBLIC).where(wanted, THERE).order_by(users.c.id)
+    query = sa.select(*USER_COLUMNS).where(wanted, NOT_DELETED).order_by(users.c.id)
     rows = await connection.execute(query.with_for_update())
     found = {row.id: user_of(row) for row in rows}
     if user_id not in found:
@@ -164,7 +164,7 @@ async def refuse_last_admin(
     if stays and values.get("is_active", True):
         return
     others = [users.c.role == Role.ADMIN, users.c.is_active, users.c.id != before.id]
-    query = sa.select(users.c.id).where(*others, THERE).limit(1)
+    query = sa.select(users.c.id).where(*others, NOT_DELETED).limit(1)
     if (await connection.execute(query)).first() is None:
         raise LastAdmin
 
@@ -193,7 +193,7 @@ async def changed(
         sa.update(users)
         .where(users.c.id == user_id)
         .values(**values, updated_at=now, version=users.c.version + 1)
-        .returning(*PUBLIC)
+        .returning(*USER_COLUMNS)
     )
     user = user_of((await connection.execute(statement)).one())
     await enqueue(connection, now, _told(kind, user))

@@ -6,7 +6,7 @@ import sqlalchemy as sa
 
 from server.domain.accounts.users import Role
 from server.domain.auth import Account
-from server.store.accounts.user_reads import THERE
+from server.store.accounts.user_reads import NOT_DELETED
 from server.store.connect import Database
 from server.store.tables import users
 
@@ -37,7 +37,7 @@ class PostgresAccounts:
         return await self._account(users.c.id == user_id)
 
     async def _account(self, condition: sa.ColumnElement[bool]) -> Account | None:
-        query = sa.select(*_ACCOUNT).where(condition, THERE)
+        query = sa.select(*_ACCOUNT).where(condition, NOT_DELETED)
         async with self._database.reading() as connection:
             row = (await connection.execute(query)).first()
         if row is None:

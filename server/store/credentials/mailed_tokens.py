@@ -18,8 +18,8 @@ from server.domain.accounts.users import User
 from server.domain.credentials.mailed_tokens import MailedToken, Purpose, TokenOwner
 from server.domain.errors import MailedTokenInvalid
 from server.domain.outbox.entries import Kind, NewEntry, State
-from server.store.accounts.user_reads import THERE
-from server.store.accounts.users import TAKEN, changed
+from server.store.accounts.user_reads import NOT_DELETED
+from server.store.accounts.users import RESERVED, changed
 from server.store.connect import Database
 from server.store.credentials.revocations import RevocationFeed, end_sessions
 from server.store.outbox import enqueue, take_back
@@ -93,7 +93,7 @@ class PostgresMailedTokens:
         Gives who that is. Raises MailedTokenInvalid, EmailTaken.
         """
         purposes = [Purpose.VERIFY, Purpose.CHANGE]
-        async with writing(self._database, None, TAKEN) as connection:
+        async with writing(self._database, None, RESERVED) as connection:
             token = await _used(connection, digest, purposes, now)
             user = await _proven(connection, token, now)
         self._keep(user)
@@ -130,7 +130,7 @@ def _in_force(
             table.c.expires_at > now,
             table.c.used_at.is_(None),
             users.c.is_active,
-            THERE,
+            NOT_DELETED,
             stands,
         )
     )
@@ -156,7 +156,7 @@ async def _used(
 async def _wanted(connection: AsyncConnection, token: MailedToken) -> bool:
     """Lock the account, and tell whether a token for it is still wanted."""
     query = sa.select(users.c.email, users.c.is_active).where(
-        users.c.id == token.user_id, THERE
+        users.c.id == token.user_id, NOT_DELETED
     )
     user = (await connection.execute(query.with_for_update(key_share=True))).first()
     entry = sa.select(outbox.c.id).where(

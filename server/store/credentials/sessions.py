@@ -18,7 +18,7 @@ from server.domain.errors import TokenInvalid
 from server.domain.outbox.entries import Kind, NewEntry
 from server.domain.requests import Once
 from server.store import answers
-from server.store.accounts.user_reads import THERE
+from server.store.accounts.user_reads import NOT_DELETED
 from server.store.connect import Database
 from server.store.credentials.revocations import RevocationFeed, end_sessions, revoke
 from server.store.outbox import enqueue, take_back
@@ -159,7 +159,7 @@ class PostgresSessions:
         user_id = account.user_id
         change = (
             sa.update(users)
-            .where(users.c.id == user_id, users.c.version == account.version, THERE)
+            .where(users.c.id == user_id, users.c.version == account.version, NOT_DELETED)
             .values(hashed_password=hashed, updated_at=now, version=users.c.version + 1)
             .returning(users.c.version)
         )
@@ -183,7 +183,7 @@ class PostgresSessions:
 
 async def _stands(connection: AsyncConnection, user_id: int, version: int) -> bool:
     """Tell whether an account is still this version, until the transaction's end."""
-    found = [users.c.id == user_id, users.c.version == version, THERE]
+    found = [users.c.id == user_id, users.c.version == version, NOT_DELETED]
     query = sa.select(users.c.id).where(*found).with_for_update(read=True)
     return (await connection.execute(query)).first() is not None
 

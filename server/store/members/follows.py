@@ -12,7 +12,7 @@ from server.domain.errors import TokenInvalid, UserNotFound
 from server.domain.members.follows import Follow, Side
 from server.domain.outbox.entries import Kind, NewEntry
 from server.domain.paging import REACH, PageRequest, Rows
-from server.store.accounts.user_reads import PUBLIC, THERE, user_of
+from server.store.accounts.user_reads import USER_COLUMNS, NOT_DELETED, user_of
 from server.store.connect import Database
 from server.store.keyset import Estimates, Keyset, capped_count, counted
 from server.store.outbox import enqueue
@@ -39,7 +39,7 @@ class PostgresFollows:
 
         Raises UserNotFound; and TokenInvalid if the follower is erased meanwhile.
         """
-        there = sa.select(users.c.id).where(users.c.id == followed_id, THERE)
+        there = sa.select(users.c.id).where(users.c.id == followed_id, NOT_DELETED)
         row = {"follower_id": follower_id, "followed_id": followed_id}
         statement = insert(table).values(**row, created_at=now)
         by = {"follower": follower_id}
@@ -76,10 +76,10 @@ class PostgresFollows:
         """
         whose, who = _COLUMNS[side]
         rows = sa.select(sa.literal(1)).join_from(table, users, users.c.id == who)
-        rows = rows.where(whose == user_id, THERE)
+        rows = rows.where(whose == user_id, NOT_DELETED)
         count = capped_count(rows)
         keyset = Keyset(table.c.created_at, who, newest_first)
-        query = rows.with_only_columns(*PUBLIC, table.c.created_at, count)
+        query = rows.with_only_columns(*USER_COLUMNS, table.c.created_at, count)
         async with self._database.reading() as connection:
             found = (await connection.execute(keyset.turned(query, request))).all()
             known = found[0][-1] if found else None

@@ -6,7 +6,7 @@ import sqlalchemy as sa
 
 from server.domain.members.scores import Counted
 from server.domain.posts.posts import State
-from server.store.accounts.user_reads import THERE
+from server.store.accounts.user_reads import NOT_DELETED
 from server.store.connect import Database
 from server.store.keyset import capped_count
 from server.store.tables import follows, posts, users
@@ -35,7 +35,7 @@ class PostgresMetrics:
         )
         query = sa.select(
             capped_count(written), capped_count(following), users.c.created_at
-        ).where(users.c.id == user_id, THERE)
+        ).where(users.c.id == user_id, NOT_DELETED)
         async with self._database.reading() as connection:
             row = (await connection.execute(query)).first()
         return Counted(*row) if row else None

@@ -20,7 +20,7 @@ from server.domain.members.profiles import Profile
 from server.domain.members.settings import Visibility
 from server.domain.requests import Once
 from server.store import answers
-from server.store.accounts.user_reads import THERE
+from server.store.accounts.user_reads import NOT_DELETED
 from server.store.connect import Database
 from server.store.tables import user_profiles as table
 from server.store.tables import user_settings, users
@@ -43,7 +43,7 @@ class PostgresProfiles:
         values = asdict(profile)
         owner = sa.select(
             *(sa.literal(value, table.c[name].type) for name, value in values.items())
-        ).where(users.c.id == profile.user_id, THERE)
+        ).where(users.c.id == profile.user_id, NOT_DELETED)
         statement = (
             sa.insert(table).from_select(list(values), owner).returning(*table.c)
         )
@@ -63,7 +63,7 @@ class PostgresProfiles:
 
     async def by_user(self, user_id: int, *, private_too: bool) -> Profile | None:
         """Give an account's profile, if it is not private or private ones count."""
-        query = sa.select(table).join(users).where(table.c.user_id == user_id, THERE)
+        query = sa.select(table).join(users).where(table.c.user_id == user_id, NOT_DELETED)
         if not private_too:
             query = query.where(~_PRIVATE)
         async with self._database.reading() as connection:
@@ -85,7 +85,7 @@ class PostgresProfiles:
 
 
 async def _locked(connection: AsyncConnection, user_id: int) -> Profile:
-    query = sa.select(table).join(users).where(table.c.user_id == user_id, THERE)
+    query = sa.select(table).join(users).where(table.c.user_id == user_id, NOT_DELETED)
     row = (await connection.execute(query.with_for_update(of=table))).first()
     if row is None:
         raise ProfileNotFound(user_id)

@@ -11,7 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from server.domain.errors import EtagMismatch, UserNotFound
 from server.domain.members.settings import Settings, Theme, Visibility
-from server.store.accounts.user_reads import THERE
+from server.store.accounts.user_reads import NOT_DELETED
 from server.store.connect import Database
 from server.store.tables import user_settings as table
 from server.store.tables import users
@@ -45,7 +45,7 @@ class PostgresSettings:
         Raises UserNotFound, EtagMismatch.
         """
         async with self._database.transaction() as connection:
-            owner = sa.select(users.c.id).where(users.c.id == user_id, THERE)
+            owner = sa.select(users.c.id).where(users.c.id == user_id, NOT_DELETED)
             # the account's row stands for settings that are not there yet
             locked = owner.with_for_update(key_share=True)
             if (await connection.execute(locked)).first() is None:

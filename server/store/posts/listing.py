@@ -14,7 +14,7 @@ from server.domain.paging import REACH, PageRequest, Rows, Sort
 from server.domain.posts.posts import Post, PostFilter, Reader, State
 from server.store.connect import Database
 from server.store.keyset import Estimates, Keyset, capped_count, counted
-from server.store.posts.rows import AUTHOR_THERE, AUTHORS_THERE, BRIEF, WHOLE, posts_of
+from server.store.posts.rows import AUTHOR_NOT_DELETED, AUTHORS_NOT_DELETED, BRIEF, WHOLE, posts_of
 from server.store.tables import posts as table
 
 Branch = list[sa.ColumnElement[bool]]
@@ -33,9 +33,9 @@ async def page(
     if not branches:
         return Rows([], False, 0, False)
     rows = [sa.select(sa.literal(1)).select_from(table).where(*b) for b in branches]
-    count: sa.ColumnElement[int] = capped_count(rows[0].where(AUTHORS_THERE))
+    count: sa.ColumnElement[int] = capped_count(rows[0].where(AUTHORS_NOT_DELETED))
     for more in rows[1:]:
-        count = count + capped_count(more.where(AUTHORS_THERE))
+        count = count + capped_count(more.where(AUTHORS_NOT_DELETED))
     query = query_of(branches, WHOLE if wanted.whole else BRIEF, count, sort, request)
     async with database.reading() as connection:
         found = (await connection.execute(query)).all()
@@ -84,7 +84,7 @@ def query_of(
     found = sa.union_all(
         *(
             sa.select(*columns)
-            .where(*branch, AUTHOR_THERE, *behind)
+            .where(*branch, AUTHOR_NOT_DELETED, *behind)
             .order_by(*inner.order)
             .limit(most)
             for branch in branches

@@ -27,7 +27,7 @@ from server.store.connect import Database
 from server.store.keyset import Estimates
 from server.store.outbox import enqueue
 from server.store.posts import listing
-from server.store.posts.rows import AUTHOR_THERE, THERE, WHOLE, Row, posts_of
+from server.store.posts.rows import AUTHOR_NOT_DELETED, NOT_DELETED, WHOLE, Row, posts_of
 from server.store.tables import posts as table
 from server.store.writing import Refusals, writing
 
@@ -69,7 +69,7 @@ class PostgresPosts:
 
     async def by_id(self, post_id: int) -> Post | None:
         """Give the post with this id."""
-        query = sa.select(*WHOLE).where(table.c.id == post_id, THERE, AUTHOR_THERE)
+        query = sa.select(*WHOLE).where(table.c.id == post_id, NOT_DELETED, AUTHOR_NOT_DELETED)
         async with self._database.reading() as connection:
             rows = (await connection.execute(query)).all()
             found = await posts_of(connection, rows)
@@ -110,7 +110,7 @@ class PostgresPosts:
 
     async def after(self, post_id: int, size: int) -> Sequence[Post]:
         """Give the next posts above an id, drafts too, in the order of ids."""
-        above = sa.select(*WHOLE).where(table.c.id > post_id, THERE, AUTHOR_THERE)
+        above = sa.select(*WHOLE).where(table.c.id > post_id, NOT_DELETED, AUTHOR_NOT_DELETED)
         query = above.order_by(table.c.id).limit(size)
         async with self._database.reading() as connection:
             rows = (await connection.execute(query)).all()
@@ -132,7 +132,7 @@ async def _locked(connection: AsyncConnection, post_id: int, known: str) -> Row:
 
     Raises PostNotFound, EtagMismatch.
     """
-    query = sa.select(*WHOLE).where(table.c.id == post_id, THERE, AUTHOR_THERE)
+    query = sa.select(*WHOLE).where(table.c.id == post_id, NOT_DELETED, AUTHOR_NOT_DELETED)
     row = (await connection.execute(query.with_for_update(of=table))).first()
     if row is None:
         raise PostNotFound(post_id)

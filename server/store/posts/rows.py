@@ -36,12 +36,12 @@ _GONE = (
     # else the planner may walk through all users, expecting to find one soon
     .prefix_with("MATERIALIZED", dialect="postgresql")
 )
-AUTHOR_THERE = ~sa.exists().where(
+AUTHOR_NOT_DELETED = ~sa.exists().where(
     users.c.id == table.c.user_id, users.c.deleted_at.is_not(None)
 )
 # the same for many rows at once
-AUTHORS_THERE = ~sa.exists().where(_GONE.c.id == table.c.user_id)
-THERE = table.c.deleted_at.is_(None)
+AUTHORS_NOT_DELETED = ~sa.exists().where(_GONE.c.id == table.c.user_id)
+NOT_DELETED = table.c.deleted_at.is_(None)
 
 
 async def posts_of(connection: AsyncConnection, rows: Sequence[Row]) -> list[Post]:
