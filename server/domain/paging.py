@@ -18,7 +18,7 @@ import orjson
 from server.domain.credentials.secret_key import Mac
 from server.domain.errors import InvalidFields, Violation
 
-REACH = 10_000
+MAX_OFFSET = 10_000
 _TAG_BYTES = 16
 Item = TypeVar("Item")
 
@@ -45,7 +45,7 @@ class Position:
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class PageParams:
     """The page that a caller asks for: by number, or by token; None is the default."""
 
     number: int | None = None
@@ -132,13 +132,13 @@ def page_request(
             raise InvalidFields([_NAMED_TWICE])
         return PageRequest(size, after=after)
     number = number or 1
-    if number * size > REACH:
+    if number * size > MAX_OFFSET:
         raise InvalidFields([_OUT_OF_REACH])
     return PageRequest(size, number)
 
 
-async def turn_to(
-    asked: Asked,
+async def paginate(
+    page_params: PageParams,
     tokens: PageTokens,
     context: Sequence[object],
     read: Callable[[PageRequest], Awaitable[Rows[Item]]],
@@ -150,8 +150,8 @@ async def turn_to(
     where a row stands. Raises InvalidFields.
     """
     bound = orjson.dumps(context, default=str)
-    after = tokens.read(asked.token, bound) if asked.token else None
-    request = page_request(asked.number, asked.size, after)
+    after = tokens.read(page_params.token, bound) if page_params.token else None
+    request = page_request(page_params.number, page_params.size, after)
     rows = await read(request)
     next_token = tokens.make(end(rows.items[-1]), bound) if rows.more else ""
     return Page(rows, 0 if after else request.number, request.size, next_token)

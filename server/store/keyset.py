@@ -10,7 +10,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from server.domain.paging import REACH, PageRequest, Position
+from server.domain.paging import MAX_OFFSET, PageRequest, Position
 from server.store.explain import Explain
 
 SECONDS_KEPT = 10.0
@@ -57,7 +57,7 @@ def _value(column: sa.ColumnElement[Any], position: Position) -> object:
 
 def capped_count(rows: sa.Select[Any]) -> sa.ScalarSelect[int]:
     """Count to just above REACH, which costs the same however many there are."""
-    some = rows.correlate(None).limit(REACH + 1)
+    some = rows.correlate(None).limit(MAX_OFFSET + 1)
     return sa.select(sa.func.count()).select_from(some.subquery()).scalar_subquery()
 
 
@@ -75,7 +75,7 @@ class Estimates:
         estimate, until = self._kept.pop(key, (0, now))
         if until <= now:
             plan = (await connection.execute(Explain(rows))).scalar_one()
-            estimate = max(REACH + 1, int(plan[0]["Plan"]["Plan Rows"]))
+            estimate = max(MAX_OFFSET + 1, int(plan[0]["Plan"]["Plan Rows"]))
             until = now + SECONDS_KEPT
         if len(self._kept) >= MOST_KEPT:
             del self._kept[next(iter(self._kept))]
@@ -94,6 +94,6 @@ async def counted(
     """Give how many rows there are: as known, else counted, else estimated."""
     if known is None:
         known = (await connection.execute(sa.select(count))).scalar_one()
-    if known <= REACH:
+    if known <= MAX_OFFSET:
         return known
     return await estimates.of(connection, rows, key)

@@ -18,14 +18,14 @@ from server.domain.credentials.passwords import (
 from server.domain.edits import check_writable
 from server.domain.errors import InvalidFields, UserNotFound, Violation
 from server.domain.paging import (
-    Asked,
+    PageParams,
     Page,
     PageRequest,
     PageTokens,
     Position,
     Rows,
     Sort,
-    turn_to,
+    paginate,
 )
 from server.domain.requests import Once
 
@@ -229,7 +229,7 @@ class Users:
         return await self.store.undelete(user_id, now - self.retention, now, once)
 
     async def list(
-        self, caller: Caller, wanted: UserFilter, sort: Sort, asked: Asked
+        self, caller: Caller, wanted: UserFilter, sort: Sort, page_params: PageParams
     ) -> Page[User]:
         """Give one page. Raises InvalidFields for what is not for this caller."""
         _check_filter(caller, wanted)
@@ -241,7 +241,7 @@ class Users:
             return Position(SORT_VALUES[sort.key](last), last.id)
 
         context = ["users", caller.subject, wanted, sort]
-        return await turn_to(asked, self.tokens, context, read, end)
+        return await paginate(page_params, self.tokens, context, read, end)
 
 
 def _check_filter(caller: Caller, wanted: UserFilter) -> None:

@@ -12,14 +12,14 @@ from server.domain.callers import Caller
 from server.domain.clock import Clock
 from server.domain.errors import SelfFollow, UserNotFound
 from server.domain.paging import (
-    Asked,
+    PageParams,
     Page,
     PageRequest,
     PageTokens,
     Position,
     Rows,
     Sort,
-    turn_to,
+    paginate,
 )
 
 
@@ -83,7 +83,7 @@ class Follows:
         await self.store.remove(follower_id, followed_id, self.clock())
 
     async def list(
-        self, caller: Caller, side: Side, user_id: int, sort: Sort, asked: Asked
+        self, caller: Caller, side: Side, user_id: int, sort: Sort, page_params: PageParams
     ) -> Page[Follow]:
         """Give one page of who follows, or is followed by, an account.
 
@@ -99,7 +99,7 @@ class Follows:
             )
 
         context = [side.name, caller.subject, user_id, sort.descending]
-        return await turn_to(asked, self.tokens, context, read, _end)
+        return await paginate(page_params, self.tokens, context, read, _end)
 
 
 def _end(follow: Follow) -> Position:

@@ -11,14 +11,14 @@ from server.domain.callers import Caller
 from server.domain.clock import Clock
 from server.domain.edits import Edit, check_writable, etag
 from server.domain.paging import (
-    Asked,
+    PageParams,
     Page,
     PageRequest,
     PageTokens,
     Position,
     Rows,
     Sort,
-    turn_to,
+    paginate,
 )
 from server.domain.requests import Once
 
@@ -107,7 +107,7 @@ class Categories:
         """Delete a category. Raises CategoryNotFound, EtagMismatch, CategoryInUse."""
         await self.store.delete(category_id, known)
 
-    async def list(self, caller: Caller, sort: Sort, asked: Asked) -> Page[Category]:
+    async def list(self, caller: Caller, sort: Sort, page_params: PageParams) -> Page[Category]:
         """Give one page. Raises InvalidFields for one that there cannot be."""
 
         async def read(request: PageRequest) -> Rows[Category]:
@@ -117,4 +117,4 @@ class Categories:
             return Position(SORT_VALUES[sort.key](last), last.id)
 
         context = ["categories", caller.subject, sort]
-        return await turn_to(asked, self.tokens, context, read, end)
+        return await paginate(page_params, self.tokens, context, read, end)

@@ -18,14 +18,14 @@ from server.domain.errors import (
     Violation,
 )
 from server.domain.paging import (
-    Asked,
+    PageParams,
     Page,
     PageRequest,
     PageTokens,
     Position,
     Rows,
     Sort,
-    turn_to,
+    paginate,
 )
 from server.domain.posts.categories import Category
 from server.domain.requests import Once
@@ -203,13 +203,13 @@ class Posts:
             raise AccessDenied("only its author and admins may change a post")
 
     async def list(
-        self, caller: Caller, wanted: PostFilter, sort: Sort, asked: Asked
+        self, caller: Caller, wanted: PostFilter, sort: Sort, page_params: PageParams
     ) -> Page[Post]:
         """Give one page of what the caller may see.
 
         Raises InvalidFields for a page that there cannot be.
         """
-        if wanted.whole and (asked.size or 0) > MOST_WHOLE:
+        if wanted.whole and (page_params.size or 0) > MOST_WHOLE:
             raise InvalidFields([_TOO_MANY_WHOLE])
         reader = Reader(caller.user_id, caller.is_admin)
 
@@ -220,7 +220,7 @@ class Posts:
             return Position(SORT_VALUES[sort.key](last), last.id)
 
         context = ["posts", caller.subject, wanted, sort]
-        return await turn_to(asked, self.tokens, context, read, end)
+        return await paginate(page_params, self.tokens, context, read, end)
 
     async def export(self, after_id: int) -> AsyncGenerator[Post, None]:
         """Give the posts above an id, drafts too, in the order of ids.

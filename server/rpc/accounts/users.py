@@ -10,7 +10,7 @@ from server.rpc.call import Call
 from server.rpc.interceptors.validation import check
 from server.rpc.messages.masks import Readers, new_values
 from server.rpc.messages.moments import set_moment
-from server.rpc.messages.pages import asked, numbers
+from server.rpc.messages.pages import page_params, numbers
 
 
 class UserService:
@@ -98,7 +98,7 @@ class UserService:
     ) -> pb.ListUsersResponse:
         """List accounts, a page at a time."""
         page = await self._users.list(
-            call.caller, _filter(request), Sort.parse(request.sort_by), asked(request)
+            call.caller, _filter(request), Sort.parse(request.sort_by), page_params(request)
         )
         items = [message(user, call.caller) for user in page.rows.items]
         return pb.ListUsersResponse(items=items, **numbers(page))

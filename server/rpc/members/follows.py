@@ -7,7 +7,7 @@ from server.domain.members.follows import Follow, Follows, Side
 from server.domain.paging import Page, Sort
 from server.rpc.accounts.users import message
 from server.rpc.call import Call
-from server.rpc.messages.pages import asked, numbers
+from server.rpc.messages.pages import page_params, numbers
 
 
 class FollowMethods:
@@ -54,5 +54,5 @@ class FollowMethods:
     ) -> Page[Follow]:
         sort = Sort.parse(request.sort_by)
         return await self._follows.list(
-            call.caller, side, request.id, sort, asked(request)
+            call.caller, side, request.id, sort, page_params(request)
         )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Literal, Protocol, TypedDict
 
-from server.domain.paging import Asked, Page
+from server.domain.paging import PageParams, Page
 
 
 class ListRequest(Protocol):
@@ -33,9 +33,9 @@ class PageNumbers(TypedDict):
     next_page_token: str
 
 
-def asked(request: ListRequest) -> Asked:
+def page_params(request: ListRequest) -> PageParams:
     """Give the page that a request asks for."""
-    return Asked(
+    return PageParams(
         number=request.page if request.HasField("page") else None,
         size=request.page_size if request.HasField("page_size") else None,
         token=request.page_token,

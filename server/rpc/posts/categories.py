@@ -8,7 +8,7 @@ from server.domain.posts.categories import Categories, Category
 from server.rpc.call import Call
 from server.rpc.messages.masks import Readers, new_values
 from server.rpc.messages.moments import set_moment
-from server.rpc.messages.pages import asked, numbers
+from server.rpc.messages.pages import page_params, numbers
 
 _READERS: Readers = {
     "slug": lambda category: category.slug,
@@ -40,7 +40,7 @@ class CategoryMethods:
     ) -> pb.ListCategoriesResponse:
         """List the categories, a page at a time."""
         sort = Sort.parse(request.sort_by)
-        page = await self._categories.list(call.caller, sort, asked(request))
+        page = await self._categories.list(call.caller, sort, page_params(request))
         shown = [message(category) for category in page.rows.items]
         return pb.ListCategoriesResponse(items=shown, **numbers(page))
 

@@ -11,7 +11,7 @@ from server.domain.posts.posts import Post, PostFilter, Posts, State
 from server.rpc.call import Call
 from server.rpc.messages.masks import Readers, new_values
 from server.rpc.messages.moments import moment_at, set_moment
-from server.rpc.messages.pages import asked, numbers
+from server.rpc.messages.pages import page_params, numbers
 from server.rpc.posts import categories
 
 _READERS: Readers = {
@@ -82,7 +82,7 @@ class PostMethods:
         """List the posts that the caller may see, a page at a time."""
         sort = Sort.parse(request.sort_by) if request.sort_by else _NEWEST_FIRST
         page = await self._posts.list(
-            call.caller, _filter(request), sort, asked(request)
+            call.caller, _filter(request), sort, page_params(request)
         )
         shown = [message(post) for post in page.rows.items]
         return pb.ListPostsResponse(items=shown, **numbers(page))

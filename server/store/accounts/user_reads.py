@@ -10,7 +10,7 @@ import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from server.domain.accounts.users import Role, User, UserFilter, normalize_identifier
-from server.domain.paging import REACH, PageRequest, Position, Rows, Sort
+from server.domain.paging import MAX_OFFSET, PageRequest, Position, Rows, Sort
 from server.store.connect import Database
 from server.store.explain import Explain
 from server.store.tables import users
@@ -83,10 +83,10 @@ class UserReads:
             total = rows[0].total if rows else None
             if total is None:
                 total = (await connection.execute(sa.select(counted))).scalar_one()
-            elif total > REACH:
+            elif total > MAX_OFFSET:
                 total = await _estimate(connection, matches)
         items = [user_of(row[:-1]) for row in rows[: request.size]]
-        return Rows(items, len(rows) > request.size, total, total > REACH)
+        return Rows(items, len(rows) > request.size, total, total > MAX_OFFSET)
 
 
 def user_of(row: Sequence[Any]) -> User:
@@ -134,7 +134,7 @@ def _capped_count(
 ) -> sa.ScalarSelect[int]:
     """Count to just above REACH, which costs the same however many there are."""
     some = sa.select(sa.literal(1)).select_from(users).where(*matches)
-    some = some.correlate(None).limit(REACH + 1)
+    some = some.correlate(None).limit(MAX_OFFSET + 1)
     return sa.select(sa.func.count()).select_from(some.subquery()).scalar_subquery()
 
 
@@ -144,4 +144,4 @@ async def _estimate(
     """Ask the planner how many rows there are; always above REACH."""
     some = sa.select(sa.literal(1)).select_from(users).where(*matches)
     plan = (await connection.execute(Explain(some))).scalar_one()
-    return max(REACH + 1, int(plan[0]["Plan"]["Plan Rows"]))
+    return max(MAX_OFFSET + 1, int(plan[0]["Plan"]["Plan Rows"]))

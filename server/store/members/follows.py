@@ -11,7 +11,7 @@ from sqlalchemy.dialects.postgresql import insert
 from server.domain.errors import TokenInvalid, UserNotFound
 from server.domain.members.follows import Follow, Side
 from server.domain.outbox.entries import Kind, NewEntry
-from server.domain.paging import REACH, PageRequest, Rows
+from server.domain.paging import MAX_OFFSET, PageRequest, Rows
 from server.store.accounts.user_reads import USER_COLUMNS, NOT_DELETED, user_of
 from server.store.connect import Database
 from server.store.keyset import Estimates, Keyset, capped_count, counted
@@ -87,4 +87,4 @@ class PostgresFollows:
                 connection, known, count, rows, self._estimates, (side, user_id)
             )
         items = [Follow(user_of(row[:-2]), row[-2]) for row in found[: request.size]]
-        return Rows(items, len(found) > request.size, total, total > REACH)
+        return Rows(items, len(found) > request.size, total, total > MAX_OFFSET)

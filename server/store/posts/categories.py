@@ -14,7 +14,7 @@ from server.domain.errors import (
     EtagMismatch,
     SlugTaken,
 )
-from server.domain.paging import REACH, PageRequest, Rows, Sort
+from server.domain.paging import MAX_OFFSET, PageRequest, Rows, Sort
 from server.domain.posts.categories import Category
 from server.domain.requests import Once
 from server.store import answers
@@ -102,7 +102,7 @@ class PostgresCategories:
             known = found[0][-1] if found else None
             total = await counted(connection, known, count, rows, self._estimates, None)
         items = [Category(*row[:-1]) for row in found[: request.size]]
-        return Rows(items, len(found) > request.size, total, total > REACH)
+        return Rows(items, len(found) > request.size, total, total > MAX_OFFSET)
 
 
 async def _locked(

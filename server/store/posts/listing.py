@@ -10,7 +10,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from server.domain.paging import REACH, PageRequest, Rows, Sort
+from server.domain.paging import MAX_OFFSET, PageRequest, Rows, Sort
 from server.domain.posts.posts import Post, PostFilter, Reader, State
 from server.store.connect import Database
 from server.store.keyset import Estimates, Keyset, capped_count, counted
@@ -44,7 +44,7 @@ async def page(
         key = wanted, reader if wanted.state is State.DRAFT else None
         total = await counted(connection, known, count, rows[0], estimates, key)
         items = await posts_of(connection, found[: request.size])
-    return Rows(items, len(found) > request.size, total, total > REACH)
+    return Rows(items, len(found) > request.size, total, total > MAX_OFFSET)
 
 
 def branches_of(wanted: PostFilter, reader: Reader) -> list[Branch]:
