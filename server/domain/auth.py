@@ -29,7 +29,7 @@ from server.domain.errors import (
     TokenInvalid,
 )
 from server.domain.limits import Bucket, Limiter, Window, address_key
-from server.domain.outbox.entries import Kind, NewEntry
+from server.domain.outbox.entries import EventType, NewEntry
 from server.domain.requests import Once
 
 # R5: the spellings of one account share this count
@@ -218,7 +218,7 @@ class Authentication:
         if await self.attempts.take([Bucket("failed-log-ins-told", who, WARNINGS)]):
             return
         user_id = account.user_id if account else None
-        told = NewEntry(Kind.FAILED_LOG_INS, user_id)
+        told = NewEntry(EventType.FAILED_LOG_INS, user_id)
         await self.mailing.add(self.clock(), told)
 
     async def change_password(

@@ -33,7 +33,7 @@ MOST_TOLD = 20  # violations
 LONGEST = 200  # characters of a field's path, or of what is wrong with it
 
 
-class Kind(Enum):
+class ErrorKind(Enum):
     """What sort of refusal it is; a transport maps it to its own codes."""
 
     INVALID_ARGUMENT = auto()
@@ -60,7 +60,7 @@ class Violation:
 class AcademyError(Exception):
     """A refusal with a public face; `str()` of it is a sentence for people."""
 
-    kind: ClassVar[Kind]
+    kind: ClassVar[ErrorKind]
     reason: ClassVar[str]
 
     def __init__(
@@ -79,7 +79,7 @@ class AcademyError(Exception):
 class InvalidFields(AcademyError):
     """Fields that break rules, each named with its rule."""
 
-    kind = Kind.INVALID_ARGUMENT
+    kind = ErrorKind.INVALID_ARGUMENT
     reason = "INVALID_FIELDS"
 
     def __init__(self, violations: Sequence[Violation]) -> None:
@@ -96,14 +96,14 @@ class InvalidFields(AcademyError):
 class MalformedRequest(AcademyError):
     """Bytes that are no message of the request's type."""
 
-    kind = Kind.INVALID_ARGUMENT
+    kind = ErrorKind.INVALID_ARGUMENT
     reason = "MALFORMED_REQUEST"
 
 
 class TokenMissing(AcademyError):
     """A call that needs a token came without one."""
 
-    kind = Kind.UNAUTHENTICATED
+    kind = ErrorKind.UNAUTHENTICATED
     reason = "TOKEN_MISSING"
 
     def __init__(self) -> None:
@@ -113,7 +113,7 @@ class TokenMissing(AcademyError):
 class TokenInvalid(AcademyError):
     """An access token that does not serve; why is for the log alone."""
 
-    kind = Kind.UNAUTHENTICATED
+    kind = ErrorKind.UNAUTHENTICATED
     reason = "TOKEN_INVALID"
 
     def __init__(self, cause: str) -> None:
@@ -131,7 +131,7 @@ class KeyUnknown(TokenInvalid):
 class InvalidCredentials(AcademyError):
     """The one answer to every failed log-in (ASVS 6.3.8)."""
 
-    kind = Kind.UNAUTHENTICATED
+    kind = ErrorKind.UNAUTHENTICATED
     reason = "INVALID_CREDENTIALS"
 
     def __init__(self, account_id: int = 0) -> None:
@@ -142,7 +142,7 @@ class InvalidCredentials(AcademyError):
 class RefreshTokenInvalid(AcademyError):
     """A refresh token that does not serve; why is for the log alone."""
 
-    kind = Kind.UNAUTHENTICATED
+    kind = ErrorKind.UNAUTHENTICATED
     reason = "REFRESH_TOKEN_INVALID"
 
     def __init__(self, cause: str) -> None:
@@ -153,7 +153,7 @@ class RefreshTokenInvalid(AcademyError):
 class MailedTokenInvalid(AcademyError):
     """A token from a mail that is unknown, used, too old or no longer fitting."""
 
-    kind = Kind.INVALID_ARGUMENT
+    kind = ErrorKind.INVALID_ARGUMENT
     reason = "MAILED_TOKEN_INVALID"
 
     def __init__(self) -> None:
@@ -163,14 +163,14 @@ class MailedTokenInvalid(AcademyError):
 class AccessDenied(AcademyError):
     """A known caller who may not do this."""
 
-    kind = Kind.PERMISSION_DENIED
+    kind = ErrorKind.PERMISSION_DENIED
     reason = "ACCESS_DENIED"
 
 
 class UserRequired(AcademyError):
     """A service called what acts on the caller's own account."""
 
-    kind = Kind.PERMISSION_DENIED
+    kind = ErrorKind.PERMISSION_DENIED
     reason = "USER_REQUIRED"
 
     def __init__(self) -> None:
@@ -182,7 +182,7 @@ class UserRequired(AcademyError):
 class UserNotFound(AcademyError):
     """No such user."""
 
-    kind = Kind.NOT_FOUND
+    kind = ErrorKind.NOT_FOUND
     reason = "USER_NOT_FOUND"
 
     def __init__(self, user_id: int) -> None:
@@ -192,7 +192,7 @@ class UserNotFound(AcademyError):
 class SessionNotFound(AcademyError):
     """The caller has no such session; another's is told from none by nobody."""
 
-    kind = Kind.NOT_FOUND
+    kind = ErrorKind.NOT_FOUND
     reason = "SESSION_NOT_FOUND"
 
     def __init__(self, session_id: str) -> None:
@@ -204,7 +204,7 @@ class SessionNotFound(AcademyError):
 class ServiceKeyNotFound(AcademyError):
     """No such service key."""
 
-    kind = Kind.NOT_FOUND
+    kind = ErrorKind.NOT_FOUND
     reason = "SERVICE_KEY_NOT_FOUND"
 
     def __init__(self, key_id: int) -> None:
@@ -216,7 +216,7 @@ class ServiceKeyNotFound(AcademyError):
 class ProfileNotFound(AcademyError):
     """No such profile, or a private one; the two are told apart by nobody else."""
 
-    kind = Kind.NOT_FOUND
+    kind = ErrorKind.NOT_FOUND
     reason = "PROFILE_NOT_FOUND"
 
     def __init__(self, user_id: int) -> None:
@@ -228,7 +228,7 @@ class ProfileNotFound(AcademyError):
 class ProfileExists(AcademyError):
     """The account has a profile."""
 
-    kind = Kind.ALREADY_EXISTS
+    kind = ErrorKind.ALREADY_EXISTS
     reason = "PROFILE_EXISTS"
 
     def __init__(self, user_id: int) -> None:
@@ -241,7 +241,7 @@ class ProfileExists(AcademyError):
 class SelfFollow(AcademyError):
     """Somebody would follow themself."""
 
-    kind = Kind.INVALID_ARGUMENT
+    kind = ErrorKind.INVALID_ARGUMENT
     reason = "SELF_FOLLOW"
 
     def __init__(self) -> None:
@@ -252,7 +252,7 @@ class SelfFollow(AcademyError):
 class PostNotFound(AcademyError):
     """No such post, or somebody else's draft; which of them is told by nobody."""
 
-    kind = Kind.NOT_FOUND
+    kind = ErrorKind.NOT_FOUND
     reason = "POST_NOT_FOUND"
 
     def __init__(self, post_id: int) -> None:
@@ -262,7 +262,7 @@ class PostNotFound(AcademyError):
 class CategoryNotFound(AcademyError):
     """No such category."""
 
-    kind = Kind.NOT_FOUND
+    kind = ErrorKind.NOT_FOUND
     reason = "CATEGORY_NOT_FOUND"
 
     def __init__(self, category_id: int) -> None:
@@ -274,7 +274,7 @@ class CategoryNotFound(AcademyError):
 class SlugTaken(AcademyError):
     """Another category has the slug."""
 
-    kind = Kind.ALREADY_EXISTS
+    kind = ErrorKind.ALREADY_EXISTS
     reason = "SLUG_TAKEN"
 
     def __init__(self) -> None:
@@ -284,7 +284,7 @@ class SlugTaken(AcademyError):
 class CategoryInUse(AcademyError):
     """Posts stand in the category."""
 
-    kind = Kind.FAILED_PRECONDITION
+    kind = ErrorKind.FAILED_PRECONDITION
     reason = "CATEGORY_IN_USE"
 
     def __init__(self, category_id: int) -> None:
@@ -297,7 +297,7 @@ class CategoryInUse(AcademyError):
 class EtagMismatch(AcademyError):
     """The resource has changed since the version that the caller knows."""
 
-    kind = Kind.ABORTED
+    kind = ErrorKind.ABORTED
     reason = "ETAG_MISMATCH"
 
     def __init__(self, etag: str) -> None:
@@ -310,7 +310,7 @@ class EtagMismatch(AcademyError):
 class LastAdmin(AcademyError):
     """No active admin would be left."""
 
-    kind = Kind.FAILED_PRECONDITION
+    kind = ErrorKind.FAILED_PRECONDITION
     reason = "LAST_ADMIN"
 
     def __init__(self) -> None:
@@ -320,7 +320,7 @@ class LastAdmin(AcademyError):
 class NextKeyTooNew(AcademyError):
     """The next signing key is not known to every verifier yet."""
 
-    kind = Kind.FAILED_PRECONDITION
+    kind = ErrorKind.FAILED_PRECONDITION
     reason = "NEXT_KEY_TOO_NEW"
 
     def __init__(self, retry_after: timedelta) -> None:
@@ -335,7 +335,7 @@ class NextKeyTooNew(AcademyError):
 class ResumeTokenExpired(AcademyError):
     """A stream cannot be taken up where it broke off."""
 
-    kind = Kind.FAILED_PRECONDITION
+    kind = ErrorKind.FAILED_PRECONDITION
     reason = "RESUME_TOKEN_EXPIRED"
 
     def __init__(self) -> None:
@@ -347,7 +347,7 @@ class ResumeTokenExpired(AcademyError):
 class EmailTaken(AcademyError):
     """Another account has the e-mail address."""
 
-    kind = Kind.ALREADY_EXISTS
+    kind = ErrorKind.ALREADY_EXISTS
     reason = "EMAIL_TAKEN"
 
     def __init__(self) -> None:
@@ -357,7 +357,7 @@ class EmailTaken(AcademyError):
 class UsernameTaken(AcademyError):
     """Another account has the username, in whatever case."""
 
-    kind = Kind.ALREADY_EXISTS
+    kind = ErrorKind.ALREADY_EXISTS
     reason = "USERNAME_TAKEN"
 
     def __init__(self) -> None:
@@ -367,7 +367,7 @@ class UsernameTaken(AcademyError):
 class RequestIdReused(AcademyError):
     """A request id that was used before, for another request."""
 
-    kind = Kind.ALREADY_EXISTS
+    kind = ErrorKind.ALREADY_EXISTS
     reason = "REQUEST_ID_REUSED"
 
     def __init__(self) -> None:
@@ -377,7 +377,7 @@ class RequestIdReused(AcademyError):
 class RateLimited(AcademyError):
     """Too many calls."""
 
-    kind = Kind.RESOURCE_EXHAUSTED
+    kind = ErrorKind.RESOURCE_EXHAUSTED
     reason = "RATE_LIMITED"
 
     def __init__(self, limit: int, per: timedelta, retry_after: timedelta) -> None:
@@ -393,7 +393,7 @@ class RateLimited(AcademyError):
 class Overloaded(AcademyError):
     """More work waits than can be done in time."""
 
-    kind = Kind.RESOURCE_EXHAUSTED
+    kind = ErrorKind.RESOURCE_EXHAUSTED
     reason = "OVERLOADED"
 
     def __init__(self, retry_after: timedelta) -> None:
@@ -403,7 +403,7 @@ class Overloaded(AcademyError):
 class StoreUnavailable(AcademyError):
     """A store that does not answer; raise it `from` the cause, for the log."""
 
-    kind = Kind.UNAVAILABLE
+    kind = ErrorKind.UNAVAILABLE
     reason = "STORE_UNAVAILABLE"
 
     def __init__(self) -> None:
@@ -416,7 +416,7 @@ class StoreUnavailable(AcademyError):
 class ServerStopping(AcademyError):
     """This process is about to stop, and ends what has no end of its own."""
 
-    kind = Kind.UNAVAILABLE
+    kind = ErrorKind.UNAVAILABLE
     reason = "SERVER_STOPPING"
 
     def __init__(self) -> None:
@@ -429,7 +429,7 @@ class ServerStopping(AcademyError):
 class DeadlineExceeded(AcademyError):
     """The caller's time ran out before the work was done."""
 
-    kind = Kind.DEADLINE_EXCEEDED
+    kind = ErrorKind.DEADLINE_EXCEEDED
     reason = "DEADLINE_EXCEEDED"
 
     def __init__(self) -> None:

@@ -15,7 +15,7 @@ from server.domain.credentials.mailed_tokens import (
 )
 from server.domain.credentials.passwords import check_password
 from server.domain.errors import InvalidCredentials, MailedTokenInvalid
-from server.domain.outbox.entries import Kind, NewEntry
+from server.domain.outbox.entries import EventType, NewEntry
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +31,7 @@ class Recovery:
         Nobody is looked up here: known and unknown get the same row and take the
         same time (R3). The worker finds out who it is.
         """
-        await self._mail(NewEntry(Kind.PASSWORD_RESET, address=normalize_identifier(identifier)))
+        await self._mail(NewEntry(EventType.PASSWORD_RESET, address=normalize_identifier(identifier)))
 
     async def reset_password(self, token: str, new: str) -> int:
         """Put a new password and end all sessions; gives whose.
@@ -52,7 +52,7 @@ class Recovery:
 
     async def request_email_verification(self, caller: Caller) -> None:
         """Have a mail sent to the caller's address, unless it is verified."""
-        await self._mail(NewEntry(Kind.VERIFICATION, caller.user_id))
+        await self._mail(NewEntry(EventType.VERIFICATION, caller.user_id))
 
     async def verify_email(self, token: str) -> int:
         """Take an address as proven; gives whose it is now.

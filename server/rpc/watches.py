@@ -9,7 +9,7 @@ from blatam.auth.v1 import auth_pb2
 from blatam.user.v1 import user_pb2
 from server.domain.accounts.user_watch import Change, UserWatch
 from server.domain.callers import Caller
-from server.domain.outbox.entries import Kind
+from server.domain.outbox.entries import EventType
 from server.domain.revocation_watch import RevocationWatch, Revoked, Sign, Told
 from server.rpc.accounts.users import message
 from server.rpc.call import Call
@@ -53,9 +53,9 @@ def _change(change: Change | None, caller: Caller) -> user_pb2.WatchUsersRespons
         shown.heartbeat.SetInParent()
     elif change.user is None:
         shown.deleted.id = change.user_id
-    elif change.kind is Kind.USER_UPDATED:
+    elif change.kind is EventType.USER_UPDATED:
         shown.updated.CopyFrom(message(change.user, caller))
-    elif change.kind in (Kind.USER_CREATED, Kind.USER_UNDELETED):
+    elif change.kind in (EventType.USER_CREATED, EventType.USER_UNDELETED):
         shown.created.CopyFrom(message(change.user, caller))
     else:  # deleted then, and brought back since
         shown.deleted.id = change.user_id

@@ -21,7 +21,7 @@ from server.domain.outbox.entries import (
     MAIL,
     DeadEntry,
     Entry,
-    Kind,
+    EventType,
     NewEntry,
     State,
 )
@@ -65,7 +65,7 @@ async def take_back(connection: AsyncConnection, user_id: int, now: datetime) ->
     await connection.execute(
         sa.delete(outbox).where(
             outbox.c.user_id == user_id,
-            outbox.c.kind == Kind.EMAIL_CHANGE,
+            outbox.c.kind == EventType.EMAIL_CHANGE,
             outbox.c.state != State.DELIVERED,
         )
     )
@@ -181,7 +181,7 @@ class PostgresOutbox:
         async with self._database.reading() as connection:
             return len((await connection.execute(statement)).all())
 
-    async def told_since(self, kind: Kind, user_id: int, since: datetime) -> bool:
+    async def told_since(self, kind: EventType, user_id: int, since: datetime) -> bool:
         """Tell whether a user got an entry of this kind that was written since."""
         query = sa.select(outbox.c.id).where(
             outbox.c.user_id == user_id,

@@ -16,7 +16,7 @@ from server.domain.credentials.sessions import RefreshLimits, RefreshTokens
 from server.domain.credentials.tokens import AccessTokens, KeyRing, KeyState, SigningKey
 from server.domain.errors import InvalidCredentials, RefreshTokenInvalid, TokenInvalid
 from server.domain.limits import SlidingWindows
-from server.domain.outbox.entries import Kind, NewEntry
+from server.domain.outbox.entries import EventType, NewEntry
 from server.domain.paging import PageTokens
 from tests.fakes import Clock, FakeMailing, FakeServiceKeys, FakeSessions, FakeUsers
 
@@ -125,10 +125,10 @@ async def test_an_attacker_elsewhere_locks_nobody_out(world: World) -> None:
     for number in range(200):
         await refused(world, "ana", "", f"198.51.100.{number}")
     assert await world.auth.log_in("ana", "Blue7horse", "192.0.2.1", "test")
-    assert world.mailing.entries == [NewEntry(Kind.FAILED_LOG_INS, user_id)]
+    assert world.mailing.entries == [NewEntry(EventType.FAILED_LOG_INS, user_id)]
     for number in range(10):
         await refused(world, "nobody", "", f"198.51.100.{number}")
-    assert world.mailing.entries[1:] == [NewEntry(Kind.FAILED_LOG_INS)]
+    assert world.mailing.entries[1:] == [NewEntry(EventType.FAILED_LOG_INS)]
     world.clock.advance(24 * 3600)
     for number in range(10):
         await refused(world, "ana", "", f"198.51.100.{number}")

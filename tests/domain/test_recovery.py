@@ -6,7 +6,7 @@ import pytest
 
 from server.domain.auth import Authentication
 from server.domain.credentials.passwords import PasswordPolicy
-from server.domain.outbox.entries import Kind, NewEntry
+from server.domain.outbox.entries import EventType, NewEntry
 from server.domain.recovery import Recovery
 from tests.fakes import Clock, FakeMailing
 
@@ -36,5 +36,5 @@ async def test_nobody_is_looked_up(identifier: str) -> None:
         clock=Clock(),
     )
     await Recovery(rules, untouched).request_password_reset(identifier)
-    expected = NewEntry(Kind.PASSWORD_RESET, address=identifier.lower())
+    expected = NewEntry(EventType.PASSWORD_RESET, address=identifier.lower())
     assert mailing.entries == [expected]

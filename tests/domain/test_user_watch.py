@@ -8,7 +8,7 @@ import pytest
 
 from server.domain.accounts.user_watch import Change, Told, UserWatch
 from server.domain.errors import ResumeTokenExpired, ServerStopping
-from server.domain.outbox.entries import Kind
+from server.domain.outbox.entries import EventType
 from server.domain.watching import Tail
 from tests.fakes import Clock
 
@@ -24,7 +24,7 @@ class Log:
         self.kept: list[Change] = []
 
     def settle(self, *ids: int) -> None:
-        self.kept += [Change(n, Kind.USER_UPDATED, n, None) for n in ids]
+        self.kept += [Change(n, EventType.USER_UPDATED, n, None) for n in ids]
         self.settled = max(ids, default=self.settled or 0)
         self.tail.extend([self.settled])
 

@@ -12,7 +12,7 @@ from server.background import following
 from server.domain.accounts.users import NewUser, Role, UserEdit
 from server.domain.credentials.sessions import Session
 from server.domain.errors import EmailTaken, LastAdmin
-from server.domain.outbox.entries import Entry, Kind, NewEntry
+from server.domain.outbox.entries import Entry, EventType, NewEntry
 from server.store.connect import Database
 from server.store.credentials.sessions import PostgresSessions
 from server.store.outbox import PostgresOutbox
@@ -110,8 +110,8 @@ async def claimed(
     return list(await store.claim(10, lease, mails=mails))
 
 
-MAIL = NewEntry(Kind.NEW_DEVICE, 7, "a@x.co", {"device": "Phone"})
-EVENT = NewEntry(Kind.USER_UPDATED, 7, payload={"version": 2})
+MAIL = NewEntry(EventType.NEW_DEVICE, 7, "a@x.co", {"device": "Phone"})
+EVENT = NewEntry(EventType.USER_UPDATED, 7, payload={"version": 2})
 
 
 async def test_an_entry_is_one_claimants(store: PostgresOutbox) -> None:
@@ -162,8 +162,8 @@ async def test_what_is_delivered_is_not_claimed(
         "mail.new_device": (None, {}, 1),
         "user.updated": (None, {"version": 2}, 1),
     }
-    assert await store.told_since(Kind.NEW_DEVICE, 7, NOON)
-    assert not await store.told_since(Kind.NEW_DEVICE, 7, NOON + MINUTE)
+    assert await store.told_since(EventType.NEW_DEVICE, 7, NOON)
+    assert not await store.told_since(EventType.NEW_DEVICE, 7, NOON + MINUTE)
 
 
 async def test_a_retry_waits_and_the_dead_stay(store: PostgresOutbox) -> None:

@@ -14,7 +14,7 @@ from server.domain.audit import AuditEvent
 from server.domain.credentials.mailed_tokens import MailedToken, Purpose
 from server.domain.credentials.revocations import Revocations
 from server.domain.credentials.sessions import Session
-from server.domain.outbox.entries import Kind, NewEntry
+from server.domain.outbox.entries import EventType, NewEntry
 from server.domain.requests import Once, RequestKey
 from server.store import retention
 from server.store.audit import PostgresAudit
@@ -74,7 +74,7 @@ class World:
 
     async def mailed(self, user: User) -> None:
         """Write a token, as if its mail were being sent."""
-        await self.outbox.add(NOON, NewEntry(Kind.VERIFICATION, user.id))
+        await self.outbox.add(NOON, NewEntry(EventType.VERIFICATION, user.id))
         entry = max(row.id for row in await self.rows("outbox"))
         token = MailedToken(
             uuid4().bytes, Purpose.VERIFY, user.id, user.email, entry, NOON, NOON
@@ -112,9 +112,9 @@ async def test_nothing_personal_is_left_of_a_user(world: World) -> None:
     await world.mailed(ana)
     await world.outbox.add(
         NOON,
-        NewEntry(Kind.PASSWORD_RESET, address="zzana"),
-        NewEntry(Kind.PASSWORD_RESET, address="zzana@x.co"),
-        NewEntry(Kind.NEW_DEVICE, ana.id, payload={"address": "192.0.2.1"}),
+        NewEntry(EventType.PASSWORD_RESET, address="zzana"),
+        NewEntry(EventType.PASSWORD_RESET, address="zzana@x.co"),
+        NewEntry(EventType.NEW_DEVICE, ana.id, payload={"address": "192.0.2.1"}),
     )
     event = AuditEvent(0, NOON, "x", f"user:{ana.id}", ana.id, "192.0.2.1", "OK", "r")
     audit = PostgresAudit(world.database)

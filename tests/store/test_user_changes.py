@@ -6,7 +6,7 @@ import pytest_asyncio
 import sqlalchemy as sa
 
 from server.domain.accounts.users import User
-from server.domain.outbox.entries import Kind, NewEntry
+from server.domain.outbox.entries import EventType, NewEntry
 from server.store.accounts.user_changes import MOST_AHEAD, UserChangeFeed
 from server.store.accounts.user_reads import UserReads
 from server.store.accounts.users import PostgresUsers
@@ -24,7 +24,7 @@ async def feed(database: Database) -> UserChangeFeed:
     return feed
 
 
-async def told(feed: UserChangeFeed, after: int = 0) -> list[tuple[Kind, int]]:
+async def told(feed: UserChangeFeed, after: int = 0) -> list[tuple[EventType, int]]:
     await feed.look()
     found = await feed.chunk(after, 100)
     return [(found.kind, found.user_id) for found in found]
@@ -38,17 +38,17 @@ async def test_every_change_is_told_in_order(
     await users.edit(ana.id, change(username="anna"))
     await users.delete(bea.id, NOON)
     assert await told(feed) == [
-        (Kind.USER_CREATED, ana.id),
-        (Kind.USER_CREATED, bea.id),
-        (Kind.USER_UPDATED, ana.id),
-        (Kind.USER_DELETED, bea.id),
+        (EventType.USER_CREATED, ana.id),
+        (EventType.USER_CREATED, bea.id),
+        (EventType.USER_UPDATED, ana.id),
+        (EventType.USER_DELETED, bea.id),
     ]
     first, second, *_ = await feed.chunk(0, 100)
     assert isinstance(first.user, User)
     assert (first.user.username, second.user) == ("anna", None)
     assert await told(feed, after=second.id) == [
-        (Kind.USER_UPDATED, ana.id),
-        (Kind.USER_DELETED, bea.id),
+        (EventType.USER_UPDATED, ana.id),
+        (EventType.USER_DELETED, bea.id),
     ]
 
 
@@ -59,13 +59,13 @@ async def test_one_that_commits_late_is_waited_for(
     users = real_stores.users
     async with database.transaction() as late:
         await late.execute(sa.select(sa.func.pg_current_xact_id()))
-        await enqueue(late, NOON, NewEntry(Kind.USER_UPDATED, 77))
+        await enqueue(late, NOON, NewEntry(EventType.USER_UPDATED, 77))
         ana = await users.add(new("ana"))
         assert await told(feed) == []
         settled = feed.settled
     assert await told(feed, settled or 0) == [
-        (Kind.USER_UPDATED, 77),
-        (Kind.USER_CREATED, ana.id),
+        (EventType.USER_UPDATED, 77),
+        (EventType.USER_CREATED, ana.id),
     ]
 
 
@@ -74,12 +74,12 @@ async def test_one_that_is_undone_holds_nothing_back(
 ) -> None:
     connection = await database.engine.connect()
     await connection.begin()
-    await enqueue(connection, NOON, NewEntry(Kind.USER_UPDATED, 77))
+    await enqueue(connection, NOON, NewEntry(EventType.USER_UPDATED, 77))
     ana = await real_stores.users.add(new("ana"))
     assert await told(feed) == []
     await connection.rollback()
     await connection.close()
-    assert await told(feed) == [(Kind.USER_CREATED, ana.id)]
+    assert await told(feed) == [(EventType.USER_CREATED, ana.id)]
 
 
 async def test_those_of_one_account_keep_their_order(
@@ -96,12 +96,12 @@ async def test_those_of_one_account_keep_their_order(
             await open_one.execute(sa.select(sa.func.pg_current_xact_id()))
             await real_stores.users.edit(ana.id, change(username="anna"))
             await older.execute(lock, {"id": ana.id})
-            await enqueue(older, NOON, NewEntry(Kind.USER_DELETED, ana.id))
+            await enqueue(older, NOON, NewEntry(EventType.USER_DELETED, ana.id))
         early = await told(feed, before)
-    assert early in ([], [(Kind.USER_UPDATED, ana.id), (Kind.USER_DELETED, ana.id)])
+    assert early in ([], [(EventType.USER_UPDATED, ana.id), (EventType.USER_DELETED, ana.id)])
     assert await told(feed, before) == [
-        (Kind.USER_UPDATED, ana.id),
-        (Kind.USER_DELETED, ana.id),
+        (EventType.USER_UPDATED, ana.id),
+        (EventType.USER_DELETED, ana.id),
     ]
 
 
@@ -110,7 +110,7 @@ async def test_what_is_not_at_hand_is_read(
 ) -> None:
     """More at once than are held, and what was before this process began."""
     assert isinstance(real_stores.users, PostgresUsers)
-    entries = [NewEntry(Kind.USER_UPDATED, n + 1) for n in range(MOST_AHEAD + 5)]
+    entries = [NewEntry(EventType.USER_UPDATED, n + 1) for n in range(MOST_AHEAD + 5)]
     async with database.transaction() as connection:
         await enqueue(connection, NOON, *entries)
     await feed.look()
@@ -121,8 +121,8 @@ async def test_what_is_not_at_hand_is_read(
         while chunk := await one.chunk(seen[-1].id if seen else 0, 300):
             seen += chunk
         assert [found.user_id for found in seen] == [e.user_id for e in entries]
-    again = NewEntry(Kind.USER_UPDATED, 7)
+    again = NewEntry(EventType.USER_UPDATED, 7)
     async with database.transaction() as connection:
         await enqueue(connection, NOON, again)
-    assert await told(feed, seen[-1].id) == [(Kind.USER_UPDATED, 7)]
+    assert await told(feed, seen[-1].id) == [(EventType.USER_UPDATED, 7)]
     assert len(await feed.chunk(seen[-3].id, 10)) == 3

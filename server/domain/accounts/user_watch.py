@@ -15,7 +15,7 @@ from typing import Protocol
 from server.domain.accounts.users import User
 from server.domain.clock import Clock
 from server.domain.errors import InvalidFields, ResumeTokenExpired, Violation
-from server.domain.outbox.entries import Kind
+from server.domain.outbox.entries import EventType
 from server.domain.watching import HEARTBEAT, Tail
 
 CHUNK = 500
@@ -27,7 +27,7 @@ class Change:
     """An entry that tells of an account, and the account as it is by now, if it is."""
 
     id: int
-    kind: Kind
+    kind: EventType
     user_id: int
     user: User | None
 

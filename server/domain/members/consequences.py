@@ -8,18 +8,18 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol
 
-from server.domain.outbox.entries import Entry, Kind
+from server.domain.outbox.entries import Entry, EventType
 
 _COUNTED = frozenset(
     {
-        Kind.SEEN,
-        Kind.FOLLOWED,
-        Kind.UNFOLLOWED,
-        Kind.POST_PUBLISHED,
-        Kind.POST_WITHDRAWN,
+        EventType.SEEN,
+        EventType.FOLLOWED,
+        EventType.UNFOLLOWED,
+        EventType.POST_PUBLISHED,
+        EventType.POST_WITHDRAWN,
     }
 )
-_COME_OR_GONE = frozenset({Kind.USER_DELETED, Kind.USER_UNDELETED})
+_COME_OR_GONE = frozenset({EventType.USER_DELETED, EventType.USER_UNDELETED})
 
 
 class Counts(Protocol):
@@ -57,7 +57,7 @@ class Consequences:
             await self.counts.mark(entry.user_id)
         if entry.kind in _COME_OR_GONE:
             await self.counts.mark_followed_by(entry.user_id)
-        if entry.kind in (Kind.POST_PUBLISHED, Kind.POST_SPREAD):
+        if entry.kind in (EventType.POST_PUBLISHED, EventType.POST_SPREAD):
             await self.news.spread(entry)
-        if entry.kind == Kind.FOLLOWED:
+        if entry.kind == EventType.FOLLOWED:
             await self.news.follower(entry)

@@ -10,7 +10,7 @@ from enum import IntEnum, StrEnum
 MAIL = "mail."
 
 
-class Kind(StrEnum):
+class EventType(StrEnum):
     """What is to be told: an event of an account, or a mail."""
 
     USER_CREATED = "user.created"
@@ -54,7 +54,7 @@ class NewEntry:
     looks where no account is known, or an address that is not the account's own.
     """
 
-    kind: Kind
+    kind: EventType
     user_id: int | None = None
     address: str | None = None
     payload: Mapping[str, str | int] = field(default_factory=dict)

@@ -11,9 +11,9 @@ from typing import Protocol
 from server.domain.accounts.users import User
 from server.domain.auth import Account
 from server.domain.credentials.mailed_tokens import MailedTokens, Purpose
-from server.domain.outbox.entries import Entry, Kind
+from server.domain.outbox.entries import Entry, EventType
 
-_NEWS = frozenset({Kind.FOLLOWED_POST, Kind.NEW_FOLLOWER, Kind.DIGEST})
+_NEWS = frozenset({EventType.FOLLOWED_POST, EventType.NEW_FOLLOWER, EventType.DIGEST})
 BETWEEN_WARNINGS = timedelta(days=1)
 
 
@@ -68,7 +68,7 @@ class Accounts(Protocol):
 class Told(Protocol):
     """Knows what was sent before."""
 
-    async def told_since(self, kind: Kind, user_id: int, since: datetime) -> bool:
+    async def told_since(self, kind: EventType, user_id: int, since: datetime) -> bool:
         """Tell whether a user got an entry of this kind that was written since."""
 
 
@@ -91,18 +91,18 @@ class Letters:
 
     async def letter(self, entry: Entry) -> Letter | None:
         """Give the letter of an entry, None if there is nothing to send."""
-        if entry.kind == Kind.PASSWORD_RESET:
+        if entry.kind == EventType.PASSWORD_RESET:
             return await self._reset(entry)
         user = await self.users.by_id(entry.user_id or 0)
         if user is None or not user.is_active:
             return None
-        if entry.kind in (Kind.WELCOME, Kind.VERIFICATION):
+        if entry.kind in (EventType.WELCOME, EventType.VERIFICATION):
             return await self._verification(entry, user)
-        if entry.kind == Kind.EMAIL_CHANGE:
+        if entry.kind == EventType.EMAIL_CHANGE:
             return await self._change(entry, user)
         if entry.kind in _NEWS:
             return await self._news(entry, user)
-        if entry.kind == Kind.FAILED_LOG_INS and await self._warned(entry, user):
+        if entry.kind == EventType.FAILED_LOG_INS and await self._warned(entry, user):
             return None
         template = Template(entry.kind.partition(".")[2])
         return _letter(entry, template, user, entry.address or user.email)
@@ -155,7 +155,7 @@ class Letters:
 
     async def _warned(self, entry: Entry, user: User) -> bool:
         since = entry.created_at - BETWEEN_WARNINGS
-        return await self.told.told_since(Kind.FAILED_LOG_INS, user.id, since)
+        return await self.told.told_since(EventType.FAILED_LOG_INS, user.id, since)
 
 
 def _letter(

@@ -17,13 +17,13 @@ from google.protobuf.duration_pb2 import Duration
 from google.protobuf.message import Message
 from google.rpc import code_pb2, error_details_pb2, status_pb2
 
-from server.domain.errors import AcademyError, DeadlineExceeded, Kind
+from server.domain.errors import AcademyError, DeadlineExceeded, ErrorKind
 from server.rpc.call import Call, Failure, Outcome, Proceed, Stream
 from server.rpc.deadlines import Deadline
 
 log = structlog.get_logger()
 DOMAIN = "blatam.academy"
-_CODES: dict[Kind, int] = {kind: code_pb2.Code.Value(kind.name) for kind in Kind}
+_CODES: dict[ErrorKind, int] = {kind: code_pb2.Code.Value(kind.name) for kind in ErrorKind}
 
 
 async def failing(call: Call, proceed: Proceed) -> Outcome:

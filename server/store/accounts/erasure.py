@@ -9,7 +9,7 @@ from uuid import UUID
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from server.domain.outbox.entries import MAIL, Kind, NewEntry
+from server.domain.outbox.entries import MAIL, EventType, NewEntry
 from server.store.credentials.revocations import end_sessions
 from server.store.members.analytics import mark_followed_by
 from server.store.outbox import enqueue
@@ -46,7 +46,7 @@ async def erase(
     await mark_followed_by(connection, user_id)
     await connection.execute(sa.update(users).where(mine).values(_BLANK))
     await connection.execute(sa.delete(users).where(mine))
-    await enqueue(connection, now, NewEntry(Kind.USER_ERASED, user_id))
+    await enqueue(connection, now, NewEntry(EventType.USER_ERASED, user_id))
     return ended
 
 

@@ -12,7 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from server.domain.accounts.user_batches import Outcomes
 from server.domain.accounts.users import NewUser, User, normalize_identifier
 from server.domain.errors import AcademyError, EmailTaken, UsernameTaken
-from server.domain.outbox.entries import Kind, NewEntry
+from server.domain.outbox.entries import EventType, NewEntry
 from server.domain.requests import Once
 from server.store import answers
 from server.store.accounts.user_reads import USER_COLUMNS, user_of
@@ -98,7 +98,7 @@ async def _insert(
 
 
 def _told(user: User) -> NewEntry:
-    return NewEntry(Kind.USER_CREATED, user.id, payload={"version": user.version})
+    return NewEntry(EventType.USER_CREATED, user.id, payload={"version": user.version})
 
 
 def _values(row: NewUser) -> tuple[object, ...]:

@@ -19,7 +19,7 @@ import structlog
 
 from server.domain.accounts.user_watch import Change
 from server.domain.errors import StoreUnavailable
-from server.domain.outbox.entries import Kind
+from server.domain.outbox.entries import EventType
 from server.domain.watching import Tail
 from server.store.accounts.user_reads import UserReads
 from server.store.connect import Database
@@ -30,11 +30,11 @@ SECONDS_BETWEEN_LOOKS = 0.5
 SECONDS_AT_LEAST = 0.01
 MOST_AHEAD = 1_000
 KINDS = (
-    Kind.USER_CREATED,
-    Kind.USER_UPDATED,
-    Kind.USER_DELETED,
-    Kind.USER_UNDELETED,
-    Kind.USER_ERASED,
+    EventType.USER_CREATED,
+    EventType.USER_UPDATED,
+    EventType.USER_DELETED,
+    EventType.USER_UNDELETED,
+    EventType.USER_ERASED,
 )
 # one statement, so that all three are of one snapshot
 _SEEN = sa.text(
@@ -139,6 +139,6 @@ class UserChangeFeed:
         # read after the entries, so that none is older than what its entry tells
         users = await self._users.by_ids([row.user_id for row in rows]) if rows else {}
         return [
-            Change(row.id, Kind(row.kind), row.user_id, users.get(row.user_id))
+            Change(row.id, EventType(row.kind), row.user_id, users.get(row.user_id))
             for row in rows
         ]

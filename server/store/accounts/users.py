@@ -17,7 +17,7 @@ from server.domain.errors import (
     UsernameTaken,
     UserNotFound,
 )
-from server.domain.outbox.entries import Kind, NewEntry
+from server.domain.outbox.entries import EventType, NewEntry
 from server.domain.requests import Once
 from server.store import answers
 from server.store.accounts.user_reads import USER_COLUMNS, NOT_DELETED, UserReads, user_of
@@ -63,8 +63,8 @@ class PostgresUsers(UserReads):
             await enqueue(
                 connection,
                 new.created_at,
-                _told(Kind.USER_CREATED, user),
-                NewEntry(Kind.WELCOME, user.id),
+                _told(EventType.USER_CREATED, user),
+                NewEntry(EventType.WELCOME, user.id),
             )
             if once:
                 await answers.write(connection, once, user, about=[user.id])
@@ -91,10 +91,10 @@ class PostgresUsers(UserReads):
                     ended = await end_sessions(connection, user_id, edit.now)
                 if "email" in values:
                     await take_back(connection, user_id, edit.now)
-                    old = NewEntry(Kind.EMAIL_CHANGED, user_id, address=before.email)
+                    old = NewEntry(EventType.EMAIL_CHANGED, user_id, address=before.email)
                     await enqueue(connection, edit.now, old)
                 user = await changed(
-                    connection, Kind.USER_UPDATED, user_id, edit.now, values
+                    connection, EventType.USER_UPDATED, user_id, edit.now, values
                 )
             if once:
                 await answers.write(connection, once, user, about=[user_id])
@@ -112,7 +112,7 @@ class PostgresUsers(UserReads):
             ended = await end_sessions(connection, user_id, now)
             await take_back(connection, user_id, now)
             await changed(
-                connection, Kind.USER_DELETED, user_id, now, {"deleted_at": now}
+                connection, EventType.USER_DELETED, user_id, now, {"deleted_at": now}
             )
         await self._feed.ended(ended, now)
 
@@ -130,7 +130,7 @@ class PostgresUsers(UserReads):
             if (await connection.execute(query)).first() is None:
                 raise UserNotFound(user_id)
             user = await changed(
-                connection, Kind.USER_UNDELETED, user_id, now, {"deleted_at": None}
+                connection, EventType.USER_UNDELETED, user_id, now, {"deleted_at": None}
             )
             if once:
                 await answers.write(connection, once, user, about=[user_id])
@@ -183,7 +183,7 @@ def _changes(before: User, values: Mapping[str, object]) -> dict[str, object]:
 
 async def changed(
     connection: AsyncConnection,
-    kind: Kind,
+    kind: EventType,
     user_id: int,
     now: datetime,
     values: Mapping[str, object],
@@ -200,5 +200,5 @@ async def changed(
     return user
 
 
-def _told(kind: Kind, user: User) -> NewEntry:
+def _told(kind: EventType, user: User) -> NewEntry:
     return NewEntry(kind, user.id, payload={"version": user.version})

@@ -17,7 +17,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from server.domain.accounts.users import User
 from server.domain.credentials.mailed_tokens import MailedToken, Purpose, TokenOwner
 from server.domain.errors import MailedTokenInvalid
-from server.domain.outbox.entries import Kind, NewEntry, State
+from server.domain.outbox.entries import EventType, NewEntry, State
 from server.store.accounts.user_reads import NOT_DELETED
 from server.store.accounts.users import RESERVED, changed
 from server.store.connect import Database
@@ -78,10 +78,10 @@ class PostgresMailedTokens:
             token = await _used(connection, digest, [Purpose.RESET], now)
             values = {"hashed_password": hashed, "email_verified": True}
             user = await changed(
-                connection, Kind.USER_UPDATED, token.user_id, now, values
+                connection, EventType.USER_UPDATED, token.user_id, now, values
             )
             await take_back(connection, user.id, now)
-            told = NewEntry(Kind.PASSWORD_CHANGED, user.id)
+            told = NewEntry(EventType.PASSWORD_CHANGED, user.id)
             await enqueue(connection, now, told)
             ended = await end_sessions(connection, user.id, now)
         self._keep(user)
@@ -104,10 +104,10 @@ async def _proven(
     connection: AsyncConnection, token: sa.Row[Any], now: datetime
 ) -> User:
     values = {"email": token.address, "email_verified": True}
-    user = await changed(connection, Kind.USER_UPDATED, token.user_id, now, values)
+    user = await changed(connection, EventType.USER_UPDATED, token.user_id, now, values)
     if token.address != token.email:
         await take_back(connection, user.id, now)
-        told = NewEntry(Kind.EMAIL_CHANGED, user.id, address=token.email)
+        told = NewEntry(EventType.EMAIL_CHANGED, user.id, address=token.email)
         await enqueue(connection, now, told)
     return user
 

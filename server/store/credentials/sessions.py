@@ -15,7 +15,7 @@ from server.domain.accounts.users import Role
 from server.domain.auth import Account, Decide, Owner
 from server.domain.credentials.sessions import Rotation, Session
 from server.domain.errors import TokenInvalid
-from server.domain.outbox.entries import Kind, NewEntry
+from server.domain.outbox.entries import EventType, NewEntry
 from server.domain.requests import Once
 from server.store import answers
 from server.store.accounts.user_reads import NOT_DELETED
@@ -52,7 +52,7 @@ class PostgresSessions:
             if (await connection.execute(before)).scalar() is False:
                 await enqueue(connection, session.created_at, _new_device(session))
             await connection.execute(sa.insert(sessions).values(asdict(session)))
-            seen = NewEntry(Kind.SEEN, session.user_id)
+            seen = NewEntry(EventType.SEEN, session.user_id)
             await enqueue(connection, session.created_at, seen)
         return True
 
@@ -132,8 +132,8 @@ class PostgresSessions:
         TokenInvalid.
         """
         user_id = account.user_id
-        asked = NewEntry(Kind.EMAIL_CHANGE, user_id, address=new_email)
-        told = NewEntry(Kind.EMAIL_CHANGE_ASKED, user_id)
+        asked = NewEntry(EventType.EMAIL_CHANGE, user_id, address=new_email)
+        told = NewEntry(EventType.EMAIL_CHANGE_ASKED, user_id)
         async with self._database.transaction() as connection:
             await _hold(connection, user_id, keep)
             if not await _stands(connection, user_id, account.version):
@@ -170,8 +170,8 @@ class PostgresSessions:
             version = (await connection.execute(change)).scalar()
             if version is None:
                 return False
-            told = NewEntry(Kind.USER_UPDATED, user_id, payload={"version": version})
-            mail = NewEntry(Kind.PASSWORD_CHANGED, user_id)
+            told = NewEntry(EventType.USER_UPDATED, user_id, payload={"version": version})
+            mail = NewEntry(EventType.PASSWORD_CHANGED, user_id)
             await enqueue(connection, now, told, mail)
             await take_back(connection, user_id, now)
             ids = await end_sessions(connection, user_id, now, keep)
@@ -207,13 +207,13 @@ async def _hold(connection: AsyncConnection, user_id: int, session_id: UUID) -> 
 async def _see(connection: AsyncConnection, before: Session, after: Session) -> None:
     """Have it counted that a user was seen, at most once in SEEN_AGAIN."""
     if after.last_used_at - before.last_used_at >= SEEN_AGAIN:
-        seen = NewEntry(Kind.SEEN, after.user_id)
+        seen = NewEntry(EventType.SEEN, after.user_id)
         await enqueue(connection, after.last_used_at, seen)
 
 
 def _new_device(session: Session) -> NewEntry:
     told = {"device": session.device, "address": session.address}
-    return NewEntry(Kind.NEW_DEVICE, session.user_id, payload=told)
+    return NewEntry(EventType.NEW_DEVICE, session.user_id, payload=told)
 
 
 async def _write(connection: AsyncConnection, session: Session) -> None:

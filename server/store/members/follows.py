@@ -10,7 +10,7 @@ from sqlalchemy.dialects.postgresql import insert
 
 from server.domain.errors import TokenInvalid, UserNotFound
 from server.domain.members.follows import Follow, Side
-from server.domain.outbox.entries import Kind, NewEntry
+from server.domain.outbox.entries import EventType, NewEntry
 from server.domain.paging import MAX_OFFSET, PageRequest, Rows
 from server.store.accounts.user_reads import USER_COLUMNS, NOT_DELETED, user_of
 from server.store.connect import Database
@@ -52,7 +52,7 @@ class PostgresFollows:
                 raise UserNotFound(followed_id)
             new = statement.on_conflict_do_nothing().returning(table.c.follower_id)
             if (await connection.execute(new)).first():
-                told = NewEntry(Kind.FOLLOWED, followed_id, payload=by)
+                told = NewEntry(EventType.FOLLOWED, followed_id, payload=by)
                 await enqueue(connection, now, told)
 
     async def remove(self, follower_id: int, followed_id: int, now: datetime) -> None:
@@ -64,7 +64,7 @@ class PostgresFollows:
         async with self._database.transaction() as connection:
             ended = statement.returning(table.c.follower_id)
             if (await connection.execute(ended)).first():
-                told = NewEntry(Kind.UNFOLLOWED, followed_id, payload=by)
+                told = NewEntry(EventType.UNFOLLOWED, followed_id, payload=by)
                 await enqueue(connection, now, told)
 
     async def page(

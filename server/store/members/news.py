@@ -14,7 +14,7 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from server.domain.clock import Clock
-from server.domain.outbox.entries import Entry, Kind, NewEntry
+from server.domain.outbox.entries import Entry, EventType, NewEntry
 from server.domain.posts.posts import State
 from server.store.connect import Database
 from server.store.outbox import enqueue
@@ -59,7 +59,7 @@ class PostgresNews:
             .order_by(some.c.follower_id)
         )
         async with self._database.transaction() as connection:
-            await self._note(connection, wanted, Kind.FOLLOWED_POST)
+            await self._note(connection, wanted, EventType.FOLLOWED_POST)
             last = (
                 await connection.execute(
                     sa.select(some)
@@ -74,7 +74,7 @@ class PostgresNews:
                     "after": last.follower_id,
                     "until": _until(entry).isoformat(),
                 }
-                more = NewEntry(Kind.POST_SPREAD, author_id, payload=rest)
+                more = NewEntry(EventType.POST_SPREAD, author_id, payload=rest)
                 await enqueue(connection, self._clock(), more)
 
     async def follower(self, entry: Entry) -> None:
@@ -94,10 +94,10 @@ class PostgresNews:
             .where(user_settings.c.new_followers, _HERE)
         )
         async with self._database.transaction() as connection:
-            await self._note(connection, wanted, Kind.NEW_FOLLOWER)
+            await self._note(connection, wanted, EventType.NEW_FOLLOWER)
 
     async def _note(
-        self, connection: AsyncConnection, wanted: sa.Select[Any], kind: Kind
+        self, connection: AsyncConnection, wanted: sa.Select[Any], kind: EventType
     ) -> None:
         """Write notes that are not there yet, and a mail for each but in digests."""
         now = self._clock()
@@ -141,7 +141,7 @@ class PostgresNews:
             ids = (await connection.execute(told.returning(table.c.id))).scalars().all()
             if ids:  # else another process was quicker
                 bounds = {"first": min(ids), "last": max(ids)}
-                mail = NewEntry(Kind.DIGEST, user_id, payload=bounds)
+                mail = NewEntry(EventType.DIGEST, user_id, payload=bounds)
                 await enqueue(connection, now, mail)
         return True
 

@@ -18,7 +18,7 @@ from server.domain.errors import (
     TokenInvalid,
     Violation,
 )
-from server.domain.outbox.entries import Kind, NewEntry
+from server.domain.outbox.entries import EventType, NewEntry
 from server.domain.paging import PageRequest, Rows, Sort
 from server.domain.posts.posts import NewPost, Post, PostFilter, Reader, State
 from server.domain.requests import Once
@@ -173,6 +173,6 @@ async def _tell(
     """Tell of a post that comes into, or goes out of, what members see."""
     was = before is not None and before.state == State.PUBLISHED
     if was is not (after.state == State.PUBLISHED):
-        kind = Kind.POST_WITHDRAWN if was else Kind.POST_PUBLISHED
+        kind = EventType.POST_WITHDRAWN if was else EventType.POST_PUBLISHED
         told = NewEntry(kind, after.user_id, payload={"post": after.id})
         await enqueue(connection, now, told)

@@ -15,7 +15,7 @@ from server.domain.edits import Edit
 from server.domain.members.consequences import Consequences
 from server.domain.members.rounds import DIGEST_AFTER, Rounds
 from server.domain.members.settings import Settings
-from server.domain.outbox.entries import Entry, Kind
+from server.domain.outbox.entries import Entry, EventType
 from server.domain.posts.posts import NewPost, Post, State
 from server.store.connect import Database
 from server.store.members.analytics import PostgresAnalytics
@@ -155,7 +155,7 @@ async def test_followers_who_ask_for_it_are_told_of_a_post(world: World) -> None
     world.clock.advance(1)
     await world.follow(await world.member("late", followed_posts=True), ana)
     (mail,) = await world.carry()
-    assert (mail.kind, mail.user_id) == (Kind.FOLLOWED_POST, asks.id)
+    assert (mail.kind, mail.user_id) == (EventType.FOLLOWED_POST, asks.id)
     assert await world.lines(mail) == ["ana: On numbers"]
     for state in (State.DRAFT, State.PUBLISHED):
         await world.posts.edit(post.id, Edit({"state": state}, "", NOON))
@@ -184,7 +184,7 @@ async def test_a_new_follower_is_told_once(world: World) -> None:
         await world.follows.remove(bea.id, ana.id, NOON)
     await world.follow(bea, ana)
     (mail,) = await world.carry()
-    assert (mail.kind, mail.user_id) == (Kind.NEW_FOLLOWER, ana.id)
+    assert (mail.kind, mail.user_id) == (EventType.NEW_FOLLOWER, ana.id)
     assert await world.lines(mail) == ["bea follows you"]
 
 
@@ -201,7 +201,7 @@ async def test_many_followers_are_told_in_chunks(world: World) -> None:
     await world.post(ana)
     mails = await world.carry()
     assert sorted(mail.user_id or 0 for mail in mails) == [fan.id for fan in fans]
-    spread = [r for r in await world.rows(outbox) if r.kind == Kind.POST_SPREAD]
+    spread = [r for r in await world.rows(outbox) if r.kind == EventType.POST_SPREAD]
     assert len(spread) >= 2
 
 
@@ -226,7 +226,7 @@ async def test_a_digest_comes_once_a_day(world: World) -> None:
     await world.rounds.go()
     await world.rounds.go()
     (mail,) = await world.carry()
-    assert (mail.kind, mail.user_id) == (Kind.DIGEST, bea.id)
+    assert (mail.kind, mail.user_id) == (EventType.DIGEST, bea.id)
     assert await world.lines(mail) == [
         "cat follows you",
         "ana: By ana",
@@ -273,7 +273,7 @@ async def test_who_was_seen(world: World, real_stores: Stores) -> None:
     """By the newest session, and it is kept when the session is swept."""
     ana = await world.member("ana")
     await real_stores.sessions.add(a_session(ana.id), 1)
-    assert Kind.SEEN in {row.kind for row in await world.rows(outbox)}
+    assert EventType.SEEN in {row.kind for row in await world.rows(outbox)}
     await world.carry()
     await world.rounds.go()
     (row,) = await world.rows(user_analytics)
