@@ -41,7 +41,7 @@ from server.domain.limits import Limiter, SlidingWindows, Window
 from server.domain.outbox.letters import Letters
 from server.domain.paging import PageTokens
 from server.domain.recovery import Recovery
-from server.domain.requests import Requests
+from server.domain.idempotency import Idempotency
 from server.domain.revocation_watch import RevocationWatch
 from server.rpc import contract
 from server.rpc.accounts.bulk_users import BulkUserService
@@ -71,7 +71,7 @@ from server.store.accounts.user_cache import CachedUsers
 from server.store.accounts.user_changes import UserChangeFeed
 from server.store.accounts.user_reads import UserReads
 from server.store.accounts.users import PostgresUsers
-from server.store.answers import PostgresAnswers
+from server.store.idempotent_responses import PostgresIdempotentResponses
 from server.store.audit import PostgresAudit
 from server.store.buckets import RedisBuckets
 from server.store.connect import Database, redis_client
@@ -263,7 +263,7 @@ def _guards(
         verify=authentication.identify,
         learn=authentication.access.ring.learn,
         limiter=base.limiter,
-        requests=Requests(PostgresAnswers(base.database), base.secret.mac("requests")),
+        idempotency=Idempotency(PostgresIdempotentResponses(base.database), base.secret.mac("requests")),
         audit=events,
         clock=base.clock,
         rates=rates(base.settings),

@@ -29,7 +29,7 @@ from server.domain.errors import (
 )
 from server.domain.outbox.entries import NewEntry
 from server.domain.paging import PageRequest, Rows, Sort
-from server.domain.requests import AnswerExists, Once, RequestKey, StoredAnswer
+from server.domain.idempotency import ResponseExists, IdempotencyRecord, RequestKey, StoredResponse
 
 NOON = datetime(2026, 1, 2, 12, 0, tzinfo=UTC)
 
@@ -51,9 +51,9 @@ class Clock:
 class FakeAnswers:
     """First answers, in memory."""
 
-    kept: dict[RequestKey, tuple[StoredAnswer, datetime]] = field(default_factory=dict)
+    kept: dict[RequestKey, tuple[StoredResponse, datetime]] = field(default_factory=dict)
 
-    async def find(self, key: RequestKey, since: datetime) -> StoredAnswer | None:
+    async def find(self, key: RequestKey, since: datetime) -> StoredResponse | None:
         stored, at = self.kept.get(key, (None, since))
         return stored if at >= since else None
 
@@ -67,9 +67,9 @@ class FakeUsers:
     hashes: dict[int, str] = field(default_factory=dict)
     deleted: dict[int, datetime] = field(default_factory=dict)
 
-    async def add(self, new: NewUser, once: Once[User] | None = None) -> User:
-        if once and once.key in self.answers.kept:
-            raise AnswerExists
+    async def add(self, new: NewUser, idempotency: IdempotencyRecord[User] | None = None) -> User:
+        if idempotency and idempotency.key in self.answers.kept:
+            raise ResponseExists
         for user in self.users.values():
             if user.email == new.email:
                 raise EmailTaken
@@ -88,9 +88,9 @@ class FakeUsers:
         )
         self.users[user.id] = user
         self.hashes[user.id] = new.password_hash
-        if once:
-            stored = StoredAnswer(once.fingerprint, once.render(user))
-            self.answers.kept[once.key] = (stored, once.answered_at)
+        if idempotency:
+            stored = StoredResponse(idempotency.fingerprint, idempotency.render(user))
+            self.answers.kept[idempotency.key] = (stored, idempotency.answered_at)
         return user
 
     async def by_id(self, user_id: int) -> User | None:
@@ -105,7 +105,7 @@ class FakeUsers:
         return [user for user in found if user.id not in self.deleted][:size]
 
     async def edit(
-        self, user_id: int, edit: UserEdit, once: Once[User] | None = None
+        self, user_id: int, edit: UserEdit, idempotency: IdempotencyRecord[User] | None = None
     ) -> User:
         before = await self.by_id(user_id)
         if before is None:
@@ -147,7 +147,7 @@ class FakeUsers:
         user_id: int,
         deleted_after: datetime,
         now: datetime,
-        once: Once[User] | None = None,
+        idempotency: IdempotencyRecord[User] | None = None,
     ) -> User:
         if self.deleted.get(user_id, deleted_after) <= deleted_after:
             raise UserNotFound(user_id)
@@ -305,7 +305,7 @@ class FakeSessions:
         hashed: str,
         keep: UUID,
         now: datetime,
-        once: Once[None] | None = None,
+        idempotency: IdempotencyRecord[None] | None = None,
     ) -> bool:
         self._hold(keep)
         user_id = account.user_id

@@ -30,7 +30,7 @@ from server.domain.errors import (
 )
 from server.domain.limits import Bucket, Limiter, Window, address_key
 from server.domain.outbox.entries import EventType, NewEntry
-from server.domain.requests import Once
+from server.domain.idempotency import IdempotencyRecord
 
 # R5: the spellings of one account share this count
 VERIFIED_PER_ACCOUNT = Window(5, timedelta(seconds=60))
@@ -135,7 +135,7 @@ class SessionStore(Protocol):
         hashed: str,
         keep: UUID,
         now: datetime,
-        once: Once[None] | None = None,
+        idempotency: IdempotencyRecord[None] | None = None,
     ) -> bool:
         """Put a new hash and end the other sessions, in one transaction.
 
@@ -227,7 +227,7 @@ class Authentication:
         current: str,
         new: str,
         address: str,
-        once: Once[None] | None = None,
+        idempotency: IdempotencyRecord[None] | None = None,
     ) -> None:
         """Change the caller's password and end the caller's other sessions (R13).
 
@@ -240,7 +240,7 @@ class Authentication:
         hashed = await self.hasher.hash(new)
         keep = UUID(caller.session_id)
         if not await self.sessions.change_password(
-            account, hashed, keep, self.clock(), once
+            account, hashed, keep, self.clock(), idempotency
         ):
             raise InvalidCredentials(account.user_id)
 

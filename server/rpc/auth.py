@@ -77,7 +77,7 @@ class AuthService:
             request.current_password,
             request.new_password,
             call.address,
-            call.once(lambda _: pb.ChangePasswordResponse()),
+            call.idempotency_record(lambda _: pb.ChangePasswordResponse()),
         )
         return pb.ChangePasswordResponse()
 

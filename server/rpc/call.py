@@ -12,7 +12,7 @@ from google.protobuf.message import DecodeError, Message
 from blatam.policy.v1.policy_pb2 import MethodPolicy
 from server.domain.callers import ANONYMOUS, Caller
 from server.domain.errors import MalformedRequest
-from server.domain.requests import Once, RequestKey
+from server.domain.idempotency import IdempotencyRecord, RequestKey
 
 Metadata = tuple[tuple[str, str | bytes], ...]
 Result = TypeVar("Result")
@@ -48,7 +48,7 @@ class Method:
 
 
 @dataclass(slots=True)
-class Pending:
+class PendingRequest:
     """A repeatable request that has not been answered yet."""
 
     key: RequestKey
@@ -67,7 +67,7 @@ class Call:
     request_id: str
     timeout: float | None = None
     caller: Caller = ANONYMOUS
-    pending: Pending | None = None
+    pending: PendingRequest | None = None
     concerns: int = 0  # the user whom it turned out to be about, for the audit log
     leaves_no_address: bool = False  # the audit log keeps an id, and no more
     _request: Message | None = field(default=None, repr=False)
@@ -91,11 +91,11 @@ class Call:
         )
         return str(agent)[:256]
 
-    def once(self, render: Callable[[Result], Message]) -> Once[Result] | None:
+    def idempotency_record(self, render: Callable[[Result], Message]) -> IdempotencyRecord[Result] | None:
         """Give what a store writes beside the change, if the request may repeat."""
         if self.pending is None:
             return None
-        return Once(
+        return IdempotencyRecord(
             self.pending.key,
             self.pending.fingerprint,
             self.pending.now,

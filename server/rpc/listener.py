@@ -24,7 +24,7 @@ from google.protobuf.message import Message
 from server.domain.audit import AuditStore
 from server.domain.clock import Clock
 from server.domain.limits import Limiter
-from server.domain.requests import Requests
+from server.domain.idempotency import Idempotency
 from server.rpc.addresses import Trust, peer_address
 from server.rpc.call import (
     Call,
@@ -40,7 +40,7 @@ from server.rpc.contract import ContractError, RateRule, methods, rate_rules
 from server.rpc.interceptors.audit import audited
 from server.rpc.interceptors.auth import Learn, Verify, authorized
 from server.rpc.interceptors.errors import failing
-from server.rpc.interceptors.idempotency import once_only
+from server.rpc.interceptors.idempotency import idempotent
 from server.rpc.interceptors.logging import logged
 from server.rpc.interceptors.rate_limit import rate_limited
 from server.rpc.interceptors.validation import validated
@@ -68,7 +68,7 @@ class Guards:
     verify: Verify
     learn: Learn
     limiter: Limiter
-    requests: Requests
+    idempotency: Idempotency
     audit: AuditStore
     clock: Clock
     rates: Mapping[str, Sequence[RateRule]]
@@ -86,8 +86,8 @@ def chain(method: Method, guards: Guards) -> list[Interceptor]:
         ),  # before anything is spent on the caller
         rate_limited(method, rules, guards.limiter),  # knows the caller; no hashing yet
         validated,  # behind the rates, so that probing costs, too
-        once_only(
-            method, guards.requests, guards.clock
+        idempotent(
+            method, guards.idempotency, guards.clock
         ),  # its answers are of valid calls
     ]
     return [interceptor for interceptor in order if interceptor]

@@ -9,8 +9,8 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from server.domain.requests import Once
-from server.store import answers
+from server.domain.idempotency import IdempotencyRecord
+from server.store import idempotent_responses
 from server.store.connect import Database
 
 Refusals = Mapping[str, Callable[[], Exception]]
@@ -18,7 +18,7 @@ Refusals = Mapping[str, Callable[[], Exception]]
 
 @asynccontextmanager
 async def writing(
-    database: Database, once: Once[Any] | None, refusals: Refusals
+    database: Database, idempotency: IdempotencyRecord[Any] | None, refusals: Refusals
 ) -> AsyncIterator[AsyncConnection]:
     """Give a transaction that has claimed the request's key.
 
@@ -27,8 +27,8 @@ async def writing(
     """
     try:
         async with database.transaction() as connection:
-            if once:
-                await answers.claim(connection, once)
+            if idempotency:
+                await idempotent_responses.claim(connection, idempotency)
             yield connection
     except sa.exc.IntegrityError as error:
         cause = error.orig.__cause__ if error.orig else None

@@ -8,7 +8,7 @@ import pytest_asyncio
 
 from server.domain.credentials.revocations import Revocations
 from server.store.accounts.users import PostgresUsers
-from server.store.answers import PostgresAnswers
+from server.store.idempotent_responses import PostgresIdempotentResponses
 from server.store.connect import Database, redis_client
 from server.store.credentials.accounts import PostgresAccounts
 from server.store.credentials.revocations import RevocationFeed
@@ -21,7 +21,7 @@ class Stores:
     users: FakeUsers | PostgresUsers
     accounts: FakeUsers | PostgresAccounts
     sessions: FakeSessions | PostgresSessions
-    answers: FakeAnswers | PostgresAnswers
+    answers: FakeAnswers | PostgresIdempotentResponses
 
 
 @pytest_asyncio.fixture
@@ -37,7 +37,7 @@ async def real_stores(database: Database, redis_url: str) -> AsyncIterator[Store
     feed = RevocationFeed(database, redis, Revocations(clock), clock)
     sessions = PostgresSessions(database, feed)
     users, accounts = PostgresUsers(database, feed), PostgresAccounts(database)
-    yield Stores(users, accounts, sessions, PostgresAnswers(database))
+    yield Stores(users, accounts, sessions, PostgresIdempotentResponses(database))
     await redis.aclose()
 
 

@@ -12,7 +12,7 @@ from server.domain.edits import Edit
 from server.domain.members.profiles import Profile
 from server.domain.members.settings import Settings, Theme
 from server.domain.posts.posts import NewPost, State
-from server.domain.requests import Once, RequestKey
+from server.domain.idempotency import IdempotencyRecord, RequestKey
 from server.store.connect import Database
 from server.store.members.follows import PostgresFollows
 from server.store.members.profiles import PostgresProfiles
@@ -25,7 +25,7 @@ from tests.store.conftest import Stores
 from tests.store.counting import Injected, counted, failing_at
 from tests.store.test_users import new
 
-ONCE: Once[Any] = Once(
+ONCE: IdempotencyRecord[Any] = IdempotencyRecord(
     RequestKey("user:1", "/x/Y", "id"), b"print", NOON, lambda _: b"answer"
 )
 

@@ -118,8 +118,8 @@ async def test_an_entry_is_one_claimants(store: PostgresOutbox) -> None:
     """However many look at once; again when its lease is over: they may be dead."""
     await store.add(NOON, *[MAIL] * 25)
     found = await asyncio.gather(*(claimed(store, NO_TIME) for _ in range(2)))
-    once = [entry.id for batch in found for entry in batch]
-    assert len(set(once)) == 20
+    idempotency = [entry.id for batch in found for entry in batch]
+    assert len(set(idempotency)) == 20
     assert found[0][0].payload == MAIL.payload
     again = await claimed(store)
     assert {entry.attempts for entry in again} == {1, 2}

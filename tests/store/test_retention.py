@@ -15,7 +15,7 @@ from server.domain.credentials.mailed_tokens import MailedToken, Purpose
 from server.domain.credentials.revocations import Revocations
 from server.domain.credentials.sessions import Session
 from server.domain.outbox.entries import EventType, NewEntry
-from server.domain.requests import Once, RequestKey
+from server.domain.idempotency import IdempotencyRecord, RequestKey
 from server.store import retention
 from server.store.audit import PostgresAudit
 from server.store.connect import Database, redis_client
@@ -52,9 +52,9 @@ class World:
         async with self.database.reading() as connection:
             return (await connection.execute(query)).all()
 
-    async def signed_up(self, name: str = "ana", once: Any = None) -> User:
+    async def signed_up(self, name: str = "ana", idempotency: Any = None) -> User:
         new = NewUser(f"{name}@x.co", name, "hash", Role.STUDENT, NOON)
-        return await self.stores.users.add(new, once)
+        return await self.stores.users.add(new, idempotency)
 
     async def logged_in(self, user: User, lasting: timedelta = A_DAY) -> Session:
         session = Session(
@@ -88,9 +88,9 @@ def world(real_stores: Stores, database: Database, redis_url: str) -> World:
     return World(real_stores, database, redis_url)
 
 
-def once(caller: str) -> Once[User]:
+def idempotency(caller: str) -> IdempotencyRecord[User]:
     key = RequestKey(caller, "/x/Y", "id")
-    return Once(key, b"f", NOON, lambda user: user.email.encode())
+    return IdempotencyRecord(key, b"f", NOON, lambda user: user.email.encode())
 
 
 async def test_deleted_users_are_erased_after_their_time(world: World) -> None:
@@ -107,7 +107,7 @@ async def test_deleted_users_are_erased_after_their_time(world: World) -> None:
 
 async def test_nothing_personal_is_left_of_a_user(world: World) -> None:
     """Whatever table it stood in; the audit log and the events keep the id."""
-    ana = await world.signed_up("zzana", once("anonymous"))
+    ana = await world.signed_up("zzana", idempotency("anonymous"))
     await world.logged_in(ana)
     await world.mailed(ana)
     await world.outbox.add(
@@ -165,7 +165,7 @@ async def test_mailed_tokens_go_a_day_after_their_end(world: World) -> None:
 
 
 async def test_first_answers_are_kept_for_a_day(world: World) -> None:
-    await world.signed_up(once=once("anonymous"))
+    await world.signed_up(idempotency=idempotency("anonymous"))
     await world.sweep(A_DAY)
     assert len(await world.rows("request_answers")) == 1
     await world.sweep(A_DAY + timedelta(seconds=1))

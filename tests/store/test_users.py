@@ -23,7 +23,7 @@ from server.domain.errors import (
     UserNotFound,
 )
 from server.domain.paging import PageRequest, Position, Sort
-from server.domain.requests import AnswerExists, Once, RequestKey
+from server.domain.idempotency import ResponseExists, IdempotencyRecord, RequestKey
 from server.store.connect import Database
 from tests.fakes import NOON
 from tests.store.conftest import Stores
@@ -70,12 +70,12 @@ async def test_an_answer_is_written_with_its_change(stores: Stores) -> None:
     """A second request under the same key changes nothing."""
     key = RequestKey("anonymous", "/x/Y", "id")
 
-    def once(name: str) -> Once[User]:
-        return Once(key, name.encode(), NOON, lambda user: user.username.encode())
+    def idempotency(name: str) -> IdempotencyRecord[User]:
+        return IdempotencyRecord(key, name.encode(), NOON, lambda user: user.username.encode())
 
-    await stores.users.add(new("ana"), once("ana"))
-    with pytest.raises(AnswerExists):
-        await stores.users.add(new("bea"), once("bea"))
+    await stores.users.add(new("ana"), idempotency("ana"))
+    with pytest.raises(ResponseExists):
+        await stores.users.add(new("bea"), idempotency("bea"))
     assert await stores.accounts.account("bea") is None
     stored = await stores.answers.find(key, NOON)
     assert stored

@@ -16,7 +16,7 @@ from server.domain.credentials.passwords import (
     check_password,
 )
 from server.domain.errors import AcademyError, InvalidFields
-from server.domain.requests import Once
+from server.domain.idempotency import IdempotencyRecord
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +37,7 @@ class UserBatchStore(Protocol):
     """Writes many accounts."""
 
     async def add_all(
-        self, rows: Sequence[NewUser | AcademyError], once: Once[Outcomes] | None = None
+        self, rows: Sequence[NewUser | AcademyError], idempotency: IdempotencyRecord[Outcomes] | None = None
     ) -> Outcomes:
         """Write accounts in one transaction, and the answer that `once` makes of it.
 
@@ -56,7 +56,7 @@ class UserBatches:
     clock: Clock
 
     async def create(
-        self, rows: Sequence[Row | InvalidFields], once: Once[Outcomes] | None = None
+        self, rows: Sequence[Row | InvalidFields], idempotency: IdempotencyRecord[Outcomes] | None = None
     ) -> Outcomes:
         """Give what became of each row; one that breaks a rule comes as its refusal.
 
@@ -76,7 +76,7 @@ class UserBatches:
             else row
             for row in checked
         ]
-        return await self.store.add_all(new, once)
+        return await self.store.add_all(new, idempotency)
 
     def _checked(self, row: Row | InvalidFields) -> Row | InvalidFields:
         if isinstance(row, InvalidFields):

@@ -27,7 +27,7 @@ from server.domain.paging import (
     Sort,
     paginate,
 )
-from server.domain.requests import Once
+from server.domain.idempotency import IdempotencyRecord
 
 
 class Role(IntEnum):
@@ -96,7 +96,7 @@ class UserEdit:
 class UserStore(Protocol):
     """Keeps accounts."""
 
-    async def add(self, new: NewUser, once: Once[User] | None = None) -> User:
+    async def add(self, new: NewUser, idempotency: IdempotencyRecord[User] | None = None) -> User:
         """Write an account, and the answer that `once` makes of it.
 
         Raises EmailTaken, UsernameTaken, AnswerExists.
@@ -109,7 +109,7 @@ class UserStore(Protocol):
         """Give the accounts that there are among these."""
 
     async def edit(
-        self, user_id: int, edit: UserEdit, once: Once[User] | None = None
+        self, user_id: int, edit: UserEdit, idempotency: IdempotencyRecord[User] | None = None
     ) -> User:
         """Change an account, and end its sessions if the edit says so.
 
@@ -128,7 +128,7 @@ class UserStore(Protocol):
         user_id: int,
         deleted_after: datetime,
         now: datetime,
-        once: Once[User] | None = None,
+        idempotency: IdempotencyRecord[User] | None = None,
     ) -> User:
         """Bring back an account deleted since. Raises UserNotFound, AnswerExists."""
 
@@ -176,7 +176,7 @@ class Users:
         password: str,
         *,
         role: Role = Role.STUDENT,
-        once: Once[User] | None = None,
+        idempotency: IdempotencyRecord[User] | None = None,
     ) -> User:
         """Sign a person up.
 
@@ -185,7 +185,7 @@ class Users:
         check_password(password, username, self.policy, email=email)
         hashed = await self.hasher.hash(password)
         new = NewUser(normalize_identifier(email), username, hashed, role, self.clock())
-        return await self.store.add(new, once)
+        return await self.store.add(new, idempotency)
 
     async def get(self, user_id: int) -> User:
         """Give the account, or raise UserNotFound."""
@@ -207,7 +207,7 @@ class Users:
         user_id: int,
         values: Mapping[str, object],
         etag: str,
-        once: Once[User] | None = None,
+        idempotency: IdempotencyRecord[User] | None = None,
     ) -> User:
         """Change fields of an account.
 
@@ -217,16 +217,16 @@ class Users:
         allowed = WRITABLE_BY_ADMINS if caller.is_admin else WRITABLE
         check_writable("user", values, allowed)
         edit = UserEdit(values, etag, self.clock())
-        return await self.store.edit(user_id, edit, once)
+        return await self.store.edit(user_id, edit, idempotency)
 
     async def delete(self, user_id: int) -> None:
         """Delete an account softly. Raises UserNotFound, LastAdmin."""
         await self.store.delete(user_id, self.clock())
 
-    async def undelete(self, user_id: int, once: Once[User] | None = None) -> User:
+    async def undelete(self, user_id: int, idempotency: IdempotencyRecord[User] | None = None) -> User:
         """Bring a deleted account back. Raises UserNotFound."""
         now = self.clock()
-        return await self.store.undelete(user_id, now - self.retention, now, once)
+        return await self.store.undelete(user_id, now - self.retention, now, idempotency)
 
     async def list(
         self, caller: Caller, wanted: UserFilter, sort: Sort, page_params: PageParams

@@ -18,7 +18,7 @@ from server.domain.errors import (
     ProfileNotFound,
     Violation,
 )
-from server.domain.requests import Once
+from server.domain.idempotency import IdempotencyRecord
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,14 +44,14 @@ class Profile:
 class ProfileStore(Protocol):
     """Keeps profiles; those of deleted accounts are not among them."""
 
-    async def add(self, profile: Profile, once: Once[Profile] | None = None) -> Profile:
+    async def add(self, profile: Profile, idempotency: IdempotencyRecord[Profile] | None = None) -> Profile:
         """Write a profile. Raises ProfileExists, UserNotFound, AnswerExists."""
 
     async def by_user(self, user_id: int, *, private_too: bool) -> Profile | None:
         """Give an account's profile, if it is not private or private ones count."""
 
     async def edit(
-        self, user_id: int, edit: Edit, once: Once[Profile] | None = None
+        self, user_id: int, edit: Edit, idempotency: IdempotencyRecord[Profile] | None = None
     ) -> Profile:
         """Change a profile. Raises ProfileNotFound, EtagMismatch, AnswerExists."""
 
@@ -71,7 +71,7 @@ class Profiles:
         caller: Caller,
         user_id: int,
         values: Mapping[str, Any],
-        once: Once[Profile] | None = None,
+        idempotency: IdempotencyRecord[Profile] | None = None,
     ) -> Profile:
         """Make an account's profile; 0 is the caller's account.
 
@@ -84,7 +84,7 @@ class Profiles:
         _check_time_zone(values["time_zone"], "timeZone")
         now = self.clock()
         made = Profile(user_id, **values, created_at=now, updated_at=now)
-        return await self.store.add(made, once)
+        return await self.store.add(made, idempotency)
 
     async def get(self, caller: Caller, user_id: int) -> Profile:
         """Give a profile; ProfileNotFound for a private one of somebody else."""
@@ -98,7 +98,7 @@ class Profiles:
         user_id: int,
         values: Mapping[str, object],
         known: str,
-        once: Once[Profile] | None = None,
+        idempotency: IdempotencyRecord[Profile] | None = None,
     ) -> Profile:
         """Change fields of a profile; `known` is the etag that must hold, if any.
 
@@ -106,7 +106,7 @@ class Profiles:
         """
         check_writable("profile", values, WRITABLE)
         _check_time_zone(str(values.get("time_zone", "")), "profile.timeZone")
-        return await self.store.edit(user_id, Edit(values, known, self.clock()), once)
+        return await self.store.edit(user_id, Edit(values, known, self.clock()), idempotency)
 
 
 def _owns(caller: Caller, user_id: int) -> bool:

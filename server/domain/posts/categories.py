@@ -20,7 +20,7 @@ from server.domain.paging import (
     Sort,
     paginate,
 )
-from server.domain.requests import Once
+from server.domain.idempotency import IdempotencyRecord
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,12 +44,12 @@ class CategoryStore(Protocol):
     """Keeps categories."""
 
     async def add(
-        self, slug: str, name: str, now: datetime, once: Once[Category] | None = None
+        self, slug: str, name: str, now: datetime, idempotency: IdempotencyRecord[Category] | None = None
     ) -> Category:
         """Write a category. Raises SlugTaken, AnswerExists."""
 
     async def edit(
-        self, category_id: int, edit: Edit, once: Once[Category] | None = None
+        self, category_id: int, edit: Edit, idempotency: IdempotencyRecord[Category] | None = None
     ) -> Category:
         """Change a category.
 
@@ -83,17 +83,17 @@ class Categories:
     clock: Clock
 
     async def create(
-        self, slug: str, name: str, once: Once[Category] | None = None
+        self, slug: str, name: str, idempotency: IdempotencyRecord[Category] | None = None
     ) -> Category:
         """Make a category. Raises SlugTaken."""
-        return await self.store.add(slug, name, self.clock(), once)
+        return await self.store.add(slug, name, self.clock(), idempotency)
 
     async def update(
         self,
         category_id: int,
         values: Mapping[str, object],
         known: str,
-        once: Once[Category] | None = None,
+        idempotency: IdempotencyRecord[Category] | None = None,
     ) -> Category:
         """Change fields of a category; `known` is the etag that must hold, if any.
 
@@ -101,7 +101,7 @@ class Categories:
         """
         check_writable("category", values, WRITABLE)
         edit = Edit(values, known, self.clock())
-        return await self.store.edit(category_id, edit, once)
+        return await self.store.edit(category_id, edit, idempotency)
 
     async def delete(self, category_id: int, known: str) -> None:
         """Delete a category. Raises CategoryNotFound, EtagMismatch, CategoryInUse."""

@@ -28,7 +28,7 @@ from server.domain.paging import (
     paginate,
 )
 from server.domain.posts.categories import Category
-from server.domain.requests import Once
+from server.domain.idempotency import IdempotencyRecord
 
 EXCERPT = 200  # characters
 MOST_WHOLE = 20  # to a page: 20 of the longest bodies fit into one gRPC message
@@ -110,7 +110,7 @@ class Reader:
 class PostStore(Protocol):
     """Keeps posts; the deleted, and those of deleted accounts, are not among them."""
 
-    async def add(self, new: NewPost, once: Once[Post] | None = None) -> Post:
+    async def add(self, new: NewPost, idempotency: IdempotencyRecord[Post] | None = None) -> Post:
         """Write a post.
 
         Raises InvalidFields if there is no such category, AnswerExists.
@@ -120,7 +120,7 @@ class PostStore(Protocol):
         """Give the post with this id."""
 
     async def edit(
-        self, post_id: int, edit: Edit, once: Once[Post] | None = None
+        self, post_id: int, edit: Edit, idempotency: IdempotencyRecord[Post] | None = None
     ) -> Post:
         """Change a post.
 
@@ -162,12 +162,12 @@ class Posts:
         body: str,
         category_id: int,
         state: State,
-        once: Once[Post] | None = None,
+        idempotency: IdempotencyRecord[Post] | None = None,
     ) -> Post:
         """Write a post. Raises InvalidFields if there is no such category."""
         now = self.clock()
         new = NewPost(author_id, title, body, category_id, state, now)
-        return await self.store.add(new, once)
+        return await self.store.add(new, idempotency)
 
     async def get(self, caller: Caller, post_id: int) -> Post:
         """Give a post; PostNotFound for somebody else's draft."""
@@ -182,7 +182,7 @@ class Posts:
         post_id: int,
         values: Mapping[str, object],
         known: str,
-        once: Once[Post] | None = None,
+        idempotency: IdempotencyRecord[Post] | None = None,
     ) -> Post:
         """Change fields of a post; `known` is the etag that must hold, if any.
 
@@ -190,7 +190,7 @@ class Posts:
         """
         check_writable("post", values, WRITABLE)
         await self._own(caller, post_id)
-        return await self.store.edit(post_id, Edit(values, known, self.clock()), once)
+        return await self.store.edit(post_id, Edit(values, known, self.clock()), idempotency)
 
     async def delete(self, caller: Caller, post_id: int, known: str) -> None:
         """Delete a post softly. Raises PostNotFound, AccessDenied, EtagMismatch."""

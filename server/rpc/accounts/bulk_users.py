@@ -36,7 +36,7 @@ class BulkUserService:
             return pb.BatchCreateUsersResponse(outcomes=told)
 
         rows = [_row(new) for new in request.users]
-        return answer(await self._batches.create(rows, call.once(answer)))
+        return answer(await self._batches.create(rows, call.idempotency_record(answer)))
 
     async def ExportUsers(
         self, request: pb.ExportUsersRequest, call: Call

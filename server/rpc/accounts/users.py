@@ -31,7 +31,7 @@ class UserService:
             request.email,
             request.username,
             request.password,
-            once=call.once(answer),
+            idempotency=call.idempotency_record(answer),
         )
         call.concerns = user.id
         return answer(user)
@@ -71,7 +71,7 @@ class UserService:
             request.user.id,
             new_values("user", request.user, request.update_mask, _READERS),
             request.user.etag,
-            call.once(answer),
+            call.idempotency_record(answer),
         )
         return answer(user)
 
@@ -91,7 +91,7 @@ class UserService:
             return pb.UndeleteUserResponse(user=message(user, call.caller))
 
         call.concerns = request.id
-        return answer(await self._users.undelete(request.id, call.once(answer)))
+        return answer(await self._users.undelete(request.id, call.idempotency_record(answer)))
 
     async def ListUsers(
         self, request: pb.ListUsersRequest, call: Call

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from server.domain.clock import Clock
-from server.domain.requests import AnswerExists, RequestKey, Requests
-from server.rpc.call import Call, Interceptor, Method, Outcome, Pending, Proceed
+from server.domain.idempotency import ResponseExists, RequestKey, Idempotency
+from server.rpc.call import Call, Interceptor, Method, Outcome, PendingRequest, Proceed
 
 
-def once_only(method: Method, requests: Requests, clock: Clock) -> Interceptor | None:
+def idempotent(method: Method, idempotency: Idempotency, clock: Clock) -> Interceptor | None:
     """Give what recognises one RPC's repeats; None where the contract has none."""
     if not method.policy.idempotent:
         return None
@@ -20,15 +20,15 @@ def once_only(method: Method, requests: Requests, clock: Clock) -> Interceptor |
         key = RequestKey(call.caller.subject, method.path, call.request.request_id)
         now = clock()
         content = call.request.SerializeToString(deterministic=True)
-        answer = await requests.first_answer(key, content, now)
-        if answer is not None:
-            return answer
-        call.pending = Pending(key, requests.fingerprint(content), now)
+        response = await idempotency.stored_response(key, content, now)
+        if response is not None:
+            return response
+        call.pending = PendingRequest(key, idempotency.fingerprint(content), now)
         try:
             return await proceed(call)
-        except AnswerExists:
+        except ResponseExists:
             # a concurrent one was first, and has committed by now
-            first = await requests.first_answer(key, content, now)
+            first = await idempotency.stored_response(key, content, now)
             if first is None:
                 raise
             return first

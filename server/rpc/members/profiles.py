@@ -34,7 +34,7 @@ class ProfileMethods:
 
         values = {name: read(request) for name, read in _READERS.items()}
         made = await self._profiles.create(
-            call.caller, request.user_id, values, call.once(answer)
+            call.caller, request.user_id, values, call.idempotency_record(answer)
         )
         return answer(made)
 
@@ -63,7 +63,7 @@ class ProfileMethods:
             may_be_empty=_MAY_BE_EMPTY,
         )
         changed = await self._profiles.update(
-            given.user_id, values, given.etag, call.once(answer)
+            given.user_id, values, given.etag, call.idempotency_record(answer)
         )
         return answer(changed)
 

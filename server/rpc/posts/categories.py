@@ -31,7 +31,7 @@ class CategoryMethods:
             return pb.CreateCategoryResponse(category=message(category))
 
         made = await self._categories.create(
-            request.slug, request.name, call.once(answer)
+            request.slug, request.name, call.idempotency_record(answer)
         )
         return answer(made)
 
@@ -55,7 +55,7 @@ class CategoryMethods:
         given = request.category
         values = new_values("category", given, request.update_mask, _READERS)
         changed = await self._categories.update(
-            given.id, values, given.etag, call.once(answer)
+            given.id, values, given.etag, call.idempotency_record(answer)
         )
         return answer(changed)
 

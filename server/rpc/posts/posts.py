@@ -43,7 +43,7 @@ class PostMethods:
             request.body,
             request.category_id,
             State(request.state or State.PUBLISHED),
-            call.once(answer),
+            call.idempotency_record(answer),
         )
         return answer(made)
 
@@ -65,7 +65,7 @@ class PostMethods:
         given = request.post
         values = new_values("post", given, request.update_mask, _READERS)
         changed = await self._posts.update(
-            call.caller, given.id, values, given.etag, call.once(answer)
+            call.caller, given.id, values, given.etag, call.idempotency_record(answer)
         )
         return answer(changed)
 

@@ -13,8 +13,8 @@ from server.domain.accounts.user_batches import Outcomes
 from server.domain.accounts.users import NewUser, User, normalize_identifier
 from server.domain.errors import AcademyError, EmailTaken, UsernameTaken
 from server.domain.outbox.entries import EventType, NewEntry
-from server.domain.requests import Once
-from server.store import answers
+from server.domain.idempotency import IdempotencyRecord
+from server.store import idempotent_responses
 from server.store.accounts.user_reads import USER_COLUMNS, user_of
 from server.store.connect import Database
 from server.store.outbox import enqueue
@@ -40,7 +40,7 @@ class PostgresUserBatches:
         self._database = database
 
     async def add_all(
-        self, rows: Sequence[NewUser | AcademyError], once: Once[Outcomes] | None = None
+        self, rows: Sequence[NewUser | AcademyError], idempotency: IdempotencyRecord[Outcomes] | None = None
     ) -> Outcomes:
         """Write accounts in one transaction, and the answer that `once` makes of it.
 
@@ -49,8 +49,8 @@ class PostgresUserBatches:
         """
         wanted = [row for row in rows if isinstance(row, NewUser)]
         async with self._database.transaction() as connection:
-            if once:
-                await answers.claim(connection, once)
+            if idempotency:
+                await idempotent_responses.claim(connection, idempotency)
             made = await _insert(connection, wanted)
             about = [user.id for user in made.values()]
             taken = await _taken_addresses(
@@ -60,8 +60,8 @@ class PostgresUserBatches:
                 _outcome(row, made, taken) if isinstance(row, NewUser) else row
                 for row in rows
             ]
-            if once:
-                await answers.write(connection, once, outcomes, about)
+            if idempotency:
+                await idempotent_responses.write(connection, idempotency, outcomes, about)
         return outcomes
 
 

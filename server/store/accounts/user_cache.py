@@ -25,7 +25,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from server.domain.accounts.users import Role, User, UserEdit
 from server.domain.errors import StoreUnavailable
-from server.domain.requests import Once
+from server.domain.idempotency import IdempotencyRecord
 from server.store.accounts.users import PostgresUsers
 from server.store.connect import Database
 from server.store.credentials.revocations import RevocationFeed
@@ -159,10 +159,10 @@ class CachedUsers(PostgresUsers):
         return await self.cache.by_id(user_id)
 
     async def edit(
-        self, user_id: int, edit: UserEdit, once: Once[User] | None = None
+        self, user_id: int, edit: UserEdit, idempotency: IdempotencyRecord[User] | None = None
     ) -> User:
         """Change an account; this process sees it at once."""
-        user = await super().edit(user_id, edit, once)
+        user = await super().edit(user_id, edit, idempotency)
         self.cache.keep(user)
         return user
 

@@ -18,8 +18,8 @@ from server.domain.errors import (
     UserNotFound,
 )
 from server.domain.outbox.entries import EventType, NewEntry
-from server.domain.requests import Once
-from server.store import answers
+from server.domain.idempotency import IdempotencyRecord
+from server.store import idempotent_responses
 from server.store.accounts.user_reads import USER_COLUMNS, NOT_DELETED, UserReads, user_of
 from server.store.connect import Database
 from server.store.credentials.revocations import RevocationFeed, end_sessions
@@ -40,7 +40,7 @@ class PostgresUsers(UserReads):
         super().__init__(database)
         self._feed = feed
 
-    async def add(self, new: NewUser, once: Once[User] | None = None) -> User:
+    async def add(self, new: NewUser, idempotency: IdempotencyRecord[User] | None = None) -> User:
         """Write an account, and the answer that `once` makes of it.
 
         Raises EmailTaken, UsernameTaken, AnswerExists.
@@ -58,7 +58,7 @@ class PostgresUsers(UserReads):
             )
             .returning(*USER_COLUMNS)
         )
-        async with writing(self._database, once, RESERVED) as connection:
+        async with writing(self._database, idempotency, RESERVED) as connection:
             user = user_of((await connection.execute(statement)).one())
             await enqueue(
                 connection,
@@ -66,12 +66,12 @@ class PostgresUsers(UserReads):
                 _told(EventType.USER_CREATED, user),
                 NewEntry(EventType.WELCOME, user.id),
             )
-            if once:
-                await answers.write(connection, once, user, about=[user.id])
+            if idempotency:
+                await idempotent_responses.write(connection, idempotency, user, about=[user.id])
         return user
 
     async def edit(
-        self, user_id: int, edit: UserEdit, once: Once[User] | None = None
+        self, user_id: int, edit: UserEdit, idempotency: IdempotencyRecord[User] | None = None
     ) -> User:
         """Change an account, and end its sessions if the edit says so.
 
@@ -79,7 +79,7 @@ class PostgresUsers(UserReads):
         AnswerExists.
         """
         ended: Sequence[UUID] = ()
-        async with writing(self._database, once, RESERVED) as connection:
+        async with writing(self._database, idempotency, RESERVED) as connection:
             before = await locked(connection, user_id, admins=edit.ends_sessions)
             if edit.etag and edit.etag != before.etag:
                 raise EtagMismatch(before.etag)
@@ -96,8 +96,8 @@ class PostgresUsers(UserReads):
                 user = await changed(
                     connection, EventType.USER_UPDATED, user_id, edit.now, values
                 )
-            if once:
-                await answers.write(connection, once, user, about=[user_id])
+            if idempotency:
+                await idempotent_responses.write(connection, idempotency, user, about=[user_id])
         await self._feed.ended(ended, edit.now)
         return user
 
@@ -121,10 +121,10 @@ class PostgresUsers(UserReads):
         user_id: int,
         deleted_after: datetime,
         now: datetime,
-        once: Once[User] | None = None,
+        idempotency: IdempotencyRecord[User] | None = None,
     ) -> User:
         """Bring back an account deleted since. Raises UserNotFound, AnswerExists."""
-        async with writing(self._database, once, RESERVED) as connection:
+        async with writing(self._database, idempotency, RESERVED) as connection:
             there = [users.c.id == user_id, users.c.deleted_at > deleted_after]
             query = sa.select(users.c.id).where(*there).with_for_update()
             if (await connection.execute(query)).first() is None:
@@ -132,8 +132,8 @@ class PostgresUsers(UserReads):
             user = await changed(
                 connection, EventType.USER_UNDELETED, user_id, now, {"deleted_at": None}
             )
-            if once:
-                await answers.write(connection, once, user, about=[user_id])
+            if idempotency:
+                await idempotent_responses.write(connection, idempotency, user, about=[user_id])
         return user
 
 

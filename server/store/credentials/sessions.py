@@ -16,8 +16,8 @@ from server.domain.auth import Account, Decide, Owner
 from server.domain.credentials.sessions import Rotation, Session
 from server.domain.errors import TokenInvalid
 from server.domain.outbox.entries import EventType, NewEntry
-from server.domain.requests import Once
-from server.store import answers
+from server.domain.idempotency import IdempotencyRecord
+from server.store import idempotent_responses
 from server.store.accounts.user_reads import NOT_DELETED
 from server.store.connect import Database
 from server.store.credentials.revocations import RevocationFeed, end_sessions, revoke
@@ -149,7 +149,7 @@ class PostgresSessions:
         hashed: str,
         keep: UUID,
         now: datetime,
-        once: Once[None] | None = None,
+        idempotency: IdempotencyRecord[None] | None = None,
     ) -> bool:
         """Put a new hash and end the other sessions, in one transaction.
 
@@ -164,8 +164,8 @@ class PostgresSessions:
             .returning(users.c.version)
         )
         async with self._database.transaction() as connection:
-            if once:
-                await answers.claim(connection, once)
+            if idempotency:
+                await idempotent_responses.claim(connection, idempotency)
             await _hold(connection, user_id, keep)
             version = (await connection.execute(change)).scalar()
             if version is None:
@@ -175,8 +175,8 @@ class PostgresSessions:
             await enqueue(connection, now, told, mail)
             await take_back(connection, user_id, now)
             ids = await end_sessions(connection, user_id, now, keep)
-            if once:
-                await answers.write(connection, once, None)
+            if idempotency:
+                await idempotent_responses.write(connection, idempotency, None)
         await self._feed.ended(ids, now)
         return True
 

@@ -18,8 +18,8 @@ from server.domain.errors import (
 )
 from server.domain.members.profiles import Profile
 from server.domain.members.settings import Visibility
-from server.domain.requests import Once
-from server.store import answers
+from server.domain.idempotency import IdempotencyRecord
+from server.store import idempotent_responses
 from server.store.accounts.user_reads import NOT_DELETED
 from server.store.connect import Database
 from server.store.tables import user_profiles as table
@@ -38,7 +38,7 @@ class PostgresProfiles:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    async def add(self, profile: Profile, once: Once[Profile] | None = None) -> Profile:
+    async def add(self, profile: Profile, idempotency: IdempotencyRecord[Profile] | None = None) -> Profile:
         """Write a profile. Raises ProfileExists, UserNotFound, AnswerExists."""
         values = asdict(profile)
         owner = sa.select(
@@ -51,13 +51,13 @@ class PostgresProfiles:
             "pk_user_profiles": partial(ProfileExists, profile.user_id),
             "fk_user_profiles_user_id": partial(UserNotFound, profile.user_id),
         }
-        async with writing(self._database, once, taken) as connection:
+        async with writing(self._database, idempotency, taken) as connection:
             row = (await connection.execute(statement)).first()
             if row is None:
                 raise UserNotFound(profile.user_id)
-            if once:
-                await answers.write(
-                    connection, once, Profile(*row), about=[profile.user_id]
+            if idempotency:
+                await idempotent_responses.write(
+                    connection, idempotency, Profile(*row), about=[profile.user_id]
                 )
         return Profile(*row)
 
@@ -71,16 +71,16 @@ class PostgresProfiles:
         return Profile(*row) if row else None
 
     async def edit(
-        self, user_id: int, edit: Edit, once: Once[Profile] | None = None
+        self, user_id: int, edit: Edit, idempotency: IdempotencyRecord[Profile] | None = None
     ) -> Profile:
         """Change a profile. Raises ProfileNotFound, EtagMismatch, AnswerExists."""
-        async with writing(self._database, once, {}) as connection:
+        async with writing(self._database, idempotency, {}) as connection:
             before = await _locked(connection, user_id)
             if edit.etag and edit.etag != before.etag:
                 raise EtagMismatch(before.etag)
             profile = await _changed(connection, before, edit)
-            if once:
-                await answers.write(connection, once, profile, about=[user_id])
+            if idempotency:
+                await idempotent_responses.write(connection, idempotency, profile, about=[user_id])
         return profile
 
 

@@ -16,8 +16,8 @@ from server.domain.errors import (
 )
 from server.domain.paging import MAX_OFFSET, PageRequest, Rows, Sort
 from server.domain.posts.categories import Category
-from server.domain.requests import Once
-from server.store import answers
+from server.domain.idempotency import IdempotencyRecord
+from server.store import idempotent_responses
 from server.store.connect import Database
 from server.store.keyset import Estimates, Keyset, capped_count, counted
 from server.store.tables import categories as table
@@ -35,7 +35,7 @@ class PostgresCategories:
         self._estimates = Estimates()
 
     async def add(
-        self, slug: str, name: str, now: datetime, once: Once[Category] | None = None
+        self, slug: str, name: str, now: datetime, idempotency: IdempotencyRecord[Category] | None = None
     ) -> Category:
         """Write a category. Raises SlugTaken, AnswerExists."""
         statement = (
@@ -43,20 +43,20 @@ class PostgresCategories:
             .values(slug=slug, name=name, created_at=now, updated_at=now)
             .returning(*table.c)
         )
-        async with writing(self._database, once, _TAKEN) as connection:
+        async with writing(self._database, idempotency, _TAKEN) as connection:
             category = Category(*(await connection.execute(statement)).one())
-            if once:
-                await answers.write(connection, once, category)
+            if idempotency:
+                await idempotent_responses.write(connection, idempotency, category)
         return category
 
     async def edit(
-        self, category_id: int, edit: Edit, once: Once[Category] | None = None
+        self, category_id: int, edit: Edit, idempotency: IdempotencyRecord[Category] | None = None
     ) -> Category:
         """Change a category.
 
         Raises CategoryNotFound, EtagMismatch, SlugTaken, AnswerExists.
         """
-        async with writing(self._database, once, _TAKEN) as connection:
+        async with writing(self._database, idempotency, _TAKEN) as connection:
             category = await _locked(connection, category_id, edit.etag)
             values = {
                 name: value
@@ -71,8 +71,8 @@ class PostgresCategories:
                     .returning(*table.c)
                 )
                 category = Category(*(await connection.execute(statement)).one())
-            if once:
-                await answers.write(connection, once, category)
+            if idempotency:
+                await idempotent_responses.write(connection, idempotency, category)
         return category
 
     async def delete(self, category_id: int, known: str) -> None:

@@ -21,8 +21,8 @@ from server.domain.errors import (
 from server.domain.outbox.entries import EventType, NewEntry
 from server.domain.paging import PageRequest, Rows, Sort
 from server.domain.posts.posts import NewPost, Post, PostFilter, Reader, State
-from server.domain.requests import Once
-from server.store import answers
+from server.domain.idempotency import IdempotencyRecord
+from server.store import idempotent_responses
 from server.store.connect import Database
 from server.store.keyset import Estimates
 from server.store.outbox import enqueue
@@ -41,7 +41,7 @@ class PostgresPosts:
         self._database = database
         self._estimates = Estimates()
 
-    async def add(self, new: NewPost, once: Once[Post] | None = None) -> Post:
+    async def add(self, new: NewPost, idempotency: IdempotencyRecord[Post] | None = None) -> Post:
         """Write a post.
 
         Raises InvalidFields if there is no such category, AnswerExists.
@@ -59,12 +59,12 @@ class PostgresPosts:
             )
             .returning(*WHOLE)
         )
-        async with self._writing(once, "categoryId") as connection:
+        async with self._writing(idempotency, "categoryId") as connection:
             rows = (await connection.execute(statement)).all()
             (post,) = await posts_of(connection, rows)
             await _tell(connection, new.created_at, None, rows[0])
-            if once:
-                await answers.write(connection, once, post, about=[new.author_id])
+            if idempotency:
+                await idempotent_responses.write(connection, idempotency, post, about=[new.author_id])
         return post
 
     async def by_id(self, post_id: int) -> Post | None:
@@ -76,21 +76,21 @@ class PostgresPosts:
         return found[0] if found else None
 
     async def edit(
-        self, post_id: int, edit: Edit, once: Once[Post] | None = None
+        self, post_id: int, edit: Edit, idempotency: IdempotencyRecord[Post] | None = None
     ) -> Post:
         """Change a post.
 
         Raises PostNotFound, EtagMismatch, InvalidFields if there is no such category,
         AnswerExists.
         """
-        async with self._writing(once, "post.categoryId") as connection:
+        async with self._writing(idempotency, "post.categoryId") as connection:
             row = await _locked(connection, post_id, edit.etag)
             values = _changes(row, edit.values)
             if values:
                 row = await _changed(connection, row, edit.now, values)
             (post,) = await posts_of(connection, [row])
-            if once:
-                await answers.write(connection, once, post, about=[post.author.id])
+            if idempotency:
+                await idempotent_responses.write(connection, idempotency, post, about=[post.author.id])
         return post
 
     async def delete(self, post_id: int, known: str, now: datetime) -> None:
@@ -117,14 +117,14 @@ class PostgresPosts:
             return await posts_of(connection, rows)
 
     def _writing(
-        self, once: Once[Post] | None, field: str
+        self, idempotency: IdempotencyRecord[Post] | None, field: str
     ) -> AbstractAsyncContextManager[AsyncConnection]:
         unknown = Violation(field, "there is no such category", "category_id.known")
         refusals: Refusals = {
             "fk_posts_category_id": partial(InvalidFields, [unknown]),
             "fk_posts_user_id": partial(TokenInvalid, "the account is erased"),
         }
-        return writing(self._database, once, refusals)
+        return writing(self._database, idempotency, refusals)
 
 
 async def _locked(connection: AsyncConnection, post_id: int, known: str) -> Row:

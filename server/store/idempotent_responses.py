@@ -10,7 +10,7 @@ import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from server.domain.requests import KEPT, AnswerExists, Once, RequestKey, StoredAnswer
+from server.domain.idempotency import KEPT, ResponseExists, IdempotencyRecord, RequestKey, StoredResponse
 from server.store.connect import Database
 from server.store.tables import request_answers as table
 
@@ -25,19 +25,19 @@ def _is(key: RequestKey) -> sa.ColumnElement[bool]:
     )
 
 
-async def claim(connection: AsyncConnection, once: Once[Result]) -> None:
+async def claim(connection: AsyncConnection, idempotency: IdempotencyRecord[Result]) -> None:
     """Take the key for this transaction, before its change.
 
     A transaction with the same key waits here for this one's end, and then raises
     AnswerExists. An answer older than a day is written over.
     """
     row = {
-        "caller": once.key.caller,
-        "method": once.key.method,
-        "request_id": once.key.request_id,
-        "fingerprint": once.fingerprint,
+        "caller": idempotency.key.caller,
+        "method": idempotency.key.method,
+        "request_id": idempotency.key.request_id,
+        "fingerprint": idempotency.fingerprint,
         "answer": b"",
-        "answered_at": once.answered_at,
+        "answered_at": idempotency.answered_at,
     }
     statement = insert(table).values(row)
     taken = await connection.execute(
@@ -47,16 +47,16 @@ async def claim(connection: AsyncConnection, once: Once[Result]) -> None:
                 "fingerprint": statement.excluded.fingerprint,
                 "answered_at": statement.excluded.answered_at,
             },
-            where=table.c.answered_at < once.answered_at - KEPT,
+            where=table.c.answered_at < idempotency.answered_at - KEPT,
         ).returning(table.c.caller)
     )
     if taken.first() is None:
-        raise AnswerExists
+        raise ResponseExists
 
 
 async def write(
     connection: AsyncConnection,
-    once: Once[Result],
+    idempotency: IdempotencyRecord[Result],
     result: Result,
     about: Sequence[int] = (),
 ) -> None:
@@ -64,21 +64,21 @@ async def write(
 
     `about` are the users whom it shows; erasing one of them erases it.
     """
-    values = {"answer": once.render(result), "about": list(about)}
-    await connection.execute(sa.update(table).where(_is(once.key)).values(values))
+    values = {"answer": idempotency.render(result), "about": list(about)}
+    await connection.execute(sa.update(table).where(_is(idempotency.key)).values(values))
 
 
-class PostgresAnswers:
+class PostgresIdempotentResponses:
     """Reads first answers."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    async def find(self, key: RequestKey, since: datetime) -> StoredAnswer | None:
+    async def find(self, key: RequestKey, since: datetime) -> StoredResponse | None:
         """Give the answer written under this key since then."""
         query = sa.select(table.c.fingerprint, table.c.answer).where(
             _is(key), table.c.answered_at >= since
         )
         async with self._database.reading() as connection:
             row = (await connection.execute(query)).first()
-        return StoredAnswer(row.fingerprint, row.answer) if row else None
+        return StoredResponse(row.fingerprint, row.answer) if row else None

@@ -29,19 +29,19 @@ class RequestKey:
 
 
 @dataclass(frozen=True, slots=True)
-class StoredAnswer:
+class StoredResponse:
     """A first answer, and the fingerprint of what it answered."""
 
     fingerprint: bytes
     answer: bytes
 
 
-class AnswerExists(Exception):
+class ResponseExists(Exception):
     """The store found the key already answered; read it and give it again."""
 
 
 @dataclass(frozen=True, slots=True)
-class Once(Generic[Result]):
+class IdempotencyRecord(Generic[Result]):
     """What a store writes beside a change, so that a repeat changes nothing."""
 
     key: RequestKey
@@ -50,25 +50,25 @@ class Once(Generic[Result]):
     render: Callable[[Result], bytes]
 
 
-class AnswerStore(Protocol):
+class ResponseStore(Protocol):
     """Reads the answers that stores have written beside their changes."""
 
-    async def find(self, key: RequestKey, since: datetime) -> StoredAnswer | None:
+    async def find(self, key: RequestKey, since: datetime) -> StoredResponse | None:
         """Give the answer written under this key since then."""
 
 
 @dataclass(frozen=True, slots=True)
-class Requests:
+class Idempotency:
     """Recognises repeats."""
 
-    store: AnswerStore
+    store: ResponseStore
     mac: Mac
 
     def fingerprint(self, request: bytes) -> bytes:
         """Give what stands for the request's bytes."""
         return self.mac.sign(request)
 
-    async def first_answer(
+    async def stored_response(
         self, key: RequestKey, request: bytes, now: datetime
     ) -> bytes | None:
         """Give the first answer to this request, None if it is the first.
