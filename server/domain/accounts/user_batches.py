@@ -9,7 +9,7 @@ from typing import Protocol
 
 from server.domain.accounts.users import NewUser, Role, User, normalize_identifier
 from server.domain.clock import Clock
-from server.domain.credentials.given_hashes import hash_faults
+from server.domain.credentials.imported_hashes import hash_faults
 from server.domain.credentials.passwords import (
     PasswordHasher,
     PasswordPolicy,

@@ -25,7 +25,7 @@ from server.domain.credentials.context_words import (
     holds,
     is_like,
 )
-from server.domain.credentials.given_hashes import MEMORY_KIB, PASSES, is_bcrypt
+from server.domain.credentials.imported_hashes import MEMORY_KIB, PASSES, is_bcrypt
 from server.domain.credentials.hashing import HashingPool
 from server.domain.errors import InvalidFields, Violation
 

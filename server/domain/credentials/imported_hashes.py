@@ -16,7 +16,7 @@ from server.domain.errors import Violation
 KIB = 1024
 MEMORY_KIB = 19 * KIB
 PASSES = 2
-DEAREST = 4.0  # times ours
+MAX_RELATIVE_COST = 4.0  # times ours
 BCRYPT_12 = 10.7  # times ours
 MOST_LANES = 4  # each is a thread of its own, beside those of the pool
 
@@ -38,7 +38,7 @@ def hash_faults(hashed: str, field: str) -> list[Violation]:
     if cost is None:
         told = "must be a whole hash of argon2id (version 19) or bcrypt"
         return [Violation(field, told, "password_hash.format")]
-    if cost > DEAREST:
+    if cost > MAX_RELATIVE_COST:
         told = f"must not cost more than {DEAREST:g} times the academy's own hashes"
         return [Violation(field, told, "password_hash.cost")]
     return []

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from passlib.hash import argon2, bcrypt
 
-from server.domain.credentials.given_hashes import hash_faults, is_bcrypt
+from server.domain.credentials.imported_hashes import hash_faults, is_bcrypt
 
 ARGON2 = "$argon2id$v=19$m=19456,t=2,p=1$c29tZXNhbHRzb21lc2FsdA$"
 DIGEST = "YWJjZGVmZ2hpamtsbW5vcHFyc3R1dnd4eXphYmNkZWY"
