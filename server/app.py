@@ -163,7 +163,7 @@ async def academy(
     served = serve_methods(servicers, _guards(base, authentication, kept.events))
     trust = Trust(settings.trusted_proxies)
     tunnel = Tunnel(answering(served, trust), MOST_CALLS)
-    ends = (base.feed.tail.close, kept.changes.tail.close, tunnel.drain)
+    ends = (base.feed.buffer.close, kept.changes.buffer.close, tunnel.drain)
     health = Health(base.database.ping, list(servicers), lame_duck, *ends)
     server = grpc_server([*Listener(trust).handlers(served), tunnel.handler()])
     health.add_to(server)

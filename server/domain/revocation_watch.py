@@ -15,7 +15,7 @@ from typing import Protocol
 
 from server.domain.credentials.revocations import KEPT
 from server.domain.errors import InvalidFields, Violation
-from server.domain.watching import HEARTBEAT, Tail
+from server.domain.event_buffer import HEARTBEAT, EventBuffer
 
 CHUNK = 1_000
 
@@ -53,7 +53,7 @@ class Told:
 class RevocationLog(Protocol):
     """Keeps revocations, and a tail of what this process reads of them."""
 
-    tail: Tail[Revoked]
+    buffer: EventBuffer[Revoked]
 
     async def place(self, token: int) -> tuple[int, int]:
         """Give where to begin after a resume token, and the token of the present."""
@@ -76,19 +76,19 @@ class RevocationWatch:
         Raises InvalidFields for a token that is none, ServerStopping,
         StoreUnavailable.
         """
-        tail, token = self.log.tail, _read(resume_token)
-        tail.check()
-        number = tail.end  # from here on the tail tells what the log does not yet
+        buffer, token = self.log.buffer, _read(resume_token)
+        buffer.check()
+        number = buffer.end  # from here on the tail tells what the log does not yet
         since, token = await self.log.place(token)
         async for told in self._logged(since):
             yield told
         yield Told(Sign.CAUGHT_UP, str(token))
         while True:
-            if not await tail.wait(number, self.heartbeat):
+            if not await buffer.wait(number, self.heartbeat):
                 yield Told(Sign.HEARTBEAT, str(token))
                 continue
-            found = tail.since(number)
-            number = tail.end
+            found = buffer.since(number)
+            number = buffer.end
             if found is None:  # too slow for the tail: the log has it all
                 since, token = await self.log.place(token)
                 async for told in self._logged(since):

@@ -9,7 +9,7 @@ import pytest
 from server.domain.accounts.user_watch import Change, Told, UserWatch
 from server.domain.errors import ResumeTokenExpired, ServerStopping
 from server.domain.outbox.entries import EventType
-from server.domain.watching import Tail
+from server.domain.event_buffer import EventBuffer
 from tests.fakes import Clock
 
 WEEK = timedelta(days=7)
@@ -20,13 +20,13 @@ class Log:
 
     def __init__(self) -> None:
         self.settled: int | None = None
-        self.tail: Tail[int] = Tail(1)
+        self.buffer: EventBuffer[int] = EventBuffer(1)
         self.kept: list[Change] = []
 
     def settle(self, *ids: int) -> None:
         self.kept += [Change(n, EventType.USER_UPDATED, n, None) for n in ids]
         self.settled = max(ids, default=self.settled or 0)
-        self.tail.extend([self.settled])
+        self.buffer.extend([self.settled])
 
     async def newest(self) -> int:
         return max((change.id for change in self.kept), default=0)
@@ -76,6 +76,6 @@ async def test_stopping_ends_it() -> None:
     log.settle(1)
     stream = watch(log, Clock()).stream("")
     await anext(stream)
-    log.tail.close()
+    log.buffer.close()
     with pytest.raises(ServerStopping):
         await anext(stream)

@@ -16,7 +16,7 @@ from server.domain.accounts.users import User
 from server.domain.clock import Clock
 from server.domain.errors import InvalidFields, ResumeTokenExpired, Violation
 from server.domain.outbox.entries import EventType
-from server.domain.watching import HEARTBEAT, Tail
+from server.domain.event_buffer import HEARTBEAT, EventBuffer
 
 CHUNK = 500
 MARGIN = timedelta(days=1)  # between a token's end and that of what it needs
@@ -48,7 +48,7 @@ class ChangeLog(Protocol):
     """
 
     settled: int | None
-    tail: Tail[int]
+    buffer: EventBuffer[int]
 
     async def newest(self) -> int:
         """Give the last entry's id that was ever given."""
@@ -73,12 +73,12 @@ class UserWatch:
         Raises InvalidFields for a token that is none, ResumeTokenExpired,
         ServerStopping, StoreUnavailable.
         """
-        tail = self.log.tail
-        tail.check()
+        buffer = self.log.buffer
+        buffer.check()
         last = await self._begin(resume_token)
         yield self._told(last)
         while True:
-            number, settled = tail.end, self.log.settled or 0
+            number, settled = buffer.end, self.log.settled or 0
             while last < settled:
                 found = await self.log.chunk(last, self.chunk)
                 for change in found:
@@ -86,16 +86,16 @@ class UserWatch:
                     yield self._told(last, change)
                 if len(found) < self.chunk:
                     last = max(last, settled)
-            if not await tail.wait(number, self.heartbeat):
+            if not await buffer.wait(number, self.heartbeat):
                 yield self._told(last)
 
     async def _begin(self, resume_token: str) -> int:
         if resume_token:
             return await self._resumed(resume_token)
-        number = self.log.tail.end
+        number = self.log.buffer.end
         while self.log.settled is None:
-            await self.log.tail.wait(number, self.heartbeat)
-            number = self.log.tail.end
+            await self.log.buffer.wait(number, self.heartbeat)
+            number = self.log.buffer.end
         return self.log.settled
 
     async def _resumed(self, token: str) -> int:

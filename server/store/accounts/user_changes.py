@@ -20,7 +20,7 @@ import structlog
 from server.domain.accounts.user_watch import Change
 from server.domain.errors import StoreUnavailable
 from server.domain.outbox.entries import EventType
-from server.domain.watching import Tail
+from server.domain.event_buffer import EventBuffer
 from server.store.accounts.user_reads import UserReads
 from server.store.connect import Database
 from server.store.tables import outbox
@@ -59,7 +59,7 @@ class UserChangeFeed:
         self._held_after = 0  # every settled change after this entry is held
         self.told = asyncio.Event()
         self.settled: int | None = None
-        self.tail: Tail[int] = Tail(1)
+        self.buffer: EventBuffer[int] = EventBuffer(1)
 
     async def look(self) -> None:
         """Read what has been settled since the last look. Raises StoreUnavailable."""
@@ -71,14 +71,14 @@ class UserChangeFeed:
         while self._marks and self._marks[0][1] <= oldest_open:
             settled = max(self._marks.popleft()[0], settled or 0)
         if settled == self.settled:
-            self.tail.extend([])
+            self.buffer.extend([])
             return
         if self.settled is None:
             self._held_after = settled or 0
         else:
             await self._hold(self.settled, settled or 0)
         self.settled = settled
-        self.tail.extend([self.settled or 0])
+        self.buffer.extend([self.settled or 0])
 
     async def _hold(self, after: int, until: int) -> None:
         found = await self._read(after, until, MOST_AHEAD)

@@ -23,7 +23,7 @@ from server.domain.clock import Clock
 from server.domain.credentials.revocations import KEPT, Revocations
 from server.domain.errors import StoreUnavailable
 from server.domain.revocation_watch import Revoked
-from server.domain.watching import Tail
+from server.domain.event_buffer import EventBuffer
 from server.store.connect import Database
 from server.store.hints import Hints
 from server.store.tables import revocations, sessions
@@ -73,7 +73,7 @@ class RevocationFeed:
         self._from = 0
         self._told: frozenset[int] = frozenset()
         self._hints = Hints(redis, CHANNEL)
-        self.tail: Tail[Revoked] = Tail()
+        self.buffer: EventBuffer[Revoked] = EventBuffer()
         self.listen = self._hints.listen
 
     async def ended(self, session_ids: Sequence[UUID], now: datetime) -> None:
@@ -99,7 +99,7 @@ class RevocationFeed:
         # a transaction that stays open has the same rows read again and again
         new = [_revoked(row, oldest) for row in rows if row.id not in self._told]
         self._told = frozenset(row.id for row in rows)
-        self.tail.extend(new)
+        self.buffer.extend(new)
 
     async def follow(self) -> None:
         """Look twice a second, and at once on a hint, until cancelled."""

@@ -6,10 +6,10 @@ from datetime import timedelta
 
 import pytest
 
-from server.domain import watching
+from server.domain import event_buffer
 from server.domain.errors import InvalidFields, ServerStopping, StoreUnavailable
 from server.domain.revocation_watch import RevocationWatch, Revoked, Sign, Told
-from server.domain.watching import Tail
+from server.domain.event_buffer import EventBuffer
 from tests.fakes import NOON
 
 SOON = timedelta(milliseconds=10)
@@ -18,15 +18,15 @@ SOON = timedelta(milliseconds=10)
 class Log:
     """Revocations in memory; every one is written by a transaction of its number."""
 
-    def __init__(self, most: int = 100, blind: timedelta = watching.BLIND) -> None:
-        self.tail: Tail[Revoked] = Tail(most, blind)
+    def __init__(self, most: int = 100, stale_after: timedelta = watching.STALE_AFTER) -> None:
+        self.buffer: EventBuffer[Revoked] = EventBuffer(most, stale_after)
         self.kept: list[Revoked] = []
-        self.tail.extend([])
+        self.buffer.extend([])
 
     def write(self, *numbers: int) -> None:
         new = [Revoked(n, f"session{n}", NOON, n) for n in numbers]
         self.kept += new
-        self.tail.extend(new)
+        self.buffer.extend(new)
 
     async def place(self, token: int) -> tuple[int, int]:
         return token, max((revoked.token for revoked in self.kept), default=0)
@@ -73,10 +73,10 @@ async def test_silence_is_told_from_blindness() -> None:
     stream = RevocationWatch(Log(), SOON).stream("")
     seen = [short(await anext(stream)) for _ in range(3)]
     assert seen == [Sign.CAUGHT_UP, Sign.HEARTBEAT, Sign.HEARTBEAT]
-    blind = RevocationWatch(Log(blind=SOON / 2), SOON).stream("")
-    assert short(await anext(blind)) is Sign.CAUGHT_UP
+    stale_after = RevocationWatch(Log(stale_after=SOON / 2), SOON).stream("")
+    assert short(await anext(stale_after)) is Sign.CAUGHT_UP
     with pytest.raises(StoreUnavailable):
-        await anext(blind)
+        await anext(stale_after)
 
 
 async def test_a_watcher_too_slow_for_the_tail_reads_the_log_again() -> None:
@@ -97,7 +97,7 @@ async def test_stopping_ends_every_watch() -> None:
     assert short(await anext(waiting)) is Sign.CAUGHT_UP
     ended = asyncio.ensure_future(anext(waiting))
     await asyncio.sleep(0)
-    log.tail.close()
+    log.buffer.close()
     with pytest.raises(ServerStopping):
         await ended
     with pytest.raises(ServerStopping):

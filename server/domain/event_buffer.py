@@ -16,19 +16,19 @@ from typing import Generic, TypeVar
 from server.domain.errors import ServerStopping, StoreUnavailable
 
 Item = TypeVar("Item")
-MOST = 10_000
+MAX_ITEMS = 10_000
 HEARTBEAT = timedelta(seconds=10)
-BLIND = timedelta(seconds=5)  # a reader that could not read for so long is silent
+STALE_AFTER = timedelta(seconds=5)  # a reader that could not read for so long is silent
 
 
-class Tail(Generic[Item]):
+class EventBuffer(Generic[Item]):
     """The last items that were read, numbered from 0 in the order of reading."""
 
-    def __init__(self, most: int = MOST, blind: timedelta = BLIND) -> None:
-        self._items: deque[Item] = deque(maxlen=most)
+    def __init__(self, max_items: int = MAX_ITEMS, stale_after: timedelta = STALE_AFTER) -> None:
+        self._items: deque[Item] = deque(maxlen=max_items)
         self._changed = asyncio.Event()
         self._closed = False
-        self._blind = blind.total_seconds()
+        self._stale_after = stale_after.total_seconds()
         self._read_at = 0.0
         self.end = 0  # the number of the next item
 
@@ -58,7 +58,7 @@ class Tail(Generic[Item]):
                 while self.end <= number and not self._closed:
                     await self._changed.wait()
         except TimeoutError:
-            if asyncio.get_running_loop().time() - self._read_at > self._blind:
+            if asyncio.get_running_loop().time() - self._read_at > self._stale_after:
                 raise StoreUnavailable from None
             return False
         if self._closed:
