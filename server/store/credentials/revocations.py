@@ -25,7 +25,7 @@ from server.domain.errors import StoreUnavailable
 from server.domain.revocation_watch import Revoked
 from server.domain.event_buffer import EventBuffer
 from server.store.connect import Database
-from server.store.hints import Hints
+from server.store.wakeup_channel import WakeupChannel
 from server.store.tables import revocations, sessions
 
 log = structlog.get_logger()
@@ -72,9 +72,9 @@ class RevocationFeed:
         self._clock = clock
         self._from = 0
         self._told: frozenset[int] = frozenset()
-        self._hints = Hints(redis, CHANNEL)
+        self._wakeups = WakeupChannel(redis, CHANNEL)
         self.buffer: EventBuffer[Revoked] = EventBuffer()
-        self.listen = self._hints.listen
+        self.listen = self._wakeups.listen
 
     async def ended(self, session_ids: Sequence[UUID], now: datetime) -> None:
         """Know, once it is committed, that sessions have ended; hint to the others.
@@ -84,7 +84,7 @@ class RevocationFeed:
         for session_id in session_ids:
             self._known.add(session_id.hex, now)
         if session_ids:
-            await self._hints.give()
+            await self._wakeups.publish()
 
     async def look(self) -> None:
         """Read what has come since the last look. Raises StoreUnavailable."""
@@ -108,7 +108,7 @@ class RevocationFeed:
                 await self.look()
             except StoreUnavailable as error:
                 log.warning("revocations cannot be read", cause=repr(error.__cause__))
-            await self._hints.wait(SECONDS_BETWEEN_LOOKS)
+            await self._wakeups.wait(SECONDS_BETWEEN_LOOKS)
 
     async def place(self, token: int) -> tuple[int, int]:
         """Give where to begin after a resume token, and the token of the present.

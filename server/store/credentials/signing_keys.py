@@ -24,7 +24,7 @@ from server.domain.credentials.secret_key import SecretKey
 from server.domain.credentials.tokens import KeyRing, KeyState, SigningKey
 from server.domain.errors import NextKeyTooNew, StoreUnavailable
 from server.store.connect import Database
-from server.store.hints import Hints
+from server.store.wakeup_channel import WakeupChannel
 from server.store.tables import signing_keys
 
 log = structlog.get_logger()
@@ -65,11 +65,11 @@ class PostgresSigningKeys:
         self._present = SecretKey(secret.present).box("signing-keys")
         self._ring = ring
         self._clock = clock
-        self._hints = Hints(redis, CHANNEL)
+        self._wakeups = WakeupChannel(redis, CHANNEL)
         self._asked: asyncio.Task[None] | None = None
         self._asked_at = 0.0
         ring.look_again = self._look_again
-        self.listen = self._hints.listen
+        self.listen = self._wakeups.listen
 
     async def look(self) -> None:
         """Read the keys, making the first ones if there are none.
@@ -102,7 +102,7 @@ class PostgresSigningKeys:
             rows = (await connection.execute(_NEWEST_FIRST)).all()
             keys = self._opened(rows)
         self._ring.replace(keys)
-        await self._hints.give()
+        await self._wakeups.publish()
         return [_info(row) for row in rows]
 
     async def all(self) -> Sequence[KeyInfo]:
@@ -113,7 +113,7 @@ class PostgresSigningKeys:
     async def follow(self) -> None:
         """Read them again every half minute, and on a hint, until cancelled."""
         while True:
-            await self._hints.wait(SECONDS_BETWEEN_LOOKS)
+            await self._wakeups.wait(SECONDS_BETWEEN_LOOKS)
             try:
                 await self.look()
             except (StoreUnavailable, UnreadableKeys) as error:

@@ -16,30 +16,30 @@ log = structlog.get_logger()
 SECONDS_BETWEEN_TRIES = 0.5
 
 
-class Hints:
+class WakeupChannel:
     """The hints of one channel."""
 
     def __init__(self, redis: Redis, channel: str) -> None:
         self._redis = redis
         self._channel = channel
-        self._heard = asyncio.Event()
+        self._received = asyncio.Event()
 
-    async def give(self) -> None:
+    async def publish(self) -> None:
         """Hint to every process, this one included."""
-        self._heard.set()
+        self._received.set()
         try:
             await self._redis.publish(self._channel, b"")
         except (RedisError, OSError):
-            log.debug("hint lost", channel=self._channel)
+            log.debug("wakeup message not published", channel=self._channel)
 
     async def wait(self, seconds: float) -> None:
         """Wait for a hint, at most so long."""
         try:
             async with asyncio.timeout(seconds):
-                await self._heard.wait()
+                await self._received.wait()
         except TimeoutError:
             return
-        self._heard.clear()
+        self._received.clear()
 
     async def listen(self) -> None:
         """Take the other processes' hints, until cancelled."""
@@ -55,4 +55,4 @@ class Hints:
         while True:
             wait = SECONDS_BETWEEN_TRIES
             if await channel.get_message(ignore_subscribe_messages=True, timeout=wait):
-                self._heard.set()
+                self._received.set()
