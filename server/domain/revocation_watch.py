@@ -43,7 +43,7 @@ class Sign(Enum):
 
 
 @dataclass(frozen=True, slots=True)
-class Told:
+class RevocationEvent:
     """A message of a stream, and where to go on after it."""
 
     event: Revoked | Sign
@@ -70,7 +70,7 @@ class RevocationWatch:
     heartbeat: timedelta = HEARTBEAT
     chunk: int = CHUNK
 
-    async def stream(self, resume_token: str) -> AsyncGenerator[Told, None]:
+    async def stream(self, resume_token: str) -> AsyncGenerator[RevocationEvent, None]:
         """Give what is in force, a sign, and then what comes, without end.
 
         Raises InvalidFields for a token that is none, ServerStopping,
@@ -82,10 +82,10 @@ class RevocationWatch:
         since, token = await self.log.place(token)
         async for told in self._logged(since):
             yield told
-        yield Told(Sign.CAUGHT_UP, str(token))
+        yield RevocationEvent(Sign.CAUGHT_UP, str(token))
         while True:
             if not await buffer.wait(number, self.heartbeat):
-                yield Told(Sign.HEARTBEAT, str(token))
+                yield RevocationEvent(Sign.HEARTBEAT, str(token))
                 continue
             found = buffer.since(number)
             number = buffer.end
@@ -96,16 +96,16 @@ class RevocationWatch:
                 continue
             for revoked in found:
                 token = revoked.token
-                yield Told(revoked, str(token))
+                yield RevocationEvent(revoked, str(token))
 
-    async def _logged(self, since: int) -> AsyncGenerator[Told, None]:
+    async def _logged(self, since: int) -> AsyncGenerator[RevocationEvent, None]:
         """Give what is in the log; broken off, it begins at the same place again."""
         last, more = 0, True
         while more:
             found = await self.log.chunk(since, last, self.chunk)
             for revoked in found:
                 last = revoked.id
-                yield Told(revoked, str(since))
+                yield RevocationEvent(revoked, str(since))
             more = len(found) == self.chunk
 
 

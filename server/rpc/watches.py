@@ -10,7 +10,7 @@ from blatam.user.v1 import user_pb2
 from server.domain.accounts.user_watch import Change, UserWatch
 from server.domain.callers import Caller
 from server.domain.outbox.entries import EventType
-from server.domain.revocation_watch import RevocationWatch, Revoked, Sign, Told
+from server.domain.revocation_watch import RevocationWatch, Revoked, Sign, RevocationEvent
 from server.rpc.accounts.users import message
 from server.rpc.call import Call
 
@@ -62,7 +62,7 @@ def _change(change: Change | None, caller: Caller) -> user_pb2.WatchUsersRespons
     return shown
 
 
-def _revocation(told: Told) -> auth_pb2.WatchRevocationsResponse:
+def _revocation(told: RevocationEvent) -> auth_pb2.WatchRevocationsResponse:
     shown = auth_pb2.WatchRevocationsResponse(resume_token=told.resume_token)
     event = told.event
     if isinstance(event, Revoked):

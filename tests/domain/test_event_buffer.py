@@ -8,7 +8,7 @@ import pytest
 
 from server.domain import event_buffer
 from server.domain.errors import InvalidFields, ServerStopping, StoreUnavailable
-from server.domain.revocation_watch import RevocationWatch, Revoked, Sign, Told
+from server.domain.revocation_watch import RevocationWatch, Revoked, Sign, RevocationEvent
 from server.domain.event_buffer import EventBuffer
 from tests.fakes import NOON
 
@@ -36,7 +36,7 @@ class Log:
         return found[:size]
 
 
-def short(told: Told) -> object:
+def short(told: RevocationEvent) -> object:
     return told.event.id if isinstance(told.event, Revoked) else told.event
 
 

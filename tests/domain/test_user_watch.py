@@ -6,7 +6,7 @@ from datetime import timedelta
 
 import pytest
 
-from server.domain.accounts.user_watch import Change, Told, UserWatch
+from server.domain.accounts.user_watch import Change, UserChangeEvent, UserWatch
 from server.domain.errors import ResumeTokenExpired, ServerStopping
 from server.domain.outbox.entries import EventType
 from server.domain.event_buffer import EventBuffer
@@ -39,7 +39,7 @@ def watch(log: Log, clock: Clock, heartbeat: timedelta = timedelta(60)) -> UserW
     return UserWatch(log, WEEK, clock, heartbeat, chunk=2)
 
 
-def short(told: Told) -> int:
+def short(told: UserChangeEvent) -> int:
     return told.change.id if told.change else 0
 
 

@@ -162,8 +162,8 @@ async def test_what_is_delivered_is_not_claimed(
         "mail.new_device": (None, {}, 1),
         "user.updated": (None, {"version": 2}, 1),
     }
-    assert await store.told_since(EventType.NEW_DEVICE, 7, NOON)
-    assert not await store.told_since(EventType.NEW_DEVICE, 7, NOON + MINUTE)
+    assert await store.delivered_since(EventType.NEW_DEVICE, 7, NOON)
+    assert not await store.delivered_since(EventType.NEW_DEVICE, 7, NOON + MINUTE)
 
 
 async def test_a_retry_waits_and_the_dead_stay(store: PostgresOutbox) -> None:

@@ -33,7 +33,7 @@ class Change:
 
 
 @dataclass(frozen=True, slots=True)
-class Told:
+class UserChangeEvent:
     """A message of a stream, None for a heartbeat, and where to go on after it."""
 
     change: Change | None
@@ -67,7 +67,7 @@ class UserWatch:
     heartbeat: timedelta = HEARTBEAT
     chunk: int = CHUNK
 
-    async def stream(self, resume_token: str) -> AsyncGenerator[Told, None]:
+    async def stream(self, resume_token: str) -> AsyncGenerator[UserChangeEvent, None]:
         """Give the changes after a token, or else those to come, without end.
 
         Raises InvalidFields for a token that is none, ResumeTokenExpired,
@@ -111,8 +111,8 @@ class UserWatch:
             raise ResumeTokenExpired
         return last
 
-    def _told(self, last: int, change: Change | None = None) -> Told:
-        return Told(change, f"{last}.{int(self.clock().timestamp())}")
+    def _told(self, last: int, change: Change | None = None) -> UserChangeEvent:
+        return UserChangeEvent(change, f"{last}.{int(self.clock().timestamp())}")
 
 
 _TOKEN = re.compile(r"(\d{1,18})\.(\d{1,11})", re.ASCII)

@@ -65,10 +65,10 @@ class Accounts(Protocol):
         """Give the account with this folded username or e-mail address."""
 
 
-class Told(Protocol):
+class DeliveryLog(Protocol):
     """Knows what was sent before."""
 
-    async def told_since(self, kind: EventType, user_id: int, since: datetime) -> bool:
+    async def delivered_since(self, kind: EventType, user_id: int, since: datetime) -> bool:
         """Tell whether a user got an entry of this kind that was written since."""
 
 
@@ -85,7 +85,7 @@ class Letters:
 
     users: Users
     accounts: Accounts
-    told: Told
+    delivery_log: DeliveryLog
     tokens: MailedTokens
     news: News
 
@@ -155,7 +155,7 @@ class Letters:
 
     async def _warned(self, entry: Entry, user: User) -> bool:
         since = entry.created_at - BETWEEN_WARNINGS
-        return await self.told.told_since(EventType.FAILED_LOG_INS, user.id, since)
+        return await self.delivery_log.delivered_since(EventType.FAILED_LOG_INS, user.id, since)
 
 
 def _letter(
