@@ -174,9 +174,9 @@ async def academy(
     stores = (base.database, base.clock)
     fresh = (kept.keys, base.feed, kept.services, kept.changes, health)
     for source in fresh:
-        await source.look()
+        await source.refresh()
     rest = (kept.accounts.cache, _retention(base), systems.rounds(*stores))
-    works = [source.follow for source in (*fresh, *rest)]
+    works = [source.run for source in (*fresh, *rest)]
     letters, consequences = _letters(base, kept), systems.consequences(*stores)
     async with (
         following(*works, base.feed.listen, kept.keys.listen),

@@ -30,7 +30,7 @@ async def delivering(
     post = _post(settings, clock)
     carrier = Carrier(letters, post, consequences)
     courier = Courier(outbox, carrier.carry, clock, random.random)
-    async with following(courier.follow, outbox.listen):
+    async with following(courier.run, outbox.listen):
         try:
             yield
         finally:

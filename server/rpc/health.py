@@ -45,13 +45,13 @@ class Health:
         """Tell whether calls should be sent here."""
         return self.serving
 
-    async def follow(self) -> None:
+    async def run(self) -> None:
         """Ask Postgres every second, until cancelled."""
         while True:
-            await self.look()
+            await self.refresh()
             await asyncio.sleep(SECONDS_BETWEEN_PINGS)
 
-    async def look(self) -> None:
+    async def refresh(self) -> None:
         """Ask Postgres once, and tell those who watch."""
         try:
             await self._ping()

@@ -87,7 +87,7 @@ class Retention:
         self._kept = kept
         self._clock = clock
 
-    async def follow(self) -> None:
+    async def run(self) -> None:
         """Sweep every minute, until cancelled."""
         while True:
             try:

@@ -26,22 +26,22 @@ async def test_any_failure_turns_it() -> None:
     """Also one that nobody thought of; and it turns back."""
     postgres = Postgres()
     watched = health(postgres)
-    await watched.look()
+    await watched.refresh()
     assert await watched.ready()
     postgres.error = ValueError("something nobody thought of")
-    await watched.look()
+    await watched.refresh()
     assert not await watched.ready()
     postgres.error = None
-    await watched.look()
+    await watched.refresh()
     assert await watched.ready()
 
 
 async def test_draining_is_for_good() -> None:
     """L12: no later look sends callers here again."""
     watched = health(Postgres())
-    await watched.look()
+    await watched.refresh()
     await watched.drain()
-    await watched.look()
+    await watched.refresh()
     assert not await watched.ready()
 
 

@@ -11,14 +11,14 @@ async def test_every_process_knows_them_at_its_next_look(database: Database) -> 
     key = await one.add("billing", b"digest", False, NOON, None)
     assert one.known(b"digest") == key
     assert other.known(b"digest") is None
-    await other.look()
+    await other.refresh()
     assert other.known(b"digest") == key
-    await other.look()
+    await other.refresh()
     (used,) = await one.all()
     assert used.last_used_at == NOON
     assert await other.revoke(key.id, NOON)
     assert not await other.revoke(key.id, NOON)
     assert other.known(b"digest") is None
-    await one.look()
+    await one.refresh()
     assert one.known(b"digest") is None
     assert await one.all() == []

@@ -57,13 +57,13 @@ async def test_what_is_decided_is_written(stores: Stores) -> None:
     assert rotated == (Rotation(wanted, "token"), Owner(Role.STUDENT, True))
     seen: list[Session] = []
 
-    def look(found: Session, _owner: Owner) -> Rotation:
+    def refresh(found: Session, _owner: Owner) -> Rotation:
         seen.append(found)
         return Rotation(found)
 
-    await stores.sessions.rotate(session.id, look)
+    await stores.sessions.rotate(session.id, refresh)
     assert seen == [wanted]
-    assert await stores.sessions.rotate(uuid4(), look) is None
+    assert await stores.sessions.rotate(uuid4(), refresh) is None
 
 
 async def test_a_refusal_changes_nothing(stores: Stores) -> None:
@@ -174,7 +174,7 @@ async def test_an_end_is_seen_elsewhere_without_redis(database: Database) -> Non
     ours, theirs = Revocations(clock), Revocations(clock)
     feed = RevocationFeed(database, nowhere, ours, clock)
     other = RevocationFeed(database, nowhere, theirs, clock)
-    await other.look()
+    await other.refresh()
     stores = Stores(
         PostgresUsers(database, feed),
         PostgresAccounts(database),
@@ -184,7 +184,7 @@ async def test_an_end_is_seen_elsewhere_without_redis(database: Database) -> Non
     session = await opened(stores)
     await stores.sessions.end(session.id, NOON)
     assert not theirs.covers(session.name)
-    await other.look()
+    await other.refresh()
     assert theirs.covers(session.name)
     await nowhere.aclose()
 
@@ -201,11 +201,11 @@ async def test_a_row_that_commits_late_is_not_skipped(
         await revoke(open_one, [slow], NOON)
         async with database.transaction() as other:
             await revoke(other, [quick], NOON)
-        await feed.look()
-        await feed.look()
+        await feed.refresh()
+        await feed.refresh()
         assert known.covers(quick.hex)
         assert not known.covers(slow.hex)
-    await feed.look()
+    await feed.refresh()
     assert known.covers(slow.hex)
     await redis.aclose()
 
@@ -217,7 +217,7 @@ async def test_a_hint_hurries_the_look(database: Database, redis_url: str) -> No
     ours = RevocationFeed(database, redis, Revocations(clock), clock)
     feed = RevocationFeed(database, redis, known, clock)
     session_id = uuid4()
-    async with following(feed.follow, feed.listen), asyncio.timeout(10):
+    async with following(feed.run, feed.listen), asyncio.timeout(10):
         async with database.transaction() as connection:
             await revoke(connection, [session_id], NOON)
         await ours.ended([session_id], NOON)

@@ -25,7 +25,7 @@ async def test_processes_that_start_together_share_them(database: Database) -> N
     """R17: one active and one next key, the same for all."""
     secret = SecretKey("s" * 32)
     started = [keys(database, secret) for _ in range(5)]
-    await asyncio.gather(*(store.look() for store, _ in started))
+    await asyncio.gather(*(store.refresh() for store, _ in started))
     assert len({ring.active.kid for _, ring in started}) == 1
     states = sorted(key.state for key in started[0][1].keys.values())
     assert states == [KeyState.NEXT, KeyState.ACTIVE]
@@ -33,7 +33,7 @@ async def test_processes_that_start_together_share_them(database: Database) -> N
 
 async def test_they_are_kept_encrypted(database: Database) -> None:
     store, _ = keys(database, SecretKey("s" * 32))
-    await store.look()
+    await store.refresh()
     async with database.reading() as connection:
         rows = (await connection.execute(sa.select(signing_keys))).all()
     assert all(b"PRIVATE KEY" not in row.encrypted_private_key for row in rows)
@@ -42,15 +42,15 @@ async def test_they_are_kept_encrypted(database: Database) -> None:
 async def test_another_secret_is_told(database: Database) -> None:
     """A changed SECRET_KEY needs the old one beside it, and says so."""
     store, ring = keys(database, SecretKey("s" * 32))
-    await store.look()
+    await store.refresh()
     other, _ = keys(database, SecretKey("t" * 32))
     with pytest.raises(UnreadableKeys):
-        await other.look()
+        await other.refresh()
     changed, same = keys(database, SecretKey("t" * 32, "s" * 32))
-    await changed.look()
+    await changed.refresh()
     assert same.active.kid == ring.active.kid
     alone, still = keys(database, SecretKey("t" * 32))
-    await alone.look()
+    await alone.refresh()
     assert still.active.kid == ring.active.kid
 
 
@@ -58,8 +58,8 @@ async def test_a_rotation_makes_one_key_and_retires_one(database: Database) -> N
     """R17: next signs, active verifies on, a new one is next; all learn it."""
     secret = SecretKey("s" * 32)
     (store, ring), (other, theirs) = keys(database, secret), keys(database, secret)
-    await store.look()
-    await other.look()
+    await store.refresh()
+    await other.refresh()
     before = {key.state: kid for kid, key in ring.keys.items()}
     shown = await store.rotate(None)
     assert [key.state for key in shown] == list(KeyState)
@@ -68,7 +68,7 @@ async def test_a_rotation_makes_one_key_and_retires_one(database: Database) -> N
     assert after[KeyState.RETIRED] == before[KeyState.ACTIVE]
     assert after[KeyState.NEXT] not in before.values()
     assert theirs.active.kid == before[KeyState.ACTIVE]
-    await other.look()
+    await other.refresh()
     assert theirs.keys.keys() == ring.keys.keys()
     assert theirs.active.kid == ring.active.kid
 
@@ -77,7 +77,7 @@ async def test_two_rotations_at_once_take_turns(database: Database) -> None:
     """Each retires another key, and one is active in the end."""
     secret = SecretKey("s" * 32)
     started = [keys(database, secret) for _ in range(3)]
-    await asyncio.gather(*(store.look() for store, _ in started))
+    await asyncio.gather(*(store.refresh() for store, _ in started))
     await asyncio.gather(*(store.rotate(None) for store, _ in started))
     shown = await started[0][0].all()
     states = [key.state for key in shown]
@@ -90,7 +90,7 @@ async def test_a_key_that_nobody_has_seen_yet_does_not_sign(
 ) -> None:
     """Verifiers keep the key set for 300 s; the refusal says when to come again."""
     store, ring = keys(database, SecretKey("s" * 32))
-    await store.look()
+    await store.refresh()
     clock = Clock()
     rules = SigningKeys(store, clock)
     clock.advance(60)
@@ -113,21 +113,21 @@ async def test_a_retired_key_goes_when_nothing_it_signed_can_be_alive(
     ring, clock = KeyRing(), Clock()
     redis = redis_client("unix:///nowhere")
     store = PostgresSigningKeys(database, redis, SecretKey("s" * 32), ring, clock)
-    await store.look()
+    await store.refresh()
     first = ring.active.kid
     await store.rotate(None)
     second = ring.active.kid
     clock.advance(600)
     await store.rotate(None)
     clock.advance(SPENT_AFTER.total_seconds() - 600)
-    await store.look()
+    await store.refresh()
     assert {first, second} < ring.keys.keys()
     clock.advance(1)
-    await store.look()
+    await store.refresh()
     assert first not in ring.keys
     assert second in ring.keys
     clock.advance(600)
-    await store.look()
+    await store.refresh()
     assert sorted(key.state for key in ring.keys.values()) == [
         KeyState.NEXT,
         KeyState.ACTIVE,
@@ -137,7 +137,7 @@ async def test_a_retired_key_goes_when_nothing_it_signed_can_be_alive(
 async def test_odd_keys_are_looked_for_once_a_second(database: Database) -> None:
     """R14: a flood of tokens with made-up keys is no flood of look-ups."""
     store, ring = keys(database, SecretKey("s" * 32))
-    await store.look()
+    await store.refresh()
     statements: list[str] = []
     sa.event.listen(
         database.engine.sync_engine,

@@ -30,7 +30,7 @@ def cached(database: Database, redis: Redis) -> CachedUsers:
 async def process(database: Database, redis: Redis) -> AsyncIterator[CachedUsers]:
     """Give a process's view, once Postgres tells it changes."""
     users = cached(database, redis)
-    async with following(users.cache.follow):
+    async with following(users.cache.run):
         await until(lambda: users.cache._told)
         yield users
 

@@ -20,12 +20,12 @@ from tests.store.test_users import change, new
 @pytest_asyncio.fixture
 async def feed(database: Database) -> UserChangeFeed:
     feed = UserChangeFeed(database, UserReads(database))
-    await feed.look()
+    await feed.refresh()
     return feed
 
 
 async def told(feed: UserChangeFeed, after: int = 0) -> list[tuple[EventType, int]]:
-    await feed.look()
+    await feed.refresh()
     found = await feed.chunk(after, 100)
     return [(found.kind, found.user_id) for found in found]
 
@@ -87,7 +87,7 @@ async def test_those_of_one_account_keep_their_order(
 ) -> None:
     """Though the later change has the older transaction, and a third stays open."""
     ana = await real_stores.users.add(new("ana"))
-    await feed.look()
+    await feed.refresh()
     before = feed.settled or 0
     lock = sa.text("select 1 from users where id = :id for update")
     async with database.transaction() as open_one:
@@ -113,9 +113,9 @@ async def test_what_is_not_at_hand_is_read(
     entries = [NewEntry(EventType.USER_UPDATED, n + 1) for n in range(MOST_AHEAD + 5)]
     async with database.transaction() as connection:
         await enqueue(connection, NOON, *entries)
-    await feed.look()
+    await feed.refresh()
     late = UserChangeFeed(database, UserReads(database))
-    await late.look()
+    await late.refresh()
     for one in (feed, late):
         seen: list[Any] = []
         while chunk := await one.chunk(seen[-1].id if seen else 0, 300):

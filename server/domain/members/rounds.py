@@ -44,7 +44,7 @@ class Rounds:
     clock: Clock
     pause: float = SECONDS_BETWEEN_ROUNDS
 
-    async def follow(self) -> None:
+    async def run(self) -> None:
         """Go round until cancelled."""
         while True:
             try:

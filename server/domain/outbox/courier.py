@@ -100,7 +100,7 @@ class Courier:
         self._resting = False
         self._busy = asyncio.Lock()
 
-    async def follow(self) -> None:
+    async def run(self) -> None:
         """Deliver what is due, and what comes, until cancelled."""
         while not self._resting:
             try:

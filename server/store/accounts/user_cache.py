@@ -105,7 +105,7 @@ class UserCache:
                 args=[user.version, orjson.dumps(asdict(user)), seconds],
             )
 
-    async def follow(self) -> None:
+    async def run(self) -> None:
         """Take what Postgres tells, until cancelled; begin anew when it is lost."""
         while True:
             try:

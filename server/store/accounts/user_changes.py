@@ -61,7 +61,7 @@ class UserChangeFeed:
         self.settled: int | None = None
         self.buffer: EventBuffer[int] = EventBuffer(1)
 
-    async def look(self) -> None:
+    async def refresh(self) -> None:
         """Read what has been settled since the last look. Raises StoreUnavailable."""
         async with self._database.reading() as connection:
             seen, oldest_open, not_begun = (await connection.execute(_SEEN)).one()
@@ -91,11 +91,11 @@ class UserChangeFeed:
                 self._held_after = self._held[0].id
             self._held.append(change)
 
-    async def follow(self) -> None:
+    async def run(self) -> None:
         """Look twice a second, and when Postgres tells, until cancelled."""
         while True:
             try:
-                await self.look()
+                await self.refresh()
             except StoreUnavailable as error:
                 log.warning("changes cannot be read", cause=repr(error.__cause__))
             await asyncio.sleep(SECONDS_AT_LEAST)  # many commits are one look

@@ -86,7 +86,7 @@ class RevocationFeed:
         if session_ids:
             await self._wakeups.publish()
 
-    async def look(self) -> None:
+    async def refresh(self) -> None:
         """Read what has come since the last look. Raises StoreUnavailable."""
         query = _known_since(self._from, self._clock() - KEPT)
         async with self._database.reading() as connection:
@@ -101,11 +101,11 @@ class RevocationFeed:
         self._told = frozenset(row.id for row in rows)
         self.buffer.extend(new)
 
-    async def follow(self) -> None:
+    async def run(self) -> None:
         """Look twice a second, and at once on a hint, until cancelled."""
         while True:
             try:
-                await self.look()
+                await self.refresh()
             except StoreUnavailable as error:
                 log.warning("revocations cannot be read", cause=repr(error.__cause__))
             await self._wakeups.wait(SECONDS_BETWEEN_LOOKS)

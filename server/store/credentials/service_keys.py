@@ -86,7 +86,7 @@ class PostgresServiceKeys:
             self._used.add(key.id)
         return key
 
-    async def look(self) -> None:
+    async def refresh(self) -> None:
         """Read the keys in force and note their use. Raises StoreUnavailable."""
         used, self._used = self._used, set()
         query = sa.select(table.c.digest, *_SHOWN).where(_IN_FORCE)
@@ -98,11 +98,11 @@ class PostgresServiceKeys:
             rows = (await connection.execute(query)).all()
         self._known = {row.digest: ServiceKey(*row[1:]) for row in rows}
 
-    async def follow(self) -> None:
+    async def run(self) -> None:
         """Look twice a second, until cancelled."""
         while True:
             await asyncio.sleep(SECONDS_BETWEEN_LOOKS)
             try:
-                await self.look()
+                await self.refresh()
             except StoreUnavailable as error:
                 log.warning("service keys cannot be read", cause=repr(error.__cause__))

@@ -68,10 +68,10 @@ class PostgresSigningKeys:
         self._wakeups = WakeupChannel(redis, CHANNEL)
         self._asked: asyncio.Task[None] | None = None
         self._asked_at = 0.0
-        ring.look_again = self._look_again
+        ring.look_again = self._refresh_if_due
         self.listen = self._wakeups.listen
 
-    async def look(self) -> None:
+    async def refresh(self) -> None:
         """Read the keys, making the first ones if there are none.
 
         Raises StoreUnavailable, UnreadableKeys.
@@ -110,16 +110,16 @@ class PostgresSigningKeys:
         async with self._database.reading() as connection:
             return [_info(row) for row in await connection.execute(_NEWEST_FIRST)]
 
-    async def follow(self) -> None:
+    async def run(self) -> None:
         """Read them again every half minute, and on a hint, until cancelled."""
         while True:
             await self._wakeups.wait(SECONDS_BETWEEN_LOOKS)
             try:
-                await self.look()
+                await self.refresh()
             except (StoreUnavailable, UnreadableKeys) as error:
                 log.warning("signing keys cannot be read", cause=str(error))
 
-    async def _look_again(self) -> None:
+    async def _refresh_if_due(self) -> None:
         """Look for a key that a token names: once a second, however many ask.
 
         Who asks sooner is told what was found then: odd keys must not become a flood
@@ -128,12 +128,12 @@ class PostgresSigningKeys:
         now = asyncio.get_running_loop().time()
         if self._asked is None or now - self._asked_at >= SECONDS_BETWEEN_ASKED_LOOKS:
             self._asked_at = now
-            self._asked = asyncio.create_task(self._look_quietly())
+            self._asked = asyncio.create_task(self._refresh_quietly())
         await asyncio.wait((self._asked,), timeout=SECONDS_FOR_AN_ASKED_LOOK)
 
-    async def _look_quietly(self) -> None:
+    async def _refresh_quietly(self) -> None:
         try:
-            await self.look()
+            await self.refresh()
         except (StoreUnavailable, UnreadableKeys) as error:
             log.warning("signing keys cannot be read", cause=str(error))
 
