@@ -68,8 +68,8 @@ class Call:
     timeout: float | None = None
     caller: Caller = ANONYMOUS
     pending: PendingRequest | None = None
-    concerns: int = 0  # the user whom it turned out to be about, for the audit log
-    leaves_no_address: bool = False  # the audit log keeps an id, and no more
+    audit_user_id: int = 0  # the user whom it turned out to be about, for the audit log
+    audit_without_address: bool = False  # the audit log keeps an id, and no more
     _request: Message | None = field(default=None, repr=False)
 
     @property

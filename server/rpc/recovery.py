@@ -24,7 +24,7 @@ class RecoveryService:
         self, request: pb.ResetPasswordRequest, call: Call
     ) -> pb.ResetPasswordResponse:
         """Put a new password for a token."""
-        call.concerns = await self._recovery.reset_password(
+        call.audit_user_id = await self._recovery.reset_password(
             request.token, request.new_password
         )
         return pb.ResetPasswordResponse()
@@ -40,7 +40,7 @@ class RecoveryService:
         self, request: pb.VerifyEmailRequest, call: Call
     ) -> pb.VerifyEmailResponse:
         """Take an address as proven for a token."""
-        call.concerns = await self._recovery.verify_email(request.token)
+        call.audit_user_id = await self._recovery.verify_email(request.token)
         return pb.VerifyEmailResponse()
 
     async def ChangeEmail(

@@ -26,7 +26,7 @@ class PersonalDataService:
         await self._data.erase(
             call.caller, request.id, request.current_password, call.address
         )
-        call.leaves_no_address = call.caller.user_id == request.id
+        call.audit_without_address = call.caller.user_id == request.id
         return pb.EraseUserResponse()
 
     async def ExportUser(

@@ -33,7 +33,7 @@ class UserService:
             request.password,
             idempotency=call.idempotency_record(answer),
         )
-        call.concerns = user.id
+        call.audit_user_id = user.id
         return answer(user)
 
     async def GetUser(
@@ -90,7 +90,7 @@ class UserService:
         def answer(user: User) -> pb.UndeleteUserResponse:
             return pb.UndeleteUserResponse(user=message(user, call.caller))
 
-        call.concerns = request.id
+        call.audit_user_id = request.id
         return answer(await self._users.undelete(request.id, call.idempotency_record(answer)))
 
     async def ListUsers(

@@ -50,7 +50,7 @@ def audited(method: Method, store: AuditStore, clock: Clock) -> Interceptor | No
     about = attrgetter(method.policy.self) if method.policy.self else None
 
     async def write(call: Call, outcome: str, user_id: int = 0) -> None:
-        user_id = user_id or call.concerns
+        user_id = user_id or call.audit_user_id
         if not user_id and about:
             user_id = about(call.request)
         entry = AuditEvent(
@@ -59,7 +59,7 @@ def audited(method: Method, store: AuditStore, clock: Clock) -> Interceptor | No
             event=event,
             actor=call.caller.subject,
             user_id=user_id or call.caller.user_id,
-            address="" if call.leaves_no_address else call.address,
+            address="" if call.audit_without_address else call.address,
             outcome=outcome,
             request_id=call.request_id,
         )
