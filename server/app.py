@@ -38,7 +38,7 @@ from server.domain.credentials.service_keys import ServiceKeys
 from server.domain.credentials.sessions import RefreshLimits, RefreshTokens
 from server.domain.credentials.tokens import AccessTokens, KeyRing
 from server.domain.limits import Limiter, SlidingWindows, Window
-from server.domain.outbox.letters import Letters
+from server.domain.outbox.emails import EmailComposer
 from server.domain.paging import PageTokens
 from server.domain.recovery import Recovery
 from server.domain.idempotency import Idempotency
@@ -177,10 +177,10 @@ async def academy(
         await source.refresh()
     rest = (kept.accounts.cache, _retention(base), systems.rounds(*stores))
     works = [source.run for source in (*fresh, *rest)]
-    letters, consequences = _letters(base, kept), systems.consequences(*stores)
+    emails, consequences = _email_composer(base, kept), systems.consequences(*stores)
     async with (
         following(*works, base.feed.listen, kept.keys.listen),
-        delivering(settings, kept.outbox, letters, consequences, base.clock),
+        delivering(settings, kept.outbox, emails, consequences, base.clock),
     ):
         yield Academy(health, server, port, edge_app(port, edge))
 
@@ -249,11 +249,11 @@ def _retention(base: Ground) -> Retention:
     return Retention(base.database, base.feed, kept, base.clock)
 
 
-def _letters(base: Ground, kept: Kept) -> Letters:
+def _email_composer(base: Ground, kept: Kept) -> EmailComposer:
     tokens = MailedTokens(kept.mailed, base.secret.mac("mailed-tokens"), base.clock)
     users, accounts = UserReads(base.database), PostgresAccounts(base.database)
     news = PostgresNews(base.database, base.clock)
-    return Letters(users, accounts, kept.outbox, tokens, news)
+    return EmailComposer(users, accounts, kept.outbox, tokens, news)
 
 
 def _guards(

@@ -9,12 +9,12 @@ from contextlib import asynccontextmanager
 from server.background import following
 from server.config import Settings
 from server.domain.clock import Clock
-from server.domain.outbox.carrier import Carrier, Consequences, Post
-from server.domain.outbox.courier import Courier
-from server.domain.outbox.letters import Letters
-from server.mail.folder import FolderPost
-from server.mail.message import Stationery
-from server.mail.smtp import MailServer, SmtpPost
+from server.domain.outbox.router import OutboxRouter, Consequences, Mailer
+from server.domain.outbox.dispatcher import OutboxDispatcher
+from server.domain.outbox.emails import EmailComposer
+from server.mail.files import FileMailer
+from server.mail.message import MessageBuilder
+from server.mail.smtp import MailServer, SmtpMailer
 from server.store.outbox import PostgresOutbox
 
 
@@ -22,28 +22,28 @@ from server.store.outbox import PostgresOutbox
 async def delivering(
     settings: Settings,
     outbox: PostgresOutbox,
-    letters: Letters,
+    emails: EmailComposer,
     consequences: Consequences,
     clock: Clock,
 ) -> AsyncIterator[None]:
     """Deliver what the outbox holds; at the end what is on its way still arrives."""
-    post = _post(settings, clock)
-    carrier = Carrier(letters, post, consequences)
-    courier = Courier(outbox, carrier.carry, clock, random.random)
-    async with following(courier.run, outbox.listen):
+    mailer = _mailer(settings, clock)
+    router = OutboxRouter(emails, mailer, consequences)
+    dispatcher = OutboxDispatcher(outbox, router.route, clock, random.random)
+    async with following(dispatcher.run, outbox.listen):
         try:
             yield
         finally:
-            await courier.rest()
-            await post.close()
+            await dispatcher.drain()
+            await mailer.close()
 
 
-def _post(settings: Settings, clock: Clock) -> Post:
-    stationery = Stationery(settings.mail_from, _public_url(settings), clock)
+def _mailer(settings: Settings, clock: Clock) -> Mailer:
+    message_builder = MessageBuilder(settings.mail_from, _public_url(settings), clock)
     if settings.smtp_url is None:
-        return FolderPost(settings.state_dir / "mail", stationery)
+        return FileMailer(settings.state_dir / "mail", message_builder)
     server = MailServer.parse(settings.smtp_url.get_secret_value())
-    return SmtpPost(server, stationery)
+    return SmtpMailer(server, message_builder)
 
 
 def _public_url(settings: Settings) -> str:

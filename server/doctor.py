@@ -14,9 +14,9 @@ from redis.exceptions import RedisError
 from server.config import Settings
 from server.domain.clock import system_clock
 from server.domain.errors import StoreUnavailable
-from server.domain.outbox.courier import PostAway
-from server.mail.message import Stationery
-from server.mail.smtp import MailServer, SmtpPost
+from server.domain.outbox.dispatcher import MailerUnavailable
+from server.mail.message import MessageBuilder
+from server.mail.smtp import MailServer, SmtpMailer
 from server.store import migrate
 from server.store.connect import Database, asyncpg_url, redis_client
 
@@ -131,11 +131,11 @@ async def _mail(settings: Settings) -> Finding:
         folder = settings.state_dir / "mail"
         return Finding("mail", True, f"no SMTP_URL: files in {folder}, for nobody else")
     shown = _without_password(url)
-    stationery = Stationery(settings.mail_from, settings.public_url, system_clock)
-    post = SmtpPost(MailServer.parse(url), stationery)
+    stationery = MessageBuilder(settings.mail_from, settings.public_url, system_clock)
+    post = SmtpMailer(MailServer.parse(url), stationery)
     try:
         await post.ping()
-    except PostAway as error:
+    except MailerUnavailable as error:
         advice = "start it, or correct SMTP_URL; until then mails wait"
         return Finding("mail", False, f"{shown}: no answer ({error})", advice)
     finally:

@@ -14,7 +14,7 @@ from email.message import EmailMessage
 from email.policy import SMTP
 from email.utils import format_datetime, parseaddr
 
-from server.domain.outbox.letters import Letter
+from server.domain.outbox.emails import Email
 from server.mail.texts import PROOF, TEXTS, Text
 
 LONGEST_DETAIL = 100
@@ -22,7 +22,7 @@ _MICROSECOND = 1_000_000
 
 
 @dataclass(frozen=True, slots=True)
-class Stationery:
+class MessageBuilder:
     """What every message has in common: who sends it, where its links lead."""
 
     sender: str
@@ -39,20 +39,20 @@ class Stationery:
         """The domain that messages are named after."""
         return self.sender_address.rpartition("@")[2]
 
-    def message(self, letter: Letter) -> EmailMessage:
+    def message(self, email: Email) -> EmailMessage:
         """Give the message of a letter, under the same id each time.
 
         Raises ValueError for an address that is none.
         """
-        text = TEXTS[letter.template]
+        text = TEXTS[email.template]
         message = EmailMessage(policy=SMTP)
         message["From"] = self.sender
-        message["To"] = Address(addr_spec=letter.to)
+        message["To"] = Address(addr_spec=email.to)
         message["Subject"] = text.subject
         message["Date"] = format_datetime(self.clock().astimezone(UTC))
         message["Message-ID"] = f"<{name(letter)}@{self.domain}>"
         message["Auto-Submitted"] = "auto-generated"  # RFC 3834: no automatic replies
-        body = self._body(text, letter)
+        body = self._body(text, email)
         # what most relays take; ASCII stands as it is, so that links can be copied
         charset, coding = ("us-ascii", "7bit")
         if not body.isascii():
@@ -60,16 +60,16 @@ class Stationery:
         message.set_content(body, charset=charset, cte=coding)
         return message
 
-    def _body(self, text: Text, letter: Letter) -> str:
-        details = {key: _told(value) for key, value in letter.details.items()}
+    def _body(self, text: Text, email: Email) -> str:
+        details = {key: _told(value) for key, value in email.details.items()}
         link = f"{self.public_url.rstrip('/')}/{text.page}#token={letter.token}"
-        proof = PROOF.format(link=link) if letter.token else ""
+        proof = PROOF.format(link=link) if email.token else ""
         return text.body.format_map(
-            details | {"username": letter.username, "link": link, "proof": proof}
+            details | {"username": email.username, "link": link, "proof": proof}
         )
 
 
-def name(letter: Letter) -> str:
+def name(email: Email) -> str:
     """Give what a letter is known by; unique, and the same when it is repeated."""
     return f"{letter.entry}.{int(letter.written_at.timestamp() * _MICROSECOND)}"
 

@@ -10,9 +10,9 @@ from urllib.parse import parse_qs, unquote, urlsplit
 
 from aiosmtplib import SMTP, SMTPException
 
-from server.domain.outbox.courier import PostAway
-from server.domain.outbox.letters import Letter
-from server.mail.message import Stationery
+from server.domain.outbox.dispatcher import MailerUnavailable
+from server.domain.outbox.emails import Email
+from server.mail.message import MessageBuilder
 
 SECONDS_FOR_A_REPLY = 15.0
 SECONDS_KEPT = 30.0
@@ -71,7 +71,7 @@ class MailServer:
         )
 
 
-class SmtpPost:
+class SmtpMailer:
     """Hands letters to a mail server, one after the other.
 
     A connection unused for longer than `trusted` seconds is tried before it is used.
@@ -81,28 +81,28 @@ class SmtpPost:
     def __init__(
         self,
         server: MailServer,
-        stationery: Stationery,
+        message_builder: MessageBuilder,
         trusted: float = 1.0,
         tls: SSLContext | None = None,
     ) -> None:
         self._server = server
-        self._stationery = stationery
+        self._message_builder = message_builder
         self._trusted = trusted
         self._tls = tls
         self._smtp: SMTP | None = None
         self._used_at = 0.0
 
-    async def send(self, letter: Letter) -> None:
+    async def send(self, email: Email) -> None:
         """Send a letter.
 
-        Raises PostAway if the server cannot be reached or does not let us in, and
+        Raises MailerUnavailable if the server cannot be reached or does not let us in, and
         SMTPException if it does not take this letter.
         """
-        message = self._stationery.message(letter)
+        message = self._message_builder.message(email)
         smtp = await self._connected()
         try:
             await smtp.send_message(
-                message, sender=self._stationery.sender_address, recipients=[letter.to]
+                message, sender=self._message_builder.sender_address, recipients=[email.to]
             )
         except BaseException:
             smtp.close()  # whatever was half said, the next letter begins anew
@@ -110,7 +110,7 @@ class SmtpPost:
         self._used_at = asyncio.get_running_loop().time()
 
     async def ping(self) -> None:
-        """Ask the server to let us in. Raises PostAway."""
+        """Ask the server to let us in. Raises MailerUnavailable."""
         await self._connected()
 
     async def close(self) -> None:
@@ -123,7 +123,7 @@ class SmtpPost:
                 self._smtp.close()
 
     async def _connected(self) -> SMTP:
-        """Give an open connection. Raises PostAway."""
+        """Give an open connection. Raises MailerUnavailable."""
         if self._smtp and await self._still_open(self._smtp):
             return self._smtp
         server = self._server
@@ -135,14 +135,14 @@ class SmtpPost:
             use_tls=server.tls,
             start_tls=_OPTIONS[server.start_tls],
             tls_context=self._tls,
-            local_hostname=self._stationery.domain,
+            local_hostname=self._message_builder.domain,
             timeout=SECONDS_FOR_A_REPLY,
         )
         try:
             await self._smtp.connect()
         except (SMTPException, OSError, TimeoutError) as error:
             self._smtp.close()
-            raise PostAway(type(error).__name__) from error
+            raise MailerUnavailable(type(error).__name__) from error
         return self._smtp
 
     async def _still_open(self, smtp: SMTP) -> bool:

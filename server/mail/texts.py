@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from server.domain.outbox.letters import Template
+from server.domain.outbox.emails import Template
 
 
 @dataclass(frozen=True, slots=True)

@@ -119,7 +119,7 @@ class PostgresOutbox:
         """Begin the lease of claimed entries anew."""
         await self._change(ids, next_attempt_at=sa.func.now() + lease)
 
-    async def put_back(self, ids: Sequence[int]) -> None:
+    async def release(self, ids: Sequence[int]) -> None:
         """Give claimed entries up, as if they had never been tried."""
         await self._change(
             ids, next_attempt_at=sa.func.now(), attempts=outbox.c.attempts - 1
@@ -145,7 +145,7 @@ class PostgresOutbox:
         again = sa.func.now() + delay
         await self._change([entry_id], next_attempt_at=again, last_error=cause)
 
-    async def bury(self, entry_id: int, now: datetime, cause: str) -> None:
+    async def dead_letter(self, entry_id: int, now: datetime, cause: str) -> None:
         """Let an entry wait for an operator."""
         dead = {"state": State.DEAD, "delivered_at": now, "last_error": cause}
         await self._change([entry_id], **dead)

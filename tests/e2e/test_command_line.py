@@ -255,7 +255,7 @@ def test_dead_letters_are_put_back(academy: Academy) -> None:
     state = Path(academy.env["STATE_DIR"])
     mails = state / "mail"
     until(lambda: any("zoe@x.co" in file.read_text() for file in mails.glob("*.eml")))
-    asyncio.run(bury(json.loads((state / "endpoints.json").read_bytes())))
+    asyncio.run(dead_letter(json.loads((state / "endpoints.json").read_bytes())))
     before = len(list(mails.glob("*.eml")))
     listed = academy.run(sys.executable, "-m", "server", "outbox", "list")
     assert "mail.welcome" in listed.stdout
@@ -266,7 +266,7 @@ def test_dead_letters_are_put_back(academy: Academy) -> None:
     until(lambda: len(list(mails.glob("*.eml"))) > before)
 
 
-async def bury(urls: dict[str, str]) -> None:
+async def dead_letter(urls: dict[str, str]) -> None:
     connection = await asyncpg.connect(urls["database_url"].replace("+asyncpg", ""))
     await connection.execute(
         "insert into outbox (kind, user_id, created_at, state, last_error)"

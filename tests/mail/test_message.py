@@ -5,16 +5,16 @@ from pathlib import Path
 
 import pytest
 
-from server.domain.outbox.letters import Letter, Template
-from server.mail.folder import FolderPost
-from server.mail.message import Stationery
+from server.domain.outbox.emails import Email, Template
+from server.mail.files import FileMailer
+from server.mail.message import MessageBuilder
 from server.mail.smtp import MailServer, StartTls
 from server.mail.texts import TEXTS
 from tests.fakes import NOON, Clock
 from tests.mailbox import link_of, token_of
 
 SENDER = "Blatam Academy <no-reply@academy.example>"
-STATIONERY = Stationery(SENDER, "https://academy.example/app/", Clock())
+STATIONERY = MessageBuilder(SENDER, "https://academy.example/app/", Clock())
 DETAILS: dict[str, str | int | tuple[str, ...]] = {
     "device": "Phone",
     "address": "192.0.2.1",
@@ -22,14 +22,14 @@ DETAILS: dict[str, str | int | tuple[str, ...]] = {
 }
 
 
-def letter(template: Template, token: str = "", **details: str) -> Letter:
-    return Letter(7, NOON, template, "a@x.co", "ana", token, DETAILS | details)
+def email(template: Template, token: str = "", **details: str) -> Email:
+    return Email(7, NOON, template, "a@x.co", "ana", token, DETAILS | details)
 
 
 @pytest.mark.parametrize("template", Template)
 def test_every_letter_has_a_text(template: Template) -> None:
     """All blanks are filled, the token is in the link, and lines are short."""
-    message = STATIONERY.message(letter(template, "T0KEN"))
+    message = STATIONERY.message(email(template, "T0KEN"))
     body = message.get_content()
     assert "{" not in body
     assert "ana" in body
@@ -46,7 +46,7 @@ def test_every_letter_has_a_text(template: Template) -> None:
 def test_a_repeat_bears_the_same_name() -> None:
     """So that whoever gets a mail twice can tell."""
     first, again = (
-        STATIONERY.message(letter(Template.WELCOME))["Message-ID"] for _ in range(2)
+        STATIONERY.message(email(Template.WELCOME))["Message-ID"] for _ in range(2)
     )
     assert first == again
     assert first.endswith("@academy.example>")
@@ -55,15 +55,15 @@ def test_a_repeat_bears_the_same_name() -> None:
 @pytest.mark.parametrize("address", ["a@x.co\r\nBcc: b@x.co", "a@x.co, b@x.co", "a"])
 def test_an_address_brings_no_headers(address: str) -> None:
     """An address is one address, or the mail is not made."""
-    letter = Letter(7, NOON, Template.WELCOME, address, "ana")
+    email = Email(7, NOON, Template.WELCOME, address, "ana")
     with pytest.raises((ValueError, IndexError)):
-        STATIONERY.message(letter)
+        STATIONERY.message(email)
 
 
 def test_what_comes_from_outside_stays_a_line() -> None:
     """A device may call itself what it likes."""
     name = "x\r\n\r\nDear user,\x1b[31m é\u202e {link}" + "y" * 500
-    body = STATIONERY.message(letter(Template.NEW_DEVICE, device=name)).get_content()
+    body = STATIONERY.message(email(Template.NEW_DEVICE, device=name)).get_content()
     (line,) = (line for line in body.splitlines() if "device:" in line)
     assert line.startswith("  device:  x????Dear user,?[31m é? {link}yyy")
     assert len(line) < 120
@@ -71,7 +71,7 @@ def test_what_comes_from_outside_stays_a_line() -> None:
 
 def test_other_letters_than_ascii_arrive() -> None:
     """In a form that every relay passes on (RFC 2045)."""
-    message = STATIONERY.message(letter(Template.NEW_DEVICE, device="Ñandú"))
+    message = STATIONERY.message(email(Template.NEW_DEVICE, device="Ñandú"))
     assert message.as_bytes().isascii()
     assert "Ñandú" in message.get_content()
 
@@ -83,9 +83,9 @@ async def test_without_a_server_mails_are_files(
 
     A repeat is the same file.
     """
-    post = FolderPost(tmp_path / "mail", STATIONERY)
+    post = FileMailer(tmp_path / "mail", STATIONERY)
     for _ in range(2):
-        await post.send(letter(Template.PASSWORD_RESET, "T0KEN"))
+        await post.send(email(Template.PASSWORD_RESET, "T0KEN"))
     (file,) = (tmp_path / "mail").iterdir()
     assert file.suffix == ".eml"
     assert file.stat().st_mode & 0o077 == 0

@@ -14,14 +14,14 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from server.domain.outbox.courier import PostAway
-from server.domain.outbox.letters import Letter, Template
-from server.mail.message import Stationery
-from server.mail.smtp import MailServer, SmtpPost
+from server.domain.outbox.dispatcher import MailerUnavailable
+from server.domain.outbox.emails import Email, Template
+from server.mail.message import MessageBuilder
+from server.mail.smtp import MailServer, SmtpMailer
 from tests.fakes import NOON, Clock
 from tests.mailbox import Mailbox, mailbox
 
-STATIONERY = Stationery("no-reply@academy.example", "http://x", Clock())
+STATIONERY = MessageBuilder("no-reply@academy.example", "http://x", Clock())
 
 
 @pytest_asyncio.fixture
@@ -31,58 +31,58 @@ async def box() -> AsyncIterator[Mailbox]:
 
 
 @pytest_asyncio.fixture
-async def post(box: Mailbox) -> AsyncIterator[SmtpPost]:
-    post = SmtpPost(MailServer.parse(box.url), STATIONERY)
+async def post(box: Mailbox) -> AsyncIterator[SmtpMailer]:
+    post = SmtpMailer(MailServer.parse(box.url), STATIONERY)
     yield post
     await post.close()
 
 
-def letter(to: str = "a@x.co") -> Letter:
-    return Letter(7, NOON, Template.WELCOME, to, "ana")
+def email(to: str = "a@x.co") -> Email:
+    return Email(7, NOON, Template.WELCOME, to, "ana")
 
 
-async def test_letters_share_a_connection(box: Mailbox, post: SmtpPost) -> None:
+async def test_letters_share_a_connection(box: Mailbox, post: SmtpMailer) -> None:
     for _ in range(3):
-        await post.send(letter())
+        await post.send(email())
     assert len(box.mails) == 3
     assert box.connections == 1
 
 
 async def test_one_that_is_refused_stands_in_nobodys_way(
-    box: Mailbox, post: SmtpPost
+    box: Mailbox, post: SmtpMailer
 ) -> None:
     """It fails by itself; the next one goes."""
     box.answers["b@x.co"] = "550 no such user"
     with pytest.raises(SMTPException):
-        await post.send(letter("b@x.co"))
-    await post.send(letter())
+        await post.send(email("b@x.co"))
+    await post.send(email())
     assert [mail["To"] for mail in box.mails] == ["a@x.co"]
 
 
 async def test_a_server_that_hung_up_is_called_again(box: Mailbox) -> None:
     """The connection is tried before a letter is given to it."""
-    post = SmtpPost(MailServer.parse(box.url), STATIONERY, trusted=0)
-    await post.send(letter())
+    post = SmtpMailer(MailServer.parse(box.url), STATIONERY, trusted=0)
+    await post.send(email())
     await box.hang_up()
-    await post.send(letter())
+    await post.send(email())
     assert (len(box.mails), box.connections) == (2, 2)
     await post.close()
 
 
 async def test_a_server_that_is_away() -> None:
     """Nothing listens there: no fault of the letter."""
-    post = SmtpPost(MailServer.parse("smtp://127.0.0.1:1"), STATIONERY)
-    with pytest.raises(PostAway):
-        await post.send(letter())
+    post = SmtpMailer(MailServer.parse("smtp://127.0.0.1:1"), STATIONERY)
+    with pytest.raises(MailerUnavailable):
+        await post.send(email())
     await post.close()
 
 
 async def test_a_password_is_not_for_everybody_on_the_way(box: Mailbox) -> None:
     """Where the server offers no encryption nothing is sent at all."""
     url = box.url.replace("smtp://", "smtp://ana:Blue7horse@")
-    post = SmtpPost(MailServer.parse(url), STATIONERY)
-    with pytest.raises(PostAway):
-        await post.send(letter())
+    post = SmtpMailer(MailServer.parse(url), STATIONERY)
+    with pytest.raises(MailerUnavailable):
+        await post.send(email())
     assert not box.mails
     await post.close()
 
@@ -120,12 +120,12 @@ async def test_an_encrypted_connection(tmp_path: Path) -> None:
     async with mailbox(tls=theirs) as box:
         url = box.url.replace("smtp://", "smtp://ana:Blue7horse@")
         server = MailServer.parse(url)
-        stranger = SmtpPost(server, STATIONERY)
-        with pytest.raises(PostAway):
-            await stranger.send(letter())
+        stranger = SmtpMailer(server, STATIONERY)
+        with pytest.raises(MailerUnavailable):
+            await stranger.send(email())
         assert not box.log_ins
-        post = SmtpPost(server, STATIONERY, tls=ssl.create_default_context(cafile=file))
-        await post.send(letter())
+        post = SmtpMailer(server, STATIONERY, tls=ssl.create_default_context(cafile=file))
+        await post.send(email())
         assert box.log_ins == [(b"ana", b"Blue7horse")]
         assert len(box.mails) == 1
         await post.close()

@@ -136,7 +136,7 @@ async def test_a_lease_is_renewed(store: PostgresOutbox) -> None:
 async def test_what_is_put_back_was_never_tried(store: PostgresOutbox) -> None:
     await store.add(NOON, MAIL)
     (entry,) = await claimed(store)
-    await store.put_back([entry.id])
+    await store.release([entry.id])
     (again,) = await claimed(store)
     assert (again.id, again.attempts) == (entry.id, 1)
 
@@ -172,7 +172,7 @@ async def test_a_retry_waits_and_the_dead_stay(store: PostgresOutbox) -> None:
     later, now, dead = await claimed(store)
     await store.retry(later.id, MINUTE, "SMTPDataError")
     await store.retry(now.id, NO_TIME, "SMTPDataError")
-    await store.bury(dead.id, NOON, "SMTPDataError")
+    await store.dead_letter(dead.id, NOON, "SMTPDataError")
     assert [entry.id for entry in await claimed(store)] == [now.id]
     (shown,) = await store.dead()
     assert (shown.id, shown.kind, shown.last_error) == (

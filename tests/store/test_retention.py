@@ -177,7 +177,7 @@ async def test_delivered_entries_are_kept_for_the_streams(world: World) -> None:
     await world.signed_up()
     created, welcome = sorted(row.id for row in await world.rows("outbox"))
     await world.outbox.delivered(created, NOON)
-    await world.outbox.bury(welcome, NOON, "SMTPDataError")
+    await world.outbox.dead_letter(welcome, NOON, "SMTPDataError")
     await world.sweep(7 * A_DAY)
     assert len(await world.rows("outbox")) == 2
     await world.sweep(7 * A_DAY + timedelta(seconds=1))

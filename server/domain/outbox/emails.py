@@ -1,4 +1,4 @@
-"""Letters: who gets which one for an entry of the outbox, and what it says."""
+"""EmailComposer: who gets which one for an entry of the outbox, and what it says."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Template(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Letter:
+class Email:
     """A letter to one address. `entry` and `written_at` name it, also when repeated.
 
     `token` is "" in one without a link. `details` come from outside; a tuple is lines.
@@ -80,7 +80,7 @@ class News(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Letters:
+class EmailComposer:
     """Writes letters when they are sent: what is no longer so is not told."""
 
     users: Users
@@ -89,7 +89,7 @@ class Letters:
     tokens: MailedTokens
     news: News
 
-    async def letter(self, entry: Entry) -> Letter | None:
+    async def email(self, entry: Entry) -> Email | None:
         """Give the letter of an entry, None if there is nothing to send."""
         if entry.kind == EventType.PASSWORD_RESET:
             return await self._reset(entry)
@@ -105,22 +105,22 @@ class Letters:
         if entry.kind == EventType.FAILED_LOG_INS and await self._warned(entry, user):
             return None
         template = Template(entry.kind.partition(".")[2])
-        return _letter(entry, template, user, entry.address or user.email)
+        return _email(entry, template, user, entry.address or user.email)
 
-    async def _reset(self, entry: Entry) -> Letter | None:
+    async def _reset(self, entry: Entry) -> Email | None:
         account = await self.accounts.account(entry.address or "")
         user = await self.users.by_id(account.user_id) if account else None
         if user is None:
             return None
         return await self._proving(entry, Template.PASSWORD_RESET, Purpose.RESET, user)
 
-    async def _verification(self, entry: Entry, user: User) -> Letter | None:
+    async def _verification(self, entry: Entry, user: User) -> Email | None:
         template = Template(entry.kind.partition(".")[2])
         if not user.email_verified:
             return await self._proving(entry, template, Purpose.VERIFY, user)
-        return _letter(entry, template, user) if template == "welcome" else None
+        return _email(entry, template, user) if template == "welcome" else None
 
-    async def _change(self, entry: Entry, user: User) -> Letter | None:
+    async def _change(self, entry: Entry, user: User) -> Email | None:
         """Ask whoever reads the new address; warn its owner if it has one."""
         wanted = entry.address or ""
         account = await self.accounts.account(wanted)
@@ -131,7 +131,7 @@ class Letters:
         owner = await self.users.by_id(account.user_id)
         if owner is None or not owner.is_active or owner.id == user.id:
             return None
-        return _letter(entry, Template.ADDRESS_TAKEN, owner)
+        return _email(entry, Template.ADDRESS_TAKEN, owner)
 
     async def _proving(
         self,
@@ -140,28 +140,28 @@ class Letters:
         purpose: Purpose,
         user: User,
         address: str = "",
-    ) -> Letter | None:
+    ) -> Email | None:
         to = address or user.email
         token = await self.tokens.make(purpose, entry, user.id, to)
-        return _letter(entry, template, user, to, token) if token else None
+        return _email(entry, template, user, to, token) if token else None
 
-    async def _news(self, entry: Entry, user: User) -> Letter | None:
+    async def _news(self, entry: Entry, user: User) -> Email | None:
         first, last = int(entry.payload["first"]), int(entry.payload["last"])
         lines = await self.news.lines(user.id, first, last)
         if not lines:
             return None
         template = Template(entry.kind.partition(".")[2])
-        return replace(_letter(entry, template, user), details={"news": tuple(lines)})
+        return replace(_email(entry, template, user), details={"news": tuple(lines)})
 
     async def _warned(self, entry: Entry, user: User) -> bool:
         since = entry.created_at - BETWEEN_WARNINGS
         return await self.delivery_log.delivered_since(EventType.FAILED_LOG_INS, user.id, since)
 
 
-def _letter(
+def _email(
     entry: Entry, template: Template, user: User, to: str = "", token: str = ""
-) -> Letter:
-    return Letter(
+) -> Email:
+    return Email(
         entry=entry.id,
         written_at=entry.created_at,
         template=template,

@@ -7,20 +7,20 @@ import os
 import sys
 from pathlib import Path
 
-from server.domain.outbox.letters import Letter
-from server.mail.message import Stationery, name
+from server.domain.outbox.emails import Email
+from server.mail.message import MessageBuilder, name
 
 
-class FolderPost:
+class FileMailer:
     """Writes each message into a folder that only its owner reads."""
 
-    def __init__(self, folder: Path, stationery: Stationery) -> None:
+    def __init__(self, folder: Path, message_builder: MessageBuilder) -> None:
         self._folder = folder
-        self._stationery = stationery
+        self._message_builder = message_builder
 
-    async def send(self, letter: Letter) -> None:
+    async def send(self, email: Email) -> None:
         """Write a letter's file; a repeat writes the same one again."""
-        content = self._stationery.message(letter).as_bytes()
+        content = self._message_builder.message(email).as_bytes()
         path = self._folder / f"{name(letter)}.{letter.template}.eml"
         await asyncio.to_thread(self._write, path, content)
 

@@ -9,13 +9,13 @@ import pytest
 
 from server.background import following
 from server.domain.errors import StoreUnavailable
-from server.domain.outbox.courier import (
+from server.domain.outbox.dispatcher import (
     FIRST_PAUSE,
     LONGEST_ABSENCE,
     LONGEST_PAUSE,
     MOST_ATTEMPTS,
-    Courier,
-    PostAway,
+    OutboxDispatcher,
+    MailerUnavailable,
     pause_after,
 )
 from server.domain.outbox.entries import Entry
@@ -46,7 +46,7 @@ class FakeOutbox:
     async def renew(self, ids: Sequence[int], lease: timedelta) -> None:
         """Nobody else is there to take them."""
 
-    async def put_back(self, ids: Sequence[int]) -> None:
+    async def release(self, ids: Sequence[int]) -> None:
         back = [self._claimed.pop(entry_id) for entry_id in ids]
         self.due += [replace(e, attempts=e.attempts - 1) for e in back]
 
@@ -63,7 +63,7 @@ class FakeOutbox:
         self.later[entry_id] = delay
         self.due.append(self._claimed.pop(entry_id))
 
-    async def bury(self, entry_id: int, now: datetime, cause: str) -> None:
+    async def dead_letter(self, entry_id: int, now: datetime, cause: str) -> None:
         self.dead[entry_id] = cause
 
     async def wait(self, seconds: float) -> None:
@@ -80,12 +80,12 @@ class World:
     carried: list[int] = field(default_factory=list)
     nothing: set[int] = field(default_factory=set)
     held: asyncio.Event | None = None
-    courier: Courier = field(init=False)
+    dispatcher: OutboxDispatcher = field(init=False)
 
     def __post_init__(self) -> None:
-        self.courier = Courier(self.store, self._carry, self.clock, lambda: 1.0, 0)
+        self.dispatcher = OutboxDispatcher(self.store, self._route, self.clock, lambda: 1.0, 0)
 
-    async def _carry(self, entry: Entry) -> bool:
+    async def _route(self, entry: Entry) -> bool:
         if self.held:
             await self.held.wait()
         if error := self.trouble.get(entry.id):
@@ -105,15 +105,15 @@ async def test_what_is_due_is_delivered() -> None:
     """In order; what came to nothing is forgotten."""
     world = World(nothing={2})
     world.mails(1, 2, 3)
-    assert await world.courier.deliver() == 3
+    assert await world.dispatcher.deliver() == 3
     assert (world.store.done, world.store.dropped) == ([1, 3], [2])
-    assert await world.courier.deliver() == 0
+    assert await world.dispatcher.deliver() == 0
 
 
 async def test_one_that_fails_waits_and_the_others_go_on() -> None:
     world = World(trouble={1: ValueError("550")})
     world.mails(1, 2)
-    await world.courier.deliver()
+    await world.dispatcher.deliver()
     assert world.store.done == [2]
     assert world.store.later == {1: FIRST_PAUSE}
 
@@ -124,7 +124,7 @@ async def test_after_many_attempts_it_is_dead() -> None:
     world.mails(1)
     pauses = []
     for _ in range(MOST_ATTEMPTS):
-        await world.courier.deliver()
+        await world.dispatcher.deliver()
         pauses.append(world.store.later[1])
     assert world.store.dead == {1: "ValueError"}
     assert not world.store.due
@@ -134,28 +134,28 @@ async def test_after_many_attempts_it_is_dead() -> None:
 
 async def test_an_absent_server_is_no_fault_of_the_mails() -> None:
     """They wait together, uncounted, however long; events go on."""
-    world = World(trouble={1: PostAway("x"), 2: PostAway("x")})
+    world = World(trouble={1: MailerUnavailable("x"), 2: MailerUnavailable("x")})
     world.mails(1, 2)
     world.store.due.append(entry(3, "user.created"))
     for _ in range(100):
-        await world.courier.deliver()
+        await world.dispatcher.deliver()
         world.clock.advance(LONGEST_ABSENCE.total_seconds())
     assert world.store.done == [3]
     assert [e.attempts for e in world.store.due] == [0, 0]
     world.trouble.clear()
-    await world.courier.deliver()
+    await world.dispatcher.deliver()
     assert world.store.done == [3, 1, 2]
 
 
 async def test_an_absent_server_is_not_asked_at_every_look() -> None:
-    world = World(trouble={1: PostAway("x")})
+    world = World(trouble={1: MailerUnavailable("x")})
     world.mails(1)
-    await world.courier.deliver()
+    await world.dispatcher.deliver()
     world.trouble.clear()
-    await world.courier.deliver()
+    await world.dispatcher.deliver()
     assert not world.carried
     world.clock.advance(FIRST_PAUSE.total_seconds())
-    await world.courier.deliver()
+    await world.dispatcher.deliver()
     assert world.carried == [1]
 
 
@@ -164,7 +164,7 @@ async def test_what_is_delivered_is_noted_though_the_store_is_away() -> None:
     world = World()
     world.store.outages = 3
     world.mails(1)
-    await world.courier.deliver()
+    await world.dispatcher.deliver()
     assert (world.carried, world.store.done) == ([1], [1])
 
 
@@ -172,10 +172,10 @@ async def test_at_the_end_what_is_on_its_way_arrives() -> None:
     """And the rest is given back for others at once."""
     world = World(held=asyncio.Event())
     world.mails(1, 2)
-    async with asyncio.timeout(10), following(world.courier.run):
+    async with asyncio.timeout(10), following(world.dispatcher.run):
         while not world.store._claimed:  # noqa: ASYNC110 - seen from outside
             await asyncio.sleep(0)
-        resting = asyncio.create_task(world.courier.rest())
+        resting = asyncio.create_task(world.dispatcher.drain())
         await asyncio.sleep(0)
         assert world.held
         world.held.set()

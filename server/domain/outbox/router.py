@@ -8,16 +8,16 @@ from typing import Protocol
 import structlog
 
 from server.domain.outbox.entries import Entry
-from server.domain.outbox.letters import Letter, Letters
+from server.domain.outbox.emails import Email, EmailComposer
 
 log = structlog.get_logger()
 
 
-class Post(Protocol):
+class Mailer(Protocol):
     """Sends letters."""
 
-    async def send(self, letter: Letter) -> None:
-        """Send a letter. Raises PostAway if none can be sent at present."""
+    async def send(self, email: Email) -> None:
+        """Send a letter. Raises MailerUnavailable if none can be sent at present."""
 
     async def close(self) -> None:
         """Let go of what is open."""
@@ -31,26 +31,26 @@ class Consequences(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Carrier:
+class OutboxRouter:
     """Carries entries, one at a time."""
 
-    letters: Letters
-    post: Post
+    emails: EmailComposer
+    mailer: Mailer
     consequences: Consequences
 
-    async def carry(self, entry: Entry) -> bool:
+    async def route(self, entry: Entry) -> bool:
         """Carry an entry; give whether there was anything to deliver.
 
-        Raises PostAway, StoreUnavailable, and what the post refuses with.
+        Raises MailerUnavailable, StoreUnavailable, and what the post refuses with.
         """
         if not entry.is_mail:
             self._count(entry)
             await self.consequences.of(entry)
             return True
-        letter = await self.letters.letter(entry)
-        if letter is None:
+        email = await self.emails.email(entry)
+        if email is None:
             return False
-        await self.post.send(letter)
+        await self.mailer.send(email)
         return True
 
     def _count(self, entry: Entry) -> None:

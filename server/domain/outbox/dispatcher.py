@@ -31,12 +31,12 @@ LONGEST_PAUSE = timedelta(hours=1)
 LONGEST_ABSENCE = timedelta(seconds=30)
 
 # Gives whether the entry was delivered; False if there turned out to be nothing to
-# deliver. Raises PostAway; whatever else it raises counts as a failed attempt.
-Carry = Callable[[Entry], Awaitable[bool]]
+# deliver. Raises MailerUnavailable; whatever else it raises counts as a failed attempt.
+Route = Callable[[Entry], Awaitable[bool]]
 Jitter = Callable[[], float]
 
 
-class PostAway(Exception):
+class MailerUnavailable(Exception):
     """Nothing can be sent to anybody at present; no fault of what is sent."""
 
 
@@ -51,7 +51,7 @@ class OutboxStore(Protocol):
     async def renew(self, ids: Sequence[int], lease: timedelta) -> None:
         """Begin the lease of claimed entries anew."""
 
-    async def put_back(self, ids: Sequence[int]) -> None:
+    async def release(self, ids: Sequence[int]) -> None:
         """Give claimed entries up, as if they had never been tried."""
 
     async def delivered(self, entry_id: int, now: datetime) -> None:
@@ -63,7 +63,7 @@ class OutboxStore(Protocol):
     async def retry(self, entry_id: int, delay: timedelta, cause: str) -> None:
         """Let an entry come again."""
 
-    async def bury(self, entry_id: int, now: datetime, cause: str) -> None:
+    async def dead_letter(self, entry_id: int, now: datetime, cause: str) -> None:
         """Let an entry wait for an operator."""
 
     async def wait(self, seconds: float) -> None:
@@ -76,7 +76,7 @@ def pause_after(failures: int, longest: timedelta, jitter: float) -> timedelta:
     return min(doubled, longest) * (0.5 + jitter / 2)
 
 
-class Courier:
+class OutboxDispatcher:
     """Claims entries and has them carried, for as long as the process serves.
 
     Looks for new ones, and for a store that was away, every `pause` seconds.
@@ -85,24 +85,24 @@ class Courier:
     def __init__(
         self,
         store: OutboxStore,
-        carry: Carry,
+        route: Route,
         clock: Clock,
         jitter: Jitter,
         pause: float = 1.0,
     ) -> None:
         self._store = store
-        self._carry = carry
+        self._route = route
         self._clock = clock
         self._jitter = jitter
         self._pause = pause
         self._absences = 0
         self._away_until: datetime | None = None
-        self._resting = False
+        self._draining = False
         self._busy = asyncio.Lock()
 
     async def run(self) -> None:
         """Deliver what is due, and what comes, until cancelled."""
-        while not self._resting:
+        while not self._draining:
             try:
                 if await self.deliver() < BATCH:
                     await self._store.wait(self._pause)
@@ -121,17 +121,17 @@ class Courier:
             left = [entry.id for entry in entries]
             async with self._renewed(left):
                 for entry in entries:
-                    if self._resting or (entry.is_mail and self._away()):
+                    if self._draining or (entry.is_mail and self._away()):
                         continue
                     await self._deliver(entry)
                     left.remove(entry.id)
             if left:
-                await self._store.put_back(left)
+                await self._store.release(left)
         return len(entries)
 
-    async def rest(self) -> None:
+    async def drain(self) -> None:
         """Finish what is on its way and begin nothing more: the process ends."""
-        self._resting = True
+        self._draining = True
         with suppress(TimeoutError):
             async with asyncio.timeout(SECONDS_TO_REST), self._busy:
                 pass
@@ -139,10 +139,10 @@ class Courier:
     async def _deliver(self, entry: Entry) -> None:
         try:
             async with asyncio.timeout(SECONDS_TO_DELIVER):
-                carried = await self._carry(entry)
-        except PostAway as error:
-            await self._wait_for_the_post(error)
-            await self._store.put_back([entry.id])
+                carried = await self._route(entry)
+        except MailerUnavailable as error:
+            await self._wait_for_mailer(error)
+            await self._store.release([entry.id])
         except StoreUnavailable:
             raise
         except Exception as error:
@@ -171,7 +171,7 @@ class Courier:
         told = {"kind": entry.kind, "entry": entry.id, "attempts": entry.attempts}
         if entry.attempts >= MOST_ATTEMPTS:
             log.error("an entry is dead: see academy outbox", cause=cause, **told)
-            await self._store.bury(entry.id, self._clock(), cause)
+            await self._store.dead_letter(entry.id, self._clock(), cause)
             return
         log.warning("an entry is not delivered", cause=cause, **told)
         delay = pause_after(entry.attempts, LONGEST_PAUSE, self._jitter())
@@ -180,7 +180,7 @@ class Courier:
     def _away(self) -> bool:
         return self._away_until is not None and self._away_until > self._clock()
 
-    async def _wait_for_the_post(self, error: PostAway) -> None:
+    async def _wait_for_mailer(self, error: MailerUnavailable) -> None:
         self._absences += 1
         delay = pause_after(self._absences, LONGEST_ABSENCE, self._jitter())
         self._away_until = self._clock() + delay
