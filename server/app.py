@@ -175,12 +175,12 @@ async def academy(
     fresh = (kept.keys, base.feed, kept.services, kept.changes, health)
     for source in fresh:
         await source.refresh()
-    rest = (kept.accounts.cache, _retention(base), systems.rounds(*stores))
+    rest = (kept.accounts.cache, _retention(base), systems.periodic_jobs(*stores))
     works = [source.run for source in (*fresh, *rest)]
-    emails, consequences = _email_composer(base, kept), systems.consequences(*stores)
+    emails, event_handlers = _email_composer(base, kept), systems.event_handlers(*stores)
     async with (
         following(*works, base.feed.listen, kept.keys.listen),
-        delivering(settings, kept.outbox, emails, consequences, base.clock),
+        delivering(settings, kept.outbox, emails, event_handlers, base.clock),
     ):
         yield Academy(health, server, port, edge_app(port, edge))
 

@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 from server.background import following
 from server.config import Settings
 from server.domain.clock import Clock
-from server.domain.outbox.router import OutboxRouter, Consequences, Mailer
+from server.domain.outbox.router import OutboxRouter, EventHandlers, Mailer
 from server.domain.outbox.dispatcher import OutboxDispatcher
 from server.domain.outbox.emails import EmailComposer
 from server.mail.files import FileMailer
@@ -23,12 +23,12 @@ async def delivering(
     settings: Settings,
     outbox: PostgresOutbox,
     emails: EmailComposer,
-    consequences: Consequences,
+    event_handlers: EventHandlers,
     clock: Clock,
 ) -> AsyncIterator[None]:
     """Deliver what the outbox holds; at the end what is on its way still arrives."""
     mailer = _mailer(settings, clock)
-    router = OutboxRouter(emails, mailer, consequences)
+    router = OutboxRouter(emails, mailer, event_handlers)
     dispatcher = OutboxDispatcher(outbox, router.route, clock, random.random)
     async with following(dispatcher.run, outbox.listen):
         try:

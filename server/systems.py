@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from server.domain.clock import Clock
-from server.domain.members.consequences import Consequences
+from server.domain.members.event_handlers import EventHandlers
 from server.domain.members.follows import Accounts, Follows
 from server.domain.members.overviews import Overviews
 from server.domain.members.profiles import Profiles
-from server.domain.members.rounds import Rounds
+from server.domain.members.periodic_jobs import PeriodicJobs
 from server.domain.members.scores import Scores
 from server.domain.members.settings import MemberSettings
 from server.domain.paging import PageTokens
@@ -45,15 +45,15 @@ def members(
     )
 
 
-def consequences(database: Database, clock: Clock) -> Consequences:
+def event_handlers(database: Database, clock: Clock) -> EventHandlers:
     """Give what follows from events of members and posts."""
-    return Consequences(PostgresAnalytics(database), PostgresNews(database, clock))
+    return EventHandlers(PostgresAnalytics(database), PostgresNews(database, clock))
 
 
-def rounds(database: Database, clock: Clock) -> Rounds:
+def periodic_jobs(database: Database, clock: Clock) -> PeriodicJobs:
     """Give what is counted and told from time to time."""
     analytics, news = PostgresAnalytics(database), PostgresNews(database, clock)
-    return Rounds(analytics, news, clock)
+    return PeriodicJobs(analytics, news, clock)
 
 
 def posts(database: Database, tokens: PageTokens, clock: Clock) -> tuple[object, ...]:

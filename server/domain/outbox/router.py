@@ -23,10 +23,10 @@ class Mailer(Protocol):
         """Let go of what is open."""
 
 
-class Consequences(Protocol):
+class EventHandlers(Protocol):
     """Does what follows from events."""
 
-    async def of(self, entry: Entry) -> None:
+    async def handle(self, entry: Entry) -> None:
         """Do it; doing it again changes nothing. Raises StoreUnavailable."""
 
 
@@ -36,7 +36,7 @@ class OutboxRouter:
 
     emails: EmailComposer
     mailer: Mailer
-    consequences: Consequences
+    event_handlers: EventHandlers
 
     async def route(self, entry: Entry) -> bool:
         """Carry an entry; give whether there was anything to deliver.
@@ -45,7 +45,7 @@ class OutboxRouter:
         """
         if not entry.is_mail:
             self._count(entry)
-            await self.consequences.of(entry)
+            await self.event_handlers.handle(entry)
             return True
         email = await self.emails.email(entry)
         if email is None:

@@ -12,8 +12,8 @@ import sqlalchemy as sa
 from server.domain.accounts.users import User
 from server.domain.credentials.sessions import Session
 from server.domain.edits import Edit
-from server.domain.members.consequences import Consequences
-from server.domain.members.rounds import DIGEST_AFTER, Rounds
+from server.domain.members.event_handlers import EventHandlers
+from server.domain.members.periodic_jobs import DIGEST_AFTER, PeriodicJobs
 from server.domain.members.settings import Settings
 from server.domain.outbox.entries import Entry, EventType
 from server.domain.posts.posts import NewPost, Post, State
@@ -42,8 +42,8 @@ class World:
         self.settings = PostgresSettings(database)
         self.news = PostgresNews(database, self.clock)
         counts = PostgresAnalytics(database)
-        self.consequences = Consequences(counts, self.news)
-        self.rounds = Rounds(counts, self.news, self.clock)
+        self.event_handlers = EventHandlers(counts, self.news)
+        self.periodic_jobs = PeriodicJobs(counts, self.news, self.clock)
 
     async def member(self, name: str, **wishes: bool) -> User:
         user = await self.users.add(new(name))
@@ -69,8 +69,8 @@ class World:
                 if entry.is_mail:
                     mails.append(entry)
                 else:
-                    await self.consequences.of(entry)
-                    await self.consequences.of(entry)
+                    await self.event_handlers.handle(entry)
+                    await self.event_handlers.handle(entry)
                 await self.outbox.delivered(entry.id, self.clock())
         return [mail for mail in mails if "first" in mail.payload]
 
@@ -81,7 +81,7 @@ class World:
 
     async def counts(self, user: User) -> tuple[int, int]:
         """Go round; give posts and followers as they are counted."""
-        await self.rounds.go()
+        await self.periodic_jobs.run_once()
         query = sa.select(user_analytics.c.posts, user_analytics.c.followers)
         mine = query.where(user_analytics.c.user_id == user.id)
         async with self.database.reading() as connection:
@@ -191,7 +191,7 @@ async def test_a_new_follower_is_told_once(world: World) -> None:
 async def test_many_followers_are_told_in_chunks(world: World) -> None:
     """Nobody twice, nobody left out, also where several followed at once."""
     small = PostgresNews(world.database, world.clock, chunk=3)
-    world.consequences = replace(world.consequences, news=small)
+    world.event_handlers = replace(world.event_handlers, news=small)
     ana = await world.member("ana")
     fans = [await world.member(f"fan{n}", followed_posts=True) for n in range(8)]
     for number, fan in enumerate(fans):
@@ -218,13 +218,13 @@ async def test_a_digest_comes_once_a_day(world: World) -> None:
         await world.post(author, f"By {author.username}")
     assert await world.carry() == []
     world.clock.now = NOON + DIGEST_AFTER
-    await world.rounds.go()
+    await world.periodic_jobs.run_once()
     assert await world.carry() == []
     world.clock.advance(1)
     await world.post(ana, "One more")
     await world.carry()
-    await world.rounds.go()
-    await world.rounds.go()
+    await world.periodic_jobs.run_once()
+    await world.periodic_jobs.run_once()
     (mail,) = await world.carry()
     assert (mail.kind, mail.user_id) == (EventType.DIGEST, bea.id)
     assert await world.lines(mail) == [
@@ -248,7 +248,7 @@ async def test_who_unfollowed_since_is_told_nothing(world: World) -> None:
     await world.post(ana)
     await world.carry()
     world.clock.now = NOON + 2 * DIGEST_AFTER
-    await world.rounds.go()
+    await world.periodic_jobs.run_once()
     (mail,) = await world.carry()
     await world.follows.remove(bea.id, ana.id, world.clock())
     await world.follows.remove(ana.id, bea.id, world.clock())
@@ -263,7 +263,7 @@ async def test_a_long_digest_says_that_there_is_more(world: World) -> None:
         await world.post(ana, f"Post {number}")
     await world.carry()
     world.clock.now = NOON + 2 * DIGEST_AFTER
-    await world.rounds.go()
+    await world.periodic_jobs.run_once()
     (mail,) = await world.carry()
     lines = await world.lines(mail)
     assert (len(lines), lines[-1]) == (LINES + 1, "... and more")
@@ -275,13 +275,13 @@ async def test_who_was_seen(world: World, real_stores: Stores) -> None:
     await real_stores.sessions.add(a_session(ana.id), 1)
     assert EventType.SEEN in {row.kind for row in await world.rows(outbox)}
     await world.carry()
-    await world.rounds.go()
+    await world.periodic_jobs.run_once()
     (row,) = await world.rows(user_analytics)
     assert row.last_seen_at == NOON
     async with world.database.transaction() as connection:
         await connection.execute(sa.text("delete from sessions"))
     await PostgresAnalytics(world.database).mark(ana.id)
-    await world.rounds.go()
+    await world.periodic_jobs.run_once()
     (row,) = await world.rows(user_analytics)
     assert row.last_seen_at == NOON
 

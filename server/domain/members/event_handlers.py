@@ -43,13 +43,13 @@ class News(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Consequences:
+class EventHandlers:
     """Does what follows from events."""
 
     counts: Counts
     news: News
 
-    async def of(self, entry: Entry) -> None:
+    async def handle(self, entry: Entry) -> None:
         """Do what follows from an event. Raises StoreUnavailable."""
         if entry.user_id is None:
             return

@@ -36,7 +36,7 @@ class Digests(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Rounds:
+class PeriodicJobs:
     """Goes round for as long as the process serves; others take what it does not."""
 
     counts: StaleCounts
@@ -48,12 +48,12 @@ class Rounds:
         """Go round until cancelled."""
         while True:
             try:
-                await self.go()
+                await self.run_once()
             except StoreUnavailable as error:
                 log.warning("nothing can be counted", cause=repr(error.__cause__))
             await asyncio.sleep(self.pause)
 
-    async def go(self) -> None:
+    async def run_once(self) -> None:
         """Count all that is stale, and send the digests that are due."""
         now = self.clock()
         while await self.counts.count(BATCH, now) == BATCH:
