@@ -81,7 +81,7 @@ from server.store.credentials.revocations import RevocationFeed
 from server.store.credentials.service_keys import PostgresServiceKeys
 from server.store.credentials.sessions import PostgresSessions
 from server.store.credentials.signing_keys import PostgresSigningKeys
-from server.store.members.news import PostgresNews
+from server.store.members.notifications import PostgresNotifications
 from server.store.outbox import PostgresOutbox
 from server.store.retention import ENTRIES_KEPT, Retention
 
@@ -252,8 +252,8 @@ def _retention(base: Ground) -> Retention:
 def _email_composer(base: Ground, kept: Kept) -> EmailComposer:
     tokens = MailedTokens(kept.mailed, base.secret.mac("mailed-tokens"), base.clock)
     users, accounts = UserReads(base.database), PostgresAccounts(base.database)
-    news = PostgresNews(base.database, base.clock)
-    return EmailComposer(users, accounts, kept.outbox, tokens, news)
+    notifications = PostgresNotifications(base.database, base.clock)
+    return EmailComposer(users, accounts, kept.outbox, tokens, notifications)
 
 
 def _guards(

@@ -24,7 +24,7 @@ from server.store.connect import Database
 from server.store.members.analytics import PostgresAnalytics
 from server.store.members.follows import PostgresFollows
 from server.store.members.metrics import PostgresMetrics
-from server.store.members.news import PostgresNews
+from server.store.members.notifications import PostgresNotifications
 from server.store.members.profiles import PostgresProfiles
 from server.store.members.settings import PostgresSettings
 from server.store.posts.categories import PostgresCategories
@@ -47,13 +47,13 @@ def members(
 
 def event_handlers(database: Database, clock: Clock) -> EventHandlers:
     """Give what follows from events of members and posts."""
-    return EventHandlers(PostgresAnalytics(database), PostgresNews(database, clock))
+    return EventHandlers(PostgresAnalytics(database), PostgresNotifications(database, clock))
 
 
 def periodic_jobs(database: Database, clock: Clock) -> PeriodicJobs:
     """Give what is counted and told from time to time."""
-    analytics, news = PostgresAnalytics(database), PostgresNews(database, clock)
-    return PeriodicJobs(analytics, news, clock)
+    analytics, notifications = PostgresAnalytics(database), PostgresNotifications(database, clock)
+    return PeriodicJobs(analytics, notifications, clock)
 
 
 def posts(database: Database, tokens: PageTokens, clock: Clock) -> tuple[object, ...]:

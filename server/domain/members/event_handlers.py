@@ -32,10 +32,10 @@ class Counts(Protocol):
         """Have everybody counted anew whom a member follows."""
 
 
-class News(Protocol):
+class Notifications(Protocol):
     """Keeps what members want to be told."""
 
-    async def spread(self, entry: Entry) -> None:
+    async def fan_out(self, entry: Entry) -> None:
         """Note a post for some followers whose settings ask for it, then go on."""
 
     async def follower(self, entry: Entry) -> None:
@@ -47,7 +47,7 @@ class EventHandlers:
     """Does what follows from events."""
 
     counts: Counts
-    news: News
+    notifications: Notifications
 
     async def handle(self, entry: Entry) -> None:
         """Do what follows from an event. Raises StoreUnavailable."""
@@ -57,7 +57,7 @@ class EventHandlers:
             await self.counts.mark(entry.user_id)
         if entry.kind in _COME_OR_GONE:
             await self.counts.mark_followed_by(entry.user_id)
-        if entry.kind in (EventType.POST_PUBLISHED, EventType.POST_SPREAD):
-            await self.news.spread(entry)
+        if entry.kind in (EventType.POST_PUBLISHED, EventType.POST_FAN_OUT):
+            await self.notifications.fan_out(entry)
         if entry.kind == EventType.FOLLOWED:
-            await self.news.follower(entry)
+            await self.notifications.follower(entry)

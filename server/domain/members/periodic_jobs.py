@@ -40,7 +40,7 @@ class PeriodicJobs:
     """Goes round for as long as the process serves; others take what it does not."""
 
     counts: StaleCounts
-    news: Digests
+    notifications: Digests
     clock: Clock
     pause: float = SECONDS_BETWEEN_ROUNDS
 
@@ -58,5 +58,5 @@ class PeriodicJobs:
         now = self.clock()
         while await self.counts.count(BATCH, now) == BATCH:
             pass
-        while await self.news.digest(now - DIGEST_AFTER, now):
+        while await self.notifications.digest(now - DIGEST_AFTER, now):
             pass

@@ -72,7 +72,7 @@ class DeliveryLog(Protocol):
         """Tell whether a user got an entry of this kind that was written since."""
 
 
-class News(Protocol):
+class Notifications(Protocol):
     """Knows what there is to tell members of each other."""
 
     async def lines(self, user_id: int, first: int, last: int) -> Sequence[str]:
@@ -87,7 +87,7 @@ class EmailComposer:
     accounts: Accounts
     delivery_log: DeliveryLog
     tokens: MailedTokens
-    news: News
+    notifications: Notifications
 
     async def email(self, entry: Entry) -> Email | None:
         """Give the letter of an entry, None if there is nothing to send."""
@@ -147,7 +147,7 @@ class EmailComposer:
 
     async def _news(self, entry: Entry, user: User) -> Email | None:
         first, last = int(entry.payload["first"]), int(entry.payload["last"])
-        lines = await self.news.lines(user.id, first, last)
+        lines = await self.notifications.lines(user.id, first, last)
         if not lines:
             return None
         template = Template(entry.kind.partition(".")[2])

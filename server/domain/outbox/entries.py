@@ -22,7 +22,7 @@ class EventType(StrEnum):
     FOLLOWED = "follow.made"
     UNFOLLOWED = "follow.ended"
     POST_PUBLISHED = "post.published"
-    POST_SPREAD = "post.spread"  # to the followers not reached yet
+    POST_FAN_OUT = "post.spread"  # to the followers not reached yet
     POST_WITHDRAWN = "post.withdrawn"
     WELCOME = "mail.welcome"
     VERIFICATION = "mail.verification"

@@ -27,7 +27,7 @@ _actors = users.alias()
 _HERE = sa.and_(users.c.is_active, users.c.deleted_at.is_(None))
 
 
-class PostgresNews:
+class PostgresNotifications:
     """Keeps what members want to be told."""
 
     def __init__(self, database: Database, clock: Clock, chunk: int = CHUNK) -> None:
@@ -35,7 +35,7 @@ class PostgresNews:
         self._clock = clock
         self._chunk = chunk
 
-    async def spread(self, entry: Entry) -> None:
+    async def fan_out(self, entry: Entry) -> None:
         """Note a post for some followers whose settings ask for it, then go on.
 
         What goes on is an entry of its own, so that nothing else waits for the many
@@ -74,7 +74,7 @@ class PostgresNews:
                     "after": last.follower_id,
                     "until": _until(entry).isoformat(),
                 }
-                more = NewEntry(EventType.POST_SPREAD, author_id, payload=rest)
+                more = NewEntry(EventType.POST_FAN_OUT, author_id, payload=rest)
                 await enqueue(connection, self._clock(), more)
 
     async def follower(self, entry: Entry) -> None:

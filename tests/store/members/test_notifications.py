@@ -20,7 +20,7 @@ from server.domain.posts.posts import NewPost, Post, State
 from server.store.connect import Database
 from server.store.members.analytics import PostgresAnalytics
 from server.store.members.follows import PostgresFollows
-from server.store.members.news import LINES, PostgresNews
+from server.store.members.notifications import LINES, PostgresNotifications
 from server.store.members.settings import PostgresSettings
 from server.store.outbox import PostgresOutbox
 from server.store.posts.posts import PostgresPosts
@@ -40,10 +40,10 @@ class World:
         self.outbox = PostgresOutbox(database)
         self.posts, self.follows = PostgresPosts(database), PostgresFollows(database)
         self.settings = PostgresSettings(database)
-        self.news = PostgresNews(database, self.clock)
+        self.notifications = PostgresNotifications(database, self.clock)
         counts = PostgresAnalytics(database)
-        self.event_handlers = EventHandlers(counts, self.news)
-        self.periodic_jobs = PeriodicJobs(counts, self.news, self.clock)
+        self.event_handlers = EventHandlers(counts, self.notifications)
+        self.periodic_jobs = PeriodicJobs(counts, self.notifications, self.clock)
 
     async def member(self, name: str, **wishes: bool) -> User:
         user = await self.users.add(new(name))
@@ -77,7 +77,7 @@ class World:
     async def lines(self, mail: Entry) -> Sequence[str]:
         """Give what a mail says."""
         first, last = int(mail.payload["first"]), int(mail.payload["last"])
-        return await self.news.lines(mail.user_id or 0, first, last)
+        return await self.notifications.lines(mail.user_id or 0, first, last)
 
     async def counts(self, user: User) -> tuple[int, int]:
         """Go round; give posts and followers as they are counted."""
@@ -190,8 +190,8 @@ async def test_a_new_follower_is_told_once(world: World) -> None:
 
 async def test_many_followers_are_told_in_chunks(world: World) -> None:
     """Nobody twice, nobody left out, also where several followed at once."""
-    small = PostgresNews(world.database, world.clock, chunk=3)
-    world.event_handlers = replace(world.event_handlers, news=small)
+    small = PostgresNotifications(world.database, world.clock, chunk=3)
+    world.event_handlers = replace(world.event_handlers, notifications=small)
     ana = await world.member("ana")
     fans = [await world.member(f"fan{n}", followed_posts=True) for n in range(8)]
     for number, fan in enumerate(fans):
@@ -201,8 +201,8 @@ async def test_many_followers_are_told_in_chunks(world: World) -> None:
     await world.post(ana)
     mails = await world.carry()
     assert sorted(mail.user_id or 0 for mail in mails) == [fan.id for fan in fans]
-    spread = [r for r in await world.rows(outbox) if r.kind == EventType.POST_SPREAD]
-    assert len(spread) >= 2
+    fan_out = [r for r in await world.rows(outbox) if r.kind == EventType.POST_FAN_OUT]
+    assert len(fan_out) >= 2
 
 
 async def test_a_digest_comes_once_a_day(world: World) -> None:
