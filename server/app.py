@@ -18,7 +18,7 @@ from edge.config import EdgeSettings, TokenCookie
 from edge.port import CallError, CallPort, Reply
 from edge.tunnel import TunnelPort
 from server import systems
-from server.background import following
+from server.workers.supervisor import supervise
 from server.config import Settings, require
 from server.deliveries import delivering
 from server.domain.accounts.personal_data import PersonalData
@@ -179,7 +179,7 @@ async def academy(
     works = [source.run for source in (*fresh, *rest)]
     emails, event_handlers = _email_composer(base, kept), systems.event_handlers(*stores)
     async with (
-        following(*works, base.feed.listen, kept.keys.listen),
+        supervise(*works, base.feed.listen, kept.keys.listen),
         delivering(settings, kept.outbox, emails, event_handlers, base.clock),
     ):
         yield Academy(health, server, port, edge_app(port, edge))

@@ -6,7 +6,7 @@ import random
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from server.background import following
+from server.workers.supervisor import supervise
 from server.config import Settings
 from server.domain.clock import Clock
 from server.domain.outbox.router import OutboxRouter, EventHandlers, Mailer
@@ -30,7 +30,7 @@ async def delivering(
     mailer = _mailer(settings, clock)
     router = OutboxRouter(emails, mailer, event_handlers)
     dispatcher = OutboxDispatcher(outbox, router.route, clock, random.random)
-    async with following(dispatcher.run, outbox.listen):
+    async with supervise(dispatcher.run, outbox.listen):
         try:
             yield
         finally:

@@ -8,7 +8,7 @@ from uuid import UUID, uuid4
 import pytest
 import sqlalchemy as sa
 
-from server.background import following
+from server.workers.supervisor import supervise
 from server.domain.accounts.users import NewUser, Role, UserEdit
 from server.domain.credentials.sessions import Session
 from server.domain.errors import EmailTaken, LastAdmin
@@ -187,7 +187,7 @@ async def test_a_retry_waits_and_the_dead_stay(store: PostgresOutbox) -> None:
 
 async def test_whoever_waits_is_told(store: PostgresOutbox) -> None:
     """At once when an entry commits, by whatever process."""
-    async with asyncio.timeout(10), following(store.listen):
+    async with asyncio.timeout(10), supervise(store.listen):
         while True:
             await store.add(NOON, MAIL)
             started = asyncio.get_running_loop().time()

@@ -8,7 +8,7 @@ from uuid import uuid4
 import pytest
 import sqlalchemy as sa
 
-from server.background import following
+from server.workers.supervisor import supervise
 from server.domain.accounts.users import NewUser, Role
 from server.domain.auth import Account, Owner
 from server.domain.credentials.revocations import Revocations
@@ -217,7 +217,7 @@ async def test_a_hint_hurries_the_look(database: Database, redis_url: str) -> No
     ours = RevocationFeed(database, redis, Revocations(clock), clock)
     feed = RevocationFeed(database, redis, known, clock)
     session_id = uuid4()
-    async with following(feed.run, feed.listen), asyncio.timeout(10):
+    async with supervise(feed.run, feed.listen), asyncio.timeout(10):
         async with database.transaction() as connection:
             await revoke(connection, [session_id], NOON)
         await ours.ended([session_id], NOON)

@@ -8,7 +8,7 @@ import pytest
 import sqlalchemy as sa
 from redis.asyncio import Redis
 
-from server.background import following
+from server.workers.supervisor import supervise
 from server.domain.accounts.users import NewUser, Role, User, UserEdit
 from server.domain.credentials.revocations import Revocations
 from server.store.accounts.erasure import erase
@@ -30,7 +30,7 @@ def cached(database: Database, redis: Redis) -> CachedUsers:
 async def process(database: Database, redis: Redis) -> AsyncIterator[CachedUsers]:
     """Give a process's view, once Postgres tells it changes."""
     users = cached(database, redis)
-    async with following(users.cache.run):
+    async with supervise(users.cache.run):
         await until(lambda: users.cache._told)
         yield users
 

@@ -28,13 +28,13 @@ class PostgresMetrics:
         written = sa.select(sa.literal(1)).where(
             posts.c.user_id == user_id, posts.c.state == State.PUBLISHED
         )
-        following = (
+        supervise = (
             sa.select(sa.literal(1))
             .join_from(follows, _FOLLOWER, _FOLLOWER.c.id == follows.c.follower_id)
             .where(follows.c.followed_id == user_id, _FOLLOWER.c.deleted_at.is_(None))
         )
         query = sa.select(
-            capped_count(written), capped_count(following), users.c.created_at
+            capped_count(written), capped_count(supervise), users.c.created_at
         ).where(users.c.id == user_id, NOT_DELETED)
         async with self._database.reading() as connection:
             row = (await connection.execute(query)).first()

@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 
 import pytest
 
-from server.background import following
+from server.workers.supervisor import supervise
 from server.domain.errors import StoreUnavailable
 from server.domain.outbox.dispatcher import (
     FIRST_PAUSE,
@@ -172,7 +172,7 @@ async def test_at_the_end_what_is_on_its_way_arrives() -> None:
     """And the rest is given back for others at once."""
     world = World(held=asyncio.Event())
     world.mails(1, 2)
-    async with asyncio.timeout(10), following(world.dispatcher.run):
+    async with asyncio.timeout(10), supervise(world.dispatcher.run):
         while not world.store._claimed:  # noqa: ASYNC110 - seen from outside
             await asyncio.sleep(0)
         resting = asyncio.create_task(world.dispatcher.drain())

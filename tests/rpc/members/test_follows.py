@@ -32,7 +32,7 @@ async def followers(
     return await service.users.ListFollowers(request, metadata=who.metadata)
 
 
-async def following(
+async def supervise(
     service: Running, who: SignedIn, user_id: int, **page: Any
 ) -> pb.ListFollowingResponse:
     request = pb.ListFollowingRequest(id=user_id, **page)
@@ -49,7 +49,7 @@ async def test_following_twice_is_following_once(shared: Running) -> None:
     await asyncio.gather(*(follow(shared, ana, bea.user.id) for _ in range(8)))
     listed = await followers(shared, ana, bea.user.id)
     assert (ids(listed.items), listed.total) == ([ana.user.id], 1)
-    listed_other = await following(shared, bea, ana.user.id)
+    listed_other = await supervise(shared, bea, ana.user.id)
     assert (ids(listed_other.items), listed_other.total) == ([bea.user.id], 1)
     assert (await followers(shared, ana, ana.user.id)).total == 0
     await asyncio.gather(*(unfollow(shared, ana, bea.user.id) for _ in range(8)))
@@ -74,7 +74,7 @@ async def test_whom_nobody_follows(shared: Running) -> None:
     key = SignedIn(root.user, auth_pb2.TokenPair(access_token=made.secret))
     refused = await refusal(follow(shared, key, ana.user.id))
     assert refused.reason == "USER_REQUIRED"
-    for call in (followers, following):
+    for call in (followers, supervise):
         refused = await refusal(call(shared, ana, 10**9))
         assert refused.reason == "USER_NOT_FOUND"
 
@@ -115,7 +115,7 @@ async def test_pages_in_the_order_of_following(shared: Running) -> None:
         followers(shared, fans[0], ana.user.id, page_token=token),
         followers(shared, ana, fans[0].user.id, page_token=token),
         followers(shared, ana, ana.user.id, page_token=token, sort_by="-created_at"),
-        following(shared, ana, ana.user.id, page_token=token),
+        supervise(shared, ana, ana.user.id, page_token=token),
     ):
         assert (await refusal(call)).violations == foreign
 
@@ -137,7 +137,7 @@ async def test_bad_lists(
     ana = await shared.signed_in()
     given = {"id": ana.user.id} | fields
     user_id = given.pop("id")
-    for call in (followers, following):
+    for call in (followers, supervise):
         refused = await refusal(call(shared, ana, user_id, **given))
         assert refused.violations == {violation}
 
@@ -153,7 +153,7 @@ async def test_the_deleted_vanish(shared: Running) -> None:
     await shared.users.DeleteUser(gone, metadata=bea.metadata)
     listed = await followers(shared, cat, ana.user.id)
     assert (ids(listed.items), listed.total) == ([cat.user.id], 1)
-    assert (await following(shared, ana, cat.user.id)).total == 1
+    assert (await supervise(shared, ana, cat.user.id)).total == 1
     refused = await refusal(followers(shared, cat, bea.user.id))
     assert refused.reason == "USER_NOT_FOUND"
     assert (await refusal(follow(shared, ana, bea.user.id))).reason == "USER_NOT_FOUND"

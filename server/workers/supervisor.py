@@ -10,27 +10,27 @@ import structlog
 
 log = structlog.get_logger()
 SECONDS_BETWEEN_CANCELS = 0.2
-Work = Callable[[], Awaitable[None]]
+Task = Callable[[], Awaitable[None]]
 
 
 @asynccontextmanager
-async def following(*works: Work, pause: float = 1.0) -> AsyncIterator[None]:
+async def supervise(*tasks: Task, pause: float = 1.0) -> AsyncIterator[None]:
     """Keep endless works going until the block ends, whatever befalls them.
 
     One that fails or returns is begun anew after `pause` seconds.
     """
-    tasks = [asyncio.create_task(_kept(work, pause)) for work in works]
+    tasks = [asyncio.create_task(_kept(task, pause)) for task in tasks]
     try:
         yield
     finally:
         await _ended(tasks)
 
 
-async def _kept(work: Work, pause: float) -> None:
+async def _kept(task: Task, pause: float) -> None:
     """Begin anew what fails: what a process knows must not silently grow old."""
     while True:
         try:
-            await work()
+            await task()
         except Exception:
             log.exception("background work failed")
         await asyncio.sleep(pause)

@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Callable
 
-from server.background import following
+from server.workers.supervisor import supervise
 
 
 async def until(holds: Callable[[], bool]) -> None:
@@ -20,7 +20,7 @@ async def test_what_fails_is_begun_anew() -> None:
         begun.append(1)
         raise ValueError("something nobody thought of")
 
-    async with following(work, pause=0):
+    async with supervise(work, pause=0):
         await until(lambda: len(begun) > 3)
 
 
@@ -33,5 +33,5 @@ async def test_it_ends_though_a_cancellation_is_swallowed() -> None:
         except asyncio.CancelledError:
             await asyncio.sleep(60)
 
-    async with asyncio.timeout(10), following(stubborn):
+    async with asyncio.timeout(10), supervise(stubborn):
         await asyncio.sleep(0)

@@ -1,0 +1,1 @@
+"""Background tasks of a serving process: supervision, polling, delivery and jobs."""
