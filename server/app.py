@@ -47,14 +47,14 @@ from server.rpc import contract
 from server.rpc.accounts.bulk_users import BulkUserService
 from server.rpc.accounts.personal_data import PersonalDataService
 from server.rpc.accounts.users import UserService
-from server.rpc.addresses import Trust
+from server.rpc.addresses import TrustedProxies
 from server.rpc.auth import AuthService
 from server.rpc.health import Health, remote_readiness
 from server.rpc.interceptors.errors import DOMAIN
 from server.rpc.interceptors.validation import NO_NUL
 from server.rpc.listener import (
     MOST_CALLS,
-    Guards,
+    ChainDependencies,
     Listener,
     grpc_server,
     serve_methods,
@@ -160,16 +160,16 @@ async def academy(
     settings, kept = base.settings, _kept(base)
     authentication = _authentication(base, kept)
     servicers = _servicers(base, kept, authentication)
-    served = serve_methods(servicers, _guards(base, authentication, kept.events))
-    trust = Trust(settings.trusted_proxies)
-    tunnel = Tunnel(answering(served, trust), MOST_CALLS)
+    served = serve_methods(servicers, _chain_dependencies(base, authentication, kept.events))
+    proxies = TrustedProxies(settings.trusted_proxies)
+    tunnel = Tunnel(answering(served, proxies), MOST_CALLS)
     ends = (base.feed.buffer.close, kept.changes.buffer.close, tunnel.drain)
     health = Health(base.database.ping, list(servicers), lame_duck, *ends)
-    server = grpc_server([*Listener(trust).handlers(served), tunnel.handler()])
+    server = grpc_server([*Listener(proxies).handlers(served), tunnel.handler()])
     health.add_to(server)
     if settings.debug:
         reflect(server, (*servicers, health.name))
-    port = LocalPort(served, trust, Reply, CallError)
+    port = LocalPort(served, proxies, Reply, CallError)
     edge = replace(edge_settings(settings, rates(settings)), ready=health.ready)
     stores = (base.database, base.clock)
     fresh = (kept.keys, base.feed, kept.services, kept.changes, health)
@@ -256,10 +256,10 @@ def _email_composer(base: Ground, kept: Kept) -> EmailComposer:
     return EmailComposer(users, accounts, kept.outbox, tokens, notifications)
 
 
-def _guards(
+def _chain_dependencies(
     base: Ground, authentication: Authentication, events: PostgresAudit
-) -> Guards:
-    return Guards(
+) -> ChainDependencies:
+    return ChainDependencies(
         verify=authentication.identify,
         learn=authentication.access.ring.learn,
         limiter=base.limiter,

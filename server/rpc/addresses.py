@@ -19,7 +19,7 @@ def peer_address(peer: str) -> str:
     return rest.rpartition(":")[0].strip("[]")
 
 
-class Trust:
+class TrustedProxies:
     """Tells the client's address from what proxies say (R7)."""
 
     def __init__(self, networks: Sequence[Network]) -> None:

@@ -25,7 +25,7 @@ from server.domain.audit import AuditStore
 from server.domain.clock import Clock
 from server.domain.limits import Limiter
 from server.domain.idempotency import Idempotency
-from server.rpc.addresses import Trust, peer_address
+from server.rpc.addresses import TrustedProxies, peer_address
 from server.rpc.call import (
     Call,
     Failure,
@@ -62,7 +62,7 @@ MOST_CALLS = 2_000  # at once, over all connections
 
 
 @dataclass(frozen=True, slots=True)
-class Guards:
+class ChainDependencies:
     """What the chain asks; the composition root fills it."""
 
     verify: Verify
@@ -74,27 +74,27 @@ class Guards:
     rates: Mapping[str, Sequence[RateRule]]
 
 
-def chain(method: Method, guards: Guards) -> list[Interceptor]:
+def chain(method: Method, dependencies: ChainDependencies) -> list[Interceptor]:
     """Give one RPC's interceptors, the outermost first."""
-    rules = rate_rules(method, guards.rates)
+    rules = rate_rules(method, dependencies.rates)
     order = [
         logged,  # sees the final code and the whole time
-        audited(method, guards.audit, guards.clock),  # sees the final reason
+        audited(method, dependencies.audit, dependencies.clock),  # sees the final reason
         failing,  # the only place a status is made
         authorized(
-            method, guards.verify, guards.learn
+            method, dependencies.verify, dependencies.learn
         ),  # before anything is spent on the caller
-        rate_limited(method, rules, guards.limiter),  # knows the caller; no hashing yet
+        rate_limited(method, rules, dependencies.limiter),  # knows the caller; no hashing yet
         validated,  # behind the rates, so that probing costs, too
         idempotent(
-            method, guards.idempotency, guards.clock
+            method, dependencies.idempotency, dependencies.clock
         ),  # its answers are of valid calls
     ]
     return [interceptor for interceptor in order if interceptor]
 
 
 def serve_methods(
-    servicers: Mapping[str, Sequence[object]], guards: Guards
+    servicers: Mapping[str, Sequence[object]], dependencies: ChainDependencies
 ) -> dict[str, tuple[Method, Proceed]]:
     """Give every RPC of the contract, by path, wrapped in its chain.
 
@@ -110,7 +110,7 @@ def serve_methods(
             raise ContractError(f"{method.name}: no servicer implements it")
         served[method.path] = (
             method,
-            chained(chain(method, guards), _terminal(method, handler)),
+            chained(chain(method, dependencies), _terminal(method, handler)),
         )
     return served
 
@@ -135,8 +135,8 @@ async def _serialized(messages: AsyncGenerator[Message, None]) -> Stream:
 class Listener:
     """Makes calls of what arrives over gRPC."""
 
-    def __init__(self, trust: Trust) -> None:
-        self._trust = trust
+    def __init__(self, proxies: TrustedProxies) -> None:
+        self._proxies = proxies
 
     def handlers(
         self, served: Mapping[str, tuple[Method, Proceed]]
@@ -186,7 +186,7 @@ class Listener:
         metadata = context.invocation_metadata() or ()
         peer = peer_address(context.peer())
         call = incoming(
-            method, body, metadata, peer, self._trust.covers(peer), self._trust
+            method, body, metadata, peer, self._proxies.covers(peer), self._proxies
         )
         call.timeout = context.time_remaining()
         return call
@@ -198,7 +198,7 @@ def incoming(
     pairs: Iterable[tuple[str, str | bytes]],
     peer: str,
     trusted: bool,
-    trust: Trust,
+    proxies: TrustedProxies,
 ) -> Call:
     """Give the call; only a trusted peer may name the client and the request."""
     given = tuple(pairs)
@@ -207,7 +207,7 @@ def incoming(
         metadata["authorization"] = b"repeated"  # whichever a proxy checked: neither
     address, request_id = peer, ""
     if trusted:
-        address = trust.client(str(metadata.get("x-forwarded-for", ""))) or peer
+        address = proxies.client(str(metadata.get("x-forwarded-for", ""))) or peer
         request_id = str(metadata.get("x-request-id", ""))
     return Call(method, body, metadata, address, request_id or os.urandom(16).hex())
 

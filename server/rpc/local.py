@@ -8,7 +8,7 @@ from typing import Generic, TypeVar, cast
 
 import grpc
 
-from server.rpc.addresses import Trust
+from server.rpc.addresses import TrustedProxies
 from server.rpc.call import Call, Failure, Method, Proceed, Stream
 from server.rpc.listener import STATUS, incoming
 
@@ -27,12 +27,12 @@ class LocalPort(Generic[Reply]):
     def __init__(
         self,
         served: Mapping[str, tuple[Method, Proceed]],
-        trust: Trust,
+        proxies: TrustedProxies,
         reply: Callable[[bytes, Pairs, Pairs], Reply],
         error: Callable[[int, str, bytes, Pairs, Pairs], Exception],
     ) -> None:
         self._served = served
-        self._trust = trust
+        self._proxies = proxies
         self._reply = reply
         self._error = error
 
@@ -72,7 +72,7 @@ class LocalPort(Generic[Reply]):
         if method is None or proceed is None or method.streams is not streams:
             code = grpc.StatusCode.UNIMPLEMENTED.value[0]
             raise self._error(code, f"no such method: {path}", b"", (), ())
-        call = incoming(method, body, metadata, "", True, self._trust)
+        call = incoming(method, body, metadata, "", True, self._proxies)
         call.timeout = timeout
         return call, proceed
 

@@ -16,7 +16,7 @@ import grpc
 import structlog
 from google.protobuf.message import DecodeError
 
-from server.rpc.addresses import Trust, peer_address
+from server.rpc.addresses import TrustedProxies, peer_address
 from server.rpc.call import Failure, Method, Proceed
 from server.rpc.listener import KIB, MAX_METADATA, STATUS, incoming
 from tunnel.v1 import tunnel_pb2 as pb
@@ -33,7 +33,7 @@ _TEXT = re.compile(rb"[\x20-\x7e]*")
 Answering = Callable[[pb.Call, str], Awaitable[pb.Answer]]
 
 
-def answering(served: Mapping[str, tuple[Method, Proceed]], trust: Trust) -> Answering:
+def answering(served: Mapping[str, tuple[Method, Proceed]], proxies: TrustedProxies) -> Answering:
     """Give what makes a call of a peer, as gRPC names peers, and its answer."""
 
     async def answer(told: pb.Call, peer: str) -> pb.Answer:
@@ -46,8 +46,8 @@ def answering(served: Mapping[str, tuple[Method, Proceed]], trust: Trust) -> Ans
         except ValueError as error:
             return _refusal(told.id, grpc.StatusCode.INVALID_ARGUMENT, str(error))
         address = peer_address(peer)
-        trusted = trust.covers(address)
-        call = incoming(method, told.message, metadata, address, trusted, trust)
+        trusted = proxies.covers(address)
+        call = incoming(method, told.message, metadata, address, trusted, proxies)
         call.timeout = told.timeout_ms / 1000 if told.HasField("timeout_ms") else None
         try:
             message = cast(bytes, await proceed(call))

@@ -12,7 +12,7 @@ from blatam.auth.v1 import auth_pb2 as pb
 from blatam.user.v1 import user_pb2
 from edge.port import CallError
 from edge.tunnel import TunnelPort
-from server.rpc.addresses import Trust, peer_address
+from server.rpc.addresses import TrustedProxies, peer_address
 from tests.running import PASSWORD, Running, SignedIn
 from tests.status import refusal
 
@@ -152,7 +152,7 @@ async def test_a_client_cannot_name_its_own_address(limited: Running) -> None:
 )
 def test_the_rightmost_untrusted_hop(forwarded: str, client: str) -> None:
     """R7: what stands left of it, anybody may have written."""
-    assert Trust([ip_network("10.0.0.0/8")]).client(forwarded) == client
+    assert TrustedProxies([ip_network("10.0.0.0/8")]).client(forwarded) == client
 
 
 @pytest.mark.parametrize(

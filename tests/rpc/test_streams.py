@@ -17,7 +17,7 @@ from server import run
 from server.domain.audit import AuditEvent, AuditFilter
 from server.domain.errors import UserNotFound
 from server.logs import named
-from server.rpc.addresses import Trust
+from server.rpc.addresses import TrustedProxies
 from server.rpc.call import Call, Method, Outcome, Stream, chained
 from server.rpc.interceptors.audit import audited
 from server.rpc.interceptors.errors import failing
@@ -82,12 +82,12 @@ async def ports(source: Source, events: Events) -> AsyncIterator[dict[str, CallP
     audit = audited(METHOD, events, Clock())
     assert audit
     served = {PATH: (METHOD, chained([logged, audit, failing], source))}
-    server = grpc_server(Listener(Trust(())).handlers(served))
+    server = grpc_server(Listener(TrustedProxies(())).handlers(served))
     async with (
         run.listening_grpc(server, "127.0.0.1:0") as port,
         grpc.aio.insecure_channel(f"127.0.0.1:{port}", STEADY) as channel,
     ):
-        local = LocalPort(served, Trust(()), Reply, CallError)
+        local = LocalPort(served, TrustedProxies(()), Reply, CallError)
         yield {"grpc": RemotePort(channel), "local": local}
 
 
