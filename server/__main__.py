@@ -21,14 +21,14 @@ from edge.openapi import document as openapi_document
 from edge.port import CHANNEL_OPTIONS
 from server import doctor as checks
 from server import run, state
-from server.app import academy, edge_settings, ground, remote_edge
+from server.app import build_application, edge_settings, open_resources, remote_edge
 from server.config import ConfigurationError, Settings, require
 from server.embedded.servers import EmbeddedServers
 from server.operations import admin, keys, outbox
 from server.rpc import contract
 from server.rpc.health import Health
 from server.store import migrate as migrations
-from server.terminal import loaded, run_to_end, told
+from server.terminal import loaded, run_to_end, report_errors
 
 cli = typer.Typer(
     no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False
@@ -49,7 +49,7 @@ def _before_any_command() -> None:
 def up() -> None:
     """Start everything here: Postgres and Valkey unless given, gRPC and REST."""
     settings = loaded(debug=True)
-    with told():
+    with report_errors():
         servers = EmbeddedServers(settings.state_dir)
         try:
             uvloop.run(_up(_with_servers(settings, servers), servers))
@@ -89,8 +89,8 @@ async def _serving(
 ) -> AsyncIterator[tuple[Health, int, int]]:
     """Serve gRPC and REST for as long as the block lasts; gives the ports."""
     async with (
-        ground(settings) as base,
-        academy(base, lame_duck) as built,
+        open_resources(settings) as base,
+        build_application(base, lame_duck) as built,
         run.listening_grpc(built.grpc, settings.grpc_listen) as grpc_port,
         run.listening_http(
             built.http, settings.http_listen, DeadlinedProtocol
@@ -169,7 +169,7 @@ async def _edge(settings: Settings, server: str) -> None:
 def migrate() -> None:
     """Bring the database of DATABASE_URL to the newest schema."""
     settings = state.completed(loaded())
-    with told():
+    with report_errors():
         url = _url(settings)
     run_to_end(migrations.upgrade(url))
     typer.echo(f"schema {migrations.newest()}")

@@ -89,7 +89,7 @@ Rates = Mapping[str, Sequence[contract.RateRule]]
 
 
 @dataclass(frozen=True, slots=True)
-class Ground:
+class Resources:
     """What everything stands on."""
 
     settings: Settings
@@ -104,7 +104,7 @@ class Ground:
 
 
 @dataclass(frozen=True, slots=True)
-class Academy:
+class Application:
     """Everything built, nothing listening yet."""
 
     health: Health
@@ -114,7 +114,7 @@ class Academy:
 
 
 @asynccontextmanager
-async def ground(settings: Settings) -> AsyncIterator[Ground]:
+async def open_resources(settings: Settings) -> AsyncIterator[Resources]:
     """Open what everything stands on, and close it after.
 
     Raises ConfigurationError for a setting that is missing.
@@ -130,7 +130,7 @@ async def ground(settings: Settings) -> AsyncIterator[Ground]:
     known = Revocations(system_clock)
     feed = RevocationFeed(database, redis, known, system_clock)
     try:
-        yield Ground(
+        yield Resources(
             settings,
             system_clock,
             secret,
@@ -148,45 +148,45 @@ async def ground(settings: Settings) -> AsyncIterator[Ground]:
 
 
 @asynccontextmanager
-async def academy(
-    base: Ground, lame_duck: timedelta = timedelta(0)
-) -> AsyncIterator[Academy]:
+async def build_application(
+    resources: Resources, lame_duck: timedelta = timedelta(0)
+) -> AsyncIterator[Application]:
     """Build the services, and keep what they know of the stores fresh.
 
     Draining, they still answer for `lame_duck`, so that callers hear of it.
 
     Raises StoreUnavailable, UnreadableKeys, ContractError, ConfigurationError.
     """
-    settings, kept = base.settings, _kept(base)
-    authentication = _authentication(base, kept)
-    servicers = _servicers(base, kept, authentication)
-    served = serve_methods(servicers, _chain_dependencies(base, authentication, kept.events))
+    settings, stores = resources.settings, _build_stores(resources)
+    authentication = _authentication(resources, stores)
+    servicers = _servicers(resources, stores, authentication)
+    served = serve_methods(servicers, _chain_dependencies(resources, authentication, stores.events))
     proxies = TrustedProxies(settings.trusted_proxies)
     tunnel = Tunnel(answering(served, proxies), MOST_CALLS)
-    ends = (base.feed.buffer.close, kept.changes.buffer.close, tunnel.drain)
-    health = Health(base.database.ping, list(servicers), lame_duck, *ends)
+    ends = (resources.feed.buffer.close, stores.changes.buffer.close, tunnel.drain)
+    health = Health(resources.database.ping, list(servicers), lame_duck, *ends)
     server = grpc_server([*Listener(proxies).handlers(served), tunnel.handler()])
     health.add_to(server)
     if settings.debug:
         reflect(server, (*servicers, health.name))
     port = LocalPort(served, proxies, Reply, CallError)
     edge = replace(edge_settings(settings, rates(settings)), ready=health.ready)
-    stores = (base.database, base.clock)
-    fresh = (kept.keys, base.feed, kept.services, kept.changes, health)
+    stores = (resources.database, resources.clock)
+    fresh = (stores.keys, resources.feed, stores.services, stores.changes, health)
     for source in fresh:
         await source.refresh()
-    rest = (kept.accounts.cache, _retention(base), systems.periodic_jobs(*stores))
+    rest = (stores.accounts.cache, _retention(resources), systems.periodic_jobs(*stores))
     works = [source.run for source in (*fresh, *rest)]
-    emails, event_handlers = _email_composer(base, kept), systems.event_handlers(*stores)
+    emails, event_handlers = _email_composer(resources, stores), systems.event_handlers(*stores)
     async with (
-        supervise(*works, base.feed.listen, kept.keys.listen),
-        delivering(settings, kept.outbox, emails, event_handlers, base.clock),
+        supervise(*works, resources.feed.listen, stores.keys.listen),
+        delivering(settings, stores.outbox, emails, event_handlers, resources.clock),
     ):
-        yield Academy(health, server, port, edge_app(port, edge))
+        yield Application(health, server, port, edge_app(port, edge))
 
 
 @dataclass(frozen=True, slots=True)
-class Kept:
+class Stores:
     """The stores that several services share."""
 
     ring: KeyRing
@@ -199,134 +199,134 @@ class Kept:
     mailed: PostgresMailedTokens
 
 
-def _kept(base: Ground) -> Kept:
-    ring, outbox = KeyRing(), PostgresOutbox(base.database)
-    accounts = CachedUsers(base.database, base.redis, base.feed)
-    changes = UserChangeFeed(base.database, UserReads(base.database))
+def _build_stores(resources: Resources) -> Stores:
+    ring, outbox = KeyRing(), PostgresOutbox(resources.database)
+    accounts = CachedUsers(resources.database, resources.redis, resources.feed)
+    changes = UserChangeFeed(resources.database, UserReads(resources.database))
     outbox.tell(changes.told)
-    return Kept(
+    return Stores(
         ring=ring,
-        keys=_kept_keys(base, ring),
-        events=PostgresAudit(base.database),
-        services=PostgresServiceKeys(base.database, base.clock),
+        keys=_kept_keys(resources, ring),
+        events=PostgresAudit(resources.database),
+        services=PostgresServiceKeys(resources.database, resources.clock),
         accounts=accounts,
         outbox=outbox,
         changes=changes,
-        mailed=PostgresMailedTokens(base.database, base.feed, accounts.cache.keep),
+        mailed=PostgresMailedTokens(resources.database, resources.feed, accounts.cache.keep),
     )
 
 
 def _servicers(
-    base: Ground, kept: Kept, authentication: Authentication
+    resources: Resources, stores: Stores, authentication: Authentication
 ) -> Mapping[str, Sequence[object]]:
     """Give what implements each service, by its name."""
-    database, clock, tokens = base.database, base.clock, page_tokens(base)
-    audit = Audit(kept.events, tokens)
+    database, clock, tokens = resources.database, resources.clock, page_tokens(resources)
+    audit = Audit(stores.events, tokens)
     return {
         "blatam.user.v1.UserService": (
-            UserService(users(base, kept.accounts)),
-            BulkUserService(user_batches(base), UserExport(kept.accounts)),
-            UserWatchService(UserWatch(kept.changes, ENTRIES_KEPT, clock)),
-            PersonalDataService(PersonalData(_held(base, kept), authentication)),
-            *systems.members(database, kept.accounts, tokens, clock),
+            UserService(users(resources, stores.accounts)),
+            BulkUserService(user_batches(resources), UserExport(stores.accounts)),
+            UserWatchService(UserWatch(stores.changes, ENTRIES_KEPT, clock)),
+            PersonalDataService(PersonalData(_held(resources, stores), authentication)),
+            *systems.members(database, stores.accounts, tokens, clock),
         ),
         "blatam.auth.v1.AuthService": (
-            AuthService(authentication, kept.ring, audit),
-            RecoveryService(Recovery(authentication, kept.mailed)),
-            RevocationService(RevocationWatch(base.feed)),
-            SigningKeyService(signing_keys(base, kept.keys)),
+            AuthService(authentication, stores.ring, audit),
+            RecoveryService(Recovery(authentication, stores.mailed)),
+            RevocationService(RevocationWatch(resources.feed)),
+            SigningKeyService(signing_keys(resources, stores.keys)),
         ),
         "blatam.post.v1.PostService": systems.posts(database, tokens, clock),
     }
 
 
-def _held(base: Ground, kept: Kept) -> PostgresPersonalData:
-    return PostgresPersonalData(base.database, base.feed, kept.accounts.cache.drop)
+def _held(resources: Resources, stores: Stores) -> PostgresPersonalData:
+    return PostgresPersonalData(resources.database, resources.feed, stores.accounts.cache.drop)
 
 
-def _retention(base: Ground) -> Retention:
-    kept = base.settings.user_retention
-    return Retention(base.database, base.feed, kept, base.clock)
+def _retention(resources: Resources) -> Retention:
+    stores = resources.settings.user_retention
+    return Retention(resources.database, resources.feed, stores, resources.clock)
 
 
-def _email_composer(base: Ground, kept: Kept) -> EmailComposer:
-    tokens = MailedTokens(kept.mailed, base.secret.mac("mailed-tokens"), base.clock)
-    users, accounts = UserReads(base.database), PostgresAccounts(base.database)
-    notifications = PostgresNotifications(base.database, base.clock)
-    return EmailComposer(users, accounts, kept.outbox, tokens, notifications)
+def _email_composer(resources: Resources, stores: Stores) -> EmailComposer:
+    tokens = MailedTokens(stores.mailed, resources.secret.mac("mailed-tokens"), resources.clock)
+    users, accounts = UserReads(resources.database), PostgresAccounts(resources.database)
+    notifications = PostgresNotifications(resources.database, resources.clock)
+    return EmailComposer(users, accounts, stores.outbox, tokens, notifications)
 
 
 def _chain_dependencies(
-    base: Ground, authentication: Authentication, events: PostgresAudit
+    resources: Resources, authentication: Authentication, events: PostgresAudit
 ) -> ChainDependencies:
     return ChainDependencies(
         verify=authentication.identify,
         learn=authentication.access.ring.learn,
-        limiter=base.limiter,
-        idempotency=Idempotency(PostgresIdempotentResponses(base.database), base.secret.mac("requests")),
+        limiter=resources.limiter,
+        idempotency=Idempotency(PostgresIdempotentResponses(resources.database), resources.secret.mac("requests")),
         audit=events,
-        clock=base.clock,
-        rates=rates(base.settings),
+        clock=resources.clock,
+        rates=rates(resources.settings),
     )
 
 
-def _kept_keys(base: Ground, ring: KeyRing) -> PostgresSigningKeys:
-    return PostgresSigningKeys(base.database, base.redis, base.secret, ring, base.clock)
+def _kept_keys(resources: Resources, ring: KeyRing) -> PostgresSigningKeys:
+    return PostgresSigningKeys(resources.database, resources.redis, resources.secret, ring, resources.clock)
 
 
-def signing_keys(base: Ground, kept: PostgresSigningKeys | None = None) -> SigningKeys:
+def signing_keys(resources: Resources, stores: PostgresSigningKeys | None = None) -> SigningKeys:
     """Give the rules of the keys that sign access tokens over their store."""
-    return SigningKeys(kept or _kept_keys(base, KeyRing()), base.clock)
+    return SigningKeys(stores or _kept_keys(resources, KeyRing()), resources.clock)
 
 
-def page_tokens(base: Ground) -> PageTokens:
+def page_tokens(resources: Resources) -> PageTokens:
     """Give what names the next page of any list."""
-    return PageTokens(base.secret.mac("page-tokens"))
+    return PageTokens(resources.secret.mac("page-tokens"))
 
 
-def users(base: Ground, accounts: PostgresUsers | None = None) -> Users:
+def users(resources: Resources, accounts: PostgresUsers | None = None) -> Users:
     """Give the rules of accounts over their store."""
     return Users(
-        store=accounts or PostgresUsers(base.database, base.feed),
-        hasher=base.hasher,
-        tokens=page_tokens(base),
-        policy=base.settings.password_policy,
-        retention=base.settings.user_retention,
-        clock=base.clock,
+        store=accounts or PostgresUsers(resources.database, resources.feed),
+        hasher=resources.hasher,
+        tokens=page_tokens(resources),
+        policy=resources.settings.password_policy,
+        retention=resources.settings.user_retention,
+        clock=resources.clock,
     )
 
 
-def user_batches(base: Ground) -> UserBatches:
+def user_batches(resources: Resources) -> UserBatches:
     """Give the rules of making many accounts over their store."""
     return UserBatches(
-        store=PostgresUserBatches(base.database),
-        hasher=base.hasher,
-        policy=base.settings.password_policy,
-        clock=base.clock,
+        store=PostgresUserBatches(resources.database),
+        hasher=resources.hasher,
+        policy=resources.settings.password_policy,
+        clock=resources.clock,
     )
 
 
-def _authentication(base: Ground, kept: Kept) -> Authentication:
-    settings = base.settings
+def _authentication(resources: Resources, stores: Stores) -> Authentication:
+    settings = resources.settings
     limits = RefreshLimits(
         idle=settings.refresh_idle,
         absolute=settings.refresh_absolute,
         grace=settings.refresh_grace,
     )
     return Authentication(
-        accounts=PostgresAccounts(base.database),
-        sessions=PostgresSessions(base.database, base.feed),
-        hasher=base.hasher,
+        accounts=PostgresAccounts(resources.database),
+        sessions=PostgresSessions(resources.database, resources.feed),
+        hasher=resources.hasher,
         access=AccessTokens(
-            settings.token_issuer, settings.token_audience, kept.ring, base.clock
+            settings.token_issuer, settings.token_audience, stores.ring, resources.clock
         ),
-        refresh=RefreshTokens(base.secret.mac("refresh-tokens"), limits),
-        revocations=base.known,
-        service_keys=ServiceKeys(kept.services, base.clock),
-        attempts=base.limiter,
-        mailing=kept.outbox,
+        refresh=RefreshTokens(resources.secret.mac("refresh-tokens"), limits),
+        revocations=resources.known,
+        service_keys=ServiceKeys(stores.services, resources.clock),
+        attempts=resources.limiter,
+        mailing=stores.outbox,
         policy=settings.password_policy,
-        clock=base.clock,
+        clock=resources.clock,
     )
 
 

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from server import state
-from server.app import ground, signing_keys, users
+from server.app import open_resources, signing_keys, users
 from server.config import Settings
 from server.domain.accounts.users import Role
 from server.domain.credentials.rotation import KeyInfo
@@ -45,7 +45,7 @@ async def _create_admin(
     settings: Settings, email: str, username: str, password: str
 ) -> None:
     check_sign_up(email, username, password)
-    async with ground(settings) as base:
+    async with open_resources(settings) as base:
         user = await users(base).register(email, username, password, role=Role.ADMIN)
     typer.echo(f"admin {user.username}, user {user.id}")
 
@@ -57,7 +57,7 @@ def list_keys() -> None:
 
 
 async def _list_keys(settings: Settings) -> None:
-    async with ground(settings) as base:
+    async with open_resources(settings) as base:
         _print_keys(await signing_keys(base).list())
 
 
@@ -72,7 +72,7 @@ def rotate_keys(
 
 
 async def _rotate_keys(settings: Settings, force: bool) -> None:
-    async with ground(settings) as base:
+    async with open_resources(settings) as base:
         _print_keys(await signing_keys(base).rotate(force=force))
 
 
@@ -89,7 +89,7 @@ def list_dead() -> None:
 
 
 async def _list_dead(settings: Settings) -> None:
-    async with ground(settings) as base:
+    async with open_resources(settings) as base:
         found = await PostgresOutbox(base.database).dead()
     for entry in found:
         typer.echo(
@@ -108,7 +108,7 @@ def retry(
 
 
 async def _retry(settings: Settings, ids: list[int]) -> None:
-    async with ground(settings) as base:
+    async with open_resources(settings) as base:
         store = PostgresOutbox(base.database)
         wanted = ids or [entry.id for entry in await store.dead()]
         revived = await store.revive(wanted)

@@ -36,7 +36,7 @@ _REFUSALS = (
 
 
 @contextmanager
-def told() -> Iterator[None]:
+def report_errors() -> Iterator[None]:
     """Tell an operator what is wrong in a sentence; a trace is for what is not."""
     try:
         yield
@@ -47,13 +47,13 @@ def told() -> Iterator[None]:
 
 def run_to_end(work: Coroutine[Any, Any, None]) -> None:
     """Run a command's work on a loop of its own."""
-    with told():
+    with report_errors():
         uvloop.run(work)
 
 
 def loaded(*required: str, debug: bool | None = None) -> Settings:
     """Give the settings, and begin to log; `debug` is the default of DEBUG."""
-    with told():
+    with report_errors():
         settings = load(*required)
         if debug is not None and "debug" not in settings.model_fields_set:
             settings = settings.model_copy(update={"debug": debug})

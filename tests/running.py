@@ -17,7 +17,7 @@ from blatam.user.v1 import user_pb2
 from blatam.user.v1.user_pb2_grpc import UserServiceStub
 from edge.port import CallPort
 from server import run
-from server.app import academy, ground
+from server.app import build_application, open_resources
 from server.config import Settings, load
 from server.domain.accounts.users import Role, UserEdit
 from server.store.accounts.users import PostgresUsers
@@ -111,8 +111,8 @@ async def running(
     }
     async with (
         mailbox() as box,
-        ground(_loaded(database_url, redis_url, box, given)) as base,
-        academy(base) as built,
+        open_resources(_loaded(database_url, redis_url, box, given)) as base,
+        build_application(base) as built,
         run.listening_grpc(built.grpc, "127.0.0.1:0") as port,
         grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel,
         httpx.AsyncClient(
