@@ -44,11 +44,11 @@ from server.domain.recovery import Recovery
 from server.domain.idempotency import Idempotency
 from server.domain.revocation_watch import RevocationWatch
 from server.rpc import contract
-from server.rpc.accounts.bulk_users import BulkUserService
-from server.rpc.accounts.personal_data import PersonalDataService
-from server.rpc.accounts.users import UserService
+from server.rpc.accounts.bulk_users import BulkUserServicer
+from server.rpc.accounts.personal_data import PersonalDataServicer
+from server.rpc.accounts.users import UserServicer
 from server.rpc.addresses import TrustedProxies
-from server.rpc.auth import AuthService
+from server.rpc.auth import AuthServicer
 from server.rpc.health import Health, remote_readiness
 from server.rpc.interceptors.errors import DOMAIN
 from server.rpc.interceptors.validation import NO_NUL
@@ -60,11 +60,11 @@ from server.rpc.listener import (
     serve_methods,
 )
 from server.rpc.local import LocalPort
-from server.rpc.recovery import RecoveryService
+from server.rpc.recovery import RecoveryServicer
 from server.rpc.reflection import reflect
-from server.rpc.signing_keys import SigningKeyService
+from server.rpc.signing_keys import SigningKeyServicer
 from server.rpc.tunnel import Tunnel, answering
-from server.rpc.watches import RevocationService, UserWatchService
+from server.rpc.watches import RevocationServicer, UserWatchServicer
 from server.store.accounts.personal_data import PostgresPersonalData
 from server.store.accounts.user_batches import PostgresUserBatches
 from server.store.accounts.user_cache import CachedUsers
@@ -224,17 +224,17 @@ def _servicers(
     audit = Audit(stores.events, tokens)
     return {
         "blatam.user.v1.UserService": (
-            UserService(users(resources, stores.accounts)),
-            BulkUserService(user_batches(resources), UserExport(stores.accounts)),
-            UserWatchService(UserWatch(stores.changes, ENTRIES_KEPT, clock)),
-            PersonalDataService(PersonalData(_held(resources, stores), authentication)),
+            UserServicer(users(resources, stores.accounts)),
+            BulkUserServicer(user_batches(resources), UserExport(stores.accounts)),
+            UserWatchServicer(UserWatch(stores.changes, ENTRIES_KEPT, clock)),
+            PersonalDataServicer(PersonalData(_held(resources, stores), authentication)),
             *systems.members(database, stores.accounts, tokens, clock),
         ),
         "blatam.auth.v1.AuthService": (
-            AuthService(authentication, stores.ring, audit),
-            RecoveryService(Recovery(authentication, stores.mailed)),
-            RevocationService(RevocationWatch(resources.feed)),
-            SigningKeyService(signing_keys(resources, stores.keys)),
+            AuthServicer(authentication, stores.ring, audit),
+            RecoveryServicer(Recovery(authentication, stores.mailed)),
+            RevocationServicer(RevocationWatch(resources.feed)),
+            SigningKeyServicer(signing_keys(resources, stores.keys)),
         ),
         "blatam.post.v1.PostService": systems.posts(database, tokens, clock),
     }

@@ -13,13 +13,13 @@ from server.domain.members.settings import MemberSettings
 from server.domain.paging import PageTokens
 from server.domain.posts.categories import Categories
 from server.domain.posts.posts import Posts
-from server.rpc.members.follows import FollowMethods
-from server.rpc.members.overviews import OverviewMethods
-from server.rpc.members.profiles import ProfileMethods
-from server.rpc.members.scores import ScoreMethods
-from server.rpc.members.settings import SettingsMethods
-from server.rpc.posts.categories import CategoryMethods
-from server.rpc.posts.posts import PostMethods
+from server.rpc.members.follows import FollowServicer
+from server.rpc.members.overviews import OverviewServicer
+from server.rpc.members.profiles import ProfileServicer
+from server.rpc.members.scores import ScoreServicer
+from server.rpc.members.settings import SettingsServicer
+from server.rpc.posts.categories import CategoryServicer
+from server.rpc.posts.posts import PostServicer
 from server.store.connect import Database
 from server.store.members.analytics import PostgresAnalytics
 from server.store.members.follows import PostgresFollows
@@ -37,11 +37,11 @@ def members(
     """Give the parts of UserService that are not about the account itself."""
     follows = PostgresFollows(database)
     return (
-        ProfileMethods(Profiles(PostgresProfiles(database), clock)),
-        SettingsMethods(MemberSettings(PostgresSettings(database), clock)),
-        FollowMethods(Follows(follows, accounts, tokens, clock)),
-        OverviewMethods(Overviews(accounts, PostgresPosts(database), follows)),
-        ScoreMethods(Scores(PostgresMetrics(database), clock)),
+        ProfileServicer(Profiles(PostgresProfiles(database), clock)),
+        SettingsServicer(MemberSettings(PostgresSettings(database), clock)),
+        FollowServicer(Follows(follows, accounts, tokens, clock)),
+        OverviewServicer(Overviews(accounts, PostgresPosts(database), follows)),
+        ScoreServicer(Scores(PostgresMetrics(database), clock)),
     )
 
 
@@ -59,6 +59,6 @@ def periodic_jobs(database: Database, clock: Clock) -> PeriodicJobs:
 def posts(database: Database, tokens: PageTokens, clock: Clock) -> tuple[object, ...]:
     """Give the parts of PostService."""
     return (
-        PostMethods(Posts(PostgresPosts(database), tokens, clock)),
-        CategoryMethods(Categories(PostgresCategories(database), tokens, clock)),
+        PostServicer(Posts(PostgresPosts(database), tokens, clock)),
+        CategoryServicer(Categories(PostgresCategories(database), tokens, clock)),
     )

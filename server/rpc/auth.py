@@ -15,7 +15,7 @@ from server.rpc.call import Call
 from server.rpc.messages.moments import moment_at
 
 
-class AuthService:
+class AuthServicer:
     """blatam.auth.v1.AuthService."""
 
     def __init__(

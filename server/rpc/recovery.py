@@ -7,7 +7,7 @@ from server.domain.recovery import Recovery
 from server.rpc.call import Call
 
 
-class RecoveryService:
+class RecoveryServicer:
     """What of blatam.auth.v1.AuthService goes by mail."""
 
     def __init__(self, recovery: Recovery) -> None:

@@ -7,7 +7,7 @@ from server.domain.credentials.rotation import KeyInfo, SigningKeys
 from server.rpc.call import Call
 
 
-class SigningKeyService:
+class SigningKeyServicer:
     """blatam.auth.v1.AuthService, as far as it rotates keys."""
 
     def __init__(self, keys: SigningKeys) -> None:

@@ -15,7 +15,7 @@ from server.rpc.accounts.users import message
 from server.rpc.call import Call
 
 
-class RevocationService:
+class RevocationServicer:
     """blatam.auth.v1.AuthService, as far as it tells of revocations."""
 
     def __init__(self, watch: RevocationWatch) -> None:
@@ -30,7 +30,7 @@ class RevocationService:
                 yield _revocation(told)
 
 
-class UserWatchService:
+class UserWatchServicer:
     """blatam.user.v1.UserService, as far as it tells of changes."""
 
     def __init__(self, watch: UserWatch) -> None:

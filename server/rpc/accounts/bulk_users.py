@@ -16,7 +16,7 @@ from server.rpc.call import Call
 from server.rpc.interceptors.validation import broken_rules
 
 
-class BulkUserService:
+class BulkUserServicer:
     """blatam.user.v1.UserService, as far as it is about many accounts."""
 
     def __init__(self, batches: UserBatches, export: UserExport) -> None:

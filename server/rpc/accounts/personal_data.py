@@ -13,7 +13,7 @@ from server.domain.edits import json_name
 from server.rpc.call import Call
 
 
-class PersonalDataService:
+class PersonalDataServicer:
     """blatam.user.v1.UserService, as far as it is about personal data."""
 
     def __init__(self, data: PersonalData) -> None:

@@ -13,7 +13,7 @@ from server.rpc.messages.moments import set_moment
 from server.rpc.messages.pages import page_params, numbers
 
 
-class UserService:
+class UserServicer:
     """blatam.user.v1.UserService."""
 
     def __init__(self, users: Users) -> None:

@@ -10,7 +10,7 @@ from server.rpc.call import Call
 from server.rpc.messages.pages import page_params, numbers
 
 
-class FollowMethods:
+class FollowServicer:
     """The RPCs of following."""
 
     def __init__(self, follows: Follows) -> None:

@@ -18,7 +18,7 @@ _PARTS = {
 }
 
 
-class OverviewMethods:
+class OverviewServicer:
     """The RPC of overviews."""
 
     def __init__(self, overviews: Overviews) -> None:

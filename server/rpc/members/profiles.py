@@ -18,7 +18,7 @@ _READERS: Readers = {
 _MAY_BE_EMPTY = frozenset(_READERS) - {"display_name"}
 
 
-class ProfileMethods:
+class ProfileServicer:
     """The RPCs of profiles."""
 
     def __init__(self, profiles: Profiles) -> None:

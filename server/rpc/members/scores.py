@@ -9,7 +9,7 @@ from server.domain.members.scores import DEFAULT_WEIGHTS, Scores, Weights
 from server.rpc.call import Call
 
 
-class ScoreMethods:
+class ScoreServicer:
     """The RPC of scores."""
 
     def __init__(self, scores: Scores) -> None:

@@ -12,7 +12,7 @@ from server.domain.members.settings import (
 from server.rpc.call import Call
 
 
-class SettingsMethods:
+class SettingsServicer:
     """The RPCs of settings."""
 
     def __init__(self, settings: MemberSettings) -> None:

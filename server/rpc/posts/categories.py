@@ -16,7 +16,7 @@ _READERS: Readers = {
 }
 
 
-class CategoryMethods:
+class CategoryServicer:
     """The RPCs of categories."""
 
     def __init__(self, categories: Categories) -> None:

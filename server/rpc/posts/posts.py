@@ -23,7 +23,7 @@ _READERS: Readers = {
 _NEWEST_FIRST = Sort("created_at", descending=True)
 
 
-class PostMethods:
+class PostServicer:
     """The RPCs of posts."""
 
     def __init__(self, posts: Posts) -> None:
