@@ -79,7 +79,7 @@ class Codec:
     def read(self, body: bytes, shape: Shape, tree: Any = None) -> tuple[Message, Any]:
         """Give the message that a JSON body is, and the body as Python values.
 
-        `tree` is these values where they are known. Raises Refused that names the
+        `tree` is these values where they are known. Raises HttpError that names the
         faulty field by its JSON path.
         """
         refuse_bulk(body)
@@ -92,7 +92,7 @@ class Codec:
         return message, tree
 
     def _read_again(self, body: bytes, shape: Shape) -> Message:
-        """Read what the codec refuses with its floats rounded; raises Refused."""
+        """Read what the codec refuses with its floats rounded; raises HttpError."""
         if b"38" not in body or not self._has_floats(shape):
             raise self._faults.refusal(body, shape)
         tree = self._each_float(strict_tree(body), shape, rounded)

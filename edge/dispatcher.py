@@ -10,18 +10,18 @@ from urllib.parse import unquote
 from edge.bindings import Binding, Router, pick
 from edge.codec import Codec
 from edge.config import EdgeSettings
-from edge.errors import Code, Header, Refused
-from edge.manners.cookies import TokenCookies
-from edge.manners.headers import Head, Heads, deadline, has_body
-from edge.manners.negotiation import JSON, choose, decompress, too_large
-from edge.manners.streams import (
+from edge.errors import Code, Header, HttpError
+from edge.http.cookies import TokenCookies
+from edge.http.headers import RequestHead, HeaderPolicy, deadline, has_body
+from edge.http.negotiation import JSON, choose, decompress, too_large
+from edge.http.streams import (
     RAW,
     Framing,
     Gone,
-    Lookout,
+    DisconnectMonitor,
     Receive,
     Send,
-    Watch,
+    DisconnectGuard,
     paced,
 )
 from edge.port import CallError, CallPort, Metadata, StreamReply
@@ -44,7 +44,7 @@ Reading = tuple[list[str], list[str], str]  # segments, literals, verb
 class Call:
     """One HTTP request on its way through the edge."""
 
-    def __init__(self, scope: Any, receive: Receive, send: Send, head: Head) -> None:
+    def __init__(self, scope: Any, receive: Receive, send: Send, head: RequestHead) -> None:
         self.scope = scope
         self.method: str = scope["method"]
         self.receive = receive
@@ -76,8 +76,8 @@ class Dispatcher:
         self._router = router
         self._port = port
         self._settings = settings
-        self._heads = Heads(settings)
-        self._lookout = Lookout()
+        self._header_policy = HeaderPolicy(settings)
+        self._disconnect_monitor = DisconnectMonitor()
         self._builder = RequestBuilder(codec)
         self._failures = Failures(codec.registry, settings.error_domain)
         self._tokens = TokenCookies(router.bindings, settings)
@@ -85,7 +85,7 @@ class Dispatcher:
 
     async def __call__(self, scope: Any, receive: Receive, send: Send) -> None:
         """Answer one HTTP request; no exception but a cancellation leaves."""
-        call = Call(scope, receive, send, self._heads.read(scope))
+        call = Call(scope, receive, send, self._header_policy.read(scope))
         try:
             await self._serve(call)
         except Gone:
@@ -98,10 +98,10 @@ class Dispatcher:
 
     async def _serve(self, call: Call) -> None:
         headers, settings = call.head.headers, self._settings
-        call.metadata = self._heads.metadata(call.head, call.scope["headers"])
+        call.metadata = self._header_policy.metadata(call.head, call.scope["headers"])
         raw = (call.scope.get("raw_path") or call.scope["path"].encode()).split(b"?")[0]
         if len(raw) + len(call.scope["query_string"]) > settings.max_header_bytes:
-            raise Refused("the address is too long", "URI_TOO_LONG", http=414)
+            raise HttpError("the address is too long", "URI_TOO_LONG", http=414)
         readings = self._readings(*split_path(raw))
         asks_first = b"access-control-request-method" in headers
         if call.method == "OPTIONS" and asks_first:  # a preflight runs nothing
@@ -119,7 +119,7 @@ class Dispatcher:
         asked = headers.get(b"grpc-timeout")
         call.timeout = deadline(asked, default, settings.max_timeout)
         if streams and call.scope.get("http_version") == "1.0":  # it has no chunks
-            raise Refused(
+            raise HttpError(
                 "a stream needs HTTP/1.1",
                 "HTTP_VERSION_TOO_OLD",
                 http=426,
@@ -159,18 +159,18 @@ class Dispatcher:
             bound = {"GET"}
         if not bound:
             told = "there is nothing at this path"
-            raise Refused(told, "PATH_NOT_FOUND", http=404, code=Code.NOT_FOUND)
+            raise HttpError(told, "PATH_NOT_FOUND", http=404, code=Code.NOT_FOUND)
         if call.method == "OPTIONS":
             bound |= {"OPTIONS", "HEAD"} if bound & {"GET", "*"} else {"OPTIONS"}
         allow = ", ".join(sorted(bound)).encode()
         if call.method == "OPTIONS":
             asked = call.head.headers.get(b"access-control-request-method", b"")
             allowed = asked if "*" in bound else allow  # there `*` is no wildcard
-            preflight = self._heads.preflight(call.head, allowed)
+            preflight = self._header_policy.preflight(call.head, allowed)
             headers = [*PRIVATE, (b"allow", allow), *preflight]
             await self._send(call, Response(204, headers, b""))
             return
-        raise Refused(
+        raise HttpError(
             f"this path does not take {call.method}",
             "METHOD_NOT_ALLOWED",
             http=405,
@@ -188,7 +188,7 @@ class Dispatcher:
         sent = binding.takes_body or has_body(headers)
         body = await self._body(call) if sent else b""
         if body and not binding.takes_body:
-            raise Refused("this method takes no body")
+            raise HttpError("this method takes no body")
         cookies = [*self._tokens.given(binding, call.head)] if call.cookies else ()
         query = call.scope["query_string"]
         return self._builder.build(binding, segments, query, headers, cookies, body)
@@ -198,7 +198,7 @@ class Dispatcher:
         limit, headers = self._settings.max_body_bytes, call.head.headers
         length = headers.get(b"content-length", b"0")
         if not length.isdigit():
-            raise Refused("content-length is not a number")
+            raise HttpError("content-length is not a number")
         if len(length) > 18 or int(length) > limit:
             raise too_large(limit)
         try:
@@ -206,13 +206,13 @@ class Dispatcher:
                 body = await _received(call.receive, limit)
         except TimeoutError:
             told = "the body did not arrive in time"
-            raise Refused(told, "REQUEST_TIMEOUT", http=408) from None
+            raise HttpError(told, "REQUEST_TIMEOUT", http=408) from None
         most = self._settings.max_decompressed_bytes
         return decompress(body, headers.get(b"content-encoding"), most)
 
     async def _unary(self, call: Call, binding: Binding, request: bytes) -> None:
         method, metadata, timeout = binding.method, call.metadata, call.timeout
-        with Watch(self._lookout, call.receive, timeout):
+        with DisconnectGuard(self._disconnect_monitor, call.receive, timeout):
             reply = await self._port.unary(
                 method, request, metadata=metadata, timeout=timeout
             )
@@ -221,7 +221,7 @@ class Dispatcher:
         if call.cookies:
             cookies = [*self._tokens.take(binding, message, call.scope)]
         response = self._replies[binding].response(message, call.media, call.method)
-        response.headers += self._heads.sent_on(reply.headers)
+        response.headers += self._header_policy.sent_on(reply.headers)
         if call.cookies:
             if call.media == JSON and response.body and binding.resource is not None:
                 response.body = self._tokens.without(binding, response.body)
@@ -245,7 +245,7 @@ class Dispatcher:
             binding.method, request, metadata=call.metadata, timeout=call.timeout
         )
         try:
-            with Watch(self._lookout, call.receive, call.timeout):
+            with DisconnectGuard(self._disconnect_monitor, call.receive, call.timeout):
                 await self._pour(call, binding, reply, framing)
             last = framing.end
         except Gone:
@@ -289,25 +289,25 @@ class Dispatcher:
                 *(SECRET if call.cookies else self._replies[binding].headers),
                 (b"content-type", media.encode()),
             ]
-            headers += self._heads.sent_on(reply.headers)
+            headers += self._header_policy.sent_on(reply.headers)
             headers.append((b"x-accel-buffering", b"no"))
             await self._start(call, Response(200, headers, b""))
 
     def _failed(self, call: Call, error: Exception) -> Response:
         """Give the response to an error; what nobody foresaw is logged."""
         head = call.head
-        if not isinstance(error, Refused | CallError):
+        if not isinstance(error, HttpError | CallError):
             extra = {"request_id": head.request_id}
             _log.error("internal error", exc_info=error, extra=extra)
         match = b"if-match" in head.headers
         response = self._failures.response(error, head.request_id, match=match)
         if isinstance(error, CallError):
             held = (*error.headers, *error.trailers)
-            response.headers += self._heads.sent_on(held)
+            response.headers += self._header_policy.sent_on(held)
         return response
 
     async def _start(self, call: Call, response: Response) -> None:
-        headers = [*response.headers, *self._heads.common(call.head)]
+        headers = [*response.headers, *self._header_policy.common(call.head)]
         start = "http.response.start"
         event = {"type": start, "status": response.status, "headers": headers}
         await call.send(event)

@@ -43,7 +43,7 @@ def sendable(text: str) -> str:
 
 
 @dataclass(eq=False)
-class Refused(Exception):
+class HttpError(Exception):
     """A request that the edge answers itself."""
 
     message: str
@@ -63,19 +63,19 @@ class Refused(Exception):
         ]
 
 
-def invalid(*violations: Violation) -> Refused:
+def invalid(*violations: Violation) -> HttpError:
     """Give the refusal of a request whose fields are at fault: 400."""
     told = "; ".join(
         f"{v.field}: {v.description}".removeprefix(": ") for v in violations
     )
-    return Refused(told, "INVALID_FIELDS", violations=violations)
+    return HttpError(told, "INVALID_FIELDS", violations=violations)
 
 
-def fault(field: str, told: str, reason: str = "INVALID_VALUE") -> Refused:
+def fault(field: str, told: str, reason: str = "INVALID_VALUE") -> HttpError:
     """Give the refusal of one field: 400."""
     return invalid(Violation(field, told, reason))
 
 
-def two_of_one(field: str, other: str) -> Refused:
+def two_of_one(field: str, other: str) -> HttpError:
     """Give the refusal of two members of one oneof."""
     return fault(field, f"only one of it and {other} may be given", "ONEOF_CONFLICT")

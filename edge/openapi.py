@@ -7,7 +7,7 @@ from typing import Any
 from edge.bindings import Binding, read_bindings
 from edge.codec import Codec
 from edge.config import EdgeSettings
-from edge.manners.negotiation import EVENTS, JSON, NDJSON
+from edge.http.negotiation import EVENTS, JSON, NDJSON
 from edge.reply import status_of
 from edge.schema.constraints import Schemas, comment
 from edge.schema.fields import Field, Parameter, Schema, find_string

@@ -15,8 +15,8 @@ from protobuf import Message, Registry
 from edge.bindings import RESUME, Binding
 from edge.codec import Codec
 from edge.config import EdgeSettings
-from edge.errors import HTTP, Code, Header, Refused, sendable
-from edge.manners.negotiation import (
+from edge.errors import HTTP, Code, Header, HttpError, sendable
+from edge.http.negotiation import (
     EVENTS,
     JSON,
     NDJSON,
@@ -24,7 +24,7 @@ from edge.manners.negotiation import (
     coding_for,
     compress,
 )
-from edge.manners.streams import FRAMINGS, RAW, Framing
+from edge.http.streams import FRAMINGS, RAW, Framing
 from edge.port import CallError
 from edge.schema.fields import find_string
 
@@ -191,7 +191,7 @@ class Failures:
 
         What nobody foresaw tells nothing but the request's id.
         """
-        if isinstance(error, Refused):
+        if isinstance(error, HttpError):
             told = _error(error.code, error.message, error.reason, request_id)
             told["details"] = [*self._info(error.reason), *_violations(error)]
             headers = [*error.headers]
@@ -262,7 +262,7 @@ def _response(http: int, told: dict[str, Any], headers: list[Header]) -> Respons
     return Response(http, headers, orjson.dumps(told))
 
 
-def _violations(refused: Refused) -> list[Any]:
+def _violations(refused: HttpError) -> list[Any]:
     if not refused.violations:
         return []
     faults = [

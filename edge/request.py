@@ -10,8 +10,8 @@ from protobuf import DescField, Message
 
 from edge.bindings import RESUME, Binding
 from edge.codec import Codec
-from edge.errors import BAD_INPUT, Refused, Violation, fault, invalid, two_of_one
-from edge.manners.negotiation import JSON, PROTOBUF, body_kind
+from edge.errors import BAD_INPUT, HttpError, Violation, fault, invalid, two_of_one
+from edge.http.negotiation import JSON, PROTOBUF, body_kind
 from edge.schema.faults import strict_tree
 from edge.schema.fields import Field, FieldPathError, Parameter, Shape, resolve
 
@@ -27,24 +27,24 @@ _KNOWN_QUERIES = 256  # resolved names kept per binding; recursion makes them en
 def split_path(raw: bytes) -> tuple[list[str], list[str]]:
     """Split a request path: its segments as sent, and decoded to match literals.
 
-    Raises Refused on a broken escape. "/" has no segment.
+    Raises HttpError on a broken escape. "/" has no segment.
     """
     try:
         path = raw.decode()
     except UnicodeDecodeError:
-        raise Refused("the path is not UTF-8") from None
+        raise HttpError("the path is not UTF-8") from None
     if path == "/":
         return [], []
     segments = path[1:].split("/") if path.startswith("/") else [path, ""]
     if "%" not in path:
         return segments, segments
     if _BAD_ESCAPE.search(path):
-        raise Refused("the path has a broken percent escape")
+        raise HttpError("the path has a broken percent escape")
     return segments, [unquote(s, errors="surrogateescape") for s in segments]
 
 
 def _decoded(text: str, where: str) -> str:
-    """Decode percent escapes; raises Refused unless the result is UTF-8."""
+    """Decode percent escapes; raises HttpError unless the result is UTF-8."""
     if "%" not in text:
         return text
     if _BAD_ESCAPE.search(text):
@@ -56,7 +56,7 @@ def _decoded(text: str, where: str) -> str:
 
 
 def text_value(parameter: Parameter, text: str) -> Given:
-    """Give a parameter with the value that a text is; raises Refused."""
+    """Give a parameter with the value that a text is; raises HttpError."""
     value = parameter.read(text)
     if value is None:
         raise fault(parameter.path, parameter.last.kind.told)
@@ -83,7 +83,7 @@ def fits(binding: Binding, segments: list[str]) -> bool:
     """Tell whether a path's variables are what their fields take."""
     try:
         return all(_path_values(binding, segments))
-    except Refused:
+    except HttpError:
         return False
 
 
@@ -117,7 +117,7 @@ def _query_values(binding: Binding, query: bytes) -> Iterator[Given]:
             parameter, value = text_value(_query_parameter(binding, name), text)
         except FieldPathError as error:
             faults.append(Violation(name, str(error), "UNKNOWN_FIELD"))
-        except Refused as refused:
+        except HttpError as refused:
             faults.extend(refused.violations)
         else:
             if not parameter.last.many:
@@ -139,18 +139,18 @@ def _strong_tag(if_match: str) -> str:
     match = _STRONG_TAG.fullmatch(if_match)
     if match is None:
         told = "If-Match takes one strong entity tag or *"
-        raise Refused(told, "ETAG_MISMATCH", http=412)
+        raise HttpError(told, "ETAG_MISMATCH", http=412)
     return "" if if_match == "*" else match[1] or match[2]
 
 
 def refuse_conditions(binding: Binding, headers: Headers) -> None:
     """Refuse conditions of a change that nobody here would ask (RFC 9110 13.1)."""
     if b"if-none-match" in headers:
-        raise Refused("If-None-Match is for GET and HEAD here")
+        raise HttpError("If-None-Match is for GET and HEAD here")
     asks = headers.get(b"if-match", b"*").strip() != b"*"
     if asks and "If-Match" not in binding.headers:
         told = "what this changes has no version for If-Match"
-        raise Refused(told, "ETAG_MISMATCH", http=412)
+        raise HttpError(told, "ETAG_MISMATCH", http=412)
 
 
 def _header_values(binding: Binding, headers: Headers) -> Iterator[Given]:
@@ -224,7 +224,7 @@ def _document(given: Sequence[Given]) -> bytes:
     return orjson.dumps(document)
 
 
-def _conflict(parameter: Parameter) -> Refused:
+def _conflict(parameter: Parameter) -> HttpError:
     told = "it is given twice, with different values"
     return fault(parameter.path, told, "CONFLICTING_VALUES")
 
@@ -246,7 +246,7 @@ class RequestBuilder:
     ) -> bytes:
         """Give the request of any call.
 
-        Headers may say again what the rest says, cookies may not. Raises Refused
+        Headers may say again what the rest says, cookies may not. Raises HttpError
         that names the field at fault. Both parts stand behind each other: on the
         wire that merges them.
         """
@@ -287,7 +287,7 @@ class RequestBuilder:
                 self._codec.parsed(shape, _document([one]))
             except BAD_INPUT:
                 raise fault(one[0].path, one[0].last.kind.told) from None
-        raise Refused("the parameters do not fit together")
+        raise HttpError("the parameters do not fit together")
 
     def _read(self, binding: Binding, content_type: bytes | None, body: bytes) -> Body:
         """Give the request message that a body makes, and its values."""
@@ -305,7 +305,7 @@ class RequestBuilder:
         try:
             message = shape.type.from_binary(body)
         except BAD_INPUT:
-            raise Refused(f"the body is not a {shape.name}") from None
+            raise HttpError(f"the body is not a {shape.name}") from None
         return _around(binding, message, _held(message, shape))
 
     def _read_json(self, binding: Binding, body: bytes) -> Body:

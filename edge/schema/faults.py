@@ -10,7 +10,7 @@ from typing import Any
 
 from protobuf import Message, Registry
 
-from edge.errors import BAD_INPUT, Refused, Violation, fault, invalid, two_of_one
+from edge.errors import BAD_INPUT, HttpError, Violation, fault, invalid, two_of_one
 from edge.schema.fields import ANY, Field, Shape
 
 # The native codec reads JSON by recursion and has no bound of its own: some 15,000
@@ -27,7 +27,7 @@ _TOO_DEEP = "the JSON body is nested too deep"
 
 
 def refuse_bulk(body: bytes) -> None:
-    """Raise Refused before anything reads JSON that costs far more than its bytes.
+    """Raise HttpError before anything reads JSON that costs far more than its bytes.
 
     That is what nests deeper than DEEPEST, or holds too many values.
     """
@@ -36,7 +36,7 @@ def refuse_bulk(body: bytes) -> None:
     bare = _STRINGS.sub(b"", body)
     steps = bare.translate(_STEPS, _OTHER)
     if max(accumulate(memoryview(steps).cast("b")), default=0) > DEEPEST:
-        raise Refused(_TOO_DEEP)
+        raise HttpError(_TOO_DEEP)
     _refuse_more(bare.count(b"{") + bare.count(b"["), MOST_HOLDERS, "lists and objects")
     _refuse_more(bare.count(b","), MOST_VALUES, "values")
 
@@ -44,7 +44,7 @@ def refuse_bulk(body: bytes) -> None:
 def _refuse_more(count: int, most: int, what: str) -> None:
     if count > most:
         told = f"the JSON body has more than {most} {what}"
-        raise Refused(told, "BODY_TOO_LARGE", http=413)
+        raise HttpError(told, "BODY_TOO_LARGE", http=413)
 
 
 class _Duplicate(ValueError):
@@ -72,7 +72,7 @@ _all_keys = json.JSONDecoder(object_pairs_hook=_Pairs, parse_int=float)
 
 
 def strict_tree(body: bytes, at: str = "") -> Any:
-    """Give a JSON text's values; raises Refused on broken JSON or a double key.
+    """Give a JSON text's values; raises HttpError on broken JSON or a double key.
 
     `at` is where the text stands.
     """
@@ -85,11 +85,11 @@ def strict_tree(body: bytes, at: str = "") -> Any:
             raise fault(path, "the key stands twice", "DUPLICATE_FIELD") from None
     except json.JSONDecodeError as error:
         where = f"line {error.lineno}, column {error.colno}"
-        raise Refused(f"the body is not JSON: {error.msg} at {where}") from None
+        raise HttpError(f"the body is not JSON: {error.msg} at {where}") from None
     except UnicodeDecodeError:
-        raise Refused("the body is not JSON: it is not UTF-8") from None
+        raise HttpError("the body is not JSON: it is not UTF-8") from None
     except RecursionError:
-        raise Refused(_TOO_DEEP) from None
+        raise HttpError(_TOO_DEEP) from None
 
 
 def _twice(value: Any) -> list[str]:
@@ -190,15 +190,15 @@ class FaultFinder:
             message.to_json(registry=self._registry)
         return message
 
-    def refusal(self, body: bytes, shape: Shape) -> Refused:
+    def refusal(self, body: bytes, shape: Shape) -> HttpError:
         """Give the refusal of a body that the codec does not take."""
         try:
             search = _Search(self.read)
             found = search.violation(strict_tree(body), shape, "")
-        except Refused as refused:
+        except HttpError as refused:
             return refused
         except RecursionError:
-            return Refused(_TOO_DEEP)
+            return HttpError(_TOO_DEEP)
         return invalid(found or Violation("", shape.kind.told))
 
 

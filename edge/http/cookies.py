@@ -13,9 +13,9 @@ from protobuf import Message
 
 from edge.bindings import Binding, BindingError
 from edge.config import EdgeSettings, TokenCookie
-from edge.errors import Code, Header, Refused
-from edge.manners.headers import Head, has_body
-from edge.manners.negotiation import JSON, unsupported
+from edge.errors import Code, Header, HttpError
+from edge.http.headers import RequestHead, has_body
+from edge.http.negotiation import JSON, unsupported
 from edge.request import Given, text_value, value_at
 from edge.schema.fields import Parameter, resolve
 
@@ -56,8 +56,8 @@ class TokenCookies:
                 lives = resolve(binding.reply, age) if age else None
                 yield cookie, resolve(binding.reply, path), lives
 
-    def wanted(self, head: Head) -> bool:
-        """Tell whether a request asks for cookies; raises Refused (403, 415).
+    def wanted(self, head: RequestHead) -> bool:
+        """Tell whether a request asks for cookies; raises HttpError (403, 415).
 
         A request that a browser sent from another site is refused, and so is a
         body that a form could have sent.
@@ -67,11 +67,11 @@ class TokenCookies:
         if not self._table or not mode:
             return False
         if mode != b"cookie":  # a slip must not put a token into a body
-            raise Refused("X-Token-Mode must be cookie")
+            raise HttpError("X-Token-Mode must be cookie")
         origin, site = headers.get(b"origin"), headers.get(b"sec-fetch-site")
         own = site in (b"same-origin", b"none") or (site is None and origin is None)
         if not own and origin not in self._origins:
-            raise Refused(
+            raise HttpError(
                 "this origin may not use token cookies",
                 "ORIGIN_NOT_ALLOWED",
                 http=403,
@@ -83,7 +83,7 @@ class TokenCookies:
                 raise unsupported(f"with token cookies the body must be {JSON}")
         return True
 
-    def given(self, binding: Binding, head: Head) -> Iterator[Given]:
+    def given(self, binding: Binding, head: RequestHead) -> Iterator[Given]:
         """Give the request fields that the request's cookies fill."""
         reads = self._reads[binding.method]
         cookies = _parsed(head.headers.get(b"cookie", b"")) if reads else {}

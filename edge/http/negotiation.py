@@ -7,7 +7,7 @@ from functools import lru_cache
 import brotli  # type: ignore[import-untyped]  # ships no types
 import zstandard
 
-from edge.errors import Refused
+from edge.errors import HttpError
 
 JSON = "application/json"
 PROTOBUF = "application/protobuf"
@@ -45,7 +45,7 @@ def _weight(text: str) -> float:
 def choose(accept: bytes | None, offers: tuple[str, ...]) -> str:
     """Give the offer that a client likes best, the first of equals.
 
-    Raises Refused (406) where it takes none.
+    Raises HttpError (406) where it takes none.
     """
     if accept is None or not accept.strip() or offers == ("*/*",):
         return offers[0]  # a raw reply says its own type only when it is there
@@ -59,25 +59,25 @@ def choose(accept: bytes | None, offers: tuple[str, ...]) -> str:
     if quality(best) > 0:
         return best
     told = f"this answer comes as {' or '.join(offers)}"
-    raise Refused(told, "NOT_ACCEPTABLE", http=406)
+    raise HttpError(told, "NOT_ACCEPTABLE", http=406)
 
 
-def unsupported(told: str, accepted: str = "") -> Refused:
+def unsupported(told: str, accepted: str = "") -> HttpError:
     """Give the refusal of a body in a form that nobody here reads: 415."""
     headers = [(b"accept-encoding", accepted.encode())] if accepted else []
-    return Refused(told, "UNSUPPORTED_MEDIA_TYPE", http=415, headers=headers)
+    return HttpError(told, "UNSUPPORTED_MEDIA_TYPE", http=415, headers=headers)
 
 
-def too_large(limit: int) -> Refused:
+def too_large(limit: int) -> HttpError:
     """Give the refusal of a body beyond a limit: 413."""
-    return Refused(f"the body is larger than {limit} bytes", "BODY_TOO_LARGE", http=413)
+    return HttpError(f"the body is larger than {limit} bytes", "BODY_TOO_LARGE", http=413)
 
 
 @lru_cache(maxsize=256)
 def body_kind(content_type: bytes | None, offers: tuple[str, ...]) -> str:
     """Give the media type of a request body; none said is the first offer.
 
-    Raises Refused (415) where it is not among the offers.
+    Raises HttpError (415) where it is not among the offers.
     """
     if content_type is None:
         return offers[0]
@@ -119,7 +119,7 @@ async def compress(body: bytes, coding: str) -> bytes:
 def decompress(body: bytes, codings: bytes | None, limit: int) -> bytes:
     """Give a request body out of its content coding.
 
-    Raises Refused: 413 beyond the limit, 415 for an unknown coding or a second one,
+    Raises HttpError: 413 beyond the limit, 415 for an unknown coding or a second one,
     400 for a body that is not what it says.
     """
     if codings and codings.count(b",") > 0:
@@ -137,7 +137,7 @@ def decompress(body: bytes, codings: bytes | None, limit: int) -> bytes:
     if len(body) > limit:
         raise too_large(limit)
     if not whole:
-        raise Refused(f"the body is not {name}")
+        raise HttpError(f"the body is not {name}")
     return body
 
 

@@ -312,7 +312,7 @@ async def test_head_options_and_wrong_methods() -> None:
 
 
 async def test_what_nobody_can_read_is_406_or_415() -> None:
-    """Refused before the call, so nothing has happened."""
+    """HttpError before the call, so nothing has happened."""
     port = Port(item(id=1))
     http = shop(port)
     answer = await http.get("/items/1", headers={"accept": "text/html"})

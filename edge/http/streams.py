@@ -7,7 +7,7 @@ from types import TracebackType
 from typing import Any
 
 from edge.errors import Code
-from edge.manners.negotiation import EVENTS, JSON, NDJSON
+from edge.http.negotiation import EVENTS, JSON, NDJSON
 from edge.port import CallError
 
 Receive = Callable[[], Awaitable[Any]]
@@ -82,12 +82,12 @@ async def paced(
             await close()
 
 
-class Lookout:
+class DisconnectMonitor:
     """Has calls watched that last; one timer for all, as one each costs 2 us."""
 
     def __init__(self) -> None:
-        self._new: set[Watch] = set()
-        self._lasting: set[Watch] = set()  # here since the last look
+        self._new: set[DisconnectGuard] = set()
+        self._lasting: set[DisconnectGuard] = set()  # here since the last look
         self._loop: asyncio.AbstractEventLoop | None = None
 
     def add(self, watch: "Watch") -> None:
@@ -112,7 +112,7 @@ class Lookout:
             loop.call_later(_LOOK_AFTER, self._look, loop)
 
 
-class Watch:
+class DisconnectGuard:
     """Cancels what stands in it once the client is gone or the deadline passed.
 
     Leaving it raises Gone then, or CallError where the port did not keep the
@@ -120,9 +120,9 @@ class Watch:
     """
 
     def __init__(
-        self, lookout: Lookout, receive: Receive, timeout: float | None
+        self, lookout: DisconnectMonitor, receive: Receive, timeout: float | None
     ) -> None:
-        self._lookout = lookout
+        self._disconnect_monitor = lookout
         self._receive = receive
         self._timeout = None if timeout is None else timeout + _GRACE
         self._why: Exception | None = None
@@ -130,7 +130,7 @@ class Watch:
 
     def __enter__(self) -> None:
         self._mine = asyncio.current_task()
-        self._lookout.add(self)
+        self._disconnect_monitor.add(self)
 
     def start(self) -> None:
         """Begin to watch."""
@@ -153,7 +153,7 @@ class Watch:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._lookout.remove(self)
+        self._disconnect_monitor.remove(self)
         if self._watcher is None:
             return
         self._watcher.cancel()

@@ -11,7 +11,7 @@ from functools import lru_cache
 from typing import Any
 
 from edge.config import KIB, EdgeSettings
-from edge.errors import HTTP, Code, Header, Refused
+from edge.errors import HTTP, Code, Header, HttpError
 from edge.port import Metadata
 
 _PASSED = {
@@ -40,7 +40,7 @@ _random = random.Random()  # noqa: S311  # names a request, guards nothing
 
 
 @dataclass(slots=True)
-class Head:
+class RequestHead:
     """What the edge reads of a request's headers."""
 
     headers: dict[bytes, bytes]
@@ -49,7 +49,7 @@ class Head:
     trusted: bool  # the peer is a proxy that may speak for a client
 
 
-class Heads:
+class HeaderPolicy:
     """Reads and writes headers by the rules that one application's settings make."""
 
     def __init__(self, settings: EdgeSettings) -> None:
@@ -66,7 +66,7 @@ class Heads:
         exposed = (*_EXPOSED, *sorted(settings.response_headers))
         self._exposed = ", ".join(exposed).encode()
 
-    def read(self, scope: Any) -> Head:
+    def read(self, scope: Any) -> RequestHead:
         """Give a request's head, whatever its size: an error needs its request id."""
         headers = _joined(scope["headers"])
         client = scope.get("client")
@@ -75,7 +75,7 @@ class Heads:
         request_id = f"{_random.getrandbits(128):032x}"
         if trusted and _REQUEST_ID.fullmatch(headers.get(b"x-request-id", b"")):
             request_id = headers[b"x-request-id"].decode()
-        return Head(headers, request_id, peer, trusted)
+        return RequestHead(headers, request_id, peer, trusted)
 
     def _within(self, peer: str) -> bool:
         try:
@@ -85,8 +85,8 @@ class Heads:
         mapped = getattr(address, "ipv4_mapped", None)
         return any((mapped or address) in network for network in self._networks)
 
-    def metadata(self, head: Head, raw: Iterable[Header]) -> Metadata:
-        """Give a call's metadata; raises Refused (431) where headers are too big.
+    def metadata(self, head: RequestHead, raw: Iterable[Header]) -> Metadata:
+        """Give a call's metadata; raises HttpError (431) where headers are too big.
 
         No client sets what the edge says itself: `x-forwarded-for` is the peer,
         behind what a trusted proxy said.
@@ -124,7 +124,7 @@ class Heads:
             if key in self._sent_on and isinstance(value, str) and value.isprintable()
         ]
 
-    def common(self, head: Head) -> list[Header]:
+    def common(self, head: RequestHead) -> list[Header]:
         """Give what every answer has: its request id, and for whom it is.
 
         Origins are exact, never `*` (OWASP ASVS 3.4.2, https://fetch.spec.whatwg.org/).
@@ -139,7 +139,7 @@ class Heads:
                 out.append((b"access-control-expose-headers", self._exposed))
         return out
 
-    def preflight(self, head: Head, methods: bytes) -> list[Header]:
+    def preflight(self, head: RequestHead, methods: bytes) -> list[Header]:
         """Give what a preflight request is told beyond that, if its origin may call."""
         headers = head.headers
         if b"access-control-request-method" not in headers:
@@ -172,8 +172,8 @@ def has_body(headers: dict[bytes, bytes]) -> bool:
     return length != b"0" or b"transfer-encoding" in headers
 
 
-def _too_large(told: str) -> Refused:
-    return Refused(told, "HEADERS_TOO_LARGE", http=431)
+def _too_large(told: str) -> HttpError:
+    return HttpError(told, "HEADERS_TOO_LARGE", http=431)
 
 
 def _ascii(value: bytes) -> str:
@@ -199,14 +199,14 @@ def _custom(key: str, value: bytes) -> Metadata:
 def deadline(
     header: bytes | None, default: float | None, most: float | None
 ) -> float | None:
-    """Give a call's time in seconds; raises Refused on a bad `grpc-timeout`."""
+    """Give a call's time in seconds; raises HttpError on a bad `grpc-timeout`."""
     if header is None:
         return default
     match = _TIMEOUT.fullmatch(header.decode("latin-1"))
     if not match or not int(match[1]):
-        raise Refused("grpc-timeout must be 1 to 8 digits and one of H M S m u n")
+        raise HttpError("grpc-timeout must be 1 to 8 digits and one of H M S m u n")
     seconds = int(match[1]) * _UNITS[match[2]]
     if seconds < _SHORTEST:
         told, code = "deadline exceeded", Code.DEADLINE_EXCEEDED
-        raise Refused(told, code.name, http=HTTP[code], code=code)
+        raise HttpError(told, code.name, http=HTTP[code], code=code)
     return seconds if most is None else min(seconds, most)
