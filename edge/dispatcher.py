@@ -12,16 +12,16 @@ from edge.codec import Codec
 from edge.config import EdgeSettings
 from edge.errors import Code, Header, HttpError
 from edge.http.cookies import TokenCookies
-from edge.http.headers import RequestHead, HeaderPolicy, deadline, has_body
+from edge.http.headers import HeaderPolicy, RequestHead, deadline, has_body
 from edge.http.negotiation import JSON, choose, decompress, too_large
 from edge.http.streams import (
     RAW,
+    DisconnectGuard,
+    DisconnectMonitor,
     Framing,
     Gone,
-    DisconnectMonitor,
     Receive,
     Send,
-    DisconnectGuard,
     paced,
 )
 from edge.port import CallError, CallPort, Metadata, StreamReply
@@ -44,7 +44,9 @@ Reading = tuple[list[str], list[str], str]  # segments, literals, verb
 class Call:
     """One HTTP request on its way through the edge."""
 
-    def __init__(self, scope: Any, receive: Receive, send: Send, head: RequestHead) -> None:
+    def __init__(
+        self, scope: Any, receive: Receive, send: Send, head: RequestHead
+    ) -> None:
         self.scope = scope
         self.method: str = scope["method"]
         self.receive = receive

@@ -28,7 +28,7 @@ from server.operations import admin, keys, outbox
 from server.rpc import contract
 from server.rpc.health import Health
 from server.store import migrate as migrations
-from server.terminal import loaded, run_to_end, report_errors
+from server.terminal import loaded, report_errors, run_to_end
 
 cli = typer.Typer(
     no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False

@@ -14,11 +14,10 @@ from pydantic import SecretStr
 from redis.asyncio import Redis
 
 from edge.app import create_app
+from edge.batching import BatchingPort
 from edge.config import EdgeSettings, TokenCookie
 from edge.port import CallError, CallPort, Reply
-from edge.tunnel import TunnelPort
 from server import systems
-from server.workers.supervisor import supervise
 from server.config import Settings, require
 from server.deliveries import delivering
 from server.domain.accounts.personal_data import PersonalData
@@ -37,11 +36,11 @@ from server.domain.credentials.secret_key import SecretKey
 from server.domain.credentials.service_keys import ServiceKeys
 from server.domain.credentials.sessions import RefreshLimits, RefreshTokens
 from server.domain.credentials.tokens import AccessTokens, KeyRing
+from server.domain.idempotency import Idempotency
 from server.domain.limits import Limiter, SlidingWindows, Window
 from server.domain.outbox.emails import EmailComposer
 from server.domain.paging import PageTokens
 from server.domain.recovery import Recovery
-from server.domain.idempotency import Idempotency
 from server.domain.revocation_watch import RevocationWatch
 from server.rpc import contract
 from server.rpc.accounts.bulk_users import BulkUserServicer
@@ -49,6 +48,7 @@ from server.rpc.accounts.personal_data import PersonalDataServicer
 from server.rpc.accounts.users import UserServicer
 from server.rpc.addresses import TrustedProxies
 from server.rpc.auth import AuthServicer
+from server.rpc.batching import BatchingServicer, answering
 from server.rpc.health import Health, remote_readiness
 from server.rpc.interceptors.errors import DOMAIN
 from server.rpc.interceptors.validation import NO_NUL
@@ -63,7 +63,6 @@ from server.rpc.local import LocalPort
 from server.rpc.recovery import RecoveryServicer
 from server.rpc.reflection import reflect
 from server.rpc.signing_keys import SigningKeyServicer
-from server.rpc.tunnel import Tunnel, answering
 from server.rpc.watches import RevocationServicer, UserWatchServicer
 from server.store.accounts.personal_data import PostgresPersonalData
 from server.store.accounts.user_batches import PostgresUserBatches
@@ -71,7 +70,6 @@ from server.store.accounts.user_cache import CachedUsers
 from server.store.accounts.user_changes import UserChangeFeed
 from server.store.accounts.user_reads import UserReads
 from server.store.accounts.users import PostgresUsers
-from server.store.idempotent_responses import PostgresIdempotentResponses
 from server.store.audit import PostgresAudit
 from server.store.buckets import RedisBuckets
 from server.store.connect import Database, redis_client
@@ -81,9 +79,11 @@ from server.store.credentials.revocations import RevocationFeed
 from server.store.credentials.service_keys import PostgresServiceKeys
 from server.store.credentials.sessions import PostgresSessions
 from server.store.credentials.signing_keys import PostgresSigningKeys
+from server.store.idempotent_responses import PostgresIdempotentResponses
 from server.store.members.notifications import PostgresNotifications
 from server.store.outbox import PostgresOutbox
 from server.store.retention import ENTRIES_KEPT, Retention
+from server.workers.supervisor import supervise
 
 Rates = Mapping[str, Sequence[contract.RateRule]]
 
@@ -160,24 +160,33 @@ async def build_application(
     settings, stores = resources.settings, _build_stores(resources)
     authentication = _authentication(resources, stores)
     servicers = _servicers(resources, stores, authentication)
-    served = serve_methods(servicers, _chain_dependencies(resources, authentication, stores.events))
+    served = serve_methods(
+        servicers, _chain_dependencies(resources, authentication, stores.events)
+    )
     proxies = TrustedProxies(settings.trusted_proxies)
-    tunnel = Tunnel(answering(served, proxies), MOST_CALLS)
-    ends = (resources.feed.buffer.close, stores.changes.buffer.close, tunnel.drain)
+    batching = BatchingServicer(answering(served, proxies), MOST_CALLS)
+    ends = (resources.feed.buffer.close, stores.changes.buffer.close, batching.drain)
     health = Health(resources.database.ping, list(servicers), lame_duck, *ends)
-    server = grpc_server([*Listener(proxies).handlers(served), tunnel.handler()])
+    server = grpc_server([*Listener(proxies).handlers(served), batching.handler()])
     health.add_to(server)
     if settings.debug:
         reflect(server, (*servicers, health.name))
     port = LocalPort(served, proxies, Reply, CallError)
     edge = replace(edge_settings(settings, rates(settings)), ready=health.ready)
-    stores = (resources.database, resources.clock)
+    shared = (resources.database, resources.clock)
     fresh = (stores.keys, resources.feed, stores.services, stores.changes, health)
     for source in fresh:
         await source.refresh()
-    rest = (stores.accounts.cache, _retention(resources), systems.periodic_jobs(*stores))
+    rest = (
+        stores.accounts.cache,
+        _retention(resources),
+        systems.periodic_jobs(*shared),
+    )
     works = [source.run for source in (*fresh, *rest)]
-    emails, event_handlers = _email_composer(resources, stores), systems.event_handlers(*stores)
+    emails, event_handlers = (
+        _email_composer(resources, stores),
+        systems.event_handlers(*shared),
+    )
     async with (
         supervise(*works, resources.feed.listen, stores.keys.listen),
         delivering(settings, stores.outbox, emails, event_handlers, resources.clock),
@@ -212,7 +221,9 @@ def _build_stores(resources: Resources) -> Stores:
         accounts=accounts,
         outbox=outbox,
         changes=changes,
-        mailed=PostgresMailedTokens(resources.database, resources.feed, accounts.cache.keep),
+        mailed=PostgresMailedTokens(
+            resources.database, resources.feed, accounts.cache.keep
+        ),
     )
 
 
@@ -220,14 +231,20 @@ def _servicers(
     resources: Resources, stores: Stores, authentication: Authentication
 ) -> Mapping[str, Sequence[object]]:
     """Give what implements each service, by its name."""
-    database, clock, tokens = resources.database, resources.clock, page_tokens(resources)
+    database, clock, tokens = (
+        resources.database,
+        resources.clock,
+        page_tokens(resources),
+    )
     audit = Audit(stores.events, tokens)
     return {
         "blatam.user.v1.UserService": (
             UserServicer(users(resources, stores.accounts)),
             BulkUserServicer(user_batches(resources), UserExport(stores.accounts)),
             UserWatchServicer(UserWatch(stores.changes, ENTRIES_KEPT, clock)),
-            PersonalDataServicer(PersonalData(_held(resources, stores), authentication)),
+            PersonalDataServicer(
+                PersonalData(_held(resources, stores), authentication)
+            ),
             *systems.members(database, stores.accounts, tokens, clock),
         ),
         "blatam.auth.v1.AuthService": (
@@ -241,7 +258,9 @@ def _servicers(
 
 
 def _held(resources: Resources, stores: Stores) -> PostgresPersonalData:
-    return PostgresPersonalData(resources.database, resources.feed, stores.accounts.cache.drop)
+    return PostgresPersonalData(
+        resources.database, resources.feed, stores.accounts.cache.drop
+    )
 
 
 def _retention(resources: Resources) -> Retention:
@@ -250,8 +269,13 @@ def _retention(resources: Resources) -> Retention:
 
 
 def _email_composer(resources: Resources, stores: Stores) -> EmailComposer:
-    tokens = MailedTokens(stores.mailed, resources.secret.mac("mailed-tokens"), resources.clock)
-    users, accounts = UserReads(resources.database), PostgresAccounts(resources.database)
+    tokens = MailedTokens(
+        stores.mailed, resources.secret.mac("mailed-tokens"), resources.clock
+    )
+    users, accounts = (
+        UserReads(resources.database),
+        PostgresAccounts(resources.database),
+    )
     notifications = PostgresNotifications(resources.database, resources.clock)
     return EmailComposer(users, accounts, stores.outbox, tokens, notifications)
 
@@ -263,7 +287,10 @@ def _chain_dependencies(
         verify=authentication.identify,
         learn=authentication.access.ring.learn,
         limiter=resources.limiter,
-        idempotency=Idempotency(PostgresIdempotentResponses(resources.database), resources.secret.mac("requests")),
+        idempotency=Idempotency(
+            PostgresIdempotentResponses(resources.database),
+            resources.secret.mac("requests"),
+        ),
         audit=events,
         clock=resources.clock,
         rates=rates(resources.settings),
@@ -271,10 +298,14 @@ def _chain_dependencies(
 
 
 def _kept_keys(resources: Resources, ring: KeyRing) -> PostgresSigningKeys:
-    return PostgresSigningKeys(resources.database, resources.redis, resources.secret, ring, resources.clock)
+    return PostgresSigningKeys(
+        resources.database, resources.redis, resources.secret, ring, resources.clock
+    )
 
 
-def signing_keys(resources: Resources, stores: PostgresSigningKeys | None = None) -> SigningKeys:
+def signing_keys(
+    resources: Resources, stores: PostgresSigningKeys | None = None
+) -> SigningKeys:
     """Give the rules of the keys that sign access tokens over their store."""
     return SigningKeys(stores or _kept_keys(resources, KeyRing()), resources.clock)
 
@@ -339,7 +370,7 @@ def remote_edge(channel: grpc.aio.Channel, settings: Settings) -> FastAPI:
     """Give the REST edge in front of a server elsewhere."""
     edge = edge_settings(settings, rates(settings))
     edge = replace(edge, ready=remote_readiness(channel))
-    return edge_app(TunnelPort(channel), edge)
+    return edge_app(BatchingPort(channel), edge)
 
 
 def edge_settings(settings: Settings, in_force: Rates) -> EdgeSettings:

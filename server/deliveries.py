@@ -6,16 +6,16 @@ import random
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from server.workers.supervisor import supervise
 from server.config import Settings
 from server.domain.clock import Clock
-from server.domain.outbox.router import OutboxRouter, EventHandlers, Mailer
 from server.domain.outbox.dispatcher import OutboxDispatcher
 from server.domain.outbox.emails import EmailComposer
+from server.domain.outbox.router import EventHandlers, Mailer, OutboxRouter
 from server.mail.files import FileMailer
 from server.mail.message import MessageBuilder
 from server.mail.smtp import MailServer, SmtpMailer
 from server.store.outbox import PostgresOutbox
+from server.workers.supervisor import supervise
 
 
 @asynccontextmanager

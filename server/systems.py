@@ -6,8 +6,8 @@ from server.domain.clock import Clock
 from server.domain.members.event_handlers import EventHandlers
 from server.domain.members.follows import Accounts, Follows
 from server.domain.members.overviews import Overviews
-from server.domain.members.profiles import Profiles
 from server.domain.members.periodic_jobs import PeriodicJobs
+from server.domain.members.profiles import Profiles
 from server.domain.members.scores import Scores
 from server.domain.members.settings import MemberSettings
 from server.domain.paging import PageTokens
@@ -47,12 +47,17 @@ def members(
 
 def event_handlers(database: Database, clock: Clock) -> EventHandlers:
     """Give what follows from events of members and posts."""
-    return EventHandlers(PostgresAnalytics(database), PostgresNotifications(database, clock))
+    return EventHandlers(
+        PostgresAnalytics(database), PostgresNotifications(database, clock)
+    )
 
 
 def periodic_jobs(database: Database, clock: Clock) -> PeriodicJobs:
     """Give what is counted and told from time to time."""
-    analytics, notifications = PostgresAnalytics(database), PostgresNotifications(database, clock)
+    analytics, notifications = (
+        PostgresAnalytics(database),
+        PostgresNotifications(database, clock),
+    )
     return PeriodicJobs(analytics, notifications, clock)
 
 

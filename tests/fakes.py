@@ -27,9 +27,14 @@ from server.domain.errors import (
     UsernameTaken,
     UserNotFound,
 )
+from server.domain.idempotency import (
+    IdempotencyRecord,
+    RequestKey,
+    ResponseExists,
+    StoredResponse,
+)
 from server.domain.outbox.entries import NewEntry
 from server.domain.paging import PageRequest, Rows, Sort
-from server.domain.idempotency import ResponseExists, IdempotencyRecord, RequestKey, StoredResponse
 
 NOON = datetime(2026, 1, 2, 12, 0, tzinfo=UTC)
 
@@ -51,7 +56,9 @@ class Clock:
 class FakeAnswers:
     """First answers, in memory."""
 
-    kept: dict[RequestKey, tuple[StoredResponse, datetime]] = field(default_factory=dict)
+    kept: dict[RequestKey, tuple[StoredResponse, datetime]] = field(
+        default_factory=dict
+    )
 
     async def find(self, key: RequestKey, since: datetime) -> StoredResponse | None:
         stored, at = self.kept.get(key, (None, since))
@@ -67,13 +74,17 @@ class FakeUsers:
     hashes: dict[int, str] = field(default_factory=dict)
     deleted: dict[int, datetime] = field(default_factory=dict)
 
-    async def add(self, new: NewUser, idempotency: IdempotencyRecord[User] | None = None) -> User:
+    async def add(
+        self, new: NewUser, idempotency: IdempotencyRecord[User] | None = None
+    ) -> User:
         if idempotency and idempotency.key in self.answers.kept:
             raise ResponseExists
         for user in self.users.values():
             if user.email == new.email:
                 raise EmailTaken
-            if normalize_identifier(user.username) == normalize_identifier(new.username):
+            if normalize_identifier(user.username) == normalize_identifier(
+                new.username
+            ):
                 raise UsernameTaken
         user = User(
             id=len(self.users) + 1,
@@ -105,7 +116,10 @@ class FakeUsers:
         return [user for user in found if user.id not in self.deleted][:size]
 
     async def edit(
-        self, user_id: int, edit: UserEdit, idempotency: IdempotencyRecord[User] | None = None
+        self,
+        user_id: int,
+        edit: UserEdit,
+        idempotency: IdempotencyRecord[User] | None = None,
     ) -> User:
         before = await self.by_id(user_id)
         if before is None:
@@ -115,7 +129,9 @@ class FakeUsers:
         for other in self.users.values():
             if other.id == user_id:
                 continue
-            if normalize_identifier(str(edit.values.get("username", ""))) == normalize_identifier(other.username):
+            if normalize_identifier(
+                str(edit.values.get("username", ""))
+            ) == normalize_identifier(other.username):
                 raise UsernameTaken
             if edit.values.get("email") == other.email:
                 raise EmailTaken
@@ -227,7 +243,9 @@ class FakeUsers:
 def _matches(user: User, wanted: UserFilter) -> bool:
     return (
         (wanted.is_active is None or user.is_active is wanted.is_active)
-        and normalize_identifier(user.username).startswith(normalize_identifier(wanted.username_prefix))
+        and normalize_identifier(user.username).startswith(
+            normalize_identifier(wanted.username_prefix)
+        )
         and wanted.email in ("", user.email)
         and wanted.role in (None, user.role)
     )

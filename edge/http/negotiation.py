@@ -70,7 +70,9 @@ def unsupported(told: str, accepted: str = "") -> HttpError:
 
 def too_large(limit: int) -> HttpError:
     """Give the refusal of a body beyond a limit: 413."""
-    return HttpError(f"the body is larger than {limit} bytes", "BODY_TOO_LARGE", http=413)
+    return HttpError(
+        f"the body is larger than {limit} bytes", "BODY_TOO_LARGE", http=413
+    )
 
 
 @lru_cache(maxsize=256)

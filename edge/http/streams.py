@@ -90,7 +90,7 @@ class DisconnectMonitor:
         self._lasting: set[DisconnectGuard] = set()  # here since the last look
         self._loop: asyncio.AbstractEventLoop | None = None
 
-    def add(self, watch: "Watch") -> None:
+    def add(self, watch: "DisconnectGuard") -> None:
         """Have a call watched, unless it is removed soon."""
         self._new.add(watch)
         loop = asyncio.get_running_loop()
@@ -98,7 +98,7 @@ class DisconnectMonitor:
             self._loop = loop
             loop.call_later(_LOOK_AFTER, self._look, loop)
 
-    def remove(self, watch: "Watch") -> None:
+    def remove(self, watch: "DisconnectGuard") -> None:
         """Forget a call that is done."""
         self._new.discard(watch)
         self._lasting.discard(watch)

@@ -28,9 +28,9 @@ from server.domain.errors import (
     SessionNotFound,
     TokenInvalid,
 )
+from server.domain.idempotency import IdempotencyRecord
 from server.domain.limits import Bucket, Limiter, Window, address_key
 from server.domain.outbox.entries import EventType, NewEntry
-from server.domain.idempotency import IdempotencyRecord
 
 # R5: the spellings of one account share this count
 VERIFIED_PER_ACCOUNT = Window(5, timedelta(seconds=60))

@@ -24,7 +24,9 @@ STALE_AFTER = timedelta(seconds=5)  # a reader that could not read for so long i
 class EventBuffer(Generic[Item]):
     """The last items that were read, numbered from 0 in the order of reading."""
 
-    def __init__(self, max_items: int = MAX_ITEMS, stale_after: timedelta = STALE_AFTER) -> None:
+    def __init__(
+        self, max_items: int = MAX_ITEMS, stale_after: timedelta = STALE_AFTER
+    ) -> None:
         self._items: deque[Item] = deque(maxlen=max_items)
         self._changed = asyncio.Event()
         self._closed = False

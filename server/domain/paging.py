@@ -167,6 +167,6 @@ _NAMED_TWICE = Violation(
 )
 _OUT_OF_REACH = Violation(
     "page",
-    f"page x pageSize must not be above {REACH:,}: follow nextPageToken instead",
+    f"page x pageSize must not be above {MAX_OFFSET:,}: follow nextPageToken instead",
     "page.reach",
 )

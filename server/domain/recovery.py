@@ -31,7 +31,9 @@ class Recovery:
         Nobody is looked up here: known and unknown get the same row and take the
         same time (R3). The worker finds out who it is.
         """
-        await self._mail(NewEntry(EventType.PASSWORD_RESET, address=normalize_identifier(identifier)))
+        await self._mail(
+            NewEntry(EventType.PASSWORD_RESET, address=normalize_identifier(identifier))
+        )
 
     async def reset_password(self, token: str, new: str) -> int:
         """Put a new password and end all sessions; gives whose.

@@ -221,7 +221,7 @@ class EmbeddedServers:
                 return
             time.sleep(POLL_SECONDS)
         log = self._log(name)
-        buffer = "\n".join(log.read_text(errors="replace").splitlines()[-10:])
+        tail = "\n".join(log.read_text(errors="replace").splitlines()[-10:])
         raise EmbeddedServerError(f"{name} did not start; {log} ends with:\n{tail}")
 
     def _log(self, name: str) -> Path:

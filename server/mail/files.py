@@ -21,7 +21,7 @@ class FileMailer:
     async def send(self, email: Email) -> None:
         """Write a letter's file; a repeat writes the same one again."""
         content = self._message_builder.message(email).as_bytes()
-        path = self._folder / f"{name(letter)}.{letter.template}.eml"
+        path = self._folder / f"{name(email)}.{email.template}.eml"
         await asyncio.to_thread(self._write, path, content)
 
     async def close(self) -> None:

@@ -50,7 +50,7 @@ class MessageBuilder:
         message["To"] = Address(addr_spec=email.to)
         message["Subject"] = text.subject
         message["Date"] = format_datetime(self.clock().astimezone(UTC))
-        message["Message-ID"] = f"<{name(letter)}@{self.domain}>"
+        message["Message-ID"] = f"<{name(email)}@{self.domain}>"
         message["Auto-Submitted"] = "auto-generated"  # RFC 3834: no automatic replies
         body = self._body(text, email)
         # what most relays take; ASCII stands as it is, so that links can be copied
@@ -62,7 +62,7 @@ class MessageBuilder:
 
     def _body(self, text: Text, email: Email) -> str:
         details = {key: _told(value) for key, value in email.details.items()}
-        link = f"{self.public_url.rstrip('/')}/{text.page}#token={letter.token}"
+        link = f"{self.public_url.rstrip('/')}/{text.page}#token={email.token}"
         proof = PROOF.format(link=link) if email.token else ""
         return text.body.format_map(
             details | {"username": email.username, "link": link, "proof": proof}
@@ -71,7 +71,7 @@ class MessageBuilder:
 
 def name(email: Email) -> str:
     """Give what a letter is known by; unique, and the same when it is repeated."""
-    return f"{letter.entry}.{int(letter.written_at.timestamp() * _MICROSECOND)}"
+    return f"{email.entry}.{int(email.written_at.timestamp() * _MICROSECOND)}"
 
 
 def _told(value: str | int | tuple[str, ...]) -> str:

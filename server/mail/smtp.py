@@ -95,14 +95,16 @@ class SmtpMailer:
     async def send(self, email: Email) -> None:
         """Send a letter.
 
-        Raises MailerUnavailable if the server cannot be reached or does not let us in, and
-        SMTPException if it does not take this letter.
+        Raises MailerUnavailable if the server cannot be reached or refuses the
+        log-in, and SMTPException if it refuses this message.
         """
         message = self._message_builder.message(email)
         smtp = await self._connected()
         try:
             await smtp.send_message(
-                message, sender=self._message_builder.sender_address, recipients=[email.to]
+                message,
+                sender=self._message_builder.sender_address,
+                recipients=[email.to],
             )
         except BaseException:
             smtp.close()  # whatever was half said, the next letter begins anew

@@ -91,7 +91,9 @@ class Call:
         )
         return str(agent)[:256]
 
-    def idempotency_record(self, render: Callable[[Result], Message]) -> IdempotencyRecord[Result] | None:
+    def idempotency_record(
+        self, render: Callable[[Result], Message]
+    ) -> IdempotencyRecord[Result] | None:
         """Give what a store writes beside the change, if the request may repeat."""
         if self.pending is None:
             return None

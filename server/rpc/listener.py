@@ -23,8 +23,8 @@ from google.protobuf.message import Message
 
 from server.domain.audit import AuditStore
 from server.domain.clock import Clock
-from server.domain.limits import Limiter
 from server.domain.idempotency import Idempotency
+from server.domain.limits import Limiter
 from server.rpc.addresses import TrustedProxies, peer_address
 from server.rpc.call import (
     Call,
@@ -79,12 +79,16 @@ def chain(method: Method, dependencies: ChainDependencies) -> list[Interceptor]:
     rules = rate_rules(method, dependencies.rates)
     order = [
         logged,  # sees the final code and the whole time
-        audited(method, dependencies.audit, dependencies.clock),  # sees the final reason
+        audited(
+            method, dependencies.audit, dependencies.clock
+        ),  # sees the final reason
         failing,  # the only place a status is made
         authorized(
             method, dependencies.verify, dependencies.learn
         ),  # before anything is spent on the caller
-        rate_limited(method, rules, dependencies.limiter),  # knows the caller; no hashing yet
+        rate_limited(
+            method, rules, dependencies.limiter
+        ),  # knows the caller; no hashing yet
         validated,  # behind the rates, so that probing costs, too
         idempotent(
             method, dependencies.idempotency, dependencies.clock

@@ -10,7 +10,12 @@ from blatam.user.v1 import user_pb2
 from server.domain.accounts.user_watch import Change, UserWatch
 from server.domain.callers import Caller
 from server.domain.outbox.entries import EventType
-from server.domain.revocation_watch import RevocationWatch, Revoked, Sign, RevocationEvent
+from server.domain.revocation_watch import (
+    RevocationEvent,
+    RevocationWatch,
+    Revoked,
+    Sign,
+)
 from server.rpc.accounts.users import message
 from server.rpc.call import Call
 

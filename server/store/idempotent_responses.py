@@ -10,7 +10,13 @@ import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from server.domain.idempotency import KEPT, ResponseExists, IdempotencyRecord, RequestKey, StoredResponse
+from server.domain.idempotency import (
+    KEPT,
+    IdempotencyRecord,
+    RequestKey,
+    ResponseExists,
+    StoredResponse,
+)
 from server.store.connect import Database
 from server.store.tables import request_answers as table
 
@@ -25,7 +31,9 @@ def _is(key: RequestKey) -> sa.ColumnElement[bool]:
     )
 
 
-async def claim(connection: AsyncConnection, idempotency: IdempotencyRecord[Result]) -> None:
+async def claim(
+    connection: AsyncConnection, idempotency: IdempotencyRecord[Result]
+) -> None:
     """Take the key for this transaction, before its change.
 
     A transaction with the same key waits here for this one's end, and then raises
@@ -65,7 +73,9 @@ async def write(
     `about` are the users whom it shows; erasing one of them erases it.
     """
     values = {"answer": idempotency.render(result), "about": list(about)}
-    await connection.execute(sa.update(table).where(_is(idempotency.key)).values(values))
+    await connection.execute(
+        sa.update(table).where(_is(idempotency.key)).values(values)
+    )
 
 
 class PostgresIdempotentResponses:

@@ -181,7 +181,9 @@ class PostgresOutbox:
         async with self._database.reading() as connection:
             return len((await connection.execute(statement)).all())
 
-    async def delivered_since(self, kind: EventType, user_id: int, since: datetime) -> bool:
+    async def delivered_since(
+        self, kind: EventType, user_id: int, since: datetime
+    ) -> bool:
         """Tell whether a user got an entry of this kind that was written since."""
         query = sa.select(outbox.c.id).where(
             outbox.c.user_id == user_id,

@@ -15,8 +15,8 @@ import structlog
 from server.domain.clock import Clock
 from server.domain.credentials.revocations import KEPT as REVOCATIONS_KEPT
 from server.domain.errors import StoreUnavailable
-from server.domain.outbox.entries import State
 from server.domain.idempotency import KEPT as ANSWERS_KEPT
+from server.domain.outbox.entries import State
 from server.store.accounts.erasure import erase
 from server.store.connect import Database
 from server.store.credentials.revocations import RevocationFeed

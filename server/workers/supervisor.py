@@ -19,14 +19,14 @@ async def supervise(*tasks: Task, pause: float = 1.0) -> AsyncIterator[None]:
 
     One that fails or returns is begun anew after `pause` seconds.
     """
-    tasks = [asyncio.create_task(_kept(task, pause)) for task in tasks]
+    running = [asyncio.create_task(_restart(task, pause)) for task in tasks]
     try:
         yield
     finally:
-        await _ended(tasks)
+        await _ended(running)
 
 
-async def _kept(task: Task, pause: float) -> None:
+async def _restart(task: Task, pause: float) -> None:
     """Begin anew what fails: what a process knows must not silently grow old."""
     while True:
         try:

@@ -6,10 +6,14 @@ from datetime import timedelta
 
 import pytest
 
-from server.domain import event_buffer
 from server.domain.errors import InvalidFields, ServerStopping, StoreUnavailable
-from server.domain.revocation_watch import RevocationWatch, Revoked, Sign, RevocationEvent
-from server.domain.event_buffer import EventBuffer
+from server.domain.event_buffer import STALE_AFTER, EventBuffer
+from server.domain.revocation_watch import (
+    RevocationEvent,
+    RevocationWatch,
+    Revoked,
+    Sign,
+)
 from tests.fakes import NOON
 
 SOON = timedelta(milliseconds=10)
@@ -18,7 +22,7 @@ SOON = timedelta(milliseconds=10)
 class Log:
     """Revocations in memory; every one is written by a transaction of its number."""
 
-    def __init__(self, most: int = 100, stale_after: timedelta = watching.STALE_AFTER) -> None:
+    def __init__(self, most: int = 100, stale_after: timedelta = STALE_AFTER) -> None:
         self.buffer: EventBuffer[Revoked] = EventBuffer(most, stale_after)
         self.kept: list[Revoked] = []
         self.buffer.extend([])

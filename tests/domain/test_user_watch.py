@@ -8,8 +8,8 @@ import pytest
 
 from server.domain.accounts.user_watch import Change, UserChangeEvent, UserWatch
 from server.domain.errors import ResumeTokenExpired, ServerStopping
-from server.domain.outbox.entries import EventType
 from server.domain.event_buffer import EventBuffer
+from server.domain.outbox.entries import EventType
 from tests.fakes import Clock
 
 WEEK = timedelta(days=7)

@@ -15,8 +15,8 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from blatam.auth.v1 import auth_pb2
 from blatam.user.v1 import user_pb2
+from edge.batching import BatchingPort
 from edge.port import CallError, Metadata, RemotePort, Reply
-from edge.tunnel import TunnelPort
 from server.app import edge_app, edge_settings
 from server.config import load
 from tests.conftest import Servers, fresh_database, key_space
@@ -142,10 +142,10 @@ async def test_all_ways_are_equal(scene: Scene, name: str) -> None:
         *(ana.metadata if case.signed_in else ()),
         *case.changes,
     )
-    remote, tunnel = RemotePort(service.channel), TunnelPort(service.channel)
+    remote, batching = RemotePort(service.channel), BatchingPort(service.channel)
     local, wired, carried = [
         await outcome(port.unary(case.method, case.body, metadata=metadata, timeout=20))
-        for port in (service.port, remote, tunnel)
+        for port in (service.port, remote, batching)
     ]
     assert local == wired
     assert local == carried
@@ -169,7 +169,7 @@ async def test_both_edges_are_equal(scene: Scene) -> None:
     """REST in process and `academy edge` before a server elsewhere answer alike."""
     service = scene.service
     settings = edge_settings(load(), {})
-    app = edge_app(TunnelPort(service.channel), settings)
+    app = edge_app(BatchingPort(service.channel), settings)
     transport = httpx.ASGITransport(app, client=("192.0.2.7", 4711))
     async with httpx.AsyncClient(transport=transport, base_url="http://x") as remote:
         callers = [

@@ -8,17 +8,17 @@ import grpc
 import pytest
 from google.rpc import error_details_pb2
 
+from batching.v1 import batching_pb2
 from edge.app import create_app
+from edge.batching import BatchingPort
 from edge.config import EdgeSettings
 from edge.port import CallError, RemotePort, Reply
-from edge.tunnel import TunnelPort
-from server.rpc.tunnel import Answering, Tunnel
+from server.rpc.batching import Answering, BatchingServicer
 from tests.edge.service import Port, Stream, client, compiled, status
-from tests.edge.test_manners import SHOP, events, item, kind
-from tunnel.v1 import tunnel_pb2
+from tests.edge.test_http import SHOP, events, item, kind
 
 SETTINGS = EdgeSettings(response_headers=frozenset(("x-cost",)))
-KINDS = (RemotePort, TunnelPort)
+KINDS = (RemotePort, BatchingPort)
 MOST = 1_000
 SECONDS = 30
 WATCH = "/shop.v1.Shop/WatchItems"
@@ -71,7 +71,7 @@ class Servicer(grpc.GenericRpcHandler):
 def answering(port: Port) -> Answering:
     """Give what answers a tunnel's calls by a port."""
 
-    async def answer(call: tunnel_pb2.Call, _peer: str) -> tunnel_pb2.Answer:
+    async def answer(call: batching_pb2.Call, _peer: str) -> batching_pb2.Answer:
         metadata = [*map(_read, call.metadata)]
         due = call.timeout_ms / 1000 if call.HasField("timeout_ms") else None
         try:
@@ -80,9 +80,9 @@ def answering(port: Port) -> Answering:
             )
         except CallError as error:
             code, told, status = error.code, error.message, error.status
-            answer = tunnel_pb2.Answer(code=code, error=told, status=status)
+            answer = batching_pb2.Answer(code=code, error=told, status=status)
         else:
-            answer = tunnel_pb2.Answer(
+            answer = batching_pb2.Answer(
                 message=reply.message,
                 headers=map(_written, reply.headers),
                 trailers=map(_written, reply.trailers),
@@ -93,15 +93,15 @@ def answering(port: Port) -> Answering:
     return answer
 
 
-def _read(pair: tunnel_pb2.Pair) -> tuple[str, str | bytes]:
+def _read(pair: batching_pb2.Pair) -> tuple[str, str | bytes]:
     binary = pair.name.endswith("-bin")
     return pair.name, pair.value if binary else pair.value.decode()
 
 
-def _written(pair: tuple[str, str | bytes]) -> tunnel_pb2.Pair:
+def _written(pair: tuple[str, str | bytes]) -> batching_pb2.Pair:
     name, value = pair
     raw = value if isinstance(value, bytes) else value.encode()
-    return tunnel_pb2.Pair(name=name, value=raw)
+    return batching_pb2.Pair(name=name, value=raw)
 
 
 class Remote:
@@ -111,10 +111,10 @@ class Remote:
         self, port: Port, kind: type[RemotePort] = RemotePort, most: int = MOST
     ) -> None:
         self.server = grpc.aio.server()
-        self.tunnel = Tunnel(answering(port), most)
+        self.batching = BatchingServicer(answering(port), most)
         handlers: list[grpc.GenericRpcHandler] = [Servicer(port)]
-        if kind is TunnelPort:
-            handlers += [self.tunnel.handler()]
+        if kind is BatchingPort:
+            handlers += [self.batching.handler()]
         self.server.add_generic_rpc_handlers(handlers)
         self.kind = kind
 

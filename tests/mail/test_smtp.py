@@ -124,7 +124,9 @@ async def test_an_encrypted_connection(tmp_path: Path) -> None:
         with pytest.raises(MailerUnavailable):
             await stranger.send(email())
         assert not box.log_ins
-        post = SmtpMailer(server, STATIONERY, tls=ssl.create_default_context(cafile=file))
+        post = SmtpMailer(
+            server, STATIONERY, tls=ssl.create_default_context(cafile=file)
+        )
         await post.send(email())
         assert box.log_ins == [(b"ana", b"Blue7horse")]
         assert len(box.mails) == 1

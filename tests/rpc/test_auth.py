@@ -10,8 +10,8 @@ from google.rpc import error_details_pb2
 
 from blatam.auth.v1 import auth_pb2 as pb
 from blatam.user.v1 import user_pb2
+from edge.batching import BatchingPort
 from edge.port import CallError
-from edge.tunnel import TunnelPort
 from server.rpc.addresses import TrustedProxies, peer_address
 from tests.running import PASSWORD, Running, SignedIn
 from tests.status import refusal
@@ -132,11 +132,11 @@ async def test_a_client_cannot_name_its_own_address(limited: Running) -> None:
         call = limited.auth.Login(login("nobody"), metadata=header)
         refused = await refusal(call)
     assert refused.reason == "RATE_LIMITED"
-    tunnel = TunnelPort(limited.channel)
+    batching = BatchingPort(limited.channel)
     told = (("x-forwarded-for", "198.51.100.9"),)
     body = login("nobody").SerializeToString()
     with pytest.raises(CallError) as caught:
-        await tunnel.unary(LOGIN, body, metadata=told, timeout=None)
+        await batching.unary(LOGIN, body, metadata=told, timeout=None)
     assert caught.value.code == grpc.StatusCode.RESOURCE_EXHAUSTED.value[0]
 
 

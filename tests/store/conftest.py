@@ -8,11 +8,11 @@ import pytest_asyncio
 
 from server.domain.credentials.revocations import Revocations
 from server.store.accounts.users import PostgresUsers
-from server.store.idempotent_responses import PostgresIdempotentResponses
 from server.store.connect import Database, redis_client
 from server.store.credentials.accounts import PostgresAccounts
 from server.store.credentials.revocations import RevocationFeed
 from server.store.credentials.sessions import PostgresSessions
+from server.store.idempotent_responses import PostgresIdempotentResponses
 from tests.fakes import NOON, Clock, FakeAnswers, FakeSessions, FakeUsers
 
 

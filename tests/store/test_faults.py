@@ -9,10 +9,10 @@ import pytest_asyncio
 import sqlalchemy as sa
 
 from server.domain.edits import Edit
+from server.domain.idempotency import IdempotencyRecord, RequestKey
 from server.domain.members.profiles import Profile
 from server.domain.members.settings import Settings, Theme
 from server.domain.posts.posts import NewPost, State
-from server.domain.idempotency import IdempotencyRecord, RequestKey
 from server.store.connect import Database
 from server.store.members.follows import PostgresFollows
 from server.store.members.profiles import PostgresProfiles

@@ -8,7 +8,6 @@ from uuid import UUID, uuid4
 import pytest
 import sqlalchemy as sa
 
-from server.workers.supervisor import supervise
 from server.domain.accounts.users import NewUser, Role, UserEdit
 from server.domain.credentials.sessions import Session
 from server.domain.errors import EmailTaken, LastAdmin
@@ -17,6 +16,7 @@ from server.store.connect import Database
 from server.store.credentials.sessions import PostgresSessions
 from server.store.outbox import PostgresOutbox
 from server.store.tables import outbox
+from server.workers.supervisor import supervise
 from tests.fakes import NOON, FakeSessions
 from tests.store.conftest import Stores
 

@@ -14,8 +14,8 @@ from server.domain.audit import AuditEvent
 from server.domain.credentials.mailed_tokens import MailedToken, Purpose
 from server.domain.credentials.revocations import Revocations
 from server.domain.credentials.sessions import Session
-from server.domain.outbox.entries import EventType, NewEntry
 from server.domain.idempotency import IdempotencyRecord, RequestKey
+from server.domain.outbox.entries import EventType, NewEntry
 from server.store import retention
 from server.store.audit import PostgresAudit
 from server.store.connect import Database, redis_client

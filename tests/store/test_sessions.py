@@ -8,7 +8,6 @@ from uuid import uuid4
 import pytest
 import sqlalchemy as sa
 
-from server.workers.supervisor import supervise
 from server.domain.accounts.users import NewUser, Role
 from server.domain.auth import Account, Owner
 from server.domain.credentials.revocations import Revocations
@@ -19,6 +18,7 @@ from server.store.connect import Database, redis_client
 from server.store.credentials.accounts import PostgresAccounts
 from server.store.credentials.revocations import RevocationFeed, revoke
 from server.store.credentials.sessions import PostgresSessions
+from server.workers.supervisor import supervise
 from tests.fakes import NOON, Clock
 from tests.store.conftest import Stores
 

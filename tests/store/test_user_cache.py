@@ -8,13 +8,13 @@ import pytest
 import sqlalchemy as sa
 from redis.asyncio import Redis
 
-from server.workers.supervisor import supervise
 from server.domain.accounts.users import NewUser, Role, User, UserEdit
 from server.domain.credentials.revocations import Revocations
 from server.store.accounts.erasure import erase
 from server.store.accounts.user_cache import CachedUsers
 from server.store.connect import Database, redis_client
 from server.store.credentials.revocations import RevocationFeed
+from server.workers.supervisor import supervise
 from tests.fakes import NOON, Clock
 
 TEACHER = UserEdit({"role": Role.TEACHER}, "", NOON)

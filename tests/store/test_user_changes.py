@@ -98,7 +98,10 @@ async def test_those_of_one_account_keep_their_order(
             await older.execute(lock, {"id": ana.id})
             await enqueue(older, NOON, NewEntry(EventType.USER_DELETED, ana.id))
         early = await told(feed, before)
-    assert early in ([], [(EventType.USER_UPDATED, ana.id), (EventType.USER_DELETED, ana.id)])
+    assert early in (
+        [],
+        [(EventType.USER_UPDATED, ana.id), (EventType.USER_DELETED, ana.id)],
+    )
     assert await told(feed, before) == [
         (EventType.USER_UPDATED, ana.id),
         (EventType.USER_DELETED, ana.id),

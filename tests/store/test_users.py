@@ -22,8 +22,8 @@ from server.domain.errors import (
     UsernameTaken,
     UserNotFound,
 )
+from server.domain.idempotency import IdempotencyRecord, RequestKey, ResponseExists
 from server.domain.paging import PageRequest, Position, Sort
-from server.domain.idempotency import ResponseExists, IdempotencyRecord, RequestKey
 from server.store.connect import Database
 from tests.fakes import NOON
 from tests.store.conftest import Stores
@@ -71,7 +71,9 @@ async def test_an_answer_is_written_with_its_change(stores: Stores) -> None:
     key = RequestKey("anonymous", "/x/Y", "id")
 
     def idempotency(name: str) -> IdempotencyRecord[User]:
-        return IdempotencyRecord(key, name.encode(), NOON, lambda user: user.username.encode())
+        return IdempotencyRecord(
+            key, name.encode(), NOON, lambda user: user.username.encode()
+        )
 
     await stores.users.add(new("ana"), idempotency("ana"))
     with pytest.raises(ResponseExists):

@@ -37,7 +37,9 @@ class UserBatchStore(Protocol):
     """Writes many accounts."""
 
     async def add_all(
-        self, rows: Sequence[NewUser | AcademyError], idempotency: IdempotencyRecord[Outcomes] | None = None
+        self,
+        rows: Sequence[NewUser | AcademyError],
+        idempotency: IdempotencyRecord[Outcomes] | None = None,
     ) -> Outcomes:
         """Write accounts in one transaction, and the answer that `once` makes of it.
 
@@ -56,7 +58,9 @@ class UserBatches:
     clock: Clock
 
     async def create(
-        self, rows: Sequence[Row | InvalidFields], idempotency: IdempotencyRecord[Outcomes] | None = None
+        self,
+        rows: Sequence[Row | InvalidFields],
+        idempotency: IdempotencyRecord[Outcomes] | None = None,
     ) -> Outcomes:
         """Give what became of each row; one that breaks a rule comes as its refusal.
 

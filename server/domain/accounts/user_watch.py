@@ -15,8 +15,8 @@ from typing import Protocol
 from server.domain.accounts.users import User
 from server.domain.clock import Clock
 from server.domain.errors import InvalidFields, ResumeTokenExpired, Violation
-from server.domain.outbox.entries import EventType
 from server.domain.event_buffer import HEARTBEAT, EventBuffer
+from server.domain.outbox.entries import EventType
 
 CHUNK = 500
 MARGIN = timedelta(days=1)  # between a token's end and that of what it needs

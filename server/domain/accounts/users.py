@@ -17,9 +17,10 @@ from server.domain.credentials.passwords import (
 )
 from server.domain.edits import check_writable
 from server.domain.errors import InvalidFields, UserNotFound, Violation
+from server.domain.idempotency import IdempotencyRecord
 from server.domain.paging import (
-    PageParams,
     Page,
+    PageParams,
     PageRequest,
     PageTokens,
     Position,
@@ -27,7 +28,6 @@ from server.domain.paging import (
     Sort,
     paginate,
 )
-from server.domain.idempotency import IdempotencyRecord
 
 
 class Role(IntEnum):
@@ -96,7 +96,9 @@ class UserEdit:
 class UserStore(Protocol):
     """Keeps accounts."""
 
-    async def add(self, new: NewUser, idempotency: IdempotencyRecord[User] | None = None) -> User:
+    async def add(
+        self, new: NewUser, idempotency: IdempotencyRecord[User] | None = None
+    ) -> User:
         """Write an account, and the answer that `once` makes of it.
 
         Raises EmailTaken, UsernameTaken, AnswerExists.
@@ -109,7 +111,10 @@ class UserStore(Protocol):
         """Give the accounts that there are among these."""
 
     async def edit(
-        self, user_id: int, edit: UserEdit, idempotency: IdempotencyRecord[User] | None = None
+        self,
+        user_id: int,
+        edit: UserEdit,
+        idempotency: IdempotencyRecord[User] | None = None,
     ) -> User:
         """Change an account, and end its sessions if the edit says so.
 
@@ -223,10 +228,14 @@ class Users:
         """Delete an account softly. Raises UserNotFound, LastAdmin."""
         await self.store.delete(user_id, self.clock())
 
-    async def undelete(self, user_id: int, idempotency: IdempotencyRecord[User] | None = None) -> User:
+    async def undelete(
+        self, user_id: int, idempotency: IdempotencyRecord[User] | None = None
+    ) -> User:
         """Bring a deleted account back. Raises UserNotFound."""
         now = self.clock()
-        return await self.store.undelete(user_id, now - self.retention, now, idempotency)
+        return await self.store.undelete(
+            user_id, now - self.retention, now, idempotency
+        )
 
     async def list(
         self, caller: Caller, wanted: UserFilter, sort: Sort, page_params: PageParams

@@ -39,7 +39,8 @@ def hash_faults(hashed: str, field: str) -> list[Violation]:
         told = "must be a whole hash of argon2id (version 19) or bcrypt"
         return [Violation(field, told, "password_hash.format")]
     if cost > MAX_RELATIVE_COST:
-        told = f"must not cost more than {DEAREST:g} times the academy's own hashes"
+        limit = f"{MAX_RELATIVE_COST:g} times the cost of the service's own hashes"
+        told = f"must not cost more than {limit}"
         return [Violation(field, told, "password_hash.cost")]
     return []
 

@@ -25,8 +25,8 @@ from server.domain.credentials.context_words import (
     holds,
     is_like,
 )
-from server.domain.credentials.imported_hashes import MEMORY_KIB, PASSES, is_bcrypt
 from server.domain.credentials.hashing import HashingPool
+from server.domain.credentials.imported_hashes import MEMORY_KIB, PASSES, is_bcrypt
 from server.domain.errors import InvalidFields, Violation
 
 COMMON = frozenset(word for word in FREQUENCY_LISTS["passwords"] if len(word) >= 8)

@@ -12,8 +12,8 @@ from server.domain.callers import Caller
 from server.domain.clock import Clock
 from server.domain.errors import SelfFollow, UserNotFound
 from server.domain.paging import (
-    PageParams,
     Page,
+    PageParams,
     PageRequest,
     PageTokens,
     Position,
@@ -83,7 +83,12 @@ class Follows:
         await self.store.remove(follower_id, followed_id, self.clock())
 
     async def list(
-        self, caller: Caller, side: Side, user_id: int, sort: Sort, page_params: PageParams
+        self,
+        caller: Caller,
+        side: Side,
+        user_id: int,
+        sort: Sort,
+        page_params: PageParams,
     ) -> Page[Follow]:
         """Give one page of who follows, or is followed by, an account.
 

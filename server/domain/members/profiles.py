@@ -44,14 +44,19 @@ class Profile:
 class ProfileStore(Protocol):
     """Keeps profiles; those of deleted accounts are not among them."""
 
-    async def add(self, profile: Profile, idempotency: IdempotencyRecord[Profile] | None = None) -> Profile:
+    async def add(
+        self, profile: Profile, idempotency: IdempotencyRecord[Profile] | None = None
+    ) -> Profile:
         """Write a profile. Raises ProfileExists, UserNotFound, AnswerExists."""
 
     async def by_user(self, user_id: int, *, private_too: bool) -> Profile | None:
         """Give an account's profile, if it is not private or private ones count."""
 
     async def edit(
-        self, user_id: int, edit: Edit, idempotency: IdempotencyRecord[Profile] | None = None
+        self,
+        user_id: int,
+        edit: Edit,
+        idempotency: IdempotencyRecord[Profile] | None = None,
     ) -> Profile:
         """Change a profile. Raises ProfileNotFound, EtagMismatch, AnswerExists."""
 
@@ -106,7 +111,9 @@ class Profiles:
         """
         check_writable("profile", values, WRITABLE)
         _check_time_zone(str(values.get("time_zone", "")), "profile.timeZone")
-        return await self.store.edit(user_id, Edit(values, known, self.clock()), idempotency)
+        return await self.store.edit(
+            user_id, Edit(values, known, self.clock()), idempotency
+        )
 
 
 def _owns(caller: Caller, user_id: int) -> bool:

@@ -68,7 +68,9 @@ class Accounts(Protocol):
 class DeliveryLog(Protocol):
     """Knows what was sent before."""
 
-    async def delivered_since(self, kind: EventType, user_id: int, since: datetime) -> bool:
+    async def delivered_since(
+        self, kind: EventType, user_id: int, since: datetime
+    ) -> bool:
         """Tell whether a user got an entry of this kind that was written since."""
 
 
@@ -155,7 +157,9 @@ class EmailComposer:
 
     async def _warned(self, entry: Entry, user: User) -> bool:
         since = entry.created_at - BETWEEN_WARNINGS
-        return await self.delivery_log.delivered_since(EventType.FAILED_LOG_INS, user.id, since)
+        return await self.delivery_log.delivered_since(
+            EventType.FAILED_LOG_INS, user.id, since
+        )
 
 
 def _email(

@@ -7,8 +7,8 @@ from typing import Protocol
 
 import structlog
 
-from server.domain.outbox.entries import Entry
 from server.domain.outbox.emails import Email, EmailComposer
+from server.domain.outbox.entries import Entry
 
 log = structlog.get_logger()
 

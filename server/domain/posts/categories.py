@@ -10,9 +10,10 @@ from typing import Protocol
 from server.domain.callers import Caller
 from server.domain.clock import Clock
 from server.domain.edits import Edit, check_writable, etag
+from server.domain.idempotency import IdempotencyRecord
 from server.domain.paging import (
-    PageParams,
     Page,
+    PageParams,
     PageRequest,
     PageTokens,
     Position,
@@ -20,7 +21,6 @@ from server.domain.paging import (
     Sort,
     paginate,
 )
-from server.domain.idempotency import IdempotencyRecord
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,12 +44,19 @@ class CategoryStore(Protocol):
     """Keeps categories."""
 
     async def add(
-        self, slug: str, name: str, now: datetime, idempotency: IdempotencyRecord[Category] | None = None
+        self,
+        slug: str,
+        name: str,
+        now: datetime,
+        idempotency: IdempotencyRecord[Category] | None = None,
     ) -> Category:
         """Write a category. Raises SlugTaken, AnswerExists."""
 
     async def edit(
-        self, category_id: int, edit: Edit, idempotency: IdempotencyRecord[Category] | None = None
+        self,
+        category_id: int,
+        edit: Edit,
+        idempotency: IdempotencyRecord[Category] | None = None,
     ) -> Category:
         """Change a category.
 
@@ -83,7 +90,10 @@ class Categories:
     clock: Clock
 
     async def create(
-        self, slug: str, name: str, idempotency: IdempotencyRecord[Category] | None = None
+        self,
+        slug: str,
+        name: str,
+        idempotency: IdempotencyRecord[Category] | None = None,
     ) -> Category:
         """Make a category. Raises SlugTaken."""
         return await self.store.add(slug, name, self.clock(), idempotency)
@@ -107,7 +117,9 @@ class Categories:
         """Delete a category. Raises CategoryNotFound, EtagMismatch, CategoryInUse."""
         await self.store.delete(category_id, known)
 
-    async def list(self, caller: Caller, sort: Sort, page_params: PageParams) -> Page[Category]:
+    async def list(
+        self, caller: Caller, sort: Sort, page_params: PageParams
+    ) -> Page[Category]:
         """Give one page. Raises InvalidFields for one that there cannot be."""
 
         async def read(request: PageRequest) -> Rows[Category]:

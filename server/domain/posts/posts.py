@@ -17,9 +17,10 @@ from server.domain.errors import (
     PostNotFound,
     Violation,
 )
+from server.domain.idempotency import IdempotencyRecord
 from server.domain.paging import (
-    PageParams,
     Page,
+    PageParams,
     PageRequest,
     PageTokens,
     Position,
@@ -28,7 +29,6 @@ from server.domain.paging import (
     paginate,
 )
 from server.domain.posts.categories import Category
-from server.domain.idempotency import IdempotencyRecord
 
 EXCERPT = 200  # characters
 MOST_WHOLE = 20  # to a page: 20 of the longest bodies fit into one gRPC message
@@ -110,7 +110,9 @@ class Reader:
 class PostStore(Protocol):
     """Keeps posts; the deleted, and those of deleted accounts, are not among them."""
 
-    async def add(self, new: NewPost, idempotency: IdempotencyRecord[Post] | None = None) -> Post:
+    async def add(
+        self, new: NewPost, idempotency: IdempotencyRecord[Post] | None = None
+    ) -> Post:
         """Write a post.
 
         Raises InvalidFields if there is no such category, AnswerExists.
@@ -120,7 +122,10 @@ class PostStore(Protocol):
         """Give the post with this id."""
 
     async def edit(
-        self, post_id: int, edit: Edit, idempotency: IdempotencyRecord[Post] | None = None
+        self,
+        post_id: int,
+        edit: Edit,
+        idempotency: IdempotencyRecord[Post] | None = None,
     ) -> Post:
         """Change a post.
 
@@ -190,7 +195,9 @@ class Posts:
         """
         check_writable("post", values, WRITABLE)
         await self._own(caller, post_id)
-        return await self.store.edit(post_id, Edit(values, known, self.clock()), idempotency)
+        return await self.store.edit(
+            post_id, Edit(values, known, self.clock()), idempotency
+        )
 
     async def delete(self, caller: Caller, post_id: int, known: str) -> None:
         """Delete a post softly. Raises PostNotFound, AccessDenied, EtagMismatch."""

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 from blatam.user.v1 import user_pb2 as pb
-from server.domain.accounts.users import Role, User, UserFilter, Users, normalize_identifier
+from server.domain.accounts.users import (
+    Role,
+    User,
+    UserFilter,
+    Users,
+    normalize_identifier,
+)
 from server.domain.callers import Caller
 from server.domain.paging import Sort
 from server.rpc.call import Call
 from server.rpc.interceptors.validation import check
 from server.rpc.messages.masks import Readers, new_values
 from server.rpc.messages.moments import set_moment
-from server.rpc.messages.pages import page_params, numbers
+from server.rpc.messages.pages import numbers, page_params
 
 
 class UserServicer:
@@ -91,14 +97,19 @@ class UserServicer:
             return pb.UndeleteUserResponse(user=message(user, call.caller))
 
         call.audit_user_id = request.id
-        return answer(await self._users.undelete(request.id, call.idempotency_record(answer)))
+        return answer(
+            await self._users.undelete(request.id, call.idempotency_record(answer))
+        )
 
     async def ListUsers(
         self, request: pb.ListUsersRequest, call: Call
     ) -> pb.ListUsersResponse:
         """List accounts, a page at a time."""
         page = await self._users.list(
-            call.caller, _filter(request), Sort.parse(request.sort_by), page_params(request)
+            call.caller,
+            _filter(request),
+            Sort.parse(request.sort_by),
+            page_params(request),
         )
         items = [message(user, call.caller) for user in page.rows.items]
         return pb.ListUsersResponse(items=items, **numbers(page))

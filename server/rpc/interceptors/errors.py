@@ -23,7 +23,9 @@ from server.rpc.deadlines import Deadline
 
 log = structlog.get_logger()
 DOMAIN = "blatam.academy"
-_CODES: dict[ErrorKind, int] = {kind: code_pb2.Code.Value(kind.name) for kind in ErrorKind}
+_CODES: dict[ErrorKind, int] = {
+    kind: code_pb2.Code.Value(kind.name) for kind in ErrorKind
+}
 
 
 async def failing(call: Call, proceed: Proceed) -> Outcome:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from server.domain.clock import Clock
-from server.domain.idempotency import ResponseExists, RequestKey, Idempotency
+from server.domain.idempotency import Idempotency, RequestKey, ResponseExists
 from server.rpc.call import Call, Interceptor, Method, Outcome, PendingRequest, Proceed
 
 
-def idempotent(method: Method, idempotency: Idempotency, clock: Clock) -> Interceptor | None:
+def idempotent(
+    method: Method, idempotency: Idempotency, clock: Clock
+) -> Interceptor | None:
     """Give what recognises one RPC's repeats; None where the contract has none."""
     if not method.policy.idempotent:
         return None

@@ -7,7 +7,7 @@ from server.domain.members.follows import Follow, Follows, Side
 from server.domain.paging import Page, Sort
 from server.rpc.accounts.users import message
 from server.rpc.call import Call
-from server.rpc.messages.pages import page_params, numbers
+from server.rpc.messages.pages import numbers, page_params
 
 
 class FollowServicer:

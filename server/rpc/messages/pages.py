@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Literal, Protocol, TypedDict
 
-from server.domain.paging import PageParams, Page
+from server.domain.paging import Page, PageParams
 
 
 class ListRequest(Protocol):

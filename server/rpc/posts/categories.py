@@ -8,7 +8,7 @@ from server.domain.posts.categories import Categories, Category
 from server.rpc.call import Call
 from server.rpc.messages.masks import Readers, new_values
 from server.rpc.messages.moments import set_moment
-from server.rpc.messages.pages import page_params, numbers
+from server.rpc.messages.pages import numbers, page_params
 
 _READERS: Readers = {
     "slug": lambda category: category.slug,

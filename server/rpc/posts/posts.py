@@ -11,7 +11,7 @@ from server.domain.posts.posts import Post, PostFilter, Posts, State
 from server.rpc.call import Call
 from server.rpc.messages.masks import Readers, new_values
 from server.rpc.messages.moments import moment_at, set_moment
-from server.rpc.messages.pages import page_params, numbers
+from server.rpc.messages.pages import numbers, page_params
 from server.rpc.posts import categories
 
 _READERS: Readers = {

@@ -12,8 +12,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from server.domain.accounts.user_batches import Outcomes
 from server.domain.accounts.users import NewUser, User, normalize_identifier
 from server.domain.errors import AcademyError, EmailTaken, UsernameTaken
-from server.domain.outbox.entries import EventType, NewEntry
 from server.domain.idempotency import IdempotencyRecord
+from server.domain.outbox.entries import EventType, NewEntry
 from server.store import idempotent_responses
 from server.store.accounts.user_reads import USER_COLUMNS, user_of
 from server.store.connect import Database
@@ -40,7 +40,9 @@ class PostgresUserBatches:
         self._database = database
 
     async def add_all(
-        self, rows: Sequence[NewUser | AcademyError], idempotency: IdempotencyRecord[Outcomes] | None = None
+        self,
+        rows: Sequence[NewUser | AcademyError],
+        idempotency: IdempotencyRecord[Outcomes] | None = None,
     ) -> Outcomes:
         """Write accounts in one transaction, and the answer that `once` makes of it.
 
@@ -61,7 +63,9 @@ class PostgresUserBatches:
                 for row in rows
             ]
             if idempotency:
-                await idempotent_responses.write(connection, idempotency, outcomes, about)
+                await idempotent_responses.write(
+                    connection, idempotency, outcomes, about
+                )
         return outcomes
 
 

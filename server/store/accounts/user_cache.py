@@ -159,7 +159,10 @@ class CachedUsers(PostgresUsers):
         return await self.cache.by_id(user_id)
 
     async def edit(
-        self, user_id: int, edit: UserEdit, idempotency: IdempotencyRecord[User] | None = None
+        self,
+        user_id: int,
+        edit: UserEdit,
+        idempotency: IdempotencyRecord[User] | None = None,
     ) -> User:
         """Change an account; this process sees it at once."""
         user = await super().edit(user_id, edit, idempotency)

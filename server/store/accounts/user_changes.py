@@ -19,8 +19,8 @@ import structlog
 
 from server.domain.accounts.user_watch import Change
 from server.domain.errors import StoreUnavailable
-from server.domain.outbox.entries import EventType
 from server.domain.event_buffer import EventBuffer
+from server.domain.outbox.entries import EventType
 from server.store.accounts.user_reads import UserReads
 from server.store.connect import Database
 from server.store.tables import outbox

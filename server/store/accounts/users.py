@@ -9,7 +9,13 @@ from uuid import UUID
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from server.domain.accounts.users import NewUser, Role, User, UserEdit, normalize_identifier
+from server.domain.accounts.users import (
+    NewUser,
+    Role,
+    User,
+    UserEdit,
+    normalize_identifier,
+)
 from server.domain.errors import (
     EmailTaken,
     EtagMismatch,
@@ -17,10 +23,15 @@ from server.domain.errors import (
     UsernameTaken,
     UserNotFound,
 )
-from server.domain.outbox.entries import EventType, NewEntry
 from server.domain.idempotency import IdempotencyRecord
+from server.domain.outbox.entries import EventType, NewEntry
 from server.store import idempotent_responses
-from server.store.accounts.user_reads import USER_COLUMNS, NOT_DELETED, UserReads, user_of
+from server.store.accounts.user_reads import (
+    NOT_DELETED,
+    USER_COLUMNS,
+    UserReads,
+    user_of,
+)
 from server.store.connect import Database
 from server.store.credentials.revocations import RevocationFeed, end_sessions
 from server.store.outbox import enqueue, take_back
@@ -40,7 +51,9 @@ class PostgresUsers(UserReads):
         super().__init__(database)
         self._feed = feed
 
-    async def add(self, new: NewUser, idempotency: IdempotencyRecord[User] | None = None) -> User:
+    async def add(
+        self, new: NewUser, idempotency: IdempotencyRecord[User] | None = None
+    ) -> User:
         """Write an account, and the answer that `once` makes of it.
 
         Raises EmailTaken, UsernameTaken, AnswerExists.
@@ -67,11 +80,16 @@ class PostgresUsers(UserReads):
                 NewEntry(EventType.WELCOME, user.id),
             )
             if idempotency:
-                await idempotent_responses.write(connection, idempotency, user, about=[user.id])
+                await idempotent_responses.write(
+                    connection, idempotency, user, about=[user.id]
+                )
         return user
 
     async def edit(
-        self, user_id: int, edit: UserEdit, idempotency: IdempotencyRecord[User] | None = None
+        self,
+        user_id: int,
+        edit: UserEdit,
+        idempotency: IdempotencyRecord[User] | None = None,
     ) -> User:
         """Change an account, and end its sessions if the edit says so.
 
@@ -91,13 +109,17 @@ class PostgresUsers(UserReads):
                     ended = await end_sessions(connection, user_id, edit.now)
                 if "email" in values:
                     await take_back(connection, user_id, edit.now)
-                    old = NewEntry(EventType.EMAIL_CHANGED, user_id, address=before.email)
+                    old = NewEntry(
+                        EventType.EMAIL_CHANGED, user_id, address=before.email
+                    )
                     await enqueue(connection, edit.now, old)
                 user = await changed(
                     connection, EventType.USER_UPDATED, user_id, edit.now, values
                 )
             if idempotency:
-                await idempotent_responses.write(connection, idempotency, user, about=[user_id])
+                await idempotent_responses.write(
+                    connection, idempotency, user, about=[user_id]
+                )
         await self._feed.ended(ended, edit.now)
         return user
 
@@ -133,7 +155,9 @@ class PostgresUsers(UserReads):
                 connection, EventType.USER_UNDELETED, user_id, now, {"deleted_at": None}
             )
             if idempotency:
-                await idempotent_responses.write(connection, idempotency, user, about=[user_id])
+                await idempotent_responses.write(
+                    connection, idempotency, user, about=[user_id]
+                )
         return user
 
 

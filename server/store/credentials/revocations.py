@@ -22,11 +22,11 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from server.domain.clock import Clock
 from server.domain.credentials.revocations import KEPT, Revocations
 from server.domain.errors import StoreUnavailable
-from server.domain.revocation_watch import Revoked
 from server.domain.event_buffer import EventBuffer
+from server.domain.revocation_watch import Revoked
 from server.store.connect import Database
-from server.store.wakeup_channel import WakeupChannel
 from server.store.tables import revocations, sessions
+from server.store.wakeup_channel import WakeupChannel
 
 log = structlog.get_logger()
 CHANNEL = "academy:revocations"

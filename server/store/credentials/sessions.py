@@ -15,8 +15,8 @@ from server.domain.accounts.users import Role
 from server.domain.auth import Account, Decide, Owner
 from server.domain.credentials.sessions import Rotation, Session
 from server.domain.errors import TokenInvalid
-from server.domain.outbox.entries import EventType, NewEntry
 from server.domain.idempotency import IdempotencyRecord
+from server.domain.outbox.entries import EventType, NewEntry
 from server.store import idempotent_responses
 from server.store.accounts.user_reads import NOT_DELETED
 from server.store.connect import Database
@@ -159,7 +159,9 @@ class PostgresSessions:
         user_id = account.user_id
         change = (
             sa.update(users)
-            .where(users.c.id == user_id, users.c.version == account.version, NOT_DELETED)
+            .where(
+                users.c.id == user_id, users.c.version == account.version, NOT_DELETED
+            )
             .values(hashed_password=hashed, updated_at=now, version=users.c.version + 1)
             .returning(users.c.version)
         )
@@ -170,7 +172,9 @@ class PostgresSessions:
             version = (await connection.execute(change)).scalar()
             if version is None:
                 return False
-            told = NewEntry(EventType.USER_UPDATED, user_id, payload={"version": version})
+            told = NewEntry(
+                EventType.USER_UPDATED, user_id, payload={"version": version}
+            )
             mail = NewEntry(EventType.PASSWORD_CHANGED, user_id)
             await enqueue(connection, now, told, mail)
             await take_back(connection, user_id, now)

@@ -12,7 +12,7 @@ from server.domain.errors import TokenInvalid, UserNotFound
 from server.domain.members.follows import Follow, Side
 from server.domain.outbox.entries import EventType, NewEntry
 from server.domain.paging import MAX_OFFSET, PageRequest, Rows
-from server.store.accounts.user_reads import USER_COLUMNS, NOT_DELETED, user_of
+from server.store.accounts.user_reads import NOT_DELETED, USER_COLUMNS, user_of
 from server.store.connect import Database
 from server.store.keyset import Estimates, Keyset, capped_count, counted
 from server.store.outbox import enqueue

@@ -16,9 +16,9 @@ from server.domain.errors import (
     ProfileNotFound,
     UserNotFound,
 )
+from server.domain.idempotency import IdempotencyRecord
 from server.domain.members.profiles import Profile
 from server.domain.members.settings import Visibility
-from server.domain.idempotency import IdempotencyRecord
 from server.store import idempotent_responses
 from server.store.accounts.user_reads import NOT_DELETED
 from server.store.connect import Database
@@ -38,7 +38,9 @@ class PostgresProfiles:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    async def add(self, profile: Profile, idempotency: IdempotencyRecord[Profile] | None = None) -> Profile:
+    async def add(
+        self, profile: Profile, idempotency: IdempotencyRecord[Profile] | None = None
+    ) -> Profile:
         """Write a profile. Raises ProfileExists, UserNotFound, AnswerExists."""
         values = asdict(profile)
         owner = sa.select(
@@ -63,7 +65,9 @@ class PostgresProfiles:
 
     async def by_user(self, user_id: int, *, private_too: bool) -> Profile | None:
         """Give an account's profile, if it is not private or private ones count."""
-        query = sa.select(table).join(users).where(table.c.user_id == user_id, NOT_DELETED)
+        query = (
+            sa.select(table).join(users).where(table.c.user_id == user_id, NOT_DELETED)
+        )
         if not private_too:
             query = query.where(~_PRIVATE)
         async with self._database.reading() as connection:
@@ -71,7 +75,10 @@ class PostgresProfiles:
         return Profile(*row) if row else None
 
     async def edit(
-        self, user_id: int, edit: Edit, idempotency: IdempotencyRecord[Profile] | None = None
+        self,
+        user_id: int,
+        edit: Edit,
+        idempotency: IdempotencyRecord[Profile] | None = None,
     ) -> Profile:
         """Change a profile. Raises ProfileNotFound, EtagMismatch, AnswerExists."""
         async with writing(self._database, idempotency, {}) as connection:
@@ -80,7 +87,9 @@ class PostgresProfiles:
                 raise EtagMismatch(before.etag)
             profile = await _changed(connection, before, edit)
             if idempotency:
-                await idempotent_responses.write(connection, idempotency, profile, about=[user_id])
+                await idempotent_responses.write(
+                    connection, idempotency, profile, about=[user_id]
+                )
         return profile
 
 

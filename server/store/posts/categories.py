@@ -14,9 +14,9 @@ from server.domain.errors import (
     EtagMismatch,
     SlugTaken,
 )
+from server.domain.idempotency import IdempotencyRecord
 from server.domain.paging import MAX_OFFSET, PageRequest, Rows, Sort
 from server.domain.posts.categories import Category
-from server.domain.idempotency import IdempotencyRecord
 from server.store import idempotent_responses
 from server.store.connect import Database
 from server.store.keyset import Estimates, Keyset, capped_count, counted
@@ -35,7 +35,11 @@ class PostgresCategories:
         self._estimates = Estimates()
 
     async def add(
-        self, slug: str, name: str, now: datetime, idempotency: IdempotencyRecord[Category] | None = None
+        self,
+        slug: str,
+        name: str,
+        now: datetime,
+        idempotency: IdempotencyRecord[Category] | None = None,
     ) -> Category:
         """Write a category. Raises SlugTaken, AnswerExists."""
         statement = (
@@ -50,7 +54,10 @@ class PostgresCategories:
         return category
 
     async def edit(
-        self, category_id: int, edit: Edit, idempotency: IdempotencyRecord[Category] | None = None
+        self,
+        category_id: int,
+        edit: Edit,
+        idempotency: IdempotencyRecord[Category] | None = None,
     ) -> Category:
         """Change a category.
 

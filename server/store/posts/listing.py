@@ -14,7 +14,13 @@ from server.domain.paging import MAX_OFFSET, PageRequest, Rows, Sort
 from server.domain.posts.posts import Post, PostFilter, Reader, State
 from server.store.connect import Database
 from server.store.keyset import Estimates, Keyset, capped_count, counted
-from server.store.posts.rows import AUTHOR_NOT_DELETED, AUTHORS_NOT_DELETED, BRIEF, WHOLE, posts_of
+from server.store.posts.rows import (
+    AUTHOR_NOT_DELETED,
+    AUTHORS_NOT_DELETED,
+    BRIEF,
+    WHOLE,
+    posts_of,
+)
 from server.store.tables import posts as table
 
 Branch = list[sa.ColumnElement[bool]]

@@ -18,16 +18,22 @@ from server.domain.errors import (
     TokenInvalid,
     Violation,
 )
+from server.domain.idempotency import IdempotencyRecord
 from server.domain.outbox.entries import EventType, NewEntry
 from server.domain.paging import PageRequest, Rows, Sort
 from server.domain.posts.posts import NewPost, Post, PostFilter, Reader, State
-from server.domain.idempotency import IdempotencyRecord
 from server.store import idempotent_responses
 from server.store.connect import Database
 from server.store.keyset import Estimates
 from server.store.outbox import enqueue
 from server.store.posts import listing
-from server.store.posts.rows import AUTHOR_NOT_DELETED, NOT_DELETED, WHOLE, Row, posts_of
+from server.store.posts.rows import (
+    AUTHOR_NOT_DELETED,
+    NOT_DELETED,
+    WHOLE,
+    Row,
+    posts_of,
+)
 from server.store.tables import posts as table
 from server.store.writing import Refusals, writing
 
@@ -41,7 +47,9 @@ class PostgresPosts:
         self._database = database
         self._estimates = Estimates()
 
-    async def add(self, new: NewPost, idempotency: IdempotencyRecord[Post] | None = None) -> Post:
+    async def add(
+        self, new: NewPost, idempotency: IdempotencyRecord[Post] | None = None
+    ) -> Post:
         """Write a post.
 
         Raises InvalidFields if there is no such category, AnswerExists.
@@ -64,19 +72,26 @@ class PostgresPosts:
             (post,) = await posts_of(connection, rows)
             await _tell(connection, new.created_at, None, rows[0])
             if idempotency:
-                await idempotent_responses.write(connection, idempotency, post, about=[new.author_id])
+                await idempotent_responses.write(
+                    connection, idempotency, post, about=[new.author_id]
+                )
         return post
 
     async def by_id(self, post_id: int) -> Post | None:
         """Give the post with this id."""
-        query = sa.select(*WHOLE).where(table.c.id == post_id, NOT_DELETED, AUTHOR_NOT_DELETED)
+        query = sa.select(*WHOLE).where(
+            table.c.id == post_id, NOT_DELETED, AUTHOR_NOT_DELETED
+        )
         async with self._database.reading() as connection:
             rows = (await connection.execute(query)).all()
             found = await posts_of(connection, rows)
         return found[0] if found else None
 
     async def edit(
-        self, post_id: int, edit: Edit, idempotency: IdempotencyRecord[Post] | None = None
+        self,
+        post_id: int,
+        edit: Edit,
+        idempotency: IdempotencyRecord[Post] | None = None,
     ) -> Post:
         """Change a post.
 
@@ -90,7 +105,9 @@ class PostgresPosts:
                 row = await _changed(connection, row, edit.now, values)
             (post,) = await posts_of(connection, [row])
             if idempotency:
-                await idempotent_responses.write(connection, idempotency, post, about=[post.author.id])
+                await idempotent_responses.write(
+                    connection, idempotency, post, about=[post.author.id]
+                )
         return post
 
     async def delete(self, post_id: int, known: str, now: datetime) -> None:
@@ -110,7 +127,9 @@ class PostgresPosts:
 
     async def after(self, post_id: int, size: int) -> Sequence[Post]:
         """Give the next posts above an id, drafts too, in the order of ids."""
-        above = sa.select(*WHOLE).where(table.c.id > post_id, NOT_DELETED, AUTHOR_NOT_DELETED)
+        above = sa.select(*WHOLE).where(
+            table.c.id > post_id, NOT_DELETED, AUTHOR_NOT_DELETED
+        )
         query = above.order_by(table.c.id).limit(size)
         async with self._database.reading() as connection:
             rows = (await connection.execute(query)).all()
@@ -132,7 +151,9 @@ async def _locked(connection: AsyncConnection, post_id: int, known: str) -> Row:
 
     Raises PostNotFound, EtagMismatch.
     """
-    query = sa.select(*WHOLE).where(table.c.id == post_id, NOT_DELETED, AUTHOR_NOT_DELETED)
+    query = sa.select(*WHOLE).where(
+        table.c.id == post_id, NOT_DELETED, AUTHOR_NOT_DELETED
+    )
     row = (await connection.execute(query.with_for_update(of=table))).first()
     if row is None:
         raise PostNotFound(post_id)

@@ -7,18 +7,18 @@ from datetime import datetime, timedelta
 
 import pytest
 
-from server.workers.supervisor import supervise
 from server.domain.errors import StoreUnavailable
 from server.domain.outbox.dispatcher import (
     FIRST_PAUSE,
     LONGEST_ABSENCE,
     LONGEST_PAUSE,
     MOST_ATTEMPTS,
-    OutboxDispatcher,
     MailerUnavailable,
+    OutboxDispatcher,
     pause_after,
 )
 from server.domain.outbox.entries import Entry
+from server.workers.supervisor import supervise
 from tests.fakes import NOON, Clock
 
 
@@ -83,7 +83,9 @@ class World:
     dispatcher: OutboxDispatcher = field(init=False)
 
     def __post_init__(self) -> None:
-        self.dispatcher = OutboxDispatcher(self.store, self._route, self.clock, lambda: 1.0, 0)
+        self.dispatcher = OutboxDispatcher(
+            self.store, self._route, self.clock, lambda: 1.0, 0
+        )
 
     async def _route(self, entry: Entry) -> bool:
         if self.held:

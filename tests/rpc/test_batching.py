@@ -8,31 +8,37 @@ from typing import Any
 import grpc
 import pytest
 
+from batching.v1.batching_pb2 import (
+    Answer,
+    Call,
+    ExecuteBatchRequest,
+    ExecuteBatchResponse,
+    Pair,
+)
 from blatam.auth.v1 import auth_pb2
+from edge.batching import BatchingPort
 from edge.port import Reply
-from edge.tunnel import TunnelPort
-from server.rpc.tunnel import MOST_CALLS
+from server.rpc.batching import MOST_CALLS
 from tests.edge.service import Port
+from tests.edge.test_batching import METHOD, Held, until
 from tests.edge.test_ports import Remote
-from tests.edge.test_tunnel import METHOD, Held, until
 from tests.running import Running
-from tunnel.v1.tunnel_pb2 import Answer, Call, CarryRequest, CarryResponse, Pair
 
-CARRY = "/tunnel.v1.TunnelService/Carry"
+CARRY = "/batching.v1.BatchingService/ExecuteBatch"
 LOGIN = "/blatam.auth.v1.AuthService/Login"
 
 
 @asynccontextmanager
 async def opened(service: Port, most: int = 1_000) -> AsyncIterator[tuple[Any, Remote]]:
     """Give a tunnel's stream, to send it whatever one likes."""
-    remote = Remote(service, TunnelPort, most)
+    remote = Remote(service, BatchingPort, most)
     async with remote:
         yield remote.channel.stream_stream(CARRY)(), remote
 
 
 def carry(*numbers: int, cancelled: Sequence[int] = ()) -> bytes:
     calls = [Call(id=n, method=METHOD) for n in numbers]
-    return CarryRequest(calls=calls, cancelled=cancelled).SerializeToString()
+    return ExecuteBatchRequest(calls=calls, cancelled=cancelled).SerializeToString()
 
 
 async def answers(stream: Any, count: int) -> list[Answer]:
@@ -40,7 +46,7 @@ async def answers(stream: Any, count: int) -> list[Answer]:
     found: list[Answer] = []
     async with asyncio.timeout(10):
         while len(found) < count:
-            found += CarryResponse.FromString(await stream.read()).answers
+            found += ExecuteBatchResponse.FromString(await stream.read()).answers
     return found
 
 
@@ -76,9 +82,9 @@ async def test_who_does_not_read_is_not_served_on(most: int) -> None:
                 await stream.write(carry(*range(first, first + 100)))
 
         sending = asyncio.create_task(more())
-        await until(lambda: bool(remote.tunnel._ends))
+        await until(lambda: bool(remote.batching._ends))
         await asyncio.sleep(0.5)
-        (end,) = remote.tunnel._ends.values()
+        (end,) = remote.batching._ends.values()
         assert len({one.id for one in end._answers}) <= MOST_CALLS
         assert len(end._calls) <= MOST_CALLS
         assert len(service.calls) < MOST_CALLS * 3  # what the wire itself holds
@@ -96,7 +102,7 @@ async def test_calls_and_cancels_without_end() -> None:
         await stream.write(carry(5_000))
         await until(lambda: service.now == 1)
         assert service.most <= MOST_CALLS
-        assert remote.tunnel.running == 1
+        assert remote.batching.running == 1
 
 
 async def test_cancels_make_room_for_the_calls_beside_them() -> None:
@@ -123,7 +129,7 @@ async def test_one_tunnel_for_each_connection() -> None:
     """So that one client takes no more places than it has streams."""
     async with opened(Held()) as (stream, remote):
         await stream.write(carry(1))
-        await until(lambda: remote.tunnel.running == 1)
+        await until(lambda: remote.batching.running == 1)
         second: Any = remote.channel.stream_stream(CARRY)()
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             await second.read()
@@ -138,7 +144,7 @@ async def test_its_calls_end_with_a_tunnel() -> None:
         await until(lambda: service.now == 5)
         stream.cancel()
         await until(lambda: service.cancelled == 5)
-        await until(lambda: remote.tunnel.running == 0 and not remote.tunnel._ends)
+        await until(lambda: remote.batching.running == 0 and not remote.batching._ends)
 
 
 async def test_half_closed_it_answers_the_rest() -> None:
@@ -194,7 +200,7 @@ async def test_a_call_is_what_grpc_would_let_through(
     login = auth_pb2.LoginRequest(identifier="nobody", password="Blue7horse")
     call = Call(method=method, message=login.SerializeToString(), metadata=metadata)
     stream: Any = shared.channel.stream_stream(CARRY)()
-    await stream.write(CarryRequest(calls=[call]).SerializeToString())
+    await stream.write(ExecuteBatchRequest(calls=[call]).SerializeToString())
     (answer,) = await answers(stream, 1)
     assert answer.code == code
     await stream.done_writing()

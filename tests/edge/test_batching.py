@@ -11,12 +11,12 @@ from typing import Any
 import grpc
 import pytest
 
+from batching.v1.batching_pb2 import Answer, ExecuteBatchRequest, ExecuteBatchResponse
+from edge.batching import MOST_CALLS, BatchingPort
 from edge.port import CallError, Metadata, RemotePort, Reply
-from edge.tunnel import MOST_CALLS, TunnelPort
-from server.rpc.tunnel import Tunnel
+from server.rpc.batching import BatchingServicer
 from tests.edge.service import Port
 from tests.edge.test_ports import Remote, answering
-from tunnel.v1.tunnel_pb2 import Answer, CarryRequest, CarryResponse
 
 METHOD = "/shop.v1.Shop/GetItem"
 SECONDS = 10
@@ -55,10 +55,10 @@ async def until(holds: Callable[[], bool]) -> None:
 
 
 @asynccontextmanager
-async def tunnelled(service: Port) -> AsyncIterator[TunnelPort]:
+async def batching_port(service: Port) -> AsyncIterator[BatchingPort]:
     """Serve it, and give the port that calls it."""
-    async with Remote(service, TunnelPort) as port:
-        assert isinstance(port, TunnelPort)
+    async with Remote(service, BatchingPort) as port:
+        assert isinstance(port, BatchingPort)
         yield port
 
 
@@ -91,7 +91,7 @@ async def test_each_has_its_own_answer(direct: list[str]) -> None:
             await asyncio.sleep(int(request) % 7 / 1000)
             return Reply(request, metadata, (("x-told-bin", request),))
 
-    async with tunnelled(Late()) as port:
+    async with batching_port(Late()) as port:
         given = (("x-é", "é"), ("x-é", "2"), ("k-bin", b"\xff\0"))
         calls = [
             port.unary(METHOD, b"%d" % n, metadata=given, timeout=None)
@@ -109,10 +109,10 @@ async def test_calls_of_one_turn_go_together() -> None:
     sizes: list[int] = []
 
     async def carry(_: object, context: Any) -> None:
-        request = CarryRequest.FromString(await context.read())
+        request = ExecuteBatchRequest.FromString(await context.read())
         sizes.append(len(request.calls))
         answers = [Answer(id=call.id) for call in request.calls]
-        await context.write(CarryResponse(answers=answers).SerializeToString())
+        await context.write(ExecuteBatchResponse(answers=answers).SerializeToString())
 
     async with carried_by(carry) as port:
         await asyncio.gather(*(ask(port) for _ in range(64)))
@@ -120,23 +120,23 @@ async def test_calls_of_one_turn_go_together() -> None:
 
 
 @asynccontextmanager
-async def carried_by(carry: Any) -> AsyncIterator[TunnelPort]:
+async def carried_by(carry: Any) -> AsyncIterator[BatchingPort]:
     """Give a port whose calls are answered by some other end."""
     remote = Remote(Port())
-    end = Tunnel(answering(Port()), 1)
+    end = BatchingServicer(answering(Port()), 1)
     end._carry = carry  # type: ignore[method-assign]
     remote.server.add_generic_rpc_handlers((end.handler(),))
     async with remote:
-        yield TunnelPort(remote.channel)
+        yield BatchingPort(remote.channel)
 
 
 @pytest.mark.parametrize(
     "said",
     [
         b"\xff",
-        CarryResponse().SerializeToString(),
-        CarryResponse(answers=[Answer(id=9)]).SerializeToString(),
-        CarryResponse(answers=[Answer(id=9, more=True)]).SerializeToString(),
+        ExecuteBatchResponse().SerializeToString(),
+        ExecuteBatchResponse(answers=[Answer(id=9)]).SerializeToString(),
+        ExecuteBatchResponse(answers=[Answer(id=9, more=True)]).SerializeToString(),
     ],
 )
 async def test_another_end_that_is_not_right(said: bytes, direct: list[str]) -> None:
@@ -156,7 +156,7 @@ async def test_another_end_that_is_not_right(said: bytes, direct: list[str]) -> 
 
 async def test_what_is_large_does_not_hold_up_the_others(direct: list[str]) -> None:
     """It has a stream of its own."""
-    async with tunnelled(Port()) as port:
+    async with batching_port(Port()) as port:
         await ask(port, b"x" * 64 * 1024)
     assert direct == [METHOD]
 
@@ -165,7 +165,7 @@ async def test_what_is_large_does_not_hold_up_the_others(direct: list[str]) -> N
 async def test_an_answer_of_any_size(size: int) -> None:
     """In parts, where it would be too large for a message."""
     answer = bytes(n % 251 for n in range(size))
-    async with tunnelled(Port(Reply(answer))) as port:
+    async with batching_port(Port(Reply(answer))) as port:
         first, second = await asyncio.gather(ask(port), ask(port))
         assert first == second == answer
 
@@ -173,7 +173,7 @@ async def test_an_answer_of_any_size(size: int) -> None:
 async def test_more_than_fits_goes_the_usual_way(direct: list[str]) -> None:
     """Slow calls do not keep others from being made."""
     service = Held()
-    async with tunnelled(service) as port:
+    async with batching_port(service) as port:
         calls = [asyncio.create_task(ask(port)) for _ in range(MOST_CALLS + 5)]
         await until(lambda: service.now == len(calls))
         service.gate.set()
@@ -185,7 +185,7 @@ async def test_more_than_fits_goes_the_usual_way(direct: list[str]) -> None:
 async def test_any_deadline_arrives(due: float | None) -> None:
     """As milliseconds, at least what is left; beyond 49 days as 49 days."""
     service = Port()
-    async with tunnelled(service) as port:
+    async with batching_port(service) as port:
         await ask(port, timeout=due)
     if due is None:
         assert service.timeout is None
@@ -199,7 +199,7 @@ async def test_a_server_without_one(direct: list[str]) -> None:
     service = Port()
     remote = Remote(service)
     async with remote:
-        port = TunnelPort(remote.channel)
+        port = BatchingPort(remote.channel)
         opened = Opened(port)
         await asyncio.gather(*(ask(port) for _ in range(20)))
         await ask(port)
@@ -212,7 +212,7 @@ async def test_a_server_without_one(direct: list[str]) -> None:
 class Opened:
     """Counts the tunnels that a port opens."""
 
-    def __init__(self, port: TunnelPort) -> None:
+    def __init__(self, port: BatchingPort) -> None:
         self.count = 0
         self._open = port._open
         port._open = self
@@ -225,7 +225,7 @@ class Opened:
 async def test_draining_loses_nothing() -> None:
     """Calls go on all the while: each is made once and answered."""
     service = Port(then=partial(asyncio.sleep, 0.005))
-    remote = Remote(service, TunnelPort)
+    remote = Remote(service, BatchingPort)
     done = 0
 
     async def caller(port: RemotePort) -> None:
@@ -237,7 +237,7 @@ async def test_draining_loses_nothing() -> None:
     async with remote as port:
         callers = [asyncio.create_task(caller(port)) for _ in range(50)]
         await until(lambda: done > 500)
-        remote.tunnel.drain()
+        remote.batching.drain()
         await asyncio.gather(*callers)
         assert len(service.calls) == done
 
@@ -245,7 +245,7 @@ async def test_draining_loses_nothing() -> None:
 async def test_a_cancelled_call_ends(direct: list[str]) -> None:
     """There, too; the others do not."""
     service = Held()
-    async with tunnelled(service) as port:
+    async with batching_port(service) as port:
         calls = [asyncio.create_task(ask(port, b"%d" % n)) for n in range(20)]
         await until(lambda: service.now == 20)
         for call in calls[:15]:
@@ -259,7 +259,7 @@ async def test_a_cancelled_call_ends(direct: list[str]) -> None:
 async def test_calls_that_are_cancelled_leave_no_place_taken() -> None:
     """However soon."""
     service = Port()
-    async with tunnelled(service) as port:
+    async with batching_port(service) as port:
         for _ in range(MOST_CALLS * 2):
             call = asyncio.create_task(ask(port))
             await asyncio.sleep(0)
@@ -278,22 +278,22 @@ async def test_a_call_cancelled_before_it_left_is_dropped() -> None:
     async with carried_by(carry) as port:
         calls = [asyncio.create_task(ask(port, b"x" * 60_000)) for _ in range(200)]
         await asyncio.sleep(0.2)
-        tunnel = port._tunnel
-        assert tunnel
-        assert len(tunnel._calls) > 100
+        batching = port._batching
+        assert batching
+        assert len(batching._calls) > 100
         for call in calls:
             call.cancel()
         await asyncio.sleep(0)
         await asyncio.sleep(0)
-        assert not tunnel._calls | tunnel._waiting | tunnel._due
+        assert not batching._calls | batching._waiting | batching._due
 
 
 async def test_a_server_that_dies(caplog: pytest.LogCaptureFixture) -> None:
     """Nobody knows what became of a call: UNAVAILABLE, and the next one is made."""
     service = Held()
-    remote = Remote(service, TunnelPort)
+    remote = Remote(service, BatchingPort)
     async with remote as port:
-        assert isinstance(port, TunnelPort)
+        assert isinstance(port, BatchingPort)
         calls = [asyncio.create_task(ask(port)) for _ in range(3)]
         await until(lambda: service.now == 3)
         await remote.server.stop(0)
@@ -304,7 +304,7 @@ async def test_a_server_that_dies(caplog: pytest.LogCaptureFixture) -> None:
             assert "127.0.0.1" not in caught.value.message
         assert "3 calls failed" in caplog.text
         await until(lambda: service.cancelled == 3)
-        async with tunnelled(Port()) as other:
+        async with batching_port(Port()) as other:
             port._open = other._open
             assert await ask(port, b"again") == b"again"
 
@@ -328,7 +328,7 @@ async def test_what_a_tunnel_has_no_room_for_is_made_without(
 ) -> None:
     """The server says that it was not made."""
     service = Held()
-    remote = Remote(service, TunnelPort, most=3)
+    remote = Remote(service, BatchingPort, most=3)
     async with remote as port:
         calls = [asyncio.create_task(ask(port, b"%d" % n)) for n in range(5)]
         await until(lambda: service.now == 5)
@@ -341,7 +341,7 @@ async def test_what_a_tunnel_has_no_room_for_is_made_without(
 async def test_a_deadline_that_nobody_there_keeps() -> None:
     """L5: at most 100 ms late where the machine has time; the call ends there."""
     service, took = Held(), []
-    async with tunnelled(service) as port:
+    async with batching_port(service) as port:
         for _ in range(5):
             began = time.monotonic()
             with pytest.raises(CallError) as caught:
@@ -355,14 +355,14 @@ async def test_a_deadline_that_nobody_there_keeps() -> None:
 async def test_a_call_cancelled_after_draining_ends() -> None:
     """The stream is open for that until the last one is answered."""
     service = Held()
-    remote = Remote(service, TunnelPort)
+    remote = Remote(service, BatchingPort)
     async with remote as port:
         calls = [asyncio.create_task(ask(port)) for _ in range(3)]
         await until(lambda: service.now == 3)
-        remote.tunnel.drain()
+        remote.batching.drain()
         await asyncio.sleep(0.05)
         calls[0].cancel()
         await until(lambda: service.cancelled == 1)
         service.gate.set()
         await asyncio.gather(*calls[1:])
-        await until(lambda: not remote.tunnel._ends)
+        await until(lambda: not remote.batching._ends)

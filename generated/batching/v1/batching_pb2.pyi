@@ -19,7 +19,7 @@ else:
 DESCRIPTOR: _descriptor.FileDescriptor
 
 @_typing.final
-class CarryRequest(_message.Message):
+class ExecuteBatchRequest(_message.Message):
     """What has come up since the last one."""
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -48,10 +48,10 @@ class CarryRequest(_message.Message):
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-Global___CarryRequest: _TypeAlias = CarryRequest  # noqa: Y015
+Global___ExecuteBatchRequest: _TypeAlias = ExecuteBatchRequest  # noqa: Y015
 
 @_typing.final
-class CarryResponse(_message.Message):
+class ExecuteBatchResponse(_message.Message):
     """What has been answered since the last one."""
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -76,7 +76,7 @@ class CarryResponse(_message.Message):
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-Global___CarryResponse: _TypeAlias = CarryResponse  # noqa: Y015
+Global___ExecuteBatchResponse: _TypeAlias = ExecuteBatchResponse  # noqa: Y015
 
 @_typing.final
 class Call(_message.Message):

@@ -3,16 +3,16 @@
 isort:skip_file
 Many unary calls over one stream, for callers that make thousands a second."""
 
+from batching.v1 import batching_pb2 as _batching_pb2
 from collections import abc as _abc
 from grpc import aio as _aio
-from tunnel.v1 import tunnel_pb2 as _tunnel_pb2
 import abc as _abc_1
 
 
 GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
-class TunnelServiceStub:
+class BatchingServiceStub:
     """Carries unary calls of a server's contract.
 
     A call over it means what it means without: the same methods, metadata,
@@ -21,7 +21,7 @@ class TunnelServiceStub:
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
-    Carry: _aio.StreamStreamMultiCallable[_tunnel_pb2.CarryRequest, _tunnel_pb2.CarryResponse]
+    ExecuteBatch: _aio.StreamStreamMultiCallable[_batching_pb2.ExecuteBatchRequest, _batching_pb2.ExecuteBatchResponse]
     """Carry calls until the caller has sent its last and every one is answered.
 
     A server that serves no tunnel, none any more, or no second one over a
@@ -29,7 +29,7 @@ class TunnelServiceStub:
     leaves open what became of the calls without an answer.
     """
 
-class TunnelServiceServicer(metaclass=_abc_1.ABCMeta):
+class BatchingServiceServicer(metaclass=_abc_1.ABCMeta):
     """Carries unary calls of a server's contract.
 
     A call over it means what it means without: the same methods, metadata,
@@ -38,11 +38,11 @@ class TunnelServiceServicer(metaclass=_abc_1.ABCMeta):
     """
 
     @_abc_1.abstractmethod
-    def Carry(
+    def ExecuteBatch(
         self,
-        request_iterator: _abc.AsyncIterator[_tunnel_pb2.CarryRequest],
-        context: _aio.ServicerContext[_abc.AsyncIterator[_tunnel_pb2.CarryRequest], _abc.AsyncIterator[_tunnel_pb2.CarryResponse]],
-    ) -> _abc.AsyncIterator[_tunnel_pb2.CarryResponse]:
+        request_iterator: _abc.AsyncIterator[_batching_pb2.ExecuteBatchRequest],
+        context: _aio.ServicerContext[_abc.AsyncIterator[_batching_pb2.ExecuteBatchRequest], _abc.AsyncIterator[_batching_pb2.ExecuteBatchResponse]],
+    ) -> _abc.AsyncIterator[_batching_pb2.ExecuteBatchResponse]:
         """Carry calls until the caller has sent its last and every one is answered.
 
         A server that serves no tunnel, none any more, or no second one over a
@@ -50,4 +50,4 @@ class TunnelServiceServicer(metaclass=_abc_1.ABCMeta):
         leaves open what became of the calls without an answer.
         """
 
-def add_TunnelServiceServicer_to_server(servicer: TunnelServiceServicer, server: _aio.Server) -> None: ...
+def add_BatchingServiceServicer_to_server(servicer: BatchingServiceServicer, server: _aio.Server) -> None: ...

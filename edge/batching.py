@@ -1,7 +1,7 @@
 """The port through a tunnel: the calls of one turn of the loop are sent together.
 
 A stream of its own costs a call more than everything else that is done for it. What
-the tunnel cannot take goes the usual way. The protocol is tunnel/v1/tunnel.proto.
+the tunnel cannot take goes the usual way. The protocol is batching/v1/batching.proto.
 """
 
 import asyncio
@@ -14,9 +14,15 @@ from typing import Any
 import grpc
 from google.protobuf.message import DecodeError
 
+from batching.v1.batching_pb2 import (
+    Answer,
+    Call,
+    ExecuteBatchRequest,
+    ExecuteBatchResponse,
+    Pair,
+)
 from edge.errors import Code
 from edge.port import UNREACHABLE, CallError, Metadata, RemotePort, Reply
-from tunnel.v1.tunnel_pb2 import Answer, Call, CarryRequest, CarryResponse, Pair
 
 _log = logging.getLogger("edge")
 MOST_CALLS = 256  # at once; the server reads no further
@@ -28,13 +34,15 @@ _TICK = 0.02  # seconds between looks at deadlines
 _SECONDS_WITHOUT = 5.0  # until a tunnel is tried again where there was none
 
 
-class TunnelPort(RemotePort):
+class BatchingPort(RemotePort):
     """The port over one channel, through a tunnel where the server has one."""
 
     def __init__(self, channel: grpc.aio.Channel) -> None:
         super().__init__(channel)
-        self._open: Any = channel.stream_stream("/tunnel.v1.TunnelService/Carry")
-        self._tunnel: _Tunnel | None = None
+        self._open: Any = channel.stream_stream(
+            "/batching.v1.BatchingService/ExecuteBatch"
+        )
+        self._batching: _BatchStream | None = None
         self._not_before = 0.0  # the loop's time
 
     async def unary(
@@ -49,8 +57,8 @@ class TunnelPort(RemotePort):
         call = Call(method=method, message=request, metadata=_pairs(metadata))
         if timeout is not None:
             call.timeout_ms = math.ceil(min(max(timeout, 0), _LONGEST) * 1000)
-        tunnel = self._found() if call.ByteSize() <= _LARGEST else None
-        answer = await tunnel.answer(call) if tunnel else None
+        batching = self._found() if call.ByteSize() <= _LARGEST else None
+        answer = await batching.answer(call) if batching else None
         if answer is None or answer.unmade:
             return await super().unary(
                 method, request, metadata=metadata, timeout=timeout
@@ -61,19 +69,19 @@ class TunnelPort(RemotePort):
             raise CallError(code, told, status, headers, trailers)
         return Reply(answer.message, headers, trailers)
 
-    def _found(self) -> "_Tunnel | None":
-        tunnel, loop = self._tunnel, asyncio.get_running_loop()
-        if tunnel is not None and tunnel.sent_away:
-            self._tunnel = tunnel = None
+    def _found(self) -> "_BatchStream | None":
+        batching, loop = self._batching, asyncio.get_running_loop()
+        if batching is not None and batching.sent_away:
+            self._batching = batching = None
             self._not_before = loop.time() + _SECONDS_WITHOUT
-        if tunnel is None or tunnel.closed:
+        if batching is None or batching.closed:
             if loop.time() < self._not_before:
                 return None
-            tunnel = self._tunnel = _Tunnel(self._open(), loop)
-        return tunnel if tunnel.has_room else None
+            batching = self._batching = _BatchStream(self._open(), loop)
+        return batching if batching.has_room else None
 
 
-class _Tunnel:
+class _BatchStream:
     """One stream, and the calls that it carries."""
 
     def __init__(self, stream: Any, loop: asyncio.AbstractEventLoop) -> None:
@@ -147,10 +155,10 @@ class _Tunnel:
                     await self._changed.wait()
             await self._stream.done_writing()
 
-    def _request(self) -> CarryRequest:
+    def _request(self) -> ExecuteBatchRequest:
         """Give what is to be sent, as much as fits."""
         cancelled, self._cancelled = self._cancelled, []
-        request, size = CarryRequest(cancelled=cancelled), 0
+        request, size = ExecuteBatchRequest(cancelled=cancelled), 0
         for number in [*self._calls]:
             if size >= _FULL:
                 break
@@ -166,9 +174,9 @@ class _Tunnel:
         try:
             while (read := await self._stream.read()) is not grpc.aio.EOF:
                 heard = True
-                self._take(CarryResponse.FromString(read))
+                self._take(ExecuteBatchResponse.FromString(read))
         except DecodeError:
-            told = "that is no CarryResponse"
+            told = "that is no ExecuteBatchResponse"
         except grpc.aio.AioRpcError as error:
             told = error.details() or told
             if not heard and error.code() is grpc.StatusCode.UNIMPLEMENTED:
@@ -189,7 +197,7 @@ class _Tunnel:
         self._cancelled.clear()
         self._changed.set()
 
-    def _take(self, response: CarryResponse) -> None:
+    def _take(self, response: ExecuteBatchResponse) -> None:
         for answer in response.answers:
             if answer.id not in self._waiting:
                 continue  # nobody waits for it

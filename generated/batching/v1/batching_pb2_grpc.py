@@ -3,7 +3,7 @@
 import grpc
 import warnings
 
-from tunnel.v1 import tunnel_pb2 as tunnel_dot_v1_dot_tunnel__pb2
+from batching.v1 import batching_pb2 as batching_dot_v1_dot_batching__pb2
 
 GRPC_GENERATED_VERSION = '1.85.1'
 GRPC_VERSION = grpc.__version__
@@ -18,14 +18,14 @@ except ImportError:
 if _version_not_supported:
     raise RuntimeError(
         f'The grpc package installed is at version {GRPC_VERSION},'
-        + ' but the generated code in tunnel/v1/tunnel_pb2_grpc.py depends on'
+        + ' but the generated code in batching/v1/batching_pb2_grpc.py depends on'
         + f' grpcio>={GRPC_GENERATED_VERSION}.'
         + f' Please upgrade your grpc module to grpcio>={GRPC_GENERATED_VERSION}'
         + f' or downgrade your generated code using grpcio-tools<={GRPC_VERSION}.'
     )
 
 
-class TunnelServiceStub:
+class BatchingServiceStub:
     """Carries unary calls of a server's contract.
 
     A call over it means what it means without: the same methods, metadata,
@@ -39,14 +39,14 @@ class TunnelServiceStub:
         Args:
             channel: A grpc.Channel.
         """
-        self.Carry = channel.stream_stream(
-                '/tunnel.v1.TunnelService/Carry',
-                request_serializer=tunnel_dot_v1_dot_tunnel__pb2.CarryRequest.SerializeToString,
-                response_deserializer=tunnel_dot_v1_dot_tunnel__pb2.CarryResponse.FromString,
+        self.ExecuteBatch = channel.stream_stream(
+                '/batching.v1.BatchingService/ExecuteBatch',
+                request_serializer=batching_dot_v1_dot_batching__pb2.ExecuteBatchRequest.SerializeToString,
+                response_deserializer=batching_dot_v1_dot_batching__pb2.ExecuteBatchResponse.FromString,
                 _registered_method=True)
 
 
-class TunnelServiceServicer:
+class BatchingServiceServicer:
     """Carries unary calls of a server's contract.
 
     A call over it means what it means without: the same methods, metadata,
@@ -54,7 +54,7 @@ class TunnelServiceServicer:
     go together.
     """
 
-    def Carry(self, request_iterator, context):
+    def ExecuteBatch(self, request_iterator, context):
         """Carry calls until the caller has sent its last and every one is answered.
 
         A server that serves no tunnel, none any more, or no second one over a
@@ -66,22 +66,22 @@ class TunnelServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
 
-def add_TunnelServiceServicer_to_server(servicer, server):
+def add_BatchingServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
-            'Carry': grpc.stream_stream_rpc_method_handler(
-                    servicer.Carry,
-                    request_deserializer=tunnel_dot_v1_dot_tunnel__pb2.CarryRequest.FromString,
-                    response_serializer=tunnel_dot_v1_dot_tunnel__pb2.CarryResponse.SerializeToString,
+            'ExecuteBatch': grpc.stream_stream_rpc_method_handler(
+                    servicer.ExecuteBatch,
+                    request_deserializer=batching_dot_v1_dot_batching__pb2.ExecuteBatchRequest.FromString,
+                    response_serializer=batching_dot_v1_dot_batching__pb2.ExecuteBatchResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
-            'tunnel.v1.TunnelService', rpc_method_handlers)
+            'batching.v1.BatchingService', rpc_method_handlers)
     server.add_generic_rpc_handlers((generic_handler,))
-    server.add_registered_method_handlers('tunnel.v1.TunnelService', rpc_method_handlers)
+    server.add_registered_method_handlers('batching.v1.BatchingService', rpc_method_handlers)
 
 
  # This class is part of an EXPERIMENTAL API.
-class TunnelService:
+class BatchingService:
     """Carries unary calls of a server's contract.
 
     A call over it means what it means without: the same methods, metadata,
@@ -90,7 +90,7 @@ class TunnelService:
     """
 
     @staticmethod
-    def Carry(request_iterator,
+    def ExecuteBatch(request_iterator,
             target,
             options=(),
             channel_credentials=None,
@@ -103,9 +103,9 @@ class TunnelService:
         return grpc.experimental.stream_stream(
             request_iterator,
             target,
-            '/tunnel.v1.TunnelService/Carry',
-            tunnel_dot_v1_dot_tunnel__pb2.CarryRequest.SerializeToString,
-            tunnel_dot_v1_dot_tunnel__pb2.CarryResponse.FromString,
+            '/batching.v1.BatchingService/ExecuteBatch',
+            batching_dot_v1_dot_batching__pb2.ExecuteBatchRequest.SerializeToString,
+            batching_dot_v1_dot_batching__pb2.ExecuteBatchResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -1,4 +1,4 @@
-"""The server's end of a tunnel: many unary calls over one stream (tunnel.proto).
+"""The server's end of a tunnel: many unary calls over one stream (batching.proto).
 
 Whoever can call may open one: a call in it is bound by all that binds it without.
 """
@@ -16,24 +16,26 @@ import grpc
 import structlog
 from google.protobuf.message import DecodeError
 
+from batching.v1 import batching_pb2 as pb
 from server.rpc.addresses import TrustedProxies, peer_address
 from server.rpc.call import Failure, Method, Proceed
 from server.rpc.listener import KIB, MAX_METADATA, STATUS, incoming
-from tunnel.v1 import tunnel_pb2 as pb
 
 log = structlog.get_logger()
 MOST_CALLS = 256  # of one tunnel, from their coming until their answer is sent
 _FULL = 256 * KIB  # bytes after which a message takes no more
 _ENTRY = 32  # bytes that an entry counts beside its name and value (RFC 9113 6.5.2)
-_SERVICE = pb.DESCRIPTOR.services_by_name["TunnelService"].full_name
-_NO_TUNNEL = "no tunnel here: call without"
+_SERVICE = pb.DESCRIPTOR.services_by_name["BatchingService"].full_name
+_NO_BATCHING = "no tunnel here: call without"
 # gRPC over HTTP/2: Header-Name, ASCII-Value
 _named = lru_cache(maxsize=1024)(re.compile(r"[0-9a-z_.-]+").fullmatch)
 _TEXT = re.compile(rb"[\x20-\x7e]*")
 Answering = Callable[[pb.Call, str], Awaitable[pb.Answer]]
 
 
-def answering(served: Mapping[str, tuple[Method, Proceed]], proxies: TrustedProxies) -> Answering:
+def answering(
+    served: Mapping[str, tuple[Method, Proceed]], proxies: TrustedProxies
+) -> Answering:
     """Give what makes a call of a peer, as gRPC names peers, and its answer."""
 
     async def answer(told: pb.Call, peer: str) -> pb.Answer:
@@ -88,7 +90,7 @@ def _refusal(number: int, code: grpc.StatusCode, told: str) -> pb.Answer:
     return pb.Answer(id=number, code=code.value[0], error=told)
 
 
-class Tunnel:
+class BatchingServicer:
     """The service: one tunnel for each connection."""
 
     def __init__(self, answer: Answering, most_calls: int) -> None:
@@ -103,7 +105,7 @@ class Tunnel:
         """Give what serves it."""
         carry: Any = self._carry
         handler: Any = grpc.stream_stream_rpc_method_handler(carry)
-        return grpc.method_handlers_generic_handler(_SERVICE, {"Carry": handler})
+        return grpc.method_handlers_generic_handler(_SERVICE, {"ExecuteBatch": handler})
 
     def drain(self) -> None:
         """Answer what has been sent, and have no more."""
@@ -114,13 +116,13 @@ class Tunnel:
     async def _carry(self, _: object, context: Any) -> None:
         peer = context.peer()
         if self._draining or peer in self._ends:
-            await context.abort(grpc.StatusCode.UNIMPLEMENTED, _NO_TUNNEL)
+            await context.abort(grpc.StatusCode.UNIMPLEMENTED, _NO_BATCHING)
         self._ends[peer] = end = _End(self, context)
         try:
             await end.carry()
         except DecodeError:
             code = grpc.StatusCode.INVALID_ARGUMENT
-            await context.abort(code, "that is no CarryRequest")
+            await context.abort(code, "that is no ExecuteBatchRequest")
         finally:
             del self._ends[peer]
 
@@ -140,8 +142,8 @@ class Tunnel:
 class _End:
     """One stream, and the calls that it carries."""
 
-    def __init__(self, tunnel: Tunnel, context: Any) -> None:
-        self._tunnel = tunnel
+    def __init__(self, batching: BatchingServicer, context: Any) -> None:
+        self._batching = batching
         self._context = context
         self._peer: str = context.peer()
         # from a call's coming until its answer is sent; None: it was not made
@@ -171,19 +173,19 @@ class _End:
             for task in filter(None, self._calls.values()):
                 task.cancel()
 
-    async def _read(self) -> pb.CarryRequest | None:
+    async def _read(self) -> pb.ExecuteBatchRequest | None:
         try:
             read = await self._context.read()
         except grpc.aio.BaseError:
             raise DecodeError from None  # larger than messages may be
         if read is grpc.aio.EOF:
             return None
-        request = pb.CarryRequest.FromString(read)
+        request = pb.ExecuteBatchRequest.FromString(read)
         if len(request.calls) > MOST_CALLS:
             raise DecodeError
         return request
 
-    async def _take(self, request: pb.CarryRequest) -> None:
+    async def _take(self, request: pb.ExecuteBatchRequest) -> None:
         cancelled = set(request.cancelled)
         for number in cancelled:  # first: they make room
             if task := self._calls.get(number):
@@ -202,7 +204,7 @@ class _End:
     def _begin(self, call: pb.Call) -> None:
         if call.id in self._calls:
             raise DecodeError
-        self._calls[call.id] = task = self._tunnel.make(call, self._peer)
+        self._calls[call.id] = task = self._batching.make(call, self._peer)
         if task is None:
             code, told = grpc.StatusCode.RESOURCE_EXHAUSTED, "too many calls at once"
             answer = _refusal(call.id, code, told)
@@ -250,7 +252,7 @@ class _End:
                     if not answer.more:
                         self._forget(answer.id)
 
-    def _response(self) -> pb.CarryResponse:
+    def _response(self) -> pb.ExecuteBatchResponse:
         """Give what is to be sent, as much as fits."""
         size = count = 0
         while count < len(self._answers) and size < _FULL:
@@ -258,4 +260,4 @@ class _End:
             count += 1
         taken, self._answers = self._answers[:count], self._answers[count:]
         draining, self._draining = self._draining, False
-        return pb.CarryResponse(answers=taken, draining=draining)
+        return pb.ExecuteBatchResponse(answers=taken, draining=draining)
