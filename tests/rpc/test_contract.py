@@ -148,7 +148,7 @@ def edge_reasons() -> set[str]:
         for node in ast.walk(ast.parse(text))
         if isinstance(node, ast.Call)
         and isinstance(node.func, ast.Name)
-        and node.func.id == "Refused"
+        and node.func.id == "HttpError"
     ]
     given = [node.args[1] for node in refusals if len(node.args) > 1]
     reasons = {str(r.value) for r in given if isinstance(r, ast.Constant)}
