@@ -16,6 +16,7 @@ from redis.asyncio import Redis
 from edge.app import create_app
 from edge.batching import BatchingPort
 from edge.config import EdgeSettings, TokenCookie
+from edge.http.trusted_proxies import TrustedProxies
 from edge.port import CallError, CallPort, Reply
 from server import systems
 from server.config import Settings, require
@@ -46,7 +47,6 @@ from server.rpc import contract
 from server.rpc.accounts.bulk_users import BulkUserServicer
 from server.rpc.accounts.personal_data import PersonalDataServicer
 from server.rpc.accounts.users import UserServicer
-from server.rpc.addresses import TrustedProxies
 from server.rpc.auth import AuthServicer
 from server.rpc.batching import BatchingServicer, answering
 from server.rpc.health import Health, remote_readiness

@@ -2,16 +2,15 @@
 
 import base64
 import binascii
-import ipaddress
 import random
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any
 
 from edge.config import KIB, EdgeSettings
 from edge.errors import HTTP, Code, Header, HttpError
+from edge.http.trusted_proxies import TrustedProxies
 from edge.port import Metadata
 
 _PASSED = {
@@ -33,8 +32,9 @@ _UNITS = {"H": 3600, "M": 60, "S": 1, "m": 1e-3, "u": 1e-6, "n": 1e-9}
 _SHORTEST = 1e-3  # seconds; less is over before any call is made
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{8,64}")
 _EXPOSED = ("ETag", "Retry-After", "X-Request-Id", "WWW-Authenticate")
+_UNPRINTABLE = re.compile(rb"[^\x20-\x7e]")
 _ENTRY = 32  # bytes that an entry counts beside its name and value (RFC 9113 6.5.2)
-MOST_METADATA = 8 * KIB  # beyond it gRPC refuses some calls, and not always
+MAX_METADATA = 8 * KIB  # beyond it gRPC refuses some calls, and not always
 _CORS_MAX_AGE = b"600"  # seconds that a browser may keep a preflight's answer
 _random = random.Random()  # noqa: S311  # names a request, guards nothing
 
@@ -54,11 +54,7 @@ class HeaderPolicy:
 
     def __init__(self, settings: EdgeSettings) -> None:
         self._limit = settings.max_header_bytes
-        self._networks = [
-            ipaddress.ip_network(cidr, strict=False)
-            for cidr in settings.trusted_proxies
-        ]
-        self._trusts = lru_cache(maxsize=10_000)(self._within)
+        self._proxies = TrustedProxies(settings.trusted_proxies)
         self._sent_on = settings.response_headers
         self._origins = frozenset(
             o.encode().rstrip(b"/") for o in settings.cors_origins
@@ -71,19 +67,11 @@ class HeaderPolicy:
         headers = _joined(scope["headers"])
         client = scope.get("client")
         peer = client[0] if client else ""
-        trusted = bool(self._networks) and self._trusts(peer)
+        trusted = self._proxies.covers(peer)
         request_id = f"{_random.getrandbits(128):032x}"
         if trusted and _REQUEST_ID.fullmatch(headers.get(b"x-request-id", b"")):
             request_id = headers[b"x-request-id"].decode()
         return RequestHead(headers, request_id, peer, trusted)
-
-    def _within(self, peer: str) -> bool:
-        try:
-            address = ipaddress.ip_address(peer)
-        except ValueError:
-            return False
-        mapped = getattr(address, "ipv4_mapped", None)
-        return any((mapped or address) in network for network in self._networks)
 
     def metadata(self, head: RequestHead, raw: Iterable[Header]) -> Metadata:
         """Give a call's metadata; raises HttpError (431) where headers are too big.
@@ -105,13 +93,13 @@ class HeaderPolicy:
                 )
         if size > self._limit:
             raise _too_large(f"the headers are larger than {self._limit} bytes")
-        if sum(_ENTRY + len(name) + len(value) for name, value in out) > MOST_METADATA:
-            raise _too_large(f"the metadata is larger than {MOST_METADATA} bytes")
         out.append(("x-request-id", head.request_id))
         forwarded = head.headers.get(b"x-forwarded-for") if head.trusted else None
-        told = f"{_ascii(forwarded)}, {head.peer}" if forwarded else head.peer
-        if told:
-            out.append(("x-forwarded-for", told))
+        hops = f"{_printable(forwarded)}, {head.peer}" if forwarded else head.peer
+        if hops:
+            out.append(("x-forwarded-for", hops))
+        if sum(_ENTRY + len(name) + len(value) for name, value in out) > MAX_METADATA:
+            raise _too_large(f"the metadata is larger than {MAX_METADATA} bytes")
         return out
 
     def sent_on(self, metadata: Metadata) -> list[Header]:
@@ -180,6 +168,11 @@ def _ascii(value: bytes) -> str:
     """Give a header's text, or "" unless it is printable ASCII, as metadata must be."""
     text = value.decode("latin-1")
     return text if text.isascii() and text.isprintable() else ""
+
+
+def _printable(value: bytes) -> str:
+    """Return a header's text with a "?" for whatever is not printable ASCII."""
+    return _UNPRINTABLE.sub(b"?", value).decode()
 
 
 def _custom(key: str, value: bytes) -> Metadata:

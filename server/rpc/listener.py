@@ -209,10 +209,12 @@ def incoming(
     metadata = dict(given)
     if len(metadata) < len(given) and _repeated(given, "authorization"):
         metadata["authorization"] = b"repeated"  # whichever a proxy checked: neither
-    address, request_id = peer, ""
+    forwarded: list[str] = []
+    request_id = ""
     if trusted:
-        address = proxies.client(str(metadata.get("x-forwarded-for", ""))) or peer
+        forwarded = [str(value) for name, value in given if name == "x-forwarded-for"]
         request_id = str(metadata.get("x-request-id", ""))
+    address = proxies.client(peer, forwarded) or peer
     return Call(method, body, metadata, address, request_id or os.urandom(16).hex())
 
 

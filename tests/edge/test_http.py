@@ -449,6 +449,20 @@ async def test_the_client_address_is_the_peer_behind_what_a_proxy_said() -> None
     assert metadata(port)["x-request-id"] == "chosen-by-client"
 
 
+async def test_forwarded_lines_reach_the_service_in_order() -> None:
+    """R7: a byte that is no text hides no hop that a proxy added."""
+    port = Port(item(id=1))
+    settings = EdgeSettings(trusted_proxies=("10.0.0.0/8",))
+    app = create_app(compiled(SHOP), port, settings)
+    lines = [(b"x-forwarded-for", b"\xff"), (b"x-forwarded-for", b"6.6.6.6:41000")]
+    for peer in ("10.1.2.3", "::ffff:10.1.2.3"):
+        await raw(app, "GET", "/items/1", lines, peer=peer)
+        assert metadata(port)["x-forwarded-for"] == f"?, 6.6.6.6:41000, {peer}"
+    long = [(b"x-forwarded-for", b"6.6.6.6," * 1_100)]
+    refused, _, _ = await raw(app, "GET", "/items/1", long, peer="10.1.2.3")
+    assert refused == 431
+
+
 async def test_reply_metadata_becomes_headers_by_allow_list() -> None:
     """What is not listed stays inside."""
     reply = Reply(b"", headers=(("x-cost", "3"), ("x-secret", "s"), ("x-cut", "a\nb")))

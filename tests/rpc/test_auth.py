@@ -1,7 +1,6 @@
 """AuthService over gRPC, with the full chain."""
 
 import asyncio
-from ipaddress import ip_network
 
 import grpc
 import jwt
@@ -12,7 +11,6 @@ from blatam.auth.v1 import auth_pb2 as pb
 from blatam.user.v1 import user_pb2
 from edge.batching import BatchingPort
 from edge.port import CallError
-from server.rpc.addresses import TrustedProxies, peer_address
 from tests.running import PASSWORD, Running, SignedIn
 from tests.status import refusal
 
@@ -138,34 +136,6 @@ async def test_a_client_cannot_name_its_own_address(limited: Running) -> None:
     with pytest.raises(CallError) as caught:
         await batching.unary(LOGIN, body, metadata=told, timeout=None)
     assert caught.value.code == grpc.StatusCode.RESOURCE_EXHAUSTED.value[0]
-
-
-@pytest.mark.parametrize(
-    ("forwarded", "client"),
-    [
-        ("203.0.113.9", "203.0.113.9"),
-        ("198.51.100.1, 203.0.113.9", "203.0.113.9"),
-        ("203.0.113.9, 10.0.0.1, 10.0.0.2", "203.0.113.9"),
-        ("10.0.0.3, 10.0.0.1", "10.0.0.3"),
-        ("", ""),
-    ],
-)
-def test_the_rightmost_untrusted_hop(forwarded: str, client: str) -> None:
-    """R7: what stands left of it, anybody may have written."""
-    assert TrustedProxies([ip_network("10.0.0.0/8")]).client(forwarded) == client
-
-
-@pytest.mark.parametrize(
-    ("peer", "address"),
-    [
-        ("ipv4:192.0.2.1:4711", "192.0.2.1"),
-        ("ipv6:[2001:db8::1]:4711", "2001:db8::1"),
-        ("ipv6:%5B::1%5D:4711", "::1"),
-        ("unix:/tmp/x", ""),
-    ],
-)
-def test_peers(peer: str, address: str) -> None:
-    assert peer_address(peer) == address
 
 
 async def test_sessions_are_listed_and_ended(shared: Running) -> None:

@@ -12,12 +12,12 @@ import structlog
 
 from blatam.policy.v1.policy_pb2 import Access, MethodPolicy
 from blatam.user.v1 import user_pb2 as pb
+from edge.http.trusted_proxies import TrustedProxies
 from edge.port import CallError, CallPort, RemotePort, Reply
 from server import run
 from server.domain.audit import AuditEvent, AuditFilter
 from server.domain.errors import UserNotFound
 from server.logs import named
-from server.rpc.addresses import TrustedProxies
 from server.rpc.call import Call, Method, Outcome, Stream, chained
 from server.rpc.interceptors.audit import audited
 from server.rpc.interceptors.errors import failing
