@@ -69,4 +69,4 @@ def fault(field: str, description: str, reason: str = "INVALID_VALUE") -> HttpEr
 
 def two_of_one(field: str, other: str) -> HttpError:
     """Return the error for two members of one oneof: 400."""
-    return fault(field, f"only one of it and {other} may be set", "ONEOF_CONFLICT")
+    return fault(field, f"must not be set together with {other}", "ONEOF_CONFLICT")

@@ -60,11 +60,11 @@ def _add(values: Values, item: FieldValue, equal: Equal | None) -> None:
 
 
 def _duplicate(parameter: Parameter) -> HttpError:
-    return fault(parameter.path, "it is set twice", "DUPLICATE_FIELD")
+    return fault(parameter.path, "must not be set twice", "DUPLICATE_FIELD")
 
 
 def _conflict(parameter: Parameter) -> HttpError:
-    message = "it is set twice, with different values"
+    message = "must not be set twice with different values"
     return fault(parameter.path, message, "CONFLICTING_VALUES")
 
 

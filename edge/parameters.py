@@ -46,11 +46,11 @@ def _decoded(text: str, field: str) -> str:
     if "%" not in text:
         return text
     if _INVALID_ESCAPE.search(text):
-        raise fault(field, "it has an invalid percent escape")
+        raise fault(field, "must have valid percent escapes")
     try:
         return unquote(text, errors="strict")
     except UnicodeDecodeError:
-        raise fault(field, "it is not UTF-8") from None
+        raise fault(field, "must be UTF-8") from None
 
 
 def text_value(parameter: Parameter, text: str) -> FieldValue:
@@ -100,7 +100,7 @@ def _query_parameter(binding: Binding, name: str) -> Parameter:
         return binding.queries[name]
     parameter = resolve(binding.request, name)
     if binding.whole_body or parameter.fields[0] is binding.body_field:
-        raise FieldPathError("it must be in the request body")
+        raise FieldPathError("must be in the request body")
     if len(binding.queries) < _MAX_CACHED_QUERIES:
         binding.queries[name] = parameter
     return parameter

@@ -10,7 +10,12 @@ from typing import Any
 
 import httpx
 from fastapi import FastAPI
-from google.api import annotations_pb2, http_pb2, httpbody_pb2
+from google.api import (
+    annotations_pb2,
+    field_behavior_pb2,
+    http_pb2,
+    httpbody_pb2,
+)
 from google.protobuf import (
     any_pb2,
     descriptor_pb2,
@@ -50,6 +55,7 @@ def _known() -> bytes:
         wrappers_pb2,
         http_pb2,
         annotations_pb2,
+        field_behavior_pb2,
         httpbody_pb2,
         validate_pb2,
     ):

@@ -10,7 +10,7 @@ import uvicorn
 from edge.app import create_app
 from edge.listener import DeadlinedProtocol
 from tests.edge.service import Port, compiled
-from tests.edge.test_http import SHOP, events, item
+from tests.edge.shop import SHOP, events, item
 
 Connection = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
