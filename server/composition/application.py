@@ -12,6 +12,7 @@ from fastapi import FastAPI
 
 from edge.http.trusted_proxies import TrustedProxies
 from edge.port import CallError, CallPort, Reply
+from edge.timers import SharedTimer
 from server.composition.accounts import accounts_feature
 from server.composition.auth import auth_feature, authentication
 from server.composition.edge import edge_app, edge_settings, rates
@@ -29,6 +30,7 @@ from server.composition.resources import Resources, Stores, build_stores
 from server.domain.auth import Authentication
 from server.domain.idempotency import Idempotency
 from server.rpc.batching import BatchingServicer, answering
+from server.rpc.deadlines import TIMER_INTERVAL
 from server.rpc.health import POLL_INTERVAL, Health
 from server.rpc.listener import (
     MOST_CALLS,
@@ -129,4 +131,5 @@ def chain_dependencies(
         audit=stores.audit,
         clock=resources.clock,
         rates=rates(resources.settings),
+        timer=SharedTimer(TIMER_INTERVAL),
     )

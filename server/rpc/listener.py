@@ -37,6 +37,7 @@ from server.rpc.call import (
     chained,
 )
 from server.rpc.contract import ContractError, RateRule, methods, rate_rules
+from server.rpc.deadlines import DeadlineTimer
 from server.rpc.interceptors.audit import audited
 from server.rpc.interceptors.auth import Learn, Verify, authorized
 from server.rpc.interceptors.errors import failing
@@ -72,6 +73,7 @@ class ChainDependencies:
     audit: AuditStore
     clock: Clock
     rates: Mapping[str, Sequence[RateRule]]
+    timer: DeadlineTimer
 
 
 def chain(method: Method, dependencies: ChainDependencies) -> list[Interceptor]:
@@ -82,7 +84,7 @@ def chain(method: Method, dependencies: ChainDependencies) -> list[Interceptor]:
         audited(
             method, dependencies.audit, dependencies.clock
         ),  # sees the final reason
-        failing,  # the only place a status is made
+        failing(dependencies.timer),  # the only place a status is made
         authorized(
             method, dependencies.verify, dependencies.learn
         ),  # before anything is spent on the caller

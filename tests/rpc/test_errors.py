@@ -9,15 +9,19 @@ import pytest
 import structlog
 
 from blatam.user.v1 import user_pb2 as pb
+from edge.timers import SharedTimer
 from server.domain.callers import ANONYMOUS
 from server.domain.errors import StoreUnavailable
 from server.logs import named
 from server.rpc.call import Call, Failure, Method, Outcome, Stream, chained
 from server.rpc.contract import read_method
+from server.rpc.deadlines import TIMER_INTERVAL
 from server.rpc.interceptors.errors import failing
 from server.rpc.interceptors.logging import logged
 from tests.running import Running
 from tests.status import refusal
+
+TIMER = SharedTimer(TIMER_INTERVAL)
 
 GET_USER = read_method(pb.DESCRIPTOR.services_by_name["UserService"].methods[1])
 SECRET = "postgresql://user:hunter2@db"
@@ -33,7 +37,7 @@ async def broken(_call: Call) -> Outcome:
 
 async def test_the_unexpected_stays_inside() -> None:
     """R38: the caller learns a request id; the log has the cause under it."""
-    proceed = chained([logged, failing], broken)
+    proceed = chained([logged, failing(TIMER)], broken)
     with (
         structlog.testing.capture_logs([named]) as lines,
         pytest.raises(Failure) as caught,
@@ -58,7 +62,7 @@ async def test_a_stream_that_breaks_later_says_no_more() -> None:
     async def stream(_call: Call) -> Outcome:
         return messages()
 
-    outcome = await chained([logged, failing], stream)(call())
+    outcome = await chained([logged, failing(TIMER)], stream)(call())
     assert not isinstance(outcome, bytes)
     assert await anext(outcome) == b"1"
     with pytest.raises(Failure, match="internal error"):
@@ -79,7 +83,7 @@ async def test_the_deadline_ends_the_work() -> None:
 
     hurried = replace(call(), timeout=0.01)
     with pytest.raises(Failure) as caught:
-        await chained([logged, failing], slow)(hurried)
+        await chained([logged, failing(TIMER)], slow)(hurried)
     assert caught.value.reason == "DEADLINE_EXCEEDED"
     assert cancelled.is_set()
 
@@ -91,7 +95,7 @@ async def test_a_timeout_of_a_store_is_no_deadline() -> None:
         raise StoreUnavailable from TimeoutError()
 
     with pytest.raises(Failure) as caught:
-        await chained([logged, failing], away)(replace(call(), timeout=60))
+        await chained([logged, failing(TIMER)], away)(replace(call(), timeout=60))
     assert caught.value.reason == "STORE_UNAVAILABLE"
 
 
@@ -101,7 +105,7 @@ async def test_cancellation_is_not_swallowed() -> None:
         return b""
 
     with structlog.testing.capture_logs() as lines:
-        task = asyncio.ensure_future(chained([logged, failing], slow)(call()))
+        task = asyncio.ensure_future(chained([logged, failing(TIMER)], slow)(call()))
         await asyncio.sleep(0)
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)

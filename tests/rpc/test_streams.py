@@ -14,17 +14,21 @@ from blatam.policy.v1.policy_pb2 import Access, MethodPolicy
 from blatam.user.v1 import user_pb2 as pb
 from edge.http.trusted_proxies import TrustedProxies
 from edge.port import CallError, CallPort, RemotePort, Reply
+from edge.timers import SharedTimer
 from server.composition.serving import listening_grpc
 from server.domain.audit import AuditEvent, AuditFilter
 from server.domain.errors import UserNotFound
 from server.logs import named
 from server.rpc.call import Call, Method, Outcome, Stream, chained
+from server.rpc.deadlines import TIMER_INTERVAL
 from server.rpc.interceptors.audit import audited
 from server.rpc.interceptors.errors import failing
 from server.rpc.interceptors.logging import logged
 from server.rpc.listener import Listener, grpc_server
 from server.rpc.local import LocalPort
 from tests.fakes import Clock
+
+TIMER = SharedTimer(TIMER_INTERVAL)
 
 PATH = "/t.Streams/Count"
 METHOD = Method(
@@ -81,7 +85,7 @@ async def ports(source: Source, events: Events) -> AsyncIterator[dict[str, CallP
     """Serve a source by gRPC and in process."""
     audit = audited(METHOD, events, Clock())
     assert audit
-    served = {PATH: (METHOD, chained([logged, audit, failing], source))}
+    served = {PATH: (METHOD, chained([logged, audit, failing(TIMER)], source))}
     server = grpc_server(Listener(TrustedProxies(())).handlers(served))
     async with (
         listening_grpc(server, "127.0.0.1:0") as port,
