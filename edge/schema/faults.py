@@ -12,6 +12,7 @@ from protobuf import Message, Registry
 
 from edge.errors import BAD_INPUT, HttpError, Violation, fault, invalid, two_of_one
 from edge.schema.fields import ANY, Field, Shape
+from edge.schema.integers import refuse_invalid_integers
 
 # The native codec reads JSON by recursion and has no bound of its own: some 15,000
 # brackets overflow the stack and end the process. No message nests so deep.
@@ -123,6 +124,7 @@ def refuse_ambiguity(tree: Any, shape: Shape, within: Within, path: str = "") ->
         if field is None:
             continue
         at = path + field.json_name
+        refuse_invalid_integers(field, value, at)
         _refuse_second(field, value, at, seen)
         for where, item in field.items(value) if field.typed else ():
             assert field.typed is not None  # noqa: S101  # said above, for mypy

@@ -13,6 +13,7 @@ from tests.edge.service import (
     Port,
     client,
     compiled,
+    edge,
     message_class,
 )
 from tests.edge.shop import SHOP, item, kind, shop, violations
@@ -186,3 +187,29 @@ async def test_output_only_fields_are_left_out_of_a_derived_mask() -> None:
     await http.patch("/articles/1?updateMask=title,createdAt", json=read)
     sent = request_type.FromString(port.request)
     assert list(sent.update_mask.paths) == ["title", "created_at"]
+
+
+@pytest.mark.parametrize("text", ["\u0665", "1_0", "+5", " 5", "5 ", "", "0x5", "5."])
+@pytest.mark.parametrize(
+    "body",
+    [
+        '{"int32Field":"%s"}',
+        '{"int64Field":"%s"}',
+        '{"fixed64Field":"%s"}',
+        '{"int32List":[1,"%s"]}',
+        '{"int32WrapperField":"%s"}',
+        '{"int64WrapperList":["%s"]}',
+        '{"mapInt64Int64":{"1":"%s"}}',
+        '{"mapInt64Int64":{"%s":1}}',
+        '{"recursiveField":{"recursiveList":[{"uint32Field":"%s"}]}}',
+    ],
+)
+async def test_integers_in_json_strings_are_ascii_digits(body: str, text: str) -> None:
+    """Python's int() takes other digits, signs, spaces and underscores, too."""
+    port, http = edge([{"post": "/x", "body": "*"}])
+    headers = {"content-type": "application/json"}
+    answer = await http.post("/x", content=body % text, headers=headers)
+    assert (answer.status_code, port.calls) == (400, [])
+    for valid in ("5", "-0"):
+        answer = await http.post("/x", content=body % valid, headers=headers)
+        assert answer.status_code == 200, answer.text
