@@ -106,8 +106,8 @@ class SessionStore(Protocol):
         Gives None if there is no such session. What `decide` raises changes nothing.
         """
 
-    async def end(self, session_id: UUID, now: datetime, user_id: int = 0) -> bool:
-        """End the session, of this user if one is named; tell whether there is one.
+    async def end(self, session_id: UUID, now: datetime, user_id: int = 0) -> int:
+        """End the session, of this user if one is named; return its user, 0 for none.
 
         Ending it twice is no error. Every process gets to know.
         """
@@ -288,6 +288,15 @@ class Authentication:
     async def log_out(self, session_id: str) -> None:
         """End a session; its access tokens are refused from now on."""
         await self.sessions.end(UUID(session_id), self.clock())
+
+    async def end_session_of(self, refresh_token: str) -> Caller:
+        """End the session of a refresh token, an older one too; return its user.
+
+        Raises RefreshTokenInvalid for a token that was never issued.
+        """
+        session_id = self.refresh.session_id(refresh_token)
+        user_id = await self.sessions.end(session_id, self.clock())
+        return Caller(user_id, session_id.hex)
 
     def identify(self, token: str) -> Caller:
         """Give whose access token or service key it is.

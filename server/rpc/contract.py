@@ -80,6 +80,8 @@ def _faults(policy: MethodPolicy, request: Descriptor) -> Iterator[str]:
         yield "has no policy: say who may call it"
     if policy.access == Access.ACCESS_SELF and not field_at(request, policy.self):
         yield f"policy.self names no field of the request: {policy.self!r}"
+    if policy.token_field and not field_at(request, policy.token_field):
+        yield f"policy.token_field names no field: {policy.token_field!r}"
     if policy.idempotent and not field_at(request, "request_id"):
         yield "is idempotent, and its request has no request_id"
     public = policy.access == Access.ACCESS_PUBLIC

@@ -96,7 +96,8 @@ async def test_a_users_sessions_end_together_but_one(stores: Stores) -> None:
     await stores.sessions.end_all(kept.user_id, NOON, keep=kept.id)
     assert await stores.sessions.open_of(kept.user_id, NOON) == [kept]
     assert not await stores.sessions.end(kept.id, NOON, user_id=kept.user_id + 1)
-    assert await stores.sessions.end(kept.id, NOON, user_id=kept.user_id)
+    owner = await stores.sessions.end(kept.id, NOON, user_id=kept.user_id)
+    assert owner == kept.user_id
     assert await stores.sessions.open_of(kept.user_id, NOON) == []
 
 

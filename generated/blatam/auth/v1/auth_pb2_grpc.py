@@ -164,9 +164,12 @@ class AuthServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def Logout(self, request, context):
-        """Ends the caller's session; its access tokens are refused from then on.
+        """Ends the caller's session and the session of the refresh token, which are
+        usually the same. Their access tokens are refused from then on. Ending a session
+        again succeeds.
 
-        Returns PERMISSION_DENIED if the caller is a service.
+        Returns UNAUTHENTICATED if neither token is valid, and PERMISSION_DENIED if the
+        caller is a service.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -31,9 +31,12 @@ class AuthServiceStub:
     REFRESH_TOKEN_INVALID, if the token does not serve.
     """
     Logout: _aio.UnaryUnaryMultiCallable[_auth_pb2.LogoutRequest, _auth_pb2.LogoutResponse]
-    """Ends the caller's session; its access tokens are refused from then on.
+    """Ends the caller's session and the session of the refresh token, which are
+    usually the same. Their access tokens are refused from then on. Ending a session
+    again succeeds.
 
-    Returns PERMISSION_DENIED if the caller is a service.
+    Returns UNAUTHENTICATED if neither token is valid, and PERMISSION_DENIED if the
+    caller is a service.
     """
     LogoutAll: _aio.UnaryUnaryMultiCallable[_auth_pb2.LogoutAllRequest, _auth_pb2.LogoutAllResponse]
     """Ends every session of the caller.
@@ -165,9 +168,12 @@ class AuthServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _auth_pb2.LogoutRequest,
         context: _aio.ServicerContext[_auth_pb2.LogoutRequest, _abc.Awaitable[_auth_pb2.LogoutResponse]],
     ) -> _abc.Awaitable[_auth_pb2.LogoutResponse]:
-        """Ends the caller's session; its access tokens are refused from then on.
+        """Ends the caller's session and the session of the refresh token, which are
+        usually the same. Their access tokens are refused from then on. Ending a session
+        again succeeds.
 
-        Returns PERMISSION_DENIED if the caller is a service.
+        Returns UNAUTHENTICATED if neither token is valid, and PERMISSION_DENIED if the
+        caller is a service.
         """
 
     @_abc_1.abstractmethod
