@@ -5,7 +5,7 @@ from edge.config import EdgeSettings
 from edge.errors import Header
 from edge.exchange import Exchange
 from edge.http.cookies import TokenCookies
-from edge.http.etags import entity_tag, is_unchanged
+from edge.http.etags import entity_tag, is_unchanged, version_tag
 from edge.http.headers import HeaderPolicy
 from edge.http.negotiation import JSON, coding_for, compress
 from edge.http.streams import WATCH_INTERVAL, DisconnectGuard
@@ -71,8 +71,10 @@ class UnaryCalls:
             response.headers.append(_VARY_CODING)
             coding = coding_for(headers.get(b"accept-encoding"))
         safe = exchange.method in _SAFE_METHODS
-        if response.version or (safe and replies.status != 204):
-            tag = entity_tag(response.body, response.version, coding)
+        tag = version_tag(response.version)
+        if safe and replies.status != 204:
+            tag = entity_tag(response.body, tag, coding)
+        if tag:
             response.headers.append((b"etag", tag))
         if_none_match = headers.get(b"if-none-match") if safe else None
         if if_none_match is not None and is_unchanged(if_none_match, response.headers):

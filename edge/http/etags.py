@@ -2,7 +2,8 @@
 
 The strong tag of a resource is "<version>;<digest>": If-None-Match compares all of it,
 If-Match the version alone, so that a change of an embedded resource makes a cached
-copy stale but does not refuse an update (RFC 9110 8.8.3 and 13.1).
+copy stale but does not refuse an update (RFC 9110 8.8.3 and 13.1). The answer to a
+change has the tag of its version alone.
 """
 
 import hashlib
@@ -17,17 +18,24 @@ _STRONG_TAG = re.compile(r'"([^"]+)"|([^",/]+)')  # many clients omit the quotes
 _SUFFIX = re.compile(rf";[0-9a-f]{{{2 * _DIGEST_BYTES}}}(?:;[a-z]+)?$")
 
 
-def entity_tag(body: bytes, version: str | None, coding: str = "") -> bytes:
-    """Return the tag of an answer: a strong one if its resource has a version.
+def version_tag(version: str) -> bytes:
+    """Return the tag of a version alone, for answers to changes; b"" if it has none."""
+    if version and version.isascii() and version.isprintable() and '"' not in version:
+        return b'"%s"' % version.encode()
+    return b""
+
+
+def entity_tag(body: bytes, version: bytes, coding: str = "") -> bytes:
+    """Return the tag of an answer: a strong one if there is a version's tag.
 
     `body` is without its content coding, which the strong tag names: the coded bytes
     follow from both.
     """
     digest = hashlib.blake2b(body, digest_size=_DIGEST_BYTES).hexdigest()
-    if version and version.isascii() and version.isprintable() and '"' not in version:
-        suffix = f";{coding}" if coding else ""
-        return f'"{version};{digest}{suffix}"'.encode()
-    return f'W/"{digest}"'.encode()
+    if not version:
+        return f'W/"{digest}"'.encode()
+    suffix = f";{digest};{coding}" if coding else f";{digest}"
+    return b'%s%s"' % (version[:-1], suffix.encode())
 
 
 def is_unchanged(if_none_match: bytes, headers: Sequence[Header]) -> bool:
