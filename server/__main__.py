@@ -95,7 +95,10 @@ async def _serving(
         build_application(base, lame_duck) as built,
         serving.listening_grpc(built.grpc, settings.grpc_listen) as grpc_port,
         serving.listening_http(
-            built.http, settings.http_listen, DeadlinedProtocol
+            built.http,
+            settings.http_listen,
+            DeadlinedProtocol,
+            settings.http_keep_alive,
         ) as http_port,
     ):
         gc.collect()
@@ -160,7 +163,10 @@ async def _edge(settings: Settings, server: str) -> None:
     async with (
         grpc.aio.insecure_channel(server, CHANNEL_OPTIONS) as channel,
         serving.listening_http(
-            remote_edge(channel, settings), settings.http_listen, DeadlinedProtocol
+            remote_edge(channel, settings),
+            settings.http_listen,
+            DeadlinedProtocol,
+            settings.http_keep_alive,
         ) as port,
     ):
         log.info("listening", http=_with_port(settings.http_listen, port))

@@ -171,6 +171,7 @@ class Settings(BaseSettings):
     debug: bool = False
     grpc_listen: Address = "127.0.0.1:50051"
     http_listen: Address = "127.0.0.1:8080"
+    http_keep_alive: Duration = timedelta(seconds=75)
     state_dir: Path = Path("var")
     public_url: str = ""
     smtp_url: Annotated[SecretStr, AfterValidator(_smtp_url)] | None = None
