@@ -17,7 +17,7 @@ from edge.bindings import BindingError, read_bindings
 from edge.codec import Codec
 from edge.config import EdgeSettings
 from edge.dispatcher import Dispatcher
-from edge.http.headers import is_valid_host
+from edge.http.request_headers import is_valid_host
 from edge.http.streams import Receive, Send
 from edge.openapi import describe
 from edge.port import CallPort

@@ -12,8 +12,14 @@ from edge.errors import HttpError
 from edge.exchange import Exchange
 from edge.failures import Failures
 from edge.http.cookies import TokenCookies
-from edge.http.headers import HeaderPolicy, call_timeout, check_host, has_body
 from edge.http.negotiation import JSON, choose
+from edge.http.request_headers import (
+    RequestHeaders,
+    call_timeout,
+    check_host,
+    has_body,
+)
+from edge.http.response_headers import ResponseHeaders
 from edge.http.streams import Disconnected, Receive, Send
 from edge.parameters import refuse_conditions
 from edge.port import CallError, CallPort
@@ -46,18 +52,19 @@ class Dispatcher:
         self._settings = settings
         slash = settings.serve_trailing_slash
         self._routing = Routing(router, pages, trailing_slash=slash)
-        self._header_policy = policy = HeaderPolicy(settings)
+        self._request_headers = RequestHeaders(settings)
+        self._response_headers = written = ResponseHeaders(settings)
         self._body_reader = BodyReader(settings)
         self._builder = RequestBuilder(codec, settings.resume_token_field)
         self._failures = Failures(codec.registry, settings)
         self._cookies = TokenCookies(router.bindings, settings)
         self._replies = {b: Replies(codec, b, settings) for b in router.bindings}
-        self._unary = UnaryCalls(port, settings, policy, self._cookies)
-        self._streaming = StreamCalls(port, settings, policy, self._render_error)
+        self._unary = UnaryCalls(port, settings, written, self._cookies)
+        self._streaming = StreamCalls(port, settings, written, self._render_error)
 
     async def __call__(self, scope: Any, receive: Receive, send: Send) -> None:
         """Answer one HTTP request; no exception but a cancellation leaves."""
-        exchange = Exchange(scope, receive, send, self._header_policy.read(scope))
+        exchange = Exchange(scope, receive, send, self._request_headers.read(scope))
         try:
             await self._serve(exchange)
         except Disconnected:
@@ -71,7 +78,7 @@ class Dispatcher:
     async def _serve(self, exchange: Exchange) -> None:
         headers, settings = exchange.head.headers, self._settings
         raw_headers = exchange.scope["headers"]
-        exchange.metadata = self._header_policy.metadata(exchange.head, raw_headers)
+        exchange.metadata = self._request_headers.metadata(exchange.head, raw_headers)
         check_host(headers)
         readings = self._routing.readings(self._raw_path(exchange))
         preflight = b"access-control-request-method" in headers
@@ -115,7 +122,7 @@ class Dispatcher:
         allow = ", ".join(sorted(methods)).encode()
         requested = exchange.head.headers.get(b"access-control-request-method", b"")
         allowed = requested if "*" in methods else allow  # `*` is no wildcard in CORS
-        preflight = self._header_policy.preflight(exchange.head, allowed)
+        preflight = self._response_headers.preflight(exchange.head, allowed)
         headers = [*PRIVATE, (b"allow", allow), *preflight]
         await self._send(exchange, Response(204, headers, b""))
 
@@ -149,11 +156,11 @@ class Dispatcher:
         response = self._failures.response(error, head.request_id, match=match)
         if isinstance(error, CallError):
             metadata = (*error.headers, *error.trailers)
-            response.headers += self._header_policy.from_metadata(metadata)
+            response.headers += self._response_headers.from_metadata(metadata)
         return response
 
     async def _send(self, exchange: Exchange, response: Response) -> None:
-        await exchange.send(response, self._header_policy.common(exchange.head))
+        await exchange.send(response, self._response_headers.common(exchange.head))
 
 
 def _chunks_needed() -> HttpError:

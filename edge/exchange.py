@@ -3,7 +3,7 @@
 from typing import Any
 
 from edge.errors import Header
-from edge.http.headers import RequestHead
+from edge.http.request_headers import RequestHead
 from edge.http.streams import Receive, Send
 from edge.port import Metadata
 from edge.reply import Response

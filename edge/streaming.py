@@ -6,7 +6,7 @@ from contextlib import aclosing
 from edge.bindings import Binding
 from edge.config import EdgeSettings
 from edge.exchange import Exchange
-from edge.http.headers import HeaderPolicy
+from edge.http.response_headers import ResponseHeaders
 from edge.http.streams import (
     RAW,
     WATCH_INTERVAL,
@@ -30,11 +30,11 @@ class StreamCalls:
         self,
         port: CallPort,
         settings: EdgeSettings,
-        header_policy: HeaderPolicy,
+        response_headers: ResponseHeaders,
         render_error: RenderError,
     ) -> None:
         self._port = port
-        self._header_policy = header_policy
+        self._response_headers = response_headers
         self._render_error = render_error
         self._heartbeat = settings.heartbeat
         self._timer = SharedTimer(WATCH_INTERVAL)
@@ -91,7 +91,7 @@ class StreamCalls:
     ) -> None:
         caching = NOT_STORED if exchange.cookie_mode else replies.cache_headers
         headers = [*caching, (b"content-type", kind.encode())]
-        headers += self._header_policy.from_metadata(reply.headers)
+        headers += self._response_headers.from_metadata(reply.headers)
         headers.append(_UNBUFFERED)
-        common = self._header_policy.common(exchange.head)
+        common = self._response_headers.common(exchange.head)
         await exchange.start(Response(200, headers, b""), common)

@@ -6,8 +6,8 @@ from edge.errors import Header
 from edge.exchange import Exchange
 from edge.http.cookies import TokenCookies
 from edge.http.etags import entity_tag, is_unchanged, version_tag
-from edge.http.headers import HeaderPolicy
 from edge.http.negotiation import JSON, coding_for, compress
+from edge.http.response_headers import ResponseHeaders
 from edge.http.streams import WATCH_INTERVAL, DisconnectGuard
 from edge.port import CallPort
 from edge.reply import NOT_STORED, Replies, Response
@@ -25,11 +25,11 @@ class UnaryCalls:
         self,
         port: CallPort,
         settings: EdgeSettings,
-        header_policy: HeaderPolicy,
+        response_headers: ResponseHeaders,
         cookies: TokenCookies,
     ) -> None:
         self._port = port
-        self._header_policy = header_policy
+        self._response_headers = response_headers
         self._cookies = cookies
         self._compress_from = settings.compress_from_bytes
         self._timer = SharedTimer(WATCH_INTERVAL)
@@ -53,11 +53,11 @@ class UnaryCalls:
                 response.body = self._cookies.without(binding, response.body)
             cached = len(replies.cache_headers)
             response.headers[:cached] = NOT_STORED
-        response.headers += self._header_policy.from_metadata(reply.headers)
+        response.headers += self._response_headers.from_metadata(reply.headers)
         response.headers += set_cookies
         response.headers += self._cookies.clearing(binding)
         await self._encode(exchange, replies, response)
-        common = self._header_policy.common(exchange.head)
+        common = self._response_headers.common(exchange.head)
         await exchange.send(response, common)
 
     async def _encode(

@@ -1,4 +1,4 @@
-"""HTTP headers -> call metadata; and reply metadata -> headers, with CORS."""
+"""Headers of requests -> call metadata, the client's address and the timeout."""
 
 import base64
 import binascii
@@ -33,7 +33,6 @@ _TIMEOUT = re.compile(r"([0-9]{1,8})([HMSmun])")  # gRPC over HTTP/2: Timeout
 _UNITS = {"H": 3600, "M": 60, "S": 1, "m": 1e-3, "u": 1e-6, "n": 1e-9}
 _MIN_TIMEOUT = 1e-3  # seconds; a shorter one passes before any call is made
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{8,64}")
-_EXPOSED = ("ETag", "Retry-After", "X-Request-Id", "WWW-Authenticate")
 _WHITESPACE = b" \t"  # optional around a value, and no part of it (RFC 9110 5.5)
 _UNPRINTABLE = re.compile(rb"[^\x20-\x7e]")
 # RFC 3986 3.2.2: a name or an address, in brackets if it is one of IPv6, and a port.
@@ -43,13 +42,6 @@ _HOST = re.compile(
 )
 _ENTRY_BYTES = 32  # that an entry counts beside its name and value (RFC 9113 6.5.2)
 MAX_METADATA = 8 * KIB  # bytes; gRPC refuses some larger calls, at random
-_CORS_MAX_AGE = b"600"  # seconds that a browser may cache a preflight response
-_HSTS_MAX_AGE = 365 * 86_400  # seconds
-_SECURITY_HEADERS = (
-    (b"x-content-type-options", b"nosniff"),
-    (b"content-security-policy", b"frame-ancestors 'none'"),
-    (b"referrer-policy", b"no-referrer"),
-)
 _random = random.Random()  # noqa: S311  # a request id is no secret
 
 
@@ -63,24 +55,12 @@ class RequestHead:
     trusted: bool  # the peer is a proxy that may name the client
 
 
-class HeaderPolicy:
-    """Reads and writes headers by the rules that one application's settings make."""
+class RequestHeaders:
+    """Reads headers by the rules that one application's settings make."""
 
     def __init__(self, settings: EdgeSettings) -> None:
         self._max_bytes = settings.max_header_bytes
         self._proxies = TrustedProxies(settings.trusted_proxies)
-        self._response_headers = settings.response_headers
-        self._origins = frozenset(
-            o.encode().rstrip(b"/") for o in settings.cors_origins
-        )
-        exposed = (*_EXPOSED, *sorted(settings.response_headers))
-        self._exposed = ", ".join(exposed).encode()
-        self._fixed: tuple[Header, ...] = _SECURITY_HEADERS
-        if settings.public_url.startswith("https:"):
-            hsts = b"max-age=%d; includeSubDomains" % _HSTS_MAX_AGE
-            self._fixed += ((b"strict-transport-security", hsts),)
-        if self._origins:
-            self._fixed += ((b"vary", b"Origin"),)
 
     def read(self, scope: Any) -> RequestHead:
         """Return a request's head, whatever its size: an error needs its request id."""
@@ -120,47 +100,6 @@ class HeaderPolicy:
         if sum(_ENTRY_BYTES + len(k) + len(v) for k, v in metadata) > MAX_METADATA:
             raise _too_large(f"the metadata is larger than {MAX_METADATA} bytes")
         return metadata
-
-    def from_metadata(self, metadata: Metadata) -> list[Header]:
-        """Return the reply metadata that is sent as headers, by allow-list."""
-        if not self._response_headers:
-            return []
-        return [
-            (key.encode(), value.encode("ascii", "ignore"))
-            for key, value in metadata
-            if key in self._response_headers
-            and isinstance(value, str)
-            and value.isprintable()
-        ]
-
-    def common(self, head: RequestHead) -> list[Header]:
-        """Return the headers that every response has.
-
-        CORS origins are exact, never `*` (OWASP ASVS 3.4.2,
-        https://fetch.spec.whatwg.org/).
-        """
-        common = [*self._fixed, (b"x-request-id", head.request_id.encode())]
-        if self._origins:
-            origin = head.headers.get(b"origin")
-            if origin in self._origins and origin is not None:
-                common.append((b"access-control-allow-origin", origin))
-                common.append((b"access-control-allow-credentials", b"true"))
-                common.append((b"access-control-expose-headers", self._exposed))
-        return common
-
-    def preflight(self, head: RequestHead, methods: bytes) -> list[Header]:
-        """Return the headers of a preflight response, if its origin is allowed."""
-        headers = head.headers
-        if b"access-control-request-method" not in headers:
-            return []
-        if headers.get(b"origin") not in self._origins:
-            return []
-        requested = headers.get(b"access-control-request-headers", b"")
-        return [
-            (b"access-control-allow-methods", methods),
-            (b"access-control-allow-headers", requested),
-            (b"access-control-max-age", _CORS_MAX_AGE),
-        ]
 
 
 def _by_name(raw: Sequence[Header]) -> dict[bytes, bytes]:
