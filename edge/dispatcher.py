@@ -16,8 +16,8 @@ from edge.http.negotiation import JSON, choose
 from edge.http.request_headers import (
     RequestHeaders,
     call_timeout,
-    check_host,
     has_body,
+    is_valid_host,
 )
 from edge.http.response_headers import ResponseHeaders
 from edge.http.streams import Disconnected, Receive, Send
@@ -79,7 +79,8 @@ class Dispatcher:
         headers, settings = exchange.head.headers, self._settings
         raw_headers = exchange.scope["headers"]
         exchange.metadata = self._request_headers.metadata(exchange.head, raw_headers)
-        check_host(headers)
+        if not is_valid_host(headers.get(b"host", b"")):
+            raise HttpError("the Host header must be a host with an optional port")
         readings = self._routing.readings(self._raw_path(exchange))
         preflight = b"access-control-request-method" in headers
         if exchange.method == "OPTIONS" and preflight:  # makes no call

@@ -14,6 +14,19 @@ _BODILESS = (204, 304)
 class Exchange:
     """A request on its way through the stages of the edge, and its response."""
 
+    __slots__ = (
+        "_send",
+        "cookie_mode",
+        "head",
+        "media_type",
+        "metadata",
+        "method",
+        "receive",
+        "scope",
+        "started",
+        "timeout",
+    )
+
     def __init__(
         self, scope: Any, receive: Receive, send: Send, head: RequestHead
     ) -> None:

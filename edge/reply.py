@@ -17,6 +17,8 @@ from edge.http.streams import FRAMINGS, RAW, Framing
 _VARY = (b"vary", b"Authorization, Cookie, Accept")
 PRIVATE = ((b"cache-control", b"private, no-cache"), _VARY)
 NOT_STORED = ((b"cache-control", b"no-store"), _VARY)
+# Makes a browser forget the data of an ended session (ASVS 14.3.1).
+_CLEAR_SITE_DATA = ((b"clear-site-data", b'"cache", "storage"'),)
 _BYTES = "application/octet-stream"
 _TCHARS = r"[\w!#$%&'*+.^`|~-]+"  # RFC 9110 5.6.2
 _MEDIA_TYPE = re.compile(
@@ -44,6 +46,8 @@ class Replies:
         self.status = status_of(binding, settings)
         self.offers = _offers(binding)
         method = binding.method
+        clears = any(method in c.cleared_by for c in settings.cookies)
+        self.clearing = _CLEAR_SITE_DATA if clears else ()
         self.has_tokens = any(method in c.reply_fields for c in settings.cookies)
         self.cache_headers = NOT_STORED if self.has_tokens else PRIVATE
         if method in settings.public_max_age:

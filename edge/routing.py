@@ -1,6 +1,6 @@
 """The first stage: the binding of a request's path and method."""
 
-from collections.abc import Container, Iterator
+from collections.abc import Container
 from urllib.parse import unquote
 
 from edge.bindings import Binding
@@ -36,13 +36,7 @@ class Routing:
     def match(
         self, readings: list[Reading], method: str
     ) -> tuple[Binding, list[str]] | None:
-        """Return the binding of a path and method, with the path's segments."""
-        return next(self._bindings(readings, method), None)
-
-    def _bindings(
-        self, readings: list[Reading], method: str = ""
-    ) -> Iterator[tuple[Binding, list[str]]]:
-        """Yield the bindings of a path with its segments; without a method all.
+        """Return the binding of a path and method, with the path's segments.
 
         A binding beyond the closest leaf must fit the path's values: `me` is no user
         id, so a method that `/users/me` lacks is not looked up in `/users/{id}`.
@@ -50,15 +44,22 @@ class Routing:
         closest = True
         for segments, path, verb in readings:
             for methods in self._router.find(path, verb):
-                binding = pick(methods, method) if method else None
-                for candidate in (binding,) if method else methods.values():
-                    if candidate and (closest or fits(candidate, segments)):
-                        yield candidate, segments
+                binding = pick(methods, method)
+                if binding and (closest or fits(binding, segments)):
+                    return binding, segments
                 closest = False
+        return None
 
     def allowed(self, readings: list[Reading], path: str) -> set[str]:
         """Return the HTTP methods of a path; raises HttpError (404) if it has none."""
-        methods = {binding.verb for binding, _ in self._bindings(readings)}
+        methods: set[str] = set()
+        closest = True
+        for segments, literals, verb in readings:
+            for leaf in self._router.find(literals, verb):
+                for binding in leaf.values():
+                    if closest or fits(binding, segments):
+                        methods.add(binding.verb)
+                closest = False
         if not methods and path in self._pages:
             methods = {"GET"}
         if not methods:

@@ -1,8 +1,9 @@
 """The last stage of a unary call: one reply, one response."""
 
+from protobuf import Message
+
 from edge.bindings import Binding
 from edge.config import EdgeSettings
-from edge.errors import Header
 from edge.exchange import Exchange
 from edge.http.cookies import TokenCookies
 from edge.http.etags import entity_tag, is_unchanged, version_tag
@@ -44,21 +45,28 @@ class UnaryCalls:
                 binding.method, request, metadata=metadata, timeout=timeout
             )
         message = binding.reply.type.from_binary(reply.message)
-        set_cookies: list[Header] = []
         if exchange.cookie_mode:
-            set_cookies = [*self._cookies.extract(binding, message, exchange.scope)]
-        response = replies.response(message, exchange.media_type)
-        if exchange.cookie_mode:
-            if exchange.media_type == JSON and response.body and binding.resource:
-                response.body = self._cookies.without(binding, response.body)
-            cached = len(replies.cache_headers)
-            response.headers[:cached] = NOT_STORED
-        response.headers += self._response_headers.from_metadata(reply.headers)
-        response.headers += set_cookies
-        response.headers += self._cookies.clearing(binding)
+            response = self._with_cookies(exchange, binding, replies, message)
+        else:
+            response = replies.response(message, exchange.media_type)
+        response.headers += replies.clearing
+        if reply.headers:
+            response.headers += self._response_headers.from_metadata(reply.headers)
         await self._encode(exchange, replies, response)
         common = self._response_headers.common(exchange.head)
         await exchange.send(response, common)
+
+    def _with_cookies(
+        self, exchange: Exchange, binding: Binding, replies: Replies, message: Message
+    ) -> Response:
+        """Return the response with its tokens in cookies instead of the body."""
+        cookies = [*self._cookies.extract(binding, message, exchange.scope)]
+        response = replies.response(message, exchange.media_type)
+        if exchange.media_type == JSON and response.body and binding.resource:
+            response.body = self._cookies.without(binding, response.body)
+        response.headers[: len(replies.cache_headers)] = NOT_STORED
+        response.headers += cookies
+        return response
 
     async def _encode(
         self, exchange: Exchange, replies: Replies, response: Response

@@ -20,8 +20,6 @@ from edge.merging import value_at
 from edge.parameters import FieldValue, text_value
 from edge.schema.fields import Parameter, resolve
 
-_CLEAR_SITE_DATA = ((b"clear-site-data", b'"cache", "storage"'),)  # ASVS 14.3.1
-
 
 class TokenCookies:
     """The token cookies of one application."""
@@ -30,7 +28,6 @@ class TokenCookies:
         """Resolve every field of the table; raises FieldPathError if one is unknown."""
         self._debug = settings.debug
         self._table = settings.cookies
-        self._clearing = frozenset[str]().union(*(c.cleared_by for c in self._table))
         origins = (*settings.cors_origins, settings.public_url)
         self._origins = {origin.rstrip("/").encode() for origin in origins if origin}
         self._reads: dict[str, list[tuple[TokenCookie, Parameter]]] = {}
@@ -112,10 +109,6 @@ class TokenCookies:
         for cookie in self._table:
             if binding.method in cookie.cleared_by:
                 yield _set_cookie(cookie.name, "", 0, plain=plain)
-
-    def clearing(self, binding: Binding) -> Sequence[Header]:
-        """Return what makes a browser forget the data of an ended session."""
-        return _CLEAR_SITE_DATA if binding.method in self._clearing else ()
 
     def without(self, binding: Binding, body: bytes) -> bytes:
         """Return a JSON body without the members that became cookies."""

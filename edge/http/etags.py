@@ -6,9 +6,9 @@ copy stale but does not refuse an update (RFC 9110 8.8.3 and 13.1). The answer t
 change has the tag of its version alone.
 """
 
-import hashlib
 import re
 from collections.abc import Sequence
+from hashlib import blake2b
 
 from edge.errors import Header, HttpError
 
@@ -31,7 +31,7 @@ def entity_tag(body: bytes, version: bytes, coding: str = "") -> bytes:
     `body` is without its content coding, which the strong tag names: the coded bytes
     follow from both.
     """
-    digest = hashlib.blake2b(body, digest_size=_DIGEST_BYTES).hexdigest()
+    digest = blake2b(body, digest_size=_DIGEST_BYTES).hexdigest()
     if not version:
         return f'W/"{digest}"'.encode()
     suffix = f";{digest};{coding}" if coding else f";{digest}"

@@ -61,43 +61,52 @@ class RequestHeaders:
     def __init__(self, settings: EdgeSettings) -> None:
         self._max_bytes = settings.max_header_bytes
         self._proxies = TrustedProxies(settings.trusted_proxies)
+        self._has_proxies = bool(settings.trusted_proxies)
 
     def read(self, scope: Any) -> RequestHead:
         """Return a request's head, whatever its size: an error needs its request id."""
         headers = _by_name(scope["headers"])
         client = scope.get("client")
         peer = client[0] if client else ""
-        trusted = self._proxies.covers(peer)
+        trusted = self._has_proxies and self._proxies.covers(peer)
         request_id = f"{_random.getrandbits(128):032x}"
         if trusted and _REQUEST_ID.fullmatch(headers.get(b"x-request-id", b"")):
             request_id = headers[b"x-request-id"].decode()
         return RequestHead(headers, request_id, peer, trusted)
 
-    def metadata(self, head: RequestHead, raw: Iterable[Header]) -> Metadata:
+    def metadata(self, head: RequestHead, raw: Sequence[Header]) -> Metadata:
         """Return a call's metadata; raises HttpError (431) where headers are too large.
 
         No client sets what the edge adds itself: `x-forwarded-for` is the peer,
         after the hops that a trusted proxy added.
         """
-        size = 0
-        metadata: list[tuple[str, str | bytes]] = []
-        for name, value in raw:
-            size += len(name) + len(value)
-            if name in _PASSED_ON:
-                text = _ascii(value.strip(_WHITESPACE))
-                if text or name == b"authorization":  # two of them count as two
-                    metadata.append((_PASSED_ON[name], text))
-            elif name.startswith(_PREFIX):
-                key = name[len(_PREFIX) :].decode("latin-1").lower()
-                metadata.extend(_custom(key, value.strip(_WHITESPACE)))
-        if size > self._max_bytes:
+        headers = head.headers
+        names, values = b"\n".join(headers), headers.values()
+        if len(names) + sum(map(len, values)) > self._max_bytes:
             raise _too_large(f"the headers are larger than {self._max_bytes} bytes")
+        passed: Iterable[Header] = raw
+        if len(headers) == len(raw) and _PREFIX not in names:  # the usual case
+            passed = [(name, headers[name]) for name in _PASSED_ON if name in headers]
+        metadata: list[tuple[str, str | bytes]] = []
+        size = 0
+        for name, value in passed:
+            key = _PASSED_ON.get(name)
+            if key is not None:
+                text = _ascii(value.strip(_WHITESPACE))
+                if not text and name != b"authorization":
+                    continue  # but an invalid token is not a missing one
+                metadata.append((key, text))
+                size += _ENTRY_BYTES + len(key) + len(text)
+            elif name.startswith(_PREFIX):
+                metadata.extend(_custom(name, value.strip(_WHITESPACE)))
+                size += _ENTRY_BYTES + len(name) + len(value)
         metadata.append(("x-request-id", head.request_id))
-        forwarded = head.headers.get(b"x-forwarded-for") if head.trusted else None
-        hops = f"{_printable(forwarded)}, {head.peer}" if forwarded else head.peer
+        hops = head.peer
+        if head.trusted and (forwarded := headers.get(b"x-forwarded-for")):
+            hops = f"{_printable(forwarded)}, {head.peer}"
         if hops:
             metadata.append(("x-forwarded-for", hops))
-        if sum(_ENTRY_BYTES + len(k) + len(v) for k, v in metadata) > MAX_METADATA:
+        if size + 2 * _ENTRY_BYTES + len(hops) > MAX_METADATA:
             raise _too_large(f"the metadata is larger than {MAX_METADATA} bytes")
         return metadata
 
@@ -127,13 +136,6 @@ def is_valid_host(host: bytes) -> bool:
     return True
 
 
-def check_host(headers: dict[bytes, bytes]) -> None:
-    """Raise HttpError for a Host header that is not a host."""
-    host = headers.get(b"host")
-    if host is not None and not is_valid_host(host):
-        raise HttpError("the Host header must be a host with an optional port")
-
-
 def has_body(headers: dict[bytes, bytes]) -> bool:
     """Return whether a request announces a body."""
     length = headers.get(b"content-length", b"0")
@@ -155,8 +157,9 @@ def _printable(value: bytes) -> str:
     return _UNPRINTABLE.sub(b"?", value).decode()
 
 
-def _custom(key: str, value: bytes) -> Metadata:
+def _custom(name: bytes, value: bytes) -> Metadata:
     """Return the metadata of a `Grpc-Metadata-*` header; `-bin` values are base64."""
+    key = name[len(_PREFIX) :].decode("latin-1").lower()
     if not _KEY.fullmatch(key) or _RESERVED.fullmatch(key):
         return ()
     if not key.endswith("-bin"):

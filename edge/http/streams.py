@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
+from time import monotonic
 from types import TracebackType
 from typing import Any
 
@@ -99,7 +100,7 @@ class DisconnectGuard:
         self._timeout = None if timeout is None else timeout + _PORT_GRACE
         self._cause: Exception | None = None
         self._watcher: asyncio.Task[None] | None = None
-        self.due = asyncio.get_running_loop().time() + _WATCH_AFTER
+        self.due = monotonic() + _WATCH_AFTER
 
     def __enter__(self) -> None:
         self._task = asyncio.current_task()

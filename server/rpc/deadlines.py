@@ -20,7 +20,7 @@ class DeadlineTimer(Protocol):
 
 
 class Deadline:
-    """Cancels its block once `due`, in the loop's time, has passed.
+    """Cancels its block once `due`, by time.monotonic(), has passed.
 
     Leaving the block raises TimeoutError then, as asyncio.timeout does.
     """

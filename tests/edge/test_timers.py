@@ -1,6 +1,7 @@
 """The timer that many entries share."""
 
 import asyncio
+from time import monotonic
 
 from edge.timers import SharedTimer
 
@@ -11,11 +12,11 @@ class Entry:
     """Notes when it expires."""
 
     def __init__(self, seconds: float) -> None:
-        self.due = asyncio.get_running_loop().time() + seconds
+        self.due = monotonic() + seconds
         self.expired: list[float] = []
 
     def expire(self) -> None:
-        self.expired.append(asyncio.get_running_loop().time())
+        self.expired.append(monotonic())
 
 
 async def test_entries_expire_once_when_they_are_due() -> None:

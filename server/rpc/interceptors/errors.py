@@ -6,10 +6,10 @@ and its cause goes to the log under the request id (ASVS 16.5.1).
 
 from __future__ import annotations
 
-import asyncio
 import math
 from collections.abc import Mapping
 from contextlib import aclosing
+from time import monotonic
 
 import structlog
 from google.protobuf.any_pb2 import Any
@@ -34,7 +34,7 @@ def failing(timer: DeadlineTimer) -> Interceptor:
     async def intercept(call: Call, proceed: Proceed) -> Outcome:
         due = math.inf
         if call.timeout is not None:
-            due = asyncio.get_running_loop().time() + call.timeout
+            due = monotonic() + call.timeout
         deadline = Deadline(timer, due)
         try:
             with deadline:
