@@ -48,12 +48,12 @@ from server.rpc.accounts.personal_data import PersonalDataServicer
 from server.rpc.accounts.users import UserServicer
 from server.rpc.addresses import TrustedProxies
 from server.rpc.auth import AuthServicer
-from server.rpc.batching import BatchingServicer, answering
+from server.rpc.batching import BatchingServicer, call_executor
 from server.rpc.health import Health, remote_readiness
 from server.rpc.interceptors.errors import DOMAIN
 from server.rpc.interceptors.validation import NO_NUL
 from server.rpc.listener import (
-    MOST_CALLS,
+    MAX_CONCURRENT_CALLS,
     ChainDependencies,
     Listener,
     grpc_server,
@@ -61,7 +61,7 @@ from server.rpc.listener import (
 )
 from server.rpc.local import LocalPort
 from server.rpc.recovery import RecoveryServicer
-from server.rpc.reflection import reflect
+from server.rpc.reflection import enable_reflection
 from server.rpc.signing_keys import SigningKeyServicer
 from server.rpc.watches import RevocationServicer, UserWatchServicer
 from server.store.accounts.personal_data import PostgresPersonalData
@@ -164,13 +164,13 @@ async def build_application(
         servicers, _chain_dependencies(resources, authentication, stores.events)
     )
     proxies = TrustedProxies(settings.trusted_proxies)
-    batching = BatchingServicer(answering(served, proxies), MOST_CALLS)
+    batching = BatchingServicer(call_executor(served, proxies), MAX_CONCURRENT_CALLS)
     ends = (resources.feed.buffer.close, stores.changes.buffer.close, batching.drain)
     health = Health(resources.database.ping, list(servicers), lame_duck, *ends)
     server = grpc_server([*Listener(proxies).handlers(served), batching.handler()])
     health.add_to(server)
     if settings.debug:
-        reflect(server, (*servicers, health.name))
+        enable_reflection(server, (*servicers, health.name))
     port = LocalPort(served, proxies, Reply, CallError)
     edge = replace(edge_settings(settings, rates(settings)), ready=health.ready)
     shared = (resources.database, resources.clock)
@@ -285,7 +285,7 @@ def _chain_dependencies(
 ) -> ChainDependencies:
     return ChainDependencies(
         verify=authentication.identify,
-        learn=authentication.access.ring.learn,
+        refresh_keys=authentication.access.ring.learn,
         limiter=resources.limiter,
         idempotency=Idempotency(
             PostgresIdempotentResponses(resources.database),
