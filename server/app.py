@@ -48,7 +48,8 @@ from server.rpc.accounts.personal_data import PersonalDataServicer
 from server.rpc.accounts.users import UserServicer
 from server.rpc.addresses import TrustedProxies
 from server.rpc.auth import AuthServicer
-from server.rpc.batching import BatchingServicer, call_executor
+from server.rpc.batched_call import call_executor
+from server.rpc.batching import BatchingServicer
 from server.rpc.health import Health, remote_readiness
 from server.rpc.interceptors.errors import DOMAIN
 from server.rpc.interceptors.validation import NO_NUL

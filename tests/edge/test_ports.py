@@ -13,7 +13,8 @@ from edge.app import create_app
 from edge.batching import BatchingPort
 from edge.config import EdgeSettings
 from edge.port import CallError, RemotePort, Reply
-from server.rpc.batching import BatchingServicer, CallExecutor
+from server.rpc.batched_call import CallExecutor
+from server.rpc.batching import BatchingServicer
 from tests.edge.service import Port, Stream, client, compiled, status
 from tests.edge.test_http import SHOP, events, item, kind
 
