@@ -121,15 +121,13 @@ def serve_methods(
     """Return every RPC of the contract, by path, with its handler in the chain.
 
     `servicers` are by service name; a service may have several. Raises ContractError
-    for an RPC that no servicer implements or whose policy cannot be enforced.
+    for an RPC that none or two servicers implement, or whose policy cannot be
+    enforced.
     """
     served = {}
     for method in methods():
         service, _, name = method.name.partition("/")
-        handlers = [getattr(each, name, None) for each in servicers.get(service, ())]
-        handler = next(filter(None, handlers), None)
-        if handler is None:
-            raise ContractError(f"{method.name}: no servicer implements it")
+        handler = _handler(method, servicers.get(service, ()), name)
         served[method.path] = (
             method,
             wrap_handler(
@@ -137,6 +135,19 @@ def serve_methods(
             ),
         )
     return served
+
+
+def _handler(
+    method: Method, servicers: Sequence[object], name: str
+) -> Callable[..., Any]:
+    implementing = [servicer for servicer in servicers if hasattr(servicer, name)]
+    if not implementing:
+        raise ContractError(f"{method.name}: no servicer implements it")
+    if len(implementing) > 1:
+        classes = " and ".join(type(servicer).__name__ for servicer in implementing)
+        raise ContractError(f"{method.name}: implemented by {classes}")
+    handler: Callable[..., Any] = getattr(implementing[0], name)
+    return handler
 
 
 def _innermost(method: Method, handler: Callable[..., Any]) -> Proceed:
