@@ -30,14 +30,9 @@ from server.domain.idempotency import Idempotency
 from server.rpc.addresses import TrustedProxies
 from server.rpc.batched_call import call_executor
 from server.rpc.batching import BatchingServicer
+from server.rpc.grpc_server import MAX_CONCURRENT_CALLS, build_grpc_server
 from server.rpc.health import POLL_INTERVAL, Health
-from server.rpc.listener import (
-    MAX_CONCURRENT_CALLS,
-    ChainDependencies,
-    Listener,
-    grpc_server,
-    serve_methods,
-)
+from server.rpc.listener import ChainDependencies, Listener, serve_methods
 from server.rpc.local import LocalPort
 from server.rpc.reflection import enable_reflection
 from server.store.idempotent_responses import PostgresIdempotentResponses
@@ -77,7 +72,8 @@ async def build_application(
     execute = call_executor(served, proxies)
     batching = BatchingServicer(execute, MAX_CONCURRENT_CALLS)
     health = Health(resources.database.ping, list(servicers), lame_duck)
-    server = grpc_server([*Listener(proxies).handlers(served), batching.handler()])
+    handlers = [*Listener(proxies).handlers(served), batching.handler()]
+    server = build_grpc_server(handlers)
     health.add_to(server)
     if settings.debug:
         enable_reflection(server, (*servicers, health.name))

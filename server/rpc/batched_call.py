@@ -12,7 +12,8 @@ import grpc
 from batching.v1 import batching_pb2 as pb
 from server.rpc.addresses import TrustedProxies, peer_address
 from server.rpc.call import Failure, Method, Proceed
-from server.rpc.listener import MAX_METADATA_SIZE, STATUS_DETAILS_KEY, build_call
+from server.rpc.grpc_server import MAX_METADATA_SIZE
+from server.rpc.listener import STATUS_DETAILS_KEY, build_call
 
 _ENTRY_OVERHEAD = 32  # bytes, beside key and value (RFC 9113 6.5.2)
 # gRPC over HTTP/2: Header-Name, ASCII-Value

@@ -17,7 +17,7 @@ from google.protobuf.message import DecodeError
 
 from batching.v1 import batching_pb2 as pb
 from server.rpc.batched_call import CallExecutor, error_result
-from server.rpc.listener import KIB, MAX_CALLS_PER_CONNECTION
+from server.rpc.grpc_server import KIB, MAX_CALLS_PER_CONNECTION
 
 log = structlog.get_logger()
 _FLUSH_SIZE = 256 * KIB  # bytes after which a response takes no more results

@@ -1,4 +1,4 @@
-"""The services over gRPC: the interceptor chain and the server.
+"""The services over gRPC: the interceptor chain, and calls as gRPC delivers them.
 
 Handlers receive and return bytes. The chain decodes requests, because grpc.aio
 answers undecodable bytes with UNKNOWN and the name of the exception.
@@ -6,7 +6,6 @@ answers undecodable bytes with UNKNOWN and the name of the exception.
 
 from __future__ import annotations
 
-import logging
 import os
 import re
 from collections.abc import (
@@ -18,7 +17,6 @@ from collections.abc import (
 )
 from contextlib import aclosing
 from dataclasses import dataclass
-from datetime import timedelta
 from typing import Any, cast
 
 import grpc
@@ -48,32 +46,10 @@ from server.rpc.interceptors.logging import log_calls
 from server.rpc.interceptors.rate_limit import enforce_rate_limits
 from server.rpc.interceptors.validation import validate_requests
 
-KIB = 1024
-MIB = 1024 * KIB
-MAX_METADATA_SIZE = 16 * KIB  # bytes
-MAX_CONCURRENT_CALLS = 2_000  # over all connections
-MAX_CALLS_PER_CONNECTION = 256
-MIN_PING_INTERVAL = timedelta(seconds=20)
 Context = grpc.aio.ServicerContext[bytes, bytes]
 STATUS_DETAILS_KEY = "grpc-status-details-bin"
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{8,64}")
-_grpc_log = logging.getLogger("grpc._cython.cygrpc")
 _CODES = {code.value[0]: code for code in grpc.StatusCode}
-
-OPTIONS: tuple[tuple[str, int], ...] = (
-    ("grpc.so_reuseport", 0),  # a second server on the same port fails at start
-    ("grpc.max_receive_message_length", 1 * MIB),
-    ("grpc.max_metadata_size", MAX_METADATA_SIZE),
-    ("grpc.max_concurrent_streams", MAX_CALLS_PER_CONNECTION),
-    # Clients behind a NAT or a load balancer keep an idle connection open by pings.
-    # gRPC's default closes it (too_many_pings) after two that come within 5 minutes.
-    ("grpc.keepalive_permit_without_calls", 1),
-    (
-        "grpc.http2.min_ping_interval_without_data_ms",
-        MIN_PING_INTERVAL // timedelta(milliseconds=1),
-    ),
-    ("grpc.http2.max_ping_strikes", 2),  # early pings until the connection is closed
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -261,27 +237,3 @@ async def _abort(context: Context, call: Call, failure: Failure) -> None:
     """
     trailers = (("x-request-id", call.request_id), (STATUS_DETAILS_KEY, failure.status))
     await context.abort(_CODES[failure.code], failure.message, trailers)
-
-
-def grpc_server(
-    handlers: Iterable[grpc.GenericRpcHandler],
-) -> grpc.aio.Server:
-    """Return a server with these handlers. It does not listen yet."""
-    _grpc_log.addFilter(is_not_a_lost_response)
-    server = grpc.aio.server(
-        options=OPTIONS, maximum_concurrent_rpcs=MAX_CONCURRENT_CALLS
-    )
-    server.add_generic_rpc_handlers(tuple(handlers))
-    return server
-
-
-def is_not_a_lost_response(record: logging.LogRecord) -> bool:
-    """Return whether a record of grpc.aio is anything but a response not sent.
-
-    A connection that breaks while a response waits to be sent fails that send.
-    grpc.aio ignores the failure if it has read the end of the call by then; otherwise
-    it logs an error with a traceback, and does nothing else (_handle_exceptions in
-    grpc/_cython/_cygrpc/aio/server.pyx.pxi). Which one comes first is chance. The
-    call has its own log line, so the traceback tells an operator nothing.
-    """
-    return not str(record.msg).startswith("ExecuteBatchError raised in core")

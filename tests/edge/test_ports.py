@@ -110,7 +110,7 @@ def _written(entry: tuple[str, str | bytes]) -> batching_pb2.MetadataEntry:
 
 
 class Remote:
-    """A server of a port, and the port that calls it: through a tunnel or without."""
+    """A server of a port, and the port that calls it: batched or by unary calls."""
 
     def __init__(
         self, port: Port, kind: type[RemotePort] = RemotePort, most: int = MOST

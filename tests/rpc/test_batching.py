@@ -19,7 +19,7 @@ from batching.v1.batching_pb2 import (
 from blatam.auth.v1 import auth_pb2
 from edge.batching import BatchingPort
 from edge.port import Reply
-from server.rpc.listener import MAX_CALLS_PER_CONNECTION
+from server.rpc.grpc_server import MAX_CALLS_PER_CONNECTION
 from tests.edge.service import Port
 from tests.edge.test_batching import METHOD, GatedService, until
 from tests.edge.test_ports import Remote

@@ -11,7 +11,7 @@ import grpc
 import pytest
 from grpc import ChannelConnectivity
 
-from server.rpc import listener
+from server.rpc import grpc_server
 
 PING_INTERVAL = "grpc.http2.min_ping_interval_without_data_ms"
 LARGE = 400_000  # bytes; more than HTTP/2 sends to a client that does not read
@@ -71,18 +71,18 @@ async def test_idle_client_may_ping_every_20_seconds(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """A client with keepalive pings stays connected. Time runs 200 times as fast."""
-    options = dict(listener.OPTIONS)
+    options = dict(grpc_server.OPTIONS)
     assert options[PING_INTERVAL] <= 20_000
     scaled = options | {PING_INTERVAL: options[PING_INTERVAL] // 200}
-    monkeypatch.setattr(listener, "OPTIONS", tuple(scaled.items()))
-    server = listener.grpc_server([])
+    monkeypatch.setattr(grpc_server, "OPTIONS", tuple(scaled.items()))
+    server = grpc_server.build_grpc_server([])
     answers = await ping(await start(server), interval=0.12, count=10)
     await server.stop(None)
     assert answers == [PING] * 10
 
 
 async def test_client_that_pings_too_often_is_disconnected() -> None:
-    server = listener.grpc_server([])
+    server = grpc_server.build_grpc_server([])
     answers = await ping(await start(server), interval=0.12, count=10)
     await server.stop(None)
     assert GOAWAY in answers
@@ -157,7 +157,7 @@ async def test_connection_lost_while_responses_wait_logs_no_traceback(
 
     method: Any = grpc.unary_unary_rpc_method_handler(cast(Any, respond))
     handler = grpc.method_handlers_generic_handler("t.S", {"M": method})
-    server = listener.grpc_server([handler])
+    server = grpc_server.build_grpc_server([handler])
     address = await start(server)
     for _attempt in range(5):  # the order of the events is chance
         proxy = StalledProxy(address)
@@ -180,6 +180,6 @@ async def test_connection_lost_while_responses_wait_logs_no_traceback(
 def test_other_errors_of_grpc_are_logged(
     grpc_errors: list[logging.LogRecord],
 ) -> None:
-    listener.grpc_server([])
+    grpc_server.build_grpc_server([])
     logging.getLogger("grpc._cython.cygrpc").error("Unexpected [X] raised")
     assert [record.getMessage() for record in grpc_errors] == ["Unexpected [X] raised"]

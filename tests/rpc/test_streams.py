@@ -19,10 +19,11 @@ from server.domain.errors import UserNotFound
 from server.logs import named
 from server.rpc.addresses import TrustedProxies
 from server.rpc.call import Call, Method, Outcome, Stream, wrap_handler
+from server.rpc.grpc_server import build_grpc_server
 from server.rpc.interceptors.audit import audit_calls
 from server.rpc.interceptors.errors import map_errors
 from server.rpc.interceptors.logging import log_calls
-from server.rpc.listener import Listener, grpc_server
+from server.rpc.listener import Listener
 from server.rpc.local import LocalPort
 from tests.fakes import Clock
 
@@ -82,7 +83,7 @@ async def ports(source: Source, events: Events) -> AsyncIterator[dict[str, CallP
     audit = audit_calls(METHOD, events, Clock())
     assert audit
     served = {PATH: (METHOD, wrap_handler([log_calls, audit, map_errors], source))}
-    server = grpc_server(Listener(TrustedProxies(())).handlers(served))
+    server = build_grpc_server(Listener(TrustedProxies(())).handlers(served))
     async with (
         listening_grpc(server, "127.0.0.1:0") as port,
         grpc.aio.insecure_channel(f"127.0.0.1:{port}", STEADY) as channel,
