@@ -3,6 +3,7 @@
 import hmac
 import json
 from base64 import urlsafe_b64encode
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -112,6 +113,56 @@ def test_claims_are_exact(
         tokens.verify(signed(claims))
 
 
+@pytest.mark.parametrize("claim", ["exp", "iat", "nbf", "auth_time"])
+@pytest.mark.parametrize(
+    "convert",
+    [str, lambda time: f" {time} ", float, bool, lambda _: 10**18, lambda _: -1, list],
+    ids=["text", "spaced text", "float", "boolean", "huge", "negative", "list"],
+)
+def test_token_times_are_whole_numbers(
+    tokens: AccessTokens, clock: Clock, claim: str, convert: Callable[[Any], Any]
+) -> None:
+    """RFC 7519 4.1.4: a NumericDate is a JSON number; these tokens use seconds."""
+    claims = claims_of(issue(tokens, clock))
+    time = [claims["iat"]] if convert is list else claims["iat"]
+    tokens.verify(signed(claims | {"nbf": claims["iat"]}))
+    with pytest.raises(TokenInvalid):
+        tokens.verify(signed(claims | {claim: convert(time)}))
+
+
+@pytest.mark.parametrize(
+    ("claim", "value"),
+    [
+        *(("sub", text) for text in ("٥", " 7", "+7", "1_0", "07", "0", "-7", "7\n")),
+        *(("sub", value) for value in (7, 7.0, True, ["7"], "9" * 40)),
+        *(("role", value) for value in ("1", 1.0, True, 0, -1)),
+        *(("sid", value) for value in ("A" * 32, "a" * 31, "a" * 32 + "\n", 7, "")),
+        *(("jti", value) for value in (7, "")),
+        ("client_id", "other"),
+        ("aud", ["blatam"]),
+    ],
+)
+def test_token_claims_are_not_converted(
+    tokens: AccessTokens, clock: Clock, claim: str, value: object
+) -> None:
+    """R15: a claim has the type and the spelling that the service issues."""
+    claims = claims_of(issue(tokens, clock)) | {claim: value}
+    with pytest.raises(TokenInvalid):
+        tokens.verify(signed(claims))
+
+
+@pytest.mark.parametrize("claim", ["iat", "nbf"])
+def test_token_from_the_future_is_refused(
+    tokens: AccessTokens, clock: Clock, claim: str
+) -> None:
+    """RFC 7519 4.1.5: not before its time, apart from the leeway."""
+    claims = claims_of(issue(tokens, clock))
+    limit = claims["iat"] + int(LEEWAY.total_seconds())
+    tokens.verify(signed(claims | {claim: limit}))
+    with pytest.raises(TokenInvalid):
+        tokens.verify(signed(claims | {claim: limit + 1}))
+
+
 @pytest.mark.parametrize(
     "header",
     [
@@ -184,7 +235,7 @@ def test_only_one_spelling(tokens: AccessTokens, clock: Clock) -> None:
 
 def test_the_cache_is_bounded(tokens: AccessTokens, clock: Clock) -> None:
     """What was verified is kept, and no more of it than said."""
-    small = replace(tokens, most=2, _verified={})
+    small = replace(tokens, max_cached=2, _verified={})
     given = [issue(tokens, clock) for _ in range(5)]
     for token in given:
         small.verify(token)
