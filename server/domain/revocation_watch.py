@@ -112,7 +112,7 @@ class RevocationWatch:
 def _read(token: str) -> int:
     if not token:
         return 0
-    if not re.fullmatch(r"\d{1,18}", token, re.ASCII):
+    if not re.fullmatch(r"0|[1-9][0-9]{0,17}", token):
         raise InvalidFields([_FOREIGN])
     return int(token)
 
