@@ -26,7 +26,11 @@ from server.domain.credentials.context_words import (
     is_like,
 )
 from server.domain.credentials.hashing import HashingPool
-from server.domain.credentials.imported_hashes import MEMORY_KIB, PASSES, is_bcrypt
+from server.domain.credentials.imported_hashes import (
+    OWN_MEMORY_KIB,
+    OWN_PASSES,
+    is_bcrypt,
+)
 from server.domain.errors import InvalidFields, Violation
 
 COMMON = frozenset(word for word in FREQUENCY_LISTS["passwords"] if len(word) >= 8)
@@ -143,8 +147,8 @@ class PasswordHasher:
             ["argon2", "bcrypt"],
             deprecated="auto",
             argon2__type="ID",
-            argon2__memory_cost=MEMORY_KIB,
-            argon2__time_cost=PASSES,
+            argon2__memory_cost=OWN_MEMORY_KIB,
+            argon2__time_cost=OWN_PASSES,
             argon2__parallelism=1,
         )
         self._dummy: str = self._context.hash(token_urlsafe())
