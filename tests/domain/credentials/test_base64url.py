@@ -14,7 +14,8 @@ def test_base64url_round_trip(raw: bytes) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["AA==", "AA\n", " AA", "A A", "AB", "A", "AA!", "+/+/", "\u0665\u0665", "\ud800"]
+    "text",
+    ["AA==", "AA\n", " AA", "A A", "AB", "A", "AA!", "+/+/", "\u0665\u0665", "\ud800"],
 )
 def test_base64url_other_spellings_are_refused(text: str) -> None:
     """Padding, white space, spare bits, other alphabets and digits: ValueError."""

@@ -133,7 +133,8 @@ def test_token_times_are_whole_numbers(
 @pytest.mark.parametrize(
     ("claim", "value"),
     [
-        *(("sub", text) for text in ("\u0665", " 7", "+7", "1_0", "07", "0", "-7", "7\n")),
+        *(("sub", text) for text in ("\u0665", " 7", "+7", "1_0", "07", "0", "-7")),
+        ("sub", "7\n"),
         *(("sub", value) for value in (7, 7.0, True, ["7"], "9" * 40)),
         *(("role", value) for value in ("1", 1.0, True, 0, -1)),
         *(("sid", value) for value in ("A" * 32, "a" * 31, "a" * 32 + "\n", 7, "")),
