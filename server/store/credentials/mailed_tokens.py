@@ -75,7 +75,9 @@ class PostgresMailedTokens:
         Raises MailedTokenInvalid.
         """
         async with self._database.transaction() as connection:
-            token = await _used(connection, digest, [Purpose.RESET], now)
+            token = await _use(connection, digest, [Purpose.RESET], now)
+            if token is None:
+                raise MailedTokenInvalid
             values = {"hashed_password": hashed, "email_verified": True}
             user = await changed(
                 connection, EventType.USER_UPDATED, token.user_id, now, values
@@ -94,13 +96,41 @@ class PostgresMailedTokens:
         """
         purposes = [Purpose.VERIFY, Purpose.CHANGE]
         async with writing(self._database, None, RESERVED) as connection:
-            token = await _used(connection, digest, purposes, now)
-            user = await _proven(connection, token, now)
+            token = await _use(connection, digest, purposes, now)
+            if token is None:
+                return await _already_verified(connection, digest, purposes)
+            user = await _verified(connection, token, now)
         self._keep(user)
         return user.id
 
 
-async def _proven(
+async def _already_verified(
+    connection: AsyncConnection, digest: bytes, purposes: list[Purpose]
+) -> int:
+    """Return the owner of a used token whose address is still the verified one.
+
+    Links are opened twice, by mail scanners too. Raises MailedTokenInvalid.
+    """
+    query = (
+        sa.select(table.c.user_id)
+        .join_from(table, users)
+        .where(
+            table.c.digest == digest,
+            table.c.purpose.in_(purposes),
+            table.c.used_at.is_not(None),
+            table.c.address == users.c.email,
+            users.c.email_verified,
+            users.c.is_active,
+            NOT_DELETED,
+        )
+    )
+    user_id: int | None = (await connection.execute(query)).scalar()
+    if user_id is None:
+        raise MailedTokenInvalid
+    return user_id
+
+
+async def _verified(
     connection: AsyncConnection, token: sa.Row[Any], now: datetime
 ) -> User:
     values = {"email": token.address, "email_verified": True}
@@ -136,21 +166,18 @@ def _in_force(
     )
 
 
-async def _used(
+async def _use(
     connection: AsyncConnection, digest: bytes, purposes: list[Purpose], now: datetime
-) -> sa.Row[Any]:
-    """Use a token up; whoever comes second waits, and finds it used.
-
-    Raises MailedTokenInvalid.
-    """
+) -> sa.Row[Any] | None:
+    """Use a token; None if it is not valid, or another transaction used it first."""
     query = _in_force(digest, purposes, now).with_for_update(of=users)
     row: sa.Row[Any] | None = (await connection.execute(query)).first()
+    if row is None:
+        return None
     unused = [table.c.digest == digest, table.c.used_at.is_(None)]
     statement = sa.update(table).where(*unused).values(used_at=now)
-    taken = await connection.execute(statement.returning(table.c.user_id))
-    if row is None or taken.first() is None:
-        raise MailedTokenInvalid
-    return row
+    used = await connection.execute(statement.returning(table.c.user_id))
+    return row if used.first() else None
 
 
 async def _wanted(connection: AsyncConnection, token: MailedToken) -> bool:
