@@ -15,10 +15,10 @@ from server.domain.accounts.users import (
     UserFilter,
     normalize_identifier,
 )
-from server.domain.auth import Account, Decide, Owner
 from server.domain.credentials.revocations import Revocations
 from server.domain.credentials.service_keys import ServiceKey
 from server.domain.credentials.sessions import Rotation, Session
+from server.domain.credentials.stores import Account, Decide, Owner
 from server.domain.errors import (
     EmailTaken,
     EtagMismatch,

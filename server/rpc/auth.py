@@ -28,7 +28,11 @@ class AuthServicer:
     async def Login(self, request: pb.LoginRequest, call: Call) -> pb.LoginResponse:
         """Open a session."""
         tokens = await self._authentication.log_in(
-            request.identifier, request.password, call.address, call.device
+            request.identifier,
+            request.password,
+            call.address,
+            call.device,
+            call.account_limits,
         )
         call.caller = Caller(tokens.user_id, tokens.session_id)  # for the log
         return pb.LoginResponse(tokens=_pair(tokens))
@@ -76,7 +80,7 @@ class AuthServicer:
             call.caller,
             request.current_password,
             request.new_password,
-            call.address,
+            call.account_limits,
             call.idempotency_record(lambda _: pb.ChangePasswordResponse()),
         )
         return pb.ChangePasswordResponse()

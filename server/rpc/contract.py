@@ -30,7 +30,8 @@ SERVICES: tuple[ServiceDescriptor, ...] = (
     auth_pb2.DESCRIPTOR.services_by_name["AuthService"],
     post_pb2.DESCRIPTOR.services_by_name["PostService"],
 )
-SPECIAL_KEYS = ("address", "caller")
+ACCOUNT = "account"
+SPECIAL_KEYS = ("address", "caller", ACCOUNT)
 
 
 class ContractError(Exception):
@@ -122,9 +123,13 @@ def rate_rules(
     if method.name in overrides:
         rules = overrides[method.name]
         public = method.policy.access == Access.ACCESS_PUBLIC
+        by_account = any(ACCOUNT in rule.by for rule in method.policy.rate_limits)
         request = cast(Descriptor, method.request_type.DESCRIPTOR)
         for rule in rules:
-            if faults := list(_rule_faults(rule.by, request, public)):
+            faults = list(_rule_faults(rule.by, request, public))
+            if ACCOUNT in rule.by and not by_account:
+                faults.append("counts by account, and verifies no password")
+            if faults:
                 raise ContractError(f"RATE_LIMITS: {method.name}: {'; '.join(faults)}")
         return rules
     return [

@@ -48,6 +48,9 @@ class RecoveryServicer:
     ) -> pb.ChangeEmailResponse:
         """Have a mail with a token sent to a new address."""
         await self._recovery.change_email(
-            call.caller, request.new_email, request.current_password, call.address
+            call.caller,
+            request.new_email,
+            request.current_password,
+            call.account_limits,
         )
         return pb.ChangeEmailResponse()

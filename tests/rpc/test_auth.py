@@ -12,8 +12,9 @@ from blatam.auth.v1 import auth_pb2 as pb
 from blatam.user.v1 import user_pb2
 from edge.batching import BatchingPort
 from edge.port import CallError
+from server.rpc import contract
 from server.rpc.addresses import TrustedProxies, peer_address
-from tests.running import PASSWORD, Running, SignedIn
+from tests.running import NO_LIMITS, PASSWORD, Running, SignedIn, running
 from tests.status import refusal
 
 ME = user_pb2.GetCurrentUserRequest()
@@ -123,6 +124,100 @@ async def test_a_sixth_try_within_a_minute(limited: Running) -> None:
     assert 0 < delay.ToTimedelta().total_seconds() <= 60
     assert refused.detail(error_details_pb2.QuotaFailure).violations
     await refusal(limited.auth.Login(login("somebody_else")))
+
+
+ACCOUNT_LIMITED = {
+    "blatam.auth.v1.AuthService/Login",
+    "blatam.auth.v1.AuthService/ChangePassword",
+    "blatam.auth.v1.AuthService/ChangeEmail",
+    "blatam.user.v1.UserService/EraseUser",
+}
+
+
+async def test_account_limit_is_shared_by_all_rpcs_with_a_password(
+    limited: Running,
+) -> None:
+    """R5: five passwords of one account a minute and address, whatever the RPC.
+
+    Beyond that the right password is answered like a wrong one.
+    """
+    ana = await limited.signed_in()
+    for _ in range(4):
+        wrong = login(ana.user.username, "Wrong7horse")
+        await refusal(limited.auth.Login(wrong))
+    mine = ana.metadata
+    calls = {
+        "Login": limited.auth.Login(login(ana.user.email)),
+        "ChangePassword": limited.auth.ChangePassword(
+            pb.ChangePasswordRequest(
+                current_password=PASSWORD, new_password="Green8horse"
+            ),
+            metadata=mine,
+        ),
+        "ChangeEmail": limited.auth.ChangeEmail(
+            pb.ChangeEmailRequest(new_email="n@x.co", current_password=PASSWORD),
+            metadata=mine,
+        ),
+        "EraseUser": limited.users.EraseUser(
+            user_pb2.EraseUserRequest(id=ana.user.id, current_password=PASSWORD),
+            metadata=mine,
+        ),
+    }
+    for call in calls.values():
+        assert (await refusal(call)).reason == "INVALID_CREDENTIALS"
+    by_account = {
+        method.name
+        for method in contract.methods()
+        if any(contract.ACCOUNT in rule.by for rule in method.policy.rate_limits)
+    }
+    assert by_account == ACCOUNT_LIMITED
+    assert {name.partition("/")[2] for name in by_account} == set(calls)
+    answer = await limited.http.post(
+        "/api/v1/auth/login",
+        json={"identifier": ana.user.username, "password": PASSWORD},
+    )
+    assert answer.status_code == 200  # another address
+
+
+@pytest.mark.parametrize("limit", [None, 2])
+async def test_account_limit_follows_rate_limits(
+    database_url: str, redis_url: str, limit: int | None
+) -> None:
+    """RATE_LIMITS lifts or replaces it; without it the sixth right password is right.
+
+    What was not verified is no failed log-in, so that nobody is warned of it.
+    """
+    rule = {"by": ["account", "address"], "limit": limit, "per": "60s"}
+    rates = NO_LIMITS | {"blatam.auth.v1.AuthService/Login": [rule] if limit else []}
+    async with running(database_url, redis_url, rate_limits=rates) as service:
+        ana = await service.sign_up()
+        for _ in range(limit or 5):
+            wrong = login(ana.username, "Wrong7horse")
+            await refusal(service.auth.Login(wrong))
+            body = {"identifier": ana.email, "password": "Wrong7horse"}
+            await service.http.post("/api/v1/auth/login", json=body)
+        body = {"identifier": ana.username, "password": PASSWORD}
+        answer = await service.http.post("/api/v1/auth/login", json=body)
+        if limit:
+            refused = await refusal(service.auth.Login(login(ana.username)))
+            assert refused.reason == "INVALID_CREDENTIALS"
+            assert answer.json()["errorCode"] == "INVALID_CREDENTIALS"
+            for _ in range(10):
+                await refusal(service.auth.Login(login(ana.username)))
+            reset = pb.RequestPasswordResetRequest(identifier=ana.email)
+            await service.auth.RequestPasswordReset(reset)
+            await service.mailbox.mail(ana.email, "new password")
+            assert "Many failed log-ins" not in service.mailbox.subjects(ana.email)
+        else:
+            assert await service.log_in(ana.username)
+            assert answer.status_code == 200
+
+
+async def test_account_limit_is_documented(shared: Running) -> None:
+    """OpenAPI names it beside the other rates."""
+    document = (await shared.http.get("/openapi.json")).json()
+    described = str(document["paths"]["/api/v1/auth/change-password"]["post"])
+    assert "at most 5 in 60 s by account and address" in described
 
 
 async def test_a_client_cannot_name_its_own_address(limited: Running) -> None:

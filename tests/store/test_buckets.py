@@ -88,7 +88,7 @@ async def test_without_redis_limits_hold_per_process() -> None:
 
 
 async def test_memory_is_bounded() -> None:
-    limiter = SlidingWindows(Clock(), most=10)
+    limiter = SlidingWindows(Clock(), max_buckets=10)
     for number in range(100):
         await limiter.take([bucket(str(number), 5, 1000)])
     assert len(limiter._times) == 10

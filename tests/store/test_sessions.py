@@ -9,9 +9,9 @@ import pytest
 import sqlalchemy as sa
 
 from server.domain.accounts.users import NewUser, Role
-from server.domain.auth import Account, Owner
 from server.domain.credentials.revocations import Revocations
 from server.domain.credentials.sessions import Rotation, Session
+from server.domain.credentials.stores import Account, Owner
 from server.domain.errors import RefreshTokenInvalid, TokenInvalid
 from server.store.accounts.users import PostgresUsers
 from server.store.connect import Database, redis_client

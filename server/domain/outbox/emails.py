@@ -9,8 +9,8 @@ from enum import StrEnum
 from typing import Protocol
 
 from server.domain.accounts.users import User
-from server.domain.auth import Account
 from server.domain.credentials.mailed_tokens import MailedTokens, Purpose
+from server.domain.credentials.stores import Account
 from server.domain.outbox.entries import Entry, EventType
 
 _NEWS = frozenset({EventType.FOLLOWED_POST, EventType.NEW_FOLLOWER, EventType.DIGEST})

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sqlalchemy as sa
 
 from server.domain.accounts.users import Role
-from server.domain.auth import Account
+from server.domain.credentials.stores import Account
 from server.store.accounts.user_reads import NOT_DELETED
 from server.store.connect import Database
 from server.store.tables import users

@@ -12,8 +12,8 @@ import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from server.domain.accounts.users import Role
-from server.domain.auth import Account, Decide, Owner
 from server.domain.credentials.sessions import Rotation, Session
+from server.domain.credentials.stores import Account, Decide, Owner
 from server.domain.errors import TokenInvalid
 from server.domain.idempotency import IdempotencyRecord
 from server.domain.outbox.entries import EventType, NewEntry
