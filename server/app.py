@@ -38,6 +38,7 @@ from server.domain.credentials.sessions import RefreshLimits, RefreshTokens
 from server.domain.credentials.tokens import AccessTokens, KeyRing
 from server.domain.idempotency import Idempotency
 from server.domain.limits import Limiter, SlidingWindows, Window
+from server.domain.members.unsubscriptions import UnsubscribeTokens, Unsubscriptions
 from server.domain.outbox.emails import EmailComposer
 from server.domain.paging import PageTokens
 from server.domain.recovery import Recovery
@@ -60,6 +61,7 @@ from server.rpc.listener import (
     serve_methods,
 )
 from server.rpc.local import LocalPort
+from server.rpc.members.unsubscriptions import UnsubscriptionServicer
 from server.rpc.recovery import RecoveryServicer
 from server.rpc.reflection import reflect
 from server.rpc.signing_keys import SigningKeyServicer
@@ -81,6 +83,7 @@ from server.store.credentials.sessions import PostgresSessions
 from server.store.credentials.signing_keys import PostgresSigningKeys
 from server.store.idempotent_responses import PostgresIdempotentResponses
 from server.store.members.notifications import PostgresNotifications
+from server.store.members.settings import PostgresSettings
 from server.store.outbox import PostgresOutbox
 from server.store.retention import ENTRIES_KEPT, Retention
 from server.workers.supervisor import supervise
@@ -246,6 +249,11 @@ def _servicers(
                 PersonalData(_held(resources, stores), authentication)
             ),
             *systems.members(database, stores.accounts, tokens, clock),
+            UnsubscriptionServicer(
+                Unsubscriptions(
+                    PostgresSettings(database), _unsubscribe_tokens(resources), clock
+                )
+            ),
         ),
         "blatam.auth.v1.AuthService": (
             AuthServicer(authentication, stores.ring, audit),
@@ -277,7 +285,18 @@ def _email_composer(resources: Resources, stores: Stores) -> EmailComposer:
         PostgresAccounts(resources.database),
     )
     notifications = PostgresNotifications(resources.database, resources.clock)
-    return EmailComposer(users, accounts, stores.outbox, tokens, notifications)
+    return EmailComposer(
+        users,
+        accounts,
+        stores.outbox,
+        tokens,
+        notifications,
+        _unsubscribe_tokens(resources),
+    )
+
+
+def _unsubscribe_tokens(resources: Resources) -> UnsubscribeTokens:
+    return UnsubscribeTokens(resources.secret.mac("unsubscribe"))
 
 
 def _chain_dependencies(

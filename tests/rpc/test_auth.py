@@ -1,6 +1,7 @@
 """AuthService over gRPC, with the full chain."""
 
 import asyncio
+from collections.abc import Awaitable
 from ipaddress import ip_network
 
 import grpc
@@ -146,7 +147,7 @@ async def test_account_limit_is_shared_by_all_rpcs_with_a_password(
         wrong = login(ana.user.username, "Wrong7horse")
         await refusal(limited.auth.Login(wrong))
     mine = ana.metadata
-    calls = {
+    calls: dict[str, Awaitable[object]] = {
         "Login": limited.auth.Login(login(ana.user.email)),
         "ChangePassword": limited.auth.ChangePassword(
             pb.ChangePasswordRequest(

@@ -11,9 +11,9 @@ from typing import Protocol
 from server.domain.accounts.users import User
 from server.domain.credentials.mailed_tokens import MailedTokens, Purpose
 from server.domain.credentials.stores import Account
+from server.domain.members.unsubscriptions import SETTINGS_BY_KIND, UnsubscribeTokens
 from server.domain.outbox.entries import Entry, EventType
 
-_NEWS = frozenset({EventType.FOLLOWED_POST, EventType.NEW_FOLLOWER, EventType.DIGEST})
 BETWEEN_WARNINGS = timedelta(days=1)
 
 
@@ -39,7 +39,8 @@ class Template(StrEnum):
 class Email:
     """A letter to one address. `entry` and `written_at` name it, also when repeated.
 
-    `token` is "" in one without a link. `details` come from outside; a tuple is lines.
+    `token` is "" in one without a link, `unsubscribe_token` in one that cannot be
+    turned off. `details` come from outside; a tuple is lines.
     """
 
     entry: int
@@ -48,6 +49,7 @@ class Email:
     to: str
     username: str
     token: str = field(default="", repr=False)
+    unsubscribe_token: str = field(default="", repr=False)
     details: Mapping[str, str | int | tuple[str, ...]] = field(default_factory=dict)
 
 
@@ -90,6 +92,7 @@ class EmailComposer:
     delivery_log: DeliveryLog
     tokens: MailedTokens
     notifications: Notifications
+    unsubscribe_tokens: UnsubscribeTokens
 
     async def email(self, entry: Entry) -> Email | None:
         """Give the letter of an entry, None if there is nothing to send."""
@@ -102,7 +105,7 @@ class EmailComposer:
             return await self._verification(entry, user)
         if entry.kind == EventType.EMAIL_CHANGE:
             return await self._change(entry, user)
-        if entry.kind in _NEWS:
+        if entry.kind in SETTINGS_BY_KIND:
             return await self._news(entry, user)
         if entry.kind == EventType.FAILED_LOG_INS and await self._warned(entry, user):
             return None
@@ -153,7 +156,13 @@ class EmailComposer:
         if not lines:
             return None
         template = Template(entry.kind.partition(".")[2])
-        return replace(_email(entry, template, user), details={"news": tuple(lines)})
+        return replace(
+            _email(entry, template, user),
+            unsubscribe_token=self.unsubscribe_tokens.make(
+                user.id, EventType(entry.kind)
+            ),
+            details={"news": tuple(lines)},
+        )
 
     async def _warned(self, entry: Entry, user: User) -> bool:
         since = entry.created_at - BETWEEN_WARNINGS
