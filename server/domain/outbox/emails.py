@@ -17,6 +17,10 @@ from server.domain.outbox.entries import Entry, EventType
 BETWEEN_WARNINGS = timedelta(days=1)
 
 
+class MailerUnavailable(Exception):
+    """No email can be sent at present; not the fault of an email."""
+
+
 class Template(StrEnum):
     """Which letter; each has a text."""
 

@@ -45,7 +45,7 @@ def unsubscribe_path(mail: EmailMessage) -> str:
     assert mail["List-Unsubscribe-Post"] == "List-Unsubscribe=One-Click"
     url = urlsplit(mail["List-Unsubscribe"].removeprefix("<").removesuffix(">"))
     assert (url.scheme, url.netloc, url.query) == ("http", "127.0.0.1:8080", "")
-    return url.path
+    return str(url.path)
 
 
 @pytest.mark.parametrize(
