@@ -1,4 +1,4 @@
-"""The rules of logging in, over stores in memory."""
+"""The rules of sessions, over stores in memory."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace

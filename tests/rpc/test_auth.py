@@ -31,8 +31,8 @@ async def refresh(service: Running, token: str) -> pb.TokenPair:
     return (await service.auth.RefreshToken(request)).tokens
 
 
-async def test_tokens_verify_with_the_published_keys(shared: Running) -> None:
-    """An internal shared needs the key set and nothing else."""
+async def test_access_token_verifies_with_published_keys(shared: Running) -> None:
+    """An internal service needs only the key set."""
     ana = await shared.signed_in()
     keys = (await shared.auth.GetJsonWebKeySet(pb.GetJsonWebKeySetRequest())).keys
     assert len(keys) >= 2
@@ -51,20 +51,21 @@ async def test_tokens_verify_with_the_published_keys(shared: Running) -> None:
     "value",
     ["Bearer x", "Basic YTpi", "Bearer ", "x", "Bearer blatam_sk_x"],
 )
-async def test_bad_tokens(shared: Running, value: str) -> None:
-    """R16, R41: refused, all with the same words."""
+async def test_invalid_tokens_are_refused(shared: Running, value: str) -> None:
+    """R16, R41: every invalid token gets the same answer."""
     header = (("authorization", value),)
     refused = await refusal(shared.users.GetCurrentUser(ME, metadata=header))
     assert refused.code is grpc.StatusCode.UNAUTHENTICATED
     assert refused.reason == "TOKEN_INVALID"
 
 
-async def test_no_token(shared: Running) -> None:
+async def test_missing_token_is_refused(shared: Running) -> None:
+    """A missing token has a reason of its own."""
     refused = await refusal(shared.users.GetCurrentUser(ME))
     assert refused.reason == "TOKEN_MISSING"
 
 
-async def test_refresh_twice_then_the_first_again(shared: Running) -> None:
+async def test_refresh_reuse_revokes_session(shared: Running) -> None:
     """R18: the grandparent is refused and ends the session, access tokens too."""
     ana = await shared.signed_in()
     second = await refresh(shared, ana.tokens.refresh_token)
@@ -74,12 +75,12 @@ async def test_refresh_twice_then_the_first_again(shared: Running) -> None:
         refused = await refusal(shared.auth.RefreshToken(request))
         assert refused.reason == "REFRESH_TOKEN_INVALID"
     for tokens in (ana.tokens, second, third):
-        who = SignedIn(ana.user, tokens)
-        call = shared.users.GetCurrentUser(ME, metadata=who.metadata)
+        session = SignedIn(ana.user, tokens)
+        call = shared.users.GetCurrentUser(ME, metadata=session.metadata)
         assert (await refusal(call)).reason == "TOKEN_INVALID"
 
 
-async def test_twenty_refreshes_at_once_have_one_successor(shared: Running) -> None:
+async def test_concurrent_refreshes_have_one_successor(shared: Running) -> None:
     """R19, L16: retries and races neither fork nor end the session."""
     ana = await shared.signed_in()
     pairs = await asyncio.gather(
@@ -89,8 +90,8 @@ async def test_twenty_refreshes_at_once_have_one_successor(shared: Running) -> N
     assert await refresh(shared, pairs[0].refresh_token)
 
 
-async def test_logging_out(shared: Running) -> None:
-    """R22: the access token is refused by the next call; other sessions live on."""
+async def test_log_out_ends_one_session(shared: Running) -> None:
+    """R22: the next call with the access token is refused; other sessions stay."""
     ana = await shared.signed_in()
     again = SignedIn(ana.user, await shared.log_in(ana.user.email))
     await shared.auth.Logout(pb.LogoutRequest(), metadata=ana.metadata)
@@ -99,8 +100,8 @@ async def test_logging_out(shared: Running) -> None:
     assert await shared.users.GetCurrentUser(ME, metadata=again.metadata)
 
 
-async def test_failed_log_ins_answer_alike(shared: Running) -> None:
-    """R1: unknown and wrong differ in nothing but the request id."""
+async def test_failed_log_ins_have_one_answer(shared: Running) -> None:
+    """R1: unknown and wrong differ only in the request id."""
     ana = await shared.signed_in()
     seen = set()
     for request in (login("nobody"), login(ana.user.username, "Wrong7horse")):
@@ -110,8 +111,8 @@ async def test_failed_log_ins_answer_alike(shared: Running) -> None:
     assert len(seen) == 1
 
 
-async def test_a_sixth_try_within_a_minute(limited: Running) -> None:
-    """Login's limit: told when to come again, in RetryInfo; another name may go on."""
+async def test_sixth_log_in_within_a_minute_is_rate_limited(limited: Running) -> None:
+    """RetryInfo says when to retry; another identifier is not limited."""
     ana = await limited.sign_up()
     for _ in range(5):
         wrong = login(ana.username, "Wrong7horse")
@@ -221,18 +222,18 @@ async def test_account_limit_is_documented(shared: Running) -> None:
     assert "at most 5 in 60 s by account and address" in described
 
 
-async def test_a_client_cannot_name_its_own_address(limited: Running) -> None:
-    """R7: x-forwarded-for from an untrusted peer changes nothing, in a tunnel, too."""
+async def test_client_cannot_choose_its_address(limited: Running) -> None:
+    """R7: x-forwarded-for from an untrusted peer is ignored, also in batches."""
     for number in range(6):
         header = (("x-forwarded-for", f"198.51.100.{number}"),)
         call = limited.auth.Login(login("nobody"), metadata=header)
         refused = await refusal(call)
     assert refused.reason == "RATE_LIMITED"
     batching = BatchingPort(limited.channel)
-    told = (("x-forwarded-for", "198.51.100.9"),)
+    forwarded = (("x-forwarded-for", "198.51.100.9"),)
     body = login("nobody").SerializeToString()
     with pytest.raises(CallError) as caught:
-        await batching.unary(LOGIN, body, metadata=told, timeout=None)
+        await batching.unary(LOGIN, body, metadata=forwarded, timeout=None)
     assert caught.value.code == grpc.StatusCode.RESOURCE_EXHAUSTED.value[0]
 
 
@@ -246,8 +247,8 @@ async def test_a_client_cannot_name_its_own_address(limited: Running) -> None:
         ("", ""),
     ],
 )
-def test_the_rightmost_untrusted_hop(forwarded: str, client: str) -> None:
-    """R7: what stands left of it, anybody may have written."""
+def test_client_address_is_rightmost_untrusted_hop(forwarded: str, client: str) -> None:
+    """R7: any client may have written the hops to the left of it."""
     assert TrustedProxies([ip_network("10.0.0.0/8")]).client(forwarded) == client
 
 
@@ -260,12 +261,13 @@ def test_the_rightmost_untrusted_hop(forwarded: str, client: str) -> None:
         ("unix:/tmp/x", ""),
     ],
 )
-def test_peers(peer: str, address: str) -> None:
+def test_peer_address_is_parsed(peer: str, address: str) -> None:
+    """GRPC writes peers as URIs; a UNIX socket has no address."""
     assert peer_address(peer) == address
 
 
-async def test_sessions_are_listed_and_ended(shared: Running) -> None:
-    """One by one or all; another's is told from none by nobody but admins."""
+async def test_sessions_are_listed_and_revoked(shared: Running) -> None:
+    """One by one or all; only admins can tell another user's session from none."""
     ana, bea = await shared.signed_in(), await shared.signed_in()
     second = SignedIn(ana.user, await shared.log_in(ana.user.username))
     listing = pb.ListSessionsRequest()
@@ -290,8 +292,8 @@ async def test_sessions_are_listed_and_ended(shared: Running) -> None:
     assert refused.reason == "ACCESS_DENIED"
 
 
-async def test_changing_the_password(shared: Running) -> None:
-    """R13: needs the present one, holds the policy, ends the other sessions."""
+async def test_change_password_ends_other_sessions(shared: Running) -> None:
+    """R13: needs the current one, enforces the policy, ends the other sessions."""
     ana = await shared.signed_in()
     other = SignedIn(ana.user, await shared.log_in(ana.user.username))
 
@@ -312,8 +314,8 @@ async def test_changing_the_password(shared: Running) -> None:
     assert await shared.auth.Login(login(ana.user.username, "Green8horse"))
 
 
-async def test_two_tokens_are_none(shared: Running) -> None:
-    """Whichever of them a proxy has looked at, the other must not serve."""
+async def test_two_authorization_headers_are_refused(shared: Running) -> None:
+    """A proxy may have checked one of them: neither may be used."""
     ana = await shared.signed_in()
     twice = (*ana.metadata, *ana.metadata)
     refused = await refusal(shared.users.GetCurrentUser(ME, metadata=twice))
