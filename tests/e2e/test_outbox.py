@@ -9,7 +9,7 @@ from blatam.auth.v1 import auth_pb2, auth_pb2_grpc
 from blatam.user.v1 import user_pb2, user_pb2_grpc
 from server.store.connect import Database
 from server.store.tables import metadata
-from tests.mailbox import address_of, bound, mailbox, token_of
+from tests.mailbox import address_of, bound_socket, mailbox, token_of
 from tests.processes import serving, settled
 from tests.running import NO_LIMITS, PASSWORD, running
 
@@ -52,8 +52,8 @@ async def test_outbox_survives_kill_between_commit_and_delivery(
                 auth = auth_pb2_grpc.AuthServiceStub(served.channel)
                 for _ in range(MAILS_PER_KILL):
                     await auth.RequestEmailVerification(ask, metadata=credentials)
-                await box.someone_waits()
-            await box.someone_waits(0)
+                await box.clients_wait()
+            await box.clients_wait(0)
         assert not box.mails
         await box.open()
         async with serving(env):
@@ -72,7 +72,7 @@ async def test_mail_is_delivered_when_server_returns(
 
     R39: no table contains a mailed token.
     """
-    listener = bound()
+    listener = bound_socket()
     url = f"smtp://{address_of(listener)}"
     async with running(database_url, redis_url, smtp_url=url) as service:
         users = [await service.sign_up() for _ in range(3)]

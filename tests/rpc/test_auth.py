@@ -13,9 +13,15 @@ from blatam.auth.v1 import auth_pb2 as pb
 from blatam.user.v1 import user_pb2
 from edge.batching import BatchingPort
 from edge.port import CallError
+from server.domain.accounts.users import Role
+from server.domain.clock import system_clock
+from server.domain.credentials.secret_key import SecretKey
+from server.domain.credentials.tokens import KeyRing
 from server.rpc import contract
 from server.rpc.addresses import TrustedProxies, peer_address
-from tests.running import NO_LIMITS, PASSWORD, Running, SignedIn, running
+from server.store.connect import Database, redis_client
+from server.store.credentials.signing_keys import PostgresSigningKeys
+from tests.running import NO_LIMITS, PASSWORD, SECRET, Running, SignedIn, running
 from tests.status import refusal
 
 ME = user_pb2.GetCurrentUserRequest()
@@ -63,6 +69,62 @@ async def test_missing_token_is_refused(shared: Running) -> None:
     """A missing token has a reason of its own."""
     refused = await refusal(shared.users.GetCurrentUser(ME))
     assert refused.reason == "TOKEN_MISSING"
+
+
+async def test_token_with_converted_claims_is_refused(
+    service: Running, database_url: str
+) -> None:
+    """R15: a signature does not help a claim of another type, on any transport."""
+    ana = await service.signed_in()
+    database, redis = Database(database_url), redis_client("unix:///nowhere")
+    ring = KeyRing()
+    await PostgresSigningKeys(
+        database, redis, SecretKey(SECRET), ring, system_clock
+    ).refresh()
+    await database.close()
+    await redis.aclose()
+    claims = jwt.decode(ana.tokens.access_token, options={"verify_signature": False})
+    headers = {"typ": "at+jwt", "kid": ring.active.kid}
+    for change, accepted in (
+        ({}, True),
+        ({"exp": str(claims["exp"])}, False),
+        ({"exp": float(claims["exp"])}, False),
+        ({"auth_time": str(claims["auth_time"])}, False),
+        ({"sub": f"+{claims['sub']}"}, False),
+    ):
+        token = jwt.encode(claims | change, ring.active.private, "ES256", headers)
+        bearer = (("authorization", f"Bearer {token}"),)
+        verify = pb.VerifyTokenRequest(token=token)
+        answer = await service.http.get("/api/v1/users/me", headers=dict(bearer))
+        if accepted:
+            assert answer.status_code == 200
+            await service.users.GetCurrentUser(ME, metadata=bearer)
+            continue
+        assert answer.json()["errorCode"] == "TOKEN_INVALID"
+        refused = await refusal(service.users.GetCurrentUser(ME, metadata=bearer))
+        assert refused.reason == "TOKEN_INVALID"
+        root = await service.signed_in(Role.ADMIN)
+        response = await service.auth.VerifyToken(verify, metadata=root.metadata)
+        assert response == pb.VerifyTokenResponse()
+
+
+@pytest.mark.parametrize("change", ["!", "==", "\n", " "])
+async def test_page_token_has_one_spelling(shared: Running, change: str) -> None:
+    """R29: a page token with foreign characters or padding is refused."""
+    root = await shared.signed_in(Role.ADMIN)
+    listing = pb.ListAuditEventsRequest(page_size=1)
+    page = await shared.auth.ListAuditEvents(listing, metadata=root.metadata)
+    listing.page_token = page.next_page_token + change
+    refused = await refusal(
+        shared.auth.ListAuditEvents(listing, metadata=root.metadata)
+    )
+    assert refused.violations == {("pageToken", "page_token.foreign")}
+    answer = await shared.http.get(
+        "/api/v1/audit-events",
+        params={"page_size": 1, "page_token": page.next_page_token + change},
+        headers=root.headers,
+    )
+    assert answer.status_code == 400
 
 
 async def test_refresh_reuse_revokes_session(shared: Running) -> None:

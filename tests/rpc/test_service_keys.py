@@ -54,9 +54,9 @@ async def test_service_key_sees_private_fields_if_allowed(
     """R4: private fields only for a key with that permission."""
     _, key = await create_key(shared, root, private)
     ana = await shared.signed_in()
-    wanted = user_pb2.GetUserRequest(id=ana.user.id)
-    found = await shared.users.GetUser(wanted, metadata=key)
-    assert bool(found.user.email) is private
+    request = user_pb2.GetUserRequest(id=ana.user.id)
+    response = await shared.users.GetUser(request, metadata=key)
+    assert bool(response.user.email) is private
 
 
 async def test_verify_token_of_invalid_token_returns_inactive_only(
