@@ -42,7 +42,7 @@ from server.domain.outbox.emails import EmailComposer
 from server.domain.paging import PageTokens
 from server.domain.recovery import Recovery
 from server.domain.revocation_watch import RevocationWatch
-from server.rpc import contract
+from server.rpc import contract, documentation
 from server.rpc.accounts.bulk_users import BulkUserServicer
 from server.rpc.accounts.personal_data import PersonalDataServicer
 from server.rpc.accounts.users import UserServicer
@@ -376,8 +376,13 @@ def remote_edge(channel: grpc.aio.Channel, settings: Settings) -> FastAPI:
 def edge_settings(settings: Settings, in_force: Rates) -> EdgeSettings:
     """Give the edge's plain tables, read from blatam's own annotations."""
     return EdgeSettings(
-        title="Blatam Academy",
+        title=documentation.TITLE,
         version=version("blatam-academy"),
+        description=documentation.DESCRIPTION,
+        info=documentation.INFO,
+        service_order=documentation.service_names(),
+        error_reasons=documentation.ERROR_REASONS,
+        access=documentation.access_sentences(),
         public_url=settings.public_url,
         docs=settings.debug,
         debug=settings.debug,
