@@ -50,10 +50,6 @@ def constrained(schema: Schema, rules: Rules, field: Field) -> Schema:
 def refuses_zero(rules: Rules, field: Field) -> bool:
     """Return whether the rules refuse the zero value: "", 0 or an empty list."""
     schema = _with_keywords({}, rules, field)
-    return any(_excludes_zero(part) for part in (schema, *schema.get("allOf", ())))
-
-
-def _excludes_zero(schema: Schema) -> bool:
     names = ("minLength", "minItems", "minProperties", "minimum")
     return (
         max(schema.get(name, 0) for name in names) > 0
@@ -75,10 +71,10 @@ def _with_keywords(schema: Schema, rules: Rules, field: Field) -> Schema:
             _apply(result, kind, set_fields(message), field)
     if "pattern" in result and patterns and result["pattern"] != schema.get("pattern"):
         patterns.append(result.pop("pattern"))
-    if len(patterns) == 1:
-        result["pattern"] = patterns[0]
-    elif patterns:
-        result["allOf"] = [{"pattern": pattern} for pattern in patterns]
+    if patterns:
+        # One pattern for all: generators make types of their own of `allOf`.
+        first, *others = patterns
+        result["pattern"] = "".join(f"(?={other})" for other in others) + first
     return result
 
 
@@ -153,7 +149,7 @@ def _with_empty(result: Schema, schema: Schema) -> Schema:
     A text of a minimum length, an enum or a format cannot be cleared, so that clients
     leave the field out instead.
     """
-    fixed = {"minLength", "format", "enum", "allOf"} & set(result)
+    fixed = {"minLength", "format", "enum"} & set(result)
     if fixed or result.get("pattern") == schema.get("pattern"):
         return result
     return result | {"pattern": f"^$|{result['pattern']}"}

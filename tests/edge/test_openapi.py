@@ -55,6 +55,14 @@ message Thing {
   repeated uint64 ids = 12 [(buf.validate.field).repeated.items.uint64.gte = 7];
   double share = 13 [(buf.validate.field).double = {gt: 0, lte: 1}];
   Size size = 14;
+  string mail = 15 [
+    (buf.validate.field).cel = {
+      id: "mail" message: "m" expression: "this.matches('^[a-z]+@[a-z]+$')"
+    },
+    (buf.validate.field).cel = {
+      id: "local" message: "l" expression: "this.matches('^[^@]{0,4}@')"
+    }
+  ];
 }
 // A request about a thing.
 message ThingRequest {
@@ -115,7 +123,7 @@ def test_rules_apply_to_parameters_and_bodies_alike() -> None:
     """One mapper: what a body must be, a parameter must be too."""
     made = make_document()
     schema = _put_schema(made)
-    assert set(schema["required"]) == {"name", "code", "tags", "inner", "share"}
+    assert set(schema["required"]) == {"name", "code", "tags", "inner", "share", "mail"}
     fields = schema["properties"]
     assert fields["name"]["maxLength"] == 5
     assert fields["name"]["description"] == "Its name, which may be long."
@@ -167,6 +175,14 @@ def test_optional_texts_have_one_type() -> None:
     fields = _put_schema(make_document())["properties"]
     assert fields["kind"] == {"type": "string", "enum": ["a", "b"]}
     assert fields["slug"] == {"type": "string", "pattern": "^$|^[a-z]+$"}
+
+
+def test_several_patterns_are_one() -> None:
+    """All have to match, without `allOf`."""
+    pattern = _put_schema(make_document())["properties"]["mail"]["pattern"]
+    assert re.search(pattern, "ana@example")
+    assert not re.search(pattern, "maria@example")
+    assert not re.search(pattern, "ana@")
 
 
 def test_enums_are_components_of_names() -> None:

@@ -867,8 +867,8 @@ class ServiceKey(_message.Message):
     name: _builtins.str
     """The name of the service that uses the key, 1 to 100 characters."""
     private_fields: _builtins.bool
-    """True if the service may read the private fields of users: `email`,
-    `email_verified` and `role`.
+    """True if the service may read the private fields of users, such as `email`
+    and `role`.
     """
     @_builtins.property
     def created_at(self) -> _timestamp_pb2.Timestamp:
@@ -914,8 +914,8 @@ class CreateServiceKeyRequest(_message.Message):
     name: _builtins.str
     """The name of the service that uses the key, 1 to 100 characters."""
     private_fields: _builtins.bool
-    """True if the service may read the private fields of users: `email`,
-    `email_verified` and `role`.
+    """True if the service may read the private fields of users, such as `email`
+    and `role`.
     """
     @_builtins.property
     def expires_at(self) -> _timestamp_pb2.Timestamp:
