@@ -59,7 +59,7 @@ class Responses:
         self._settings = settings
         self.shared: dict[str, Any] = {}
 
-    def of(self, binding: Binding, errors: Mapping[Code, str]) -> dict[str, Any]:
+    def of(self, binding: Binding, errors: Mapping[int, str]) -> dict[str, Any]:
         """Return the responses by status; `errors` are those that the comment names."""
         responses = {str(status_of(binding, self._settings)): self._success(binding)}
         for status, text in sorted(self._errors(binding, errors).items()):
@@ -68,7 +68,7 @@ class Responses:
         return responses
 
     def _errors(
-        self, binding: Binding, errors: Mapping[Code, str]
+        self, binding: Binding, errors: Mapping[int, str]
     ) -> dict[int, list[str]]:
         """Return the errors of a binding with what is known of each, by HTTP status."""
         found: defaultdict[int, list[str]] = defaultdict(list)

@@ -3,13 +3,14 @@
 import re
 from dataclasses import dataclass
 
+from google.rpc import code_pb2
 from protobuf import DescMethod, DescService
 
-from edge.errors import Code
 from edge.schema.components import comment
 
 _SENTENCE_END = re.compile(r"(?<=[.!?])\s+(?=[A-Z])")
-_CODE = re.compile(r"\b[A-Z][A-Z_]+\b")
+_NAME = re.compile(r"\b[A-Z][A-Z_]+\b")
+_CODES = dict(code_pb2.Code.items())
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,7 +19,7 @@ class OperationText:
 
     summary: str  # the first sentence
     details: str  # the rest, paragraphs separated by empty lines
-    errors: dict[Code, str]  # the sentences "Returns CODE if ..."
+    errors: dict[int, str]  # google.rpc.Code -> the sentences "Returns CODE if ..."
 
 
 def read_text(method: DescMethod) -> OperationText:
@@ -29,12 +30,12 @@ def read_text(method: DescMethod) -> OperationText:
     """
     summary, *rest = _SENTENCE_END.split(comment(method), maxsplit=1)
     details = rest[0] if rest else ""
-    errors: dict[Code, list[str]] = {}
+    errors: dict[int, list[str]] = {}
     for sentence in _SENTENCE_END.split(details):
         if sentence.startswith("Returns "):
-            for name in dict.fromkeys(_CODE.findall(sentence)):
-                if name in Code.__members__ and name != "OK":
-                    errors.setdefault(Code[name], []).append(sentence)
+            for name in dict.fromkeys(_NAME.findall(sentence)):
+                if code := _CODES.get(name):
+                    errors.setdefault(code, []).append(sentence)
     return OperationText(
         summary, details, {code: " ".join(texts) for code, texts in errors.items()}
     )
