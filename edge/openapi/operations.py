@@ -8,13 +8,12 @@ from edge.bindings import Binding
 from edge.config import EdgeSettings
 from edge.http.negotiation import JSON
 from edge.openapi.paths import Wildcard
-from edge.openapi.responses import Responses
+from edge.openapi.responses import BINARY, Responses
 from edge.openapi.text import OperationText, read_text, tag_name
 from edge.schema.components import Schemas
 from edge.schema.fields import Field
 
 MAX_QUERY_DEPTH = 3  # names in a query parameter such as `weights.posts`
-BINARY = {"type": "string", "format": "binary"}
 PathParameters = Sequence[tuple[str, Wildcard]]
 
 

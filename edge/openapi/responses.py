@@ -105,7 +105,7 @@ class Responses:
     def _success(self, binding: Binding) -> dict[str, Any]:
         status = status_of(binding, self._settings)
         field = binding.reply_field
-        text = comment(field.desc) if field else ""
+        text = comment(field.desc) if field and not binding.raw_reply else ""
         response: dict[str, Any] = {"description": text or _SUCCESS[status]}
         if status != 204:
             response["content"] = self._content(binding)
