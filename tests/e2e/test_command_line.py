@@ -244,7 +244,7 @@ def test_admins_meet_the_contracts_rules(academy: Academy) -> None:
     done = create_admin(academy, "İx y!", "no e-mail")
     assert done.returncode == 1
     assert "email: must be" in done.stderr
-    assert "username: may hold only" in done.stderr
+    assert "username: must contain only" in done.stderr
     assert "Traceback" not in done.stderr
 
 
