@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, TypeVar
@@ -13,6 +13,7 @@ from blatam.policy.v1.policy_pb2 import MethodPolicy
 from server.domain.callers import ANONYMOUS, Caller
 from server.domain.errors import MalformedRequest
 from server.domain.idempotency import IdempotencyRecord, RequestKey
+from server.domain.limits import AccountLimit
 
 Metadata = tuple[tuple[str, str | bytes], ...]
 Result = TypeVar("Result")
@@ -67,6 +68,7 @@ class Call:
     request_id: str
     timeout: float | None = None
     caller: Caller = ANONYMOUS
+    account_limits: Sequence[AccountLimit] = ()  # to be enforced by the rule
     pending: PendingRequest | None = None
     audit_user_id: int = 0  # for the audit log: the user whom the call concerned
     audit_without_address: bool = False  # the audit log keeps no client address

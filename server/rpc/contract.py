@@ -31,7 +31,8 @@ SERVICES: tuple[ServiceDescriptor, ...] = (
     auth_pb2.DESCRIPTOR.services_by_name["AuthService"],
     post_pb2.DESCRIPTOR.services_by_name["PostService"],
 )
-SPECIAL_KEYS = ("address", "caller")
+ACCOUNT = "account"
+SPECIAL_KEYS = ("address", "caller", ACCOUNT)
 
 
 class ContractError(Exception):
@@ -124,9 +125,13 @@ def rate_rules(
     if method.name in overrides:
         rules = overrides[method.name]
         public = method.policy.access == Access.ACCESS_PUBLIC
+        by_account = any(ACCOUNT in rule.by for rule in method.policy.rate_limits)
         request = cast(Descriptor, method.request_type.DESCRIPTOR)
         for rule in rules:
-            if problems := list(_rule_problems(rule.by, request, public)):
+            problems = list(_rule_problems(rule.by, request, public))
+            if ACCOUNT in rule.by and not by_account:
+                problems.append("counts by account, but the RPC verifies no password")
+            if problems:
                 raise ContractError(
                     f"RATE_LIMITS: {method.name}: {'; '.join(problems)}"
                 )

@@ -118,6 +118,7 @@ def check(overrides: dict[str, list[RateRule]]) -> None:
     ("name", "by"),
     [("blatam.user.v1.UserService/Nothing", "address"),
      ("blatam.user.v1.UserService/GetUser", "nothing"),
+     ("blatam.user.v1.UserService/GetUser", "account"),
      ("blatam.auth.v1.AuthService/Login", "caller")],
 )  # fmt: skip
 def test_faulty_overrides_are_named(name: str, by: str) -> None:
