@@ -337,7 +337,7 @@ def test_a_remote_edge(academy: Academy) -> None:
         (
             "up",
             {"RATE_LIMITS": '{"blatam.auth.v1.AuthService/Nothing": []}'},
-            ["RATE_LIMITS: no such RPC"],
+            ["RATE_LIMITS: unknown RPC"],
         ),
     ],
 )
