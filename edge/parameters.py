@@ -57,7 +57,7 @@ def text_value(parameter: Parameter, text: str) -> FieldValue:
     """Parse the text of a field; raises HttpError."""
     value = parameter.read(text)
     if value is None:
-        raise fault(parameter.path, parameter.last.kind.told)
+        raise fault(parameter.path, parameter.last.kind.requirement)
     return parameter, value
 
 

@@ -1,6 +1,6 @@
-"""The port through which the edge calls services, and its implementation over gRPC.
+"""The port through which the edge calls a service, and its gRPC implementation.
 
-The composition provides the port within the same process.
+The application's composition provides the in-process implementation.
 """
 
 import logging
@@ -17,7 +17,7 @@ Metadata = Sequence[tuple[str, str | bytes]]
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """A unary reply: the serialised message and the call's metadata."""
+    """The result of a unary call: the serialized message and the metadata."""
 
     message: bytes
     headers: Metadata = ()
@@ -25,23 +25,23 @@ class Reply:
 
 
 class StreamReply(Protocol):
-    """An iterator of serialised messages.
+    """A stream of serialized messages.
 
-    `headers` are known before the first item, `trailers` after the last. Reading an
-    item may raise CallError; `aclose`, if it exists, cancels the call.
+    `headers` are set before the first message, `trailers` after the last. Reading a
+    message may raise CallError. `aclose` of the iterator cancels the call.
     """
 
     headers: Metadata
     trailers: Metadata
 
     def __aiter__(self) -> AsyncIterator[bytes]:
-        """Return the messages, in order."""
+        """Return an iterator over the messages, in order."""
 
 
 class CallPort(Protocol):
-    """Calls services; `method` is "/pkg.Service/Method".
+    """What the edge needs of a service. `method` is "/pkg.Service/Method".
 
-    `timeout` is in seconds. A call with a status other than OK raises CallError.
+    `timeout` is in seconds. A call that does not end with OK raises CallError.
     """
 
     async def unary(
@@ -50,22 +50,22 @@ class CallPort(Protocol):
         request: bytes,
         *,
         metadata: Metadata,
-        timeout: float | None,  # noqa: ASYNC109  # the callee keeps the deadline
+        timeout: float | None,  # noqa: ASYNC109  # gRPC's term: the callee enforces it
     ) -> Reply:
         """Call a unary method."""
 
     def server_stream(
         self, method: str, request: bytes, *, metadata: Metadata, timeout: float | None
     ) -> StreamReply:
-        """Call a server-streaming method."""
+        """Call a server streaming method."""
 
 
 @dataclass(eq=False)
 class CallError(Exception):
-    """A call with a status other than OK.
+    """A call that ended with a status other than OK.
 
-    `status` is a serialised google.rpc.Status with the details; `code` and `message`
-    take precedence over the ones in it.
+    `status` is a serialized google.rpc.Status with the error details. If its code or
+    message differ, `code` and `message` are the valid ones.
     """
 
     code: int
@@ -76,15 +76,13 @@ class CallError(Exception):
 
 
 _log = logging.getLogger("edge")
-# gRPC's own messages contain addresses of the service, which clients must not see.
+# gRPC's own messages about a connection contain addresses, which stay internal.
 _ADDRESS = re.compile(r"\b(ipv4|ipv6|unix|dns|vsock):")
 _UNAVAILABLE: int = grpc.StatusCode.UNAVAILABLE.value[0]
 _DEADLINE_EXCEEDED: int = grpc.StatusCode.DEADLINE_EXCEEDED.value[0]
-UNREACHABLE = "the service is unavailable: retry later"
-
-
-# Seconds. gRPC counts nanoseconds in 64 bits: a deadline beyond 292 years overflows.
-_MAX_TIMEOUT = 365 * 86_400.0
+UNREACHABLE = "the service cannot be reached: retry"
+# gRPC counts nanoseconds in 64 bits: a deadline beyond 292 years counts as passed.
+_MAX_TIMEOUT = 365 * 86_400.0  # seconds
 
 
 def _clamped(timeout: float | None) -> float | None:
@@ -103,13 +101,13 @@ def _call_error(error: grpc.aio.AioRpcError) -> CallError:
     if code == _UNAVAILABLE and _ADDRESS.search(message):
         _log.warning("call failed: %s", message)
         message = UNREACHABLE
-    elif code == _DEADLINE_EXCEEDED and not status:  # the channel's own deadline
+    elif code == _DEADLINE_EXCEEDED and not status:  # detected by this client
         message = "deadline exceeded"
     return CallError(code, message, status, headers, trailers)
 
 
 class _RemoteStream:
-    """A server stream over a channel."""
+    """A server stream of a channel, as a StreamReply."""
 
     def __init__(self, call: Any) -> None:
         self._call = call
@@ -128,18 +126,18 @@ class _RemoteStream:
             self._call.cancel()
 
 
-# Replies have no size limit, as in process.
+# No limit on the size of responses, as in process.
 CHANNEL_OPTIONS = (("grpc.max_receive_message_length", -1),)
 
 
 class RemotePort:
-    """The port over one gRPC channel; message bytes are passed on unchanged.
+    """The port over one gRPC channel. Messages pass through as bytes.
 
-    Cancelling a call cancels it on the server, too.
+    Cancelling a call here (the client disconnected) cancels it on the server.
     """
 
     def __init__(self, channel: grpc.aio.Channel) -> None:
-        # One multi-callable for each method: creating one costs more than a call.
+        # One multi-callable per method: creating one costs more than a call.
         self._unary: Any = cache(channel.unary_unary)
         self._stream: Any = cache(channel.unary_stream)
 
@@ -149,9 +147,9 @@ class RemotePort:
         request: bytes,
         *,
         metadata: Metadata,
-        timeout: float | None,  # noqa: ASYNC109  # the callee keeps the deadline
+        timeout: float | None,  # noqa: ASYNC109  # gRPC's term: the callee enforces it
     ) -> Reply:
-        """Call over the channel; raises CallError."""
+        """Call a unary method. Raises CallError."""
         timeout = _clamped(timeout)
         call = self._unary(method)(request, metadata=tuple(metadata), timeout=timeout)
         try:
@@ -164,6 +162,6 @@ class RemotePort:
     def server_stream(
         self, method: str, request: bytes, *, metadata: Metadata, timeout: float | None
     ) -> StreamReply:
-        """Call over the channel; the stream raises CallError."""
+        """Call a server streaming method. The stream raises CallError."""
         start, timeout = self._stream(method), _clamped(timeout)
         return _RemoteStream(start(request, metadata=tuple(metadata), timeout=timeout))

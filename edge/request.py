@@ -86,7 +86,7 @@ class RequestBuilder:
                 self._codec.parsed(shape, _document([value]))
             except BAD_INPUT:
                 parameter, _ = value
-                raise fault(parameter.path, parameter.last.kind.told) from None
+                raise fault(parameter.path, parameter.last.kind.requirement) from None
         raise HttpError("the parameters are valid alone but not together")
 
     def _read(self, binding: Binding, content_type: bytes | None, body: bytes) -> Body:
@@ -115,7 +115,7 @@ class RequestBuilder:
         # Parsed alone first, so that it cannot close the object around it.
         tree = strict_tree(body, field.json_name)
         if tree is None and not field.takes_null:
-            text = binding.body.kind.told if binding.body else "must not be null"
+            text = binding.body.kind.requirement if binding.body else "must not be null"
             raise fault(field.json_name, text)
         wrapped = b'{"%s":%s}' % (field.json_name.encode(), body)
         return self._codec.read(wrapped, binding.request, {field.json_name: tree})

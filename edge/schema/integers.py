@@ -22,7 +22,7 @@ _MESSAGE = "must be an integer"
 
 def refuse_invalid_integers(field: Field, value: Any, path: str) -> None:
     """Raise HttpError for a string that is no integer in a field of integers."""
-    if field.whole_keys and isinstance(value, dict):
+    if field.integer_keys and isinstance(value, dict):
         for key in value:
             _check(key, f"{path}[{json.dumps(key)}]")
     if isinstance(value, str | list | dict) and _is_integer(field):

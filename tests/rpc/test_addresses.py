@@ -5,7 +5,7 @@ import pytest
 from edge.http.trusted_proxies import TrustedProxies
 from server.rpc.addresses import peer_address
 from server.rpc.contract import methods
-from server.rpc.listener import incoming
+from server.rpc.listener import build_call
 
 PROXIES = TrustedProxies(["10.0.0.0/8"])
 
@@ -27,7 +27,7 @@ def address_of(peer: str, *forwarded: str) -> str:
     """Return the address of a call whose x-forwarded-for has these values."""
     pairs = [("x-forwarded-for", value) for value in forwarded]
     trusted = PROXIES.covers(peer)
-    return incoming(next(methods()), b"", pairs, peer, trusted, PROXIES).address
+    return build_call(next(methods()), b"", pairs, peer, trusted, PROXIES).address
 
 
 @pytest.mark.parametrize("peer", ["10.0.0.1", "::ffff:10.0.0.1"])
