@@ -11,7 +11,7 @@ import structlog
 from blatam.user.v1 import user_pb2 as pb
 from server.domain.callers import ANONYMOUS
 from server.domain.errors import StoreUnavailable
-from server.logs import named
+from server.observability.logging import add_context
 from server.rpc.call import Call, Failure, Method, Outcome, Stream, chained
 from server.rpc.contract import read_method
 from server.rpc.interceptors.errors import failing
@@ -35,7 +35,7 @@ async def test_the_unexpected_stays_inside() -> None:
     """R38: the caller learns a request id; the log has the cause under it."""
     proceed = chained([logged, failing], broken)
     with (
-        structlog.testing.capture_logs([named]) as lines,
+        structlog.testing.capture_logs([add_context]) as lines,
         pytest.raises(Failure) as caught,
     ):
         await proceed(call())
