@@ -18,7 +18,7 @@ from edge.batching import BatchingPort
 from edge.config import EdgeSettings, TokenCookie
 from edge.port import CallError, CallPort, Reply
 from server import systems
-from server.config import Settings, require
+from server.config import Pooler, Settings, require
 from server.deliveries import delivering
 from server.domain.accounts.personal_data import PersonalData
 from server.domain.accounts.user_batches import UserBatches
@@ -120,7 +120,10 @@ async def open_resources(settings: Settings) -> AsyncIterator[Resources]:
     Raises ConfigurationError for a setting that is missing.
     """
     require(settings, "database_url", "redis_url", "secret_key")
-    database = Database(_text(settings.database_url))
+    database = Database(
+        _text(settings.database_url),
+        transaction_pooler=settings.database_pooler is Pooler.TRANSACTION,
+    )
     redis = redis_client(_text(settings.redis_url))
     limiter = RedisBuckets(redis, SlidingWindows(system_clock))
     hasher = PasswordHasher()

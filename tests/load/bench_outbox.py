@@ -17,6 +17,7 @@ import grpc
 from blatam.auth.v1 import auth_pb2, auth_pb2_grpc
 from blatam.user.v1 import user_pb2, user_pb2_grpc
 from server.embedded.servers import EmbeddedServers
+from server.store.connect import Database
 from server.store.migrate import upgrade
 from tests.load.row import Row
 from tests.mailbox import Mailbox, mailbox
@@ -53,7 +54,7 @@ def rows() -> list[Row]:
 
 
 async def _measured(database_url: str, redis_url: str) -> list[Row]:
-    await upgrade(database_url)
+    await upgrade(Database(database_url))
     tally = Tally()
     async with mailbox() as box:
         settings = {

@@ -74,7 +74,7 @@ def rows() -> list[Row]:
 
 
 async def _measured(database_url: str, redis_url: str, nowhere: str) -> list[Row]:
-    await upgrade(database_url)
+    await upgrade(Database(database_url))
     found = []
     for told, url in (("with Redis", redis_url), ("without Redis", nowhere)):
         async with mailbox() as box, _processes(database_url, url, box.url) as both:
