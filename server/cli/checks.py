@@ -22,7 +22,7 @@ from server.mail.smtp import MailServer, SmtpMailer
 from server.store import migrate
 from server.store.connect import Database, redis_client
 from server.store.database_url import SCHEMES, parse_database_url
-from server.store.faults import explain
+from server.store.faults import READ_ONLY_ADVICE, explain
 
 PORT_TIMEOUT_SECONDS = 1.0
 POSTGRES_TIMEOUT_SECONDS = 5.0
@@ -98,10 +98,16 @@ async def _check_database(settings: Settings) -> list[Finding]:
 
 async def _check_postgres(database: Database, url: str) -> Finding:
     try:
-        await asyncio.wait_for(database.ping(), POSTGRES_TIMEOUT_SECONDS)
+        async with (
+            asyncio.timeout(POSTGRES_TIMEOUT_SECONDS),
+            database.reading() as connection,
+        ):
+            setting = await connection.execute(sa.text("show transaction_read_only"))
     except _DATABASE_ERRORS as error:
         advice = explain(error.__cause__ or error, database.role)
         return Finding("postgres", False, f"{url}: no connection", advice)
+    if setting.scalar_one() == "on":
+        return Finding("postgres", False, f"{url}: answers", READ_ONLY_ADVICE)
     return Finding("postgres", True, f"{url}: answers")
 
 

@@ -18,6 +18,10 @@ _POOLER_ADVICE = (
     "a connection pooler such as pgbouncer answers at DATABASE_URL, not Postgres: set "
     "DATABASE_POOLER=transaction"
 )
+READ_ONLY_ADVICE = (
+    "this server is read-only: set DATABASE_URL to the primary, or to all hosts with "
+    "target_session_attrs=read-write"
+)
 _TABLE_GRANTS = (
     "GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA public TO {role}; "
     "GRANT USAGE ON ALL SEQUENCES IN SCHEMA public TO {role}"
@@ -70,10 +74,7 @@ def explain(error: BaseException, role: str = "") -> str:
 
 
 _ADVICE = {
-    "25006": (
-        "this server is read-only: set DATABASE_URL to the primary, or add "
-        "target_session_attrs=read-write and all hosts"
-    ),
+    "25006": READ_ONLY_ADVICE,
     "28": "correct the user and the password in DATABASE_URL, or pg_hba.conf",
     "3D": "create it with CREATE DATABASE, or correct DATABASE_URL",
     "3F": "create the schema public, or set the role's search_path",
