@@ -7,9 +7,10 @@ from typing import Annotated
 
 import typer
 
-from server.app import open_resources, users
 from server.cli import state_dir
 from server.cli.terminal import load_settings, run_async
+from server.composition.accounts import users
+from server.composition.resources import open_resources
 from server.config import Settings
 from server.domain.accounts.users import Role
 from server.rpc.accounts.users import check_sign_up

@@ -7,9 +7,10 @@ from typing import Annotated
 
 import typer
 
-from server.app import open_resources, signing_keys
 from server.cli import state_dir
 from server.cli.terminal import load_settings, run_async
+from server.composition.auth import signing_keys
+from server.composition.resources import open_resources
 from server.config import Settings
 from server.domain.credentials.rotation import KeyInfo
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import typer
 
-from server import run
 from server.cli import admin, doctor, keys, migrate, openapi, outbox, serve
+from server.composition.serving import use_batch_scheduling
 
 cli = typer.Typer(
     help="Run and operate Blatam Academy.",
@@ -29,7 +29,7 @@ cli.add_typer(outbox.commands, name="outbox")
 
 @cli.callback()
 def _prepare_process() -> None:
-    run.in_long_slices()
+    use_batch_scheduling()
 
 
 def main() -> None:

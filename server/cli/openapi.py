@@ -6,8 +6,8 @@ import orjson
 import typer
 
 from edge.openapi import document as openapi_document
-from server.app import edge_settings
 from server.cli.terminal import load_settings
+from server.composition.edge import edge_settings
 from server.rpc import contract
 
 

@@ -6,9 +6,9 @@ from typing import Annotated
 
 import typer
 
-from server.app import open_resources
 from server.cli import state_dir
 from server.cli.terminal import load_settings, run_async
+from server.composition.resources import open_resources
 from server.config import Settings
 from server.store.outbox import PostgresOutbox
 

@@ -17,14 +17,15 @@ from pydantic import SecretStr
 
 from edge.listener import DeadlinedProtocol
 from edge.port import CHANNEL_OPTIONS
-from server import run
-from server.app import build_application, open_resources, remote_edge
 from server.cli import state_dir
 from server.cli.database import open_database
 from server.cli.terminal import load_settings, report_errors, run_async
+from server.composition import serving
+from server.composition.application import Application, build_application
+from server.composition.edge import remote_edge
+from server.composition.resources import open_resources
 from server.config import ConfigurationError, Settings
 from server.embedded.servers import EmbeddedServers
-from server.rpc.health import Health
 from server.store import migrate
 
 # Time between NOT_SERVING and the end of the listeners: a health check that runs
@@ -60,27 +61,27 @@ def _with_embedded_servers(settings: Settings, servers: EmbeddedServers) -> Sett
 
 async def _up(settings: Settings, servers: EmbeddedServers) -> None:
     await migrate.upgrade(open_database(settings))
-    async with _serving(settings, timedelta(0)) as (health, grpc_port, http_port):
+    async with _serving(settings, timedelta(0)) as (application, grpc_port, http_port):
         _print_banner(settings, grpc_port, http_port)
-        await run.until_stopped(health.drain, servers.check)
+        await serving.until_stopped(application.drain, servers.check)
 
 
 @asynccontextmanager
 async def _serving(
     settings: Settings, lame_duck: timedelta
-) -> AsyncIterator[tuple[Health, int, int]]:
-    """Serve gRPC and REST while the block runs; yield the health and both ports."""
+) -> AsyncIterator[tuple[Application, int, int]]:
+    """Serve gRPC and REST while the block runs; yield it and both ports."""
     async with (
         open_resources(settings) as resources,
         build_application(resources, lame_duck) as application,
-        run.listening_grpc(application.grpc, settings.grpc_listen) as grpc_port,
-        run.listening_http(
+        serving.listening_grpc(application.grpc, settings.grpc_listen) as grpc_port,
+        serving.listening_http(
             application.http, settings.http_listen, DeadlinedProtocol
         ) as http_port,
     ):
         gc.collect()
         gc.freeze()  # skip long-lived objects: saves 12 of 74 us per request
-        yield application.health, grpc_port, http_port
+        yield application, grpc_port, http_port
 
 
 def _with_port(address: str, port: int) -> str:
@@ -117,13 +118,13 @@ async def _serve(settings: Settings) -> None:
         raise ConfigurationError(
             "the database schema is older than this release: run academy migrate"
         )
-    async with _serving(settings, LAME_DUCK) as (health, grpc_port, http_port):
+    async with _serving(settings, LAME_DUCK) as (application, grpc_port, http_port):
         log.info(
             "listening",
             grpc=_with_port(settings.grpc_listen, grpc_port),
             http=_with_port(settings.http_listen, http_port),
         )
-        await run.until_stopped(health.drain)
+        await serving.until_stopped(application.drain)
 
 
 def edge(
@@ -137,9 +138,9 @@ def edge(
 async def _edge(settings: Settings, server: str) -> None:
     async with (
         grpc.aio.insecure_channel(server, CHANNEL_OPTIONS) as channel,
-        run.listening_http(
+        serving.listening_http(
             remote_edge(channel, settings), settings.http_listen, DeadlinedProtocol
         ) as port,
     ):
         log.info("listening", http=_with_port(settings.http_listen, port))
-        await run.until_stopped()
+        await serving.until_stopped()

@@ -11,8 +11,8 @@ import sqlalchemy as sa
 import typer
 import uvloop
 
-from server import run
-from server.app import rates
+from server.composition.edge import rates
+from server.composition.serving import AddressInUse
 from server.config import ConfigurationError, Settings, check_loopback, load, text_of
 from server.domain.errors import AcademyError, StoreUnavailable
 from server.embedded.processes import EmbeddedServerError
@@ -28,7 +28,7 @@ _EXPECTED_ERRORS = (
     ContractError,
     EmbeddedServerError,
     UnreadableKeys,
-    run.AddressInUse,
+    AddressInUse,
 )
 
 

@@ -6,6 +6,7 @@ import sys
 import uuid
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import pytest_asyncio
@@ -41,7 +42,7 @@ async def empty(servers: Servers, admin: AsyncEngine) -> AsyncIterator[str]:
     await run(admin, f"drop database {name} with (force)")
 
 
-def url_with(url: str, **parts: str) -> str:
+def url_with(url: str, **parts: Any) -> str:
     return sa.make_url(url).set(**parts).render_as_string(hide_password=False)
 
 
