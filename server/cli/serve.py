@@ -7,6 +7,7 @@ import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import timedelta
+from functools import partial
 from typing import Annotated
 
 import grpc
@@ -27,6 +28,7 @@ from server.composition.resources import open_resources
 from server.config import ConfigurationError, Settings
 from server.embedded.servers import EmbeddedServers
 from server.store import migrate
+from server.store.connect import Database
 
 # Time between NOT_SERVING and the end of the listeners: a health check that runs
 # once a second sees it.
@@ -61,19 +63,30 @@ def _with_embedded_servers(settings: Settings, servers: EmbeddedServers) -> Sett
 
 async def _up(settings: Settings, servers: EmbeddedServers) -> None:
     await migrate.upgrade(open_database(settings))
-    async with _serving(settings, timedelta(0)) as (application, grpc_port, http_port):
+    async with _serving(settings, timedelta(0), migrated=True) as (
+        application,
+        grpc_port,
+        http_port,
+    ):
         _print_banner(settings, grpc_port, http_port)
         await serving.until_stopped(application.drain, servers.check)
 
 
 @asynccontextmanager
 async def _serving(
-    settings: Settings, lame_duck: timedelta
+    settings: Settings, lame_duck: timedelta, *, migrated: bool
 ) -> AsyncIterator[tuple[Application, int, int]]:
-    """Serve gRPC and REST while the block runs; yield it and both ports."""
+    """Serve gRPC and REST while the block runs; yield the application and both ports.
+
+    Unless it was `migrated` just now, the schema is checked before calls are served.
+    """
     async with (
         open_resources(settings) as resources,
-        build_application(resources, lame_duck) as application,
+        build_application(
+            resources,
+            lame_duck,
+            *([] if migrated else [partial(_check_schema, resources.database)]),
+        ) as application,
         serving.listening_grpc(application.grpc, settings.grpc_listen) as grpc_port,
         serving.listening_http(
             application.http, settings.http_listen, DeadlinedProtocol
@@ -114,17 +127,25 @@ def serve() -> None:
 
 
 async def _serve(settings: Settings) -> None:
-    if await migrate.is_behind(open_database(settings)):
-        raise ConfigurationError(
-            "the database schema is older than this release: run academy migrate"
-        )
-    async with _serving(settings, LAME_DUCK) as (application, grpc_port, http_port):
+    async with _serving(settings, LAME_DUCK, migrated=False) as (
+        application,
+        grpc_port,
+        http_port,
+    ):
         log.info(
             "listening",
             grpc=_with_port(settings.grpc_listen, grpc_port),
             http=_with_port(settings.http_listen, http_port),
         )
-        await serving.until_stopped(application.drain)
+        await serving.until_stopped(application.drain, application.check)
+
+
+async def _check_schema(database: Database) -> None:
+    """Raise ConfigurationError if the schema is older than this release."""
+    if await migrate.is_behind(database):
+        raise ConfigurationError(
+            "the database schema is older than this release: run academy migrate"
+        )
 
 
 def edge(

@@ -43,6 +43,7 @@ from server.rpc.interceptors.errors import failing
 from server.rpc.interceptors.idempotency import idempotent
 from server.rpc.interceptors.logging import logged
 from server.rpc.interceptors.rate_limit import rate_limited
+from server.rpc.interceptors.startup import started
 from server.rpc.interceptors.validation import validated
 
 KIB = 1024
@@ -71,6 +72,7 @@ class ChainDependencies:
     idempotency: Idempotency
     audit: AuditStore
     clock: Clock
+    is_started: Callable[[], bool]
     rates: Mapping[str, Sequence[RateRule]]
 
 
@@ -83,6 +85,7 @@ def chain(method: Method, dependencies: ChainDependencies) -> list[Interceptor]:
             method, dependencies.audit, dependencies.clock
         ),  # sees the final reason
         failing,  # the only place a status is made
+        started(dependencies.is_started),  # before the caches that tokens need
         authorized(
             method, dependencies.verify, dependencies.learn
         ),  # before anything is spent on the caller

@@ -35,7 +35,13 @@ def is_outage(error: BaseException) -> bool:
     if isinstance(error, sa.exc.DBAPIError):
         state = _state(error)
         return error.connection_invalidated or state.startswith(_OUTAGES)
-    return isinstance(error, sa.exc.TimeoutError | OSError | TimeoutError)
+    return isinstance(
+        error,
+        sa.exc.TimeoutError
+        | OSError
+        | TimeoutError
+        | asyncpg.TargetServerAttributeNotMatched,
+    )
 
 
 def is_unreachable(error: BaseException) -> bool:
@@ -49,7 +55,7 @@ def is_misconfigured(error: BaseException) -> bool:
     """Return whether only an operator can mend this, so that waiting is no use."""
     state = _state(error)
     return (
-        state.startswith(("28", "3D", "42"))
+        state.startswith(("25006", "28", "3D", "42"))
         or state in _POOLER_STATES
         or "unsupported startup parameter" in str(error)
         or isinstance(_driver_error(error), asyncpg.ClientConfigurationError)
@@ -110,7 +116,7 @@ def _explain_connection(error: BaseException) -> str:
             "the certificate of Postgres is not trusted: set sslrootcert in "
             f"DATABASE_URL to its authority ({error.verify_message})"
         )
-    if isinstance(error, sa.exc.TimeoutError | TimeoutError):
+    if isinstance(error, StoreUnavailable | sa.exc.TimeoutError | TimeoutError):
         return "Postgres does not answer: start it, or correct DATABASE_URL"
     if isinstance(error, OSError):
         cause = error.strerror or str(error) or type(error).__name__
