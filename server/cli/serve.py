@@ -69,7 +69,12 @@ async def _up(settings: Settings, servers: EmbeddedServers) -> None:
         http_port,
     ):
         _print_banner(settings, grpc_port, http_port)
-        await serving.until_stopped(application.drain, servers.check)
+
+        def check() -> None:
+            servers.check()
+            application.check()
+
+        await serving.until_stopped(application.drain, check)
 
 
 @asynccontextmanager

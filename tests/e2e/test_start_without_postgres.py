@@ -6,6 +6,7 @@ import sys
 import time
 import uuid
 from pathlib import Path
+from typing import Any
 
 import grpc
 import httpx
@@ -36,7 +37,7 @@ async def test_serve_waits_for_postgres(database_url: str, redis_url: str) -> No
             "SECRET_KEY": SECRET_KEY,
         }
         async with serving(settings) as process, httpx.AsyncClient() as http:
-            health = health_pb2_grpc.HealthStub(process.channel)
+            health: Any = health_pb2_grpc.HealthStub(process.channel)
             request = health_pb2.HealthCheckRequest()
             reply = await health.Check(request)
             assert reply.status == health_pb2.HealthCheckResponse.NOT_SERVING
