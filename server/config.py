@@ -39,6 +39,7 @@ from server.config_types import (
     RedisUrl,
     SecretKeyText,
     SmtpUrl,
+    WholeNumber,
 )
 from server.domain.credentials.passwords import PasswordPolicy
 from server.observability.logging import LogFormat
@@ -83,6 +84,9 @@ class Settings(BaseSettings):
     refresh_absolute: Duration = timedelta(days=90)
     user_retention: Duration = timedelta(days=30)
     password_policy: PasswordPolicy = PasswordPolicy.COMPOSITION
+    imported_hash_max_cost: WholeNumber = Field(
+        12, ge=1
+    )  # times the cost of own hashes
     rate_limits: RateLimits = Field(default_factory=dict)
     log_level: LogLevel = "info"
     log_format: LogFormat | None = None

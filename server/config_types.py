@@ -36,6 +36,7 @@ MAX_LIMIT = 1_000_000_000
 _SECONDS = {"d": 86_400, "h": 3_600, "m": 60, "s": 1, "": 1}
 _DURATION = re.compile(r"((?:0|[1-9][0-9]{0,9})(?:\.[0-9]{1,6})?)([dhms]?)")
 _PORT = re.compile(r"0|[1-9][0-9]{0,4}")
+_NUMBER = re.compile(r"0|[1-9][0-9]{0,8}")
 _PREFIX = re.compile(r"0|[1-9][0-9]{0,2}")
 _ORIGIN = re.compile(r"https?://(\[[0-9a-f:.]+\]|[A-Za-z0-9.-]+)(:[1-9][0-9]{0,4})?/?")
 Network = IPv4Network | IPv6Network
@@ -59,6 +60,12 @@ def _parse_window(value: Any) -> Any:
     if not duration:
         raise ValueError("must be longer than 0s")
     return duration
+
+
+def _parse_whole_number(value: Any) -> Any:
+    if isinstance(value, str) and not _NUMBER.fullmatch(value.strip()):
+        raise ValueError("must be a whole number, such as 12")
+    return value
 
 
 def _lower(value: Any) -> Any:
@@ -202,6 +209,7 @@ class RateRule(BaseModel):
 LogLevel = Annotated[
     Literal["debug", "info", "warning", "error", "critical"], BeforeValidator(_lower)
 ]
+WholeNumber = Annotated[int, BeforeValidator(_parse_whole_number)]
 Duration = Annotated[timedelta, BeforeValidator(_parse_duration)]
 Networks = Annotated[tuple[Network, ...], NoDecode, BeforeValidator(_parse_networks)]
 Origins = Annotated[

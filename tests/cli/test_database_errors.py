@@ -16,7 +16,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from server.store import migrate
 from server.store.connect import Database
 from tests.conftest import Servers, run, url_of
-from tests.processes import ANYWHERE
+from tests.processes import FREE_PORTS
 
 ROOT = Path(__file__).parents[2]
 SECONDS = 30
@@ -53,7 +53,7 @@ async def output(command: tuple[str, ...], database_url: str, redis_url: str) ->
         "DATABASE_URL": database_url,
         "REDIS_URL": redis_url,
         "STATE_DIR": "/nonexistent",
-        **ANYWHERE,
+        **FREE_PORTS,
     }
     result = await asyncio.to_thread(
         subprocess.run,

@@ -36,7 +36,7 @@ from server.config import ConfigurationError, load
         (
             "up",
             {"RATE_LIMITS": '{"blatam.auth.v1.AuthService/Nothing": []}'},
-            ["RATE_LIMITS: no such RPC"],
+            ["RATE_LIMITS: unknown RPC: blatam.auth"],
         ),
     ],
 )
@@ -98,6 +98,11 @@ LIMITS = '{"pkg.Service/Rpc": [{"by": ["address"], "limit": %s, "per": %s}]}'
                 "proxy",
             )
         ),
+        *(
+            ("imported_hash_max_cost", value, "must be a whole number")
+            for value in ("\u0665", "012", "1_2", "+12", "12.0", "1e1", "nan", "")
+        ),
+        ("imported_hash_max_cost", "0", "must be greater than or equal to 1"),
         ("debug", "\u0661", "must be 1 or 0"),
         (
             "rate_limits",

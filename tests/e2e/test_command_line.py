@@ -21,7 +21,7 @@ import psutil
 import pytest
 
 from tests.conftest import open_folder
-from tests.processes import ANYWHERE
+from tests.processes import FREE_PORTS
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
@@ -62,7 +62,7 @@ def academy_up(state: Path, **settings: str) -> Iterator[Academy]:
         "PATH": paths,
         "HOME": os.environ.get("HOME", "/"),
         "STATE_DIR": str(state),
-        **ANYWHERE,
+        **FREE_PORTS,
         **settings,
     }
     process = subprocess.Popen(
@@ -290,7 +290,7 @@ def test_edge_serves_rest_in_front_of_a_server(academy: Academy) -> None:
     edge = subprocess.Popen(
         [sys.executable, "-m", "server", "edge", "--server", academy.grpc],
         cwd=ROOT,
-        env=academy.env | ANYWHERE,
+        env=academy.env | FREE_PORTS,
         stderr=subprocess.PIPE,
     )
     try:

@@ -17,7 +17,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from blatam.user.v1 import user_pb2
 from blatam.user.v1.user_pb2_grpc import UserServiceStub
 from tests.conftest import Servers, run, url_of
-from tests.processes import ANYWHERE, serving
+from tests.processes import FREE_PORTS, serving
 from tests.silent_proxy import silent_proxy
 
 ROOT = Path(__file__).parents[2]
@@ -80,7 +80,7 @@ async def test_serve_ends_when_the_schema_of_a_late_postgres_is_old(
                 "DATABASE_URL": proxy.url,
                 "REDIS_URL": redis_url,
                 "SECRET_KEY": SECRET_KEY,
-                **ANYWHERE,
+                **FREE_PORTS,
             },
             stderr=subprocess.PIPE,
         )

@@ -8,7 +8,7 @@ from server.domain.errors import StoreUnavailable
 from server.rpc.call import Call, Interceptor, Outcome, Proceed
 
 
-def started(is_started: Callable[[], bool]) -> Interceptor:
+def refuse_until_started(is_started: Callable[[], bool]) -> Interceptor:
     """Return the interceptor: UNAVAILABLE, and no call reads half-filled caches."""
 
     async def intercept(call: Call, proceed: Proceed) -> Outcome:
