@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import open_folder
-from tests.processes import ANYWHERE
+from tests.processes import FREE_PORTS
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
@@ -97,7 +97,7 @@ def generator(workspace: Path) -> Path:
 def base_url() -> Iterator[str]:
     """Return the URL of an `academy up` with its own state."""
     with open_folder() as state:
-        settings = {"STATE_DIR": str(state), **ANYWHERE}
+        settings = {"STATE_DIR": str(state), **FREE_PORTS}
         process = subprocess.Popen(
             [sys.executable, "-m", "server", "up"],
             cwd=ROOT,

@@ -126,7 +126,7 @@ async def test_a_sixth_try_within_a_minute(limited: Running) -> None:
 
 
 async def test_a_client_cannot_name_its_own_address(limited: Running) -> None:
-    """R7: x-forwarded-for from an untrusted peer changes nothing, in a tunnel, too."""
+    """R7: x-forwarded-for from an untrusted peer changes nothing, batched or not."""
     for number in range(6):
         header = (("x-forwarded-for", f"198.51.100.{number}"),)
         call = limited.auth.Login(login("nobody"), metadata=header)

@@ -69,30 +69,30 @@ def limit(*by: str, calls: int = 1, seconds: int = 1) -> RateLimit:
 @pytest.mark.parametrize(
     ("policy", "fault"),
     [
-        (None, "has no policy"),
+        (None, "policy option is missing"),
         (MethodPolicy(access=Access.ACCESS_SELF, self="nobody"), "policy.self"),
         (MethodPolicy(access=Access.ACCESS_PUBLIC, idempotent=True), "request_id"),
         (
             MethodPolicy(access=Access.ACCESS_PUBLIC, rate_limits=[limit("caller")]),
-            "anybody may call it",
+            "cannot count by caller",
         ),
         (
             MethodPolicy(access=Access.ACCESS_PUBLIC, rate_limits=[limit("e_mail")]),
-            "no field",
+            "not a field of the request",
         ),
         (
             MethodPolicy(access=Access.ACCESS_PUBLIC, rate_limits=[limit("names")]),
-            "no field",
+            "not a field of the request",
         ),
         (
             MethodPolicy(access=Access.ACCESS_PUBLIC, rate_limits=[limit()]),
-            "by what it counts",
+            "at least one key",
         ),
         (
             MethodPolicy(
                 access=Access.ACCESS_PUBLIC, rate_limits=[limit("name", calls=0)]
             ),
-            "needs a limit and a window",
+            "needs limit and per",
         ),
     ],
 )

@@ -1,4 +1,4 @@
-"""The contract's rates: after auth, to know the caller; before I/O and hashing."""
+"""Enforces the contract's rate limits, after authentication and before any I/O."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ from server.rpc.call import Call, Interceptor, Method, Outcome, Proceed
 from server.rpc.contract import RateRule
 
 _address_key = lru_cache(maxsize=4096)(address_key)
-Part = Callable[[Call], str]
+ReadKey = Callable[[Call], str]
 
 
-def rate_limited(
+def enforce_rate_limits(
     method: Method, rules: Sequence[RateRule], limiter: Limiter
 ) -> Interceptor | None:
-    """Give what counts one RPC's calls; None where there is nothing to count."""
+    """Return the interceptor that counts one RPC's calls; None without rate limits."""
     if not rules:
         return None
-    counted = [(rule.window, [_part(name) for name in rule.by]) for rule in rules]
+    readers = [(rule.window, [_key_reader(name) for name in rule.by]) for rule in rules]
 
     async def intercept(call: Call, proceed: Proceed) -> Outcome:
         buckets = [
-            Bucket(method.path, "\x1f".join(part(call) for part in parts), window)
-            for window, parts in counted
+            Bucket(method.path, "\x1f".join(read(call) for read in keys), window)
+            for window, keys in readers
         ]
         if refusal := await limiter.take(buckets):
             window = refusal.window
@@ -37,7 +37,7 @@ def rate_limited(
     return intercept
 
 
-def _part(name: str) -> Part:
+def _key_reader(name: str) -> ReadKey:
     if name == "address":
         return lambda call: _address_key(call.address)
     if name == "caller":
