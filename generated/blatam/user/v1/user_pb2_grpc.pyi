@@ -73,10 +73,16 @@ class UserServiceStub:
     a wrong one, and FAILED_PRECONDITION (LAST_ADMIN) if no active admin would be
     left.
     """
-    ExportUser: _aio.UnaryUnaryMultiCallable[_user_pb2.ExportUserRequest, _user_pb2.ExportUserResponse]
-    """Gives everything that is held about one user (GDPR art. 15 and 20).
+    ExportUser: _aio.UnaryStreamMultiCallable[_user_pb2.ExportUserRequest, _user_pb2.ExportUserResponse]
+    """Streams everything that is stored about one user (GDPR art. 15 and 20), as one
+    JSON document in parts: an object that holds, by section, a list of rows. Secrets
+    are left out. Concatenate the `body.data` of all parts; over REST the response is
+    the document. A row that exists during the whole export is in it exactly once; one
+    that is written meanwhile may be. The document is complete only if the stream ends
+    with OK.
 
-    Returns NOT_FOUND if there is no such account.
+    Returns NOT_FOUND if there is no such account, or, at the end, if it was erased
+    during the export.
     """
     UpdateUser: _aio.UnaryUnaryMultiCallable[_user_pb2.UpdateUserRequest, _user_pb2.UpdateUserResponse]
     """Changes an account; disabling it or changing its role ends its sessions.
@@ -282,11 +288,17 @@ class UserServiceServicer(metaclass=_abc_1.ABCMeta):
     def ExportUser(
         self,
         request: _user_pb2.ExportUserRequest,
-        context: _aio.ServicerContext[_user_pb2.ExportUserRequest, _abc.Awaitable[_user_pb2.ExportUserResponse]],
-    ) -> _abc.Awaitable[_user_pb2.ExportUserResponse]:
-        """Gives everything that is held about one user (GDPR art. 15 and 20).
+        context: _aio.ServicerContext[_user_pb2.ExportUserRequest, _abc.AsyncIterator[_user_pb2.ExportUserResponse]],
+    ) -> _abc.AsyncIterator[_user_pb2.ExportUserResponse]:
+        """Streams everything that is stored about one user (GDPR art. 15 and 20), as one
+        JSON document in parts: an object that holds, by section, a list of rows. Secrets
+        are left out. Concatenate the `body.data` of all parts; over REST the response is
+        the document. A row that exists during the whole export is in it exactly once; one
+        that is written meanwhile may be. The document is complete only if the stream ends
+        with OK.
 
-        Returns NOT_FOUND if there is no such account.
+        Returns NOT_FOUND if there is no such account, or, at the end, if it was erased
+        during the export.
         """
 
     @_abc_1.abstractmethod
