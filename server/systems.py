@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from server.domain.clock import Clock
 from server.domain.members.event_handlers import EventHandlers
-from server.domain.members.follows import Accounts, Follows
+from server.domain.members.follows import AccountReader, Follows
 from server.domain.members.overviews import Overviews
 from server.domain.members.periodic_jobs import PeriodicJobs
 from server.domain.members.profiles import Profiles
@@ -32,7 +32,7 @@ from server.store.posts.posts import PostgresPosts
 
 
 def members(
-    database: Database, accounts: Accounts, tokens: PageTokens, clock: Clock
+    database: Database, accounts: AccountReader, tokens: PageTokens, clock: Clock
 ) -> tuple[object, ...]:
     """Give the parts of UserService that are not about the account itself."""
     follows = PostgresFollows(database)

@@ -9,6 +9,7 @@ import sqlalchemy as sa
 
 from server.domain.audit import AuditEvent, AuditFilter
 from server.store.connect import Database
+from server.store.mapping import entity_of
 from server.store.tables import audit_events as table
 
 
@@ -41,4 +42,5 @@ class PostgresAudit:
         if wanted.until:
             query = query.where(table.c.at < wanted.until)
         async with self._database.reading() as connection:
-            return [AuditEvent(*row) for row in await connection.execute(query)]
+            rows = await connection.execute(query)
+            return [entity_of(AuditEvent, row) for row in rows]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from dataclasses import asdict, fields
+from dataclasses import asdict
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -26,21 +26,14 @@ from server.domain.outbox.entries import (
     State,
 )
 from server.store.connect import Database
+from server.store.mapping import columns_of, entity_of
 from server.store.tables import mailed_tokens, outbox
 
 log = structlog.get_logger()
 CHANNEL = "outbox"
 SECONDS_BETWEEN_TRIES = 1.0
 _IS_MAIL = outbox.c.kind.startswith(MAIL, autoescape=True)
-_ENTRY = (
-    outbox.c.id,
-    outbox.c.kind,
-    outbox.c.user_id,
-    outbox.c.address,
-    outbox.c.payload,
-    outbox.c.created_at,
-    outbox.c.attempts,
-)
+_ENTRY = columns_of(Entry, outbox)
 
 
 async def enqueue(
@@ -113,7 +106,9 @@ class PostgresOutbox:
         )
         async with self._database.reading() as connection:
             rows = (await connection.execute(statement)).all()
-        return sorted((Entry(*row) for row in rows), key=lambda entry: entry.id)
+        return sorted(
+            (entity_of(Entry, row) for row in rows), key=lambda entry: entry.id
+        )
 
     async def renew(self, ids: Sequence[int], lease: timedelta) -> None:
         """Begin the lease of claimed entries anew."""
@@ -159,11 +154,11 @@ class PostgresOutbox:
 
     async def dead(self) -> Sequence[DeadEntry]:
         """Give the entries that wait for an operator, the oldest first."""
-        columns = [outbox.c[field.name] for field in fields(DeadEntry)]
+        columns = columns_of(DeadEntry, outbox)
         query = sa.select(*columns).where(outbox.c.state == State.DEAD)
         async with self._database.reading() as connection:
             rows = await connection.execute(query.order_by(outbox.c.id))
-            return [DeadEntry(*row) for row in rows]
+            return [entity_of(DeadEntry, row) for row in rows]
 
     async def revive(self, ids: Sequence[int]) -> int:
         """Let dead entries be delivered anew; give how many that were."""

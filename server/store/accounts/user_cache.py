@@ -123,8 +123,8 @@ class UserCache:
             " and updated_at > now() - make_interval(secs => :seconds)"
         )
         rows = await connection.execute(recent, {"seconds": SECONDS_IN_REDIS + 60})
-        for user_id, version in rows:
-            await self._mark(user_id, version)
+        for row in rows:
+            await self._mark(row.id, row.version)
         self._told = True
 
     def _hear(self, _connection: object, _pid: int, _channel: str, told: str) -> None:

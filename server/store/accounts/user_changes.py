@@ -38,8 +38,9 @@ KINDS = (
 )
 # one statement, so that all three are of one snapshot
 _SEEN = sa.text(
-    "select (select coalesce(max(id), 0) from outbox),"
-    " pg_snapshot_xmin(s)::text::bigint, pg_snapshot_xmax(s)::text::bigint"
+    "select (select coalesce(max(id), 0) from outbox) as newest_id,"
+    " pg_snapshot_xmin(s)::text::bigint as oldest_open,"
+    " pg_snapshot_xmax(s)::text::bigint as not_begun"
     " from (select pg_current_snapshot() as s) now"
 )
 _NEWEST = sa.text(
@@ -64,7 +65,8 @@ class UserChangeFeed:
     async def refresh(self) -> None:
         """Read what has been settled since the last look. Raises StoreUnavailable."""
         async with self._database.reading() as connection:
-            seen, oldest_open, not_begun = (await connection.execute(_SEEN)).one()
+            row = (await connection.execute(_SEEN)).one()
+        seen, oldest_open, not_begun = row.newest_id, row.oldest_open, row.not_begun
         if not self._marks or seen > self._marks[-1][0]:
             self._marks.append((seen, not_begun))
         settled = self.settled

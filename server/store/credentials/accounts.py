@@ -8,12 +8,13 @@ from server.domain.accounts.users import Role
 from server.domain.auth import Account
 from server.store.accounts.user_reads import NOT_DELETED
 from server.store.connect import Database
+from server.store.mapping import entity_of
 from server.store.tables import users
 
 _ACCOUNT = (
-    users.c.id,
+    users.c.id.label("user_id"),
     users.c.username,
-    users.c.hashed_password,
+    users.c.hashed_password.label("password_hash"),
     users.c.role,
     users.c.is_active,
     users.c.email,
@@ -42,8 +43,7 @@ class PostgresAccounts:
             row = (await connection.execute(query)).first()
         if row is None:
             return None
-        user_id, username, hashed, role, *rest = row
-        return Account(user_id, username, hashed, Role(role), *rest)
+        return entity_of(Account, row, role=Role(row.role))
 
     async def replace_hash(self, user_id: int, old: str, new: str) -> None:
         """Put a better hash of the same password in place of the old one."""

@@ -14,18 +14,12 @@ from server.domain.clock import Clock
 from server.domain.credentials.service_keys import ServiceKey
 from server.domain.errors import StoreUnavailable
 from server.store.connect import Database
+from server.store.mapping import columns_of, entity_of
 from server.store.tables import service_keys as table
 
 log = structlog.get_logger()
 SECONDS_BETWEEN_LOOKS = 0.5
-_SHOWN = (
-    table.c.id,
-    table.c.name,
-    table.c.private_fields,
-    table.c.created_at,
-    table.c.expires_at,
-    table.c.last_used_at,
-)
+_SHOWN = columns_of(ServiceKey, table)
 _IN_FORCE = table.c.revoked_at.is_(None)
 
 
@@ -56,7 +50,7 @@ class PostgresServiceKeys:
         }
         statement = sa.insert(table).values(row).returning(*_SHOWN)
         async with self._database.transaction() as connection:
-            key = ServiceKey(*(await connection.execute(statement)).one())
+            key = entity_of(ServiceKey, (await connection.execute(statement)).one())
         self._known[digest] = key
         return key
 
@@ -64,7 +58,8 @@ class PostgresServiceKeys:
         """Give the keys that were not revoked, by id."""
         query = sa.select(*_SHOWN).where(_IN_FORCE).order_by(table.c.id)
         async with self._database.reading() as connection:
-            return [ServiceKey(*row) for row in await connection.execute(query)]
+            rows = await connection.execute(query)
+            return [entity_of(ServiceKey, row) for row in rows]
 
     async def revoke(self, key_id: int, now: datetime) -> bool:
         """Revoke a key, here at once; tell whether there was one."""
@@ -96,7 +91,7 @@ class PostgresServiceKeys:
                 now = self._clock()
                 await connection.execute(statement.values(last_used_at=now))
             rows = (await connection.execute(query)).all()
-        self._known = {row.digest: ServiceKey(*row[1:]) for row in rows}
+        self._known = {row.digest: entity_of(ServiceKey, row) for row in rows}
 
     async def run(self) -> None:
         """Look twice a second, until cancelled."""

@@ -21,9 +21,11 @@ from server.store import idempotent_responses
 from server.store.accounts.user_reads import NOT_DELETED
 from server.store.connect import Database
 from server.store.credentials.revocations import RevocationFeed, end_sessions, revoke
+from server.store.mapping import columns_of, entity_of
 from server.store.outbox import enqueue, take_back
 from server.store.tables import sessions, users
 
+_SESSION = columns_of(Session, sessions)
 SEEN_AGAIN = timedelta(hours=1)
 
 
@@ -63,9 +65,9 @@ class PostgresSessions:
 
         Gives None if there is no such session. What `decide` raises changes nothing.
         """
-        there = sa.and_(users.c.is_active, users.c.deleted_at.is_(None))
+        is_active = sa.and_(users.c.is_active, users.c.deleted_at.is_(None))
         query = (
-            sa.select(users.c.role, there, sessions)
+            sa.select(users.c.role, is_active.label("is_active"), *_SESSION)
             .join_from(sessions, users)
             .where(sessions.c.id == session_id)
             .with_for_update(of=sessions)
@@ -74,7 +76,8 @@ class PostgresSessions:
             row = (await connection.execute(query)).first()
             if row is None:
                 return None
-            owner, before = Owner(Role(row[0]), row[1]), Session(*row[2:])
+            owner = entity_of(Owner, row, role=Role(row.role))
+            before = entity_of(Session, row)
             rotation = decide(before, owner)
             if rotation.session != before:
                 await _write(connection, rotation.session)
@@ -111,7 +114,7 @@ class PostgresSessions:
     async def open_of(self, user_id: int, now: datetime) -> Sequence[Session]:
         """Give a user's sessions that have not ended, the newest first."""
         query = (
-            sa.select(sessions)
+            sa.select(*_SESSION)
             .where(
                 sessions.c.user_id == user_id,
                 sessions.c.ended_at.is_(None),
@@ -121,7 +124,7 @@ class PostgresSessions:
         )
         async with self._database.reading() as connection:
             rows = await connection.execute(query)
-            return [Session(**row._mapping) for row in rows]
+            return [entity_of(Session, row) for row in rows]
 
     async def ask_email_change(
         self, account: Account, new_email: str, keep: UUID, now: datetime

@@ -70,7 +70,7 @@ def overviews(seconds: float = 0.05, /, **works: Work) -> Overviews:
 
 
 async def test_all_parts() -> None:
-    found = await overviews().of(1, None)
+    found = await overviews().get(1, None)
     assert (found.user, found.posts, found.followers) == (ANA, NOTHING, NOTHING)
     assert not found.missing
 
@@ -86,7 +86,7 @@ async def test_all_parts() -> None:
 )
 async def test_a_part_that_fails_is_missing(works: dict[str, Work], part: Part) -> None:
     """The rest is there."""
-    found = await overviews(**works).of(1, None)
+    found = await overviews(**works).get(1, None)
     assert set(found.missing) == {part}
     there = {Part.USER: found.user, Part.POSTS: found.posts,
              Part.FOLLOWERS: found.followers}  # fmt: skip
@@ -102,7 +102,7 @@ async def test_parts_are_read_at_once() -> None:
         return NOTHING
 
     works = dict.fromkeys(("user", "rows", "followers"), waits_for_the_others)
-    found = await overviews(5, **works).of(1, None)
+    found = await overviews(5, **works).get(1, None)
     assert not found.missing
 
 
@@ -110,7 +110,7 @@ async def test_the_callers_time_counts_for_all_parts_together() -> None:
     """One deadline: two slow parts do not take twice as long, and are stopped."""
     slow, slower = Slow(), Slow()
     began = perf_counter()
-    found = await overviews(60, rows=slow, followers=slower).of(1, 0.1)
+    found = await overviews(60, rows=slow, followers=slower).get(1, 0.1)
     assert perf_counter() - began < 1
     assert set(found.missing) == {Part.POSTS, Part.FOLLOWERS}
     assert slow.stopped
@@ -119,7 +119,7 @@ async def test_the_callers_time_counts_for_all_parts_together() -> None:
 
 async def test_a_caller_who_goes_away_stops_all_parts() -> None:
     slow = Slow()
-    call = asyncio.create_task(overviews(60, rows=slow).of(1, None))
+    call = asyncio.create_task(overviews(60, rows=slow).get(1, None))
     await asyncio.sleep(0.01)
     call.cancel()
     with pytest.raises(asyncio.CancelledError):
@@ -134,6 +134,6 @@ async def test_nobody_and_nothing() -> None:
         return None
 
     with pytest.raises(UserNotFound):
-        await overviews(user=nobody, rows=outage).of(1, None)
+        await overviews(user=nobody, rows=outage).get(1, None)
     with pytest.raises(StoreUnavailable):
-        await overviews(user=outage, rows=outage, followers=outage).of(1, None)
+        await overviews(user=outage, rows=outage, followers=outage).get(1, None)
