@@ -1,4 +1,4 @@
-"""What Alembic runs: over the connection that store/migrate.py gives it."""
+"""The Alembic environment; store/migrate.py provides the connection."""
 
 from alembic import context
 

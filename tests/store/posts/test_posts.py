@@ -15,9 +15,9 @@ from server.domain.posts.posts import NewPost, PostFilter, Reader, State
 from server.store.connect import Database
 from server.store.explain import Explain
 from server.store.posts.categories import PostgresCategories
-from server.store.posts.listing import branches_of, query_of
+from server.store.posts.listing import branches_of, page_query
 from server.store.posts.posts import PostgresPosts
-from server.store.posts.rows import BRIEF
+from server.store.posts.rows import BASIC_COLUMNS
 from tests.fakes import NOON
 from tests.store.conftest import Stores
 from tests.store.counting import counted
@@ -65,7 +65,7 @@ async def fill(database: Database, count: int, authors: int) -> None:
 
 
 @pytest.mark.parametrize("size", [1, 7, 100])
-@pytest.mark.parametrize("wanted", [PostFilter(), PostFilter(whole=True)])
+@pytest.mark.parametrize("wanted", [PostFilter(), PostFilter(with_body=True)])
 async def test_a_page_costs_two_statements(
     database: Database, posts: PostgresPosts, size: int, wanted: PostFilter
 ) -> None:
@@ -112,9 +112,9 @@ async def test_each_list_reads_its_index_in_order(
     """No sort, and no row is read that does not stand on the page."""
     await fill(database, 5_000, 10)
     after = Position(NOON.isoformat(), 1)
-    query = query_of(  # the very statement that the store sends
+    query = page_query(  # the very statement that the store sends
         branches_of(wanted, NOBODY),
-        BRIEF,
+        BASIC_COLUMNS,
         sa.literal(0),
         NEWEST,
         PageRequest(20, after=after),
