@@ -57,7 +57,9 @@ async def gathered(shared: Running, client: Client) -> Academy:
     return Academy(member(ana), member(bea), member(root))
 
 
-async def test_two_members(shared: Running, client: Client) -> None:
+async def test_two_members_see_each_others_changes(
+    shared: Running, client: Client
+) -> None:
     """What the other sees is right at each step, also the second time it is read."""
     here = await gathered(shared, client)
     ana, bea = here.ana, here.bea
@@ -154,7 +156,7 @@ async def nothing_is_left(
     assert (await bea("ListFollowing", id=bea.id))["items"] == []
 
 
-async def test_who_asks_for_it_is_told(shared: Running) -> None:
+async def test_members_get_the_mails_they_ask_for(shared: Running) -> None:
     """By mail, of posts and followers, from a write to the letter box."""
     ana, bea = await shared.signed_in(), await shared.signed_in()
     wishes = {"notifications": {"followedPosts": True, "newFollowers": True}}
@@ -203,7 +205,7 @@ REQUESTS = [
 
 
 @pytest.mark.parametrize(("method", "path", "body", "field"), REQUESTS)
-async def test_bad_input_names_the_field(
+async def test_invalid_input_names_the_field(
     shared: Running, method: str, path: str, body: object, field: str
 ) -> None:
     """R32: 400 with the field's name, and nothing half written."""
@@ -236,7 +238,7 @@ async def state_of(shared: Running, who: SignedIn) -> list[bytes]:
     return [(await shared.http.get(p, headers=who.headers)).content for p in paths]
 
 
-async def test_if_match(shared: Running) -> None:
+async def test_if_match_refuses_stale_etags(shared: Running) -> None:
     """A post's ETag is its etag; a stale one is 412, on PATCH and on DELETE."""
     ana = await shared.signed_in()
     made = await shared.http.post(
@@ -258,7 +260,7 @@ async def test_if_match(shared: Running) -> None:
     assert gone.status_code == 204
 
 
-async def test_put_needs_no_body(shared: Running) -> None:
+async def test_follow_needs_no_body(shared: Running) -> None:
     ana, bea = await shared.signed_in(), await shared.signed_in()
     path = f"/api/v1/users/{bea.user.id}/follow"
     for verb in ("PUT", "PUT", "DELETE", "DELETE"):

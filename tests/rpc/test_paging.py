@@ -49,7 +49,7 @@ async def walked(service: Running, who: SignedIn, sort_by: str) -> list[int]:
 
 
 @pytest.mark.parametrize("sort_by", ["-id", "username", "-username", "-created_at"])
-async def test_nobody_who_stays_is_skipped_or_told_twice(
+async def test_paging_has_every_user_once_under_concurrent_changes(
     service: Running, sort_by: str
 ) -> None:
     """While others sign up and are deleted, before, at and behind the page."""

@@ -31,7 +31,7 @@ def told(answer: pb.BatchCreateUsersResponse) -> list[str]:
     return [o.user.username or o.error.reason for o in answer.outcomes]
 
 
-async def test_each_row_has_its_outcome(shared: Running) -> None:
+async def test_batch_create_has_an_outcome_for_each_row(shared: Running) -> None:
     """What one row lacks keeps no other from being made."""
     root = await shared.signed_in(Role.ADMIN)
     there = root.user
@@ -80,7 +80,7 @@ async def test_each_row_has_its_outcome(shared: Running) -> None:
     }
 
 
-async def test_a_given_hash_is_upgraded_at_the_next_log_in(
+async def test_imported_hash_is_upgraded_at_the_next_log_in(
     service: Running, database_url: str
 ) -> None:
     """R12: it serves once, and ours stands in its place from then on."""
@@ -104,7 +104,7 @@ async def test_a_given_hash_is_upgraded_at_the_next_log_in(
     await database.close()
 
 
-async def test_a_thousand_come_in_one_message(shared: Running) -> None:
+async def test_batch_create_takes_a_thousand_rows(shared: Running) -> None:
     """The cap on messages lets 1,000 rows with long names and hashes through."""
     root = await shared.signed_in(Role.ADMIN)
     rows = [
@@ -126,7 +126,7 @@ async def test_a_thousand_come_in_one_message(shared: Running) -> None:
     assert refused.violations == {("users", "repeated.max_items")}
 
 
-async def test_a_hundred_may_come_with_a_password(shared: Running) -> None:
+async def test_batch_create_limits_rows_with_passwords(shared: Running) -> None:
     root = await shared.signed_in(Role.ADMIN)
     rows = [row(f"word_{n}", password_hash="", password="x") for n in range(101)]
     request = pb.BatchCreateUsersRequest(users=rows)
@@ -137,7 +137,7 @@ async def test_a_hundred_may_come_with_a_password(shared: Running) -> None:
     assert refused.violations == {("users", "users.max_passwords")}
 
 
-async def test_over_rest_a_row_is_told_by_name(shared: Running) -> None:
+async def test_batch_create_over_rest_has_outcomes(shared: Running) -> None:
     """201, the outcomes in order, no hash and no password in the answer."""
     root = await shared.signed_in(Role.ADMIN)
     rows = [
@@ -154,7 +154,7 @@ async def test_over_rest_a_row_is_told_by_name(shared: Running) -> None:
     assert "argon2" not in answer.text
 
 
-async def test_batches_with_the_same_names_do_not_fail_each_other(
+async def test_concurrent_batches_with_the_same_names_do_not_deadlock(
     shared: Running,
 ) -> None:
     """L15: in whatever order they share names, each name is made once, no 5xx."""
@@ -173,7 +173,7 @@ async def test_batches_with_the_same_names_do_not_fail_each_other(
     assert sorted(made) == sorted(new.username for new in rows)
 
 
-async def test_nobody_to_make_is_refused(shared: Running) -> None:
+async def test_batch_create_refuses_an_empty_batch(shared: Running) -> None:
     root = await shared.signed_in(Role.ADMIN)
     request = pb.BatchCreateUsersRequest(users=[])
     refused = await refusal(

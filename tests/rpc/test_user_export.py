@@ -29,7 +29,7 @@ async def fill(database: Database, count: int) -> None:
         await connection.execute(statement, {"count": count})
 
 
-async def test_many_pass_through_flat_memory(
+async def test_export_users_memory_does_not_grow(
     service: Running, database_url: str
 ) -> None:
     """In the order of ids, none left out, and memory does not grow with the count."""
@@ -55,7 +55,7 @@ async def aenumerate(stream: Any) -> Any:
         yield next(numbers), item
 
 
-async def test_it_is_resumed_after_the_last_one_received(service: Running) -> None:
+async def test_export_users_resumes_after_an_id(service: Running) -> None:
     root = await service.signed_in(Role.ADMIN)
     for _ in range(3):
         await service.sign_up()
@@ -78,7 +78,7 @@ async def first(service: Running, metadata: Any, after_id: int) -> object:
     return await service.users.ExportUsers(request, metadata=metadata).read()
 
 
-async def test_over_rest_each_line_is_a_user(shared: Running) -> None:
+async def test_export_users_over_rest_has_a_user_per_line(shared: Running) -> None:
     root = await shared.signed_in(Role.ADMIN)
     answer = await shared.http.get(
         f"/api/v1/users:export?after_id={root.user.id - 1}",

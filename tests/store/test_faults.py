@@ -100,7 +100,7 @@ async def everything(database: Database) -> dict[str, list[str]]:
 
 
 @pytest.mark.parametrize("name", WRITES)
-async def test_no_statement_fails_with_a_trace(scene: Scene, name: str) -> None:
+async def test_failed_statement_leaves_no_changes(scene: Scene, name: str) -> None:
     """Each statement of a write fails in its turn; then it is done, once."""
     database, write = scene.database, WRITES[name]
     before = await everything(database)
@@ -119,7 +119,7 @@ async def test_no_statement_fails_with_a_trace(scene: Scene, name: str) -> None:
     assert await everything(database) != before
 
 
-async def test_a_category_in_use_keeps_what_deleted_posts_know(scene: Scene) -> None:
+async def test_refused_category_deletion_changes_no_posts(scene: Scene) -> None:
     """Refused at its last statement, it takes the one before back."""
     posts = PostgresPosts(scene.database)
     more = NewPost(scene.ana, "t", "b", scene.category, State.DRAFT, NOON)

@@ -34,7 +34,7 @@ def new(name: str, number: int = 0, role: Role = Role.STUDENT) -> NewUser:
     return NewUser(f"{name.lower()}@example.com", name, "hash", role, at)
 
 
-async def test_what_is_added_is_found(stores: Stores) -> None:
+async def test_added_account_is_found(stores: Stores) -> None:
     user = await stores.users.add(new("Ana"))
     assert await stores.users.by_id(user.id) == user
     assert (user.username, user.version, user.role) == ("Ana", 1, Role.STUDENT)
@@ -46,7 +46,7 @@ async def test_what_is_added_is_found(stores: Stores) -> None:
     assert await stores.users.by_id(user.id + 1) is None
 
 
-async def test_names_and_addresses_are_unique(stores: Stores) -> None:
+async def test_usernames_and_emails_are_unique(stores: Stores) -> None:
     """R31: without regard to case; the constraint decides, not a look before."""
     await stores.users.add(new("Ana"))
     with pytest.raises(UsernameTaken):
@@ -57,7 +57,7 @@ async def test_names_and_addresses_are_unique(stores: Stores) -> None:
         )
 
 
-async def test_a_hash_is_replaced_only_if_it_is_still_that_one(stores: Stores) -> None:
+async def test_replace_hash_requires_the_current_hash(stores: Stores) -> None:
     user = await stores.users.add(new("ana"))
     await stores.accounts.replace_hash(user.id, "other", "worse")
     await stores.accounts.replace_hash(user.id, "hash", "better")
@@ -66,7 +66,7 @@ async def test_a_hash_is_replaced_only_if_it_is_still_that_one(stores: Stores) -
     assert account.password_hash == "better"
 
 
-async def test_an_answer_is_written_with_its_change(stores: Stores) -> None:
+async def test_idempotent_response_is_written_with_its_change(stores: Stores) -> None:
     """A second request under the same key changes nothing."""
     key = RequestKey("anonymous", "/x/Y", "id")
 
@@ -87,7 +87,7 @@ async def test_an_answer_is_written_with_its_change(stores: Stores) -> None:
 
 @pytest.mark.parametrize("key", ["id", "created_at", "username"])
 @pytest.mark.parametrize("descending", [False, True])
-async def test_pages_hold_every_row_once_in_order(
+async def test_pages_have_every_account_once_in_order(
     stores: Stores, key: str, descending: bool
 ) -> None:
     """By number and by position alike, for every sort, ties included."""
@@ -119,7 +119,7 @@ def _place(user: User, key: str) -> str:
     return f"{user.id:09}" if key == "id" else SORT_VALUES[key](user)
 
 
-async def test_filters(stores: Stores) -> None:
+async def test_filters_select_accounts(stores: Stores) -> None:
     """R33: a prefix is plain text, not a pattern."""
     for name, role in (
         ("ana_x", Role.STUDENT),
@@ -145,7 +145,7 @@ def change(etag: str = "", **values: object) -> UserEdit:
     return UserEdit(values, etag, NOON + timedelta(hours=1))
 
 
-async def test_an_edit_changes_what_it_names(stores: Stores) -> None:
+async def test_edit_changes_the_named_fields(stores: Stores) -> None:
     user = await stores.users.add(new("ana"))
     changed = await stores.users.edit(user.id, change(username="Bea"))
     assert (changed.username, changed.email) == ("Bea", user.email)
@@ -156,7 +156,7 @@ async def test_an_edit_changes_what_it_names(stores: Stores) -> None:
     assert same == changed
 
 
-async def test_an_edit_of_another_version_is_refused(stores: Stores) -> None:
+async def test_edit_refuses_a_stale_etag(stores: Stores) -> None:
     """AIP-154: the version known must be the one in force."""
     user = await stores.users.add(new("ana"))
     changed = await stores.users.edit(user.id, change(user.etag, username="bea"))
@@ -165,7 +165,7 @@ async def test_an_edit_of_another_version_is_refused(stores: Stores) -> None:
     assert await stores.users.by_id(user.id) == changed
 
 
-async def test_an_edit_meets_the_same_constraints(stores: Stores) -> None:
+async def test_edit_keeps_the_unique_constraints(stores: Stores) -> None:
     await stores.users.add(new("ana"))
     bea = await stores.users.add(new("bea"))
     with pytest.raises(UsernameTaken):
@@ -177,7 +177,7 @@ async def test_an_edit_meets_the_same_constraints(stores: Stores) -> None:
     assert await stores.users.by_id(bea.id) == bea
 
 
-async def test_one_active_admin_is_always_left(stores: Stores) -> None:
+async def test_last_active_admin_cannot_be_removed(stores: Stores) -> None:
     """The last one is neither demoted nor disabled nor deleted."""
     root = await stores.users.add(new("root", role=Role.ADMIN))
     for values in ({"role": Role.STUDENT}, {"is_active": False}):
@@ -191,7 +191,7 @@ async def test_one_active_admin_is_always_left(stores: Stores) -> None:
         await stores.users.delete(other.id, NOON)
 
 
-async def test_two_admins_cannot_end_each_other(real_stores: Stores) -> None:
+async def test_two_admins_cannot_remove_each_other(real_stores: Stores) -> None:
     """Under locks in one order: one of them stays, and nothing deadlocks."""
     users = real_stores.users
     one = await users.add(new("one", role=Role.ADMIN))
@@ -204,7 +204,9 @@ async def test_two_admins_cannot_end_each_other(real_stores: Stores) -> None:
     assert sum(isinstance(outcome, LastAdmin) for outcome in outcomes) == 1
 
 
-async def test_the_deleted_are_gone_and_keep_their_names(stores: Stores) -> None:
+async def test_deleted_accounts_are_not_found_and_keep_their_names(
+    stores: Stores,
+) -> None:
     """R30: name and address stay reserved, and come back with their owner."""
     user = await stores.users.add(new("ana"))
     await stores.users.delete(user.id, NOON)
@@ -223,13 +225,13 @@ async def test_the_deleted_are_gone_and_keep_their_names(stores: Stores) -> None
     assert back.username == "ana"
 
 
-async def test_many_are_read_at_once(stores: Stores) -> None:
+async def test_by_ids_leaves_out_unknown_ids(stores: Stores) -> None:
     made = [await stores.users.add(new(name)) for name in ("ana", "bea")]
     found = await stores.users.by_ids([made[1].id, 999, made[0].id])
     assert found == {user.id: user for user in made}
 
 
-async def test_a_page_beyond_the_last_is_empty_and_still_counted(
+async def test_page_beyond_the_last_is_empty_and_counted(
     stores: Stores,
 ) -> None:
     await stores.users.add(new("ana"))
@@ -237,7 +239,7 @@ async def test_a_page_beyond_the_last_is_empty_and_still_counted(
     assert (rows.items, rows.more, rows.total) == ([], False, 1)
 
 
-async def test_totals_above_the_reach_are_estimates(
+async def test_totals_above_10000_are_estimates(
     database: Database, real_stores: Stores
 ) -> None:
     """Above 10,000 the planner is asked; two statements all the same."""
@@ -268,7 +270,7 @@ async def test_totals_above_the_reach_are_estimates(
     assert len(statements) == 1
 
 
-async def test_fifty_at_once_make_one(real_stores: Stores) -> None:
+async def test_concurrent_sign_ups_create_one_account(real_stores: Stores) -> None:
     """L15: a race for a name has one winner; the others are told, none fails."""
     users = real_stores.users
     outcomes = await asyncio.gather(

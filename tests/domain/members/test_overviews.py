@@ -69,7 +69,7 @@ def overviews(seconds: float = 0.05, /, **works: Work) -> Overviews:
     return Overviews(stores, stores, stores, timedelta(seconds=seconds))
 
 
-async def test_all_parts() -> None:
+async def test_overview_has_all_parts() -> None:
     found = await overviews().get(1, None)
     assert (found.user, found.posts, found.followers) == (ANA, NOTHING, NOTHING)
     assert not found.missing
@@ -84,7 +84,9 @@ async def test_all_parts() -> None:
         ({"rows": Slow()}, Part.POSTS),
     ],
 )
-async def test_a_part_that_fails_is_missing(works: dict[str, Work], part: Part) -> None:
+async def test_overview_reports_failed_parts_as_missing(
+    works: dict[str, Work], part: Part
+) -> None:
     """The rest is there."""
     found = await overviews(**works).get(1, None)
     assert set(found.missing) == {part}
@@ -93,7 +95,7 @@ async def test_a_part_that_fails_is_missing(works: dict[str, Work], part: Part) 
     assert {p for p, value in there.items() if value is None} == {part}
 
 
-async def test_parts_are_read_at_once() -> None:
+async def test_overview_reads_its_parts_concurrently() -> None:
     """All take as long as one; each waits until all have begun."""
     begun = asyncio.Barrier(3)
 
@@ -106,7 +108,7 @@ async def test_parts_are_read_at_once() -> None:
     assert not found.missing
 
 
-async def test_the_callers_time_counts_for_all_parts_together() -> None:
+async def test_overview_shares_one_deadline_between_parts() -> None:
     """One deadline: two slow parts do not take twice as long, and are stopped."""
     slow, slower = Slow(), Slow()
     began = perf_counter()
@@ -117,7 +119,7 @@ async def test_the_callers_time_counts_for_all_parts_together() -> None:
     assert slower.stopped
 
 
-async def test_a_caller_who_goes_away_stops_all_parts() -> None:
+async def test_overview_cancels_its_reads_with_the_call() -> None:
     slow = Slow()
     call = asyncio.create_task(overviews(60, rows=slow).get(1, None))
     await asyncio.sleep(0.01)
@@ -127,7 +129,7 @@ async def test_a_caller_who_goes_away_stops_all_parts() -> None:
     assert slow.stopped
 
 
-async def test_nobody_and_nothing() -> None:
+async def test_overview_fails_for_unknown_users_and_without_parts() -> None:
     """An account that there is not is told; so is it when nothing can be read."""
 
     async def nobody() -> None:

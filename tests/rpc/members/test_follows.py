@@ -43,7 +43,7 @@ def ids(users: Sequence[pb.User]) -> list[int]:
     return [user.id for user in users]
 
 
-async def test_following_twice_is_following_once(shared: Running) -> None:
+async def test_follow_and_unfollow_are_idempotent(shared: Running) -> None:
     """PUT and DELETE are idempotent, also all at once."""
     ana, bea = await shared.signed_in(), await shared.signed_in()
     await asyncio.gather(*(follow(shared, ana, bea.user.id) for _ in range(8)))
@@ -57,7 +57,7 @@ async def test_following_twice_is_following_once(shared: Running) -> None:
     await unfollow(shared, ana, 10**9)
 
 
-async def test_whom_nobody_follows(shared: Running) -> None:
+async def test_follow_refuses_self_unknown_users_and_services(shared: Running) -> None:
     """Not oneself, with a reason; nobody who is not there; a service nobody."""
     ana, root = await shared.signed_in(), await shared.signed_in(Role.ADMIN)
     refused = await refusal(follow(shared, ana, ana.user.id))
@@ -79,7 +79,7 @@ async def test_whom_nobody_follows(shared: Running) -> None:
         assert refused.reason == "USER_NOT_FOUND"
 
 
-async def test_pages_in_the_order_of_following(shared: Running) -> None:
+async def test_list_followers_pages_in_the_order_of_following(shared: Running) -> None:
     """R29: by token every one once; the token is good for this list and caller."""
     ana = await shared.signed_in()
     fans = [await shared.signed_in() for _ in range(5)]
@@ -131,7 +131,7 @@ async def test_pages_in_the_order_of_following(shared: Running) -> None:
         ({"page_token": "x"}, ("pageToken", "page_token.foreign")),
     ],
 )
-async def test_bad_lists(
+async def test_list_follows_names_invalid_fields(
     shared: Running, fields: dict[str, Any], violation: tuple[str, str]
 ) -> None:
     ana = await shared.signed_in()
@@ -142,7 +142,7 @@ async def test_bad_lists(
         assert refused.violations == {violation}
 
 
-async def test_the_deleted_vanish(shared: Running) -> None:
+async def test_list_follows_leaves_out_deleted_accounts(shared: Running) -> None:
     """From lists and counts; brought back, they are there again."""
     ana, bea, cat = [await shared.signed_in() for _ in range(3)]
     root = await shared.signed_in(Role.ADMIN)
@@ -162,7 +162,7 @@ async def test_the_deleted_vanish(shared: Running) -> None:
     assert (await followers(shared, cat, ana.user.id)).total == 2
 
 
-async def test_lists_show_the_public_part(shared: Running) -> None:
+async def test_list_followers_hides_private_fields_from_others(shared: Running) -> None:
     """R4: e-mail, role and verification are for the owner and admins."""
     ana, bea = await shared.signed_in(), await shared.signed_in()
     root = await shared.signed_in(Role.ADMIN)
@@ -183,7 +183,7 @@ async def score(
     return await service.users.GetUserScore(request, metadata=who.metadata)
 
 
-async def test_followers_raise_the_score(shared: Running) -> None:
+async def test_score_rises_with_followers(shared: Running) -> None:
     ana, bea = await shared.signed_in(), await shared.signed_in()
     before = await score(shared, bea, ana.user.id)
     assert before.weights == score_pb2.ScoreWeights(
@@ -207,7 +207,7 @@ async def test_followers_raise_the_score(shared: Running) -> None:
         ({"followers": float("inf")}, ("weights.followers", "double.gte_lte")),
     ],
 )  # fmt: skip
-async def test_bad_weights(
+async def test_score_names_invalid_weights(
     shared: Running, weights: dict[str, float], violation: tuple[str, str]
 ) -> None:
     """R32: NaN and infinity are no weights either."""
@@ -217,7 +217,7 @@ async def test_bad_weights(
     assert refused.violations == {violation}
 
 
-async def test_nobody_has_no_score(shared: Running) -> None:
+async def test_score_of_an_unknown_user_is_not_found(shared: Running) -> None:
     ana = await shared.signed_in()
     assert (await refusal(score(shared, ana, 10**9))).reason == "USER_NOT_FOUND"
     overview = pb.GetUserOverviewRequest(id=10**9)

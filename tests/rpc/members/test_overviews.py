@@ -10,7 +10,7 @@ from tests.running import Running
 from tests.status import refusal
 
 
-async def test_a_part_that_fails_is_missing(
+async def test_overview_reports_a_failed_part_as_missing(
     service: Running, database_url: str
 ) -> None:
     """The rest is told all the same; a list of just that part fails."""
@@ -34,7 +34,7 @@ async def test_a_part_that_fails_is_missing(
     )
 
 
-async def test_drafts_and_what_is_beyond_the_newest_are_left_out(
+async def test_overview_has_the_newest_published_posts(
     shared: Running,
 ) -> None:
     """Five published posts, the newest first, without bodies; all are counted."""

@@ -57,7 +57,7 @@ async def privacy(service: Running, who: SignedIn, *, private: bool) -> None:
     await service.users.UpdateUserSettings(request, metadata=who.metadata)
 
 
-async def test_members_read_what_a_member_says(shared: Running) -> None:
+async def test_profile_is_read_as_it_was_created(shared: Running) -> None:
     ana, bea = await shared.signed_in(), await shared.signed_in()
     made = await create(shared, ana)
     assert made.user_id == ana.user.id
@@ -87,13 +87,19 @@ async def test_members_read_what_a_member_says(shared: Running) -> None:
         ({"avatar_url": "https://x.co/" + "a" * 2048}, ("avatarUrl", "string.max_len")),
         ({"locale": "spanish_CO"}, ("locale", "locale.form")),
         ({"locale": "es\n"}, ("locale", "locale.form")),
+        ({"locale": "de-u"}, ("locale", "locale.form")),
+        ({"locale": "de-u-c-o"}, ("locale", "locale.form")),
+        ({"locale": "de--DE"}, ("locale", "locale.form")),
+        ({"locale": "de-"}, ("locale", "locale.form")),
+        ({"locale": "de-toolongtag"}, ("locale", "locale.form")),
+        ({"locale": "\u0664\u0665-DE"}, ("locale", "locale.form")),
         ({"time_zone": "../../etc/passwd"}, ("timeZone", "time_zone.form")),
         ({"time_zone": "Mars/Phobos"}, ("timeZone", "time_zone.known")),
         ({"time_zone": "posix/UTC"}, ("timeZone", "time_zone.known")),
         ({"request_id": "x"}, ("requestId", "string.uuid")),
     ],
 )  # fmt: skip
-async def test_bad_profiles_name_the_field(
+async def test_create_profile_names_invalid_fields(
     shared: Running, fields: dict[str, Any], violation: tuple[str, str]
 ) -> None:
     """A clear error, and nothing half written."""
@@ -106,7 +112,59 @@ async def test_bad_profiles_name_the_field(
     assert refused.reason == "PROFILE_NOT_FOUND"
 
 
-async def test_only_the_member_and_admins_write(shared: Running) -> None:
+@pytest.mark.parametrize(
+    "locale",
+    [
+        "es",
+        "pt-BR",
+        "zh-Hant-TW",
+        "sl-rozaj-biske",
+        "de-u-co-phonebk",
+        "en-a-bbb-x-a-1",
+        "de-DE-u-nu-latn-t-en-x-y",
+        "en-0-abc",
+    ],
+)
+async def test_profile_locale_is_a_bcp_47_tag(shared: Running, locale: str) -> None:
+    """Extensions and private use, too, on create and on update, over gRPC and REST."""
+    ana, bea = await shared.signed_in(), await shared.signed_in()
+    created = await create(shared, ana, locale=locale)
+    assert created.locale == locale
+    request = update(ana, locale=locale, bio="new")
+    call = shared.users.UpdateUserProfile(request, metadata=ana.metadata)
+    assert (await call).profile.locale == locale
+    profile = {"displayName": "Bea", "locale": locale}
+    response = await shared.http.post(
+        "/api/v1/user-profiles", json=profile, headers=bea.headers
+    )
+    assert (response.status_code, response.json()["locale"]) == (201, locale)
+    path = f"/api/v1/user-profiles/{bea.user.id}"
+    body = {"locale": "fr"}
+    await shared.http.patch(path, json=body, headers=bea.headers)
+    body = {"locale": locale}
+    response = await shared.http.patch(path, json=body, headers=bea.headers)
+    assert (response.status_code, response.json()["locale"]) == (200, locale)
+
+
+async def test_profile_can_be_sent_back_as_it_was_read(shared: Running) -> None:
+    """AIP-203: without a mask, output-only fields are ignored; a mask names them."""
+    ana = await shared.signed_in()
+    profile = await create(shared, ana)
+    profile.bio = "new"
+    request = profile_pb2.UpdateUserProfileRequest(profile=profile)
+    call = shared.users.UpdateUserProfile
+    changed = (await call(request, metadata=ana.metadata)).profile
+    assert (changed.bio, changed.created_at) == ("new", profile.created_at)
+    request.profile.etag = ""
+    request.update_mask.paths.extend(["bio", "created_at", "updated_at"])
+    refused = await refusal(call(request, metadata=ana.metadata))
+    assert refused.violations == {
+        ("profile.createdAt", "update_mask.not_writable"),
+        ("profile.updatedAt", "update_mask.not_writable"),
+    }
+
+
+async def test_profile_is_written_by_owner_and_admins_only(shared: Running) -> None:
     ana, bea = await shared.signed_in(), await shared.signed_in()
     root = await shared.signed_in(Role.ADMIN)
     refused = await refusal(create(shared, bea, user_id=ana.user.id))
@@ -127,7 +185,7 @@ async def test_only_the_member_and_admins_write(shared: Running) -> None:
     assert refused.reason == "USER_NOT_FOUND"
 
 
-async def test_single_fields_change(shared: Running) -> None:
+async def test_update_profile_changes_single_fields(shared: Running) -> None:
     """By mask, or by what is set; a stale etag and unwritable fields are refused."""
     ana = await shared.signed_in()
     made = await create(shared, ana)
@@ -160,7 +218,7 @@ async def test_single_fields_change(shared: Running) -> None:
     assert await read(shared, ana, ana.user.id) == changed
 
 
-async def test_repeats_change_once(shared: Running) -> None:
+async def test_profile_writes_are_idempotent(shared: Running) -> None:
     """L14: a repeat of a write is given the first answer."""
     ana = await shared.signed_in()
     request_id = str(uuid4())
@@ -174,7 +232,7 @@ async def test_repeats_change_once(shared: Running) -> None:
     assert {answer.profile.etag for answer in changed} == {"2"}
 
 
-async def test_a_private_profile_is_not_there_for_others(shared: Running) -> None:
+async def test_private_profile_is_not_found_by_others(shared: Running) -> None:
     """NOT_FOUND as if there were none; the member and admins read it all the same."""
     ana, bea = await shared.signed_in(), await shared.signed_in()
     root = await shared.signed_in(Role.ADMIN)
@@ -189,7 +247,7 @@ async def test_a_private_profile_is_not_there_for_others(shared: Running) -> Non
     assert await read(shared, bea, ana.user.id) == made
 
 
-async def test_a_deleted_members_profile_is_gone(shared: Running) -> None:
+async def test_deleted_members_profile_is_not_found(shared: Running) -> None:
     ana, root = await shared.signed_in(), await shared.signed_in(Role.ADMIN)
     made = await create(shared, ana)
     gone = user_pb2.DeleteUserRequest(id=ana.user.id)

@@ -33,7 +33,7 @@ async def replace(
     return done.settings
 
 
-async def test_they_are_replaced_whole(shared: Running) -> None:
+async def test_update_settings_replaces_all_fields(shared: Running) -> None:
     """What is left out goes back to its default; nobody else's are touched."""
     ana, bea = await shared.signed_in(), await shared.signed_in()
     default = await read(shared, ana)
@@ -49,7 +49,7 @@ async def test_they_are_replaced_whole(shared: Running) -> None:
     assert await read(shared, bea) == default
 
 
-async def test_an_etag_holds_them_together(shared: Running) -> None:
+async def test_update_settings_with_one_etag_succeeds_once(shared: Running) -> None:
     """Of writers who know one version one succeeds; the same again changes nothing."""
     ana = await shared.signed_in()
     known = (await read(shared, ana)).etag
@@ -68,7 +68,7 @@ async def test_an_etag_holds_them_together(shared: Running) -> None:
     assert again == written[0]
 
 
-async def test_bad_settings_name_the_field(shared: Running) -> None:
+async def test_update_settings_names_invalid_fields(shared: Running) -> None:
     ana = await shared.signed_in()
     before = await read(shared, ana)
     bad = [
@@ -89,7 +89,7 @@ async def test_bad_settings_name_the_field(shared: Running) -> None:
     assert await read(shared, ana) == before
 
 
-async def test_services_have_none(shared: Running) -> None:
+async def test_settings_refuse_services(shared: Running) -> None:
     root = await shared.signed_in(Role.ADMIN)
     request = auth_pb2.CreateServiceKeyRequest(name="test")
     made = await shared.auth.CreateServiceKey(request, metadata=root.metadata)

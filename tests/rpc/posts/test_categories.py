@@ -29,7 +29,7 @@ def slug() -> str:
     return f"c-{uuid4()}"
 
 
-async def test_slugs_are_unique(shared: Running) -> None:
+async def test_category_slugs_are_unique(shared: Running) -> None:
     """The constraint decides: of many at once one is made."""
     root = await shared.signed_in(Role.ADMIN)
     taken = slug()
@@ -63,7 +63,7 @@ async def test_slugs_are_unique(shared: Running) -> None:
         ({"request_id": "x"}, {("requestId", "string.uuid")}),
     ],
 )
-async def test_bad_categories_name_the_field(
+async def test_create_category_names_invalid_fields(
     service: Running, fields: dict[str, Any], violations: set[tuple[str, str]]
 ) -> None:
     """A clear error, and nothing half written."""
@@ -76,7 +76,7 @@ async def test_bad_categories_name_the_field(
     assert listed.total == 0
 
 
-async def test_they_change_by_mask_and_etag(shared: Running) -> None:
+async def test_update_category_follows_mask_and_etag(shared: Running) -> None:
     root = await shared.signed_in(Role.ADMIN)
     made = await create(shared, root, slug=slug())
     call = shared.posts.UpdateCategory
@@ -97,7 +97,18 @@ async def test_they_change_by_mask_and_etag(shared: Running) -> None:
     assert refused.reason == "CATEGORY_NOT_FOUND"
 
 
-async def test_one_in_use_stays(shared: Running) -> None:
+async def test_category_can_be_sent_back_as_it_was_read(shared: Running) -> None:
+    """AIP-203: without a mask, output-only fields are ignored."""
+    root = await shared.signed_in(Role.ADMIN)
+    sent = await create(shared, root, slug=slug())
+    sent.name = "Shapes"
+    request = pb.UpdateCategoryRequest(category=sent)
+    call = shared.posts.UpdateCategory(request, metadata=root.metadata)
+    changed = (await call).category
+    assert (changed.name, changed.created_at) == ("Shapes", sent.created_at)
+
+
+async def test_category_in_use_cannot_be_deleted(shared: Running) -> None:
     """By a draft, too; once its posts are deleted or moved it may go."""
     root, ana = await shared.signed_in(Role.ADMIN), await shared.signed_in()
     made = await create(shared, root, slug=slug())
@@ -119,7 +130,9 @@ async def test_one_in_use_stays(shared: Running) -> None:
     assert refused.reason == "CATEGORY_NOT_FOUND"
 
 
-async def test_a_post_and_the_end_of_its_category_race(shared: Running) -> None:
+async def test_post_and_deletion_of_its_category_exclude_each_other(
+    shared: Running,
+) -> None:
     """Whoever is first wins: no post ever stands in a category that is not there."""
     root, ana = await shared.signed_in(Role.ADMIN), await shared.signed_in()
     for _ in range(5):
@@ -133,7 +146,7 @@ async def test_a_post_and_the_end_of_its_category_race(shared: Running) -> None:
         assert isinstance(written, Exception) is not isinstance(ended, Exception)
 
 
-async def test_pages(service: Running) -> None:
+async def test_list_categories_has_every_category_once(service: Running) -> None:
     """Every one once, by token, in every order."""
     root = await service.signed_in(Role.ADMIN)
     made = [await create(service, root, slug=name) for name in ("b", "a", "c")]

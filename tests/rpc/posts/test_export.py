@@ -34,7 +34,7 @@ async def fill(database_url: str, author_id: int, length: int = 5_000) -> None:
     await database.close()
 
 
-async def test_many_pass_through_flat_memory(
+async def test_export_posts_memory_does_not_grow(
     service: Running, database_url: str
 ) -> None:
     """In the order of ids, drafts too, none left out; memory does not grow."""
@@ -53,7 +53,7 @@ async def test_many_pass_through_flat_memory(
     assert max(sizes[2:]) - sizes[2] < 8 * MIB  # of 20 MB that passed
 
 
-async def test_who_stops_reading_holds_no_connection(
+async def test_export_posts_slow_reader_holds_no_connection(
     service: Running, database_url: str
 ) -> None:
     """Not even before the stream's deadline, which ends it all the same.
@@ -86,7 +86,7 @@ async def test_who_stops_reading_holds_no_connection(
     assert read < MANY / 2
 
 
-async def test_it_is_resumed_after_the_last_one_received(service: Running) -> None:
+async def test_export_posts_resumes_after_an_id(service: Running) -> None:
     root = await service.signed_in(Role.ADMIN)
     for n in range(4):
         request = pb.CreatePostRequest(title=str(n), body="x")
@@ -105,7 +105,7 @@ async def exported(service: Running, metadata: Any, after_id: int) -> list[int]:
     return [answer.post.id async for answer in stream]
 
 
-async def test_over_rest_each_line_is_a_post(service: Running) -> None:
+async def test_export_posts_over_rest_has_a_post_per_line(service: Running) -> None:
     root = await service.signed_in(Role.ADMIN)
     request = pb.CreatePostRequest(title="One", body="x")
     await service.posts.CreatePost(request, metadata=root.metadata)

@@ -12,6 +12,7 @@ from blatam.post.v1 import category_pb2
 from blatam.post.v1 import post_pb2 as pb
 from blatam.user.v1 import user_pb2
 from server.domain.accounts.users import Role
+from server.domain.edits import json_name
 from tests.running import Running, SignedIn
 from tests.status import refusal
 
@@ -52,7 +53,7 @@ async def category(service: Running) -> category_pb2.Category:
     return made.category
 
 
-async def test_what_is_written_is_read(shared: Running) -> None:
+async def test_post_is_read_as_it_was_written(shared: Running) -> None:
     """With its author by name and its category; lists leave the body out."""
     ana, bea = await shared.signed_in(), await shared.signed_in()
     numbers = await category(shared)
@@ -86,7 +87,7 @@ async def test_what_is_written_is_read(shared: Running) -> None:
         ({"request_id": "x"}, ("requestId", "string.uuid")),
     ],
 )
-async def test_bad_posts_name_the_field(
+async def test_create_post_names_invalid_fields(
     shared: Running, fields: dict[str, Any], violation: tuple[str, str]
 ) -> None:
     """A clear error, and nothing half written."""
@@ -98,7 +99,7 @@ async def test_bad_posts_name_the_field(
     assert (await listed(shared, ana, author_id=ana.user.id)).total == 0
 
 
-async def test_the_longest_post(shared: Running) -> None:
+async def test_longest_posts_fit_one_page(shared: Running) -> None:
     """200 and 50,000 characters, of four bytes each; 20 of them fit on a page."""
     ana = await shared.signed_in()
     long = {"title": "😀" * 200, "body": "😀" * 50_000}
@@ -111,7 +112,7 @@ async def test_the_longest_post(shared: Running) -> None:
     assert (await refusal(too_many)).violations == {("pageSize", "page_size.whole")}
 
 
-async def test_drafts_are_their_authors(shared: Running) -> None:
+async def test_drafts_are_visible_to_author_and_admins_only(shared: Running) -> None:
     """Nobody else sees, lists or finds them, but admins; published, everybody does."""
     ana, bea = await shared.signed_in(), await shared.signed_in()
     root = await shared.signed_in(Role.ADMIN)
@@ -142,7 +143,7 @@ async def test_drafts_are_their_authors(shared: Running) -> None:
     assert (await listed(shared, bea, **mine)).total == 1
 
 
-async def test_only_the_author_and_admins_write(shared: Running) -> None:
+async def test_post_is_written_by_author_and_admins_only(shared: Running) -> None:
     ana, bea = await shared.signed_in(), await shared.signed_in()
     root = await shared.signed_in(Role.ADMIN)
     post = await write(shared, ana)
@@ -168,7 +169,7 @@ async def test_only_the_author_and_admins_write(shared: Running) -> None:
     assert (await refusal(read(shared, ana, post.id))).reason == "POST_NOT_FOUND"
 
 
-async def test_single_fields_change(shared: Running) -> None:
+async def test_update_post_changes_single_fields(shared: Running) -> None:
     """By mask, or by what is set; a stale etag and unwritable fields are refused."""
     ana = await shared.signed_in()
     numbers = await category(shared)
@@ -206,7 +207,29 @@ async def test_single_fields_change(shared: Running) -> None:
     assert refused.reason == "POST_NOT_FOUND"
 
 
-async def test_repeats_write_once(shared: Running) -> None:
+async def test_post_can_be_sent_back_as_it_was_read(shared: Running) -> None:
+    """AIP-203: without a mask, output-only fields are ignored; a mask names them."""
+    ana = await shared.signed_in()
+    numbers = await category(shared)
+    post = await write(shared, ana, category_id=numbers.id)
+    post.title = "new"
+    request = pb.UpdatePostRequest(post=post)
+    call = shared.posts.UpdatePost
+    changed = (await call(request, metadata=ana.metadata)).post
+    assert (changed.title, changed.created_at) == ("new", post.created_at)
+    output_only = [
+        "author_id", "created_at", "updated_at", "published_at", "excerpt",
+        "author", "category",
+    ]  # fmt: skip
+    request.post.etag = ""
+    request.update_mask.paths.extend(["title", *output_only])
+    refused = await refusal(call(request, metadata=ana.metadata))
+    assert refused.violations == {
+        (f"post.{json_name(name)}", "update_mask.not_writable") for name in output_only
+    }
+
+
+async def test_post_writes_are_idempotent(shared: Running) -> None:
     """L14: a repeat of a write is given the first answer."""
     ana = await shared.signed_in()
     request_id = str(uuid4())
@@ -221,7 +244,7 @@ async def test_repeats_write_once(shared: Running) -> None:
     assert {answer.post.etag for answer in answers} == {"2"}
 
 
-async def test_lists_by_author_category_and_time(service: Running) -> None:
+async def test_list_posts_filters_by_author_category_and_time(service: Running) -> None:
     ana, bea = await service.signed_in(), await service.signed_in()
     numbers = await category(service)
     first = await write(service, ana, category_id=numbers.id)
@@ -246,7 +269,7 @@ async def test_lists_by_author_category_and_time(service: Running) -> None:
         assert page.total == len(wanted)
 
 
-async def test_following_tokens_gives_every_post_once(service: Running) -> None:
+async def test_list_posts_by_token_has_every_post_once(service: Running) -> None:
     """R29: drafts among the published, in order; a token is for one caller and list."""
     ana, bea = await service.signed_in(), await service.signed_in()
     posts = [
@@ -302,7 +325,7 @@ async def test_following_tokens_gives_every_post_once(service: Running) -> None:
         ({"view": 9}, ("view", "enum.defined_only")),
     ],
 )
-async def test_bad_lists(
+async def test_list_posts_names_invalid_fields(
     shared: Running, fields: dict[str, Any], violation: tuple[str, str]
 ) -> None:
     ana = await shared.signed_in()
@@ -311,7 +334,7 @@ async def test_bad_lists(
     assert refused.violations == {violation}
 
 
-async def test_a_deleted_members_posts_vanish(shared: Running) -> None:
+async def test_deleted_members_posts_are_not_found(shared: Running) -> None:
     """From reads, lists, counts and the export, for admins too."""
     ana, bea = await shared.signed_in(), await shared.signed_in()
     root = await shared.signed_in(Role.ADMIN)

@@ -50,7 +50,7 @@ def a_profile(user_id: int, now: datetime) -> Profile:
         (profile, "who", UserNotFound),
     ],
 )
-async def test_who_is_erased_meanwhile_is_gone(
+async def test_write_for_an_account_erased_meanwhile_is_refused(
     real_stores: Stores,
     database: Database,
     write: Write,
