@@ -20,13 +20,15 @@ from edge.listener import DeadlinedProtocol
 from edge.openapi import document as openapi_document
 from edge.port import CHANNEL_OPTIONS
 from server import doctor as checks
-from server import run, state
-from server.app import build_application, edge_settings, open_resources, remote_edge
+from server import state
+from server.composition import serving
+from server.composition.application import Application, build_application
+from server.composition.edge import edge_settings, remote_edge
+from server.composition.resources import open_resources
 from server.config import ConfigurationError, Settings, require
 from server.embedded.servers import EmbeddedServers
 from server.operations import admin, keys, outbox
 from server.rpc import contract
-from server.rpc.health import Health
 from server.store import migrate as migrations
 from server.terminal import loaded, report_errors, run_to_end
 
@@ -42,7 +44,7 @@ log = structlog.get_logger()
 
 @cli.callback()
 def _before_any_command() -> None:
-    run.in_long_slices()
+    serving.use_batch_scheduling()
 
 
 @cli.command()
@@ -73,9 +75,9 @@ def _with_servers(settings: Settings, servers: EmbeddedServers) -> Settings:
 
 async def _up(settings: Settings, servers: EmbeddedServers) -> None:
     await migrations.upgrade(_url(settings))
-    async with _serving(settings, timedelta(0)) as (health, grpc_port, http_port):
+    async with _serving(settings, timedelta(0)) as (application, grpc_port, http_port):
         _print_banner(settings, grpc_port, http_port)
-        await run.until_stopped(health.drain, servers.check)
+        await serving.until_stopped(application.drain, servers.check)
 
 
 def _url(settings: Settings) -> str:
@@ -86,19 +88,19 @@ def _url(settings: Settings) -> str:
 @asynccontextmanager
 async def _serving(
     settings: Settings, lame_duck: timedelta
-) -> AsyncIterator[tuple[Health, int, int]]:
+) -> AsyncIterator[tuple[Application, int, int]]:
     """Serve gRPC and REST for as long as the block lasts; gives the ports."""
     async with (
         open_resources(settings) as base,
         build_application(base, lame_duck) as built,
-        run.listening_grpc(built.grpc, settings.grpc_listen) as grpc_port,
-        run.listening_http(
+        serving.listening_grpc(built.grpc, settings.grpc_listen) as grpc_port,
+        serving.listening_http(
             built.http, settings.http_listen, DeadlinedProtocol
         ) as http_port,
     ):
         gc.collect()
         gc.freeze()  # what lives as long as the process: 12 of 74 us a request
-        yield built.health, grpc_port, http_port
+        yield built, grpc_port, http_port
 
 
 def _with_port(address: str, port: int) -> str:
@@ -136,13 +138,13 @@ async def _serve(settings: Settings) -> None:
         raise ConfigurationError(
             "the database has an older schema than this code needs: academy migrate"
         )
-    async with _serving(settings, LAME_DUCK) as (health, grpc_port, http_port):
+    async with _serving(settings, LAME_DUCK) as (application, grpc_port, http_port):
         log.info(
             "listening",
             grpc=_with_port(settings.grpc_listen, grpc_port),
             http=_with_port(settings.http_listen, http_port),
         )
-        await run.until_stopped(health.drain)
+        await serving.until_stopped(application.drain)
 
 
 @cli.command()
@@ -157,12 +159,12 @@ def edge(
 async def _edge(settings: Settings, server: str) -> None:
     async with (
         grpc.aio.insecure_channel(server, CHANNEL_OPTIONS) as channel,
-        run.listening_http(
+        serving.listening_http(
             remote_edge(channel, settings), settings.http_listen, DeadlinedProtocol
         ) as port,
     ):
         log.info("listening", http=_with_port(settings.http_listen, port))
-        await run.until_stopped()
+        await serving.until_stopped()
 
 
 @cli.command()

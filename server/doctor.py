@@ -14,7 +14,7 @@ from redis.exceptions import RedisError
 from server.config import Settings
 from server.domain.clock import system_clock
 from server.domain.errors import StoreUnavailable
-from server.domain.outbox.dispatcher import MailerUnavailable
+from server.domain.outbox.emails import MailerUnavailable
 from server.mail.message import MessageBuilder
 from server.mail.smtp import MailServer, SmtpMailer
 from server.store import migrate

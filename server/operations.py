@@ -9,7 +9,9 @@ from typing import Annotated
 import typer
 
 from server import state
-from server.app import open_resources, signing_keys, users
+from server.composition.accounts import users
+from server.composition.auth import signing_keys
+from server.composition.resources import open_resources
 from server.config import Settings
 from server.domain.accounts.users import Role
 from server.domain.credentials.rotation import KeyInfo

@@ -9,10 +9,8 @@ from typing import Any
 import typer
 import uvloop
 
-from server import run
-from server.app import (
-    rates,
-)
+from server.composition import serving
+from server.composition.edge import rates
 from server.config import (
     ConfigurationError,
     Settings,
@@ -31,7 +29,7 @@ _REFUSALS = (
     ContractError,
     EmbeddedServerError,
     UnreadableKeys,
-    run.AddressInUse,
+    serving.AddressInUse,
 )
 
 

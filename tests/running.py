@@ -16,8 +16,9 @@ from blatam.post.v1.post_pb2_grpc import PostServiceStub
 from blatam.user.v1 import user_pb2
 from blatam.user.v1.user_pb2_grpc import UserServiceStub
 from edge.port import CallPort
-from server import run
-from server.app import build_application, open_resources
+from server.composition.application import build_application
+from server.composition.resources import open_resources
+from server.composition.serving import listening_grpc
 from server.config import Settings, load
 from server.domain.accounts.users import Role, UserEdit
 from server.store.accounts.users import PostgresUsers
@@ -113,7 +114,7 @@ async def running(
         mailbox() as box,
         open_resources(_loaded(database_url, redis_url, box, given)) as base,
         build_application(base) as built,
-        run.listening_grpc(built.grpc, "127.0.0.1:0") as port,
+        listening_grpc(built.grpc, "127.0.0.1:0") as port,
         grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel,
         httpx.AsyncClient(
             transport=httpx.ASGITransport(built.http, client=("192.0.2.7", 4711)),
@@ -121,7 +122,7 @@ async def running(
         ) as http,
     ):
         accounts = PostgresUsers(base.database, base.feed)
-        address, drain = f"127.0.0.1:{port}", built.health.drain
+        address, drain = f"127.0.0.1:{port}", built.drain
         yield Running(channel, address, http, built.port, accounts, box, drain)
 
 

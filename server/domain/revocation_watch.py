@@ -55,7 +55,7 @@ class RevocationLog(Protocol):
 
     buffer: EventBuffer[Revoked]
 
-    async def place(self, token: int) -> tuple[int, int]:
+    async def resume_from(self, token: int) -> tuple[int, int]:
         """Give where to begin after a resume token, and the token of the present."""
 
     async def chunk(self, since: int, after_id: int, size: int) -> Sequence[Revoked]:
@@ -79,7 +79,7 @@ class RevocationWatch:
         buffer, token = self.log.buffer, _read(resume_token)
         buffer.check()
         number = buffer.end  # from here on the tail tells what the log does not yet
-        since, token = await self.log.place(token)
+        since, token = await self.log.resume_from(token)
         async for told in self._logged(since):
             yield told
         yield RevocationEvent(Sign.CAUGHT_UP, str(token))
@@ -90,7 +90,7 @@ class RevocationWatch:
             found = buffer.since(number)
             number = buffer.end
             if found is None:  # too slow for the tail: the log has it all
-                since, token = await self.log.place(token)
+                since, token = await self.log.resume_from(token)
                 async for told in self._logged(since):
                     yield told
                 continue

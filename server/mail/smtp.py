@@ -10,8 +10,7 @@ from urllib.parse import parse_qs, unquote, urlsplit
 
 from aiosmtplib import SMTP, SMTPException
 
-from server.domain.outbox.dispatcher import MailerUnavailable
-from server.domain.outbox.emails import Email
+from server.domain.outbox.emails import Email, MailerUnavailable
 from server.mail.message import MessageBuilder
 
 SECONDS_FOR_A_REPLY = 15.0

@@ -1,4 +1,4 @@
-"""grpc.health.v1, and readiness: SERVING while Postgres answers and nobody drains."""
+"""grpc.health.v1 and readiness: SERVING while Postgres answers, until draining."""
 
 from __future__ import annotations
 
@@ -12,13 +12,18 @@ import structlog
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 log = structlog.get_logger()
-SECONDS_BETWEEN_PINGS = 1.0
+POLL_INTERVAL = timedelta(seconds=1)
+REMOTE_TIMEOUT_SECONDS = 1.0
 _SERVING = health_pb2.HealthCheckResponse.SERVING
 _NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 
 
 class Health:
-    """Tells whether this process can serve."""
+    """The health of this process, for load balancers and orchestrators.
+
+    `lame_duck` is how long a draining process still answers, so that callers see
+    NOT_SERVING before connections are refused.
+    """
 
     name = health.SERVICE_NAME
 
@@ -27,11 +32,9 @@ class Health:
         ping: Callable[[], Awaitable[None]],
         services: Sequence[str],
         lame_duck: timedelta,
-        *drained: Callable[[], None],
     ) -> None:
         self._ping = ping
         self._lame_duck = lame_duck
-        self._drained = drained
         self._services = ("", *services)
         self._servicer = health.aio.HealthServicer()
         self.serving = False
@@ -42,39 +45,27 @@ class Health:
         health_pb2_grpc.add_HealthServicer_to_server(self._servicer, server)
 
     async def ready(self) -> bool:
-        """Tell whether calls should be sent here."""
+        """Return whether calls should be sent to this process."""
         return self.serving
 
-    async def run(self) -> None:
-        """Ask Postgres every second, until cancelled."""
-        while True:
-            await self.refresh()
-            await asyncio.sleep(SECONDS_BETWEEN_PINGS)
-
     async def refresh(self) -> None:
-        """Ask Postgres once, and tell those who watch."""
+        """Ping Postgres and publish the result."""
         try:
             await self._ping()
         except Exception as error:
-            log.warning(
-                "postgres does not answer", cause=repr(error.__cause__ or error)
-            )
-            await self._tell(False)
+            cause = repr(error.__cause__ or error)
+            log.warning("postgres does not answer", cause=cause)
+            await self._publish(False)
         else:
-            await self._tell(True)
+            await self._publish(True)
 
     async def drain(self) -> None:
-        """Send callers elsewhere, for good, and give them a while to hear of it.
-
-        Then end what has no end of its own: who comes back is sent elsewhere.
-        """
+        """Publish NOT_SERVING for good, then wait for `lame_duck`."""
         self.serving, self._draining = False, True
         await self._servicer.enter_graceful_shutdown()
         await asyncio.sleep(self._lame_duck.total_seconds())
-        for end in self._drained:
-            end()
 
-    async def _tell(self, serving: bool) -> None:
+    async def _publish(self, serving: bool) -> None:
         if serving is self.serving or self._draining:
             return
         self.serving = serving
@@ -84,15 +75,15 @@ class Health:
 
 
 def remote_readiness(channel: grpc.aio.Channel) -> Callable[[], Awaitable[bool]]:
-    """Give what tells whether the server at the other end can serve."""
+    """Return a function that checks whether the server behind a channel is SERVING."""
     stub: Any = health_pb2_grpc.HealthStub(channel)
 
     async def ready() -> bool:
         try:
             request = health_pb2.HealthCheckRequest()
-            answer = await stub.Check(request, timeout=SECONDS_BETWEEN_PINGS)
+            response = await stub.Check(request, timeout=REMOTE_TIMEOUT_SECONDS)
         except grpc.aio.AioRpcError:
             return False
-        return bool(answer.status == _SERVING)
+        return bool(response.status == _SERVING)
 
     return ready

@@ -103,20 +103,31 @@ def serve_methods(
     """Give every RPC of the contract, by path, wrapped in its chain.
 
     `servicers` are by service name, which several may share. Raises ContractError
-    naming an RPC that none of them implements, or whose policy cannot be enforced.
+    naming an RPC that none or two of them implement, or whose policy cannot be
+    enforced.
     """
     served = {}
     for method in methods():
         service, _, name = method.name.partition("/")
-        handlers = [getattr(one, name, None) for one in servicers.get(service, ())]
-        handler = next(filter(None, handlers), None)
-        if handler is None:
-            raise ContractError(f"{method.name}: no servicer implements it")
+        handler = _handler(method, servicers.get(service, ()), name)
         served[method.path] = (
             method,
             chained(chain(method, dependencies), _terminal(method, handler)),
         )
     return served
+
+
+def _handler(
+    method: Method, servicers: Sequence[object], name: str
+) -> Callable[..., Any]:
+    implementing = [servicer for servicer in servicers if hasattr(servicer, name)]
+    if not implementing:
+        raise ContractError(f"{method.name}: no servicer implements it")
+    if len(implementing) > 1:
+        classes = " and ".join(type(servicer).__name__ for servicer in implementing)
+        raise ContractError(f"{method.name}: implemented by {classes}")
+    handler: Callable[..., Any] = getattr(implementing[0], name)
+    return handler
 
 
 def _terminal(method: Method, handler: Callable[..., Any]) -> Proceed:

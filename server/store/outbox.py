@@ -1,19 +1,18 @@
-"""The outbox in Postgres: written in the transaction of the change it follows.
+"""The outbox in Postgres: entries are written in the transaction of their change.
 
-An entry is claimed by moving its next attempt to the end of a lease: nobody else
-sees it until then. By the clock of Postgres, which all processes share.
+An entry is claimed by moving its next attempt to the end of a lease: other processes
+skip it until then. Times are those of Postgres' clock, which all processes share.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from datetime import datetime, timedelta
 from typing import Any
 
 import sqlalchemy as sa
-import structlog
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from server.domain.errors import StoreUnavailable
@@ -26,29 +25,34 @@ from server.domain.outbox.entries import (
     State,
 )
 from server.store.connect import Database
-from server.store.mapping import columns_of, entity_of
 from server.store.tables import mailed_tokens, outbox
 
-log = structlog.get_logger()
 CHANNEL = "outbox"
-SECONDS_BETWEEN_TRIES = 1.0
 _IS_MAIL = outbox.c.kind.startswith(MAIL, autoescape=True)
-_ENTRY = columns_of(Entry, outbox)
+_ENTRY_COLUMNS = (
+    outbox.c.id,
+    outbox.c.kind,
+    outbox.c.user_id,
+    outbox.c.address,
+    outbox.c.payload,
+    outbox.c.created_at,
+    outbox.c.attempts,
+)
 
 
 async def enqueue(
     connection: AsyncConnection, now: datetime, *entries: NewEntry
 ) -> None:
-    """Write entries in the caller's transaction: they are told if it commits."""
+    """Write entries in the caller's transaction."""
     rows = [asdict(entry) | {"created_at": now} for entry in entries]
     if rows:
         await connection.execute(sa.insert(outbox), rows)
 
 
 async def take_back(connection: AsyncConnection, user_id: int, now: datetime) -> None:
-    """Let no token that was mailed to a user serve, nor the mail of a new address go.
+    """Invalidate the tokens mailed to a user, and pending mails to a new address.
 
-    In the caller's transaction, which has locked the account.
+    Runs in the caller's transaction, which has locked the account.
     """
     await connection.execute(
         sa.update(mailed_tokens)
@@ -65,32 +69,30 @@ async def take_back(connection: AsyncConnection, user_id: int, now: datetime) ->
 
 
 class PostgresOutbox:
-    """Keeps entries until they are delivered, and a while longer for the streams."""
+    """Stores entries until they are delivered, and some days longer for the streams."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
-        self._told = asyncio.Event()
-        self._also: list[asyncio.Event] = []
+        self._subscribers: list[asyncio.Event] = []
 
     async def add(self, now: datetime, *entries: NewEntry) -> None:
-        """Write entries that follow no other change."""
+        """Write entries in a transaction of their own."""
         async with self._database.transaction() as connection:
             await enqueue(connection, now, *entries)
 
     async def claim(
         self, size: int, lease: timedelta, *, mails: bool
     ) -> Sequence[Entry]:
-        """Give entries that are due and nobody else's for as long as the lease."""
-        self._told.clear()
-        found = [
+        """Claim entries that are due; no other process gets them during the lease."""
+        conditions = [
             outbox.c.state == State.PENDING,
             outbox.c.next_attempt_at <= sa.func.now(),
         ]
         if not mails:
-            found.append(sa.not_(_IS_MAIL))
+            conditions.append(sa.not_(_IS_MAIL))
         due = (
             sa.select(outbox.c.id)
-            .where(*found)
+            .where(*conditions)
             .order_by(outbox.c.next_attempt_at, outbox.c.id)
             .limit(size)
             .with_for_update(skip_locked=True)
@@ -102,50 +104,53 @@ class PostgresOutbox:
             .values(
                 attempts=outbox.c.attempts + 1, next_attempt_at=sa.func.now() + lease
             )
-            .returning(*_ENTRY)
+            .returning(*_ENTRY_COLUMNS)
         )
         async with self._database.reading() as connection:
             rows = (await connection.execute(statement)).all()
-        return sorted(
-            (entity_of(Entry, row) for row in rows), key=lambda entry: entry.id
-        )
+        entries = (Entry(**row._mapping) for row in rows)
+        return sorted(entries, key=lambda entry: entry.id)
 
     async def renew(self, ids: Sequence[int], lease: timedelta) -> None:
-        """Begin the lease of claimed entries anew."""
-        await self._change(ids, next_attempt_at=sa.func.now() + lease)
+        """Extend the lease of claimed entries."""
+        await self._update_pending(ids, next_attempt_at=sa.func.now() + lease)
 
     async def release(self, ids: Sequence[int]) -> None:
-        """Give claimed entries up, as if they had never been tried."""
-        await self._change(
+        """Release claimed entries, without counting the attempt."""
+        await self._update_pending(
             ids, next_attempt_at=sa.func.now(), attempts=outbox.c.attempts - 1
         )
 
     async def delivered(self, entry_id: int, now: datetime) -> None:
-        """Note that an entry is delivered; who got a mail is forgotten."""
-        done = {"state": State.DELIVERED, "delivered_at": now, "last_error": None}
+        """Mark an entry as delivered; the recipient of a mail is deleted."""
+        values = {"state": State.DELIVERED, "delivered_at": now, "last_error": None}
         address = sa.case((_IS_MAIL, sa.null()), else_=outbox.c.address)
         payload = sa.case(
             (_IS_MAIL, sa.literal({}, outbox.c.payload.type)), else_=outbox.c.payload
         )
-        await self._change([entry_id], **done, address=address, payload=payload)
+        await self._update_pending(
+            [entry_id], **values, address=address, payload=payload
+        )
 
     async def drop(self, entry_id: int) -> None:
-        """Forget an entry that came to nothing."""
+        """Delete an entry for which there was nothing to deliver."""
         statement = sa.delete(outbox).where(outbox.c.id == entry_id)
         async with self._database.reading() as connection:
             await connection.execute(statement)
 
     async def retry(self, entry_id: int, delay: timedelta, cause: str) -> None:
-        """Let an entry come again."""
-        again = sa.func.now() + delay
-        await self._change([entry_id], next_attempt_at=again, last_error=cause)
+        """Make an entry due again after the delay."""
+        next_attempt = sa.func.now() + delay
+        await self._update_pending(
+            [entry_id], next_attempt_at=next_attempt, last_error=cause
+        )
 
     async def dead_letter(self, entry_id: int, now: datetime, cause: str) -> None:
-        """Let an entry wait for an operator."""
-        dead = {"state": State.DEAD, "delivered_at": now, "last_error": cause}
-        await self._change([entry_id], **dead)
+        """Keep an entry for an operator; it is not retried by itself."""
+        values = {"state": State.DEAD, "delivered_at": now, "last_error": cause}
+        await self._update_pending([entry_id], **values)
 
-    async def _change(self, ids: Sequence[int], **values: Any) -> None:
+    async def _update_pending(self, ids: Sequence[int], **values: Any) -> None:
         statement = sa.update(outbox).where(
             outbox.c.id.in_(ids), outbox.c.state == State.PENDING
         )
@@ -153,15 +158,15 @@ class PostgresOutbox:
             await connection.execute(statement.values(values))
 
     async def dead(self) -> Sequence[DeadEntry]:
-        """Give the entries that wait for an operator, the oldest first."""
-        columns = columns_of(DeadEntry, outbox)
+        """Return the dead letters, the oldest first."""
+        columns = [outbox.c[field.name] for field in fields(DeadEntry)]
         query = sa.select(*columns).where(outbox.c.state == State.DEAD)
         async with self._database.reading() as connection:
             rows = await connection.execute(query.order_by(outbox.c.id))
-            return [entity_of(DeadEntry, row) for row in rows]
+            return [DeadEntry(**row._mapping) for row in rows]
 
     async def revive(self, ids: Sequence[int]) -> int:
-        """Let dead entries be delivered anew; give how many that were."""
+        """Make dead letters due again; return how many there were."""
         statement = (
             sa.update(outbox)
             .where(outbox.c.id.in_(ids), outbox.c.state == State.DEAD)
@@ -179,7 +184,7 @@ class PostgresOutbox:
     async def delivered_since(
         self, kind: EventType, user_id: int, since: datetime
     ) -> bool:
-        """Tell whether a user got an entry of this kind that was written since."""
+        """Return whether a user got an entry of this kind that was written since."""
         query = sa.select(outbox.c.id).where(
             outbox.c.user_id == user_id,
             outbox.c.kind == kind,
@@ -189,27 +194,19 @@ class PostgresOutbox:
         async with self._database.reading() as connection:
             return (await connection.execute(query.limit(1))).first() is not None
 
-    async def wait(self, seconds: float) -> None:
-        """Wait for new entries, at most this long."""
-        try:
-            async with asyncio.timeout(seconds):
-                await self._told.wait()
-        except TimeoutError:
-            return
-
-    def tell(self, event: asyncio.Event) -> None:
-        """Set an event, too, whenever Postgres tells of new entries."""
-        self._also.append(event)
+    def subscribe(self) -> asyncio.Event:
+        """Return an event that is set whenever new entries have committed."""
+        event = asyncio.Event()
+        self._subscribers.append(event)
+        return event
 
     async def listen(self) -> None:
-        """Take what Postgres tells of new entries, until cancelled."""
-        while True:
-            try:
-                await self._database.listen(CHANNEL, self._hear)
-            except (StoreUnavailable, sa.exc.SQLAlchemyError) as error:
-                log.debug("new entries are not told", cause=type(error).__name__)
-            await asyncio.sleep(SECONDS_BETWEEN_TRIES)
+        """Receive notifications until disconnected. Raises StoreUnavailable."""
+        try:
+            await self._database.listen(CHANNEL, self._notified)
+        except sa.exc.SQLAlchemyError as error:
+            raise StoreUnavailable from error
 
-    def _hear(self, *_: object) -> None:
-        for event in (self._told, *self._also):
+    def _notified(self, *_: object) -> None:
+        for event in self._subscribers:
             event.set()

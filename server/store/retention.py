@@ -5,16 +5,13 @@ Rows are taken with SKIP LOCKED, so that processes share the work and none waits
 
 from __future__ import annotations
 
-import asyncio
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 import sqlalchemy as sa
-import structlog
 
 from server.domain.clock import Clock
 from server.domain.credentials.revocations import KEPT as REVOCATIONS_KEPT
-from server.domain.errors import StoreUnavailable
 from server.domain.idempotency import KEPT as ANSWERS_KEPT
 from server.domain.outbox.entries import State
 from server.store.accounts.erasure import erase
@@ -31,9 +28,8 @@ from server.store.tables import (
     users,
 )
 
-log = structlog.get_logger()
 BATCH = 200
-SECONDS_BETWEEN_SWEEPS = 60.0
+SWEEP_INTERVAL = timedelta(minutes=1)
 # they tell a device that was seen before from a new one
 SESSIONS_KEPT = timedelta(days=30)
 # a day's tokens are counted
@@ -86,15 +82,6 @@ class Retention:
         self._feed = feed
         self._kept = kept
         self._clock = clock
-
-    async def run(self) -> None:
-        """Sweep every minute, until cancelled."""
-        while True:
-            try:
-                await self.sweep()
-            except StoreUnavailable as error:
-                log.warning("nothing can be swept", cause=repr(error.__cause__))
-            await asyncio.sleep(SECONDS_BETWEEN_SWEEPS)
 
     async def sweep(self) -> None:
         """Erase all that has served. Raises StoreUnavailable."""

@@ -1,58 +1,48 @@
-"""Hints between processes that there is something to read in Postgres, by Redis.
+"""WakeupChannel: Redis messages that tell other processes to read Postgres again.
 
-A lost hint costs as long as the reader waits without one.
+Messages carry nothing and may be lost: readers poll as well, only later.
 """
 
 from __future__ import annotations
 
 import asyncio
+from typing import NoReturn
 
 import structlog
 from redis.asyncio import Redis
-from redis.asyncio.client import PubSub
 from redis.exceptions import RedisError
 
+from server.domain.errors import StoreUnavailable
+
 log = structlog.get_logger()
-SECONDS_BETWEEN_TRIES = 0.5
+READ_TIMEOUT_SECONDS = 0.5
 
 
 class WakeupChannel:
-    """The hints of one channel."""
+    """One Redis channel; `wake` is set by each message on it."""
 
     def __init__(self, redis: Redis, channel: str) -> None:
         self._redis = redis
         self._channel = channel
-        self._received = asyncio.Event()
+        self.wake = asyncio.Event()
 
     async def publish(self) -> None:
-        """Hint to every process, this one included."""
-        self._received.set()
+        """Wake every process, this one included; without Redis, this one only."""
+        self.wake.set()
         try:
             await self._redis.publish(self._channel, b"")
         except (RedisError, OSError):
-            log.debug("wakeup message not published", channel=self._channel)
+            log.debug("wake-up message not published", channel=self._channel)
 
-    async def wait(self, seconds: float) -> None:
-        """Wait for a hint, at most so long."""
+    async def listen(self) -> NoReturn:
+        """Receive messages until the connection is lost. Raises StoreUnavailable."""
         try:
-            async with asyncio.timeout(seconds):
-                await self._received.wait()
-        except TimeoutError:
-            return
-        self._received.clear()
-
-    async def listen(self) -> None:
-        """Take the other processes' hints, until cancelled."""
-        while True:
-            try:
-                async with self._redis.pubsub() as channel:
-                    await channel.subscribe(self._channel)
-                    await self._relay(channel)
-            except (RedisError, OSError):
-                await asyncio.sleep(SECONDS_BETWEEN_TRIES)
-
-    async def _relay(self, channel: PubSub) -> None:
-        while True:
-            wait = SECONDS_BETWEEN_TRIES
-            if await channel.get_message(ignore_subscribe_messages=True, timeout=wait):
-                self._received.set()
+            async with self._redis.pubsub() as subscription:
+                await subscription.subscribe(self._channel)
+                while True:
+                    if await subscription.get_message(
+                        ignore_subscribe_messages=True, timeout=READ_TIMEOUT_SECONDS
+                    ):
+                        self.wake.set()
+        except (RedisError, OSError) as error:
+            raise StoreUnavailable from error

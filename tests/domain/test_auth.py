@@ -18,6 +18,7 @@ from server.domain.errors import InvalidCredentials, RefreshTokenInvalid, TokenI
 from server.domain.limits import SlidingWindows
 from server.domain.outbox.entries import EventType, NewEntry
 from server.domain.paging import PageTokens
+from server.workers.hashing import HashingPool
 from tests.fakes import Clock, FakeMailing, FakeServiceKeys, FakeSessions, FakeUsers
 
 SECRET = SecretKey("s" * 32)
@@ -34,9 +35,9 @@ class World:
 
 @pytest.fixture(scope="module")
 def hasher() -> Iterator[PasswordHasher]:
-    hasher = PasswordHasher()
-    yield hasher
-    hasher.close()
+    pool = HashingPool()
+    yield PasswordHasher(pool)
+    pool.close()
 
 
 @pytest.fixture

@@ -32,7 +32,7 @@ class Log:
         self.kept += new
         self.buffer.extend(new)
 
-    async def place(self, token: int) -> tuple[int, int]:
+    async def resume_from(self, token: int) -> tuple[int, int]:
         return token, max((revoked.token for revoked in self.kept), default=0)
 
     async def chunk(self, since: int, after_id: int, size: int) -> Sequence[Revoked]:

@@ -20,6 +20,7 @@ from blatam.auth.v1 import auth_pb2 as pb
 from blatam.auth.v1.auth_pb2_grpc import AuthServiceStub
 from server.domain.credentials.passwords import PasswordHasher
 from server.store.connect import Database
+from server.workers.hashing import HashingPool
 from tests.load import service
 from tests.load.row import Row
 
@@ -58,9 +59,9 @@ async def rows() -> list[Row]:
 
 async def _people(database: Database) -> None:
     """Make the accounts that there are, all with PASSWORD."""
-    hasher = PasswordHasher()
-    hashed = await hasher.hash(PASSWORD)
-    hasher.close()
+    pool = HashingPool()
+    hashed = await PasswordHasher(pool).hash(PASSWORD)
+    pool.close()
     filled = sa.text(
         "insert into users (email, username, username_folded, hashed_password, role,"
         " created_at, updated_at)"

@@ -14,8 +14,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from server.domain.outbox.dispatcher import MailerUnavailable
-from server.domain.outbox.emails import Email, Template
+from server.domain.outbox.emails import Email, MailerUnavailable, Template
 from server.mail.message import MessageBuilder
 from server.mail.smtp import MailServer, SmtpMailer
 from tests.fakes import NOON, Clock

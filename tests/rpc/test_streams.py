@@ -13,7 +13,7 @@ import structlog
 from blatam.policy.v1.policy_pb2 import Access, MethodPolicy
 from blatam.user.v1 import user_pb2 as pb
 from edge.port import CallError, CallPort, RemotePort, Reply
-from server import run
+from server.composition.serving import listening_grpc
 from server.domain.audit import AuditEvent, AuditFilter
 from server.domain.errors import UserNotFound
 from server.logs import named
@@ -84,7 +84,7 @@ async def ports(source: Source, events: Events) -> AsyncIterator[dict[str, CallP
     served = {PATH: (METHOD, chained([logged, audit, failing], source))}
     server = grpc_server(Listener(TrustedProxies(())).handlers(served))
     async with (
-        run.listening_grpc(server, "127.0.0.1:0") as port,
+        listening_grpc(server, "127.0.0.1:0") as port,
         grpc.aio.insecure_channel(f"127.0.0.1:{port}", STEADY) as channel,
     ):
         local = LocalPort(served, TrustedProxies(()), Reply, CallError)

@@ -1,6 +1,7 @@
-"""The outbox: written with the change, claimed by one, delivered or dead."""
+"""The outbox: entries are written with the change and claimed by one process."""
 
 import asyncio
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from uuid import UUID, uuid4
@@ -16,7 +17,7 @@ from server.store.connect import Database
 from server.store.credentials.sessions import PostgresSessions
 from server.store.outbox import PostgresOutbox
 from server.store.tables import outbox
-from server.workers.supervisor import supervise
+from server.workers.supervisor import Subscription, supervise
 from tests.fakes import NOON, FakeSessions
 from tests.store.conftest import Stores
 
@@ -25,20 +26,20 @@ LONG_AGO = NOON - timedelta(days=30)
 
 
 @dataclass(frozen=True, slots=True)
-class Written:
-    """A row as it stands there."""
+class WrittenEvent:
+    """The columns of an event that the tests compare."""
 
     kind: str
     user_id: int | None
     version: int
 
 
-async def written(database: Database) -> list[Written]:
-    """Give the events, in the order in which streams read them."""
+async def written_events(database: Database) -> list[WrittenEvent]:
+    """Return the events, in the order in which streams read them."""
     query = sa.select(outbox).where(outbox.c.kind.like("user.%")).order_by(outbox.c.id)
     async with database.reading() as connection:
         rows = (await connection.execute(query)).all()
-    return [Written(row.kind, row.user_id, row.payload["version"]) for row in rows]
+    return [WrittenEvent(row.kind, row.user_id, row.payload["version"]) for row in rows]
 
 
 def new(name: str, role: Role = Role.STUDENT) -> NewUser:
@@ -64,10 +65,10 @@ async def logged_in(
     return session.id
 
 
-async def test_every_change_of_an_account_is_told(
+async def test_outbox_holds_event_for_every_change_of_account(
     real_stores: Stores, database: Database
 ) -> None:
-    """By an event in its own transaction, which says the version it led to."""
+    """Each event is written in the transaction of its change, with its version."""
     users, sessions = real_stores.users, real_stores.sessions
     ana = await users.add(new("ana"))
     await users.edit(ana.id, UserEdit({"username": "anna"}, "", NOON))
@@ -78,16 +79,15 @@ async def test_every_change_of_an_account_is_told(
     await users.delete(ana.id, NOON)
     await users.undelete(ana.id, LONG_AGO, NOON)
     kinds = ["created", "updated", "updated", "deleted", "undeleted"]
-    assert await written(database) == [
-        Written(f"user.{kind}", ana.id, version)
+    assert await written_events(database) == [
+        WrittenEvent(f"user.{kind}", ana.id, version)
         for version, kind in enumerate(kinds, start=1)
     ]
 
 
-async def test_what_is_refused_or_changes_nothing_is_not_told(
+async def test_outbox_holds_no_event_for_refused_or_empty_change(
     real_stores: Stores, database: Database
 ) -> None:
-    """An event without its change would be an invention."""
     ana = await real_stores.users.add(new("ana", Role.ADMIN))
     with pytest.raises(EmailTaken):
         await real_stores.users.add(
@@ -96,7 +96,7 @@ async def test_what_is_refused_or_changes_nothing_is_not_told(
     await real_stores.users.edit(ana.id, UserEdit({"username": "ana"}, "", NOON))
     with pytest.raises(LastAdmin):
         await real_stores.users.delete(ana.id, NOON)
-    assert await written(database) == [Written("user.created", ana.id, 1)]
+    assert await written_events(database) == [WrittenEvent("user.created", ana.id, 1)]
 
 
 @pytest.fixture
@@ -114,26 +114,26 @@ MAIL = NewEntry(EventType.NEW_DEVICE, 7, "a@x.co", {"device": "Phone"})
 EVENT = NewEntry(EventType.USER_UPDATED, 7, payload={"version": 2})
 
 
-async def test_an_entry_is_one_claimants(store: PostgresOutbox) -> None:
-    """However many look at once; again when its lease is over: they may be dead."""
+async def test_outbox_entry_is_claimed_by_one_process(store: PostgresOutbox) -> None:
+    """It is claimed again when the lease has expired: the process may have died."""
     await store.add(NOON, *[MAIL] * 25)
-    found = await asyncio.gather(*(claimed(store, NO_TIME) for _ in range(2)))
-    idempotency = [entry.id for batch in found for entry in batch]
-    assert len(set(idempotency)) == 20
-    assert found[0][0].payload == MAIL.payload
+    batches = await asyncio.gather(*(claimed(store, NO_TIME) for _ in range(2)))
+    ids = [entry.id for batch in batches for entry in batch]
+    assert len(set(ids)) == 20
+    assert batches[0][0].payload == MAIL.payload
     again = await claimed(store)
     assert {entry.attempts for entry in again} == {1, 2}
     assert not {e.id for e in again} & {e.id for e in await claimed(store)}
 
 
-async def test_a_lease_is_renewed(store: PostgresOutbox) -> None:
+async def test_outbox_lease_is_renewed(store: PostgresOutbox) -> None:
     await store.add(NOON, MAIL)
     (entry,) = await claimed(store, NO_TIME)
     await store.renew([entry.id], MINUTE)
     assert not await claimed(store)
 
 
-async def test_what_is_put_back_was_never_tried(store: PostgresOutbox) -> None:
+async def test_outbox_released_entry_counts_no_attempt(store: PostgresOutbox) -> None:
     await store.add(NOON, MAIL)
     (entry,) = await claimed(store)
     await store.release([entry.id])
@@ -141,15 +141,15 @@ async def test_what_is_put_back_was_never_tried(store: PostgresOutbox) -> None:
     assert (again.id, again.attempts) == (entry.id, 1)
 
 
-async def test_mails_are_left_while_the_post_is_away(store: PostgresOutbox) -> None:
+async def test_outbox_claim_skips_mails_on_request(store: PostgresOutbox) -> None:
     await store.add(NOON, MAIL, EVENT)
     assert [e.kind for e in await claimed(store, mails=False)] == ["user.updated"]
 
 
-async def test_what_is_delivered_is_not_claimed(
+async def test_outbox_delivered_entry_is_not_claimed(
     store: PostgresOutbox, database: Database
 ) -> None:
-    """Of a mail only that there was one is kept; an event keeps what it tells."""
+    """A delivered mail loses its recipient and payload; an event keeps both."""
     await store.add(NOON, MAIL, EVENT, MAIL)
     for entry in (await claimed(store, NO_TIME))[:2]:
         await store.delivered(entry.id, NOON)
@@ -157,8 +157,8 @@ async def test_what_is_delivered_is_not_claimed(
     await store.drop(dropped.id)
     async with database.reading() as connection:
         rows = (await connection.execute(sa.select(outbox))).all()
-    found = {row.kind: (row.address, row.payload, row.state) for row in rows}
-    assert found == {
+    remaining = {row.kind: (row.address, row.payload, row.state) for row in rows}
+    assert remaining == {
         "mail.new_device": (None, {}, 1),
         "user.updated": (None, {"version": 2}, 1),
     }
@@ -166,16 +166,16 @@ async def test_what_is_delivered_is_not_claimed(
     assert not await store.delivered_since(EventType.NEW_DEVICE, 7, NOON + MINUTE)
 
 
-async def test_a_retry_waits_and_the_dead_stay(store: PostgresOutbox) -> None:
-    """Until an operator puts them back, as if they had never been tried."""
+async def test_outbox_dead_letter_stays_until_revived(store: PostgresOutbox) -> None:
+    """A revived dead letter counts no attempts; a retry waits for its delay."""
     await store.add(NOON, MAIL, MAIL, MAIL)
     later, now, dead = await claimed(store)
     await store.retry(later.id, MINUTE, "SMTPDataError")
     await store.retry(now.id, NO_TIME, "SMTPDataError")
     await store.dead_letter(dead.id, NOON, "SMTPDataError")
     assert [entry.id for entry in await claimed(store)] == [now.id]
-    (shown,) = await store.dead()
-    assert (shown.id, shown.kind, shown.last_error) == (
+    (dead_letter,) = await store.dead()
+    assert (dead_letter.id, dead_letter.kind, dead_letter.last_error) == (
         dead.id,
         "mail.new_device",
         "SMTPDataError",
@@ -185,12 +185,15 @@ async def test_a_retry_waits_and_the_dead_stay(store: PostgresOutbox) -> None:
     assert (back.id, back.attempts) == (dead.id, 1)
 
 
-async def test_whoever_waits_is_told(store: PostgresOutbox) -> None:
-    """At once when an entry commits, by whatever process."""
-    async with asyncio.timeout(10), supervise(store.listen):
-        while True:
+async def test_outbox_subscriber_is_notified_of_commit(
+    store: PostgresOutbox,
+) -> None:
+    """At once, whatever process has written the entry."""
+    event = store.subscribe()
+    listening = Subscription("outbox", store.listen)
+    async with asyncio.timeout(10), supervise(listening):
+        while not event.is_set():
             await store.add(NOON, MAIL)
-            started = asyncio.get_running_loop().time()
-            await store.wait(1)
-            if asyncio.get_running_loop().time() - started < 0.5:
-                break
+            with suppress(TimeoutError):
+                async with asyncio.timeout(0.1):
+                    await event.wait()

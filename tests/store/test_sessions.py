@@ -18,7 +18,8 @@ from server.store.connect import Database, redis_client
 from server.store.credentials.accounts import PostgresAccounts
 from server.store.credentials.revocations import RevocationFeed, revoke
 from server.store.credentials.sessions import PostgresSessions
-from server.workers.supervisor import supervise
+from server.workers.poller import Poller
+from server.workers.supervisor import Subscription, supervise
 from tests.fakes import NOON, Clock
 from tests.store.conftest import Stores
 
@@ -217,7 +218,9 @@ async def test_a_hint_hurries_the_look(database: Database, redis_url: str) -> No
     ours = RevocationFeed(database, redis, Revocations(clock), clock)
     feed = RevocationFeed(database, redis, known, clock)
     session_id = uuid4()
-    async with supervise(feed.run, feed.listen), asyncio.timeout(10):
+    poller = Poller("revocations", feed.refresh, timedelta(minutes=1), feed.wake)
+    messages = Subscription("messages", feed.listen)
+    async with supervise(poller, messages), asyncio.timeout(10):
         async with database.transaction() as connection:
             await revoke(connection, [session_id], NOON)
         await ours.ended([session_id], NOON)

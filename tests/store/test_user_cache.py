@@ -1,4 +1,4 @@
-"""Accounts close at hand are never older than what Postgres has told."""
+"""The cache of accounts is never older than the last notification of Postgres."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
@@ -11,10 +11,10 @@ from redis.asyncio import Redis
 from server.domain.accounts.users import NewUser, Role, User, UserEdit
 from server.domain.credentials.revocations import Revocations
 from server.store.accounts.erasure import erase
-from server.store.accounts.user_cache import CachedUsers
+from server.store.accounts.user_cache import CachedUsers, _key
 from server.store.connect import Database, redis_client
 from server.store.credentials.revocations import RevocationFeed
-from server.workers.supervisor import supervise
+from server.workers.supervisor import Subscription, supervise
 from tests.fakes import NOON, Clock
 
 TEACHER = UserEdit({"role": Role.TEACHER}, "", NOON)
@@ -28,10 +28,10 @@ def cached(database: Database, redis: Redis) -> CachedUsers:
 
 @asynccontextmanager
 async def process(database: Database, redis: Redis) -> AsyncIterator[CachedUsers]:
-    """Give a process's view, once Postgres tells it changes."""
+    """Return the cache of one process, once it receives notifications."""
     users = cached(database, redis)
-    async with supervise(users.cache.run):
-        await until(lambda: users.cache._told)
+    async with supervise(Subscription("user cache", users.cache.listen)):
+        await until(lambda: users.cache._listening)
         yield users
 
 
@@ -47,7 +47,7 @@ async def added(users: CachedUsers) -> User:
 
 @pytest.fixture
 def statements(database: Database) -> list[str]:
-    """Give what Postgres is asked from here on, but for signs of life."""
+    """Return the list of statements that the test sends to Postgres."""
     seen: list[str] = []
     sa.event.listen(
         database.engine.sync_engine,
@@ -57,7 +57,7 @@ def statements(database: Database) -> list[str]:
     return seen
 
 
-async def test_a_second_read_asks_nobody(
+async def test_user_cache_second_read_sends_no_query(
     database: Database, redis_url: str, statements: list[str]
 ) -> None:
     redis = redis_client(redis_url)
@@ -69,7 +69,7 @@ async def test_a_second_read_asks_nobody(
     await redis.aclose()
 
 
-async def test_another_process_reads_from_redis(
+async def test_user_cache_is_shared_through_redis(
     database: Database, redis_url: str, statements: list[str]
 ) -> None:
     redis = redis_client(redis_url)
@@ -82,32 +82,32 @@ async def test_another_process_reads_from_redis(
     await redis.aclose()
 
 
-async def test_an_erased_user_is_in_no_cache(
+async def test_user_cache_drops_erased_user_in_every_process(
     database: Database, redis_url: str
 ) -> None:
-    """Every process drops what it holds; in Redis a mark takes the account's place."""
+    """In Redis the new version replaces the account."""
     redis = redis_client(redis_url)
     async with process(database, redis) as one, process(database, redis) as other:
         user = await added(one)
         assert await one.by_id(user.id) == await other.by_id(user.id) == user
         async with database.transaction() as connection:
             await erase(connection, user.id, NOON)
-        await until(lambda: user.id not in one.cache._held | other.cache._held)
+        await until(lambda: user.id not in one.cache._users | other.cache._users)
         async with asyncio.timeout(10):
             while await redis.hget(  # noqa: ASYNC110 - seen from outside
-                f"user:{{{user.id}}}", "user"
+                _key(user.id), "user"
             ):
                 await asyncio.sleep(0.005)
         assert await one.by_id(user.id) is None
     await redis.aclose()
 
 
-@pytest.mark.parametrize("redis_there", [True, False])
-async def test_a_change_is_told_to_every_process(
-    database: Database, redis_url: str, redis_there: bool
+@pytest.mark.parametrize("redis_available", [True, False])
+async def test_user_cache_sees_changes_of_other_processes(
+    database: Database, redis_url: str, redis_available: bool
 ) -> None:
-    """Whoever changes the row, and whether or not Redis is there."""
-    redis = redis_client(redis_url if redis_there else "unix:///nowhere")
+    """Also while Redis is unavailable."""
+    redis = redis_client(redis_url if redis_available else "unix:///nowhere")
     async with process(database, redis) as one, process(database, redis) as other:
         user = await added(one)
         for users in (one, other):
@@ -115,38 +115,38 @@ async def test_a_change_is_told_to_every_process(
         changed = await one.edit(user.id, TEACHER)
         assert changed
         assert await one.by_id(user.id) == changed
-        await until(lambda: user.id not in other.cache._held)
+        await until(lambda: user.id not in other.cache._users)
         assert await other.by_id(user.id) == changed
         await one.delete(user.id, NOON)
         assert await one.by_id(user.id) is None
-        await until(lambda: user.id not in other.cache._held)
+        await until(lambda: user.id not in other.cache._users)
         assert await other.by_id(user.id) is None
     await redis.aclose()
 
 
-async def test_a_slow_reader_puts_nothing_stale_back(
+async def test_user_cache_refuses_older_version_of_slow_reader(
     database: Database, redis_url: str
 ) -> None:
-    """L17: it read before the change, and stores after it was told."""
+    """L17: it read before the change, and writes after the notification."""
     redis = redis_client(redis_url)
     async with process(database, redis) as users:
         old = await added(users)
         changed = await users.edit(old.id, TEACHER)
-        await until(lambda: old.id in users.cache._least)
+        await until(lambda: old.id in users.cache._min_versions)
         assert changed
-        await users.cache._mark(changed.id, changed.version)
+        await users.cache._invalidate(changed.id, changed.version)
         users.cache.keep(old)
-        await users.cache._share(old)
+        await users.cache._to_redis(old)
         assert await users.by_id(old.id) == changed
         async with process(database, redis) as other:
             assert await other.by_id(old.id) == changed
     await redis.aclose()
 
 
-async def test_without_the_channel_nothing_is_held(
+async def test_user_cache_is_off_without_notifications(
     database: Database, redis_url: str, statements: list[str]
 ) -> None:
-    """What is not told cannot be known: each read asks Postgres."""
+    """Changes may be missed: each read queries Postgres."""
     redis = redis_client(redis_url)
     users = cached(database, redis)
     user = await added(users)
@@ -156,8 +156,10 @@ async def test_without_the_channel_nothing_is_held(
     await redis.aclose()
 
 
-async def test_a_lost_channel_is_begun_anew(database: Database, redis_url: str) -> None:
-    """L6: a terminated backend costs the cache, not an answer."""
+async def test_user_cache_reconnects_after_lost_connection(
+    database: Database, redis_url: str
+) -> None:
+    """L6: reads succeed while the connection for notifications is down."""
     redis = redis_client(redis_url)
     async with process(database, redis) as users:
         user = await added(users)
@@ -169,7 +171,7 @@ async def test_a_lost_channel_is_begun_anew(database: Database, redis_url: str) 
                     " where datname = current_database() and pid <> pg_backend_pid()"
                 )
             )
-        await until(lambda: not users.cache._told)
+        await until(lambda: not users.cache._listening)
         assert await users.by_id(user.id) == user
-        await until(lambda: users.cache._told)
+        await until(lambda: users.cache._listening)
     await redis.aclose()

@@ -1,30 +1,72 @@
-"""Background work goes on, whatever befalls it."""
+"""supervise: tasks are restarted, and cancelled at the end."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
+from datetime import timedelta
 
-from server.workers.supervisor import supervise
+import structlog
+
+from server.domain.errors import StoreUnavailable
+from server.workers.supervisor import Subscription, supervise
+
+NO_DELAY = timedelta(0)
 
 
-async def until(holds: Callable[[], bool]) -> None:
+async def until(condition: Callable[[], bool]) -> None:
     async with asyncio.timeout(10):
-        while not holds():  # noqa: ASYNC110 - seen from outside
+        while not condition():  # noqa: ASYNC110 - the condition sets no event
             await asyncio.sleep(0)
 
 
-async def test_what_fails_is_begun_anew() -> None:
-    """A process must not go on with what it knew when its watch broke."""
-    begun = []
-
-    async def work() -> None:
-        begun.append(1)
-        raise ValueError("something nobody thought of")
-
-    async with supervise(work, pause=0):
-        await until(lambda: len(begun) > 3)
+def task(run: Callable[[], Awaitable[None]]) -> Subscription:
+    return Subscription("the task", run)
 
 
-async def test_it_ends_though_a_cancellation_is_swallowed() -> None:
+async def test_supervise_restarts_task_that_fails() -> None:
+    """A process must not go on with stale data because a bug ended a task."""
+    starts = []
+
+    async def fail() -> None:
+        starts.append(1)
+        raise ValueError("unforeseen")
+
+    with structlog.testing.capture_logs() as lines:
+        async with supervise(task(fail), restart_delay=NO_DELAY):
+            await until(lambda: len(starts) > 3)
+    assert {line["event"] for line in lines} == {"background task failed"}
+    assert {line["task"] for line in lines} == {"the task"}
+
+
+async def test_supervise_restarts_task_that_returns() -> None:
+    starts = []
+
+    async def end() -> None:
+        starts.append(1)
+
+    async with supervise(task(end), restart_delay=NO_DELAY):
+        await until(lambda: len(starts) > 3)
+
+
+async def test_supervise_logs_outage_once() -> None:
+    """Not a line for every attempt to reconnect."""
+    starts = []
+
+    async def disconnect() -> None:
+        starts.append(1)
+        raise StoreUnavailable from OSError("refused")
+
+    with structlog.testing.capture_logs() as lines:
+        async with supervise(task(disconnect), restart_delay=NO_DELAY):
+            await until(lambda: len(starts) > 3)
+    (line,) = lines
+    assert (line["event"], line["log_level"]) == (
+        "background task interrupted",
+        "warning",
+    )
+    assert "refused" in line["cause"]
+
+
+async def test_supervise_ends_task_that_swallows_cancellation() -> None:
     """redis-py swallows one while it connects."""
 
     async def stubborn() -> None:
@@ -33,5 +75,5 @@ async def test_it_ends_though_a_cancellation_is_swallowed() -> None:
         except asyncio.CancelledError:
             await asyncio.sleep(60)
 
-    async with asyncio.timeout(10), supervise(stubborn):
+    async with asyncio.timeout(10), supervise(task(stubborn)):
         await asyncio.sleep(0)

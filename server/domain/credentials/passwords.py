@@ -8,13 +8,12 @@ owner or the academy. The list is zxcvbn's (MIT), 30,000 passwords by frequency.
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from datetime import timedelta
 from enum import StrEnum
 from functools import partial
 from secrets import token_urlsafe
+from typing import Protocol, TypeVar
 
 from passlib.context import CryptContext
 from zxcvbn.frequency_lists import FREQUENCY_LISTS
@@ -25,14 +24,12 @@ from server.domain.credentials.context_words import (
     holds,
     is_like,
 )
-from server.domain.credentials.hashing import HashingPool
 from server.domain.credentials.imported_hashes import MEMORY_KIB, PASSES, is_bcrypt
 from server.domain.errors import InvalidFields, Violation
 
 COMMON = frozenset(word for word in FREQUENCY_LISTS["passwords"] if len(word) >= 8)
 BCRYPT_READS = 72  # bytes of a password; bcrypt leaves out the rest
-LARGEST_BATCH = 100
-LONGEST_WAIT = timedelta(seconds=5)  # a log-in that waits longer is not waited for
+Result = TypeVar("Result")
 
 
 class PasswordPolicy(StrEnum):
@@ -120,25 +117,21 @@ class Verdict:
     upgraded: str | None = None
 
 
+class HashingPool(Protocol):
+    """Runs jobs that would block the event loop."""
+
+    async def run(self, work: Callable[[], Result]) -> Result:
+        """Run the job of a log-in. Raises Overloaded."""
+
+    async def run_all(self, works: Iterable[Callable[[], Result]]) -> list[Result]:
+        """Run the jobs of a batch, after those of log-ins. Raises Overloaded."""
+
+
 class PasswordHasher:
-    """Argon2id (19 MiB, t=2, p=1: OWASP) in a bounded pool; bcrypt is still read.
+    """Hashes with Argon2id (19 MiB, t=2, p=1: OWASP) in a pool; reads bcrypt, too."""
 
-    The pool has cores - 1 threads, at least 1, so that the loop keeps a core: with
-    as many as cores a log-in flood doubles the latency of everything else. At most
-    `queue` calls wait for each thread; beyond that Overloaded is raised at once.
-    """
-
-    def __init__(
-        self,
-        threads: int | None = None,
-        queue: int = 100,
-        patience: timedelta = LONGEST_WAIT,
-    ) -> None:
-        threads = threads or max(1, (os.cpu_count() or 1) - 1)
-        batches = 2 * LARGEST_BATCH
-        self._pool = HashingPool(
-            threads, queue=queue, batches=batches, patience=patience
-        )
+    def __init__(self, pool: HashingPool) -> None:
+        self._pool = pool
         self._context = CryptContext(
             ["argon2", "bcrypt"],
             deprecated="auto",
@@ -172,7 +165,3 @@ class PasswordHasher:
             partial(self._context.verify_and_update, password, target)
         )
         return Verdict(matches, upgraded) if hashed else Verdict(False)
-
-    def close(self) -> None:
-        """End the pool once its present work is done."""
-        self._pool.close()

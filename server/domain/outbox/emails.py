@@ -17,6 +17,10 @@ _NEWS = frozenset({EventType.FOLLOWED_POST, EventType.NEW_FOLLOWER, EventType.DI
 BETWEEN_WARNINGS = timedelta(days=1)
 
 
+class MailerUnavailable(Exception):
+    """No email can be sent at present; not the fault of an email."""
+
+
 class Template(StrEnum):
     """Which letter; each has a text."""
 

@@ -1,9 +1,9 @@
-"""Accounts close at hand: in this process for seconds, in Redis for an hour.
+"""Cache of accounts by id: in this process for seconds, in Redis for an hour.
 
-Postgres tells every change when it commits, on a channel of its own: this process
-drops what it holds, and marks the version in Redis, so that no slow reader can put
-an older one back. While the channel is down nothing is held in this process, and
-Redis is not asked: what was told meanwhile is not known.
+A trigger in Postgres notifies every process of each change when it commits. The
+process drops the account, and writes the new version to Redis, so that a slow reader
+cannot put an older one back. While the connection for notifications is down, nothing
+is cached in this process and Redis is not read: changes may have been missed.
 """
 
 from __future__ import annotations
@@ -18,7 +18,6 @@ from typing import Any
 
 import orjson
 import sqlalchemy as sa
-import structlog
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -30,19 +29,17 @@ from server.store.accounts.users import PostgresUsers
 from server.store.connect import Database
 from server.store.credentials.revocations import RevocationFeed
 
-log = structlog.get_logger()
 CHANNEL = "users"
-SECONDS_HELD = 5.0
-SECONDS_IN_REDIS = 3600
-SECONDS_MARKED = 60  # far longer than any read takes
-SECONDS_BETWEEN_TRIES = 1.0
-MOST = 10_000
+LOCAL_TTL_SECONDS = 5.0
+REDIS_TTL_SECONDS = 3600
+INVALIDATION_TTL_SECONDS = 60  # far longer than any read takes
+MAX_ENTRIES = 10_000
 
-# KEYS: the account's. ARGV: version, value ("" to mark it only), seconds.
+# KEYS: the account's. ARGV: version, value ("" to invalidate), TTL in seconds.
 _PUT_IF_NEWER = """
-local held = redis.call('HGET', KEYS[1], 'version')
-if held and tonumber(held) > tonumber(ARGV[1]) then return 0 end
-if held == ARGV[1] and ARGV[2] == '' then return 0 end
+local cached = redis.call('HGET', KEYS[1], 'version')
+if cached and tonumber(cached) > tonumber(ARGV[1]) then return 0 end
+if cached == ARGV[1] and ARGV[2] == '' then return 0 end
 redis.call('HSET', KEYS[1], 'version', ARGV[1], 'user', ARGV[2])
 redis.call('EXPIRE', KEYS[1], ARGV[3])
 return 1
@@ -51,111 +48,112 @@ Read = Callable[[int], Awaitable[User | None]]
 
 
 class UserCache:
-    """Gives accounts by id, from as near as they can be had."""
+    """Reads accounts by id from this process, from Redis, or from Postgres."""
 
     def __init__(self, database: Database, redis: Redis, read: Read) -> None:
         self._database = database
         self._redis = redis
         self._put = redis.register_script(_PUT_IF_NEWER)
         self._read = read
-        self._held: dict[int, tuple[User, float]] = {}
-        self._least: dict[int, int] = {}  # versions told: nothing older is held
-        self._told = False  # whether the channel is up
+        self._users: dict[int, tuple[User, float]] = {}  # with the time of expiry
+        self._min_versions: dict[int, int] = {}  # notified: no older one is cached
+        self._listening = False
         self._loop = asyncio.get_running_loop()
 
     async def by_id(self, user_id: int) -> User | None:
-        """Give the account with this id."""
-        held = self._held.get(user_id)
-        if held and held[1] > self._loop.time():
-            return held[0]
-        user = await self._shared(user_id)
+        """Return the account with this id."""
+        cached = self._users.get(user_id)
+        if cached and cached[1] > self._loop.time():
+            return cached[0]
+        user = await self._from_redis(user_id)
         if user is None:
             user = await self._read(user_id)
-            if user and self._told:
-                await self._share(user)
+            if user and self._listening:
+                await self._to_redis(user)
         if user:
             self.keep(user)
         return user
 
     def keep(self, user: User) -> None:
-        """Hold an account here; what this process wrote is visible at once."""
-        if self._told and user.version >= self._least.get(user.id, 0):
-            _trim(self._held)
-            self._held[user.id] = (user, self._loop.time() + SECONDS_HELD)
+        """Cache an account in this process, which then sees its own change at once."""
+        if self._listening and user.version >= self._min_versions.get(user.id, 0):
+            _evict_oldest(self._users)
+            self._users[user.id] = (user, self._loop.time() + LOCAL_TTL_SECONDS)
 
     def drop(self, user_id: int) -> None:
-        """Hold an account no longer."""
-        self._held.pop(user_id, None)
+        """Remove an account from this process's cache."""
+        self._users.pop(user_id, None)
 
-    async def _shared(self, user_id: int) -> User | None:
-        if not self._told:
+    async def listen(self) -> None:
+        """Receive notifications until disconnected. Raises StoreUnavailable."""
+        try:
+            await self._database.listen(CHANNEL, self._notified, self._connected)
+        except sa.exc.SQLAlchemyError as error:
+            raise StoreUnavailable from error
+        finally:
+            self._clear()
+
+    async def _from_redis(self, user_id: int) -> User | None:
+        if not self._listening:
             return None
         with suppress(RedisError, OSError):
             raw = await self._redis.hget(_key(user_id), "user")
-            user = _user(raw) if raw else None
-            if user and user.version >= self._least.get(user_id, 0):
+            user = _decode(raw) if raw else None
+            if user and user.version >= self._min_versions.get(user_id, 0):
                 return user
         return None
 
-    async def _share(self, user: User) -> None:
-        seconds = int(SECONDS_IN_REDIS * random.uniform(0.9, 1.0))  # noqa: S311 - jitter
+    async def _to_redis(self, user: User) -> None:
+        seconds = int(REDIS_TTL_SECONDS * random.uniform(0.9, 1.0))  # noqa: S311 - jitter
         with suppress(RedisError, OSError):
             await self._put(
                 keys=[_key(user.id)],
                 args=[user.version, orjson.dumps(asdict(user)), seconds],
             )
 
-    async def run(self) -> None:
-        """Take what Postgres tells, until cancelled; begin anew when it is lost."""
-        while True:
-            try:
-                await self._database.listen(CHANNEL, self._hear, self._begun)
-            except (StoreUnavailable, sa.exc.SQLAlchemyError) as error:
-                log.warning("changes are not told", cause=type(error).__name__)
-            finally:
-                self._forget()
-            await asyncio.sleep(SECONDS_BETWEEN_TRIES)
-
-    async def _begun(self, connection: AsyncConnection) -> None:
-        """Mark in Redis what may have changed while nobody listened."""
+    async def _connected(self, connection: AsyncConnection) -> None:
+        """Invalidate in Redis what may have changed while nothing was received."""
         recent = sa.text(
             "select id, version from users where version > 1"
             " and updated_at > now() - make_interval(secs => :seconds)"
         )
-        rows = await connection.execute(recent, {"seconds": SECONDS_IN_REDIS + 60})
+        rows = await connection.execute(recent, {"seconds": REDIS_TTL_SECONDS + 60})
         for row in rows:
-            await self._mark(row.id, row.version)
-        self._told = True
+            await self._invalidate(row.id, row.version)
+        self._listening = True
 
-    def _hear(self, _connection: object, _pid: int, _channel: str, told: str) -> None:
-        user_id, version = map(int, told.split())
-        _trim(self._least)
-        self._least[user_id] = max(version, self._least.get(user_id, 0))
-        held = self._held.get(user_id)
-        if held and held[0].version < version:
-            del self._held[user_id]
-        task = self._loop.create_task(self._mark(user_id, version))
+    def _notified(
+        self, _connection: object, _pid: int, _channel: str, text: str
+    ) -> None:
+        user_id, version = map(int, text.split())
+        _evict_oldest(self._min_versions)
+        self._min_versions[user_id] = max(version, self._min_versions.get(user_id, 0))
+        cached = self._users.get(user_id)
+        if cached and cached[0].version < version:
+            del self._users[user_id]
+        task = self._loop.create_task(self._invalidate(user_id, version))
         task.add_done_callback(lambda _: None)
 
-    async def _mark(self, user_id: int, version: int) -> None:
+    async def _invalidate(self, user_id: int, version: int) -> None:
+        ttl = INVALIDATION_TTL_SECONDS
         with suppress(RedisError, OSError):
-            await self._put(keys=[_key(user_id)], args=[version, "", SECONDS_MARKED])
+            await self._put(keys=[_key(user_id)], args=[version, "", ttl])
 
-    def _forget(self) -> None:
-        self._told = False
-        self._held.clear()
-        self._least.clear()
+    def _clear(self) -> None:
+        self._listening = False
+        self._users.clear()
+        self._min_versions.clear()
 
 
 class CachedUsers(PostgresUsers):
-    """Keeps accounts in Postgres, and gives them by id from the cache."""
+    """Stores accounts in Postgres, and reads them by id through the cache."""
 
     def __init__(self, database: Database, redis: Redis, feed: RevocationFeed) -> None:
         super().__init__(database, feed)
         self.cache = UserCache(database, redis, super().by_id)
 
     async def by_id(self, user_id: int) -> User | None:
-        """Give the account with this id."""
+        """Return the account with this id."""
         return await self.cache.by_id(user_id)
 
     async def edit(
@@ -164,29 +162,31 @@ class CachedUsers(PostgresUsers):
         edit: UserEdit,
         idempotency: IdempotencyRecord[User] | None = None,
     ) -> User:
-        """Change an account; this process sees it at once."""
+        """Change an account; this process sees the change at once."""
         user = await super().edit(user_id, edit, idempotency)
         self.cache.keep(user)
         return user
 
     async def delete(self, user_id: int, now: datetime) -> None:
-        """Delete an account; this process sees it at once."""
+        """Delete an account; this process sees the change at once."""
         await super().delete(user_id, now)
         self.cache.drop(user_id)
 
 
 def _key(user_id: int) -> str:
+    # the braces are a hash tag: a cluster keeps all keys of an account on one node
     return f"user:{{{user_id}}}"
 
 
-def _trim(table: dict[int, Any]) -> None:
-    """Keep a table within bounds; the oldest entry goes."""
-    if len(table) >= MOST:
+def _evict_oldest(table: dict[int, Any]) -> None:
+    """Make room for one more entry."""
+    if len(table) >= MAX_ENTRIES:
         del table[next(iter(table))]
 
 
-def _user(raw: bytes | str) -> User:
-    found = orjson.loads(raw)
+def _decode(raw: bytes | str) -> User | None:
+    values = orjson.loads(raw)
     for name in ("created_at", "updated_at"):
-        found[name] = datetime.fromisoformat(found[name])
-    return User(**found | {"role": Role(found["role"])})
+        values[name] = datetime.fromisoformat(values[name])
+    values["role"] = Role(values["role"])
+    return User(**values)

@@ -1,43 +1,39 @@
-"""Ended sessions, told to every process: rows in Postgres, hurried by Redis.
+"""Revoked sessions: rows in Postgres that every process polls.
 
-Each process reads the new rows twice a second, once for all who want to know. Rows
-are read from the oldest transaction that was still open at the last look, so that one
-which commits late is not skipped; reading a row twice does no harm. Redis carries a
-hint that there is something to read; without it a logout is seen within the half
-second.
+A Redis message makes the other processes poll at once; without Redis they see a
+log-out within half a second. Each poll reads from the oldest transaction that was
+open at the poll before, so that a row which commits late is not skipped; a row may
+be read twice.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
 import sqlalchemy as sa
-import structlog
 from redis.asyncio import Redis
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from server.domain.clock import Clock
 from server.domain.credentials.revocations import KEPT, Revocations
-from server.domain.errors import StoreUnavailable
 from server.domain.event_buffer import EventBuffer
 from server.domain.revocation_watch import Revoked
 from server.store.connect import Database
 from server.store.tables import revocations, sessions
 from server.store.wakeup_channel import WakeupChannel
 
-log = structlog.get_logger()
 CHANNEL = "academy:revocations"
-SECONDS_BETWEEN_LOOKS = 0.5
+POLL_INTERVAL = timedelta(milliseconds=500)
 _OLDEST_OPEN = sa.text("pg_snapshot_xmin(pg_current_snapshot())::text::bigint")
 
 
 async def revoke(
     connection: AsyncConnection, session_ids: Sequence[UUID], now: datetime
 ) -> None:
-    """Write that these sessions' access tokens are refused from `now` on."""
+    """Revoke the access tokens of these sessions, in the caller's transaction."""
     rows = [{"session_id": session_id, "ended_at": now} for session_id in session_ids]
     if rows:
         await connection.execute(sa.insert(revocations).values(rows))
@@ -46,13 +42,13 @@ async def revoke(
 async def end_sessions(
     connection: AsyncConnection, user_id: int, now: datetime, keep: UUID | None = None
 ) -> Sequence[UUID]:
-    """End a user's sessions but the one to keep, in the caller's transaction."""
-    open_ones = [sessions.c.user_id == user_id, sessions.c.ended_at.is_(None)]
+    """End a user's sessions except `keep`, in the caller's transaction."""
+    conditions = [sessions.c.user_id == user_id, sessions.c.ended_at.is_(None)]
     if keep:
-        open_ones.append(sessions.c.id != keep)
+        conditions.append(sessions.c.id != keep)
     ended = await connection.execute(
         sa.update(sessions)
-        .where(*open_ones)
+        .where(*conditions)
         .values(ended_at=now)
         .returning(sessions.c.id)
     )
@@ -62,7 +58,7 @@ async def end_sessions(
 
 
 class RevocationFeed:
-    """Keeps this process's Revocations as Postgres says, and tells those who watch."""
+    """Keeps this process's Revocations up to date and buffers them for streams."""
 
     def __init__(
         self, database: Database, redis: Redis, known: Revocations, clock: Clock
@@ -70,58 +66,48 @@ class RevocationFeed:
         self._database = database
         self._known = known
         self._clock = clock
-        self._from = 0
-        self._told: frozenset[int] = frozenset()
+        self._oldest_open = 0
+        self._last_ids: frozenset[int] = frozenset()
         self._wakeups = WakeupChannel(redis, CHANNEL)
         self.buffer: EventBuffer[Revoked] = EventBuffer()
         self.listen = self._wakeups.listen
+        self.wake = self._wakeups.wake
 
     async def ended(self, session_ids: Sequence[UUID], now: datetime) -> None:
-        """Know, once it is committed, that sessions have ended; hint to the others.
-
-        A lost hint costs them half a second.
-        """
+        """Revoke sessions in this process and wake the others, after the commit."""
         for session_id in session_ids:
             self._known.add(session_id.hex, now)
         if session_ids:
             await self._wakeups.publish()
 
     async def refresh(self) -> None:
-        """Read what has come since the last look. Raises StoreUnavailable."""
-        query = _known_since(self._from, self._clock() - KEPT)
+        """Read the rows written since the last poll. Raises StoreUnavailable."""
+        query = _written_since(self._oldest_open, self._clock() - KEPT)
         async with self._database.reading() as connection:
-            # asked first: what is written in between is read again next time
+            # read first: rows written in between are read again by the next poll
             oldest = (await connection.execute(sa.select(_OLDEST_OPEN))).scalar_one()
             rows = (await connection.execute(query)).all()
-        self._from = oldest
+        self._oldest_open = oldest
         for row in rows:
             self._known.add(row.session_id.hex, row.ended_at)
-        # a transaction that stays open has the same rows read again and again
-        new = [_revoked(row, oldest) for row in rows if row.id not in self._told]
-        self._told = frozenset(row.id for row in rows)
+        # while a transaction stays open, every poll reads the same rows again
+        new = [_revoked(row, oldest) for row in rows if row.id not in self._last_ids]
+        self._last_ids = frozenset(row.id for row in rows)
         self.buffer.extend(new)
 
-    async def run(self) -> None:
-        """Look twice a second, and at once on a hint, until cancelled."""
-        while True:
-            try:
-                await self.refresh()
-            except StoreUnavailable as error:
-                log.warning("revocations cannot be read", cause=repr(error.__cause__))
-            await self._wakeups.wait(SECONDS_BETWEEN_LOOKS)
+    async def resume_from(self, token: int) -> tuple[int, int]:
+        """Return the transaction to resume from, and the token of the present.
 
-    async def place(self, token: int) -> tuple[int, int]:
-        """Give where to begin after a resume token, and the token of the present.
-
-        A token of another database's future is one of none. Raises StoreUnavailable.
+        A token from the future (of another database) resumes from the beginning.
+        Raises StoreUnavailable.
         """
         async with self._database.reading() as connection:
             oldest = (await connection.execute(sa.select(_OLDEST_OPEN))).scalar_one()
         return (token if token <= oldest else 0), oldest
 
     async def chunk(self, since: int, after_id: int, size: int) -> Sequence[Revoked]:
-        """Give revocations in force, from a place on, in the order of ids."""
-        query = _known_since(since, self._clock() - KEPT)
+        """Return revocations in force, written since a transaction, by id."""
+        query = _written_since(since, self._clock() - KEPT)
         query = query.where(revocations.c.id > after_id)
         query = query.order_by(revocations.c.id).limit(size)
         async with self._database.reading() as connection:
@@ -129,10 +115,12 @@ class RevocationFeed:
         return [_revoked(row, since) for row in rows]
 
 
-def _known_since(since: int, moment: datetime) -> sa.Select[tuple[int, UUID, datetime]]:
+def _written_since(
+    since: int, ended_after: datetime
+) -> sa.Select[tuple[int, UUID, datetime]]:
     table = revocations.c
     return sa.select(table.id, table.session_id, table.ended_at).where(
-        table.written_by >= since, table.ended_at >= moment
+        table.written_by >= since, table.ended_at >= ended_after
     )
 
 

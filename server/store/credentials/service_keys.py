@@ -1,30 +1,32 @@
-"""Keys of services in Postgres; every process knows them all, read twice a second."""
+"""Service keys in Postgres; every process holds all of them and polls for changes."""
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 import sqlalchemy as sa
-import structlog
 
 from server.domain.clock import Clock
 from server.domain.credentials.service_keys import ServiceKey
-from server.domain.errors import StoreUnavailable
 from server.store.connect import Database
-from server.store.mapping import columns_of, entity_of
 from server.store.tables import service_keys as table
 
-log = structlog.get_logger()
-SECONDS_BETWEEN_LOOKS = 0.5
-_SHOWN = columns_of(ServiceKey, table)
+POLL_INTERVAL = timedelta(milliseconds=500)
+_KEY_COLUMNS = (
+    table.c.id,
+    table.c.name,
+    table.c.private_fields,
+    table.c.created_at,
+    table.c.expires_at,
+    table.c.last_used_at,
+)
 _IN_FORCE = table.c.revoked_at.is_(None)
 
 
 class PostgresServiceKeys:
-    """Keeps keys, and knows them all in this process."""
+    """Stores keys, and holds those in force in this process."""
 
     def __init__(self, database: Database, clock: Clock) -> None:
         self._database = database
@@ -40,7 +42,7 @@ class PostgresServiceKeys:
         now: datetime,
         expires_at: datetime | None,
     ) -> ServiceKey:
-        """Write a new key; this process knows it at once."""
+        """Write a new key; this process accepts it at once."""
         row: dict[str, Any] = {
             "name": name,
             "digest": digest,
@@ -48,21 +50,20 @@ class PostgresServiceKeys:
             "created_at": now,
             "expires_at": expires_at,
         }
-        statement = sa.insert(table).values(row).returning(*_SHOWN)
+        statement = sa.insert(table).values(row).returning(*_KEY_COLUMNS)
         async with self._database.transaction() as connection:
-            key = entity_of(ServiceKey, (await connection.execute(statement)).one())
+            key = _service_key((await connection.execute(statement)).one())
         self._known[digest] = key
         return key
 
     async def all(self) -> Sequence[ServiceKey]:
-        """Give the keys that were not revoked, by id."""
-        query = sa.select(*_SHOWN).where(_IN_FORCE).order_by(table.c.id)
+        """Return the keys that were not revoked, by id."""
+        query = sa.select(*_KEY_COLUMNS).where(_IN_FORCE).order_by(table.c.id)
         async with self._database.reading() as connection:
-            rows = await connection.execute(query)
-            return [entity_of(ServiceKey, row) for row in rows]
+            return [_service_key(row) for row in await connection.execute(query)]
 
     async def revoke(self, key_id: int, now: datetime) -> bool:
-        """Revoke a key, here at once; tell whether there was one."""
+        """Revoke a key, in this process at once; return whether it was in force."""
         statement = (
             sa.update(table)
             .where(table.c.id == key_id, _IN_FORCE)
@@ -75,29 +76,31 @@ class PostgresServiceKeys:
         return digest is not None
 
     def known(self, digest: bytes) -> ServiceKey | None:
-        """Give the key with this hash, without waiting, and note that it is used."""
+        """Return the key with this hash, from memory, and record its use."""
         key = self._known.get(digest)
         if key:
             self._used.add(key.id)
         return key
 
     async def refresh(self) -> None:
-        """Read the keys in force and note their use. Raises StoreUnavailable."""
+        """Read the keys in force and write their use. Raises StoreUnavailable."""
         used, self._used = self._used, set()
-        query = sa.select(table.c.digest, *_SHOWN).where(_IN_FORCE)
+        query = sa.select(table.c.digest, *_KEY_COLUMNS).where(_IN_FORCE)
         async with self._database.reading() as connection:
             if used:
                 statement = sa.update(table).where(table.c.id.in_(used))
                 now = self._clock()
                 await connection.execute(statement.values(last_used_at=now))
             rows = (await connection.execute(query)).all()
-        self._known = {row.digest: entity_of(ServiceKey, row) for row in rows}
+        self._known = {row.digest: _service_key(row) for row in rows}
 
-    async def run(self) -> None:
-        """Look twice a second, until cancelled."""
-        while True:
-            await asyncio.sleep(SECONDS_BETWEEN_LOOKS)
-            try:
-                await self.refresh()
-            except StoreUnavailable as error:
-                log.warning("service keys cannot be read", cause=repr(error.__cause__))
+
+def _service_key(row: Any) -> ServiceKey:
+    return ServiceKey(
+        id=row.id,
+        name=row.name,
+        private_fields=row.private_fields,
+        created_at=row.created_at,
+        expires_at=row.expires_at,
+        last_used_at=row.last_used_at,
+    )

@@ -1,7 +1,7 @@
 """Signing keys in Postgres, encrypted under a key derived from SECRET_KEY.
 
-Shared by all processes: the first one makes them, the others find them, and Redis
-carries a hint that there are others.
+All processes share them: the first one creates them, the others read them, and a
+Redis message makes them read again after a rotation.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ from server.store.wakeup_channel import WakeupChannel
 
 log = structlog.get_logger()
 CHANNEL = "academy:signing-keys"
-SECONDS_BETWEEN_LOOKS = 30.0
-SECONDS_BETWEEN_ASKED_LOOKS = 1.0
-SECONDS_FOR_AN_ASKED_LOOK = 0.5
-TICK = timedelta(microseconds=1)
-_LOCK = 7_061_002  # one process at a time makes and removes keys
+POLL_INTERVAL = timedelta(seconds=30)
+ON_DEMAND_INTERVAL_SECONDS = 1.0
+ON_DEMAND_WAIT_SECONDS = 0.5
+CLOCK_RESOLUTION = timedelta(microseconds=1)
+_LOCK = 7_061_002  # one process at a time creates and deletes keys
 _NEWEST_FIRST = sa.select(signing_keys).order_by(
     signing_keys.c.created_at.desc(), signing_keys.c.state
 )
@@ -45,12 +45,12 @@ class UnreadableKeys(Exception):
     def __init__(self) -> None:
         super().__init__(
             "the signing keys in the database were encrypted under another SECRET_KEY: "
-            "give that one as SECRET_KEY, or as SECRET_KEY_PREVIOUS beside a new one"
+            "set SECRET_KEY to that one, or set SECRET_KEY_PREVIOUS to it as well"
         )
 
 
 class PostgresSigningKeys:
-    """Keeps this process's KeyRing as Postgres says."""
+    """Stores signing keys and keeps this process's KeyRing up to date."""
 
     def __init__(
         self,
@@ -61,77 +61,70 @@ class PostgresSigningKeys:
         clock: Clock,
     ) -> None:
         self._database = database
-        self._box = secret.box("signing-keys")
-        self._present = SecretKey(secret.present).box("signing-keys")
+        self._cipher = secret.box("signing-keys")
+        self._current_cipher = SecretKey(secret.present).box("signing-keys")
         self._ring = ring
         self._clock = clock
         self._wakeups = WakeupChannel(redis, CHANNEL)
-        self._asked: asyncio.Task[None] | None = None
-        self._asked_at = 0.0
+        self._on_demand: asyncio.Task[None] | None = None
+        self._on_demand_at = 0.0
         ring.look_again = self._refresh_if_due
         self.listen = self._wakeups.listen
+        self.wake = self._wakeups.wake
 
     async def refresh(self) -> None:
-        """Read the keys, making the first ones if there are none.
+        """Read the keys; create the first ones if there are none.
 
         Raises StoreUnavailable, UnreadableKeys.
         """
         async with self._keys() as (connection, rows):
             if not rows:
-                rows = await self._make(connection)
-            keys = self._opened(rows)
-            await self._encrypt_anew(connection, rows)
+                rows = await self._create(connection)
+            keys = self._decrypt_all(rows)
+            await self._reencrypt(connection, rows)
         self._ring.replace(keys)
 
     async def rotate(self, published_before: datetime | None) -> Sequence[KeyInfo]:
-        """Have the next key sign; every process learns it. Gives the keys as they are.
+        """Make the next key sign, in every process; return the keys after that.
 
-        Raises NextKeyTooNew if the next key was made after `published_before`.
+        Raises NextKeyTooNew if the next key was created after `published_before`.
         """
         async with self._keys() as (connection, rows):
             states = {row.state: row for row in rows}
-            old, new = states[KeyState.ACTIVE], states[KeyState.NEXT]
-            if published_before and new.created_at > published_before:
-                raise NextKeyTooNew(new.created_at - published_before)
-            # in this order: only one key may be active at any moment
-            await _set_state(connection, old.kid, KeyState.RETIRED)
-            await _set_state(connection, new.kid, KeyState.ACTIVE)
-            # what was retired when is told by the order in which keys were made
-            made_at = max(self._clock(), new.created_at + TICK)
-            await self._write(connection, KeyState.NEXT, made_at)
+            active, following = states[KeyState.ACTIVE], states[KeyState.NEXT]
+            if published_before and following.created_at > published_before:
+                raise NextKeyTooNew(following.created_at - published_before)
+            # in this order: a unique index allows one active key
+            await _set_state(connection, active.kid, KeyState.RETIRED)
+            await _set_state(connection, following.kid, KeyState.ACTIVE)
+            # the order of creation says when each key was retired
+            created_at = max(self._clock(), following.created_at + CLOCK_RESOLUTION)
+            await self._write(connection, KeyState.NEXT, created_at)
             rows = (await connection.execute(_NEWEST_FIRST)).all()
-            keys = self._opened(rows)
+            keys = self._decrypt_all(rows)
         self._ring.replace(keys)
         await self._wakeups.publish()
         return [_info(row) for row in rows]
 
     async def all(self) -> Sequence[KeyInfo]:
-        """Give the keys, the newest first."""
+        """Return the keys, the newest first."""
         async with self._database.reading() as connection:
             return [_info(row) for row in await connection.execute(_NEWEST_FIRST)]
 
-    async def run(self) -> None:
-        """Read them again every half minute, and on a hint, until cancelled."""
-        while True:
-            await self._wakeups.wait(SECONDS_BETWEEN_LOOKS)
-            try:
-                await self.refresh()
-            except (StoreUnavailable, UnreadableKeys) as error:
-                log.warning("signing keys cannot be read", cause=str(error))
-
     async def _refresh_if_due(self) -> None:
-        """Look for a key that a token names: once a second, however many ask.
+        """Read the keys because a token names an unknown one, at most once a second.
 
-        Who asks sooner is told what was found then: odd keys must not become a flood
-        of look-ups (R14).
+        Callers in between share one read: tokens with made-up key ids must not cause
+        a flood of queries (R14).
         """
         now = asyncio.get_running_loop().time()
-        if self._asked is None or now - self._asked_at >= SECONDS_BETWEEN_ASKED_LOOKS:
-            self._asked_at = now
-            self._asked = asyncio.create_task(self._refresh_quietly())
-        await asyncio.wait((self._asked,), timeout=SECONDS_FOR_AN_ASKED_LOOK)
+        age = now - self._on_demand_at
+        if self._on_demand is None or age >= ON_DEMAND_INTERVAL_SECONDS:
+            self._on_demand_at = now
+            self._on_demand = asyncio.create_task(self._refresh_or_log())
+        await asyncio.wait((self._on_demand,), timeout=ON_DEMAND_WAIT_SECONDS)
 
-    async def _refresh_quietly(self) -> None:
+    async def _refresh_or_log(self) -> None:
         try:
             await self.refresh()
         except (StoreUnavailable, UnreadableKeys) as error:
@@ -141,45 +134,45 @@ class PostgresSigningKeys:
     async def _keys(
         self,
     ) -> AsyncIterator[tuple[AsyncConnection, Sequence[sa.Row[Any]]]]:
-        """Give the keys to one process at a time; those that are spent are removed."""
+        """Return the keys, locked for other processes; delete expired ones."""
         async with self._database.transaction() as connection:
             await connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_LOCK)))
             rows = (await connection.execute(_NEWEST_FIRST)).all()
             spent = spent_keys([_info(row) for row in rows], self._clock())
             if spent:
-                gone = sa.delete(signing_keys).where(signing_keys.c.kid.in_(spent))
-                await connection.execute(gone)
+                expired = sa.delete(signing_keys).where(signing_keys.c.kid.in_(spent))
+                await connection.execute(expired)
             yield connection, [row for row in rows if row.kid not in spent]
 
-    def _opened(self, rows: Sequence[sa.Row[Any]]) -> Sequence[SigningKey]:
+    def _decrypt_all(self, rows: Sequence[sa.Row[Any]]) -> Sequence[SigningKey]:
         try:
-            return [self._open(row) for row in rows]
+            return [self._decrypt(row) for row in rows]
         except InvalidToken as error:
             raise UnreadableKeys from error
 
-    async def _encrypt_anew(
+    async def _reencrypt(
         self, connection: AsyncConnection, rows: Sequence[sa.Row[Any]]
     ) -> None:
-        """Encrypt under the present secret what the previous one still holds."""
+        """Encrypt under the current secret the keys that the previous one encrypted."""
         for row in rows:
             try:
-                self._present.decrypt(row.encrypted_private_key)
+                self._current_cipher.decrypt(row.encrypted_private_key)
             except InvalidToken:
-                again = self._box.rotate(row.encrypted_private_key)
+                encrypted = self._cipher.rotate(row.encrypted_private_key)
                 await connection.execute(
                     sa.update(signing_keys)
                     .where(signing_keys.c.kid == row.kid)
-                    .values(encrypted_private_key=again)
+                    .values(encrypted_private_key=encrypted)
                 )
 
-    def _open(self, row: sa.Row[tuple[object, ...]]) -> SigningKey:
-        pem = self._box.decrypt(row.encrypted_private_key)
+    def _decrypt(self, row: sa.Row[tuple[object, ...]]) -> SigningKey:
+        pem = self._cipher.decrypt(row.encrypted_private_key)
         return SigningKey.load(row.kid, KeyState(row.state), pem)
 
-    async def _make(self, connection: AsyncConnection) -> Sequence[sa.Row[Any]]:
+    async def _create(self, connection: AsyncConnection) -> Sequence[sa.Row[Any]]:
         now = self._clock()
         await self._write(connection, KeyState.ACTIVE, now)
-        await self._write(connection, KeyState.NEXT, now + TICK)
+        await self._write(connection, KeyState.NEXT, now + CLOCK_RESOLUTION)
         return (await connection.execute(_NEWEST_FIRST)).all()
 
     async def _write(
@@ -189,7 +182,7 @@ class PostgresSigningKeys:
         row = {
             "kid": key.kid,
             "state": key.state,
-            "encrypted_private_key": self._box.encrypt(key.pem),
+            "encrypted_private_key": self._cipher.encrypt(key.pem),
             "created_at": now,
         }
         await connection.execute(sa.insert(signing_keys).values(row))

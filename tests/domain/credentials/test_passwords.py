@@ -13,13 +13,14 @@ from server.domain.credentials.passwords import (
     check_password,
 )
 from server.domain.errors import InvalidFields, Overloaded
+from server.workers.hashing import HashingPool
 
 
 @pytest.fixture
 def hasher() -> Iterator[PasswordHasher]:
-    hasher = PasswordHasher(threads=1, queue=2)
-    yield hasher
-    hasher.close()
+    pool = HashingPool(threads=1, queue=2)
+    yield PasswordHasher(pool)
+    pool.close()
 
 
 def broken(

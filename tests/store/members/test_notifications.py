@@ -13,7 +13,6 @@ from server.domain.accounts.users import User
 from server.domain.credentials.sessions import Session
 from server.domain.edits import Edit
 from server.domain.members.event_handlers import EventHandlers
-from server.domain.members.periodic_jobs import DIGEST_AFTER, PeriodicJobs
 from server.domain.members.settings import Settings
 from server.domain.outbox.entries import Entry, EventType
 from server.domain.posts.posts import NewPost, Post, State
@@ -25,6 +24,7 @@ from server.store.members.settings import PostgresSettings
 from server.store.outbox import PostgresOutbox
 from server.store.posts.posts import PostgresPosts
 from server.store.tables import notifications, outbox, user_analytics
+from server.workers.periodic_jobs import DIGEST_AFTER, PeriodicJobs
 from tests.fakes import NOON, Clock
 from tests.store.conftest import Stores
 from tests.store.test_users import new

@@ -1,4 +1,4 @@
-"""Where each entry goes: letters to the post, events to the analytics and on."""
+"""Route outbox entries: mails to the mailer, events to their handlers."""
 
 from __future__ import annotations
 
@@ -14,37 +14,37 @@ log = structlog.get_logger()
 
 
 class Mailer(Protocol):
-    """Sends letters."""
+    """Sends emails."""
 
     async def send(self, email: Email) -> None:
-        """Send a letter. Raises MailerUnavailable if none can be sent at present."""
+        """Send an email. Raises MailerUnavailable if none can be sent at present."""
 
     async def close(self) -> None:
-        """Let go of what is open."""
+        """Close open connections."""
 
 
 class EventHandlers(Protocol):
-    """Does what follows from events."""
+    """Handles events after they have committed."""
 
     async def handle(self, entry: Entry) -> None:
-        """Do it; doing it again changes nothing. Raises StoreUnavailable."""
+        """Handle an event; idempotent. Raises StoreUnavailable."""
 
 
 @dataclass(frozen=True, slots=True)
 class OutboxRouter:
-    """Carries entries, one at a time."""
+    """Routes one entry at a time."""
 
     emails: EmailComposer
     mailer: Mailer
     event_handlers: EventHandlers
 
     async def route(self, entry: Entry) -> bool:
-        """Carry an entry; give whether there was anything to deliver.
+        """Deliver an entry; return whether there was anything to deliver.
 
-        Raises MailerUnavailable, StoreUnavailable, and what the post refuses with.
+        Raises MailerUnavailable, StoreUnavailable, and the mailer's other errors.
         """
         if not entry.is_mail:
-            self._count(entry)
+            _log_event(entry)
             await self.event_handlers.handle(entry)
             return True
         email = await self.emails.email(entry)
@@ -53,12 +53,13 @@ class OutboxRouter:
         await self.mailer.send(email)
         return True
 
-    def _count(self, entry: Entry) -> None:
-        """Tell the analytics, which read the log; `entry` tells a repeat from news."""
-        log.info(
-            "analytics",
-            entry=entry.id,
-            kind=entry.kind,
-            user_id=entry.user_id,
-            at=entry.created_at.isoformat(),
-        )
+
+def _log_event(entry: Entry) -> None:
+    """Log an event for analytics; `entry` identifies a repeated delivery."""
+    log.info(
+        "analytics",
+        entry=entry.id,
+        kind=entry.kind,
+        user_id=entry.user_id,
+        at=entry.created_at.isoformat(),
+    )

@@ -1,4 +1,4 @@
-"""Listening: gRPC and REST in one process and one loop, until told to stop."""
+"""Listening sockets of gRPC and REST on one event loop, and signals that stop them."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ import uvicorn
 from fastapi import FastAPI
 
 log = structlog.get_logger()
-SECONDS_TO_FINISH = 10.0
-SECONDS_BETWEEN_CHECKS = 1.0
+STOP_TIMEOUT_SECONDS = 10.0
+CHECK_INTERVAL_SECONDS = 1.0
 BACKLOG = 2048
 
 
-def in_long_slices() -> None:
-    """Let this process work in long slices, where the system can (Linux).
+def use_batch_scheduling() -> None:
+    """Run this process under SCHED_BATCH where there is one (Linux).
 
-    gRPC's own threads interrupt the loop at each message otherwise. Call it before
-    gRPC starts them. The cost is some latency beside a busy neighbour.
+    Otherwise gRPC's threads preempt the event loop at each message. Call it before
+    gRPC starts them. The cost is some latency beside other busy processes.
     """
     if hasattr(os, "SCHED_BATCH"):
         with suppress(OSError):
@@ -32,18 +32,18 @@ def in_long_slices() -> None:
 
 
 class AddressInUse(Exception):
-    """Something else listens where we should."""
+    """The address to listen on is taken."""
 
     def __init__(self, setting: str, address: str, cause: str) -> None:
         super().__init__(
             f"cannot listen on {address}: {cause}; "
-            f"stop what does, or set {setting}=HOST:PORT"
+            f"stop the other process, or set {setting}=HOST:PORT"
         )
 
 
 @asynccontextmanager
 async def listening_grpc(server: grpc.aio.Server, address: str) -> AsyncIterator[int]:
-    """Serve gRPC; gives the port. Calls in flight may finish when the block ends."""
+    """Serve gRPC; return the port. Calls in flight may finish when the block ends."""
     try:
         port = server.add_insecure_port(address)
     except RuntimeError as error:
@@ -52,15 +52,15 @@ async def listening_grpc(server: grpc.aio.Server, address: str) -> AsyncIterator
     try:
         yield port
     finally:
-        await server.stop(SECONDS_TO_FINISH)
+        await server.stop(STOP_TIMEOUT_SECONDS)
 
 
 class _Uvicorn(uvicorn.Server):
-    """Leaves signals to us: one place decides when everything stops."""
+    """A server that handles no signals: `until_stopped` does."""
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """Capture none."""
+        """Install no handler."""
         yield
 
 
@@ -68,7 +68,7 @@ class _Uvicorn(uvicorn.Server):
 async def listening_http(
     app: FastAPI, address: str, protocol: type[asyncio.Protocol]
 ) -> AsyncIterator[int]:
-    """Serve HTTP; gives the port. Requests in flight may finish when the block ends."""
+    """Serve HTTP; return the port. Requests in flight may finish after the block."""
     listener = _bound(address)
     config = uvicorn.Config(
         app,
@@ -79,7 +79,7 @@ async def listening_http(
         lifespan="off",
         http=protocol,
         ws="none",
-        timeout_graceful_shutdown=int(SECONDS_TO_FINISH),
+        timeout_graceful_shutdown=int(STOP_TIMEOUT_SECONDS),
     )
     server = _Uvicorn(config)
     task = asyncio.create_task(server.serve(sockets=[listener]))
@@ -112,7 +112,7 @@ async def until_stopped(
 ) -> None:
     """Wait for SIGTERM or SIGINT, then drain; a second signal ends the process.
 
-    Every second `check` is asked; what it raises ends the wait.
+    `check` is called every second; an exception it raises ends the wait.
     """
     loop = asyncio.get_running_loop()
     stopped = asyncio.Event()
@@ -122,7 +122,7 @@ async def until_stopped(
         if check:
             check()
         with suppress(TimeoutError):
-            async with asyncio.timeout(SECONDS_BETWEEN_CHECKS):
+            async with asyncio.timeout(CHECK_INTERVAL_SECONDS):
                 await stopped.wait()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.remove_signal_handler(number)

@@ -1,0 +1,1 @@
+"""Builds the application: one module per feature, folded by build_application()."""

@@ -1,0 +1,89 @@
+"""Accounts: users one by one and in batches, personal data, the stream of changes."""
+
+from __future__ import annotations
+
+from server.composition.feature import Drain, DrainStage, Feature
+from server.composition.resources import Resources, Stores, page_tokens
+from server.domain.accounts.personal_data import PersonalData
+from server.domain.accounts.user_batches import UserBatches
+from server.domain.accounts.user_export import UserExport
+from server.domain.accounts.user_watch import UserWatch
+from server.domain.accounts.users import Users
+from server.domain.auth import Authentication
+from server.rpc.accounts.bulk_users import BulkUserServicer
+from server.rpc.accounts.personal_data import PersonalDataServicer
+from server.rpc.accounts.users import UserServicer
+from server.rpc.watches import UserWatchServicer
+from server.store.accounts import user_changes
+from server.store.accounts.personal_data import PostgresPersonalData
+from server.store.accounts.user_batches import PostgresUserBatches
+from server.store.accounts.users import PostgresUsers
+from server.store.retention import ENTRIES_KEPT, SWEEP_INTERVAL, Retention
+from server.workers.poller import Poller
+from server.workers.supervisor import Subscription
+
+SERVICE = "blatam.user.v1.UserService"
+
+
+def accounts_feature(
+    resources: Resources, stores: Stores, authentication: Authentication
+) -> Feature:
+    """Build the feature."""
+    changes, cache = stores.user_changes, stores.users.cache
+    personal_data = PostgresPersonalData(resources.database, resources.feed, cache.drop)
+    watch = UserWatch(changes, ENTRIES_KEPT, resources.clock)
+    retention = Retention(
+        resources.database,
+        resources.feed,
+        resources.settings.user_retention,
+        resources.clock,
+    )
+
+    async def close_streams() -> None:
+        changes.buffer.close()
+
+    return Feature(
+        servicers={
+            SERVICE: (
+                UserServicer(users(resources, stores.users)),
+                BulkUserServicer(user_batches(resources), UserExport(stores.users)),
+                UserWatchServicer(watch),
+                PersonalDataServicer(PersonalData(personal_data, authentication)),
+            )
+        },
+        tasks=(
+            Poller(
+                "user changes",
+                changes.refresh,
+                changes.interval,
+                wake=stores.outbox.subscribe(),
+                min_interval=user_changes.MIN_INTERVAL,
+                before_serving=True,
+            ),
+            Subscription("user cache", cache.listen),
+            Poller("retention", retention.sweep, SWEEP_INTERVAL),
+        ),
+        drains=(Drain(DrainStage.STREAMS, close_streams),),
+    )
+
+
+def users(resources: Resources, store: PostgresUsers | None = None) -> Users:
+    """Build the rules of accounts."""
+    return Users(
+        store=store or PostgresUsers(resources.database, resources.feed),
+        hasher=resources.hasher,
+        tokens=page_tokens(resources),
+        policy=resources.settings.password_policy,
+        retention=resources.settings.user_retention,
+        clock=resources.clock,
+    )
+
+
+def user_batches(resources: Resources) -> UserBatches:
+    """Build the rules of creating many accounts in one call."""
+    return UserBatches(
+        store=PostgresUserBatches(resources.database),
+        hasher=resources.hasher,
+        policy=resources.settings.password_policy,
+        clock=resources.clock,
+    )

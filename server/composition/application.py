@@ -1,0 +1,132 @@
+"""build_application: folds the features into one application, in a stated order."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
+from datetime import timedelta
+
+import grpc
+from fastapi import FastAPI
+
+from edge.port import CallError, CallPort, Reply
+from server.composition.accounts import accounts_feature
+from server.composition.auth import auth_feature, authentication
+from server.composition.edge import edge_app, edge_settings, rates
+from server.composition.feature import (
+    Drain,
+    DrainStage,
+    Feature,
+    fold_servicers,
+    run_features,
+)
+from server.composition.members import members_feature
+from server.composition.outbox import outbox_feature
+from server.composition.posts import posts_feature
+from server.composition.resources import Resources, Stores, build_stores
+from server.domain.auth import Authentication
+from server.domain.idempotency import Idempotency
+from server.rpc.addresses import TrustedProxies
+from server.rpc.batching import BatchingServicer, answering
+from server.rpc.health import POLL_INTERVAL, Health
+from server.rpc.listener import (
+    MOST_CALLS,
+    ChainDependencies,
+    Listener,
+    grpc_server,
+    serve_methods,
+)
+from server.rpc.local import LocalPort
+from server.rpc.reflection import reflect
+from server.store.idempotent_responses import PostgresIdempotentResponses
+from server.workers.poller import Poller
+
+
+@dataclass(frozen=True, slots=True)
+class Application:
+    """The application, not listening yet.
+
+    Call `drain` before the listeners stop: it publishes NOT_SERVING and ends streams.
+    """
+
+    grpc: grpc.aio.Server
+    port: CallPort
+    http: FastAPI
+    drain: Callable[[], Awaitable[None]]
+
+
+@asynccontextmanager
+async def build_application(
+    resources: Resources, lame_duck: timedelta = timedelta(0)
+) -> AsyncIterator[Application]:
+    """Build the application and run its tasks until the block ends.
+
+    A draining process answers for `lame_duck` before its streams are ended.
+
+    Raises StoreUnavailable, UnreadableKeys, ContractError, ConfigurationError.
+    """
+    stores = build_stores(resources)
+    sign_in = authentication(resources, stores)
+    features = build_features(resources, stores, sign_in)
+    servicers = fold_servicers(features)
+    served = serve_methods(servicers, chain_dependencies(resources, stores, sign_in))
+    settings = resources.settings
+    proxies = TrustedProxies(settings.trusted_proxies)
+    batching = BatchingServicer(answering(served, proxies), MOST_CALLS)
+    health = Health(resources.database.ping, list(servicers), lame_duck)
+    server = grpc_server([*Listener(proxies).handlers(served), batching.handler()])
+    health.add_to(server)
+    if settings.debug:
+        reflect(server, (*servicers, health.name))
+    port = LocalPort(served, proxies, Reply, CallError)
+    edge = replace(edge_settings(settings, rates(settings)), ready=health.ready)
+    features.append(_transport_feature(health, batching))
+    async with run_features(features) as drain_calls:
+        yield Application(server, port, edge_app(port, edge), drain_calls)
+
+
+def build_features(
+    resources: Resources, stores: Stores, sign_in: Authentication
+) -> list[Feature]:
+    """Build every feature, in the order in which they start."""
+    return [
+        auth_feature(resources, stores, sign_in),
+        accounts_feature(resources, stores, sign_in),
+        members_feature(resources, stores),
+        posts_feature(resources),
+        outbox_feature(resources, stores),
+    ]
+
+
+def _transport_feature(health: Health, batching: BatchingServicer) -> Feature:
+    """Return health, which is refreshed last, and the batching of calls."""
+
+    async def drain_batching() -> None:
+        batching.drain()
+
+    return Feature(
+        tasks=(Poller("health", health.refresh, POLL_INTERVAL, before_serving=True),),
+        drains=(
+            Drain(DrainStage.HEALTH, health.drain),
+            Drain(DrainStage.STREAMS, drain_batching),
+        ),
+    )
+
+
+def chain_dependencies(
+    resources: Resources, stores: Stores, sign_in: Authentication
+) -> ChainDependencies:
+    """Return what the interceptors of every RPC depend on."""
+    return ChainDependencies(
+        verify=sign_in.identify,
+        learn=stores.key_ring.learn,
+        limiter=resources.limiter,
+        idempotency=Idempotency(
+            PostgresIdempotentResponses(resources.database),
+            resources.secret.mac("requests"),
+        ),
+        audit=stores.audit,
+        clock=resources.clock,
+        rates=rates(resources.settings),
+    )

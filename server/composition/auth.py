@@ -1,0 +1,115 @@
+"""Authentication: sessions, tokens, signing keys, service keys, revocations."""
+
+from __future__ import annotations
+
+from server.composition.feature import Drain, DrainStage, Feature
+from server.composition.resources import (
+    Resources,
+    Stores,
+    page_tokens,
+    signing_key_store,
+)
+from server.domain.audit import Audit
+from server.domain.auth import Authentication
+from server.domain.credentials.rotation import SigningKeys
+from server.domain.credentials.service_keys import ServiceKeys
+from server.domain.credentials.sessions import RefreshLimits, RefreshTokens
+from server.domain.credentials.tokens import AccessTokens, KeyRing
+from server.domain.recovery import Recovery
+from server.domain.revocation_watch import RevocationWatch
+from server.rpc.auth import AuthServicer
+from server.rpc.recovery import RecoveryServicer
+from server.rpc.signing_keys import SigningKeyServicer
+from server.rpc.watches import RevocationServicer
+from server.store.credentials import revocations, service_keys
+from server.store.credentials import signing_keys as signing_key_rows
+from server.store.credentials.accounts import PostgresAccounts
+from server.store.credentials.sessions import PostgresSessions
+from server.store.credentials.signing_keys import PostgresSigningKeys
+from server.workers.poller import Poller
+from server.workers.supervisor import Subscription
+
+SERVICE = "blatam.auth.v1.AuthService"
+
+
+def auth_feature(
+    resources: Resources, stores: Stores, authentication: Authentication
+) -> Feature:
+    """Build the feature."""
+    feed, keys = resources.feed, stores.signing_keys
+    audit = Audit(stores.audit, page_tokens(resources))
+
+    async def close_streams() -> None:
+        feed.buffer.close()
+
+    return Feature(
+        servicers={
+            SERVICE: (
+                AuthServicer(authentication, stores.key_ring, audit),
+                RecoveryServicer(Recovery(authentication, stores.mailed_tokens)),
+                RevocationServicer(RevocationWatch(feed)),
+                SigningKeyServicer(signing_keys(resources, keys)),
+            )
+        },
+        tasks=(
+            Poller(
+                "signing keys",
+                keys.refresh,
+                signing_key_rows.POLL_INTERVAL,
+                wake=keys.wake,
+                before_serving=True,
+            ),
+            Poller(
+                "revocations",
+                feed.refresh,
+                revocations.POLL_INTERVAL,
+                wake=feed.wake,
+                before_serving=True,
+            ),
+            Poller(
+                "service keys",
+                stores.service_keys.refresh,
+                service_keys.POLL_INTERVAL,
+                before_serving=True,
+            ),
+            Subscription("signing key messages", keys.listen),
+            Subscription("revocation messages", feed.listen),
+        ),
+        drains=(Drain(DrainStage.STREAMS, close_streams),),
+    )
+
+
+def authentication(resources: Resources, stores: Stores) -> Authentication:
+    """Build the rules of signing in, which several features use."""
+    settings = resources.settings
+    limits = RefreshLimits(
+        idle=settings.refresh_idle,
+        absolute=settings.refresh_absolute,
+        grace=settings.refresh_grace,
+    )
+    return Authentication(
+        accounts=PostgresAccounts(resources.database),
+        sessions=PostgresSessions(resources.database, resources.feed),
+        hasher=resources.hasher,
+        access=AccessTokens(
+            settings.token_issuer,
+            settings.token_audience,
+            stores.key_ring,
+            resources.clock,
+        ),
+        refresh=RefreshTokens(resources.secret.mac("refresh-tokens"), limits),
+        revocations=resources.revocations,
+        service_keys=ServiceKeys(stores.service_keys, resources.clock),
+        attempts=resources.limiter,
+        mailing=stores.outbox,
+        policy=settings.password_policy,
+        clock=resources.clock,
+    )
+
+
+def signing_keys(
+    resources: Resources, store: PostgresSigningKeys | None = None
+) -> SigningKeys:
+    """Build the rules of the keys that sign access tokens."""
+    store = store or signing_key_store(resources, KeyRing())
+    return SigningKeys(store, resources.clock)

@@ -1,0 +1,78 @@
+"""The REST edge: its settings, read from the contract's annotations, and its app."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from importlib.metadata import version
+
+import grpc
+from fastapi import FastAPI
+
+from edge.app import create_app
+from edge.batching import BatchingPort
+from edge.config import EdgeSettings, TokenCookie
+from edge.port import CallPort
+from server.config import Settings
+from server.domain.limits import Window
+from server.rpc import contract
+from server.rpc.health import remote_readiness
+from server.rpc.interceptors.errors import DOMAIN
+from server.rpc.interceptors.validation import NO_NUL
+
+Rates = Mapping[str, Sequence[contract.RateRule]]
+
+
+def edge_app(port: CallPort, settings: EdgeSettings) -> FastAPI:
+    """Build the REST edge of the whole contract."""
+    return create_app(contract.descriptors(), port, settings)
+
+
+def remote_edge(channel: grpc.aio.Channel, settings: Settings) -> FastAPI:
+    """Build the REST edge in front of a gRPC server elsewhere."""
+    edge = edge_settings(settings, rates(settings))
+    edge = replace(edge, ready=remote_readiness(channel))
+    return edge_app(BatchingPort(channel), edge)
+
+
+def edge_settings(settings: Settings, in_force: Rates) -> EdgeSettings:
+    """Return the edge's settings: the operator's, and the contract's annotations."""
+    return EdgeSettings(
+        title="Blatam Academy",
+        version=version("blatam-academy"),
+        public_url=settings.public_url,
+        docs=settings.debug,
+        debug=settings.debug,
+        cors_origins=settings.cors_origins,
+        trusted_proxies=tuple(map(str, settings.trusted_proxies)),
+        serve_trailing_slash=True,
+        text_pattern=NO_NUL,
+        error_domain=DOMAIN,
+        public_methods=contract.public_methods(),
+        public_max_age=contract.public_max_age(),
+        rate_limits=contract.rate_sentences(in_force),
+        cookies=tuple(
+            TokenCookie(
+                name=name,
+                reply_fields=table.reply_fields,
+                request_fields=table.request_fields,
+                max_age_fields=table.max_age_fields,
+                cleared_by=frozenset(table.cleared_by),
+            )
+            for name, table in contract.cookies().items()
+        ),
+    )
+
+
+def rates(settings: Settings) -> Rates:
+    """Return the rates of RATE_LIMITS. Raises ContractError for an unknown RPC."""
+    contract.check_overrides(settings.rate_limits)
+    overrides = {
+        name: [
+            contract.RateRule(tuple(rule.by), Window(rule.limit, rule.per))
+            for rule in rules
+        ]
+        for name, rules in settings.rate_limits.items()
+    }
+    contract.rate_sentences(overrides)  # raises if a rule cannot be enforced
+    return overrides

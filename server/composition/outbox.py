@@ -1,0 +1,73 @@
+"""Outbox: delivers mails and handles events after their changes have committed."""
+
+from __future__ import annotations
+
+import random
+
+from server.composition.feature import Drain, DrainStage, Feature
+from server.composition.resources import Resources, Stores
+from server.config import Settings
+from server.domain.clock import Clock
+from server.domain.credentials.mailed_tokens import MailedTokens
+from server.domain.members.event_handlers import EventHandlers
+from server.domain.outbox.emails import EmailComposer
+from server.mail.files import FileMailer
+from server.mail.message import MessageBuilder
+from server.mail.smtp import MailServer, SmtpMailer
+from server.store.accounts.user_reads import UserReads
+from server.store.credentials.accounts import PostgresAccounts
+from server.store.members.analytics import PostgresAnalytics
+from server.store.members.notifications import PostgresNotifications
+from server.workers.outbox_dispatcher import OutboxDispatcher
+from server.workers.outbox_router import Mailer, OutboxRouter
+from server.workers.poller import Poller
+from server.workers.supervisor import Subscription
+
+
+def outbox_feature(resources: Resources, stores: Stores) -> Feature:
+    """Build the feature."""
+    database, clock, outbox = resources.database, resources.clock, stores.outbox
+    mailer = _mailer(resources.settings, clock)
+    notifications = PostgresNotifications(database, clock)
+    router = OutboxRouter(
+        EmailComposer(
+            users=UserReads(database),
+            accounts=PostgresAccounts(database),
+            delivery_log=outbox,
+            tokens=MailedTokens(
+                stores.mailed_tokens, resources.secret.mac("mailed-tokens"), clock
+            ),
+            notifications=notifications,
+        ),
+        mailer,
+        EventHandlers(PostgresAnalytics(database), notifications),
+    )
+    dispatcher = OutboxDispatcher(outbox, router.route, clock, random.random)
+    return Feature(
+        tasks=(
+            Poller(
+                "outbox",
+                dispatcher.deliver,
+                dispatcher.interval,
+                wake=outbox.subscribe(),
+            ),
+            Subscription("outbox notifications", outbox.listen),
+        ),
+        drains=(
+            Drain(DrainStage.OUTBOX, dispatcher.drain),
+            Drain(DrainStage.CONNECTIONS, mailer.close),
+        ),
+    )
+
+
+def _mailer(settings: Settings, clock: Clock) -> Mailer:
+    builder = MessageBuilder(settings.mail_from, _public_url(settings), clock)
+    if settings.smtp_url is None:
+        return FileMailer(settings.state_dir / "mail", builder)
+    server = MailServer.parse(settings.smtp_url.get_secret_value())
+    return SmtpMailer(server, builder)
+
+
+def _public_url(settings: Settings) -> str:
+    """Return where links lead: a setting, never a value from a request (R26)."""
+    return settings.public_url or f"http://{settings.http_listen}"

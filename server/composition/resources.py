@@ -1,0 +1,127 @@
+"""Resources that every feature uses, and the stores that several features share."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+
+from pydantic import SecretStr
+from redis.asyncio import Redis
+
+from server.config import Settings, require
+from server.domain.clock import Clock, system_clock
+from server.domain.credentials.passwords import PasswordHasher
+from server.domain.credentials.revocations import Revocations
+from server.domain.credentials.secret_key import SecretKey
+from server.domain.credentials.tokens import KeyRing
+from server.domain.limits import Limiter, SlidingWindows
+from server.domain.paging import PageTokens
+from server.store.accounts.user_cache import CachedUsers
+from server.store.accounts.user_changes import UserChangeFeed
+from server.store.accounts.user_reads import UserReads
+from server.store.audit import PostgresAudit
+from server.store.buckets import RedisBuckets
+from server.store.connect import Database, redis_client
+from server.store.credentials.mailed_tokens import PostgresMailedTokens
+from server.store.credentials.revocations import RevocationFeed
+from server.store.credentials.service_keys import PostgresServiceKeys
+from server.store.credentials.signing_keys import PostgresSigningKeys
+from server.store.outbox import PostgresOutbox
+from server.workers.hashing import HashingPool
+
+
+@dataclass(frozen=True, slots=True)
+class Resources:
+    """Connections, secrets and pools of one process."""
+
+    settings: Settings
+    clock: Clock
+    secret: SecretKey
+    database: Database
+    redis: Redis
+    limiter: Limiter
+    hasher: PasswordHasher
+    revocations: Revocations
+    feed: RevocationFeed
+
+
+@asynccontextmanager
+async def open_resources(settings: Settings) -> AsyncIterator[Resources]:
+    """Open the resources; close them in reverse order when the block ends.
+
+    Raises ConfigurationError for a setting that is missing.
+    """
+    require(settings, "database_url", "redis_url", "secret_key")
+    async with AsyncExitStack() as stack:
+        database = Database(_text(settings.database_url))
+        stack.push_async_callback(database.close)
+        redis = redis_client(_text(settings.redis_url))
+        stack.push_async_callback(redis.aclose)
+        pool = HashingPool()
+        stack.callback(pool.close)
+        revocations = Revocations(system_clock)
+        yield Resources(
+            settings=settings,
+            clock=system_clock,
+            secret=SecretKey(
+                _text(settings.secret_key), _text(settings.secret_key_previous) or None
+            ),
+            database=database,
+            redis=redis,
+            limiter=RedisBuckets(redis, SlidingWindows(system_clock)),
+            hasher=PasswordHasher(pool),
+            revocations=revocations,
+            feed=RevocationFeed(database, redis, revocations, system_clock),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Stores:
+    """The stores that several features share."""
+
+    key_ring: KeyRing
+    signing_keys: PostgresSigningKeys
+    service_keys: PostgresServiceKeys
+    audit: PostgresAudit
+    users: CachedUsers
+    user_changes: UserChangeFeed
+    mailed_tokens: PostgresMailedTokens
+    outbox: PostgresOutbox
+
+
+def build_stores(resources: Resources) -> Stores:
+    """Build the shared stores."""
+    database, feed = resources.database, resources.feed
+    key_ring = KeyRing()
+    users = CachedUsers(database, resources.redis, feed)
+    return Stores(
+        key_ring=key_ring,
+        signing_keys=signing_key_store(resources, key_ring),
+        service_keys=PostgresServiceKeys(database, resources.clock),
+        audit=PostgresAudit(database),
+        users=users,
+        user_changes=UserChangeFeed(database, UserReads(database)),
+        mailed_tokens=PostgresMailedTokens(database, feed, users.cache.keep),
+        outbox=PostgresOutbox(database),
+    )
+
+
+def signing_key_store(resources: Resources, key_ring: KeyRing) -> PostgresSigningKeys:
+    """Return the store that keeps a key ring up to date."""
+    return PostgresSigningKeys(
+        resources.database,
+        resources.redis,
+        resources.secret,
+        key_ring,
+        resources.clock,
+    )
+
+
+def page_tokens(resources: Resources) -> PageTokens:
+    """Return the codec of page tokens, which all lists share."""
+    return PageTokens(resources.secret.mac("page-tokens"))
+
+
+def _text(secret: SecretStr | None) -> str:
+    return secret.get_secret_value() if secret else ""

@@ -1,0 +1,135 @@
+"""HashingPool: priorities, and how many jobs may wait for how long."""
+
+import asyncio
+from collections.abc import Callable, Iterator
+from datetime import timedelta
+from threading import Event
+
+import pytest
+
+from server.domain.errors import Overloaded
+from server.workers.hashing import HashingPool
+
+
+@pytest.fixture
+def pool() -> Iterator[HashingPool]:
+    """Return a pool of one thread; two log-ins and 200 jobs of batches may wait."""
+    pool = HashingPool(1, queue=2, batch_queue=200, max_wait=timedelta(seconds=30))
+    yield pool
+    pool.close()
+
+
+class BlockingJob:
+    """Occupies a thread until it is released."""
+
+    def __init__(self) -> None:
+        self._started, self._end = asyncio.Event(), Event()
+        self._loop = asyncio.get_running_loop()
+
+    def __call__(self) -> None:
+        self._loop.call_soon_threadsafe(self._started.set)
+        self._end.wait(30)
+
+    async def started(self) -> None:
+        async with asyncio.timeout(30):
+            await self._started.wait()
+
+    def release(self) -> None:
+        self._end.set()
+
+
+def appending(order: list[str], name: str) -> Callable[[], None]:
+    return lambda: order.append(name)
+
+
+async def test_hashing_pool_serves_log_in_before_waiting_batch(
+    pool: HashingPool,
+) -> None:
+    """100 jobs of a batch wait; a log-in that arrives later is served next."""
+    order: list[str] = []
+    blocking = BlockingJob()
+    first = asyncio.create_task(pool.run(blocking))
+    await blocking.started()
+    batch = asyncio.create_task(pool.run_all([appending(order, "batch")] * 100))
+    await asyncio.sleep(0)
+    log_in = asyncio.create_task(pool.run(appending(order, "log-in")))
+    await asyncio.sleep(0)
+    blocking.release()
+    await asyncio.gather(first, batch, log_in)
+    assert order == ["log-in", *["batch"] * 100]
+
+
+async def test_hashing_pool_admits_all_of_a_batch_or_none(pool: HashingPool) -> None:
+    order: list[str] = []
+    with pytest.raises(Overloaded):
+        await pool.run_all([appending(order, "too many")] * 202)
+    await pool.run(appending(order, "one"))
+    assert order == ["one"]
+
+
+async def test_hashing_pool_admits_log_ins_while_batch_queue_is_full(
+    pool: HashingPool,
+) -> None:
+    """Each priority has a queue of its own."""
+    blocking = BlockingJob()
+    first = asyncio.create_task(pool.run(blocking))
+    await blocking.started()
+    batch = asyncio.create_task(pool.run_all([lambda: None] * 200))
+    await asyncio.sleep(0)
+    with pytest.raises(Overloaded):
+        await pool.run_all([lambda: None])
+    log_ins = [asyncio.create_task(pool.run(lambda: None)) for _ in range(2)]
+    await asyncio.sleep(0)
+    with pytest.raises(Overloaded) as caught:
+        await pool.run(lambda: None)
+    assert caught.value.retry_after
+    blocking.release()
+    await asyncio.gather(first, batch, *log_ins)
+
+
+async def test_hashing_pool_refuses_log_in_after_max_wait() -> None:
+    """Its job is cancelled; one that has started runs to its end."""
+    pool = HashingPool(1, queue=9, batch_queue=9, max_wait=timedelta(milliseconds=20))
+    blocking, order = BlockingJob(), list[str]()
+    first = asyncio.create_task(pool.run(blocking))
+    await blocking.started()
+    with pytest.raises(Overloaded):
+        await pool.run(appending(order, "late"))
+    blocking.release()
+    await first
+    assert not order
+    pool.close()
+
+
+async def test_hashing_pool_cancelled_caller_leaves_queue(pool: HashingPool) -> None:
+    """A waiting job is dropped; a running one keeps its thread to its end."""
+    order: list[str] = []
+    blocking = BlockingJob()
+    tasks: list[asyncio.Task[object]] = [asyncio.create_task(pool.run(blocking))]
+    await blocking.started()
+    tasks += [
+        asyncio.create_task(pool.run(appending(order, "cancelled"))) for _ in range(2)
+    ]
+    tasks.append(asyncio.create_task(pool.run_all([appending(order, "cancelled")] * 9)))
+    await asyncio.sleep(0)
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+    later = [asyncio.create_task(pool.run(appending(order, "later"))) for _ in range(2)]
+    await asyncio.sleep(0)
+    with pytest.raises(Overloaded):
+        await pool.run(lambda: None)
+    blocking.release()
+    await asyncio.gather(*later)
+    assert order == ["later", "later"]
+
+
+async def test_hashing_pool_job_error_reaches_its_caller_only(
+    pool: HashingPool,
+) -> None:
+    def fails() -> None:
+        raise ValueError("broken")
+
+    with pytest.raises(ValueError, match="broken"):
+        await pool.run(fails)
+    assert await pool.run(lambda: 7) == 7
