@@ -131,8 +131,10 @@ async def test_erasure_frees_names_but_not_the_id(service: Running) -> None:
 async def test_erasing_oneself_requires_the_password(shared: Running) -> None:
     """An access token does not suffice (ASVS 7.5.3); admins erase others without."""
     ana, root = await shared.signed_in(), await shared.signed_in(Role.ADMIN)
-    for who in (ana, root):
-        call = shared.users.EraseUser(erase_request(who.user.id), metadata=who.metadata)
+    for user in (ana, root):
+        call = shared.users.EraseUser(
+            erase_request(user.user.id), metadata=user.metadata
+        )
         assert (await refusal(call)).violations == {("currentPassword", "required")}
     wrong = shared.users.EraseUser(
         erase_request(ana.user.id, "Wrong7horse"), metadata=ana.metadata

@@ -136,8 +136,8 @@ class PostgresPersonalData:
             for row_set in _row_sets(table, user_id):
                 async with aclosing(self._batches(table, row_set)) as batches:
                     async for rows in batches:
-                        shown = [_shown(table, row, user_id) for row in rows]
-                        yield ExportBatch(table.name, shown)
+                        values = [_exported_values(table, row, user_id) for row in rows]
+                        yield ExportBatch(table.name, values)
 
     async def _batches(
         self, table: sa.Table, row_set: RowSet
@@ -167,12 +167,14 @@ def _after(key: Sequence[sa.Column[object]], row: sa.RowMapping) -> Condition:
     return sa.tuple_(*key) > last
 
 
-def _shown(table: sa.Table, row: sa.RowMapping, user_id: int) -> dict[str, object]:
+def _exported_values(
+    table: sa.Table, row: sa.RowMapping, user_id: int
+) -> dict[str, object]:
     """Return the values of a row that the user may see, by column."""
-    shown = {column.name: row[column.name] for column in _exported_columns(table)}
+    values = {column.name: row[column.name] for column in _exported_columns(table)}
     if table is audit_events and row["actor"] not in (f"user:{user_id}", "anonymous"):
-        shown["address"] = ""  # that of another user
-    return shown
+        values["address"] = ""  # that of another user
+    return values
 
 
 def _exported_columns(table: sa.Table) -> list[sa.Column[object]]:
