@@ -186,6 +186,7 @@ class Settings(BaseSettings):
     refresh_absolute: Duration = timedelta(days=90)
     user_retention: Duration = timedelta(days=30)
     password_policy: PasswordPolicy = PasswordPolicy.COMPOSITION
+    imported_hash_max_cost: int = Field(12, ge=1)  # times the cost of own hashes
     rate_limits: RateLimits = Field(default_factory=dict)
     log_level: str = Field("info", pattern="(?i)^(debug|info|warning|error|critical)$")
 

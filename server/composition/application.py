@@ -28,17 +28,13 @@ from server.composition.resources import Resources, Stores, build_stores
 from server.domain.auth import Authentication
 from server.domain.idempotency import Idempotency
 from server.rpc.addresses import TrustedProxies
-from server.rpc.batching import BatchingServicer, answering
+from server.rpc.batched_call import call_executor
+from server.rpc.batching import BatchingServicer
+from server.rpc.grpc_server import MAX_CONCURRENT_CALLS, build_grpc_server
 from server.rpc.health import POLL_INTERVAL, Health
-from server.rpc.listener import (
-    MOST_CALLS,
-    ChainDependencies,
-    Listener,
-    grpc_server,
-    serve_methods,
-)
+from server.rpc.listener import ChainDependencies, Listener, serve_methods
 from server.rpc.local import LocalPort
-from server.rpc.reflection import reflect
+from server.rpc.reflection import enable_reflection
 from server.store.idempotent_responses import PostgresIdempotentResponses
 from server.workers.poller import Poller
 
@@ -73,12 +69,14 @@ async def build_application(
     served = serve_methods(servicers, chain_dependencies(resources, stores, sign_in))
     settings = resources.settings
     proxies = TrustedProxies(settings.trusted_proxies)
-    batching = BatchingServicer(answering(served, proxies), MOST_CALLS)
+    execute = call_executor(served, proxies)
+    batching = BatchingServicer(execute, MAX_CONCURRENT_CALLS)
     health = Health(resources.database.ping, list(servicers), lame_duck)
-    server = grpc_server([*Listener(proxies).handlers(served), batching.handler()])
+    handlers = [*Listener(proxies).handlers(served), batching.handler()]
+    server = build_grpc_server(handlers)
     health.add_to(server)
     if settings.debug:
-        reflect(server, (*servicers, health.name))
+        enable_reflection(server, (*servicers, health.name))
     port = LocalPort(served, proxies, Reply, CallError)
     edge = replace(edge_settings(settings, rates(settings)), ready=health.ready)
     features.append(_transport_feature(health, batching))
@@ -120,7 +118,7 @@ def chain_dependencies(
     """Return what the interceptors of every RPC depend on."""
     return ChainDependencies(
         verify=sign_in.identify,
-        learn=stores.key_ring.learn,
+        refresh_keys=stores.key_ring.learn,
         limiter=resources.limiter,
         idempotency=Idempotency(
             PostgresIdempotentResponses(resources.database),

@@ -16,6 +16,7 @@ from server.domain.credentials.revocations import Revocations
 from server.domain.credentials.secret_key import SecretKey
 from server.domain.credentials.tokens import KeyRing
 from server.domain.limits import Limiter, SlidingWindows
+from server.domain.members.unsubscriptions import UnsubscribeTokens
 from server.domain.paging import PageTokens
 from server.store.accounts.user_cache import CachedUsers
 from server.store.accounts.user_changes import UserChangeFeed
@@ -121,6 +122,11 @@ def signing_key_store(resources: Resources, key_ring: KeyRing) -> PostgresSignin
 def page_tokens(resources: Resources) -> PageTokens:
     """Return the codec of page tokens, which all lists share."""
     return PageTokens(resources.secret.mac("page-tokens"))
+
+
+def unsubscribe_tokens(resources: Resources) -> UnsubscribeTokens:
+    """Return the codec of the tokens in unsubscribe links."""
+    return UnsubscribeTokens(resources.secret.mac("unsubscribe"))
 
 
 def _text(secret: SecretStr | None) -> str:

@@ -7,21 +7,19 @@ is signed and bound to the caller, the filter and the sort (compare CVE-2026-335
 
 from __future__ import annotations
 
-import re
-from base64 import urlsafe_b64decode, urlsafe_b64encode
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 import orjson
 
+from server.domain.credentials import base64url
 from server.domain.credentials.secret_key import Mac
 from server.domain.errors import InvalidFields, Violation
 
 DEFAULT_PAGE_SIZE = 20
 MAX_OFFSET = 10_000  # rows
 _SIGNATURE_BYTES = 16
-_BASE64URL = re.compile(r"[A-Za-z0-9_-]*")
 Item = TypeVar("Item")
 
 
@@ -109,7 +107,7 @@ class PageTokens:
         """Return the token of the page after `position`, valid in `context` only."""
         payload = orjson.dumps([position.value, position.id])
         signature = self.mac.sign(payload + context)[:_SIGNATURE_BYTES]
-        return _encode(signature + payload)
+        return base64url.encode(signature + payload)
 
     def read(self, token: str, context: bytes) -> Position:
         """Return the position that a token holds.
@@ -117,28 +115,15 @@ class PageTokens:
         Raises InvalidFields unless it is, character by character, a token that was
         made for this context.
         """
-        raw = _decode(token)
+        try:
+            raw = base64url.decode(token)
+        except ValueError:
+            raw = b""
         signature, payload = raw[:_SIGNATURE_BYTES], raw[_SIGNATURE_BYTES:]
         if not self.mac.verify(payload + context, signature):
             raise InvalidFields([_FOREIGN_TOKEN])
         value, row_id = orjson.loads(payload)
         return Position(value, row_id)
-
-
-def _encode(raw: bytes) -> str:
-    return urlsafe_b64encode(raw).decode().rstrip("=")
-
-
-def _decode(text: str) -> bytes:
-    """Return the bytes, or none for text that `_encode` does not produce.
-
-    Python's decoder skips characters outside the alphabet, and takes padding and
-    spare bits, so several texts would name one page.
-    """
-    if not _BASE64URL.fullmatch(text) or len(text) % 4 == 1:
-        return b""
-    raw = urlsafe_b64decode(text + "=" * (-len(text) % 4))
-    return raw if _encode(raw) == text else b""
 
 
 def page_request(

@@ -13,7 +13,7 @@ from datetime import datetime, timedelta
 from enum import Enum, auto
 from typing import Protocol
 
-from server.domain.credentials.revocations import KEPT
+from server.domain.credentials.revocations import REVOCATION_RETENTION
 from server.domain.errors import InvalidFields, Violation
 from server.domain.event_buffer import HEARTBEAT, EventBuffer
 
@@ -32,7 +32,7 @@ class Revoked:
     @property
     def forget_at(self) -> datetime:
         """When no access token of the session can be valid any more."""
-        return self.ended_at + KEPT
+        return self.ended_at + REVOCATION_RETENTION
 
 
 class Sign(Enum):
@@ -112,7 +112,7 @@ class RevocationWatch:
 def _read(token: str) -> int:
     if not token:
         return 0
-    if not re.fullmatch(r"\d{1,18}", token, re.ASCII):
+    if not re.fullmatch(r"0|[1-9][0-9]{0,17}", token):
         raise InvalidFields([_FOREIGN])
     return int(token)
 

@@ -11,8 +11,8 @@ from datetime import datetime, timedelta
 import sqlalchemy as sa
 
 from server.domain.clock import Clock
-from server.domain.credentials.revocations import KEPT as REVOCATIONS_KEPT
-from server.domain.idempotency import KEPT as ANSWERS_KEPT
+from server.domain.credentials.revocations import REVOCATION_RETENTION
+from server.domain.idempotency import RESPONSE_RETENTION
 from server.domain.outbox.entries import State
 from server.store.accounts.erasure import erase
 from server.store.connect import Database
@@ -57,9 +57,11 @@ def expiries(now: datetime) -> list[Expiry]:
     return [
         Expiry(sessions, sessions.c.expires_at < old_session),
         Expiry(sessions, sessions.c.ended_at < old_session),
-        Expiry(revocations, revocations.c.ended_at < now - REVOCATIONS_KEPT),
+        Expiry(revocations, revocations.c.ended_at < now - REVOCATION_RETENTION),
         Expiry(mailed_tokens, mailed_tokens.c.expires_at < now - TOKENS_KEPT),
-        Expiry(request_answers, request_answers.c.answered_at < now - ANSWERS_KEPT),
+        Expiry(
+            request_answers, request_answers.c.answered_at < now - RESPONSE_RETENTION
+        ),
         _settled(State.DELIVERED, now - ENTRIES_KEPT),
         _settled(State.DEAD, now - DEAD_KEPT),
         Expiry(notifications, notifications.c.created_at < now - NOTIFICATIONS_KEPT),

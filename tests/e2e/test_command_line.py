@@ -23,7 +23,7 @@ from typer.testing import CliRunner
 
 from server.__main__ import cli
 from tests.conftest import open_folder
-from tests.processes import ANYWHERE
+from tests.processes import FREE_PORTS
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
@@ -64,7 +64,7 @@ def academy_up(state: Path, **settings: str) -> Iterator[Academy]:
         "PATH": paths,
         "HOME": os.environ.get("HOME", "/"),
         "STATE_DIR": str(state),
-        **ANYWHERE,
+        **FREE_PORTS,
         **settings,
     }
     process = subprocess.Popen(
@@ -296,7 +296,7 @@ def test_a_remote_edge(academy: Academy) -> None:
     edge = subprocess.Popen(
         [sys.executable, "-m", "server", "edge", "--server", academy.grpc],
         cwd=ROOT,
-        env=academy.env | ANYWHERE,
+        env=academy.env | FREE_PORTS,
         stderr=subprocess.PIPE,
     )
     try:

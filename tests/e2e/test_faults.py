@@ -1,4 +1,4 @@
-"""When something breaks inside: neither transport tells, and the log has the cause."""
+"""Unexpected exceptions: the cause is in the log, never in a response."""
 
 import grpc
 import sqlalchemy as sa
@@ -11,10 +11,10 @@ from tests.running import PASSWORD, running
 from tests.status import refusal
 
 
-async def test_an_exception_in_a_handler_reaches_nobody(
+async def test_unexpected_exception_is_not_shown_to_the_caller(
     database_url: str, redis_url: str
 ) -> None:
-    """R38, R39: "internal error" with a request id; no value of a row in the log."""
+    """R38, R39: "internal error" with a request id; no row values in the log."""
     database = Database(database_url)
     async with running(database_url, redis_url) as service:
         async with database.transaction() as connection:
@@ -33,14 +33,14 @@ async def test_an_exception_in_a_handler_reaches_nobody(
         grpc.StatusCode.INTERNAL,
         "internal error",
     )
-    told = response.json()
-    assert (response.status_code, told["error"]) == (500, "internal error")
+    error = response.json()
+    assert (response.status_code, error["error"]) == (500, "internal error")
     causes = {
         line["request_id"]: repr(line["exc_info"])
         for line in lines
         if line["event"] == "unexpected"
     }
-    assert set(causes) == {refused.request_id, told["requestId"]}
+    assert set(causes) == {refused.request_id, error["requestId"]}
     assert all("email_verified" in cause for cause in causes.values())
     assert "canary" not in repr(lines)
     assert "argon2" not in repr(lines)

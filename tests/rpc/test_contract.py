@@ -64,30 +64,30 @@ def limit(*by: str, most: int = 1, seconds: int = 1) -> RateLimit:
 @pytest.mark.parametrize(
     ("policy", "fault"),
     [
-        (None, "has no policy"),
+        (None, "policy option is missing"),
         (MethodPolicy(access=Access.ACCESS_SELF, self="nobody"), "policy.self"),
         (MethodPolicy(access=Access.ACCESS_PUBLIC, idempotent=True), "request_id"),
         (
             MethodPolicy(access=Access.ACCESS_PUBLIC, rate_limits=[limit("caller")]),
-            "anybody may call it",
+            "cannot count by caller",
         ),
         (
             MethodPolicy(access=Access.ACCESS_PUBLIC, rate_limits=[limit("e_mail")]),
-            "no field",
+            "not a field of the request",
         ),
         (
             MethodPolicy(access=Access.ACCESS_PUBLIC, rate_limits=[limit("names")]),
-            "no field",
+            "not a field of the request",
         ),
         (
             MethodPolicy(access=Access.ACCESS_PUBLIC, rate_limits=[limit()]),
-            "by what it counts",
+            "at least one key",
         ),
         (
             MethodPolicy(
                 access=Access.ACCESS_PUBLIC, rate_limits=[limit("name", most=0)]
             ),
-            "needs a limit and a window",
+            "needs limit and per",
         ),
     ],
 )
@@ -118,6 +118,7 @@ def check(overrides: dict[str, list[RateRule]]) -> None:
     ("name", "by"),
     [("blatam.user.v1.UserService/Nothing", "address"),
      ("blatam.user.v1.UserService/GetUser", "nothing"),
+     ("blatam.user.v1.UserService/GetUser", "account"),
      ("blatam.auth.v1.AuthService/Login", "caller")],
 )  # fmt: skip
 def test_faulty_overrides_are_named(name: str, by: str) -> None:

@@ -117,7 +117,7 @@ async def test_a_server_that_stops_sends_watchers_away(service: Running) -> None
             assert refused.reason == "SERVER_STOPPING"
 
 
-@pytest.mark.parametrize("token", ["x", "-1"])
+@pytest.mark.parametrize("token", ["x", "-1", "\u0665", "01", "1\n", " 1", "1_0"])
 async def test_a_foreign_token_is_named(shared: Running, token: str) -> None:
     root = await shared.signed_in(Role.ADMIN)
     request = pb.WatchRevocationsRequest(resume_token=token)

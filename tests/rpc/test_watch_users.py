@@ -127,6 +127,7 @@ async def test_a_token_that_nothing_is_kept_for(shared: Running) -> None:
         (f"1.{int(time.time()) - week}", "RESUME_TOKEN_EXPIRED"),
         (f"999999999.{int(time.time())}", "RESUME_TOKEN_EXPIRED"),
         ("1", "INVALID_FIELDS"),
+        ("1.\u0665", "INVALID_FIELDS"),
         ("x.y", "INVALID_FIELDS"),
     ):
         request = pb.WatchUsersRequest(resume_token=token)

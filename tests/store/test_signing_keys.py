@@ -5,7 +5,7 @@ import asyncio
 import pytest
 import sqlalchemy as sa
 
-from server.domain.credentials.rotation import SPENT_AFTER, SigningKeys
+from server.domain.credentials.rotation import EXPIRED_AFTER, SigningKeys
 from server.domain.credentials.secret_key import SecretKey
 from server.domain.credentials.tokens import KeyRing, KeyState
 from server.domain.errors import NextKeyTooNew
@@ -119,7 +119,7 @@ async def test_a_retired_key_goes_when_nothing_it_signed_can_be_alive(
     second = ring.active.kid
     clock.advance(600)
     await store.rotate(None)
-    clock.advance(SPENT_AFTER.total_seconds() - 600)
+    clock.advance(EXPIRED_AFTER.total_seconds() - 600)
     await store.refresh()
     assert {first, second} < ring.keys.keys()
     clock.advance(1)

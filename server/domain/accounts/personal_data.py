@@ -11,6 +11,7 @@ from typing import Protocol
 from server.domain.auth import Authentication
 from server.domain.callers import Caller
 from server.domain.errors import InvalidFields, UserNotFound, Violation
+from server.domain.limits import AccountLimit
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +43,11 @@ class PersonalData:
     authentication: Authentication
 
     async def erase(
-        self, caller: Caller, user_id: int, password: str, address: str
+        self,
+        caller: Caller,
+        user_id: int,
+        password: str,
+        limits: Sequence[AccountLimit],
     ) -> None:
         """Erase a user. Callers who erase themselves must prove it by their password.
 
@@ -54,7 +59,7 @@ class PersonalData:
                 raise InvalidFields([_PASSWORD_REQUIRED])
             rules = self.authentication
             account = await rules.accounts.account_by_id(user_id)
-            await rules.verified(account, caller.subject, password, address)
+            await rules.verified(account, caller.subject, password, limits)
         await self.store.erase(user_id, self.authentication.clock())
 
     async def export(self, user_id: int) -> AsyncGenerator[ExportBatch, None]:

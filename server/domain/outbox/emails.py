@@ -1,4 +1,4 @@
-"""EmailComposer: who gets which one for an entry of the outbox, and what it says."""
+"""Composes the e-mail of an outbox entry: its recipient and its content."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from enum import StrEnum
 from typing import Protocol
 
 from server.domain.accounts.users import User
-from server.domain.auth import Account
 from server.domain.credentials.mailed_tokens import MailedTokens, Purpose
+from server.domain.credentials.stores import Account
+from server.domain.members.unsubscriptions import SETTINGS_BY_KIND, UnsubscribeTokens
 from server.domain.outbox.entries import Entry, EventType
 
-_NEWS = frozenset({EventType.FOLLOWED_POST, EventType.NEW_FOLLOWER, EventType.DIGEST})
-BETWEEN_WARNINGS = timedelta(days=1)
+WARNING_INTERVAL = timedelta(days=1)
 
 
 class MailerUnavailable(Exception):
@@ -22,12 +22,12 @@ class MailerUnavailable(Exception):
 
 
 class Template(StrEnum):
-    """Which letter; each has a text."""
+    """The kinds of e-mails; each has a text."""
 
     WELCOME = "welcome"
     VERIFICATION = "verification"
-    PASSWORD_RESET = "password_reset"  # noqa: S105 - a letter's name
-    PASSWORD_CHANGED = "password_changed"  # noqa: S105 - a letter's name
+    PASSWORD_RESET = "password_reset"  # noqa: S105 - a template's name
+    PASSWORD_CHANGED = "password_changed"  # noqa: S105 - a template's name
     EMAIL_CHANGE = "email_change"
     EMAIL_CHANGE_ASKED = "email_change_asked"
     EMAIL_CHANGED = "email_changed"
@@ -41,9 +41,10 @@ class Template(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Email:
-    """A letter to one address. `entry` and `written_at` name it, also when repeated.
+    """An e-mail to one address; `entry` and `written_at` identify it.
 
-    `token` is "" in one without a link. `details` come from outside; a tuple is lines.
+    `token` is "" if it has no link, `unsubscribe_token` if it cannot be turned off.
+    `details` are untrusted text; a tuple holds lines.
     """
 
     entry: int
@@ -52,51 +53,53 @@ class Email:
     to: str
     username: str
     token: str = field(default="", repr=False)
+    unsubscribe_token: str = field(default="", repr=False)
     details: Mapping[str, str | int | tuple[str, ...]] = field(default_factory=dict)
 
 
 class Users(Protocol):
-    """Gives accounts as they are now, from no cache."""
+    """Reads accounts, without a cache."""
 
     async def by_id(self, user_id: int) -> User | None:
-        """Give the account with this id."""
+        """Return the account with this id."""
 
 
 class Accounts(Protocol):
-    """Finds accounts by what people type."""
+    """Finds accounts by identifier."""
 
     async def account(self, identifier: str) -> Account | None:
-        """Give the account with this folded username or e-mail address."""
+        """Return the account with this normalized username or e-mail address."""
 
 
 class DeliveryLog(Protocol):
-    """Knows what was sent before."""
+    """Reads which e-mails were delivered."""
 
     async def delivered_since(
         self, kind: EventType, user_id: int, since: datetime
     ) -> bool:
-        """Tell whether a user got an entry of this kind that was written since."""
+        """Return whether an entry of this kind, written since, was delivered."""
 
 
 class Notifications(Protocol):
-    """Knows what there is to tell members of each other."""
+    """Reads members' notifications."""
 
     async def lines(self, user_id: int, first: int, last: int) -> Sequence[str]:
-        """Give the news of a member from one to another, as they stand now."""
+        """Return the lines of a member's current notifications in a range of ids."""
 
 
 @dataclass(frozen=True, slots=True)
 class EmailComposer:
-    """Writes letters when they are sent: what is no longer so is not told."""
+    """Composes e-mails when they are sent, from the current data."""
 
     users: Users
     accounts: Accounts
     delivery_log: DeliveryLog
     tokens: MailedTokens
     notifications: Notifications
+    unsubscribe_tokens: UnsubscribeTokens
 
     async def email(self, entry: Entry) -> Email | None:
-        """Give the letter of an entry, None if there is nothing to send."""
+        """Return the e-mail of an entry; None if there is nothing to send."""
         if entry.kind == EventType.PASSWORD_RESET:
             return await self._reset(entry)
         user = await self.users.by_id(entry.user_id or 0)
@@ -106,7 +109,7 @@ class EmailComposer:
             return await self._verification(entry, user)
         if entry.kind == EventType.EMAIL_CHANGE:
             return await self._change(entry, user)
-        if entry.kind in _NEWS:
+        if entry.kind in SETTINGS_BY_KIND:
             return await self._news(entry, user)
         if entry.kind == EventType.FAILED_LOG_INS and await self._warned(entry, user):
             return None
@@ -118,28 +121,30 @@ class EmailComposer:
         user = await self.users.by_id(account.user_id) if account else None
         if user is None:
             return None
-        return await self._proving(entry, Template.PASSWORD_RESET, Purpose.RESET, user)
+        return await self._with_token(
+            entry, Template.PASSWORD_RESET, Purpose.RESET, user
+        )
 
     async def _verification(self, entry: Entry, user: User) -> Email | None:
         template = Template(entry.kind.partition(".")[2])
         if not user.email_verified:
-            return await self._proving(entry, template, Purpose.VERIFY, user)
+            return await self._with_token(entry, template, Purpose.VERIFY, user)
         return _email(entry, template, user) if template == "welcome" else None
 
     async def _change(self, entry: Entry, user: User) -> Email | None:
-        """Ask whoever reads the new address; warn its owner if it has one."""
-        wanted = entry.address or ""
-        account = await self.accounts.account(wanted)
+        """Ask the new address for confirmation; inform its owner if it is taken."""
+        new_address = entry.address or ""
+        account = await self.accounts.account(new_address)
         if account is None:
-            return await self._proving(
-                entry, Template.EMAIL_CHANGE, Purpose.CHANGE, user, wanted
+            return await self._with_token(
+                entry, Template.EMAIL_CHANGE, Purpose.CHANGE, user, new_address
             )
         owner = await self.users.by_id(account.user_id)
         if owner is None or not owner.is_active or owner.id == user.id:
             return None
         return _email(entry, Template.ADDRESS_TAKEN, owner)
 
-    async def _proving(
+    async def _with_token(
         self,
         entry: Entry,
         template: Template,
@@ -157,10 +162,16 @@ class EmailComposer:
         if not lines:
             return None
         template = Template(entry.kind.partition(".")[2])
-        return replace(_email(entry, template, user), details={"news": tuple(lines)})
+        return replace(
+            _email(entry, template, user),
+            unsubscribe_token=self.unsubscribe_tokens.make(
+                user.id, EventType(entry.kind)
+            ),
+            details={"news": tuple(lines)},
+        )
 
     async def _warned(self, entry: Entry, user: User) -> bool:
-        since = entry.created_at - BETWEEN_WARNINGS
+        since = entry.created_at - WARNING_INTERVAL
         return await self.delivery_log.delivered_since(
             EventType.FAILED_LOG_INS, user.id, since
         )

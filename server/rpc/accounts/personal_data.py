@@ -28,7 +28,7 @@ class PersonalDataServicer:
     ) -> pb.EraseUserResponse:
         """Erase an account and all personal data."""
         await self._personal_data.erase(
-            call.caller, request.id, request.current_password, call.address
+            call.caller, request.id, request.current_password, call.account_limits
         )
         call.audit_without_address = call.caller.user_id == request.id
         return pb.EraseUserResponse()

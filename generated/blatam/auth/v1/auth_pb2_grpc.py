@@ -244,12 +244,13 @@ class AuthServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def VerifyEmail(self, request, context):
-        """Takes the address that the token was mailed to as verified. If it was asked for
-        by ChangeEmail, it becomes the account's, and the old one is told. The token
-        serves once, within 24 hours.
+        """Marks the address that the token was mailed to as verified. If ChangeEmail asked
+        for the address, it becomes the account's, and a mail informs the old address.
+        The token is valid for 24 hours. Sending it again succeeds and changes nothing
+        while its address is still the account's verified address.
 
-        Returns INVALID_ARGUMENT, reason MAILED_TOKEN_INVALID, if the token does not
-        serve, and ALREADY_EXISTS if another account has the address by now.
+        Returns INVALID_ARGUMENT, reason MAILED_TOKEN_INVALID, if the token is not valid,
+        and ALREADY_EXISTS if another account has taken the address meanwhile.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -79,12 +79,13 @@ class AuthServiceStub:
     Returns PERMISSION_DENIED if the caller is a service.
     """
     VerifyEmail: _aio.UnaryUnaryMultiCallable[_auth_pb2.VerifyEmailRequest, _auth_pb2.VerifyEmailResponse]
-    """Takes the address that the token was mailed to as verified. If it was asked for
-    by ChangeEmail, it becomes the account's, and the old one is told. The token
-    serves once, within 24 hours.
+    """Marks the address that the token was mailed to as verified. If ChangeEmail asked
+    for the address, it becomes the account's, and a mail informs the old address.
+    The token is valid for 24 hours. Sending it again succeeds and changes nothing
+    while its address is still the account's verified address.
 
-    Returns INVALID_ARGUMENT, reason MAILED_TOKEN_INVALID, if the token does not
-    serve, and ALREADY_EXISTS if another account has the address by now.
+    Returns INVALID_ARGUMENT, reason MAILED_TOKEN_INVALID, if the token is not valid,
+    and ALREADY_EXISTS if another account has taken the address meanwhile.
     """
     ChangeEmail: _aio.UnaryUnaryMultiCallable[_auth_pb2.ChangeEmailRequest, _auth_pb2.ChangeEmailResponse]
     """Has a mail sent to a new address with a token for VerifyEmail, by which it
@@ -261,12 +262,13 @@ class AuthServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _auth_pb2.VerifyEmailRequest,
         context: _aio.ServicerContext[_auth_pb2.VerifyEmailRequest, _abc.Awaitable[_auth_pb2.VerifyEmailResponse]],
     ) -> _abc.Awaitable[_auth_pb2.VerifyEmailResponse]:
-        """Takes the address that the token was mailed to as verified. If it was asked for
-        by ChangeEmail, it becomes the account's, and the old one is told. The token
-        serves once, within 24 hours.
+        """Marks the address that the token was mailed to as verified. If ChangeEmail asked
+        for the address, it becomes the account's, and a mail informs the old address.
+        The token is valid for 24 hours. Sending it again succeeds and changes nothing
+        while its address is still the account's verified address.
 
-        Returns INVALID_ARGUMENT, reason MAILED_TOKEN_INVALID, if the token does not
-        serve, and ALREADY_EXISTS if another account has the address by now.
+        Returns INVALID_ARGUMENT, reason MAILED_TOKEN_INVALID, if the token is not valid,
+        and ALREADY_EXISTS if another account has taken the address meanwhile.
         """
 
     @_abc_1.abstractmethod

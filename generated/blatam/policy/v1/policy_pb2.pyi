@@ -76,8 +76,12 @@ class RateLimit(_message.Message):
     @_builtins.property
     def by(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """What calls are counted by, together: "address" (an IPv4 address or an IPv6
-        /64), "caller", or the path of a string field of the request, folded to
-        lower case.
+        /64), "caller", "account", or the path of a string field of the request,
+        folded to lower case. "account" is the account whose password an RPC verifies,
+        whatever the spelling of its identifier. It is known after a look-up only: such
+        a limit is counted apart from the others, and beyond it no password is verified
+        and the call fails as with a wrong one. RPCs with equal limits by account share
+        one count.
         """
 
     @_builtins.property

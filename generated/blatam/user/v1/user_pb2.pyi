@@ -483,10 +483,10 @@ class NewUser(_message.Message):
     password: _builtins.str
     """8 to 128 characters; the password policy says what else it needs."""
     password_hash: _builtins.str
-    """In place of a password: a whole hash of argon2id or bcrypt, made elsewhere. One
-    that costs more than four times the academy's own is refused: above
-    memory x passes of 155,648 KiB, or above 10 rounds of bcrypt. The owner's next
-    log-in puts the academy's own in its place.
+    """In place of a password: a complete hash of argon2id or bcrypt, made by another
+    system. The server limits what a hash may cost; by default bcrypt with 12 rounds
+    and argon2id with 64 MiB, 3 passes and 4 lanes are accepted. The owner's next
+    log-in replaces it with a hash of the server's own.
     """
     role: Global___Role.ValueType
     """Absent: a student."""

@@ -128,6 +128,11 @@ class UserServiceStub:
                 request_serializer=blatam_dot_user_dot_v1_dot_settings__pb2.UpdateUserSettingsRequest.SerializeToString,
                 response_deserializer=blatam_dot_user_dot_v1_dot_settings__pb2.UpdateUserSettingsResponse.FromString,
                 _registered_method=True)
+        self.Unsubscribe = channel.unary_unary(
+                '/blatam.user.v1.UserService/Unsubscribe',
+                request_serializer=blatam_dot_user_dot_v1_dot_settings__pb2.UnsubscribeRequest.SerializeToString,
+                response_deserializer=blatam_dot_user_dot_v1_dot_settings__pb2.UnsubscribeResponse.FromString,
+                _registered_method=True)
         self.FollowUser = channel.unary_unary(
                 '/blatam.user.v1.UserService/FollowUser',
                 request_serializer=blatam_dot_user_dot_v1_dot_user__pb2.FollowUserRequest.SerializeToString,
@@ -358,6 +363,17 @@ class UserServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Unsubscribe(self, request, context):
+        """Turns off the kind of mail that a token in the link of such a mail names. Mail
+        providers call it for their users (RFC 8058, one-click unsubscription), so it
+        needs no access token. Repeating it changes nothing.
+
+        Returns INVALID_ARGUMENT (MAILED_TOKEN_INVALID) if the token is not valid.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def FollowUser(self, request, context):
         """Has the caller follow somebody; once they do, it changes nothing.
 
@@ -511,6 +527,11 @@ def add_UserServiceServicer_to_server(servicer, server):
                     servicer.UpdateUserSettings,
                     request_deserializer=blatam_dot_user_dot_v1_dot_settings__pb2.UpdateUserSettingsRequest.FromString,
                     response_serializer=blatam_dot_user_dot_v1_dot_settings__pb2.UpdateUserSettingsResponse.SerializeToString,
+            ),
+            'Unsubscribe': grpc.unary_unary_rpc_method_handler(
+                    servicer.Unsubscribe,
+                    request_deserializer=blatam_dot_user_dot_v1_dot_settings__pb2.UnsubscribeRequest.FromString,
+                    response_serializer=blatam_dot_user_dot_v1_dot_settings__pb2.UnsubscribeResponse.SerializeToString,
             ),
             'FollowUser': grpc.unary_unary_rpc_method_handler(
                     servicer.FollowUser,
@@ -1030,6 +1051,33 @@ class UserService:
             '/blatam.user.v1.UserService/UpdateUserSettings',
             blatam_dot_user_dot_v1_dot_settings__pb2.UpdateUserSettingsRequest.SerializeToString,
             blatam_dot_user_dot_v1_dot_settings__pb2.UpdateUserSettingsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Unsubscribe(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/blatam.user.v1.UserService/Unsubscribe',
+            blatam_dot_user_dot_v1_dot_settings__pb2.UnsubscribeRequest.SerializeToString,
+            blatam_dot_user_dot_v1_dot_settings__pb2.UnsubscribeResponse.FromString,
             options,
             channel_credentials,
             insecure,

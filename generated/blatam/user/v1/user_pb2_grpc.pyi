@@ -141,6 +141,13 @@ class UserServiceStub:
     Returns PERMISSION_DENIED if the caller is a service, and ABORTED
     (ETAG_MISMATCH) if they have changed since the etag given.
     """
+    Unsubscribe: _aio.UnaryUnaryMultiCallable[_settings_pb2.UnsubscribeRequest, _settings_pb2.UnsubscribeResponse]
+    """Turns off the kind of mail that a token in the link of such a mail names. Mail
+    providers call it for their users (RFC 8058, one-click unsubscription), so it
+    needs no access token. Repeating it changes nothing.
+
+    Returns INVALID_ARGUMENT (MAILED_TOKEN_INVALID) if the token is not valid.
+    """
     FollowUser: _aio.UnaryUnaryMultiCallable[_user_pb2.FollowUserRequest, _user_pb2.FollowUserResponse]
     """Has the caller follow somebody; once they do, it changes nothing.
 
@@ -410,6 +417,19 @@ class UserServiceServicer(metaclass=_abc_1.ABCMeta):
 
         Returns PERMISSION_DENIED if the caller is a service, and ABORTED
         (ETAG_MISMATCH) if they have changed since the etag given.
+        """
+
+    @_abc_1.abstractmethod
+    def Unsubscribe(
+        self,
+        request: _settings_pb2.UnsubscribeRequest,
+        context: _aio.ServicerContext[_settings_pb2.UnsubscribeRequest, _abc.Awaitable[_settings_pb2.UnsubscribeResponse]],
+    ) -> _abc.Awaitable[_settings_pb2.UnsubscribeResponse]:
+        """Turns off the kind of mail that a token in the link of such a mail names. Mail
+        providers call it for their users (RFC 8058, one-click unsubscription), so it
+        needs no access token. Repeating it changes nothing.
+
+        Returns INVALID_ARGUMENT (MAILED_TOKEN_INVALID) if the token is not valid.
         """
 
     @_abc_1.abstractmethod
