@@ -1,4 +1,4 @@
-"""Alembic's entry point: migrate over the connection of server/store/migrate.py."""
+"""The Alembic environment; store/migrate.py provides the connection."""
 
 from alembic import context
 

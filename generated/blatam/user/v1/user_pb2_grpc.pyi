@@ -77,10 +77,16 @@ class UserServiceStub:
     is wrong. Returns FAILED_PRECONDITION (LAST_ADMIN) if no active admin would
     be left.
     """
-    ExportUser: _aio.UnaryUnaryMultiCallable[_user_pb2.ExportUserRequest, _user_pb2.ExportUserResponse]
-    """Returns all data about one user (GDPR articles 15 and 20).
+    ExportUser: _aio.UnaryStreamMultiCallable[_user_pb2.ExportUserRequest, _user_pb2.ExportUserResponse]
+    """Streams everything that is stored about one user (GDPR art. 15 and 20), as one
+    JSON document in parts: an object that holds, by section, a list of rows. Secrets
+    are left out. Concatenate the `body.data` of all parts; over REST the response is
+    the document. A row that exists during the whole export is in it exactly once; one
+    that is written meanwhile may be. The document is complete only if the stream ends
+    with OK.
 
-    Returns NOT_FOUND (USER_NOT_FOUND) if there is no such user.
+    Returns NOT_FOUND if there is no such account, or, at the end, if it was erased
+    during the export.
     """
     UpdateUser: _aio.UnaryUnaryMultiCallable[_user_pb2.UpdateUserRequest, _user_pb2.UpdateUserResponse]
     """Changes an account. Disabling an account or changing its role ends its
@@ -310,11 +316,17 @@ class UserServiceServicer(metaclass=_abc_1.ABCMeta):
     def ExportUser(
         self,
         request: _user_pb2.ExportUserRequest,
-        context: _aio.ServicerContext[_user_pb2.ExportUserRequest, _abc.Awaitable[_user_pb2.ExportUserResponse]],
-    ) -> _abc.Awaitable[_user_pb2.ExportUserResponse]:
-        """Returns all data about one user (GDPR articles 15 and 20).
+        context: _aio.ServicerContext[_user_pb2.ExportUserRequest, _abc.AsyncIterator[_user_pb2.ExportUserResponse]],
+    ) -> _abc.AsyncIterator[_user_pb2.ExportUserResponse]:
+        """Streams everything that is stored about one user (GDPR art. 15 and 20), as one
+        JSON document in parts: an object that holds, by section, a list of rows. Secrets
+        are left out. Concatenate the `body.data` of all parts; over REST the response is
+        the document. A row that exists during the whole export is in it exactly once; one
+        that is written meanwhile may be. The document is complete only if the stream ends
+        with OK.
 
-        Returns NOT_FOUND (USER_NOT_FOUND) if there is no such user.
+        Returns NOT_FOUND if there is no such account, or, at the end, if it was erased
+        during the export.
         """
 
     @_abc_1.abstractmethod
