@@ -11,7 +11,7 @@ import structlog
 from blatam.user.v1 import user_pb2 as pb
 from server.domain.callers import ANONYMOUS
 from server.domain.errors import InvalidFields, StoreUnavailable, Violation
-from server.logs import named
+from server.observability.logging import add_context
 from server.rpc.addresses import TrustedProxies
 from server.rpc.call import Call, Failure, Method, Outcome, Stream, wrap_handler
 from server.rpc.contract import read_method
@@ -40,7 +40,7 @@ async def test_unexpected_exception_is_an_internal_error() -> None:
     """R38: the caller gets a request id; the log has the cause under this id."""
     proceed = wrap_handler([log_calls, map_errors], broken)
     with (
-        structlog.testing.capture_logs([named]) as lines,
+        structlog.testing.capture_logs([add_context]) as lines,
         pytest.raises(Failure) as caught,
     ):
         await proceed(call())

@@ -16,20 +16,20 @@ from server.store.tables import metadata
 from tests.conftest import Servers, run, url_of
 
 
-async def test_migrate_runs_once_in_concurrent_processes(
+async def test_concurrent_upgrades_run_each_migration_once(
     servers: Servers, admin: AsyncEngine
 ) -> None:
     await run(admin, "create database fresh")
-    url = url_of(servers, "fresh")
-    assert await migrate.behind(url)
-    await asyncio.gather(*(migrate.upgrade(url) for _ in range(4)))
-    assert await migrate.current(url) == migrate.newest()
-    assert not await migrate.behind(url)
+    fresh = Database(url_of(servers, "fresh"))
+    assert await migrate.is_behind(fresh)
+    await asyncio.gather(*(migrate.upgrade(fresh) for _ in range(4)))
+    assert await migrate.current(fresh) == migrate.newest()
+    assert not await migrate.is_behind(fresh)
     await run(admin, "drop database fresh with (force)")
 
 
-async def test_migrations_lead_to_the_tables(database: Database) -> None:
-    """Alembic finds no difference between the database and the tables."""
+async def test_migrations_produce_the_declared_tables(database: Database) -> None:
+    """Alembic finds no difference between the database and tables.py."""
 
     def differences(connection: sa.Connection) -> list[object]:
         context = MigrationContext.configure(connection, opts={"compare_type": True})
@@ -56,8 +56,7 @@ async def test_published_posts_get_the_best_known_publication(
 ) -> None:
     """That of their event if it is in the outbox, otherwise their creation."""
     await run(admin, "create database before_0013")
-    url = url_of(servers, "before_0013")
-    database = Database(url)
+    database = Database(url_of(servers, "before_0013"))
     await upgrade_to(database, "0012")
     for statement in (
         "insert into users (email, username, username_folded, hashed_password, role,"
@@ -72,7 +71,7 @@ async def test_published_posts_get_the_best_known_publication(
     ):
         async with database.transaction() as connection:
             await connection.execute(sa.text(statement))
-    await migrate.upgrade(url)
+    await migrate.upgrade(database)
     query = sa.text(
         "select title, (published_at at time zone 'utc')::date::text as day from posts"
     )
