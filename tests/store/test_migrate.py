@@ -16,7 +16,7 @@ from server.store.tables import metadata
 from tests.conftest import Servers, run, url_of
 
 
-async def test_migrate_runs_once_in_concurrent_processes(
+async def test_concurrent_upgrades_run_each_migration_once(
     servers: Servers, admin: AsyncEngine
 ) -> None:
     await run(admin, "create database fresh")
@@ -28,8 +28,8 @@ async def test_migrate_runs_once_in_concurrent_processes(
     await run(admin, "drop database fresh with (force)")
 
 
-async def test_migrations_lead_to_the_tables(database: Database) -> None:
-    """Alembic finds no difference between the database and the tables."""
+async def test_migrations_produce_the_declared_tables(database: Database) -> None:
+    """Alembic finds no difference between the database and tables.py."""
 
     def differences(connection: sa.Connection) -> list[object]:
         context = MigrationContext.configure(connection, opts={"compare_type": True})
@@ -56,8 +56,7 @@ async def test_published_posts_get_the_best_known_publication(
 ) -> None:
     """That of their event if it is in the outbox, otherwise their creation."""
     await run(admin, "create database before_0013")
-    url = url_of(servers, "before_0013")
-    database = Database(url)
+    database = Database(url_of(servers, "before_0013"))
     await upgrade_to(database, "0012")
     for statement in (
         "insert into users (email, username, username_folded, hashed_password, role,"

@@ -1,4 +1,4 @@
-"""The Alembic environment; store/migrate.py provides the connection."""
+"""Alembic's entry point: migrate over the connection of server/store/migrate.py."""
 
 from alembic import context
 

@@ -80,7 +80,7 @@ async def test_overview_has_all_parts() -> None:
 
 
 @pytest.mark.parametrize(
-    ("loaders", "part"),
+    ("reads", "part"),
     [
         ({"user": outage}, Part.USER),
         ({"rows": outage}, Part.POSTS),

@@ -153,8 +153,8 @@ class Post(_message.Message):
 
     @_builtins.property
     def published_at(self) -> _timestamp_pb2.Timestamp:
-        """When it was first published; absent if it never was. Withdrawing it and publishing
-        it again does not change it.
+        """When the post was first published. Absent if it never was. Publishing it again
+        after a withdrawal does not change it.
         """
 
     def __init__(
@@ -424,9 +424,9 @@ class ListPostsRequest(_message.Message):
     page_size: _builtins.int
     """The number of items on a page, 1 to 100. The default is 20."""
     sort_by: _builtins.str
-    """`published_at`, `created_at` or `id`; a leading `-` sorts in descending order.
-    Default: `-published_at`, the most recently published first. A draft is sorted by
-    its `created_at` then.
+    """The sort order: `-published_at` (the default, most recently published first),
+    `published_at`, `-created_at`, `created_at`, `-id` or `id`. By `published_at`,
+    drafts are sorted by their `created_at`.
     """
     page_token: _builtins.str
     """The `next_page_token` of the previous response, at most 1,024 characters.
@@ -442,11 +442,11 @@ class ListPostsRequest(_message.Message):
     """The fields to return for each post."""
     @_builtins.property
     def since(self) -> _timestamp_pb2.Timestamp:
-        """Only posts published at or after this time; drafts created at or after it."""
+        """Only posts published at or after this time, and drafts created at or after it."""
 
     @_builtins.property
     def until(self) -> _timestamp_pb2.Timestamp:
-        """Only posts published before this time; drafts created before it."""
+        """Only posts published before this time, and drafts created before it."""
 
     def __init__(
         self,

@@ -908,19 +908,19 @@ Global___ExportUserRequest: _TypeAlias = ExportUserRequest  # noqa: Y015
 
 @_typing.final
 class ExportUserResponse(_message.Message):
-    """One part of the document that ExportUser streams; at most 256 KiB."""
+    """One part of the document that ExportUser streams, at most 256 KiB."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     SECTION_FIELD_NUMBER: _builtins.int
     BODY_FIELD_NUMBER: _builtins.int
     section: _builtins.str
-    """The section of the document that the part belongs to, such as "posts". A long
-    section is split over several parts.
+    """The section of the document that this part belongs to, such as "posts". A long
+    section has several parts.
     """
     @_builtins.property
     def body(self) -> _httpbody_pb2.HttpBody:
-        """The next bytes of the JSON document; a part may end anywhere in its text."""
+        """The next bytes of the JSON document. A part may end anywhere in its text."""
 
     def __init__(
         self,
