@@ -18,6 +18,7 @@ import uvloop
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from server.embedded.servers import EmbeddedServers
+from server.store.connect import Database
 from server.store.migrate import upgrade
 from tests.running import Running, running
 
@@ -92,7 +93,7 @@ async def template(servers: Servers, admin: AsyncEngine) -> AsyncIterator[str]:
     """Return the name of a migrated database that tests copy and never change."""
     await run(admin, f"drop database if exists {TEMPLATE} with (force)")
     await run(admin, f"create database {TEMPLATE}")
-    await upgrade(url_of(servers, TEMPLATE))
+    await upgrade(Database(url_of(servers, TEMPLATE)))
     yield TEMPLATE
     await run(admin, f"drop database {TEMPLATE} with (force)")
 

@@ -27,6 +27,7 @@ from server.composition.members import members_feature
 from server.composition.outbox import outbox_feature
 from server.composition.posts import posts_feature
 from server.composition.resources import Resources, Stores, build_stores
+from server.composition.startup import Startup, Step
 from server.domain.auth import Authentication
 from server.domain.idempotency import Idempotency
 from server.rpc.batched_call import call_executor
@@ -46,29 +47,35 @@ class Application:
     """The application, not listening yet.
 
     Call `drain` before the listeners stop: it publishes NOT_SERVING and ends streams.
+    `check` raises an error that ended a startup which had to wait for Postgres.
     """
 
     grpc: grpc.aio.Server
     port: CallPort
     http: FastAPI
     drain: Callable[[], Awaitable[None]]
+    check: Callable[[], None]
 
 
 @asynccontextmanager
 async def build_application(
-    resources: Resources, lame_duck: timedelta = timedelta(0)
+    resources: Resources, lame_duck: timedelta = timedelta(0), *first_steps: Step
 ) -> AsyncIterator[Application]:
     """Build the application and run its tasks until the block ends.
 
-    A draining process answers for `lame_duck` before its streams are ended.
+    A draining process answers for `lame_duck` before its streams are ended. Before
+    all else `first_steps` have to succeed. While Postgres is away, calls are refused.
 
     Raises StoreUnavailable, UnreadableKeys, ContractError, ConfigurationError.
     """
+    startup = Startup(resources.database.ping, *first_steps)
     stores = build_stores(resources)
     sign_in = authentication(resources, stores)
     features = build_features(resources, stores, sign_in)
     servicers = fold_servicers(features)
-    served = serve_methods(servicers, chain_dependencies(resources, stores, sign_in))
+    served = serve_methods(
+        servicers, chain_dependencies(resources, stores, sign_in, startup)
+    )
     settings = resources.settings
     proxies = TrustedProxies(settings.trusted_proxies)
     execute = call_executor(served, proxies)
@@ -76,14 +83,17 @@ async def build_application(
     health = Health(resources.database.ping, list(servicers), lame_duck)
     handlers = [*Listener(proxies).handlers(served), batching.handler()]
     server = build_grpc_server(handlers)
+    await health.start()
     health.add_to(server)
     if settings.debug:
         enable_reflection(server, (*servicers, health.name))
     port = LocalPort(served, proxies, Reply, CallError)
     edge = replace(edge_settings(settings, rates(settings)), ready=health.ready)
     features.append(_transport_feature(health, batching))
-    async with run_features(features) as drain_calls:
-        yield Application(server, port, edge_app(port, edge), drain_calls)
+    async with run_features(features, startup) as drain_calls:
+        yield Application(
+            server, port, edge_app(port, edge), drain_calls, startup.check
+        )
 
 
 def build_features(
@@ -115,7 +125,7 @@ def _transport_feature(health: Health, batching: BatchingServicer) -> Feature:
 
 
 def chain_dependencies(
-    resources: Resources, stores: Stores, sign_in: Authentication
+    resources: Resources, stores: Stores, sign_in: Authentication, startup: Startup
 ) -> ChainDependencies:
     """Return what the interceptors of every RPC depend on."""
     return ChainDependencies(
@@ -128,6 +138,7 @@ def chain_dependencies(
         ),
         audit=stores.audit,
         clock=resources.clock,
+        is_started=lambda: startup.complete,
         rates=rates(resources.settings),
         timer=SharedTimer(TIMER_INTERVAL),
     )

@@ -14,7 +14,7 @@ from server.domain.credentials.sessions import Session
 from server.domain.credentials.tokens import ALGORITHM, KeyRing, SigningKey
 from server.domain.errors import RefreshTokenInvalid, TokenInvalid
 from server.rpc.call import Call
-from server.rpc.messages.moments import moment_at
+from server.rpc.messages.timestamps import datetime_of
 
 
 class AuthServicer:
@@ -123,7 +123,7 @@ class AuthServicer:
     ) -> pb.CreateServiceKeyResponse:
         """Create a key for a service."""
         key, secret = await self._authentication.service_keys.create(
-            request.name, request.private_fields, moment_at(request, "expires_at")
+            request.name, request.private_fields, datetime_of(request, "expires_at")
         )
         return pb.CreateServiceKeyResponse(service_key=_service_key(key), secret=secret)
 
@@ -148,8 +148,8 @@ class AuthServicer:
         filters = AuditFilter(
             user_id=request.user_id,
             event=request.event,
-            since=moment_at(request, "since"),
-            until=moment_at(request, "until"),
+            since=datetime_of(request, "since"),
+            until=datetime_of(request, "until"),
         )
         size = request.page_size if request.HasField("page_size") else 20
         events, token = await self._audit.list(

@@ -45,6 +45,7 @@ from server.rpc.interceptors.errors import map_errors
 from server.rpc.interceptors.idempotency import replay_responses
 from server.rpc.interceptors.logging import log_calls
 from server.rpc.interceptors.rate_limit import enforce_rate_limits
+from server.rpc.interceptors.startup import refuse_until_started
 from server.rpc.interceptors.validation import validate_requests
 
 Context = grpc.aio.ServicerContext[bytes, bytes]
@@ -63,6 +64,7 @@ class ChainDependencies:
     idempotency: Idempotency
     audit: AuditStore
     clock: Clock
+    is_started: Callable[[], bool]
     rates: Mapping[str, Sequence[RateRule]]
     timer: DeadlineTimer
 
@@ -81,6 +83,8 @@ def interceptor_chain(
         audit_calls(method, dependencies.audit, clock),
         # The only place that creates a status. Everything inside raises.
         map_errors(dependencies.timer),
+        # Before the caches that tokens need have been filled, nothing is served.
+        refuse_until_started(dependencies.is_started),
         # Before anything is spent on a caller who may not call.
         authorize_calls(method, verify, refresh_keys),
         # Knows the caller; still before I/O and password hashing.

@@ -5,7 +5,7 @@ import sqlalchemy as sa
 import structlog
 
 from blatam.user.v1 import user_pb2
-from server.logs import named
+from server.observability.logging import add_context
 from server.store.connect import Database
 from tests.running import PASSWORD, running
 from tests.status import refusal
@@ -24,7 +24,7 @@ async def test_unexpected_exception_is_not_shown_to_the_caller(
         request = user_pb2.CreateUserRequest(
             email="canary@example.com", username="canary", password=PASSWORD
         )
-        with structlog.testing.capture_logs([named]) as lines:
+        with structlog.testing.capture_logs([add_context]) as lines:
             refused = await refusal(service.users.CreateUser(request))
             body = {"email": request.email, "username": "canary", "password": PASSWORD}
             response = await service.http.post("/api/v1/users", json=body)

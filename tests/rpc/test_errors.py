@@ -13,7 +13,7 @@ from edge.http.trusted_proxies import TrustedProxies
 from edge.timers import SharedTimer
 from server.domain.callers import ANONYMOUS
 from server.domain.errors import InvalidFields, StoreUnavailable, Violation
-from server.logs import named
+from server.observability.logging import add_context
 from server.rpc.call import Call, Failure, Method, Outcome, Stream, wrap_handler
 from server.rpc.contract import read_method
 from server.rpc.deadlines import TIMER_INTERVAL
@@ -44,7 +44,7 @@ async def test_unexpected_exception_is_an_internal_error() -> None:
     """R38: the caller gets a request id; the log has the cause under this id."""
     proceed = wrap_handler([log_calls, map_errors(TIMER)], broken)
     with (
-        structlog.testing.capture_logs([named]) as lines,
+        structlog.testing.capture_logs([add_context]) as lines,
         pytest.raises(Failure) as caught,
     ):
         await proceed(call())

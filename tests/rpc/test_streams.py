@@ -18,7 +18,7 @@ from edge.timers import SharedTimer
 from server.composition.serving import listening_grpc
 from server.domain.audit import AuditEvent, AuditFilter
 from server.domain.errors import UserNotFound
-from server.logs import named
+from server.observability.logging import add_context
 from server.rpc.call import Call, Method, Outcome, Stream, wrap_handler
 from server.rpc.deadlines import TIMER_INTERVAL
 from server.rpc.grpc_server import build_grpc_server
@@ -135,7 +135,7 @@ async def outcome(events: Events) -> str:
 
 
 def capture() -> Any:
-    return structlog.testing.capture_logs([named])
+    return structlog.testing.capture_logs([add_context])
 
 
 @pytest.mark.parametrize("name", ["grpc", "local"])

@@ -9,7 +9,7 @@ from time import perf_counter
 import grpc
 import structlog
 
-from server.logs import request_id
+from server.observability.logging import request_id
 from server.rpc.call import Call, Failure, Outcome, Proceed, Stream
 
 log = structlog.get_logger()

@@ -40,7 +40,7 @@ async def erase(
     if row is None:
         return []
     ended = await end_sessions(connection, user_id, now)
-    await _forget_mails(connection, user_id, list(row))
+    await _forget_mails(connection, user_id, [row.email, row.username_folded])
     await _forget_traces(connection, user_id)
     mine = users.c.id == user_id
     await mark_followed_by(connection, user_id)

@@ -19,7 +19,7 @@ from server.domain.posts.posts import NewPost, Post, State
 from server.store.connect import Database
 from server.store.members.analytics import PostgresAnalytics
 from server.store.members.follows import PostgresFollows
-from server.store.members.notifications import LINES, PostgresNotifications
+from server.store.members.notifications import MAX_LINES, PostgresNotifications
 from server.store.members.settings import PostgresSettings
 from server.store.outbox import PostgresOutbox
 from server.store.posts.posts import PostgresPosts
@@ -190,7 +190,7 @@ async def test_a_new_follower_is_told_once(world: World) -> None:
 
 async def test_many_followers_are_told_in_chunks(world: World) -> None:
     """Nobody twice, nobody left out, also where several followed at once."""
-    small = PostgresNotifications(world.database, world.clock, chunk=3)
+    small = PostgresNotifications(world.database, world.clock, batch_size=3)
     world.event_handlers = replace(world.event_handlers, notifications=small)
     ana = await world.member("ana")
     fans = [await world.member(f"fan{n}", followed_posts=True) for n in range(8)]
@@ -259,14 +259,14 @@ async def test_a_long_digest_says_that_there_is_more(world: World) -> None:
     ana = await world.member("ana")
     bea = await world.member("bea", followed_posts=True, digest=True)
     await world.follow(bea, ana)
-    for number in range(LINES + 1):
+    for number in range(MAX_LINES + 1):
         await world.post(ana, f"Post {number}")
     await world.carry()
     world.clock.now = NOON + 2 * DIGEST_AFTER
     await world.periodic_jobs.run_once()
     (mail,) = await world.carry()
     lines = await world.lines(mail)
-    assert (len(lines), lines[-1]) == (LINES + 1, "... and more")
+    assert (len(lines), lines[-1]) == (MAX_LINES + 1, "... and more")
 
 
 async def test_who_was_seen(world: World, real_stores: Stores) -> None:
