@@ -185,6 +185,10 @@ class Settings(BaseSettings):
     refresh_idle: Duration = timedelta(days=30)
     refresh_absolute: Duration = timedelta(days=90)
     user_retention: Duration = timedelta(days=30)
+    audit_retention: Annotated[Duration, Field(ge=timedelta(days=1))] = timedelta(400)
+    """How long audit events are kept: 400 days by default, a year and a month, so that
+    a yearly review sees the whole year before it. There is no "for ever": events
+    hold network addresses, which are personal data."""
     password_policy: PasswordPolicy = PasswordPolicy.COMPOSITION
     rate_limits: RateLimits = Field(default_factory=dict)
     log_level: str = Field("info", pattern="(?i)^(debug|info|warning|error|critical)$")

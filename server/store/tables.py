@@ -146,7 +146,18 @@ audit_events = sa.Table(
     sa.Index("idx_audit_events_user_id", "user_id", "id"),
     sa.Index("idx_audit_events_event", "event", "id"),
     sa.Index("idx_audit_events_at", "at"),
-    sa.Index("idx_audit_events_actor", "actor"),
+    sa.Index("idx_audit_events_actor_id", "actor", "id"),
+)
+
+# Erasures that are not complete: the last audit events whose address is cleared, of
+# those about the account and of those by it. It has no foreign key: it outlives it.
+erasures = sa.Table(
+    "erasures",
+    metadata,
+    sa.Column("account_id", sa.BigInteger, primary_key=True, autoincrement=False),
+    sa.Column("begun_at", Moment, nullable=False),
+    sa.Column("last_event", sa.BigInteger, nullable=False, server_default="0"),
+    sa.Column("last_actor_event", sa.BigInteger, nullable=False, server_default="0"),
 )
 
 # What follows a change: written with it, delivered by a worker, read in the order of

@@ -12,7 +12,7 @@ from redis.asyncio import Redis
 
 from server.domain.accounts.users import NewUser, Role, User, UserEdit
 from server.domain.credentials.revocations import Revocations
-from server.store.accounts.erasure import erase
+from server.store.accounts.erasure import begin_erasure
 from server.store.accounts.user_cache import CachedUsers, _key, shape_version
 from server.store.connect import Database, redis_client
 from server.store.credentials.revocations import RevocationFeed
@@ -93,7 +93,7 @@ async def test_user_cache_drops_erased_user_in_every_process(
         user = await added(one)
         assert await one.by_id(user.id) == await other.by_id(user.id) == user
         async with database.transaction() as connection:
-            await erase(connection, user.id, NOON)
+            await begin_erasure(connection, user.id, NOON)
         await until(lambda: user.id not in one.cache._users | other.cache._users)
         async with asyncio.timeout(10):
             while await redis.hget(  # noqa: ASYNC110 - seen from outside

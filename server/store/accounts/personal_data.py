@@ -8,7 +8,7 @@ emptied by erasing, too.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from datetime import datetime
+from datetime import datetime, timedelta
 
 import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import BYTEA
@@ -16,7 +16,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from server.domain.accounts.personal_data import Document
 from server.domain.errors import UserNotFound
-from server.store.accounts.erasure import erase
+from server.store.accounts.erasure import Erasures, begin_erasure
 from server.store.accounts.users import locked, refuse_last_admin
 from server.store.connect import Database
 from server.store.credentials.revocations import RevocationFeed
@@ -30,6 +30,7 @@ from server.store.tables import (
 )
 
 Condition = sa.ColumnElement[bool]
+ADDRESS_BUDGET = timedelta(seconds=1)
 
 
 def _answers(user_id: int) -> Condition:
@@ -74,18 +75,27 @@ class PostgresPersonalData:
         database: Database,
         feed: RevocationFeed,
         erased: Callable[[int], None],
+        erasures: Erasures,
     ) -> None:
         self._database = database
         self._feed = feed
         self._erased = erased
+        self._erasures = erasures
 
-    async def erase(self, user_id: int, now: datetime) -> None:
-        """Erase a user and end their sessions. Raises UserNotFound, LastAdmin."""
+    async def erase(
+        self, user_id: int, now: datetime, budget: timedelta = ADDRESS_BUDGET
+    ) -> None:
+        """Erase a user and end their sessions. Raises UserNotFound, LastAdmin.
+
+        When `budget` is spent, the addresses of audit events that are left are cleared
+        in the background.
+        """
         async with self._database.transaction() as connection:
             await _check(connection, user_id)
-            ended = await erase(connection, user_id, now)
+            ended = await begin_erasure(connection, user_id, now)
         self._erased(user_id)
         await self._feed.ended(ended, now)
+        await self._erasures.erase_account(user_id, budget)
 
     async def held(self, user_id: int) -> Document:
         """Give what is held about a user, without secrets; no account: no rows."""

@@ -10,7 +10,7 @@ from server.domain.accounts.users import User
 from server.domain.errors import AcademyError, TokenInvalid, UserNotFound
 from server.domain.members.profiles import Profile
 from server.domain.posts.posts import NewPost, State
-from server.store.accounts.erasure import erase
+from server.store.accounts.erasure import begin_erasure, delete_account
 from server.store.connect import Database
 from server.store.members.follows import PostgresFollows
 from server.store.members.profiles import PostgresProfiles
@@ -62,7 +62,8 @@ async def test_who_is_erased_meanwhile_is_gone(
     bea = await real_stores.users.add(new("bea"))
     gone = ana if erased == "who" else bea
     async with database.transaction() as connection:
-        await erase(connection, gone.id, NOON)
+        await begin_erasure(connection, gone.id, NOON)
+        await delete_account(connection, gone.id)
         writing = asyncio.create_task(_run(write(database, ana, bea)))
         await blocked(database)
     with pytest.raises(refusal):
