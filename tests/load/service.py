@@ -1,4 +1,4 @@
-"""The service, and whatever else listens, as the benches start it."""
+"""Start the service, and other servers, for the benchmarks."""
 
 import json
 import os
@@ -23,7 +23,7 @@ ANA = {
     "password": "C0rrect-horse!staple",
 }
 START_SECONDS = 60
-# Signing up and in is rate limited, reading is not; the bench does the first once.
+# Sign-up and log-in are rate limited, reading is not.
 LIFTED: dict[str, list[object]] = {
     "blatam.user.v1.UserService/CreateUser": [],
     "blatam.auth.v1.AuthService/Login": [],
@@ -33,7 +33,7 @@ ACADEMY = [sys.executable, "-m", "server"]
 
 @dataclass(frozen=True, slots=True)
 class Service:
-    """A running service, and who is signed in to it."""
+    """A running service, and an account that is signed in."""
 
     process: int
     grpc: str
@@ -44,19 +44,19 @@ class Service:
 
     @property
     def path(self) -> str:
-        """Where REST serves the account of who is signed in."""
+        """Return the REST path of the account."""
         return f"/api/v1/users/{self.user}"
 
     @property
     def database(self) -> str:
-        """The URL of the Postgres that it started."""
+        """Return the URL of the Postgres that it started."""
         urls = json.loads((self.folder / "state" / "endpoints.json").read_bytes())
         return str(urls["database_url"])
 
 
 @contextmanager
 def running() -> Iterator[Service]:
-    """Start `academy up` on state of its own and sign somebody in."""
+    """Start `academy up` in a new STATE_DIR and sign an account in."""
     with TemporaryDirectory(prefix="blatam-bench-", dir="/tmp") as name:
         folder = Path(name)
         folder.chmod(0o755)  # Postgres runs by an account of its own
@@ -79,13 +79,13 @@ def running() -> Iterator[Service]:
 def listening(
     command: Sequence[str], address: str, log: Path, settings: Mapping[str, str]
 ) -> Iterator[int]:
-    """Run a command on the server's core; give its process once it listens."""
-    # Whatever servers the shell is set to are not to be loaded.
-    theirs = {"DATABASE_URL", "REDIS_URL"}
-    env = {k: v for k, v in os.environ.items() if k not in theirs} | dict(settings)
+    """Run a command on the server's core; return its pid once it listens."""
+    # the benchmarks must not load the servers that the shell is set to
+    excluded = {"DATABASE_URL", "REDIS_URL"}
+    env = {k: v for k, v in os.environ.items() if k not in excluded} | dict(settings)
     with (
-        log.open("wb") as said,
-        pinned(command, env=env, stdout=said.fileno()) as server,
+        log.open("wb") as output,
+        pinned(command, env=env, stdout=output.fileno()) as server,
     ):
         _await(server, address, log)
         yield server.pid
@@ -94,27 +94,27 @@ def listening(
 def rest_target(
     name: str, process: int, url: str, headers: Mapping[str, str]
 ) -> Target:
-    """Give a GET to load, with the size of the answer that it has now."""
+    """Return a GET to load, with the size of its present response."""
     plain = {**headers, "accept-encoding": "identity"}
-    got = httpx.get(url, headers=plain, timeout=30).raise_for_status()
-    return Target(name, process, url, len(got.content), None, plain)
+    response = httpx.get(url, headers=plain, timeout=30).raise_for_status()
+    return Target(name, process, url, len(response.content), None, plain)
 
 
-def compared(name: str, bar: float, bare: Target, ours: Target, told: str = "") -> Row:
-    """Give the ratio of CPU per request, which counts, and in the notes the rest."""
-    seen = compare(bare, ours)
+def compared(name: str, bar: float, bare: Target, ours: Target, note: str = "") -> Row:
+    """Return the ratio of CPU time per request; the notes hold the other figures."""
+    result = compare(bare, ours)
     notes = (
-        f"CPU {seen.bare.cpu_us:.0f} / {seen.ours.cpu_us:.0f} us per request; "
-        f"{seen.bare.per_second:,.0f} / {seen.ours.per_second:,.0f} req/s, "
-        f"ratio {seen.rate_ratio:.2f}"
+        f"CPU {result.bare.cpu_us:.0f} / {result.ours.cpu_us:.0f} us per request; "
+        f"{result.bare.per_second:,.0f} / {result.ours.per_second:,.0f} req/s, "
+        f"ratio {result.rate_ratio:.2f}"
     )
-    if told:
-        notes += f"; {told}"
-    return Row(name, seen.cpu_ratio, bar, unit="by CPU per request", notes=notes)
+    if note:
+        notes += f"; {note}"
+    return Row(name, result.cpu_ratio, bar, unit="by CPU per request", notes=notes)
 
 
 def free_address() -> str:
-    """Give a loopback address on which nothing listens."""
+    """Return a loopback address on which nothing listens."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         return f"127.0.0.1:{listener.getsockname()[1]}"
 

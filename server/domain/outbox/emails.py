@@ -1,4 +1,4 @@
-"""EmailComposer: who gets which one for an entry of the outbox, and what it says."""
+"""EmailComposer: the email of an outbox entry, and its recipient."""
 
 from __future__ import annotations
 
@@ -13,8 +13,10 @@ from server.domain.auth import Account
 from server.domain.credentials.mailed_tokens import MailedTokens, Purpose
 from server.domain.outbox.entries import Entry, EventType
 
-_NEWS = frozenset({EventType.FOLLOWED_POST, EventType.NEW_FOLLOWER, EventType.DIGEST})
-BETWEEN_WARNINGS = timedelta(days=1)
+_NOTIFICATIONS = frozenset(
+    {EventType.FOLLOWED_POST, EventType.NEW_FOLLOWER, EventType.DIGEST}
+)
+WARNING_INTERVAL = timedelta(days=1)
 
 
 class MailerUnavailable(Exception):
@@ -22,12 +24,12 @@ class MailerUnavailable(Exception):
 
 
 class Template(StrEnum):
-    """Which letter; each has a text."""
+    """The kind of an email; each has a text."""
 
     WELCOME = "welcome"
     VERIFICATION = "verification"
-    PASSWORD_RESET = "password_reset"  # noqa: S105 - a letter's name
-    PASSWORD_CHANGED = "password_changed"  # noqa: S105 - a letter's name
+    PASSWORD_RESET = "password_reset"  # noqa: S105 - a template's name
+    PASSWORD_CHANGED = "password_changed"  # noqa: S105 - a template's name
     EMAIL_CHANGE = "email_change"
     EMAIL_CHANGE_ASKED = "email_change_asked"
     EMAIL_CHANGED = "email_changed"
@@ -41,9 +43,10 @@ class Template(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Email:
-    """A letter to one address. `entry` and `written_at` name it, also when repeated.
+    """An email to one address.
 
-    `token` is "" in one without a link. `details` come from outside; a tuple is lines.
+    `entry` and `written_at` identify it, also when it is sent again. `token` is "" if
+    there is no link. `details` are untrusted text; a tuple holds lines.
     """
 
     entry: int
@@ -56,38 +59,38 @@ class Email:
 
 
 class Users(Protocol):
-    """Gives accounts as they are now, from no cache."""
+    """Reads accounts from the database, not from a cache."""
 
     async def by_id(self, user_id: int) -> User | None:
-        """Give the account with this id."""
+        """Return the account with this id."""
 
 
 class Accounts(Protocol):
-    """Finds accounts by what people type."""
+    """Finds accounts by a typed identifier."""
 
     async def account(self, identifier: str) -> Account | None:
-        """Give the account with this folded username or e-mail address."""
+        """Return the account with this normalized username or e-mail address."""
 
 
 class DeliveryLog(Protocol):
-    """Knows what was sent before."""
+    """Knows which entries were delivered."""
 
     async def delivered_since(
         self, kind: EventType, user_id: int, since: datetime
     ) -> bool:
-        """Tell whether a user got an entry of this kind that was written since."""
+        """Return whether a user got an entry of this kind that was written since."""
 
 
 class Notifications(Protocol):
-    """Knows what there is to tell members of each other."""
+    """Stores notifications of members."""
 
     async def lines(self, user_id: int, first: int, last: int) -> Sequence[str]:
-        """Give the news of a member from one to another, as they stand now."""
+        """Return a line for each notification in a range that is still valid."""
 
 
 @dataclass(frozen=True, slots=True)
 class EmailComposer:
-    """Writes letters when they are sent: what is no longer so is not told."""
+    """Composes emails when they are sent, from the data of that moment."""
 
     users: Users
     accounts: Accounts
@@ -96,7 +99,7 @@ class EmailComposer:
     notifications: Notifications
 
     async def email(self, entry: Entry) -> Email | None:
-        """Give the letter of an entry, None if there is nothing to send."""
+        """Return the email of an entry, None if there is nothing to send."""
         if entry.kind == EventType.PASSWORD_RESET:
             return await self._reset(entry)
         user = await self.users.by_id(entry.user_id or 0)
@@ -106,9 +109,11 @@ class EmailComposer:
             return await self._verification(entry, user)
         if entry.kind == EventType.EMAIL_CHANGE:
             return await self._change(entry, user)
-        if entry.kind in _NEWS:
-            return await self._news(entry, user)
-        if entry.kind == EventType.FAILED_LOG_INS and await self._warned(entry, user):
+        if entry.kind in _NOTIFICATIONS:
+            return await self._notification(entry, user)
+        if entry.kind == EventType.FAILED_LOG_INS and await self._warned_recently(
+            entry, user
+        ):
             return None
         template = Template(entry.kind.partition(".")[2])
         return _email(entry, template, user, entry.address or user.email)
@@ -118,28 +123,30 @@ class EmailComposer:
         user = await self.users.by_id(account.user_id) if account else None
         if user is None:
             return None
-        return await self._proving(entry, Template.PASSWORD_RESET, Purpose.RESET, user)
+        return await self._with_token(
+            entry, Template.PASSWORD_RESET, Purpose.RESET, user
+        )
 
     async def _verification(self, entry: Entry, user: User) -> Email | None:
         template = Template(entry.kind.partition(".")[2])
         if not user.email_verified:
-            return await self._proving(entry, template, Purpose.VERIFY, user)
+            return await self._with_token(entry, template, Purpose.VERIFY, user)
         return _email(entry, template, user) if template == "welcome" else None
 
     async def _change(self, entry: Entry, user: User) -> Email | None:
-        """Ask whoever reads the new address; warn its owner if it has one."""
-        wanted = entry.address or ""
-        account = await self.accounts.account(wanted)
+        """Ask for confirmation at the new address; warn its owner if it has one."""
+        new_address = entry.address or ""
+        account = await self.accounts.account(new_address)
         if account is None:
-            return await self._proving(
-                entry, Template.EMAIL_CHANGE, Purpose.CHANGE, user, wanted
+            return await self._with_token(
+                entry, Template.EMAIL_CHANGE, Purpose.CHANGE, user, new_address
             )
         owner = await self.users.by_id(account.user_id)
         if owner is None or not owner.is_active or owner.id == user.id:
             return None
         return _email(entry, Template.ADDRESS_TAKEN, owner)
 
-    async def _proving(
+    async def _with_token(
         self,
         entry: Entry,
         template: Template,
@@ -151,7 +158,7 @@ class EmailComposer:
         token = await self.tokens.make(purpose, entry, user.id, to)
         return _email(entry, template, user, to, token) if token else None
 
-    async def _news(self, entry: Entry, user: User) -> Email | None:
+    async def _notification(self, entry: Entry, user: User) -> Email | None:
         first, last = int(entry.payload["first"]), int(entry.payload["last"])
         lines = await self.notifications.lines(user.id, first, last)
         if not lines:
@@ -159,8 +166,8 @@ class EmailComposer:
         template = Template(entry.kind.partition(".")[2])
         return replace(_email(entry, template, user), details={"news": tuple(lines)})
 
-    async def _warned(self, entry: Entry, user: User) -> bool:
-        since = entry.created_at - BETWEEN_WARNINGS
+    async def _warned_recently(self, entry: Entry, user: User) -> bool:
+        since = entry.created_at - WARNING_INTERVAL
         return await self.delivery_log.delivered_since(
             EventType.FAILED_LOG_INS, user.id, since
         )

@@ -52,7 +52,7 @@ class PostgresSessions:
             if (await connection.execute(before)).scalar() is False:
                 await enqueue(connection, session.created_at, _new_device(session))
             await connection.execute(sa.insert(sessions).values(asdict(session)))
-            seen = NewEntry(EventType.SEEN, session.user_id)
+            seen = NewEntry(EventType.SESSION_OPENED, session.user_id)
             await enqueue(connection, session.created_at, seen)
         return True
 
@@ -211,7 +211,7 @@ async def _hold(connection: AsyncConnection, user_id: int, session_id: UUID) -> 
 async def _see(connection: AsyncConnection, before: Session, after: Session) -> None:
     """Have it counted that a user was seen, at most once in SEEN_AGAIN."""
     if after.last_used_at - before.last_used_at >= SEEN_AGAIN:
-        seen = NewEntry(EventType.SEEN, after.user_id)
+        seen = NewEntry(EventType.SESSION_OPENED, after.user_id)
         await enqueue(connection, after.last_used_at, seen)
 
 
