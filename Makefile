@@ -10,7 +10,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 .DEFAULT_GOAL := help
 .PHONY: help setup run test check generate lint migrate lock bench clean
 
-help:  ## say what can be made
+help:  ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 18
 
 .venv/.run: requirements.lock pyproject.toml
@@ -23,19 +23,19 @@ help:  ## say what can be made
 	$(INSTALL) $(WHEELS) -r requirements-dev.lock
 	@touch $@
 
-# Committed; made here only where it is missing.
+# Committed; generated here only if it is missing.
 generated/contract.binpb:
 	$(MAKE) generate
 
-setup: .venv/.dev generated/contract.binpb  ## install what running, testing and checking need
+setup: .venv/.dev generated/contract.binpb  ## install the dependencies for running, testing and checking
 
-run: .venv/.run generated/contract.binpb  ## start everything, Postgres and Valkey included
+run: .venv/.run generated/contract.binpb  ## start the service with its own Postgres and Valkey
 	@exec $(BIN)/academy up
 
 test: setup  ## run the tests (ARGS="-k login -p randomly -p no:cacheprovider")
 	$(BIN)/python -m pytest -n auto $(ARGS)
 
-check: setup lint  ## what CI runs before the tests
+check: setup lint  ## run the checks that CI runs before the tests
 	mypy
 	lint-imports --no-cache
 	python .ci/check_functions.py server edge .ci
@@ -45,24 +45,24 @@ check: setup lint  ## what CI runs before the tests
 	buf format proto --diff --exit-code
 	sh .ci/buf_breaking.sh
 
-lint: .venv/.dev  ## format and lint
+lint: .venv/.dev  ## check formatting and lint rules
 	ruff format --check
 	ruff check
 
-generate: .venv/.dev  ## write generated/ from proto/
+generate: .venv/.dev  ## generate the code in generated/ from proto/
 	sh .ci/generate.sh generated
 
-migrate: .venv/.run  ## bring the database of DATABASE_URL to the newest schema
+migrate: .venv/.run  ## upgrade the schema of the database of DATABASE_URL
 	academy migrate
 
-bench: setup  ## measure, each figure beside its bar
+bench: setup  ## run the benchmarks and compare with their targets (ARGS=get_user)
 	python .ci/bench.py $(ARGS)
 
-lock: .venv/.run  ## write both locks anew
+lock: .venv/.run  ## resolve and write both lock files
 	$(PYTHON) -m venv build/lock && build/lock/bin/pip install -q uv
 	$(LOCK) requirements.in -o requirements.lock
 	$(LOCK) requirements-dev.in -c requirements.lock -o requirements-dev.lock
 
-clean:  ## remove what was installed and built; var/ holds your data and stays
+clean:  ## remove installed and built files; var/ with your data stays
 	rm -rf .venv build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
 	find server edge tests generated .ci -name __pycache__ -prune -exec rm -rf {} +

@@ -1,6 +1,7 @@
 #!/bin/sh
-# proto/ -> a folder (default: generated/): messages, typed stubs, contract.binpb.
-# contract.binpb is a FileDescriptorSet with imports and our own source comments.
+# Generate messages, typed stubs and contract.binpb from proto/.
+# Usage: generate.sh [FOLDER] (default: generated/). contract.binpb is a
+# FileDescriptorSet with imports, and with the comments of our own files.
 set -eu
 out=${1:-generated}
 deps=build/proto-deps

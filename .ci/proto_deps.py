@@ -1,9 +1,9 @@
-"""Lay the third-party contracts that ours import under a folder; no network.
+"""Write the third-party proto files that ours import into a folder, without network.
 
-Google's files are copied out of the installed ``googleapis-common-protos``
-wheel. ``buf/validate/validate.proto`` is printed from the descriptor inside the
-installed ``protovalidate`` wheel, which ships no source; protoc is given the
-descriptor itself (``validate.binpb``), buf the printed source.
+Google's files are copied from the installed ``googleapis-common-protos`` wheel.
+The installed ``protovalidate`` wheel has the descriptor of
+``buf/validate/validate.proto`` but not its source: protoc reads the descriptor
+(``validate.binpb``), and buf a source that is printed from it.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from pathlib import Path
 
 from google.protobuf import descriptor_pb2 as d
 
-# no public accessor yet; the lock pins the wheel
+# There is no public accessor; the lock pins the version.
 from protovalidate._gen.buf.validate.validate_pb import desc as validate_desc
 
 GOOGLE = (
@@ -34,7 +34,7 @@ SCALARS = {number: name[5:].lower() for name, number in Field.Type.items()}
 
 
 def field(f: d.FieldDescriptorProto, maps: dict[str, d.DescriptorProto]) -> str:
-    """Write one field as source."""
+    """Return the source of a field."""
     kind = f.type_name or SCALARS[f.type]
     label = {Field.LABEL_REPEATED: "repeated ", Field.LABEL_REQUIRED: "required "}
     prefix = label.get(f.label, "" if f.HasField("oneof_index") else "optional ")
@@ -54,19 +54,19 @@ def field(f: d.FieldDescriptorProto, maps: dict[str, d.DescriptorProto]) -> str:
 
 
 def enum(e: d.EnumDescriptorProto) -> list[str]:
-    """Write an enum as source."""
+    """Return the source of an enum."""
     alias = ["option allow_alias = true;"] if e.options.allow_alias else []
     values = [f"{value.name} = {value.number};" for value in e.value]
     return [f"enum {e.name} {{", *alias, *values, "}"]
 
 
 def extension(x: d.FieldDescriptorProto) -> list[str]:
-    """Write an extension as source."""
+    """Return the source of an extension."""
     return [f"extend {x.extendee} {{", field(x, {}), "}"]
 
 
 def message(m: d.DescriptorProto, scope: str) -> list[str]:
-    """Write a message and all inside it as source."""
+    """Return the source of a message and everything inside it."""
     full = f"{scope}.{m.name}"
     maps = {f"{full}.{n.name}": n for n in m.nested_type if n.options.map_entry}
     out = [f"message {m.name} {{"]
@@ -93,9 +93,9 @@ def message(m: d.DescriptorProto, scope: str) -> list[str]:
 
 
 def source(f: d.FileDescriptorProto) -> str:
-    """Write a proto2 file as source, without comments and custom options."""
+    """Return the source of a proto2 file, without comments and custom options."""
     if f.syntax not in ("", "proto2"):
-        raise SystemExit(f"{f.name}: only proto2 can be printed, this is {f.syntax}")
+        raise SystemExit(f"{f.name}: only proto2 is supported, not {f.syntax}")
     out = ['syntax = "proto2";', f"package {f.package};"]
     out += [f'import "{name}";' for name in f.dependency]
     for x in f.extension:
@@ -108,7 +108,7 @@ def source(f: d.FileDescriptorProto) -> str:
 
 
 def main(folder: Path) -> None:
-    """Write the folder anew."""
+    """Replace the folder."""
     shutil.rmtree(folder, ignore_errors=True)
     shipped = {str(p): p for p in files("googleapis-common-protos") or []}
     validate = d.FileDescriptorProto.FromString(validate_desc().proto.to_binary())

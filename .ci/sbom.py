@@ -1,4 +1,4 @@
-"""Write what a lock holds as a CycloneDX 1.6 document: `python .ci/sbom.py [LOCK]`."""
+"""Print the packages of a lock file as CycloneDX 1.6: `python .ci/sbom.py [LOCK]`."""
 
 import json
 import re
@@ -12,22 +12,22 @@ HASH = re.compile(r"--hash=sha256:([0-9a-f]{64})")
 
 
 def inventory(lock: str) -> dict[str, Any]:
-    """Give the document of a lock that `make lock` wrote."""
-    found = list(PACKAGE.finditer(lock))
-    ends = [*(match.start() for match in found[1:]), len(lock)]
+    """Return the document for a lock file that `make lock` wrote."""
+    matches = list(PACKAGE.finditer(lock))
+    ends = [*(match.start() for match in matches[1:]), len(lock)]
     return {
         "bomFormat": "CycloneDX",
         "specVersion": "1.6",
         "version": 1,
         "components": [
             component(match[1], match[2], lock[match.end() : end])
-            for match, end in zip(found, ends, strict=True)
+            for match, end in zip(matches, ends, strict=True)
         ],
     }
 
 
 def component(name: str, version: str, rest: str) -> dict[str, Any]:
-    """Give one package, with the files of it that may be installed."""
+    """Return one package with the hashes of the files that may be installed."""
     purl = f"pkg:pypi/{name}@{version}"
     hashes = [{"alg": "SHA-256", "content": digest} for digest in HASH.findall(rest)]
     files = [{"type": "distribution", "url": "https://pypi.org", "hashes": hashes}]

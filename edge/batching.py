@@ -1,7 +1,8 @@
-"""The port through a tunnel: the calls of one turn of the loop are sent together.
+"""The port that batches unary calls: all calls of one turn of the loop in one message.
 
-A stream of its own costs a call more than everything else that is done for it. What
-the tunnel cannot take goes the usual way. The protocol is batching/v1/batching.proto.
+A gRPC stream for each call costs more than everything else the edge does for it. Calls
+that the batching stream cannot take use the plain port. Protocol:
+batching/v1/batching.proto.
 """
 
 import asyncio
@@ -15,35 +16,35 @@ import grpc
 from google.protobuf.message import DecodeError
 
 from batching.v1.batching_pb2 import (
-    Answer,
     Call,
+    CallResult,
     ExecuteBatchRequest,
     ExecuteBatchResponse,
-    Pair,
+    MetadataEntry,
 )
 from edge.errors import Code
 from edge.port import UNREACHABLE, CallError, Metadata, RemotePort, Reply
 
 _log = logging.getLogger("edge")
-MOST_CALLS = 256  # at once; the server reads no further
-_LARGEST = 64 * 1024  # bytes of a call; a larger one would hold up the others
-_FULL = 256 * 1024  # bytes after which a message takes no more
-_LONGEST = 49 * 86_400.0  # seconds
-_GRACE = 0.03  # seconds for a server to keep a deadline itself
-_TICK = 0.02  # seconds between looks at deadlines
-_SECONDS_WITHOUT = 5.0  # until a tunnel is tried again where there was none
+MAX_CALLS = 256  # of one stream at a time; the server reads no further
+_MAX_CALL_SIZE = 64 * 1024  # bytes; a larger call would delay the others
+_FLUSH_SIZE = 256 * 1024  # bytes after which a message takes no more calls
+_MAX_TIMEOUT = 49 * 86_400.0  # seconds; 2**32 milliseconds are more
+_GRACE = 0.03  # seconds by which a server may report a passed deadline itself
+_TICK = 0.02  # seconds between two checks of the deadlines
+_RETRY_INTERVAL = 5.0  # seconds until batching is tried again after UNIMPLEMENTED
 
 
 class BatchingPort(RemotePort):
-    """The port over one channel, through a tunnel where the server has one."""
+    """The port over one channel, with batching if the server offers it."""
 
     def __init__(self, channel: grpc.aio.Channel) -> None:
         super().__init__(channel)
         self._open: Any = channel.stream_stream(
             "/batching.v1.BatchingService/ExecuteBatch"
         )
-        self._batching: _BatchStream | None = None
-        self._not_before = 0.0  # the loop's time
+        self._stream_of_calls: _BatchStream | None = None
+        self._not_before = 0.0  # the loop's time of the next attempt
 
     async def unary(
         self,
@@ -51,169 +52,196 @@ class BatchingPort(RemotePort):
         request: bytes,
         *,
         metadata: Metadata,
-        timeout: float | None,  # noqa: ASYNC109  # gRPC's word: the callee keeps it
+        timeout: float | None,  # noqa: ASYNC109  # gRPC's term: the callee enforces it
     ) -> Reply:
-        """Call over the channel; raises CallError as every port does."""
-        call = Call(method=method, message=request, metadata=_pairs(metadata))
+        """Call a unary method. Raises CallError."""
+        call = Call(method=method, message=request, metadata=_entries(metadata))
+        deadline = None
         if timeout is not None:
-            call.timeout_ms = math.ceil(min(max(timeout, 0), _LONGEST) * 1000)
-        batching = self._found() if call.ByteSize() <= _LARGEST else None
-        answer = await batching.answer(call) if batching else None
-        if answer is None or answer.unmade:
+            timeout = min(timeout, _MAX_TIMEOUT)
+            deadline = asyncio.get_running_loop().time() + timeout
+        result = await self._batched(call, deadline)
+        if result is None or result.not_executed:
+            if deadline is not None:
+                timeout = deadline - asyncio.get_running_loop().time()
             return await super().unary(
                 method, request, metadata=metadata, timeout=timeout
             )
-        headers, trailers = _metadata(answer.headers), _metadata(answer.trailers)
-        if answer.code:
-            code, told, status = answer.code, answer.error, answer.status
-            raise CallError(code, told, status, headers, trailers)
-        return Reply(answer.message, headers, trailers)
+        headers, trailers = _metadata(result.headers), _metadata(result.trailers)
+        if result.code:
+            raise CallError(
+                result.code, result.error_message, result.status, headers, trailers
+            )
+        return Reply(result.message, headers, trailers)
 
-    def _found(self) -> "_BatchStream | None":
-        batching, loop = self._batching, asyncio.get_running_loop()
-        if batching is not None and batching.sent_away:
-            self._batching = batching = None
-            self._not_before = loop.time() + _SECONDS_WITHOUT
-        if batching is None or batching.closed:
+    async def _batched(self, call: Call, deadline: float | None) -> CallResult | None:
+        """Return the result of a call over the stream; None if it was not executed."""
+        if call.ByteSize() > _MAX_CALL_SIZE:
+            return None
+        stream = self._current_stream()
+        return await stream.execute(call, deadline) if stream else None
+
+    def _current_stream(self) -> "_BatchStream | None":
+        """Return a stream that takes one more call; open one if there is none."""
+        stream, loop = self._stream_of_calls, asyncio.get_running_loop()
+        if stream is not None and stream.refused:
+            self._stream_of_calls = stream = None
+            self._not_before = loop.time() + _RETRY_INTERVAL
+        if stream is None or stream.closed:
             if loop.time() < self._not_before:
                 return None
-            batching = self._batching = _BatchStream(self._open(), loop)
-        return batching if batching.has_room else None
+            stream = self._stream_of_calls = _BatchStream(self._open(), loop)
+        return stream if stream.has_room else None
 
 
 class _BatchStream:
-    """One stream, and the calls that it carries."""
+    """One stream and its calls."""
 
     def __init__(self, stream: Any, loop: asyncio.AbstractEventLoop) -> None:
         self._stream = stream
         self._loop = loop
-        self._last = 0
+        self._last_id = 0
         self._calls: dict[int, Call] = {}  # to be sent
         self._cancelled: list[int] = []  # to be sent
-        self._waiting: dict[int, asyncio.Future[Answer | None]] = {}
-        self._due: dict[int, float] = {}  # of them, in the loop's time
-        self._parts: dict[int, list[bytes]] = {}  # of messages that go on
+        self._waiting: dict[int, asyncio.Future[CallResult | None]] = {}
+        self._deadlines: dict[int, float] = {}  # of waiting calls, in the loop's time
+        self._parts: dict[int, list[bytes]] = {}  # of partial results
         self._changed = asyncio.Event()
-        self._looks = False
-        self.closed = False  # it takes no more calls
-        self.sent_away = False  # the server has no tunnel, or none any more
+        self._timer_runs = False
+        self.closed = False  # takes no more calls
+        self.refused = False  # the server has no batching, or is draining
         self._tasks = [loop.create_task(self._send()), loop.create_task(self._read())]
 
     @property
     def has_room(self) -> bool:
-        """Tell whether one more call is not too many at once."""
-        return len(self._waiting) < MOST_CALLS
+        """Whether the stream takes one more call."""
+        return len(self._waiting) < MAX_CALLS
 
-    async def answer(self, call: Call) -> Answer | None:
-        """Make a call; None: it was not made, as there is no tunnel.
+    async def execute(self, call: Call, deadline: float | None) -> CallResult | None:
+        """Return the result of a call; None if the server refused the stream.
 
-        Raises CallError where nobody knows what became of it, or the deadline passed.
+        `deadline` is in the loop's time. Raises CallError if the deadline has passed or
+        the outcome is unknown, and CancelledError if the channel is closed.
         """
-        number = call.id = self._last = self._last + 1
-        future = self._waiting[number] = self._loop.create_future()
-        self._calls[number] = call
-        if call.HasField("timeout_ms"):
-            self._due[number] = self._loop.time() + call.timeout_ms / 1000 + _GRACE
-            self._look_later()
+        call_id = call.id = self._last_id = self._last_id + 1
+        future = self._waiting[call_id] = self._loop.create_future()
+        self._calls[call_id] = call
+        if deadline is not None:
+            self._deadlines[call_id] = deadline
+            self._start_timer()
         self._changed.set()
         try:
-            answer: Answer | None = await future
+            result: CallResult | None = await future
         finally:
-            self._due.pop(number, None)
-            self._parts.pop(number, None)
-            if self._waiting.pop(number, None):  # and there is no answer
-                if self._calls.pop(number, None) is None:
-                    self._cancelled.append(number)
+            self._deadlines.pop(call_id, None)
+            self._parts.pop(call_id, None)
+            if self._waiting.pop(call_id, None):  # without a result
+                if self._calls.pop(call_id, None) is None:
+                    self._cancelled.append(call_id)
                 self._changed.set()
-        return answer
+        return result
 
-    def _look_later(self) -> None:
-        if not self._looks:
-            self._looks = True
-            self._loop.call_later(_TICK, self._look)
+    def _start_timer(self) -> None:
+        if not self._timer_runs:
+            self._timer_runs = True
+            self._loop.call_later(_TICK, self._check_deadlines)
 
-    def _look(self) -> None:
-        """End the calls whose deadline a server has not kept; one timer for all."""
-        now = self._loop.time()
-        for number in [number for number, due in self._due.items() if due <= now]:
-            late = CallError(Code.DEADLINE_EXCEEDED, "deadline exceeded")
-            future = self._waiting.get(number)
+    def _check_deadlines(self) -> None:
+        """End calls whose deadline the server missed. One timer serves all calls."""
+        latest = self._loop.time() - _GRACE
+        expired = [number for number, end in self._deadlines.items() if end <= latest]
+        for call_id in expired:
+            future = self._waiting.get(call_id)
             if future and not future.done():
-                future.set_exception(late)
-        self._looks = False
-        if self._due:
-            self._look_later()
+                error = CallError(Code.DEADLINE_EXCEEDED, "deadline exceeded")
+                future.set_exception(error)
+        self._timer_runs = False
+        if self._deadlines:
+            self._start_timer()
 
     async def _send(self) -> None:
-        # Whoever reads learns why a stream has ended.
+        # _read() handles the end of the stream.
         with suppress(grpc.aio.AioRpcError, asyncio.InvalidStateError):
             while self._waiting or self._cancelled or not self.closed:
                 if self._calls or self._cancelled:
-                    await self._stream.write(self._request().SerializeToString())
+                    await self._stream.write(self._next_request().SerializeToString())
                 else:
                     self._changed.clear()
                     await self._changed.wait()
             await self._stream.done_writing()
 
-    def _request(self) -> ExecuteBatchRequest:
-        """Give what is to be sent, as much as fits."""
+    def _next_request(self) -> ExecuteBatchRequest:
+        """Return the next calls to be sent, up to the flush size."""
         cancelled, self._cancelled = self._cancelled, []
         request, size = ExecuteBatchRequest(cancelled=cancelled), 0
-        for number in [*self._calls]:
-            if size >= _FULL:
+        now = self._loop.time()
+        for call_id in [*self._calls]:
+            if size >= _FLUSH_SIZE:
                 break
-            call = self._calls.pop(number)
+            call = self._calls.pop(call_id)
+            deadline = self._deadlines.get(call_id)
+            if deadline is not None:  # a call may have waited for earlier ones
+                call.timeout_ms = max(math.ceil((deadline - now) * 1000), 0)
             request.calls.append(call)
             size += call.ByteSize()
         return request
 
     async def _read(self) -> None:
-        """Take answers until the stream ends; then nobody is left waiting."""
-        told, heard = "the tunnel has ended", False
+        """Receive results until the stream ends, then end all waiting calls."""
+        reason, received = "the stream has ended", False
         end: CallError | None = CallError(Code.UNAVAILABLE, UNREACHABLE)
         try:
-            while (read := await self._stream.read()) is not grpc.aio.EOF:
-                heard = True
-                self._take(ExecuteBatchResponse.FromString(read))
+            while (data := await self._stream.read()) is not grpc.aio.EOF:
+                received = True
+                self._receive(ExecuteBatchResponse.FromString(data))
         except DecodeError:
-            told = "that is no ExecuteBatchResponse"
+            reason = "received bytes that are not an ExecuteBatchResponse"
         except grpc.aio.AioRpcError as error:
-            told = error.details() or told
-            if not heard and error.code() is grpc.StatusCode.UNIMPLEMENTED:
-                self.sent_away, end = True, None
-            elif not heard and error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED:
-                end = CallError(Code.RESOURCE_EXHAUSTED, "too many calls at once")
+            reason = error.details() or reason
+            if not received and error.code() is grpc.StatusCode.UNIMPLEMENTED:
+                self.refused, end = True, None
+            elif not received and error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED:
+                end = CallError(Code.RESOURCE_EXHAUSTED, "too many concurrent calls")
+        except asyncio.CancelledError:  # the channel was closed
+            self._cancel_all()
+            raise
         finally:
             self._stream.cancel()
             if self._waiting and end:
-                _log.warning("%d calls failed: %s", len(self._waiting), told)
+                _log.warning("%d calls failed: %s", len(self._waiting), reason)
             self._end(end)
+
+    def _cancel_all(self) -> None:
+        """Cancel the waiting calls, as a closed channel cancels unary calls."""
+        for future in self._waiting.values():
+            future.cancel()
+        self._waiting.clear()
 
     def _end(self, end: CallError | None) -> None:
         self.closed = True
-        for number in [*self._waiting]:
-            self._settle(number, end)
+        for call_id in [*self._waiting]:
+            self._settle(call_id, end)
         self._calls.clear()
         self._cancelled.clear()
         self._changed.set()
 
-    def _take(self, response: ExecuteBatchResponse) -> None:
-        for answer in response.answers:
-            if answer.id not in self._waiting:
-                continue  # nobody waits for it
-            if answer.more:
-                self._parts.setdefault(answer.id, []).append(answer.message)
+    def _receive(self, response: ExecuteBatchResponse) -> None:
+        for result in response.results:
+            if result.id not in self._waiting:
+                continue  # cancelled
+            if result.partial:
+                self._parts.setdefault(result.id, []).append(result.message)
                 continue
-            if begun := self._parts.pop(answer.id, None):
-                answer.message = b"".join((*begun, answer.message))
-            self._settle(answer.id, answer)
+            if parts := self._parts.pop(result.id, None):
+                result.message = b"".join((*parts, result.message))
+            self._settle(result.id, result)
         if response.draining:
-            self.closed = self.sent_away = True
+            self.closed = self.refused = True
         self._changed.set()
 
-    def _settle(self, number: int, end: Answer | CallError | None) -> None:
-        future = self._waiting.pop(number)
-        if future.done():  # cancelled, and its task not awake yet
+    def _settle(self, call_id: int, end: CallResult | CallError | None) -> None:
+        future = self._waiting.pop(call_id)
+        if future.done():  # cancelled, and its task has not run since
             return
         if isinstance(end, CallError):
             future.set_exception(CallError(end.code, end.message))
@@ -221,17 +249,19 @@ class _BatchStream:
             future.set_result(end)
 
 
-def _pairs(metadata: Metadata) -> list[Pair]:
+def _entries(metadata: Metadata) -> list[MetadataEntry]:
     return [
-        Pair(name=name, value=value if isinstance(value, bytes) else value.encode())
-        for name, value in metadata
+        MetadataEntry(
+            key=key, value=value if isinstance(value, bytes) else value.encode()
+        )
+        for key, value in metadata
     ]
 
 
-def _metadata(pairs: Iterable[Pair]) -> Metadata:
-    return tuple((pair.name, _value(pair)) for pair in pairs)
+def _metadata(entries: Iterable[MetadataEntry]) -> Metadata:
+    return tuple((entry.key, _value(entry)) for entry in entries)
 
 
-def _value(pair: Pair) -> str | bytes:
-    binary = pair.name.endswith("-bin")
-    return pair.value if binary else pair.value.decode(errors="replace")
+def _value(entry: MetadataEntry) -> str | bytes:
+    binary = entry.key.endswith("-bin")
+    return entry.value if binary else entry.value.decode(errors="replace")

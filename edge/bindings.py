@@ -85,6 +85,7 @@ def read_bindings(codec: Codec, settings: EdgeSettings) -> Iterator[Binding]:
 def _check_tables(settings: EdgeSettings, known: Mapping[str, DescMethod]) -> None:
     """Refuse settings for methods that nobody has."""
     tables: dict[str, set[str]] = {
+        "access": set(settings.access),
         "extra_bindings": set(settings.extra_bindings),
         "public_max_age": set(settings.public_max_age),
         "public_methods": set(settings.public_methods),

@@ -1,8 +1,8 @@
-"""JSON <-> messages: protobuf-py's native codec, mended where ProtoJSON wants more.
+"""JSON <-> messages: protobuf-py's native codec, corrected where ProtoJSON differs.
 
-It is mended in three ways: an aliased enum prints the first name declared, a
-`float` prints the shortest decimal that reads back as the same float32, and a
-body that gives one field twice or two members of one oneof is refused.
+Three corrections: an aliased enum prints the name that is declared first, a `float`
+prints the shortest decimal that reads back as the same float32, and a body that sets
+a field twice or two members of one oneof is refused.
 """
 
 import importlib.util
@@ -27,37 +27,33 @@ from protobuf.wkt.google.protobuf import descriptor_pb as pb
 
 from edge.errors import BAD_INPUT
 from edge.schema.faults import FaultFinder, refuse_ambiguity, refuse_bulk, strict_tree
-from edge.schema.fields import (
-    ANY,
-    FLOAT32_MAX,
-    Field,
-    Shape,
-    kind_of,
-    rounded,
-    shape_of,
-)
+from edge.schema.fields import Field, Shape, shape_of
+from edge.schema.kinds import ANY, FLOAT32_MAX, kind_of, rounded
 
-_HUMP = re.compile("_+(.?)")
-_CUT = 3.4028234e38  # the shortest decimal below it that reads back as it
+_UNDERSCORES = re.compile("_+(.?)")
+# The shortest decimal below FLOAT32_MAX that reads back as FLOAT32_MAX.
+_FLOAT32_MAX_DECIMAL = 3.4028234e38
 _FLOAT = kind_of(ScalarType.FLOAT)
-Change = Callable[[Any], Any]
+Convert = Callable[[Any], Any]
 
 
 class Codec:
-    """Every message type of one descriptor set, to and from JSON."""
+    """Convert the message types of one descriptor set to and from JSON."""
 
     def __init__(self, descriptors: bytes) -> None:
         """Read a serialised FileDescriptorSet.
 
         Raises ValueError if it is not one or an import is missing, RuntimeError
-        where the native codec is absent: its pure twin is fifty times slower.
+        if the native codec is missing: the pure Python one is fifty times slower.
         """
         if importlib.util.find_spec("protobuf_ext") is None:
-            raise RuntimeError("protobuf-py's native codec, protobuf-py-ext, is absent")
+            raise RuntimeError(
+                "protobuf-py's native codec is missing: install protobuf-py-ext"
+            )
         files = pb.FileDescriptorSet.from_binary(descriptors)
         _add_rpc_files(files)
         for file in files.file:
-            _mend(file)
+            _normalize(file)
         self.registry: Registry = files.to_registry()
         self._names = [file.name for file in files.file]
         self._faults = FaultFinder(self.registry)
@@ -66,21 +62,21 @@ class Codec:
         self._floats: dict[str, bool] = {}
 
     def methods(self) -> Iterator[DescMethod]:
-        """Give every method of every service, in the order of the files."""
+        """Yield every method of every service, in the order of the files."""
         for name in self._names:
             file = self.registry.file(name)
             for service in file.services if file else ():
                 yield from service.methods
 
     def shape(self, desc: DescMessage) -> Shape:
-        """Give the shape of a message type; made once per type."""
+        """Return the shape of a message type; created once per type."""
         return shape_of(desc, self._shapes)
 
     def read(self, body: bytes, shape: Shape, tree: Any = None) -> tuple[Message, Any]:
-        """Give the message that a JSON body is, and the body as Python values.
+        """Parse a JSON body; return the message and the body as Python values.
 
-        `tree` is these values where they are known. Raises HttpError that names the
-        faulty field by its JSON path.
+        `tree` is the parsed body, if the caller has it. Raises HttpError that names
+        the invalid field by its JSON path.
         """
         refuse_bulk(body)
         try:
@@ -88,11 +84,11 @@ class Codec:
         except BAD_INPUT:
             message = self._read_again(body, shape)
         tree = strict_tree(body) if tree is None else tree
-        refuse_ambiguity(tree, shape, self.within)
+        refuse_ambiguity(tree, shape, self.unpacked_type)
         return message, tree
 
     def _read_again(self, body: bytes, shape: Shape) -> Message:
-        """Read what the codec refuses with its floats rounded; raises HttpError."""
+        """Parse a refused body again with its floats rounded; raises HttpError."""
         if b"38" not in body or not self._has_floats(shape):
             raise self._faults.refusal(body, shape)
         tree = self._each_float(strict_tree(body), shape, rounded)
@@ -105,17 +101,17 @@ class Codec:
         except BAD_INPUT:
             raise self._faults.refusal(text.encode(), shape) from None
 
-    def within(self, packed: Any) -> Shape | None:
-        """Give the type of what a google.protobuf.Any's JSON holds, if it is known."""
+    def unpacked_type(self, packed: Any) -> Shape | None:
+        """Return the type inside the JSON of a google.protobuf.Any, None if unknown."""
         url = packed.get("@type") if isinstance(packed, dict) else None
-        known = isinstance(url, str) and self.registry.message(url.rpartition("/")[2])
-        return self.shape(known) if known else None
+        desc = isinstance(url, str) and self.registry.message(url.rpartition("/")[2])
+        return self.shape(desc) if desc else None
 
     def to_json(self, message: Message) -> bytes:
-        """Give a message's JSON, defaults written out.
+        """Return a message's JSON, default values included.
 
-        Raises one of BAD_INPUT where the message has none, such as a NaN in a
-        google.protobuf.Value or a Timestamp beyond the year 9999.
+        Raises one of BAD_INPUT if the message has no JSON form, such as a NaN in a
+        google.protobuf.Value or a Timestamp after the year 9999.
         """
         if self._has_floats(self.shape(message.desc())):
             return orjson.dumps(self.to_value(message))
@@ -123,101 +119,102 @@ class Codec:
         return text.encode()
 
     def to_value(self, message: Message) -> Any:
-        """Give a message's JSON as Python values; raises what `to_json` raises."""
+        """Return a message's JSON as Python values; raises what `to_json` raises."""
         value: Any = message_to_json_value(
             message, registry=self.registry, always_emit_implicit=True
         )
         return self._each_float(value, self.shape(message.desc()), _shortest)
 
     def _has_floats(self, shape: Shape) -> bool:
-        """Tell whether a `float` may stand anywhere within a message type."""
+        """Return whether a message type may contain a `float` at any depth."""
         if shape.name not in self._floats:
-            within: dict[str, Shape] = {}
-            Shape(shape.desc, within)
+            reachable: dict[str, Shape] = {}
+            Shape(shape.desc, reachable)
             self._floats[shape.name] = any(
-                held.kind is _FLOAT
-                or held.name == ANY
-                or any(f.kind is _FLOAT for f in held.fields)
-                for held in within.values()
+                inner.kind is _FLOAT
+                or inner.name == ANY
+                or any(field.kind is _FLOAT for field in inner.fields)
+                for inner in reachable.values()
             )
         return self._floats[shape.name]
 
-    def _each_float(self, value: Any, shape: Shape, change: Change) -> Any:
-        """Change every float32 in a message's JSON."""
+    def _each_float(self, value: Any, shape: Shape, convert: Convert) -> Any:
+        """Convert every float32 in a message's JSON."""
         if shape.kind is _FLOAT:
-            return change(value)
-        if shape.name == ANY and (inner := self.within(value)):
+            return convert(value)
+        if shape.name == ANY and (inner := self.unpacked_type(value)):
             if not inner.special:
-                return self._each_float(value, inner, change)
-            held = self._each_float(value.get("value"), inner, change)
-            return value | {"value": held}
+                return self._each_float(value, inner, convert)
+            unpacked = self._each_float(value.get("value"), inner, convert)
+            return value | {"value": unpacked}
         if shape.special or not isinstance(value, dict) or not self._has_floats(shape):
             return value
-        made = dict(value)
-        for name, held in value.items():
+        converted = dict(value)
+        for name, item in value.items():
             if field := shape.named.get(name):
-                made[name] = self._changed(held, field, change)
-        return made
+                converted[name] = self._converted(item, field, convert)
+        return converted
 
-    def _changed(self, value: Any, field: Field, change: Change) -> Any:
-        def one(item: Any) -> Any:
+    def _converted(self, value: Any, field: Field, convert: Convert) -> Any:
+        def element(item: Any) -> Any:
             if field.kind is _FLOAT:
-                return change(item)
-            return self._each_float(item, field.typed, change) if field.typed else item
+                return convert(item)
+            return self._each_float(item, field.typed, convert) if field.typed else item
 
         if isinstance(value, list) and field.many is list:
-            return [one(item) for item in value]
+            return [element(item) for item in value]
         if isinstance(value, dict) and field.many is dict:
-            return {key: one(item) for key, item in value.items()}
-        return one(value)
+            return {key: element(item) for key, item in value.items()}
+        return element(value)
 
 
 def _shortest(value: Any) -> Any:
-    """Give the double whose shortest decimal reads back as the same float32.
+    """Return the double whose shortest decimal reads back as the same float32.
 
-    The greatest one is cut, not rounded: readers refuse what is beyond it. What
-    is no number, such as "NaN", stays as it is.
+    The largest one is rounded down: parsers refuse anything above FLOAT32_MAX.
+    A value that is no number, such as "NaN", is returned unchanged.
     """
     if not isinstance(value, float):
         return value
     for digits in range(1, 10):
         short = float(f"{value:.{digits}g}")
         if abs(short) > FLOAT32_MAX:
-            short = math.copysign(_CUT, value)
+            short = math.copysign(_FLOAT32_MAX_DECIMAL, value)
         if struct.unpack("<f", struct.pack("<f", short))[0] == value:
             return short
     return value
 
 
 def _add_rpc_files(files: pb.FileDescriptorSet) -> None:
-    """Make the error details known, whether or not the service imports them."""
+    """Add the types of error details, which the service may not import."""
     known = {file.name for file in files.file}
     for module in (status_pb2, error_details_pb2):
-        for needed in (*module.DESCRIPTOR.dependencies, module.DESCRIPTOR):
-            if needed.name not in known:
-                known.add(needed.name)
-                raw = needed.serialized_pb
-                files.file.append(pb.FileDescriptorProto.from_binary(raw))
+        for file in (*module.DESCRIPTOR.dependencies, module.DESCRIPTOR):
+            if file.name not in known:
+                known.add(file.name)
+                serialized = file.serialized_pb
+                files.file.append(pb.FileDescriptorProto.from_binary(serialized))
 
 
-def _mend(holder: pb.FileDescriptorProto | pb.DescriptorProto) -> None:
-    """Give fields JSON names as protoc does, which sets made by hand lack.
+def _normalize(parent: pb.FileDescriptorProto | pb.DescriptorProto) -> None:
+    """Add the JSON names that protoc adds, and reverse the order of enum aliases.
 
-    Enum aliases change places, so that the codec, which prints the last, prints
-    the first. The numbers keep their order, for the first one is the default.
+    Descriptor sets that are written by hand lack JSON names. The codec prints the
+    last alias of an enum, and ProtoJSON the first. The numbers keep their order,
+    because the first one is the default.
     """
-    if isinstance(holder, pb.DescriptorProto):
-        messages = holder.nested_type
-        for field in holder.field:
-            humps = _HUMP.sub(lambda hump: hump[1].upper(), field.name)
-            field.json_name = field.json_name or humps
+    if isinstance(parent, pb.DescriptorProto):
+        messages = parent.nested_type
+        for field in parent.field:
+            json_name = _UNDERSCORES.sub(lambda match: match[1].upper(), field.name)
+            field.json_name = field.json_name or json_name
     else:
-        messages = holder.message_type
-    for enum in holder.enum_type:
+        messages = parent.message_type
+    for enum in parent.enum_type:
         by_number: dict[int, list[pb.EnumValueDescriptorProto]] = {}
         for value in enum.value:
             by_number.setdefault(value.number, []).append(value)
         if len(by_number) < len(enum.value):
             enum.value = [v for same in by_number.values() for v in reversed(same)]
     for message in messages:
-        _mend(message)
+        _normalize(message)

@@ -2,6 +2,7 @@
 
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 KIB = 1024
 MIB = 1024 * KIB
@@ -55,6 +56,10 @@ class EdgeSettings:
     # Method -> "GET /path", for methods whose files nobody can annotate.
     extra_bindings: Mapping[str, str] = field(default_factory=dict)
     text_pattern: str = ""  # what the services ask of every text, for the document
+    info: Mapping[str, Any] = field(default_factory=dict)  # more of OpenAPI's info
+    service_order: tuple[str, ...] = ()  # full names, in the order of the document
+    access: Mapping[str, str] = field(default_factory=dict)  # method -> who may call it
+    error_reasons: str = ""  # full name of the enum of google.rpc.ErrorInfo reasons
     error_domain: str = ""  # of google.rpc.ErrorInfo in the edge's own refusals
     created_prefixes: tuple[str, ...] = ("Create", "BatchCreate")  # these answer 201
     public_max_age: Mapping[str, int] = field(default_factory=dict)  # method -> seconds

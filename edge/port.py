@@ -1,6 +1,6 @@
-"""How the edge calls a service: the port it needs, and the one over a gRPC channel.
+"""The port through which the edge calls a service, and its gRPC implementation.
 
-The port in the same process comes from whoever composes the application.
+The application's composition provides the in-process implementation.
 """
 
 import logging
@@ -17,7 +17,7 @@ Metadata = Sequence[tuple[str, str | bytes]]
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """A unary answer: the message on the wire, and the call's metadata."""
+    """The result of a unary call: the serialized message and the metadata."""
 
     message: bytes
     headers: Metadata = ()
@@ -25,23 +25,23 @@ class Reply:
 
 
 class StreamReply(Protocol):
-    """A stream of message bytes.
+    """A stream of serialized messages.
 
-    `headers` are known before the first item, `trailers` after the last. An
-    item may raise CallError; `aclose`, where there is one, cancels the call.
+    `headers` are set before the first message, `trailers` after the last. Reading a
+    message may raise CallError. `aclose` of the iterator cancels the call.
     """
 
     headers: Metadata
     trailers: Metadata
 
     def __aiter__(self) -> AsyncIterator[bytes]:
-        """Give the messages, in order."""
+        """Return an iterator over the messages, in order."""
 
 
 class CallPort(Protocol):
-    """What the edge needs of a service; `method` is "/pkg.Service/Method".
+    """What the edge needs of a service. `method` is "/pkg.Service/Method".
 
-    `timeout` is in seconds. A call that ends other than OK raises CallError.
+    `timeout` is in seconds. A call that does not end with OK raises CallError.
     """
 
     async def unary(
@@ -50,22 +50,22 @@ class CallPort(Protocol):
         request: bytes,
         *,
         metadata: Metadata,
-        timeout: float | None,  # noqa: ASYNC109  # gRPC's word: the callee keeps it
+        timeout: float | None,  # noqa: ASYNC109  # gRPC's term: the callee enforces it
     ) -> Reply:
-        """Call a method that has one answer."""
+        """Call a unary method."""
 
     def server_stream(
         self, method: str, request: bytes, *, metadata: Metadata, timeout: float | None
     ) -> StreamReply:
-        """Call a method that has any number of answers."""
+        """Call a server streaming method."""
 
 
 @dataclass(eq=False)
 class CallError(Exception):
-    """A call that ended with another status than OK.
+    """A call that ended with a status other than OK.
 
-    `status` is a serialised google.rpc.Status that carries the details; `code`
-    and `message` are the call's own and win over what stands in it.
+    `status` is a serialized google.rpc.Status with the error details. If its code or
+    message differ, `code` and `message` are the valid ones.
     """
 
     code: int
@@ -76,19 +76,17 @@ class CallError(Exception):
 
 
 _log = logging.getLogger("edge")
-# What gRPC itself says of a connection names addresses, which are nobody's business.
+# gRPC's own messages about a connection contain addresses, which stay internal.
 _ADDRESS = re.compile(r"\b(ipv4|ipv6|unix|dns|vsock):")
 _UNAVAILABLE: int = grpc.StatusCode.UNAVAILABLE.value[0]
 _DEADLINE_EXCEEDED: int = grpc.StatusCode.DEADLINE_EXCEEDED.value[0]
-UNREACHABLE = "the service cannot be reached: try again"
-
-
-# gRPC counts nanoseconds in 64 bits: beyond 292 years a deadline has passed.
-_LONGEST = 365 * 86_400.0
+UNREACHABLE = "the service cannot be reached: retry"
+# gRPC counts nanoseconds in 64 bits: a deadline beyond 292 years counts as passed.
+_MAX_TIMEOUT = 365 * 86_400.0  # seconds
 
 
 def _clamped(timeout: float | None) -> float | None:
-    return None if timeout is None else min(timeout, _LONGEST)
+    return None if timeout is None else min(timeout, _MAX_TIMEOUT)
 
 
 def _metadata(received: Any) -> Metadata:
@@ -103,13 +101,13 @@ def _call_error(error: grpc.aio.AioRpcError) -> CallError:
     if code == _UNAVAILABLE and _ADDRESS.search(message):
         _log.warning("call failed: %s", message)
         message = UNREACHABLE
-    elif code == _DEADLINE_EXCEEDED and not status:  # ours has passed first
+    elif code == _DEADLINE_EXCEEDED and not status:  # detected by this client
         message = "deadline exceeded"
     return CallError(code, message, status, headers, trailers)
 
 
 class _RemoteStream:
-    """One server stream of a channel, as a StreamReply."""
+    """A server stream of a channel, as a StreamReply."""
 
     def __init__(self, call: Any) -> None:
         self._call = call
@@ -128,18 +126,18 @@ class _RemoteStream:
             self._call.cancel()
 
 
-# Answers are as large as the service makes them, as they are in process.
+# No limit on the size of responses, as in process.
 CHANNEL_OPTIONS = (("grpc.max_receive_message_length", -1),)
 
 
 class RemotePort:
-    """The port over one gRPC channel; message bytes pass through untouched.
+    """The port over one gRPC channel. Messages pass through as bytes.
 
-    Cancelling a call here (a client that went away) cancels it there.
+    Cancelling a call here (the client disconnected) cancels it on the server.
     """
 
     def __init__(self, channel: grpc.aio.Channel) -> None:
-        # One multi-callable per method: making one costs more than a call.
+        # One multi-callable per method: creating one costs more than a call.
         self._unary: Any = cache(channel.unary_unary)
         self._stream: Any = cache(channel.unary_stream)
 
@@ -149,9 +147,9 @@ class RemotePort:
         request: bytes,
         *,
         metadata: Metadata,
-        timeout: float | None,  # noqa: ASYNC109  # gRPC's word: the callee keeps it
+        timeout: float | None,  # noqa: ASYNC109  # gRPC's term: the callee enforces it
     ) -> Reply:
-        """Call over the channel; raises CallError as every port does."""
+        """Call a unary method. Raises CallError."""
         timeout = _clamped(timeout)
         call = self._unary(method)(request, metadata=tuple(metadata), timeout=timeout)
         try:
@@ -164,6 +162,6 @@ class RemotePort:
     def server_stream(
         self, method: str, request: bytes, *, metadata: Metadata, timeout: float | None
     ) -> StreamReply:
-        """Call over the channel; the stream raises CallError as every port's does."""
+        """Call a server streaming method. The stream raises CallError."""
         start, timeout = self._stream(method), _clamped(timeout)
         return _RemoteStream(start(request, metadata=tuple(metadata), timeout=timeout))

@@ -59,7 +59,7 @@ def text_value(parameter: Parameter, text: str) -> Given:
     """Give a parameter with the value that a text is; raises HttpError."""
     value = parameter.read(text)
     if value is None:
-        raise fault(parameter.path, parameter.last.kind.told)
+        raise fault(parameter.path, parameter.last.kind.requirement)
     return parameter, value
 
 
@@ -286,7 +286,7 @@ class RequestBuilder:
             try:
                 self._codec.parsed(shape, _document([one]))
             except BAD_INPUT:
-                raise fault(one[0].path, one[0].last.kind.told) from None
+                raise fault(one[0].path, one[0].last.kind.requirement) from None
         raise HttpError("the parameters do not fit together")
 
     def _read(self, binding: Binding, content_type: bytes | None, body: bytes) -> Body:
@@ -315,7 +315,7 @@ class RequestBuilder:
         # one whole value: it cannot break out of the wrap
         tree = strict_tree(body, found.json_name)
         if tree is None and not found.takes_null:
-            told = binding.body.kind.told if binding.body else "must not be null"
+            told = binding.body.kind.requirement if binding.body else "must not be null"
             raise fault(found.json_name, told)
         wrapped = b'{"%s":%s}' % (found.json_name.encode(), body)
         return self._codec.read(wrapped, binding.request, {found.json_name: tree})

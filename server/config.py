@@ -1,7 +1,7 @@
-"""The server's settings: the only place in server/ that reads the environment.
+"""The server's settings: the only module of server/ that reads the environment.
 
-Names are those of the environment; a `.env` file serves too, and any of them may
-come as NAME_FILE, the path of a file that holds the value (for secrets).
+Each field is an environment variable of the same name in capitals. A `.env` file is
+read, too, and NAME_FILE may hold the path of a file with the value, for secrets.
 """
 
 from __future__ import annotations
@@ -9,175 +9,73 @@ from __future__ import annotations
 import os
 import re
 from datetime import timedelta
-from email.utils import parseaddr
-from ipaddress import IPv4Network, IPv6Network, ip_address
+from enum import StrEnum
+from ipaddress import ip_address
 from pathlib import Path
-from typing import Annotated, Any
-from urllib.parse import urlsplit
+from typing import Any
 
-import orjson
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    BeforeValidator,
-    Field,
-    SecretStr,
-    ValidationError,
-)
+from pydantic import Field, SecretStr, ValidationError
 from pydantic.fields import FieldInfo
+from pydantic_core import ErrorDetails
 from pydantic_settings import (
     BaseSettings,
     DotEnvSettingsSource,
     EnvSettingsSource,
-    NoDecode,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
     SettingsError,
 )
 
+from server.config_types import (
+    DatabaseUrl,
+    Duration,
+    ListenAddress,
+    LogLevel,
+    MailFrom,
+    Networks,
+    Origins,
+    PublicUrl,
+    RateLimits,
+    RedisUrl,
+    SecretKeyText,
+    SmtpUrl,
+    WholeNumber,
+)
 from server.domain.credentials.passwords import PasswordPolicy
-from server.mail.smtp import MailServer
-
-SHORTEST_SECRET = 32
-_UNITS = {"d": 86_400, "h": 3_600, "m": 60, "s": 1, "": 1}
-_WORTHLESS = {"changeme", "secret", "password", "your-secret-key", "default"}
-Network = IPv4Network | IPv6Network
+from server.observability.logging import LogFormat
 
 
 class ConfigurationError(Exception):
-    """Every fault of the settings at once, a line each, by name."""
+    """What is wrong with the settings, one line per setting, by its name."""
 
 
-def _duration(value: Any) -> Any:
-    """Read `30d`, `12h`, `15m`, `10s` or plain seconds."""
-    if isinstance(value, timedelta):
-        return value
-    match = re.fullmatch(r"(\d{1,9}(?:\.\d{1,6})?)([dhms]?)", str(value).strip())
-    if match is None:
-        raise ValueError("must be a duration such as 30d, 12h, 15m or 10s")
-    return float(match[1]) * timedelta(seconds=_UNITS[match[2]])
+class Pooler(StrEnum):
+    """What stands between this service and Postgres."""
 
-
-def _list(value: Any) -> Any:
-    """Read a comma-separated list."""
-    if isinstance(value, str):
-        return [part.strip() for part in value.split(",") if part.strip()]
-    return value
-
-
-def _address(value: str) -> str:
-    host, _, port = value.rpartition(":")
-    known = host == "localhost" or _is_ip(host.strip("[]"))
-    if not known or not port.isdecimal() or not 0 <= int(port) <= 65535:
-        raise ValueError("must be ADDRESS:PORT, such as 127.0.0.1:8080 or [::1]:8080")
-    return value
-
-
-def _is_ip(host: str) -> bool:
-    try:
-        ip_address(host)
-    except ValueError:
-        return False
-    return True
-
-
-def _database_url(value: SecretStr) -> SecretStr:
-    scheme = value.get_secret_value().partition("://")[0]
-    if scheme not in {"postgresql", "postgres", "postgresql+asyncpg"}:
-        raise ValueError("must begin with postgresql://")
-    return _parsed(value)
-
-
-def _redis_url(value: SecretStr) -> SecretStr:
-    scheme = value.get_secret_value().partition("://")[0]
-    if scheme not in {"redis", "rediss", "unix"}:
-        raise ValueError("must begin with redis://, rediss:// or unix://")
-    return _parsed(value)
-
-
-def _parsed(value: SecretStr) -> SecretStr:
-    try:
-        _ = urlsplit(value.get_secret_value()).port
-    except ValueError as error:
-        raise ValueError("must be a URL, with a number for its port") from error
-    return value
-
-
-def _smtp_url(value: SecretStr) -> SecretStr:
-    MailServer.parse(_parsed(value).get_secret_value())
-    return value
-
-
-def _mail_from(value: str) -> str:
-    """Let a name and an address pass; RFC 5322 knows stranger ones."""
-    address = parseaddr(value)[1]
-    if not re.fullmatch(r"[^@\s]+@[a-zA-Z0-9.-]+", address) or not value.isprintable():
-        raise ValueError("must be an address, or Academy <no-reply@example.com>")
-    return value
-
-
-def _secret(value: SecretStr) -> SecretStr:
-    text = value.get_secret_value()
-    if len(text) < SHORTEST_SECRET or text.lower().strip() in _WORTHLESS:
-        raise ValueError(
-            f"must be at least {SHORTEST_SECRET} random characters: "
-            "openssl rand -hex 32"
-        )
-    if len(set(text)) < 8:
-        raise ValueError("must be random: openssl rand -hex 32")
-    return value
-
-
-class RateRule(BaseModel):
-    """One rule of RATE_LIMITS, as the policy option writes it."""
-
-    by: list[str] = Field(min_length=1)
-    limit: int = Field(gt=0)
-    per: Annotated[timedelta, BeforeValidator(_duration)]
-
-
-def _rate_limits(value: Any) -> Any:
-    if isinstance(value, str):
-        try:
-            return orjson.loads(value or "{}")
-        except orjson.JSONDecodeError as error:
-            raise ValueError(
-                'must be JSON: {"pkg.Service/Method": [{"by": ["address"], '
-                '"limit": 1000, "per": "60s"}]}'
-            ) from error
-    return value
-
-
-Duration = Annotated[timedelta, BeforeValidator(_duration), Field(ge=timedelta(0))]
-Names = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_list)]
-Networks = Annotated[tuple[Network, ...], NoDecode, BeforeValidator(_list)]
-Address = Annotated[str, AfterValidator(_address)]
-RateLimits = Annotated[
-    dict[str, list[RateRule]], NoDecode, BeforeValidator(_rate_limits)
-]
+    NONE = "none"
+    TRANSACTION = "transaction"
 
 
 class Settings(BaseSettings):
-    """What an operator may set; each is documented in the README."""
+    """Everything an operator can set; README describes each setting."""
 
     model_config = SettingsConfigDict(
         env_file=".env", extra="ignore", frozen=True, hide_input_in_errors=True
     )
 
-    database_url: Annotated[SecretStr, AfterValidator(_database_url)] | None = None
-    redis_url: Annotated[SecretStr, AfterValidator(_redis_url)] | None = None
-    secret_key: Annotated[SecretStr, AfterValidator(_secret)] | None = None
-    secret_key_previous: Annotated[SecretStr, AfterValidator(_secret)] | None = None
+    database_url: DatabaseUrl | None = None
+    database_pooler: Pooler = Pooler.NONE
+    redis_url: RedisUrl | None = None
+    secret_key: SecretKeyText | None = None
+    secret_key_previous: SecretKeyText | None = None
     debug: bool = False
-    grpc_listen: Address = "127.0.0.1:50051"
-    http_listen: Address = "127.0.0.1:8080"
+    grpc_listen: ListenAddress = "127.0.0.1:50051"
+    http_listen: ListenAddress = "127.0.0.1:8080"
     state_dir: Path = Path("var")
-    public_url: str = ""
-    smtp_url: Annotated[SecretStr, AfterValidator(_smtp_url)] | None = None
-    mail_from: Annotated[str, AfterValidator(_mail_from)] = (
-        "Blatam Academy <no-reply@blatam.academy>"
-    )
-    cors_origins: Names = ()
+    public_url: PublicUrl = ""
+    smtp_url: SmtpUrl | None = None
+    mail_from: MailFrom = "Blatam Academy <no-reply@blatam.academy>"
+    cors_origins: Origins = ()
     trusted_proxies: Networks = ()
     token_issuer: str = Field("https://blatam.academy", min_length=1)
     token_audience: str = Field("blatam", min_length=1)
@@ -185,13 +83,17 @@ class Settings(BaseSettings):
     refresh_idle: Duration = timedelta(days=30)
     refresh_absolute: Duration = timedelta(days=90)
     user_retention: Duration = timedelta(days=30)
-    audit_retention: Annotated[Duration, Field(ge=timedelta(days=1))] = timedelta(400)
+    audit_retention: Duration = Field(timedelta(days=400), ge=timedelta(days=1))
     """How long audit events are kept: 400 days by default, a year and a month, so that
     a yearly review sees the whole year before it. There is no "for ever": events
     hold network addresses, which are personal data."""
     password_policy: PasswordPolicy = PasswordPolicy.COMPOSITION
+    imported_hash_max_cost: WholeNumber = Field(
+        12, ge=1
+    )  # times the cost of own hashes
     rate_limits: RateLimits = Field(default_factory=dict)
-    log_level: str = Field("info", pattern="(?i)^(debug|info|warning|error|critical)$")
+    log_level: LogLevel = "info"
+    log_format: LogFormat | None = None
 
     @classmethod
     def settings_customise_sources(
@@ -202,13 +104,13 @@ class Settings(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Look into the environment, then into files it names, then into .env."""
+        """Prefer the environment, then the files it names, then .env."""
         files = _FileSource(settings_cls)
         return init_settings, env_settings, files, dotenv_settings
 
 
 class _FileSource(EnvSettingsSource):
-    """Values that come as NAME_FILE."""
+    """Reads a value from the file that NAME_FILE names."""
 
     def get_field_value(
         self, field: FieldInfo, field_name: str
@@ -224,9 +126,9 @@ class _FileSource(EnvSettingsSource):
 
 
 def load(*required: str, **overrides: Any) -> Settings:
-    """Read the settings; those named must be there.
+    """Read the settings; those named as required must be set.
 
-    Raises ConfigurationError with every fault, by name.
+    Raises ConfigurationError with every fault at once, by the setting's name.
     """
     faults: dict[str, str] = {}
     settings = None
@@ -235,10 +137,9 @@ def load(*required: str, **overrides: Any) -> Settings:
     except SettingsError as error:
         raise ConfigurationError(str(error.__cause__ or error)) from None
     except ValidationError as error:
-        for fault in error.errors(include_input=False, include_url=False):
-            name = str(fault["loc"][0])
-            faults.setdefault(name, str(fault["msg"]).removeprefix("Value error, "))
-    for name in set(required) - _given() - faults.keys():
+        for details in error.errors(include_input=False, include_url=False):
+            faults.setdefault(str(details["loc"][0]), _sentence(details))
+    for name in set(required) - _present_names() - faults.keys():
         faults[name] = "must be set"
     if settings is None or faults:
         lines = [f"{name.upper()}: {faults[name]}" for name in sorted(faults)]
@@ -246,8 +147,22 @@ def load(*required: str, **overrides: Any) -> Settings:
     return settings
 
 
-def _given() -> set[str]:
-    """Give the names of what is set anywhere, right or wrong."""
+def _sentence(details: ErrorDetails) -> str:
+    """Return what a value must be, with its place inside the setting."""
+    if details["type"] == "bool_parsing":
+        return "must be 1 or 0"
+    if details["type"] == "extra_forbidden":
+        return f"{details['loc'][-1]} is not a known field"
+    if details["type"] == "missing":
+        return f"{details['loc'][-1]} is required"
+    message = str(details["msg"]).removeprefix("Value error, ")
+    message = re.sub("^(Input|List|String|Tuple) should", "must", message)
+    place = ".".join(str(part) for part in details["loc"][1:] if part != "function")
+    return f"{place}: {message}" if place else message
+
+
+def _present_names() -> set[str]:
+    """Return the names of all settings that have a value, valid or not."""
     sources = (
         EnvSettingsSource(Settings),
         _FileSource(Settings),
@@ -265,12 +180,17 @@ def require(settings: Settings, *names: str) -> None:
         )
 
 
+def text_of(secret: SecretStr | None) -> str:
+    """Return the text of a secret setting, "" if it is not set."""
+    return secret.get_secret_value() if secret else ""
+
+
 def check_loopback(settings: Settings) -> None:
-    """Raise ConfigurationError where DEBUG would be served beyond this machine."""
+    """Raise ConfigurationError if DEBUG would be reachable from other machines."""
     for name in ("grpc_listen", "http_listen") if settings.debug else ():
         host = getattr(settings, name).rpartition(":")[0].strip("[]")
         if host != "localhost" and not ip_address(host).is_loopback:
             raise ConfigurationError(
-                f"{name.upper()}: with DEBUG on only loopback is served; "
+                f"{name.upper()}: with DEBUG on, only a loopback address is allowed: "
                 "set DEBUG=0, or listen on 127.0.0.1"
             )

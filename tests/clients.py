@@ -1,4 +1,4 @@
-"""One caller's view of the service, over REST and over gRPC alike."""
+"""Test clients with one interface, over REST and over gRPC."""
 
 import re
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ from tests.running import Running
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What either transport says: OK or a status name, a reason, the JSON body."""
+    """The response of either transport: a status name, a reason and the JSON body."""
 
     status: str
     reason: str = ""
@@ -24,12 +24,12 @@ class Answer:
 
 
 class Client(Protocol):
-    """One caller's view of the service, whatever the transport."""
+    """A client of either transport."""
 
     async def call(self, name: str, token: str = "", /, **fields: Any) -> Answer: ...
 
 
-# The paths are written out here, as browsers' authors know them.
+# Written out and not read from the contract: the paths that web clients use.
 PATHS: dict[str, tuple[str, str]] = {
     "CreateUser": ("POST", "/api/v1/users"),
     "GetUser": ("GET", "/api/v1/users/{id}"),
@@ -60,7 +60,7 @@ PATHS: dict[str, tuple[str, str]] = {
     "UpdateCategory": ("PATCH", "/api/v1/categories/{id}"),
     "DeleteCategory": ("DELETE", "/api/v1/categories/{id}"),
 }
-# The field of the answer, or of the request, that REST shows without its wrapping.
+# REST sends this field of the response, or of the request, as the whole body.
 UNWRAPPED = {"CreateUser": "user", "GetUser": "user", "GetCurrentUser": "user",
              "Login": "tokens", "RefreshToken": "tokens",
              "CreateUserProfile": "profile", "GetUserProfile": "profile",
@@ -78,27 +78,27 @@ HTTP = {"ALREADY_EXISTS": 409, "NOT_FOUND": 404, "UNAUTHENTICATED": 401,
 
 @dataclass(frozen=True, slots=True)
 class Rest:
-    """A browser."""
+    """A client over REST."""
 
     service: Running
 
     async def call(self, name: str, token: str = "", /, **fields: Any) -> Answer:
         method, path = PATHS[name]
-        in_path = re.findall(r"\{(\w+)\}", path)
+        path_fields = re.findall(r"\{(\w+)\}", path)
         path = path.format(**fields)
-        bound = {key: value for key, value in fields.items() if key not in in_path}
-        queried = method in ("GET", "DELETE")
+        others = {key: value for key, value in fields.items() if key not in path_fields}
+        has_query = method in ("GET", "DELETE")
         response = await self.service.http.request(
             method,
             path,
             headers={"authorization": f"Bearer {token}"} if token else {},
-            params=bound if queried else None,
-            json=bound if not queried else None,
+            params=others if has_query else None,
+            json=others if not has_query else None,
         )
         body = response.json() if response.content else {}
         if response.is_success:
-            created = 201 if name.startswith("Create") else 200 if body else 204
-            assert response.status_code == created
+            expected = 201 if name.startswith("Create") else 200 if body else 204
+            assert response.status_code == expected
             return Answer("OK", body=body)
         assert response.status_code == HTTP[body["status"]]
         assert body["requestId"] == response.headers["x-request-id"]
@@ -107,7 +107,7 @@ class Rest:
 
 @dataclass(frozen=True, slots=True)
 class Grpc:
-    """An internal service."""
+    """A client over gRPC."""
 
     service: Running
 
@@ -133,7 +133,7 @@ class Grpc:
 
 
 def _rpc(name: str) -> tuple[str, Message, type[Message]]:
-    """Give an RPC's path, an empty request, and the type of its answers."""
+    """Return an RPC's path, an empty request and the type of its response."""
     service = next(s for s in contract.SERVICES if name in s.methods_by_name)
     method = service.methods_by_name[name]
     request: Message = GetMessageClass(method.input_type)()
@@ -141,12 +141,12 @@ def _rpc(name: str) -> tuple[str, Message, type[Message]]:
 
 
 def _nested(fields: dict[str, Any]) -> dict[str, Any]:
-    """Give "weights.posts" as a query writes it in the nesting of a message."""
-    found: dict[str, Any] = {}
+    """Return query names such as "weights.posts" as nested dictionaries."""
+    nested: dict[str, Any] = {}
     for name, value in fields.items():
         outer, _, inner = name.partition(".")
         if inner:
-            found.setdefault(outer, {})[inner] = value
+            nested.setdefault(outer, {})[inner] = value
         else:
-            found[outer] = value
-    return found
+            nested[outer] = value
+    return nested

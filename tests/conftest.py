@@ -1,4 +1,4 @@
-"""Real servers, and a database and a key space of its own for each test."""
+"""Fixtures: real Postgres and Valkey, with a database and a key space per test."""
 
 import asyncio
 import os
@@ -18,18 +18,19 @@ import uvloop
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from server.embedded.servers import EmbeddedServers
+from server.store.connect import Database
 from server.store.migrate import upgrade
 from tests.running import Running, running
 
 TEMPLATE = "blatam_template"
-# Tests start processes beside a gRPC that runs; its fork handlers are for children
-# that go on without exec, and may hang or write to the child's standard error.
+# Tests start processes while gRPC runs. Its fork handlers serve children that do not
+# exec; here they could hang or write to the child's standard error.
 os.environ["GRPC_ENABLE_FORK_SUPPORT"] = "false"
 
 
 @dataclass(frozen=True, slots=True)
 class Servers:
-    """Where Postgres and Valkey listen; both may be emptied by the tests."""
+    """The URLs of Postgres and Valkey. The tests may delete all data in both."""
 
     database_url: str
     redis_url: str
@@ -38,15 +39,16 @@ class Servers:
 def pytest_asyncio_loop_factories() -> Mapping[
     str, Callable[[], asyncio.AbstractEventLoop]
 ]:
-    """Run the tests on the loop that serves."""
+    """Run the tests on the event loop that the service uses."""
     return {"uvloop": uvloop.new_event_loop}
 
 
 @contextmanager
 def open_folder() -> Iterator[Path]:
-    """Give a folder that Postgres' account may enter, too; pytest's own is closed.
+    """Return a temporary folder that the account of Postgres may enter.
 
-    Below a closed one root's databases go elsewhere, and would stay there.
+    pytest's own folder is closed to it; then root's databases would be created
+    elsewhere and never be removed.
     """
     folder = Path(tempfile.mkdtemp(prefix="blatam-test-", dir="/tmp"))
     folder.chmod(0o711)
@@ -58,14 +60,14 @@ def open_folder() -> Iterator[Path]:
 
 @pytest.fixture
 def state_dir() -> Iterator[Path]:
-    """Give a STATE_DIR."""
+    """Return a folder for STATE_DIR."""
     with open_folder() as folder:
         yield folder
 
 
 @pytest.fixture(scope="session")
 def servers() -> Iterator[Servers]:
-    """Give the servers of TEST_DATABASE_URL and TEST_REDIS_URL, or embedded ones."""
+    """Return the servers of TEST_DATABASE_URL and TEST_REDIS_URL, or embedded ones."""
     with open_folder() as state:
         embedded = EmbeddedServers(state, durable=False)
         try:
@@ -79,7 +81,7 @@ def servers() -> Iterator[Servers]:
 
 @pytest_asyncio.fixture(scope="session")
 async def admin(servers: Servers) -> AsyncIterator[AsyncEngine]:
-    """Give the engine that makes and drops databases."""
+    """Return the engine that creates and drops databases."""
     url = sa.make_url(servers.database_url).set(database="postgres")
     engine = create_async_engine(url, isolation_level="AUTOCOMMIT")
     yield engine
@@ -88,10 +90,10 @@ async def admin(servers: Servers) -> AsyncIterator[AsyncEngine]:
 
 @pytest_asyncio.fixture(scope="session")
 async def template(servers: Servers, admin: AsyncEngine) -> AsyncIterator[str]:
-    """Give the name of a migrated database that is only ever copied."""
+    """Return the name of a migrated database that tests copy and never change."""
     await run(admin, f"drop database if exists {TEMPLATE} with (force)")
     await run(admin, f"create database {TEMPLATE}")
-    await upgrade(url_of(servers, TEMPLATE))
+    await upgrade(Database(url_of(servers, TEMPLATE)))
     yield TEMPLATE
     await run(admin, f"drop database {TEMPLATE} with (force)")
 
@@ -100,7 +102,7 @@ async def template(servers: Servers, admin: AsyncEngine) -> AsyncIterator[str]:
 async def fresh_database(
     servers: Servers, admin: AsyncEngine, template: str
 ) -> AsyncIterator[str]:
-    """Give the URL of a migrated, empty database."""
+    """Return the URL of a migrated, empty database."""
     name = f"test_{uuid.uuid4().hex[:12]}"
     await run(admin, f"create database {name} template {template} {strategy(admin)}")
     yield url_of(servers, name)
@@ -111,7 +113,7 @@ async def fresh_database(
 async def database_url(
     servers: Servers, admin: AsyncEngine, template: str
 ) -> AsyncIterator[str]:
-    """Give a database of the test's own."""
+    """Return the URL of a database for one test."""
     async with fresh_database(servers, admin, template) as url:
         yield url
 
@@ -120,7 +122,7 @@ async def database_url(
 async def shared(
     servers: Servers, admin: AsyncEngine, template: str
 ) -> AsyncIterator[Running]:
-    """Give one service to all tests that leave nothing behind but new accounts."""
+    """Return one service for all tests that leave only new accounts behind."""
     async with (
         fresh_database(servers, admin, template) as url,
         running(url, key_space(servers, 1)) as started,
@@ -130,15 +132,15 @@ async def shared(
 
 @pytest.fixture
 def redis_url(servers: Servers) -> str:
-    """Give the URL of an empty key space, the test's own while it runs."""
+    """Return the URL of an empty key space for one test."""
     return key_space(servers, 0)
 
 
 def key_space(servers: Servers, number: int) -> str:
-    """Give the URL of one of Redis' sixteen key spaces; what it held is flushed.
+    """Return the URL of one of Redis' sixteen key spaces, emptied.
 
-    A service that outlives a test needs its own: each database has a first user, whose
-    log-ins all services would count together.
+    A service that outlives a test needs its own: user ids start at 1 in each database,
+    and services with one key space would count the log-ins of user 1 together.
     """
     url = f"{servers.redis_url}?db={number}"
     with redis.Redis.from_url(url) as client:
@@ -157,6 +159,6 @@ def url_of(servers: Servers, database: str) -> str:
 
 
 def strategy(admin: AsyncEngine) -> str:
-    """Write what is copied to the log: copying files waits for two checkpoints."""
+    """Copy through the write-ahead log: copying files waits for two checkpoints."""
     version = admin.dialect.server_version_info or (0,)
     return "strategy wal_log" if version >= (15,) else ""

@@ -1,4 +1,4 @@
-"""Stores in memory, held to the same suites as the real ones, and a clock by hand."""
+"""Stores in memory, tested by the same suites as the real ones, and a manual clock."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -15,10 +15,10 @@ from server.domain.accounts.users import (
     UserFilter,
     normalize_identifier,
 )
-from server.domain.auth import Account, Decide, Owner
 from server.domain.credentials.revocations import Revocations
 from server.domain.credentials.service_keys import ServiceKey
 from server.domain.credentials.sessions import Rotation, Session
+from server.domain.credentials.stores import Account, Decide, Owner
 from server.domain.errors import (
     EmailTaken,
     EtagMismatch,
@@ -41,7 +41,7 @@ NOON = datetime(2026, 1, 2, 12, 0, tzinfo=UTC)
 
 @dataclass(slots=True)
 class Clock:
-    """Stands still until it is moved."""
+    """A clock that stands still until it is advanced."""
 
     now: datetime = NOON
 
@@ -53,8 +53,8 @@ class Clock:
 
 
 @dataclass(slots=True)
-class FakeAnswers:
-    """First answers, in memory."""
+class FakeResponses:
+    """First responses, in memory."""
 
     kept: dict[RequestKey, tuple[StoredResponse, datetime]] = field(
         default_factory=dict
@@ -69,7 +69,7 @@ class FakeAnswers:
 class FakeUsers:
     """Accounts, in memory."""
 
-    answers: FakeAnswers = field(default_factory=FakeAnswers)
+    answers: FakeResponses = field(default_factory=FakeResponses)
     users: dict[int, User] = field(default_factory=dict)
     hashes: dict[int, str] = field(default_factory=dict)
     deleted: dict[int, datetime] = field(default_factory=dict)
@@ -108,12 +108,12 @@ class FakeUsers:
         return None if user_id in self.deleted else self.users.get(user_id)
 
     async def by_ids(self, user_ids: Sequence[int]) -> Mapping[int, User]:
-        found = [await self.by_id(user_id) for user_id in user_ids]
-        return {user.id: user for user in found if user}
+        users = [await self.by_id(user_id) for user_id in user_ids]
+        return {user.id: user for user in users if user}
 
     async def after(self, user_id: int, size: int) -> Sequence[User]:
-        found = [u for u in self.users.values() if u.id > user_id]
-        return [user for user in found if user.id not in self.deleted][:size]
+        users = [u for u in self.users.values() if u.id > user_id]
+        return [user for user in users if user.id not in self.deleted][:size]
 
     async def edit(
         self,
@@ -191,7 +191,7 @@ class FakeUsers:
             value: object = SORT_VALUES[sort.key](user)
             return (user.id if sort.key == "id" else value), user.id
 
-        found = sorted(
+        users = sorted(
             (
                 user
                 for user in self.users.values()
@@ -202,15 +202,18 @@ class FakeUsers:
         )
         start = request.offset
         if after := request.after:
-            ids = [user.id for user in found]
+            ids = [user.id for user in users]
             start = ids.index(after.id) + 1
-        items = found[start : start + request.size]
-        return Rows(items, start + request.size < len(found), len(found), False)
+        items = users[start : start + request.size]
+        return Rows(items, start + request.size < len(users), len(users), False)
 
     async def account(self, identifier: str) -> Account | None:
         for user in self.users.values():
-            here = user.id not in self.deleted
-            if here and identifier in (user.email, normalize_identifier(user.username)):
+            exists = user.id not in self.deleted
+            if exists and identifier in (
+                user.email,
+                normalize_identifier(user.username),
+            ):
                 return self._account(user)
         return None
 
@@ -260,7 +263,7 @@ class FakeSessions:
     sessions: dict[UUID, Session] = field(default_factory=dict)
 
     async def add(self, session: Session, version: int) -> bool:
-        if not await self._stands(session.user_id, version):
+        if not await self._is_unchanged(session.user_id, version):
             return False
         self.sessions[session.id] = session
         return True
@@ -295,25 +298,25 @@ class FakeSessions:
                 await self.end(session.id, now)
 
     async def open_of(self, user_id: int, now: datetime) -> Sequence[Session]:
-        found = [
+        sessions = [
             session
             for session in self.sessions.values()
             if session.user_id == user_id
             and not session.ended_at
             and session.expires_at > now
         ]
-        return sorted(found, key=lambda session: session.created_at, reverse=True)
+        return sorted(sessions, key=lambda session: session.created_at, reverse=True)
 
     async def ask_email_change(
         self, account: Account, new_email: str, keep: UUID, now: datetime
     ) -> bool:
-        self._hold(keep)
-        if not await self._stands(account.user_id, account.version):
+        self._check_open(keep)
+        if not await self._is_unchanged(account.user_id, account.version):
             return False
         await self.end_all(account.user_id, now, keep)
         return True
 
-    def _hold(self, keep: UUID) -> None:
+    def _check_open(self, keep: UUID) -> None:
         if keep not in self.sessions or self.sessions[keep].ended_at:
             raise TokenInvalid("the session has ended")
 
@@ -325,9 +328,9 @@ class FakeSessions:
         now: datetime,
         idempotency: IdempotencyRecord[None] | None = None,
     ) -> bool:
-        self._hold(keep)
+        self._check_open(keep)
         user_id = account.user_id
-        if not await self._stands(user_id, account.version):
+        if not await self._is_unchanged(user_id, account.version):
             return False
         before = self.users.users[user_id]
         self.users.users[user_id] = replace(before, version=before.version + 1)
@@ -335,14 +338,14 @@ class FakeSessions:
         await self.end_all(user_id, now, keep)
         return True
 
-    async def _stands(self, user_id: int, version: int) -> bool:
+    async def _is_unchanged(self, user_id: int, version: int) -> bool:
         user = await self.users.by_id(user_id)
         return user is not None and user.version == version
 
 
 @dataclass(slots=True)
 class FakeMailing:
-    """What is to be told, in memory."""
+    """Enqueued mails, in memory."""
 
     entries: list[NewEntry] = field(default_factory=list)
 
@@ -352,7 +355,7 @@ class FakeMailing:
 
 @dataclass(slots=True)
 class FakeServiceKeys:
-    """Keys of services, in memory."""
+    """Service keys, in memory."""
 
     keys: dict[bytes, ServiceKey] = field(default_factory=dict)
 
@@ -373,10 +376,10 @@ class FakeServiceKeys:
         return list(self.keys.values())
 
     async def revoke(self, key_id: int, now: datetime) -> bool:
-        kept = {d: k for d, k in self.keys.items() if k.id != key_id}
-        found = len(kept) < len(self.keys)
-        self.keys = kept
-        return found
+        keys = {d: k for d, k in self.keys.items() if k.id != key_id}
+        existed = len(keys) < len(self.keys)
+        self.keys = keys
+        return existed
 
     def known(self, digest: bytes) -> ServiceKey | None:
         return self.keys.get(digest)

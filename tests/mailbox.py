@@ -1,4 +1,4 @@
-"""A real SMTP server (aiosmtpd) that keeps what it is given, and what the tests ask."""
+"""A real SMTP server (aiosmtpd) that keeps its e-mails, and queries for tests."""
 
 import asyncio
 import re
@@ -12,15 +12,15 @@ from ssl import SSLContext
 
 from aiosmtpd.smtp import SMTP, AuthResult, Envelope, LoginPassword, Session
 
-SECONDS = 20
+TIMEOUT_SECONDS = 20
 
 
 @dataclass
 class Mailbox:
-    """Every mail that was accepted. While it is shut, none is: callers wait.
+    """The accepted mails. While it is shut, clients wait and none is accepted.
 
-    Without slots: aiosmtpd looks at every attribute of its handler, and not each of
-    a class with slots can be had (Python 3.11.2).
+    Without slots: aiosmtpd reads every attribute of its handler, which fails for a
+    class with slots (Python 3.11.2).
     """
 
     address: str = ""
@@ -36,15 +36,15 @@ class Mailbox:
 
     @property
     def url(self) -> str:
-        """What SMTP_URL names it by."""
+        """The value of SMTP_URL."""
         return f"smtp://{self.address}"
 
     async def handle_DATA(  # noqa: N802 - aiosmtpd's name
         self, _server: SMTP, _session: Session, envelope: Envelope
     ) -> str:
-        """Accept a mail, if its sender is still there when the box is open."""
+        """Accept a mail, unless its sender disconnects before the box is open."""
         async with self._changed:
-            await self._pass_the_door()
+            await self._wait_until_open()
             if refused := self.answers.pop(envelope.rcpt_tos[0], ""):
                 return refused
             content = envelope.content
@@ -54,8 +54,8 @@ class Mailbox:
             self._changed.notify_all()
         return "250 OK"
 
-    async def _pass_the_door(self) -> None:
-        """Wait until it is open; aiosmtpd cancels whoever hangs up meanwhile."""
+    async def _wait_until_open(self) -> None:
+        """Wait until it is open; aiosmtpd cancels a client that disconnects."""
         self.waiting += 1
         self._changed.notify_all()
         try:
@@ -65,7 +65,7 @@ class Mailbox:
             self._changed.notify_all()
 
     def connect(self) -> SMTP:
-        """Answer somebody who calls."""
+        """Return the protocol of a new connection."""
         self.connections += 1
         self._open.append(
             SMTP(
@@ -83,77 +83,77 @@ class Mailbox:
         _session: Session,
         _envelope: Envelope,
         _mechanism: str,
-        given: LoginPassword,
+        credentials: LoginPassword,
     ) -> AuthResult:
-        self.log_ins.append((given.login, given.password))
+        self.log_ins.append((credentials.login, credentials.password))
         return AuthResult(success=True)
 
     async def hang_up(self) -> None:
-        """End every connection."""
+        """Close every connection."""
         for server in self._open:
             if server.transport:
                 server.transport.close()
         await asyncio.sleep(0)
 
     async def shut(self) -> None:
-        """Take nothing more for now."""
+        """Accept no mail until it is opened again."""
         self._shut = True
 
     async def open(self) -> None:
-        """Take mails again, those of whoever has waited, too."""
+        """Accept mails again, also those of waiting clients."""
         async with self._changed:
             self._shut = False
             self._changed.notify_all()
 
-    async def someone_waits(self, number: int = 1) -> None:
-        """Wait until so many mails stand before the shut box."""
-        async with asyncio.timeout(SECONDS), self._changed:
+    async def clients_wait(self, number: int = 1) -> None:
+        """Wait until exactly `number` clients wait for the box to open."""
+        async with asyncio.timeout(TIMEOUT_SECONDS), self._changed:
             await self._changed.wait_for(lambda: self.waiting == number)
 
     async def filled(self, count: int) -> None:
-        """Wait until there are so many mails."""
-        async with asyncio.timeout(SECONDS), self._changed:
+        """Wait until there are `count` mails."""
+        async with asyncio.timeout(TIMEOUT_SECONDS), self._changed:
             await self._changed.wait_for(lambda: len(self.mails) >= count)
 
     async def mail(self, to: str, subject: str, number: int = 1) -> EmailMessage:
-        """Wait for the first mail, or another, with this subject to this address."""
+        """Wait for the mail, by number from 1, with this subject to this address."""
 
-        def found() -> list[EmailMessage]:
+        def matching() -> list[EmailMessage]:
             return [m for m in self.to(to) if subject in m["Subject"]]
 
-        async with asyncio.timeout(SECONDS), self._changed:
-            await self._changed.wait_for(lambda: len(found()) >= number)
-        return found()[number - 1]
+        async with asyncio.timeout(TIMEOUT_SECONDS), self._changed:
+            await self._changed.wait_for(lambda: len(matching()) >= number)
+        return matching()[number - 1]
 
     def to(self, address: str) -> list[EmailMessage]:
-        """Give what has come to an address."""
+        """Return the mails to an address."""
         return [mail for mail in self.mails if mail["To"] == address]
 
     def subjects(self, address: str) -> list[str]:
-        """Give what has come to an address, by subject."""
+        """Return the subjects of the mails to an address."""
         return [mail["Subject"] for mail in self.to(address)]
 
 
 def link_of(mail: EmailMessage) -> str:
-    """Give the one link in a mail."""
+    """Return the only link in a mail."""
     (link,) = re.findall(r"https?://\S+", mail.get_content())
     return str(link)
 
 
 def token_of(mail: EmailMessage) -> str:
-    """Give the token in a mail's link."""
+    """Return the token in a mail's link."""
     return link_of(mail).partition("#token=")[2]
 
 
-def bound() -> socket:
-    """Give a socket with a loopback port of its own; who calls there is refused."""
-    found = socket()
-    found.bind(("127.0.0.1", 0))
-    return found
+def bound_socket() -> socket:
+    """Return a socket bound to a free loopback port; it refuses connections."""
+    listener = socket()
+    listener.bind(("127.0.0.1", 0))
+    return listener
 
 
 def address_of(listener: socket) -> str:
-    """Give host and port as settings do."""
+    """Return host and port as settings write them."""
     return "{}:{}".format(*listener.getsockname())
 
 
@@ -161,10 +161,10 @@ def address_of(listener: socket) -> str:
 async def mailbox(
     listener: socket | None = None, tls: SSLContext | None = None
 ) -> AsyncIterator[Mailbox]:
-    """Serve SMTP, on a port of its own unless a bound socket is given."""
+    """Serve SMTP on a bound socket, or else on a free port."""
     box = Mailbox(tls=tls)
     loop = asyncio.get_running_loop()
-    listener = listener or bound()
+    listener = listener or bound_socket()
     server = await loop.create_server(box.connect, sock=listener)
     box.address = address_of(listener)
     try:

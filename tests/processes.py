@@ -1,4 +1,4 @@
-"""`academy serve` in processes of its own, to be ended by kill -9."""
+"""Starts `academy serve` in a process of its own, which ends by kill -9."""
 
 import asyncio
 import os
@@ -18,13 +18,13 @@ from server.store.connect import Database
 from server.store.tables import outbox
 
 ROOT = Path(__file__).parents[1]
-SECONDS = 30
-ANYWHERE = {"GRPC_LISTEN": "127.0.0.1:0", "HTTP_LISTEN": "127.0.0.1:0"}
+TIMEOUT_SECONDS = 30
+FREE_PORTS = {"GRPC_LISTEN": "127.0.0.1:0", "HTTP_LISTEN": "127.0.0.1:0"}
 
 
 @dataclass(frozen=True, slots=True)
 class Serving:
-    """An `academy serve` that listens."""
+    """A running `academy serve`."""
 
     channel: grpc.aio.Channel
     rest: str
@@ -33,20 +33,20 @@ class Serving:
 
 @asynccontextmanager
 async def serving(settings: Mapping[str, str]) -> AsyncIterator[Serving]:
-    """Run `academy serve` for as long as the block lasts; it ends by kill -9."""
+    """Run `academy serve` during the block. It ends by kill -9."""
     with TemporaryDirectory(prefix="blatam-serve-") as folder:
         log = Path(folder) / "log"
-        with log.open("wb") as said:
+        with log.open("wb") as log_file:
             process = await asyncio.create_subprocess_exec(
                 *(sys.executable, "-m", "server", "serve"),
                 cwd=ROOT,
-                env={"PATH": os.environ["PATH"], **ANYWHERE, **settings},
-                stderr=said,
+                env={"PATH": os.environ["PATH"], **FREE_PORTS, **settings},
+                stderr=log_file,
             )
         try:
-            told = await _listening(process, log)
-            async with grpc.aio.insecure_channel(told["grpc"]) as channel:
-                yield Serving(channel, f"http://{told['http']}", log)
+            addresses = await _addresses(process, log)
+            async with grpc.aio.insecure_channel(addresses["grpc"]) as channel:
+                yield Serving(channel, f"http://{addresses['http']}", log)
                 process.kill()
         finally:
             if process.returncode is None:
@@ -54,31 +54,31 @@ async def serving(settings: Mapping[str, str]) -> AsyncIterator[Serving]:
             await process.wait()
 
 
-async def _listening(process: asyncio.subprocess.Process, log: Path) -> dict[str, str]:
-    """Wait for the line that tells where it listens; give it."""
-    end = time.monotonic() + SECONDS
-    while not (told := _told(log)):
+async def _addresses(process: asyncio.subprocess.Process, log: Path) -> dict[str, str]:
+    """Wait until the process listens and return its addresses by protocol."""
+    end = time.monotonic() + TIMEOUT_SECONDS
+    while not (line := _listening_line(log)):
         if process.returncode is not None or time.monotonic() > end:
-            raise RuntimeError(f"{log} is of an academy serve that does not listen")
+            raise RuntimeError(f"academy serve does not listen; its log: {log}")
         await asyncio.sleep(0.02)
-    return told
+    return line
 
 
-def _told(log: Path) -> dict[str, str]:
+def _listening_line(log: Path) -> dict[str, str]:
     for line in log.read_bytes().splitlines(keepends=True):
         if b'"listening"' in line and line.endswith(b"\n"):
             return dict(orjson.loads(line))
     return {}
 
 
-async def settled(database_url: str, seconds: float = SECONDS) -> None:
-    """Wait until nothing is left to deliver."""
+async def settled(database_url: str, seconds: float = TIMEOUT_SECONDS) -> None:
+    """Wait until the outbox has no entry to deliver."""
     database = Database(database_url)
     query = sa.select(outbox.c.id).where(outbox.c.state == 0).limit(1)
     async with asyncio.timeout(seconds):
-        left = True
-        while left:
+        pending = True
+        while pending:
             await asyncio.sleep(0.02)
             async with database.reading() as connection:
-                left = (await connection.execute(query)).first() is not None
+                pending = (await connection.execute(query)).first() is not None
     await database.close()

@@ -25,6 +25,7 @@ from server.store.accounts.users import PostgresUsers
 from tests.mailbox import Mailbox, mailbox
 
 PASSWORD = "Blue7horse"
+SECRET = "0123456789abcdef" * 4
 NO_LIMITS: dict[str, list[object]] = {
     "blatam.user.v1.UserService/CreateUser": [],
     "blatam.auth.v1.AuthService/Login": [],
@@ -105,7 +106,7 @@ async def running(
 ) -> AsyncIterator[Running]:
     """Start the application on these stores, without rate limits by default."""
     values = {
-        "secret_key": "0123456789abcdef" * 4,
+        "secret_key": SECRET,
         "rate_limits": NO_LIMITS,
         "debug": True,
         **settings,

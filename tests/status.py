@@ -1,4 +1,4 @@
-"""Reading what a refused call says, over gRPC."""
+"""Reads the status of a refused gRPC call."""
 
 from collections.abc import Awaitable
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ Detail = TypeVar("Detail", bound=Message)
 
 @dataclass(frozen=True, slots=True)
 class Refused:
-    """A status with its details."""
+    """The status of a refused call, with its details."""
 
     code: grpc.StatusCode
     message: str
@@ -22,33 +22,33 @@ class Refused:
     request_id: str
 
     def detail(self, kind: type[Detail]) -> Detail:
-        """Give the one detail of this kind."""
-        found = kind()
+        """Return the only detail of this type."""
+        detail = kind()
         matching = [
             any_
             for any_ in self.status.details
             if any_.TypeName() == kind.DESCRIPTOR.full_name
         ]
         assert len(matching) == 1
-        matching[0].Unpack(found)
-        return found
+        matching[0].Unpack(detail)
+        return detail
 
     @property
     def reason(self) -> str:
-        """The reason that programs read."""
+        """The machine-readable reason."""
         info = self.detail(error_details_pb2.ErrorInfo)
         assert info.domain == "blatam.academy"
         return info.reason
 
     @property
     def violations(self) -> set[tuple[str, str]]:
-        """The fields that break rules, with the rules."""
+        """The fields that break a rule, with the rule."""
         request = self.detail(error_details_pb2.BadRequest)
         return {(v.field, v.reason) for v in request.field_violations}
 
 
 async def refusal(call: Awaitable[object]) -> Refused:
-    """Await a call that must be refused, and read what it says."""
+    """Await a call that must be refused and return its status."""
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await call
     trailers = dict(caught.value.trailing_metadata() or ())

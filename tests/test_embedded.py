@@ -1,4 +1,4 @@
-"""The embedded servers: owned by one, gone with their owner, kept on disk."""
+"""Embedded servers: one owner, no orphans, data on disk."""
 
 import asyncio
 import os
@@ -30,9 +30,9 @@ PATIENCE_SECONDS = 20
 
 @pytest.fixture(scope="module")
 def state() -> Iterator[Path]:
-    """Give one folder for all: making the data takes longer than all the tests.
+    """Create one folder for all tests: initdb takes longer than all of them.
 
-    Not pytest's own folder, which is closed to the account that root drops to.
+    Pytest's own folder is closed to the account under which root runs Postgres.
     """
     with TemporaryDirectory(prefix="blatam-test-", dir="/tmp") as folder:
         Path(folder).chmod(0o755)
@@ -40,27 +40,29 @@ def state() -> Iterator[Path]:
 
 
 @pytest.fixture
-def owned(state: Path) -> Iterator[EmbeddedServers]:
+def embedded(state: Path) -> Iterator[EmbeddedServers]:
     servers = EmbeddedServers(state)
     yield servers
     servers.stop()
 
 
 @pytest.fixture
-def stranger(state: Path) -> Iterator[subprocess.Popen[str]]:
-    """Give another process that owns the state, its servers started."""
+def other_owner(state: Path) -> Iterator[subprocess.Popen[str]]:
+    """Start another process that owns the folder and runs the servers."""
     command = [sys.executable, "-c", OWNER, str(state)]
-    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as it:
-        assert it.stdout is not None
-        assert it.stdout.readline().startswith("postgresql")
-        yield it
-        it.kill()
-    eventually(lambda: not serving(state))
+    with subprocess.Popen(
+        command, cwd=ROOT, stdout=subprocess.PIPE, text=True
+    ) as owner:
+        assert owner.stdout is not None
+        assert owner.stdout.readline().startswith("postgresql")
+        yield owner
+        owner.kill()
+    eventually(lambda: not running_servers(state))
 
 
-def serving(state: Path) -> list[int]:
-    """List the servers that work below `state`, by process number."""
-    found = []
+def running_servers(state: Path) -> list[int]:
+    """Return the process numbers of the servers below `state`."""
+    pids = []
     for process in Path("/proc").glob("[0-9]*"):
         try:
             line = (process / "cmdline").read_text(errors="replace")
@@ -68,26 +70,26 @@ def serving(state: Path) -> list[int]:
             continue
         names = "bin/postgres" in line or "valkey-server" in line
         if names and str(state) in line:
-            found.append(int(process.name))
-    return found
+            pids.append(int(process.name))
+    return pids
 
 
-def eventually(holds: Callable[[], bool]) -> None:
+def eventually(condition: Callable[[], bool]) -> None:
     deadline = time.monotonic() + PATIENCE_SECONDS
-    while not holds():
+    while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.01)
 
 
 def query(url: str, statement: str) -> object:
-    async def ask() -> object:
+    async def fetch() -> object:
         connection = await asyncpg.connect(url.replace("+asyncpg", ""))
         try:
             return await connection.fetchval(statement)
         finally:
             await connection.close()
 
-    return asyncio.run(ask())
+    return asyncio.run(fetch())
 
 
 def ping(url: str) -> bool:
@@ -95,88 +97,90 @@ def ping(url: str) -> bool:
         return bool(client.ping())
 
 
-linux = pytest.mark.skipif(sys.platform != "linux", reason="only Linux ties children")
+linux = pytest.mark.skipif(
+    sys.platform != "linux", reason="only Linux has death signals"
+)
 
 
 @linux
-def test_a_killed_owner_leaves_no_server(
-    state: Path, stranger: subprocess.Popen[str]
+def test_killed_owner_leaves_no_server(
+    state: Path, other_owner: subprocess.Popen[str]
 ) -> None:
-    """Kill -9 of the owner ends Postgres and Valkey."""
-    assert len(serving(state)) == 2
-    stranger.kill()
-    eventually(lambda: not serving(state))
+    """SIGKILL of the owner ends Postgres and Valkey."""
+    assert len(running_servers(state)) == 2
+    other_owner.kill()
+    eventually(lambda: not running_servers(state))
 
 
 @linux
-def test_stop_leaves_no_server(state: Path, owned: EmbeddedServers) -> None:
-    """After stop nothing runs, and a second stop does no harm."""
-    owned.start_postgres()
-    owned.start_valkey()
-    assert len(serving(state)) == 2
-    owned.stop()
-    owned.stop()
-    assert not serving(state)
+def test_stop_leaves_no_server(state: Path, embedded: EmbeddedServers) -> None:
+    """After stop no server runs, and a second stop has no effect."""
+    embedded.start_postgres()
+    embedded.start_valkey()
+    assert len(running_servers(state)) == 2
+    embedded.stop()
+    embedded.stop()
+    assert not running_servers(state)
 
 
-def test_a_restart_keeps_the_data(owned: EmbeddedServers) -> None:
-    """Rows and, as durable, keys are there again after stop and start."""
-    url = owned.start_postgres()
+def test_restart_keeps_data(embedded: EmbeddedServers) -> None:
+    """Rows of Postgres and keys of Valkey survive stop and start."""
+    url = embedded.start_postgres()
     query(url, "drop table if exists kept")
     query(url, "create table kept as select 42 as n")
-    with redis.Redis.from_url(owned.start_valkey()) as client:
+    with redis.Redis.from_url(embedded.start_valkey()) as client:
         client.set("kept", "42")
-    owned.stop()
-    assert query(owned.start_postgres(), "select n from kept") == 42
-    with redis.Redis.from_url(owned.start_valkey()) as client:
+    embedded.stop()
+    assert query(embedded.start_postgres(), "select n from kept") == 42
+    with redis.Redis.from_url(embedded.start_valkey()) as client:
         assert client.get("kept") == b"42"
 
 
-def test_a_second_owner_is_refused(
-    state: Path, stranger: subprocess.Popen[str]
+def test_second_owner_is_refused(
+    state: Path, other_owner: subprocess.Popen[str]
 ) -> None:
-    """The state folder has one owner; the second is told who, and breaks nothing."""
+    """The error names the owner's process, whose servers go on."""
     second = EmbeddedServers(state)
     for start in (second.start_postgres, second.start_valkey):
-        with pytest.raises(EmbeddedServerError, match=f"by process {stranger.pid}"):
+        with pytest.raises(EmbeddedServerError, match=f"by process {other_owner.pid}"):
             start()
     second.stop()
-    assert stranger.poll() is None
-    assert len(serving(state)) == 2
+    assert other_owner.poll() is None
+    assert len(running_servers(state)) == 2
 
 
 @linux
-def test_a_new_owner_may_follow_a_killed_one_at_once(
-    state: Path, stranger: subprocess.Popen[str]
+def test_new_owner_waits_for_servers_of_a_killed_owner(
+    state: Path, other_owner: subprocess.Popen[str]
 ) -> None:
-    """Servers still shutting down after kill -9 are waited for."""
-    stranger.kill()
-    stranger.wait()
-    heir = EmbeddedServers(state)
+    """Servers that still shut down after SIGKILL do not fail the next start."""
+    other_owner.kill()
+    other_owner.wait()
+    successor = EmbeddedServers(state)
     try:
-        assert query(heir.start_postgres(), "select 1") == 1
-        assert ping(heir.start_valkey())
+        assert query(successor.start_postgres(), "select 1") == 1
+        assert ping(successor.start_valkey())
     finally:
-        heir.stop()
+        successor.stop()
 
 
 @pytest.mark.parametrize("pid", [os.getpid(), 2**22 - 1], ids=["alive", "gone"])
-def test_a_pid_file_left_by_a_crash_is_no_obstacle(
-    state: Path, owned: EmbeddedServers, pid: int
+def test_stale_pid_file_is_removed(
+    state: Path, embedded: EmbeddedServers, pid: int
 ) -> None:
-    """A number that is nobody's, or another program's by now, is not believed."""
-    owned.start_postgres()
-    owned.stop()
-    left = f"{pid}\n{state}/pgdata\n1\n5432\n{state}\n\n0 0\nready\n"
-    (state / "pgdata/postmaster.pid").write_text(left)
+    """Its number may belong to no process, or to another program."""
+    embedded.start_postgres()
+    embedded.stop()
+    stale = f"{pid}\n{state}/pgdata\n1\n5432\n{state}\n\n0 0\nready\n"
+    (state / "pgdata/postmaster.pid").write_text(stale)
     (state / "valkey").mkdir(exist_ok=True)
     (state / "valkey/valkey.pid").write_text(f"{pid}\n")
-    assert query(owned.start_postgres(), "select 1") == 1
-    assert ping(owned.start_valkey())
+    assert query(embedded.start_postgres(), "select 1") == 1
+    assert ping(embedded.start_valkey())
 
 
-def test_a_long_path_is_no_obstacle(tmp_path: Path) -> None:
-    """Sockets move to a short folder, which goes again, when the path is too long."""
+def test_long_path_gets_a_short_socket_folder(tmp_path: Path) -> None:
+    """The folder is private, and removed on stop."""
     servers = EmbeddedServers(tmp_path / ("long" * 30))
     try:
         url = servers.start_valkey()
@@ -189,36 +193,34 @@ def test_a_long_path_is_no_obstacle(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root drops to another account")
-def test_root_may_keep_its_state_below_a_closed_folder(tmp_path: Path) -> None:
-    """Below a 0700 folder the data goes where Postgres's account can follow."""
+def test_root_can_keep_state_below_a_closed_folder(tmp_path: Path) -> None:
+    """Below a 0700 folder the data moves to where the account of Postgres can enter."""
     tmp_path.chmod(0o700)
     servers = EmbeddedServers(tmp_path / "state", durable=False)
     try:
         url = servers.start_postgres()
-        far = (tmp_path / "state/elsewhere").readlink()
+        moved_to = (tmp_path / "state/elsewhere").readlink()
         assert query(url, "select 1") == 1
     finally:
         servers.stop()
-    assert not far.exists()
+    assert not moved_to.exists()
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root drops to another account")
-def test_a_far_folder_that_others_may_write_to_is_refused(tmp_path: Path) -> None:
-    """Whoever took the far folder's name in /var/tmp is not trusted with data."""
-    state, far = tmp_path / "state", tmp_path / "far"
+def test_folder_that_others_can_write_to_is_refused(tmp_path: Path) -> None:
+    """Another account may have taken the folder's name in /var/tmp."""
+    state, moved_to = tmp_path / "state", tmp_path / "moved"
     state.mkdir()
-    far.mkdir()
-    far.chmod(0o777)
-    (state / "elsewhere").symlink_to(far)
+    moved_to.mkdir()
+    moved_to.chmod(0o777)
+    (state / "elsewhere").symlink_to(moved_to)
     servers = EmbeddedServers(state)
-    with pytest.raises(EmbeddedServerError, match="no longer ours"):
+    with pytest.raises(EmbeddedServerError, match="owned by another account"):
         servers.start_postgres()
     servers.stop()
 
 
-def test_a_failed_start_says_what_the_server_said(
-    tmp_path: Path,
-) -> None:
+def test_failed_start_shows_the_log_of_the_server(tmp_path: Path) -> None:
     """The error ends with the last lines of the server's log."""
     (tmp_path / "valkey").mkdir()
     (tmp_path / "valkey/valkey.sock").mkdir()
@@ -229,8 +231,8 @@ def test_a_failed_start_says_what_the_server_said(
 
 
 @linux
-def test_ctrl_c_passes_the_servers_by(state: Path, owned: EmbeddedServers) -> None:
-    """A terminal signals its own session; the owner then ends them in order."""
-    owned.start_postgres()
-    owned.start_valkey()
-    assert all(os.getsid(pid) != os.getsid(0) for pid in serving(state))
+def test_servers_do_not_get_ctrl_c(state: Path, embedded: EmbeddedServers) -> None:
+    """The terminal signals its own session; the owner stops the servers in order."""
+    embedded.start_postgres()
+    embedded.start_valkey()
+    assert all(os.getsid(pid) != os.getsid(0) for pid in running_servers(state))

@@ -1,4 +1,4 @@
-"""What is installed is what was locked, and all of it is told."""
+"""The software inventory lists exactly the locked packages."""
 
 import json
 import subprocess
@@ -11,13 +11,16 @@ ROOT = Path(__file__).parents[1]
 
 
 @pytest.mark.parametrize("name", ["requirements.lock", "requirements-dev.lock"])
-def test_the_inventory_names_every_package(name: str) -> None:
-    """R42: each with its version, its purl and the hashes of what may be installed."""
+def test_inventory_names_every_package(name: str) -> None:
+    """R42: each with its version, package URL and hashes of its files."""
     command = [sys.executable, ".ci/sbom.py", name]
-    told = json.loads(subprocess.check_output(command, cwd=ROOT))
+    inventory = json.loads(subprocess.check_output(command, cwd=ROOT))
     pinned = [line for line in (ROOT / name).read_text().splitlines() if "==" in line]
-    assert (told["bomFormat"], len(told["components"])) == ("CycloneDX", len(pinned))
-    for component, line in zip(told["components"], pinned, strict=True):
+    assert (inventory["bomFormat"], len(inventory["components"])) == (
+        "CycloneDX",
+        len(pinned),
+    )
+    for component, line in zip(inventory["components"], pinned, strict=True):
         assert line.startswith(f"{component['name']}=={component['version']} ")
         assert component["purl"].startswith("pkg:pypi/")
         assert component["externalReferences"][0]["hashes"]

@@ -1,4 +1,4 @@
-"""docs/security.md says nothing of tests that is not so."""
+"""docs/security.md names only files and tests that exist."""
 
 import ast
 import re
@@ -17,8 +17,8 @@ ROWS = dict(ROW.findall(PAGE))
 LEVELS = {"1": 70, "2": 183}  # requirements of ASVS 5.0.0
 
 
-def told(path: str) -> dict[str, str]:
-    """Give a file's functions, each with what it says and what its module says."""
+def docstrings(path: str) -> dict[str, str]:
+    """Return the docstring of each function of a file, after that of its module."""
     tree = ast.parse((ROOT / path).read_text())
     functions = (ast.FunctionDef, ast.AsyncFunctionDef)
     module = ast.get_docstring(tree) or ""
@@ -30,35 +30,34 @@ def told(path: str) -> dict[str, str]:
 
 
 def named_tests(row: str) -> Iterator[tuple[str, str]]:
-    """Give the path and name of each test in a row."""
+    """Yield the path and name of each test in a row."""
     for path, name in NAMED.findall(row):
         if name:
             yield path, name
 
 
 @pytest.mark.parametrize("number", range(1, 43))
-def test_each_requirement_names_tests_that_bear_it(number: int) -> None:
-    """One row each; every test in it is there, and says the number."""
+def test_each_requirement_names_tests_that_mention_it(number: int) -> None:
+    """Each has one row; every test in it exists and mentions the number."""
     name = f"R{number}"
     assert len(re.findall(rf"^\| {name} \|", PAGE, re.MULTILINE)) == 1
-    found = list(named_tests(ROWS[name]))
-    assert found
-    for path, test in found:
-        assert re.search(rf"\b{name}\b", told(path)[test]), f"{path}::{test}"
+    tests = list(named_tests(ROWS[name]))
+    assert tests
+    for path, test in tests:
+        assert re.search(rf"\b{name}\b", docstrings(path)[test]), f"{path}::{test}"
 
 
-def test_every_requirement_of_asvs_is_answered() -> None:
-    """Each once, with its level, as met, not met or not applicable."""
-    found = ASVS.findall(PAGE)
-    assert Counter(level for _, level, _, _ in found) == LEVELS
-    assert len({number for number, *_ in found}) == len(found)
-    assert {outcome for _, _, outcome, _ in found} == {"met", "not met", "n/a"}
+def test_every_asvs_requirement_has_one_outcome() -> None:
+    """Each is listed once, as met, not met or not applicable."""
+    requirements = ASVS.findall(PAGE)
+    assert Counter(level for _, level, _, _ in requirements) == LEVELS
+    assert len({number for number, *_ in requirements}) == len(requirements)
+    assert {outcome for _, _, outcome, _ in requirements} == {"met", "not met", "n/a"}
 
 
-def test_what_is_named_is_there() -> None:
-    """Every file, and every test in it."""
+def test_named_files_and_tests_exist() -> None:
     named = NAMED.findall(PAGE)
     assert len(named) > 200
     for path, name in named:
         assert (ROOT / path).is_file(), path
-        assert not name or name in told(path), f"{path}::{name}"
+        assert not name or name in docstrings(path), f"{path}::{name}"

@@ -1,1 +1,1 @@
-"""What message types look like: their fields, their faults, their OpenAPI."""
+"""Message types read from descriptors: fields, JSON errors and JSON Schema."""

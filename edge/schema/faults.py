@@ -1,4 +1,4 @@
-"""What JSON bodies do wrong: ambiguity, and the search for a refused body's fault."""
+"""Errors of JSON bodies: size, ambiguity, and the search for an invalid field."""
 
 import json
 import re
@@ -11,254 +11,263 @@ from typing import Any
 from protobuf import Message, Registry
 
 from edge.errors import BAD_INPUT, HttpError, Violation, fault, invalid, two_of_one
-from edge.schema.fields import ANY, Field, Shape
+from edge.schema.fields import Field, Shape
+from edge.schema.kinds import ANY
 
-# The native codec reads JSON by recursion and has no bound of its own: some 15,000
-# brackets overflow the stack and end the process. No message nests so deep.
-DEEPEST = 1_000
-MOST_HOLDERS = 5_000  # lists and objects in one body
-MOST_VALUES = 100_000
+# The native codec parses JSON by recursion without a limit of its own: about 15,000
+# brackets overflow the stack and end the process. No message type nests this deep.
+MAX_DEPTH = 1_000
+MAX_CONTAINERS = 5_000  # lists and objects in one body
+MAX_VALUES = 100_000
 _STRINGS = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"?', re.DOTALL)
 _STEPS = bytes.maketrans(b"[{]}", b"\1\1\xff\xff")  # as signed bytes: 1 and -1
-_OTHER = bytes(set(range(256)) - set(b"[{]}"))
-# What finding a fault may cost; beyond it the fault is told as far as it is known.
-SEARCH_SECONDS = 0.25  # of CPU
-_TOO_DEEP = "the JSON body is nested too deep"
+_NOT_BRACKETS = bytes(set(range(256)) - set(b"[{]}"))
+# CPU time for finding the invalid field; afterwards the error names its parent.
+SEARCH_SECONDS = 0.25
+MAX_INTEGER_DIGITS = 31  # a longer one fits no type; Python limits int() itself
+_TOO_DEEP = "the JSON body is nested too deeply"
 
 
 def refuse_bulk(body: bytes) -> None:
-    """Raise HttpError before anything reads JSON that costs far more than its bytes.
+    """Raise HttpError if parsing a body would cost far more than its size suggests.
 
-    That is what nests deeper than DEEPEST, or holds too many values.
+    That is a body nested deeper than MAX_DEPTH or with too many values.
     """
-    if body.count(b"[") + body.count(b"{") <= DEEPEST and len(body) <= MOST_VALUES:
+    if body.count(b"[") + body.count(b"{") <= MAX_DEPTH and len(body) <= MAX_VALUES:
         return
     bare = _STRINGS.sub(b"", body)
-    steps = bare.translate(_STEPS, _OTHER)
-    if max(accumulate(memoryview(steps).cast("b")), default=0) > DEEPEST:
+    steps = bare.translate(_STEPS, _NOT_BRACKETS)
+    if max(accumulate(memoryview(steps).cast("b")), default=0) > MAX_DEPTH:
         raise HttpError(_TOO_DEEP)
-    _refuse_more(bare.count(b"{") + bare.count(b"["), MOST_HOLDERS, "lists and objects")
-    _refuse_more(bare.count(b","), MOST_VALUES, "values")
+    containers = bare.count(b"{") + bare.count(b"[")
+    _refuse_more(containers, MAX_CONTAINERS, "lists and objects")
+    _refuse_more(bare.count(b","), MAX_VALUES, "values")
 
 
-def _refuse_more(count: int, most: int, what: str) -> None:
-    if count > most:
-        told = f"the JSON body has more than {most} {what}"
-        raise HttpError(told, "BODY_TOO_LARGE", http=413)
+def _refuse_more(count: int, limit: int, items: str) -> None:
+    if count > limit:
+        message = f"the JSON body has more than {limit} {items}"
+        raise HttpError(message, "BODY_TOO_LARGE", http=413)
 
 
 class _Duplicate(ValueError):
-    """A key stands twice in one JSON object."""
+    """A JSON object has the same key twice."""
 
 
 class _Pairs(list[tuple[str, Any]]):
-    """A JSON object with every key that it has."""
+    """A JSON object with all its keys, duplicates included."""
 
 
 def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    made = dict(pairs)
-    if len(made) != len(pairs):
+    by_name = dict(pairs)
+    if len(by_name) != len(pairs):
         raise _Duplicate
-    return made
+    return by_name
 
 
-def _whole(digits: str) -> int | float:
-    """Read a number; a longer one fits no type, and Python limits such digits."""
-    return int(digits) if len(digits) < 32 else float(digits)
+def _integer(digits: str) -> int | float:
+    return int(digits) if len(digits) <= MAX_INTEGER_DIGITS else float(digits)
 
 
-_decoder = json.JSONDecoder(object_pairs_hook=_distinct, parse_int=_whole)
-_all_keys = json.JSONDecoder(object_pairs_hook=_Pairs, parse_int=float)
+_decoder = json.JSONDecoder(object_pairs_hook=_distinct, parse_int=_integer)
+_pairs_decoder = json.JSONDecoder(object_pairs_hook=_Pairs, parse_int=float)
 
 
-def strict_tree(body: bytes, at: str = "") -> Any:
-    """Give a JSON text's values; raises HttpError on broken JSON or a double key.
+def strict_tree(body: bytes, prefix: str = "") -> Any:
+    """Parse JSON; raises HttpError for invalid JSON and for duplicate keys.
 
-    `at` is where the text stands.
+    `prefix` is the path of the text, for the error.
     """
     try:
         text = body.decode()
         try:
             return _decoder.decode(text)
         except _Duplicate:
-            path = "".join((at, *reversed(_twice(_all_keys.decode(text))))).lstrip(".")
-            raise fault(path, "the key stands twice", "DUPLICATE_FIELD") from None
+            steps = reversed(_duplicate_path(_pairs_decoder.decode(text)))
+            path = "".join((prefix, *steps)).lstrip(".")
+            message = "the key is duplicated"
+            raise fault(path, message, "DUPLICATE_FIELD") from None
     except json.JSONDecodeError as error:
-        where = f"line {error.lineno}, column {error.colno}"
-        raise HttpError(f"the body is not JSON: {error.msg} at {where}") from None
+        position = f"line {error.lineno}, column {error.colno}"
+        raise HttpError(f"the body is not JSON: {error.msg} at {position}") from None
     except UnicodeDecodeError:
         raise HttpError("the body is not JSON: it is not UTF-8") from None
     except RecursionError:
         raise HttpError(_TOO_DEEP) from None
 
 
-def _twice(value: Any) -> list[str]:
-    """Give the path, from its end, of the first key that stands twice."""
+def _duplicate_path(value: Any) -> list[str]:
+    """Return the path, last step first, of the first duplicate key."""
     if isinstance(value, _Pairs):
         seen: set[str] = set()
         for name, item in value:
             if name in seen:
                 return [f".{name}"]
             seen.add(name)
-            if found := _twice(item):
-                return [*found, f".{name}"]
+            if path := _duplicate_path(item):
+                return [*path, f".{name}"]
     elif isinstance(value, list):
         for index, item in enumerate(value):
-            if found := _twice(item):
-                return [*found, f"[{index}]"]
+            if path := _duplicate_path(item):
+                return [*path, f"[{index}]"]
     return []
 
 
-Within = Callable[[Any], Shape | None]  # the JSON of an Any -> its inner type
+UnpackAny = Callable[[Any], Shape | None]  # the JSON of an Any -> its inner type
 
 
-def refuse_ambiguity(tree: Any, shape: Shape, within: Within, path: str = "") -> None:
-    """Refuse a field or a map's key given twice, and two members of one oneof."""
-    kind = within(tree) if shape.name == ANY else shape
-    if kind is None or kind.special or not isinstance(tree, dict):
+def refuse_ambiguity(
+    tree: Any, shape: Shape, unpack: UnpackAny, prefix: str = ""
+) -> None:
+    """Refuse a field or a map key that is set twice, and two members of a oneof."""
+    actual = unpack(tree) if shape.name == ANY else shape
+    if actual is None or actual.special or not isinstance(tree, dict):
         return
     seen: dict[object, str] = {}
     for name, value in tree.items():
-        field = kind.named.get(name)
+        field = actual.named.get(name)
         if field is None:
             continue
-        at = path + field.json_name
-        _refuse_second(field, value, at, seen)
-        for where, item in field.items(value) if field.typed else ():
-            assert field.typed is not None  # noqa: S101  # said above, for mypy
-            refuse_ambiguity(item, field.typed, within, f"{at}{where}.")
+        path = prefix + field.json_name
+        _refuse_second(field, value, path, seen)
+        for step, item in field.items(value) if field.typed else ():
+            assert field.typed is not None  # noqa: S101  # checked above, for mypy
+            refuse_ambiguity(item, field.typed, unpack, f"{path}{step}.")
 
 
-def _refuse_second(field: Field, value: Any, at: str, seen: dict[object, str]) -> None:
+def _refuse_second(
+    field: Field, value: Any, path: str, seen: dict[object, str]
+) -> None:
     if field.json_name in seen:
-        raise fault(at, "it is given twice", "DUPLICATE_FIELD")
-    seen[field.json_name] = at
+        raise fault(path, "must not be set twice", "DUPLICATE_FIELD")
+    seen[field.json_name] = path
     if value is None and not field.takes_null:
         return
     if field.oneof in seen:
-        raise two_of_one(at, seen[field.oneof])
+        raise two_of_one(path, seen[field.oneof])
     if field.oneof is not None:
-        seen[field.oneof] = at
-    if field.whole_keys and len({_whole_key(key, at) for key in value}) < len(value):
-        raise fault(at, "one of its keys is given twice", "DUPLICATE_FIELD")
+        seen[field.oneof] = path
+    if field.integer_keys and len({_number(key, path) for key in value}) < len(value):
+        raise fault(path, "must not have the same key twice", "DUPLICATE_FIELD")
 
 
-def _whole_key(key: str, at: str) -> Decimal:
+def _number(key: str, path: str) -> Decimal:
     try:
         return Decimal(key)
-    except ArithmeticError:  # an exponent beyond what even a Decimal has
-        raise fault(at, "one of its keys is no integer") from None
+    except ArithmeticError:  # the exponent is out of range even for Decimal
+        raise fault(path, "must have integers as keys") from None
 
 
-_LOOSE = frozenset(
+_LENIENT = frozenset(
     f"google.protobuf.{name}"
     for name in ("Any", "FieldMask", "ListValue", "Struct", "Value")
 )
 
 
-def _holds(shape: Shape, names: frozenset[str], seen: set[str]) -> bool:
-    """Tell whether a type, or one that may stand within it, is one of these."""
+def _may_hold(shape: Shape, names: frozenset[str], seen: set[str]) -> bool:
+    """Return whether a type is one of `names` or may contain one of them."""
     if shape.name in names:
         return True
     if shape.special or shape.name in seen:
         return False
     seen.add(shape.name)
     return any(
-        field.message is not None and _holds(field.message, names, seen)
+        field.message is not None and _may_hold(field.message, names, seen)
         for field in shape.fields
     )
 
 
 class FaultFinder:
-    """Narrows a fault down by giving the codec ever smaller parts of a body."""
+    """Parse bodies, and find the field that makes the codec refuse one.
+
+    The search parses ever smaller parts of the body.
+    """
 
     def __init__(self, registry: Registry) -> None:
         self._registry = registry
-        self._strict: dict[str, bool] = {}  # types whose values may have no JSON
+        self._lenient: dict[str, bool] = {}  # types whose values may have no JSON form
 
     def read(self, shape: Shape, text: bytes | str) -> Message:
-        """Give the message that a JSON text is; raises one of BAD_INPUT.
+        """Parse a message; raises one of BAD_INPUT.
 
-        The codec reads some values that it cannot write, on the wire or as JSON: a
-        number beyond an enum's range, an infinite Value, a mask's empty path.
+        The codec parses some values that it cannot serialise, to bytes or to JSON:
+        a number outside an enum's range, an infinite Value, a mask's empty path.
         """
         message = shape.type.from_json(text, registry=self._registry)
         message.to_binary()
-        if shape.name not in self._strict:
-            self._strict[shape.name] = _holds(shape, _LOOSE, set())
-        if self._strict[shape.name]:
+        if shape.name not in self._lenient:
+            self._lenient[shape.name] = _may_hold(shape, _LENIENT, set())
+        if self._lenient[shape.name]:
             message.to_json(registry=self._registry)
         return message
 
     def refusal(self, body: bytes, shape: Shape) -> HttpError:
-        """Give the refusal of a body that the codec does not take."""
+        """Return the error for a body that the codec refuses."""
         try:
             search = _Search(self.read)
-            found = search.violation(strict_tree(body), shape, "")
-        except HttpError as refused:
-            return refused
+            violation = search.violation(strict_tree(body), shape, "")
+        except HttpError as error:
+            return error
         except RecursionError:
             return HttpError(_TOO_DEEP)
-        return invalid(found or Violation("", shape.kind.told))
+        return invalid(violation or Violation("", shape.kind.requirement))
 
 
 class _Search:
-    """One search for the first fault of a value that should be of a type."""
+    """One search for the first invalid field of a value."""
 
     def __init__(self, read: Callable[[Shape, str], Message]) -> None:
         self._read = read
-        self._until = thread_time() + SEARCH_SECONDS
+        self._deadline = thread_time() + SEARCH_SECONDS
 
     @property
     def _is_over(self) -> bool:
-        return thread_time() > self._until
+        return thread_time() > self._deadline
 
     def violation(self, tree: Any, shape: Shape, path: str) -> Violation | None:
-        """Give the first fault within a JSON value, named as far as there is time."""
+        """Return the first invalid field in a JSON value, as deep as time allows."""
         if shape.special or not isinstance(tree, dict):
-            good = self._fits(shape, tree)
-            return None if good else Violation(path, shape.kind.told)
+            valid = self._is_valid(shape, tree)
+            return None if valid else Violation(path, shape.kind.requirement)
         for name, value in tree.items():
-            if self._fits(shape, {name: value}):
+            if self._is_valid(shape, {name: value}):
                 continue
             field = shape.named.get(name)
-            at = f"{path}.{field.json_name if field else name}".lstrip(".")
+            field_path = f"{path}.{field.json_name if field else name}".lstrip(".")
             if field is None:
-                return Violation(at, "there is no such field", "UNKNOWN_FIELD")
-            return self._within(value, field, at, shape)
+                return Violation(field_path, "there is no such field", "UNKNOWN_FIELD")
+            return self._inside(value, field, field_path, shape)
         return None
 
-    def _within(self, value: Any, field: Field, at: str, shape: Shape) -> Violation:
-        """Look for a fault deeper than a field, which as a whole is faulty."""
+    def _inside(self, value: Any, field: Field, path: str, shape: Shape) -> Violation:
+        """Search inside the value of an invalid field."""
         if self._is_over:
-            return Violation(at, "it has a fault that would take too long to find")
+            return Violation(path, "is invalid; the body is too large to say where")
         if field.many:
             if not isinstance(value, field.many):
-                what = (
-                    "a list" if field.many is list else "an object of keys and values"
-                )
-                return Violation(at, f"must be {what}")
-            where, value = self._first_bad(value, field, shape)
-            at += where
-        found = self.violation(value, field.nested, at) if field.nested else None
-        return found or Violation(at, field.kind.told)
+                expected = "a list" if field.many is list else "an object"
+                return Violation(path, f"must be {expected}")
+            step, value = self._first_invalid(value, field, shape)
+            path += step
+        violation = self.violation(value, field.nested, path) if field.nested else None
+        return violation or Violation(path, field.kind.requirement)
 
-    def _first_bad(self, value: Any, field: Field, shape: Shape) -> tuple[str, Any]:
-        """Bisect: a part is good just if all of its items are."""
+    def _first_invalid(self, value: Any, field: Field, shape: Shape) -> tuple[str, Any]:
+        """Bisect the elements: a part is valid only if all its elements are."""
         parts = list(value.items() if field.many is dict else value)
-        good, bad = 0, len(parts)
-        while bad - good > 1:
-            middle = (good + bad) // 2
-            some = parts[good:middle]
-            held = dict(some) if field.many is dict else some
-            if self._fits(shape, {field.json_name: held}):
-                good = middle
+        valid, end = 0, len(parts)
+        while end - valid > 1:
+            middle = (valid + end) // 2
+            part: Any = parts[valid:middle]
+            part = dict(part) if field.many is dict else part
+            if self._is_valid(shape, {field.json_name: part}):
+                valid = middle
             else:
-                bad = middle
-        return list(field.items(value))[good]
+                end = middle
+        return list(field.items(value))[valid]
 
-    def _fits(self, shape: Shape, value: Any) -> bool:
-        """Tell whether a value is good; once too much was read, that it is not."""
+    def _is_valid(self, shape: Shape, value: Any) -> bool:
+        """Return whether a value is valid; False once the time is over."""
         if self._is_over:
             return False
         try:

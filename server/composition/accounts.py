@@ -89,5 +89,6 @@ def user_batches(resources: Resources) -> UserBatches:
         store=PostgresUserBatches(resources.database),
         hasher=resources.hasher,
         policy=resources.settings.password_policy,
+        imported_hash_max_cost=resources.settings.imported_hash_max_cost,
         clock=resources.clock,
     )

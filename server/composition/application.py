@@ -25,20 +25,17 @@ from server.composition.members import members_feature
 from server.composition.outbox import outbox_feature
 from server.composition.posts import posts_feature
 from server.composition.resources import Resources, Stores, build_stores
+from server.composition.startup import Startup, Step
 from server.domain.auth import Authentication
 from server.domain.idempotency import Idempotency
 from server.rpc.addresses import TrustedProxies
-from server.rpc.batching import BatchingServicer, answering
+from server.rpc.batched_call import call_executor
+from server.rpc.batching import BatchingServicer
+from server.rpc.grpc_server import MAX_CONCURRENT_CALLS, build_grpc_server
 from server.rpc.health import POLL_INTERVAL, Health
-from server.rpc.listener import (
-    MOST_CALLS,
-    ChainDependencies,
-    Listener,
-    grpc_server,
-    serve_methods,
-)
+from server.rpc.listener import ChainDependencies, Listener, serve_methods
 from server.rpc.local import LocalPort
-from server.rpc.reflection import reflect
+from server.rpc.reflection import enable_reflection
 from server.store.idempotent_responses import PostgresIdempotentResponses
 from server.workers.poller import Poller
 
@@ -48,42 +45,53 @@ class Application:
     """The application, not listening yet.
 
     Call `drain` before the listeners stop: it publishes NOT_SERVING and ends streams.
+    `check` raises an error that ended a startup which had to wait for Postgres.
     """
 
     grpc: grpc.aio.Server
     port: CallPort
     http: FastAPI
     drain: Callable[[], Awaitable[None]]
+    check: Callable[[], None]
 
 
 @asynccontextmanager
 async def build_application(
-    resources: Resources, lame_duck: timedelta = timedelta(0)
+    resources: Resources, lame_duck: timedelta = timedelta(0), *first_steps: Step
 ) -> AsyncIterator[Application]:
     """Build the application and run its tasks until the block ends.
 
-    A draining process answers for `lame_duck` before its streams are ended.
+    A draining process answers for `lame_duck` before its streams are ended. Before
+    all else `first_steps` have to succeed. While Postgres is away, calls are refused.
 
     Raises StoreUnavailable, UnreadableKeys, ContractError, ConfigurationError.
     """
+    startup = Startup(resources.database.ping, *first_steps)
     stores = build_stores(resources)
     sign_in = authentication(resources, stores)
     features = build_features(resources, stores, sign_in)
     servicers = fold_servicers(features)
-    served = serve_methods(servicers, chain_dependencies(resources, stores, sign_in))
+    served = serve_methods(
+        servicers, chain_dependencies(resources, stores, sign_in, startup)
+    )
     settings = resources.settings
     proxies = TrustedProxies(settings.trusted_proxies)
-    batching = BatchingServicer(answering(served, proxies), MOST_CALLS)
+    execute = call_executor(served, proxies)
+    batching = BatchingServicer(execute, MAX_CONCURRENT_CALLS)
     health = Health(resources.database.ping, list(servicers), lame_duck)
-    server = grpc_server([*Listener(proxies).handlers(served), batching.handler()])
+    handlers = [*Listener(proxies).handlers(served), batching.handler()]
+    server = build_grpc_server(handlers)
+    await health.start()
     health.add_to(server)
     if settings.debug:
-        reflect(server, (*servicers, health.name))
+        enable_reflection(server, (*servicers, health.name))
     port = LocalPort(served, proxies, Reply, CallError)
     edge = replace(edge_settings(settings, rates(settings)), ready=health.ready)
     features.append(_transport_feature(health, batching))
-    async with run_features(features) as drain_calls:
-        yield Application(server, port, edge_app(port, edge), drain_calls)
+    async with run_features(features, startup) as drain_calls:
+        yield Application(
+            server, port, edge_app(port, edge), drain_calls, startup.check
+        )
 
 
 def build_features(
@@ -115,12 +123,12 @@ def _transport_feature(health: Health, batching: BatchingServicer) -> Feature:
 
 
 def chain_dependencies(
-    resources: Resources, stores: Stores, sign_in: Authentication
+    resources: Resources, stores: Stores, sign_in: Authentication, startup: Startup
 ) -> ChainDependencies:
     """Return what the interceptors of every RPC depend on."""
     return ChainDependencies(
         verify=sign_in.identify,
-        learn=stores.key_ring.learn,
+        refresh_keys=stores.key_ring.learn,
         limiter=resources.limiter,
         idempotency=Idempotency(
             PostgresIdempotentResponses(resources.database),
@@ -128,5 +136,6 @@ def chain_dependencies(
         ),
         audit=stores.audit,
         clock=resources.clock,
+        is_started=lambda: startup.complete,
         rates=rates(resources.settings),
     )

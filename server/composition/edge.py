@@ -15,7 +15,7 @@ from edge.config import EdgeSettings, TokenCookie
 from edge.port import CallPort
 from server.config import Settings
 from server.domain.limits import Window
-from server.rpc import contract
+from server.rpc import contract, documentation
 from server.rpc.health import remote_readiness
 from server.rpc.interceptors.errors import DOMAIN
 from server.rpc.interceptors.validation import NO_NUL
@@ -38,8 +38,13 @@ def remote_edge(channel: grpc.aio.Channel, settings: Settings) -> FastAPI:
 def edge_settings(settings: Settings, in_force: Rates) -> EdgeSettings:
     """Return the edge's settings: the operator's, and the contract's annotations."""
     return EdgeSettings(
-        title="Blatam Academy",
+        title=documentation.TITLE,
         version=version("blatam-academy"),
+        description=documentation.DESCRIPTION,
+        info=documentation.INFO,
+        service_order=documentation.service_names(),
+        error_reasons=documentation.ERROR_REASONS,
+        access=documentation.access_sentences(),
         public_url=settings.public_url,
         docs=settings.debug,
         debug=settings.debug,

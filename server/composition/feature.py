@@ -17,6 +17,7 @@ from enum import IntEnum
 
 import structlog
 
+from server.composition.startup import Startup
 from server.workers.poller import Poller
 from server.workers.supervisor import Task, supervise
 
@@ -60,22 +61,25 @@ def fold_servicers(features: Iterable[Feature]) -> dict[str, list[object]]:
 
 @asynccontextmanager
 async def run_features(
-    features: Sequence[Feature],
+    features: Sequence[Feature], startup: Startup
 ) -> AsyncIterator[Callable[[], Awaitable[None]]]:
     """Run the tasks of features until the block ends; return what drains their calls.
 
-    First every poller that serving depends on refreshes once, in the features' order.
-    When the block ends, the outbox is drained before the tasks are cancelled.
+    First every poller that serving depends on refreshes once, in the features' order;
+    while Postgres is away, in the background. When the block ends, the outbox is
+    drained before the tasks are cancelled.
     """
     tasks = [task for feature in features for task in feature.tasks]
-    for task in tasks:
-        if isinstance(task, Poller) and task.before_serving:
-            await task.refresh()
+    startup.add(
+        steps=[t.refresh for t in tasks if isinstance(t, Poller) and t.before_serving],
+        tasks=tasks,
+    )
+    await startup.attempt()
 
     async def drain_calls() -> None:
         await _drain(features, DrainStage.HEALTH, DrainStage.STREAMS)
 
-    async with supervise(*tasks):
+    async with supervise(startup):
         try:
             yield drain_calls
         finally:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 
 from server.composition.feature import Drain, DrainStage, Feature
-from server.composition.resources import Resources, Stores
+from server.composition.resources import Resources, Stores, unsubscribe_tokens
 from server.config import Settings
 from server.domain.clock import Clock
 from server.domain.credentials.mailed_tokens import MailedTokens
@@ -38,6 +38,7 @@ def outbox_feature(resources: Resources, stores: Stores) -> Feature:
                 stores.mailed_tokens, resources.secret.mac("mailed-tokens"), clock
             ),
             notifications=notifications,
+            unsubscribe_tokens=unsubscribe_tokens(resources),
         ),
         mailer,
         EventHandlers(PostgresAnalytics(database), notifications),

@@ -6,16 +6,16 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 
-from pydantic import SecretStr
 from redis.asyncio import Redis
 
-from server.config import Settings, require
+from server.config import Pooler, Settings, require, text_of
 from server.domain.clock import Clock, system_clock
 from server.domain.credentials.passwords import PasswordHasher
 from server.domain.credentials.revocations import Revocations
 from server.domain.credentials.secret_key import SecretKey
 from server.domain.credentials.tokens import KeyRing
 from server.domain.limits import Limiter, SlidingWindows
+from server.domain.members.unsubscriptions import UnsubscribeTokens
 from server.domain.paging import PageTokens
 from server.store.accounts.user_cache import CachedUsers
 from server.store.accounts.user_changes import UserChangeFeed
@@ -54,9 +54,12 @@ async def open_resources(settings: Settings) -> AsyncIterator[Resources]:
     """
     require(settings, "database_url", "redis_url", "secret_key")
     async with AsyncExitStack() as stack:
-        database = Database(_text(settings.database_url))
+        database = Database(
+            text_of(settings.database_url),
+            transaction_pooler=settings.database_pooler is Pooler.TRANSACTION,
+        )
         stack.push_async_callback(database.close)
-        redis = redis_client(_text(settings.redis_url))
+        redis = redis_client(text_of(settings.redis_url))
         stack.push_async_callback(redis.aclose)
         pool = HashingPool()
         stack.callback(pool.close)
@@ -65,7 +68,8 @@ async def open_resources(settings: Settings) -> AsyncIterator[Resources]:
             settings=settings,
             clock=system_clock,
             secret=SecretKey(
-                _text(settings.secret_key), _text(settings.secret_key_previous) or None
+                text_of(settings.secret_key),
+                text_of(settings.secret_key_previous) or None,
             ),
             database=database,
             redis=redis,
@@ -123,5 +127,6 @@ def page_tokens(resources: Resources) -> PageTokens:
     return PageTokens(resources.secret.mac("page-tokens"))
 
 
-def _text(secret: SecretStr | None) -> str:
-    return secret.get_secret_value() if secret else ""
+def unsubscribe_tokens(resources: Resources) -> UnsubscribeTokens:
+    """Return the codec of the tokens in unsubscribe links."""
+    return UnsubscribeTokens(resources.secret.mac("unsubscribe"))

@@ -1,4 +1,4 @@
-"""The audit log: who did what, from where, when, and how it ended (ASVS 16.2.1)."""
+"""The audit log: actor, event, address, time and outcome (ASVS 16.2.1)."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from server.domain.paging import PageTokens, Position
 
 @dataclass(frozen=True, slots=True)
 class AuditEvent:
-    """One event. `user_id` is whom it concerns, 0 for nobody known.
+    """One event. `user_id` is the affected user, 0 if there is none.
 
-    `outcome` is "OK" or the reason of the refusal.
+    `outcome` is "OK" or the reason of the failure.
     """
 
     id: int
@@ -32,7 +32,7 @@ class AuditEvent:
 
 @dataclass(frozen=True, slots=True)
 class AuditFilter:
-    """Which events; 0, "" and None let everything through. `until` is excluded."""
+    """A filter of events; 0, "" and None match every event. `until` is excluded."""
 
     user_id: int = 0
     event: str = ""
@@ -41,35 +41,35 @@ class AuditFilter:
 
 
 class AuditStore(Protocol):
-    """Keeps events, in the order of their ids."""
+    """Stores events, in the order of their ids."""
 
     async def add(self, event: AuditEvent) -> None:
-        """Write an event; its id is given by the store."""
+        """Write an event; the store assigns its id."""
 
     async def page(
-        self, wanted: AuditFilter, before: int | None, size: int
+        self, filters: AuditFilter, before: int | None, size: int
     ) -> Sequence[AuditEvent]:
-        """Give at most `size` events older than `before`, the newest first."""
+        """Return at most `size` events older than `before`, the newest first."""
 
 
 @dataclass(frozen=True, slots=True)
 class Audit:
-    """Reading the audit log, a page at a time."""
+    """Reads the audit log, one page at a time."""
 
     store: AuditStore
     tokens: PageTokens
 
     async def list(
-        self, caller: Caller, wanted: AuditFilter, size: int, token: str
+        self, caller: Caller, filters: AuditFilter, size: int, token: str
     ) -> tuple[Sequence[AuditEvent], str]:
-        """Give the next events, the newest first, and the token of what follows.
+        """Return a page of events, the newest first, and the token of the next page.
 
         Raises InvalidFields for a token of another caller or filter.
         """
-        context = orjson.dumps(["audit", caller.subject, wanted])
+        context = orjson.dumps(["audit", caller.subject, filters])
         before = self.tokens.read(token, context).id if token else None
-        found = await self.store.page(wanted, before, size + 1)
-        if len(found) <= size:
-            return found, ""
-        last = found[size - 1]
-        return found[:size], self.tokens.make(Position("", last.id), context)
+        events = await self.store.page(filters, before, size + 1)
+        if len(events) <= size:
+            return events, ""
+        last = events[size - 1]
+        return events[:size], self.tokens.make(Position("", last.id), context)

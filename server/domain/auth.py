@@ -1,11 +1,10 @@
-"""Logging in, staying logged in and logging out."""
+"""Log-in, refresh and log-out: the rules of sessions."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Protocol
 from uuid import UUID
 
 from server.domain.accounts.users import Role, normalize_identifier
@@ -19,6 +18,13 @@ from server.domain.credentials.passwords import (
 from server.domain.credentials.revocations import Revocations
 from server.domain.credentials.service_keys import PREFIX, ServiceKeys
 from server.domain.credentials.sessions import RefreshTokens, Rotation, Session
+from server.domain.credentials.stores import (
+    Account,
+    AccountStore,
+    Mailing,
+    Owner,
+    SessionStore,
+)
 from server.domain.credentials.tokens import LIFETIME, AccessTokens, Claims
 from server.domain.errors import (
     AccessDenied,
@@ -29,41 +35,18 @@ from server.domain.errors import (
     TokenInvalid,
 )
 from server.domain.idempotency import IdempotencyRecord
-from server.domain.limits import Bucket, Limiter, Window, address_key
+from server.domain.limits import AccountLimit, Bucket, Limiter, Window
 from server.domain.outbox.entries import EventType, NewEntry
 
-# R5: the spellings of one account share this count
-VERIFIED_PER_ACCOUNT = Window(5, timedelta(seconds=60))
-# R6: the next one within the hour is told to the account's owner, once a day
-UNREMARKABLE_FAILURES = Window(9, timedelta(hours=1))
+# R6: one more failed log-in within the hour warns the owner, once a day
+FAILURES_WITHOUT_WARNING = Window(9, timedelta(hours=1))
 WARNINGS = Window(1, timedelta(days=1))
-TRIES = 2  # an account may change, by its new name say, while its password is verified
-
-
-@dataclass(frozen=True, slots=True)
-class Account:
-    """What a log-in needs to know of an account; `version` grows when it changes."""
-
-    user_id: int
-    username: str
-    password_hash: str
-    role: Role
-    is_active: bool
-    email: str = ""
-    version: int = 1
-
-
-@dataclass(frozen=True, slots=True)
-class Owner:
-    """What a refresh needs to know of the session's owner."""
-
-    role: Role
-    is_active: bool
+MAX_ATTEMPTS = 2  # an account may change while its password is verified
 
 
 @dataclass(frozen=True, slots=True)
 class Tokens:
-    """What a session lives by; the times are from now."""
+    """The tokens of a session, with their remaining lifetimes."""
 
     user_id: int
     access_token: str
@@ -71,85 +54,6 @@ class Tokens:
     refresh_token: str
     refresh_expires_in: timedelta
     session_id: str
-
-
-class AccountStore(Protocol):
-    """Finds accounts by what people type."""
-
-    async def account(self, identifier: str) -> Account | None:
-        """Give the account with this folded username or e-mail address."""
-
-    async def account_by_id(self, user_id: int) -> Account | None:
-        """Give the account with this id."""
-
-    async def replace_hash(self, user_id: int, old: str, new: str) -> None:
-        """Put a better hash of the same password in place of the old one."""
-
-
-Decide = Callable[[Session, "Owner"], Rotation]
-
-
-class SessionStore(Protocol):
-    """Keeps sessions."""
-
-    async def add(self, session: Session, version: int) -> bool:
-        """Write a new session; False if the account has changed since this version.
-
-        A password that was right when it was verified may be none by now.
-        """
-
-    async def rotate(
-        self, session_id: UUID, decide: Decide
-    ) -> tuple[Rotation, Owner] | None:
-        """Lock the session, let `decide` say what becomes of it, and write that.
-
-        Gives None if there is no such session. What `decide` raises changes nothing.
-        """
-
-    async def end(self, session_id: UUID, now: datetime, user_id: int = 0) -> bool:
-        """End the session, of this user if one is named; tell whether there is one.
-
-        Ending it twice is no error. Every process gets to know.
-        """
-
-    async def end_all(
-        self, user_id: int, now: datetime, keep: UUID | None = None
-    ) -> None:
-        """End every session of a user but the one to keep."""
-
-    async def open_of(self, user_id: int, now: datetime) -> Sequence[Session]:
-        """Give a user's sessions that have not ended, the newest first."""
-
-    async def ask_email_change(
-        self, account: Account, new_email: str, keep: UUID, now: datetime
-    ) -> bool:
-        """Have both addresses written to, and end the other sessions.
-
-        Does nothing and gives False if the account has changed since. Raises
-        TokenInvalid if the session to keep has ended, too.
-        """
-
-    async def change_password(
-        self,
-        account: Account,
-        hashed: str,
-        keep: UUID,
-        now: datetime,
-        idempotency: IdempotencyRecord[None] | None = None,
-    ) -> bool:
-        """Put a new hash and end the other sessions, in one transaction.
-
-        The owner is told by mail. Does nothing and gives False if the account has
-        changed since. Raises AnswerExists, and TokenInvalid if the session to keep
-        has ended, too.
-        """
-
-
-class Mailing(Protocol):
-    """Takes what is to be told, though nothing else has changed."""
-
-    async def add(self, now: datetime, *entries: NewEntry) -> None:
-        """Write entries that follow no other change."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,17 +73,22 @@ class Authentication:
     clock: Clock
 
     async def log_in(
-        self, identifier: str, password: str, address: str, device: str
+        self,
+        identifier: str,
+        password: str,
+        address: str,
+        device: str,
+        limits: Sequence[AccountLimit],
     ) -> Tokens:
-        """Open a session. Raises InvalidCredentials, for whatever cause; Overloaded.
+        """Open a session.
 
-        Takes as long for an unknown account as for a known one (R2), and verifies
-        no more than five passwords of one account from one address a minute (R5).
+        Raises InvalidCredentials, whatever the cause, and Overloaded. Takes as long
+        for an unknown account as for a known one (R2).
         """
         identifier, user_id = normalize_identifier(identifier), 0
-        for _ in range(TRIES):
+        for _ in range(MAX_ATTEMPTS):
             account = await self.accounts.account(identifier)
-            account = await self.verified(account, identifier, password, address)
+            account = await self.verified(account, identifier, password, limits)
             user_id, now = account.user_id, self.clock()
             session, token = self.refresh.open(user_id, address, device, now)
             if await self.sessions.add(session, account.version):
@@ -187,56 +96,62 @@ class Authentication:
         raise InvalidCredentials(user_id)
 
     async def verified(
-        self, account: Account | None, counted: str, password: str, address: str
+        self,
+        account: Account | None,
+        identifier: str,
+        password: str,
+        limits: Sequence[AccountLimit],
     ) -> Account:
-        """Give the account if the password is its own and it was not tried too often.
+        """Return the account if the password is right and within the limits (R5).
 
-        Raises InvalidCredentials, Overloaded.
+        Beyond a limit nothing is verified, but the answer and its time are those of a
+        wrong password. `identifier` is counted in place of an unknown account. Raises
+        InvalidCredentials, Overloaded.
         """
-        who = f"user:{account.user_id}" if account else f"name:{counted}"
-        key = f"{who}|{address_key(address)}"
-        refusal = await self.attempts.take(
-            [Bucket("account", key, VERIFIED_PER_ACCOUNT)]
-        )
-        hashed = account.password_hash if account and not refusal else None
+        counted = f"user:{account.user_id}" if account else f"name:{identifier}"
+        if limits and await self.attempts.take([x.bucket(counted) for x in limits]):
+            await self.hasher.verify(password, None)
+            raise InvalidCredentials(account.user_id if account else 0)
+        hashed = account.password_hash if account else None
         verdict = await self.hasher.verify(password, hashed)
         if not (account and verdict.matches and account.is_active):
-            await self._count_failure(account, who)
+            await self._count_failure(account, counted)
             raise InvalidCredentials(account.user_id if account else 0)
-        if hashed and verdict.upgraded:
-            await self.accounts.replace_hash(account.user_id, hashed, verdict.upgraded)
+        if verdict.upgraded:
+            old = account.password_hash
+            await self.accounts.replace_hash(account.user_id, old, verdict.upgraded)
         return account
 
-    async def _count_failure(self, account: Account | None, who: str) -> None:
-        """Tell the owner once a day that many log-ins fail, wherever they come from.
+    async def _count_failure(self, account: Account | None, counted: str) -> None:
+        """Warn the owner, once a day, of many failed log-ins from any address.
 
-        All the same for an account that does not exist, so that it takes as long (R2).
+        Does the same for an account that does not exist, to take as long (R2).
         """
-        many = Bucket("failed-log-ins", who, UNREMARKABLE_FAILURES)
-        if not await self.attempts.take([many]):
+        failures = Bucket("failed-log-ins", counted, FAILURES_WITHOUT_WARNING)
+        if not await self.attempts.take([failures]):
             return
-        if await self.attempts.take([Bucket("failed-log-ins-told", who, WARNINGS)]):
+        if await self.attempts.take([Bucket("failed-log-ins-told", counted, WARNINGS)]):
             return
         user_id = account.user_id if account else None
-        told = NewEntry(EventType.FAILED_LOG_INS, user_id)
-        await self.mailing.add(self.clock(), told)
+        warning = NewEntry(EventType.FAILED_LOG_INS, user_id)
+        await self.mailing.add(self.clock(), warning)
 
     async def change_password(
         self,
         caller: Caller,
         current: str,
         new: str,
-        address: str,
+        limits: Sequence[AccountLimit],
         idempotency: IdempotencyRecord[None] | None = None,
     ) -> None:
         """Change the caller's password and end the caller's other sessions (R13).
 
-        Raises InvalidCredentials, InvalidFields for a weak one, Overloaded.
+        Raises InvalidCredentials, InvalidFields for a weak password, Overloaded.
         """
         account = await self.accounts.account_by_id(caller.user_id)
         username, email = (account.username, account.email) if account else ("", "")
         check_password(new, username, self.policy, "newPassword", email=email)
-        account = await self.verified(account, caller.subject, current, address)
+        account = await self.verified(account, caller.subject, current, limits)
         hashed = await self.hasher.hash(new)
         keep = UUID(caller.session_id)
         if not await self.sessions.change_password(
@@ -249,32 +164,33 @@ class Authentication:
         await self.sessions.end_all(user_id, self.clock())
 
     async def list_sessions(self, caller: Caller, user_id: int) -> Sequence[Session]:
-        """Give open sessions: the caller's, or for admins another's.
+        """Return open sessions: the caller's, or for admins those of any user.
 
         Raises AccessDenied.
         """
-        wanted = user_id or caller.user_id
-        if not caller.sees_all_of(wanted):
-            raise AccessDenied("only admins see the sessions of others")
-        return await self.sessions.open_of(wanted, self.clock())
+        owner_id = user_id or caller.user_id
+        if not caller.sees_all_of(owner_id):
+            raise AccessDenied("only admins may list the sessions of other users")
+        return await self.sessions.open_of(owner_id, self.clock())
 
     async def end_session(self, caller: Caller, session_id: str) -> None:
-        """End a session of the caller, or for admins of anybody.
+        """End a session of the caller, or for admins of any user.
 
-        Raises SessionNotFound, for another's too: whether it exists is not told.
+        Raises SessionNotFound, also for another user's session: its existence is not
+        revealed.
         """
-        owner = 0 if caller.is_admin else caller.user_id
-        if not await self.sessions.end(UUID(session_id), self.clock(), owner):
+        owner_id = 0 if caller.is_admin else caller.user_id
+        if not await self.sessions.end(UUID(session_id), self.clock(), owner_id):
             raise SessionNotFound(session_id)
 
     async def refresh_tokens(self, token: str) -> Tokens:
-        """Give a session's next tokens. Raises RefreshTokenInvalid."""
+        """Return a session's next tokens. Raises RefreshTokenInvalid."""
         session_id = self.refresh.session_id(token)
         now = self.clock()
 
         def decide(session: Session, owner: Owner) -> Rotation:
             if not owner.is_active:
-                raise RefreshTokenInvalid("the account is gone or disabled")
+                raise RefreshTokenInvalid("the account is deleted or disabled")
             return self.refresh.rotate(session, token, now)
 
         rotated = await self.sessions.rotate(session_id, decide)
@@ -290,9 +206,9 @@ class Authentication:
         await self.sessions.end(UUID(session_id), self.clock())
 
     def identify(self, token: str) -> Caller:
-        """Give whose access token or service key it is.
+        """Return the caller of an access token or a service key. No I/O.
 
-        Raises TokenInvalid; KeyUnknown if its key is worth a look. No I/O.
+        Raises TokenInvalid; KeyUnknown if another process may know the signing key.
         """
         if token.startswith(PREFIX):
             key = self.service_keys.verify(token)
@@ -301,7 +217,7 @@ class Authentication:
         return Caller(claims.user_id, claims.session_id, claims.role == Role.ADMIN)
 
     async def introspect(self, token: str) -> Claims:
-        """Give what an access token in force says. Raises TokenInvalid."""
+        """Return the claims of a valid access token. Raises TokenInvalid."""
         try:
             return self.verify(token)
         except KeyUnknown:
@@ -309,9 +225,9 @@ class Authentication:
             return self.verify(token)
 
     def verify(self, token: str) -> Claims:
-        """Give what an access token in force says.
+        """Return the claims of a valid access token. No I/O.
 
-        Raises TokenInvalid; KeyUnknown if its key is worth a look. No I/O.
+        Raises TokenInvalid; KeyUnknown if another process may know the signing key.
         """
         claims = self.access.verify(token)
         if self.revocations.covers(claims.session_id):

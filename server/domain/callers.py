@@ -1,4 +1,4 @@
-"""Who calls: nobody known, a user with a session, or a service with its key."""
+"""The caller of an RPC: anonymous, a user with a session, or a service with a key."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """A caller. `user_id` and `service_id` are 0 for who is none.
+    """A caller. `user_id` is 0 unless it is a user, `service_id` unless a service.
 
-    `sees_private` is a service's right to the private part of accounts.
+    `sees_private` is a service's permission to read the private fields of accounts.
     """
 
     user_id: int = 0
@@ -20,13 +20,13 @@ class Caller:
 
     @property
     def subject(self) -> str:
-        """What this caller is counted and bound by."""
+        """The key under which this caller is counted, audited and bound to tokens."""
         if self.user_id:
             return f"user:{self.user_id}"
         return f"service:{self.service_id}" if self.service_id else "anonymous"
 
     def sees_all_of(self, user_id: int) -> bool:
-        """Whether this caller may see the private part of that account."""
+        """Return whether this caller may see the private fields of an account."""
         own = self.user_id == user_id != 0
         return own or self.is_admin or self.sees_private
 

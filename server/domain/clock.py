@@ -1,4 +1,4 @@
-"""The time, as an argument: rules never ask the machine for it."""
+"""The clock, as an argument: rules never read the system time."""
 
 from __future__ import annotations
 
@@ -9,5 +9,5 @@ Clock = Callable[[], datetime]
 
 
 def system_clock() -> datetime:
-    """Give the present moment, in UTC."""
+    """Return the current time, in UTC."""
     return datetime.now(UTC)

@@ -1,7 +1,7 @@
-"""Every way in which the academy refuses, as a tree; no transport's codes.
+"""Every error of the service, as a tree, independent of transports.
 
-    AcademyError                 kind, reason, sentence, metadata
-    ├── InvalidFields            which fields break which rules
+    AcademyError                 kind, reason, message, metadata
+    ├── InvalidFields            the fields and the rules that they break
     ├── MalformedRequest
     ├── TokenMissing, TokenInvalid, InvalidCredentials, RefreshTokenInvalid
     ├── MailedTokenInvalid
@@ -11,30 +11,36 @@
     ├── PostNotFound, CategoryNotFound, SlugTaken, CategoryInUse
     ├── EtagMismatch, LastAdmin, NextKeyTooNew, ResumeTokenExpired
     ├── EmailTaken, UsernameTaken, RequestIdReused
-    ├── RateLimited, Overloaded  when to come again
-    ├── StoreUnavailable         a private cause that only the log sees
+    ├── RateLimited, Overloaded  when to retry
+    ├── StoreUnavailable         a private cause, in the log only
     ├── ServerStopping
     └── DeadlineExceeded
 
-A `reason` is a value of blatam.error.v1.Reason without its prefix; a test holds
-the two together.
+A `reason` is a value of blatam.error.v1.Reason without its prefix (a test compares
+the two).
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from enum import Enum, auto
 from typing import ClassVar
 
-MOST_TOLD = 20  # violations
-LONGEST = 200  # characters of a field's path, or of what is wrong with it
+# gRPC clients accept 8 KiB of metadata and refuse more as RESOURCE_EXHAUSTED, at random
+# up to 16 KiB. A status travels there with its message, which counts again and with
+# three bytes for each byte that is not ASCII.
+MAX_VIOLATIONS = 20
+MAX_VIOLATIONS_SIZE = 5 * 1024  # bytes
+MAX_MESSAGE_SIZE = 400  # bytes
+MAX_TEXT_SIZE = 200  # bytes of a field's path, or of a violation's description
+_VIOLATION_OVERHEAD = 16  # bytes of tags and lengths around a violation's texts
 
 
 class ErrorKind(Enum):
-    """What sort of refusal it is; a transport maps it to its own codes."""
+    """The kind of an error. Each transport maps it to its own codes."""
 
     INVALID_ARGUMENT = auto()
     UNAUTHENTICATED = auto()
@@ -50,7 +56,7 @@ class ErrorKind(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Violation:
-    """One field that breaks one rule: its path in JSON names, what would be right."""
+    """A field that breaks a rule: its path in JSON names and what the rule requires."""
 
     field: str
     description: str
@@ -58,7 +64,7 @@ class Violation:
 
 
 class AcademyError(Exception):
-    """A refusal with a public face; `str()` of it is a sentence for people."""
+    """An error that callers see. `str()` returns its message."""
 
     kind: ClassVar[ErrorKind]
     reason: ClassVar[str]
@@ -70,66 +76,84 @@ class AcademyError(Exception):
         metadata: Mapping[str, str] | None = None,
         retry_after: timedelta | None = None,
     ) -> None:
-        super().__init__(message)
+        super().__init__(_cut(message, MAX_MESSAGE_SIZE))
         self.metadata = metadata or {}
         self.retry_after = retry_after
         self.violations: tuple[Violation, ...] = ()
 
 
 class InvalidFields(AcademyError):
-    """Fields that break rules, each named with its rule."""
+    """Fields that break rules, each with its rule."""
 
     kind = ErrorKind.INVALID_ARGUMENT
     reason = "INVALID_FIELDS"
 
     def __init__(self, violations: Sequence[Violation]) -> None:
-        """Tell the first of them; a status has to fit into 16 KiB of metadata."""
-        told = tuple(
-            replace(v, field=v.field[:LONGEST], description=v.description[:LONGEST])
-            for v in violations[:MOST_TOLD]
-        )
-        sentences = "; ".join(f"{v.field}: {v.description}" for v in told)
-        super().__init__(f"invalid request: {sentences}"[: 2 * LONGEST])
-        self.violations = told
+        """Keep the first violations, as many as fit into a status."""
+        kept = tuple(_within_size(violations[:MAX_VIOLATIONS]))
+        sentences = "; ".join(f"{v.field}: {v.description}" for v in kept)
+        super().__init__(f"invalid request: {sentences}")
+        self.violations = kept
+
+
+def _within_size(violations: Sequence[Violation]) -> Iterator[Violation]:
+    size = 0
+    for violation in violations:
+        field = _cut(violation.field, MAX_TEXT_SIZE)
+        description = _cut(violation.description, MAX_TEXT_SIZE)
+        texts = (field, description, violation.rule)
+        size += _VIOLATION_OVERHEAD + sum(len(text.encode()) for text in texts)
+        if size > MAX_VIOLATIONS_SIZE:
+            return
+        yield replace(violation, field=field, description=description)
+
+
+def _cut(text: str, size: int) -> str:
+    """Return the text, shortened to `size` bytes of UTF-8."""
+    return text.encode()[:size].decode(errors="ignore")
 
 
 class MalformedRequest(AcademyError):
-    """Bytes that are no message of the request's type."""
+    """The bytes are not a message of the request's type."""
 
     kind = ErrorKind.INVALID_ARGUMENT
     reason = "MALFORMED_REQUEST"
 
 
 class TokenMissing(AcademyError):
-    """A call that needs a token came without one."""
+    """The call needs an access token and has none."""
 
     kind = ErrorKind.UNAUTHENTICATED
     reason = "TOKEN_MISSING"
 
     def __init__(self) -> None:
-        super().__init__("this call needs an access token: authorization: Bearer ...")
+        super().__init__(
+            "this call needs an access token: send authorization: Bearer <token>"
+        )
 
 
 class TokenInvalid(AcademyError):
-    """An access token that does not serve; why is for the log alone."""
+    """The access token is not accepted. The cause is in the log only."""
 
     kind = ErrorKind.UNAUTHENTICATED
     reason = "TOKEN_INVALID"
 
     def __init__(self, cause: str) -> None:
-        super().__init__("the access token is not valid, or no longer")
+        super().__init__(
+            "the access token is invalid or expired: refresh it or log in again"
+        )
         self.add_note(cause)
 
 
 class KeyUnknown(TokenInvalid):
-    """A token that names a signing key which this process has not seen."""
+    """The token names a signing key that this process does not know."""
 
     def __init__(self) -> None:
-        super().__init__("signed by a key that is not known")
+        super().__init__("unknown signing key")
 
 
 class InvalidCredentials(AcademyError):
-    """The one answer to every failed log-in (ASVS 6.3.8)."""
+    """The only answer to a failed log-in, whatever the cause (ASVS 6.3.8)."""
 
     kind = ErrorKind.UNAUTHENTICATED
     reason = "INVALID_CREDENTIALS"
@@ -140,81 +164,77 @@ class InvalidCredentials(AcademyError):
 
 
 class RefreshTokenInvalid(AcademyError):
-    """A refresh token that does not serve; why is for the log alone."""
+    """The refresh token is not accepted. The cause is in the log only."""
 
     kind = ErrorKind.UNAUTHENTICATED
     reason = "REFRESH_TOKEN_INVALID"
 
     def __init__(self, cause: str) -> None:
-        super().__init__("the refresh token is not valid, or no longer; log in again")
+        super().__init__("the refresh token is invalid or expired: log in again")
         self.add_note(cause)
 
 
 class MailedTokenInvalid(AcademyError):
-    """A token from a mail that is unknown, used, too old or no longer fitting."""
+    """A token from an e-mail that is unknown, used, expired or superseded."""
 
     kind = ErrorKind.INVALID_ARGUMENT
     reason = "MAILED_TOKEN_INVALID"
 
     def __init__(self) -> None:
-        super().__init__("the token is not valid, or no longer: ask for a new mail")
+        super().__init__("the token is invalid or expired: request a new e-mail")
 
 
 class AccessDenied(AcademyError):
-    """A known caller who may not do this."""
+    """The caller is authenticated and has no permission."""
 
     kind = ErrorKind.PERMISSION_DENIED
     reason = "ACCESS_DENIED"
 
 
 class UserRequired(AcademyError):
-    """A service called what acts on the caller's own account."""
+    """A service key called an RPC that acts on the caller's own account."""
 
     kind = ErrorKind.PERMISSION_DENIED
     reason = "USER_REQUIRED"
 
     def __init__(self) -> None:
-        super().__init__(
-            "this call acts on the caller's own account: sign in as a user"
-        )
+        super().__init__("this call acts on the caller's own account: log in as a user")
 
 
 class UserNotFound(AcademyError):
-    """No such user."""
+    """The user does not exist."""
 
     kind = ErrorKind.NOT_FOUND
     reason = "USER_NOT_FOUND"
 
     def __init__(self, user_id: int) -> None:
-        super().__init__(f"there is no user {user_id}", metadata={"id": str(user_id)})
+        super().__init__(f"user {user_id} not found", metadata={"id": str(user_id)})
 
 
 class SessionNotFound(AcademyError):
-    """The caller has no such session; another's is told from none by nobody."""
+    """The caller has no such session. Another user's session gets the same answer."""
 
     kind = ErrorKind.NOT_FOUND
     reason = "SESSION_NOT_FOUND"
 
     def __init__(self, session_id: str) -> None:
-        super().__init__(
-            f"there is no session {session_id}", metadata={"id": session_id}
-        )
+        super().__init__(f"session {session_id} not found", metadata={"id": session_id})
 
 
 class ServiceKeyNotFound(AcademyError):
-    """No such service key."""
+    """The service key does not exist."""
 
     kind = ErrorKind.NOT_FOUND
     reason = "SERVICE_KEY_NOT_FOUND"
 
     def __init__(self, key_id: int) -> None:
         super().__init__(
-            f"there is no service key {key_id}", metadata={"id": str(key_id)}
+            f"service key {key_id} not found", metadata={"id": str(key_id)}
         )
 
 
 class ProfileNotFound(AcademyError):
-    """No such profile, or a private one; the two are told apart by nobody else."""
+    """The profile does not exist, or is private: both get the same answer."""
 
     kind = ErrorKind.NOT_FOUND
     reason = "PROFILE_NOT_FOUND"
@@ -226,48 +246,48 @@ class ProfileNotFound(AcademyError):
 
 
 class ProfileExists(AcademyError):
-    """The account has a profile."""
+    """The account already has a profile."""
 
     kind = ErrorKind.ALREADY_EXISTS
     reason = "PROFILE_EXISTS"
 
     def __init__(self, user_id: int) -> None:
         super().__init__(
-            f"user {user_id} has a profile: change that one",
+            f"user {user_id} already has a profile: update it",
             metadata={"id": str(user_id)},
         )
 
 
 class SelfFollow(AcademyError):
-    """Somebody would follow themself."""
+    """The caller tried to follow themselves."""
 
     kind = ErrorKind.INVALID_ARGUMENT
     reason = "SELF_FOLLOW"
 
     def __init__(self) -> None:
-        super().__init__("id: nobody follows themself")
-        self.violations = (Violation("id", "must not be your own", "id.self"),)
+        super().__init__("id: you cannot follow yourself")
+        self.violations = (Violation("id", "must not be your own id", "id.self"),)
 
 
 class PostNotFound(AcademyError):
-    """No such post, or somebody else's draft; which of them is told by nobody."""
+    """The post does not exist, or is another author's draft: the same answer."""
 
     kind = ErrorKind.NOT_FOUND
     reason = "POST_NOT_FOUND"
 
     def __init__(self, post_id: int) -> None:
-        super().__init__(f"there is no post {post_id}", metadata={"id": str(post_id)})
+        super().__init__(f"post {post_id} not found", metadata={"id": str(post_id)})
 
 
 class CategoryNotFound(AcademyError):
-    """No such category."""
+    """The category does not exist."""
 
     kind = ErrorKind.NOT_FOUND
     reason = "CATEGORY_NOT_FOUND"
 
     def __init__(self, category_id: int) -> None:
         super().__init__(
-            f"there is no category {category_id}", metadata={"id": str(category_id)}
+            f"category {category_id} not found", metadata={"id": str(category_id)}
         )
 
 
@@ -282,43 +302,45 @@ class SlugTaken(AcademyError):
 
 
 class CategoryInUse(AcademyError):
-    """Posts stand in the category."""
+    """The category contains posts."""
 
     kind = ErrorKind.FAILED_PRECONDITION
     reason = "CATEGORY_IN_USE"
 
     def __init__(self, category_id: int) -> None:
         super().__init__(
-            f"posts stand in category {category_id}: move them to another one first",
+            f"category {category_id} contains posts: move them to another one first",
             metadata={"id": str(category_id)},
         )
 
 
 class EtagMismatch(AcademyError):
-    """The resource has changed since the version that the caller knows."""
+    """The resource has changed since the caller read it."""
 
     kind = ErrorKind.ABORTED
     reason = "ETAG_MISMATCH"
 
     def __init__(self, etag: str) -> None:
         super().__init__(
-            "this has changed since you read it: read it again and decide anew",
+            "the resource has changed since you read it: re-read it and retry",
             metadata={"etag": etag},
         )
 
 
 class LastAdmin(AcademyError):
-    """No active admin would be left."""
+    """The change would leave no active admin."""
 
     kind = ErrorKind.FAILED_PRECONDITION
     reason = "LAST_ADMIN"
 
     def __init__(self) -> None:
-        super().__init__("this is the last active admin: make another one first")
+        super().__init__(
+            "this is the last active admin: make another user an admin first"
+        )
 
 
 class NextKeyTooNew(AcademyError):
-    """The next signing key is not known to every verifier yet."""
+    """The next signing key is not yet known to every verifier."""
 
     kind = ErrorKind.FAILED_PRECONDITION
     reason = "NEXT_KEY_TOO_NEW"
@@ -326,21 +348,22 @@ class NextKeyTooNew(AcademyError):
     def __init__(self, retry_after: timedelta) -> None:
         seconds = math.ceil(retry_after.total_seconds())
         super().__init__(
-            "not every verifier has seen the next signing key yet: "
-            f"come again in {seconds} s, or force it",
+            "not every verifier has read the next signing key yet: "
+            f"retry in {seconds} s, or set force",
             retry_after=retry_after,
         )
 
 
 class ResumeTokenExpired(AcademyError):
-    """A stream cannot be taken up where it broke off."""
+    """The changes after this resume token are no longer stored."""
 
     kind = ErrorKind.FAILED_PRECONDITION
     reason = "RESUME_TOKEN_EXPIRED"
 
     def __init__(self) -> None:
         super().__init__(
-            "what followed this resume token is not kept: read everything anew"
+            "the changes after this resume token are no longer stored: "
+            "start again without resume_token"
         )
 
 
@@ -355,7 +378,7 @@ class EmailTaken(AcademyError):
 
 
 class UsernameTaken(AcademyError):
-    """Another account has the username, in whatever case."""
+    """Another account has the username, ignoring case."""
 
     kind = ErrorKind.ALREADY_EXISTS
     reason = "USERNAME_TAKEN"
@@ -365,17 +388,17 @@ class UsernameTaken(AcademyError):
 
 
 class RequestIdReused(AcademyError):
-    """A request id that was used before, for another request."""
+    """The request id was used before, for another request."""
 
     kind = ErrorKind.ALREADY_EXISTS
     reason = "REQUEST_ID_REUSED"
 
     def __init__(self) -> None:
-        super().__init__("this request id was used for another request: make a new one")
+        super().__init__("this request_id was used for another request: use a new one")
 
 
 class RateLimited(AcademyError):
-    """Too many calls."""
+    """The caller exceeded a rate limit."""
 
     kind = ErrorKind.RESOURCE_EXHAUSTED
     reason = "RATE_LIMITED"
@@ -384,53 +407,56 @@ class RateLimited(AcademyError):
         seconds = math.ceil(retry_after.total_seconds())
         super().__init__(
             f"too many calls: at most {limit} in {per.total_seconds():g} s; "
-            f"come again in {seconds} s",
+            f"retry in {seconds} s",
             metadata={"limit": str(limit), "per_seconds": f"{per.total_seconds():g}"},
             retry_after=retry_after,
         )
 
 
 class Overloaded(AcademyError):
-    """More work waits than can be done in time."""
+    """The queue is too long to answer in time."""
 
     kind = ErrorKind.RESOURCE_EXHAUSTED
     reason = "OVERLOADED"
 
     def __init__(self, retry_after: timedelta) -> None:
-        super().__init__("the service is busy: come again", retry_after=retry_after)
+        seconds = math.ceil(retry_after.total_seconds())
+        super().__init__(
+            f"the service is busy: retry in {seconds} s", retry_after=retry_after
+        )
 
 
 class StoreUnavailable(AcademyError):
-    """A store that does not answer; raise it `from` the cause, for the log."""
+    """A store does not answer. Raise it `from` the cause, for the log."""
 
     kind = ErrorKind.UNAVAILABLE
     reason = "STORE_UNAVAILABLE"
 
     def __init__(self) -> None:
         super().__init__(
-            "the service cannot reach its data: try again",
+            "the service cannot reach its data: retry in 1 s",
             retry_after=timedelta(seconds=1),
         )
 
 
 class ServerStopping(AcademyError):
-    """This process is about to stop, and ends what has no end of its own."""
+    """This process is stopping and ends its streams."""
 
     kind = ErrorKind.UNAVAILABLE
     reason = "SERVER_STOPPING"
 
     def __init__(self) -> None:
         super().__init__(
-            "this server is about to stop: connect again, after the last resume token",
+            "this server is stopping: reconnect with the last resume_token",
             retry_after=timedelta(milliseconds=100),
         )
 
 
 class DeadlineExceeded(AcademyError):
-    """The caller's time ran out before the work was done."""
+    """The deadline passed before the call was complete."""
 
     kind = ErrorKind.DEADLINE_EXCEEDED
     reason = "DEADLINE_EXCEEDED"
 
     def __init__(self) -> None:
-        super().__init__("the call took longer than its deadline allows")
+        super().__init__("deadline exceeded")

@@ -1,8 +1,8 @@
-"""Requests that may be repeated: the first answer is given again.
+"""Idempotent requests: a repeat gets the first response.
 
-The answer is written in the same transaction as the change, keyed by caller,
-RPC and request id, and kept for 24 hours. A fingerprint under a key of ours
-tells the same request from another one without keeping it.
+The response is written in the same transaction as the change, under the caller, the
+RPC and the request id, and kept for 24 hours. A keyed fingerprint of the request
+distinguishes a repeat from another request, without storing the request.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from typing import Generic, Protocol, TypeVar
 from server.domain.credentials.secret_key import Mac
 from server.domain.errors import RequestIdReused
 
-KEPT = timedelta(hours=24)
+RESPONSE_RETENTION = timedelta(hours=24)
 Result = TypeVar("Result")
 
 
 @dataclass(frozen=True, slots=True)
 class RequestKey:
-    """What a repeat has in common with the first request."""
+    """The key that a repeat has in common with the first request."""
 
     caller: str
     method: str
@@ -30,14 +30,14 @@ class RequestKey:
 
 @dataclass(frozen=True, slots=True)
 class StoredResponse:
-    """A first answer, and the fingerprint of what it answered."""
+    """A first response, and the fingerprint of its request."""
 
     fingerprint: bytes
     answer: bytes
 
 
 class ResponseExists(Exception):
-    """The store found the key already answered; read it and give it again."""
+    """The store found a response under the key; read it and return it again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,31 +51,31 @@ class IdempotencyRecord(Generic[Result]):
 
 
 class ResponseStore(Protocol):
-    """Reads the answers that stores have written beside their changes."""
+    """Reads the responses that stores have written beside their changes."""
 
     async def find(self, key: RequestKey, since: datetime) -> StoredResponse | None:
-        """Give the answer written under this key since then."""
+        """Return the response that was written under this key since then."""
 
 
 @dataclass(frozen=True, slots=True)
 class Idempotency:
-    """Recognises repeats."""
+    """Recognises repeated requests."""
 
     store: ResponseStore
     mac: Mac
 
     def fingerprint(self, request: bytes) -> bytes:
-        """Give what stands for the request's bytes."""
+        """Return the fingerprint of a request's bytes."""
         return self.mac.sign(request)
 
     async def stored_response(
         self, key: RequestKey, request: bytes, now: datetime
     ) -> bytes | None:
-        """Give the first answer to this request, None if it is the first.
+        """Return the first response to this request; None if it is the first.
 
         Raises RequestIdReused if the id was used for another request.
         """
-        stored = await self.store.find(key, now - KEPT)
+        stored = await self.store.find(key, now - RESPONSE_RETENTION)
         if stored is None:
             return None
         if not self.mac.verify(request, stored.fingerprint):

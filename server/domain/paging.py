@@ -7,14 +7,13 @@ to the caller, the filter and the sort (CVE-2026-33503 is what happens without).
 
 from __future__ import annotations
 
-import binascii
-from base64 import urlsafe_b64decode, urlsafe_b64encode
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 import orjson
 
+from server.domain.credentials import base64url
 from server.domain.credentials.secret_key import Mac
 from server.domain.errors import InvalidFields, Violation
 
@@ -107,13 +106,13 @@ class PageTokens:
         """Give the token for what follows `position`, good in `context` only."""
         payload = orjson.dumps([position.value, position.id])
         tag = self.mac.sign(payload + context)[:_TAG_BYTES]
-        return urlsafe_b64encode(tag + payload).decode().rstrip("=")
+        return base64url.encode(tag + payload)
 
     def read(self, token: str, context: bytes) -> Position:
         """Give the position; InvalidFields unless it was made for this context."""
         try:
-            raw = urlsafe_b64decode(token + "=" * (-len(token) % 4))
-        except (binascii.Error, ValueError):
+            raw = base64url.decode(token)
+        except ValueError:
             raw = b""
         tag, payload = raw[:_TAG_BYTES], raw[_TAG_BYTES:]
         if not self.mac.verify(payload + context, tag):

@@ -1,7 +1,8 @@
-"""What goes by mail: a new password, and the proof that somebody reads an address."""
+"""Password resets, verification of e-mail addresses, and changes of address."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from uuid import UUID
 
@@ -15,28 +16,29 @@ from server.domain.credentials.mailed_tokens import (
 )
 from server.domain.credentials.passwords import check_password
 from server.domain.errors import InvalidCredentials, MailedTokenInvalid
+from server.domain.limits import AccountLimit
 from server.domain.outbox.entries import EventType, NewEntry
 
 
 @dataclass(frozen=True, slots=True)
 class Recovery:
-    """The rules of mailed tokens, on top of those of logging in."""
+    """The rules of mailed tokens, on top of those of sessions."""
 
     authentication: Authentication
     tokens: MailedTokenStore
 
     async def request_password_reset(self, identifier: str) -> None:
-        """Have a mail sent to whoever this is, if anybody.
+        """Enqueue a mail to the account with this identifier, if there is one.
 
-        Nobody is looked up here: known and unknown get the same row and take the
-        same time (R3). The worker finds out who it is.
+        No account is looked up here: known and unknown identifiers write the same
+        row and take the same time (R3). The outbox worker finds the account.
         """
         await self._mail(
             NewEntry(EventType.PASSWORD_RESET, address=normalize_identifier(identifier))
         )
 
     async def reset_password(self, token: str, new: str) -> int:
-        """Put a new password and end all sessions; gives whose.
+        """Write a new password and end all sessions; return the user's id.
 
         A password that is refused leaves the token unused. Raises
         MailedTokenInvalid, InvalidFields, Overloaded.
@@ -53,28 +55,33 @@ class Recovery:
         return owner.user_id
 
     async def request_email_verification(self, caller: Caller) -> None:
-        """Have a mail sent to the caller's address, unless it is verified."""
+        """Enqueue a mail to the caller's address, unless it is verified."""
         await self._mail(NewEntry(EventType.VERIFICATION, caller.user_id))
 
     async def verify_email(self, token: str) -> int:
-        """Take an address as proven; gives whose it is now.
+        """Mark the address of a token as its account's verified one; return the user.
 
-        Raises MailedTokenInvalid, EmailTaken.
+        Succeeds again with the same token while that is so. Raises
+        MailedTokenInvalid, EmailTaken.
         """
         digest, now = mailed_digest(token), self.authentication.clock()
         return await self.tokens.verify_email(digest, now)
 
     async def change_email(
-        self, caller: Caller, new_email: str, password: str, address: str
+        self,
+        caller: Caller,
+        new_email: str,
+        password: str,
+        limits: Sequence[AccountLimit],
     ) -> None:
-        """Have the new address asked and the old one told; end the other sessions.
+        """Enqueue mails to the new and the old address; end the other sessions.
 
-        All the same whether the new one is taken (R3): the worker finds out, and
-        tells its owner instead. Raises InvalidCredentials, Overloaded.
+        Does the same if the new address is taken (R3): the outbox worker finds out,
+        and warns its owner. Raises InvalidCredentials, Overloaded.
         """
         rules = self.authentication
         account = await rules.accounts.account_by_id(caller.user_id)
-        account = await rules.verified(account, caller.subject, password, address)
+        account = await rules.verified(account, caller.subject, password, limits)
         keep = UUID(caller.session_id)
         if not await rules.sessions.ask_email_change(
             account, normalize_identifier(new_email), keep, rules.clock()

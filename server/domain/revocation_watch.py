@@ -14,7 +14,7 @@ from datetime import datetime, timedelta
 from enum import Enum, auto
 from typing import Protocol
 
-from server.domain.credentials.revocations import KEPT
+from server.domain.credentials.revocations import REVOCATION_RETENTION
 from server.domain.errors import InvalidFields, Violation
 from server.domain.event_buffer import HEARTBEAT, EventBuffer
 
@@ -33,7 +33,7 @@ class Revocation:
     @property
     def forget_at(self) -> datetime:
         """When the last access token of the session has expired."""
-        return self.ended_at + KEPT
+        return self.ended_at + REVOCATION_RETENTION
 
 
 class Marker(Enum):
@@ -112,7 +112,7 @@ class RevocationWatch:
 def _parse(token: str) -> int:
     if not token:
         return 0
-    if not re.fullmatch(r"\d{1,18}", token, re.ASCII):
+    if not re.fullmatch(r"0|[1-9][0-9]{0,17}", token):
         raise InvalidFields([_INVALID_TOKEN])
     return int(token)
 

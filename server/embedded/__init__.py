@@ -1,1 +1,1 @@
-"""Real Postgres and Valkey for `academy up` and the tests, out of wheels."""
+"""Postgres and Valkey from Python wheels, for `academy up` and the tests."""

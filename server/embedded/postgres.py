@@ -1,4 +1,4 @@
-"""What Postgres wants before it starts, and how it says that it has."""
+"""Prepares the data folder of Postgres, and tells when it accepts connections."""
 
 import os
 import pwd
@@ -9,7 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from server.embedded.processes import EmbeddedServerError, isolated, run
+from server.embedded.processes import EmbeddedServerError, isolation, run
 
 CREATE_DATABASE = r"""
 select format('create database %I', :'name')
@@ -17,15 +17,15 @@ select format('create database %I', :'name')
 """
 POSTGRES_OPTIONS = ["--listen_addresses=", "--unix_socket_permissions=0700"]
 POSTGRES_OPTIONS += ["--shared_buffers=64MB", "--max_connections=100", "--timezone=UTC"]
-# without the DETAIL line, which holds the values of a row
+# without the DETAIL line, which contains values of a row
 POSTGRES_OPTIONS += ["--log_error_verbosity=terse", "--log_min_error_statement=panic"]
-FORGETFUL = ["--fsync=off", "--synchronous_commit=off", "--full_page_writes=off"]
+UNSAFE_OPTIONS = ["--fsync=off", "--synchronous_commit=off", "--full_page_writes=off"]
 
 
 def account_for(data: Path) -> dict[str, Any] | None:
-    """Give the account for Postgres, which refuses to run as root.
+    """Return the account for Postgres, which refuses to run as root.
 
-    Data that is there keeps its owner, so that root may start what a user began.
+    An existing data folder keeps its owner, so that root can start what a user made.
     """
     if os.geteuid() != 0:
         return None
@@ -44,7 +44,7 @@ def account_for(data: Path) -> dict[str, Any] | None:
 def initialise(
     binaries: Path, data: Path, account: dict[str, Any] | None, *, durable: bool
 ) -> None:
-    """Make the data folder unless it is there; a kill midway leaves none."""
+    """Create the data folder unless it exists; an interrupted run leaves none."""
     if (data / "PG_VERSION").exists():
         return
     fresh = data.with_name("pgdata.new")
@@ -52,32 +52,32 @@ def initialise(
     fresh.mkdir(mode=0o700)
     if account:
         os.chown(fresh, account["user"], account["group"])
-    # The builtin provider sorts and folds the same on every system. Whoever can
-    # enter the socket's folder is the owner (or root), so no password is asked.
+    # The builtin provider sorts and folds case alike on every system. Only the owner
+    # and root can enter the folder of the socket, so there is no password.
     options = ["--encoding=UTF8", "--locale-provider=builtin", "--locale=C.UTF-8"]
     options += ["--auth-local=trust", "--auth-host=reject"]
     options += [] if durable else ["--no-sync"]
     command = [f"{binaries}/initdb", "-D", str(fresh), "-U", "blatam", *options]
-    run(command, **isolated(signal.SIGKILL, account))
+    run(command, **isolation(signal.SIGKILL, account))
     fresh.rename(data)
 
 
 def create_database(binaries: Path, sockets: Path, database: str) -> None:
-    """Make the database unless it is there."""
+    """Create the database unless it exists."""
     command = [f"{binaries}/psql", "-Xq", "-h", str(sockets), "-U", "blatam"]
     command += ["-d", "postgres", "-v", "ON_ERROR_STOP=1", "-v", f"name={database}"]
-    run(command, CREATE_DATABASE, **isolated(signal.SIGKILL, None))
+    run(command, CREATE_DATABASE, **isolation(signal.SIGKILL, None))
 
 
-def shared_memory() -> str:
-    """Give the option that says where shared memory is."""
-    # A container may come without a /dev/shm that the account may write to.
-    posix = os.access("/dev/shm", os.W_OK)  # noqa: S108 - looked at, not used
+def shared_memory_option() -> str:
+    """Return the option for the kind of shared memory that this system has."""
+    # In some containers /dev/shm is missing or read-only.
+    posix = os.access("/dev/shm", os.W_OK)  # noqa: S108 - checked, not used
     return f"--dynamic_shared_memory_type={'posix' if posix else 'mmap'}"
 
 
-def accepts(child: subprocess.Popen[bytes], data: Path) -> bool:
-    """Tell by the eighth line of the PID file whether this Postgres is ready."""
+def is_ready(child: subprocess.Popen[bytes], data: Path) -> bool:
+    """Return whether this Postgres is ready: line 8 of its PID file says so."""
     with suppress(OSError, IndexError):
         lines = (data / "postmaster.pid").read_text().splitlines()
         return lines[0] == str(child.pid) and lines[7].strip() == "ready"

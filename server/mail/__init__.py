@@ -1,1 +1,1 @@
-"""Where mail leaves the house: texts, and SMTP or a folder."""
+"""Sending e-mails: texts, messages, and delivery by SMTP or into files."""

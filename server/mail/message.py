@@ -1,7 +1,8 @@
-"""A letter as a message (RFC 5322): plain text, no caller's words in headers.
+"""E-mails as messages (RFC 5322): plain text, no text of callers in headers.
 
-Links come from PUBLIC_URL alone (R26). A token stands behind the `#`, which browsers
-send to no server and put into no Referer.
+Links come from PUBLIC_URL only (R26). A token stands behind the `#`, which browsers
+do not send to servers or in Referer; the link of one-click unsubscription, which mail
+providers post to, is the exception.
 """
 
 from __future__ import annotations
@@ -9,21 +10,40 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from email.headerregistry import Address
+from email.headerregistry import (
+    Address,
+    BaseHeader,
+    HeaderRegistry,
+    UnstructuredHeader,
+)
 from email.message import EmailMessage
-from email.policy import SMTP
+from email.policy import SMTP, Policy
 from email.utils import format_datetime, parseaddr
 
 from server.domain.outbox.emails import Email
-from server.mail.texts import PROOF, TEXTS, Text
+from server.mail.texts import CONFIRM_ADDRESS, TEXTS, Text
 
-LONGEST_DETAIL = 100
-_MICROSECOND = 1_000_000
+MAX_DETAIL_LENGTH = 100
+UNSUBSCRIBE_PATH = "/api/v1/unsubscribe/"
+_MICROSECONDS_PER_SECOND = 1_000_000
+
+
+class UrlHeader(UnstructuredHeader, BaseHeader):
+    """A header that holds a URL: folding a long one would encode it (RFC 2047)."""
+
+    def fold(self, *, policy: Policy) -> str:
+        """Return the header in one line, whatever its length."""
+        return f"{self.name}: {self}{policy.linesep}"
+
+
+_HEADERS = HeaderRegistry()
+_HEADERS.map_to_type("list-unsubscribe", UrlHeader)
+_POLICY = SMTP.clone(header_factory=_HEADERS)
 
 
 @dataclass(frozen=True, slots=True)
 class MessageBuilder:
-    """What every message has in common: who sends it, where its links lead."""
+    """Builds messages from one sender, with links to one public URL."""
 
     sender: str
     public_url: str
@@ -36,50 +56,58 @@ class MessageBuilder:
 
     @property
     def domain(self) -> str:
-        """The domain that messages are named after."""
+        """The domain in the Message-ID."""
         return self.sender_address.rpartition("@")[2]
 
     def message(self, email: Email) -> EmailMessage:
-        """Give the message of a letter, under the same id each time.
+        """Return the message of an e-mail, under the same Message-ID each time.
 
-        Raises ValueError for an address that is none.
+        Raises ValueError for an invalid address.
         """
         text = TEXTS[email.template]
-        message = EmailMessage(policy=SMTP)
+        message = EmailMessage(policy=_POLICY)
         message["From"] = self.sender
         message["To"] = Address(addr_spec=email.to)
         message["Subject"] = text.subject
         message["Date"] = format_datetime(self.clock().astimezone(UTC))
-        message["Message-ID"] = f"<{name(email)}@{self.domain}>"
+        message["Message-ID"] = f"<{message_name(email)}@{self.domain}>"
         message["Auto-Submitted"] = "auto-generated"  # RFC 3834: no automatic replies
+        if email.unsubscribe_token:  # RFC 8058: one click, without a sign-in
+            url = self._url(UNSUBSCRIBE_PATH + email.unsubscribe_token)
+            message["List-Unsubscribe"] = f"<{url}>"
+            message["List-Unsubscribe-Post"] = "List-Unsubscribe=One-Click"
         body = self._body(text, email)
-        # what most relays take; ASCII stands as it is, so that links can be copied
-        charset, coding = ("us-ascii", "7bit")
+        # what most relays accept; ASCII is not encoded, so that links can be copied
+        charset, encoding = ("us-ascii", "7bit")
         if not body.isascii():
-            charset, coding = ("utf-8", "quoted-printable")
-        message.set_content(body, charset=charset, cte=coding)
+            charset, encoding = ("utf-8", "quoted-printable")
+        message.set_content(body, charset=charset, cte=encoding)
         return message
 
     def _body(self, text: Text, email: Email) -> str:
-        details = {key: _told(value) for key, value in email.details.items()}
-        link = f"{self.public_url.rstrip('/')}/{text.page}#token={email.token}"
-        proof = PROOF.format(link=link) if email.token else ""
+        details = {key: _detail(value) for key, value in email.details.items()}
+        link = self._url(f"/{text.page}#token={email.token}")
+        confirm = CONFIRM_ADDRESS.format(link=link) if email.token else ""
         return text.body.format_map(
-            details | {"username": email.username, "link": link, "proof": proof}
+            details | {"username": email.username, "link": link, "confirm": confirm}
         )
 
-
-def name(email: Email) -> str:
-    """Give what a letter is known by; unique, and the same when it is repeated."""
-    return f"{email.entry}.{int(email.written_at.timestamp() * _MICROSECOND)}"
+    def _url(self, path: str) -> str:
+        return self.public_url.rstrip("/") + path
 
 
-def _told(value: str | int | tuple[str, ...]) -> str:
+def message_name(email: Email) -> str:
+    """Return the unique name of an e-mail; a repeated delivery has the same name."""
+    written_at = int(email.written_at.timestamp() * _MICROSECONDS_PER_SECOND)
+    return f"{email.entry}.{written_at}"
+
+
+def _detail(value: str | int | tuple[str, ...]) -> str:
     if isinstance(value, tuple):
         return "\n".join(f"  {_plain(line)}" for line in value)
     return _plain(str(value))
 
 
 def _plain(text: str) -> str:
-    """Give one line of what somebody outside calls itself; nothing in it steers."""
-    return "".join(c if c.isprintable() else "?" for c in text)[:LONGEST_DETAIL]
+    """Return a bounded line of foreign text without control characters."""
+    return "".join(c if c.isprintable() else "?" for c in text)[:MAX_DETAIL_LENGTH]

@@ -1,4 +1,4 @@
-"""Mail by SMTP, over one connection that is kept between letters."""
+"""Mail by SMTP, over one connection that is reused."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from aiosmtplib import SMTP, SMTPException
 from server.domain.outbox.emails import Email, MailerUnavailable
 from server.mail.message import MessageBuilder
 
-SECONDS_FOR_A_REPLY = 15.0
-SECONDS_KEPT = 30.0
+REPLY_TIMEOUT_SECONDS = 15.0
+MAX_IDLE_SECONDS = 30.0
 _PORTS = {"smtp": 25, "smtps": 465}
 
 
@@ -35,7 +35,7 @@ _OPTIONS: dict[StartTls, bool | None] = {
 
 @dataclass(frozen=True, slots=True)
 class MailServer:
-    """A mail server, as SMTP_URL names it."""
+    """The mail server of an SMTP_URL."""
 
     host: str
     port: int
@@ -46,56 +46,58 @@ class MailServer:
 
     @staticmethod
     def parse(url: str) -> MailServer:
-        """Read smtp://user:password@host:587?starttls=required, or smtps://...
+        """Parse smtp://user:password@host:587?starttls=required, or smtps://...
 
-        With a password STARTTLS is required unless the URL says never: a password
-        is not for everybody on the way. Raises ValueError.
+        With a password STARTTLS is required unless the URL says `never`, so that the
+        password is not sent in clear text by default. Raises ValueError.
         """
         parsed = urlsplit(url)
         if parsed.scheme not in _PORTS or not parsed.hostname:
             raise ValueError("must be smtp://HOST:PORT or smtps://HOST:PORT")
         tls = parsed.scheme == "smtps"
         query = parse_qs(parsed.query, keep_blank_values=True)
-        usual = StartTls.REQUIRED if parsed.password else StartTls.OFFERED
-        (wanted,) = query.pop("starttls", [usual])
-        if query or wanted not in set(StartTls):
-            raise ValueError("may say ?starttls=required, offered or never")
+        default = StartTls.REQUIRED if parsed.password else StartTls.OFFERED
+        (option,) = query.pop("starttls", [default])
+        if query or option not in set(StartTls):
+            raise ValueError("may have ?starttls=required, offered or never")
         return MailServer(
             host=parsed.hostname,
             port=parsed.port or _PORTS[parsed.scheme],
             tls=tls,
-            start_tls=StartTls.NEVER if tls else StartTls(wanted),
+            start_tls=StartTls.NEVER if tls else StartTls(option),
             username=unquote(parsed.username) if parsed.username else None,
             password=unquote(parsed.password) if parsed.password else None,
         )
 
 
 class SmtpMailer:
-    """Hands letters to a mail server, one after the other.
+    """Sends e-mails to a mail server, one after the other.
 
-    A connection unused for longer than `trusted` seconds is tried before it is used.
-    Its certificate must be good by `tls`: by the system's authorities unless given.
+    A connection that was idle for more than `check_after` seconds is checked before
+    it is used. Its certificate is verified by `tls`, or else by the system's
+    certificate authorities.
     """
 
     def __init__(
         self,
         server: MailServer,
         message_builder: MessageBuilder,
-        trusted: float = 1.0,
+        check_after: float = 1.0,
         tls: SSLContext | None = None,
     ) -> None:
         self._server = server
         self._message_builder = message_builder
-        self._trusted = trusted
+        self._check_after = check_after
         self._tls = tls
         self._smtp: SMTP | None = None
         self._used_at = 0.0
 
     async def send(self, email: Email) -> None:
-        """Send a letter.
+        """Send an e-mail.
 
         Raises MailerUnavailable if the server cannot be reached or refuses the
-        log-in, and SMTPException if it refuses this message.
+        log-in, SMTPException if it refuses this message, and ValueError for an
+        invalid address.
         """
         message = self._message_builder.message(email)
         smtp = await self._connected()
@@ -106,16 +108,16 @@ class SmtpMailer:
                 recipients=[email.to],
             )
         except BaseException:
-            smtp.close()  # whatever was half said, the next letter begins anew
+            smtp.close()  # the dialogue is in an unknown state
             raise
         self._used_at = asyncio.get_running_loop().time()
 
     async def ping(self) -> None:
-        """Ask the server to let us in. Raises MailerUnavailable."""
+        """Connect and log in. Raises MailerUnavailable."""
         await self._connected()
 
     async def close(self) -> None:
-        """Take leave of the server, if we are connected."""
+        """Close the connection, if there is one."""
         if self._smtp and self._smtp.is_connected:
             try:
                 async with asyncio.timeout(1):
@@ -124,7 +126,7 @@ class SmtpMailer:
                 self._smtp.close()
 
     async def _connected(self) -> SMTP:
-        """Give an open connection. Raises MailerUnavailable."""
+        """Return an open connection. Raises MailerUnavailable."""
         if self._smtp and await self._still_open(self._smtp):
             return self._smtp
         server = self._server
@@ -137,7 +139,7 @@ class SmtpMailer:
             start_tls=_OPTIONS[server.start_tls],
             tls_context=self._tls,
             local_hostname=self._message_builder.domain,
-            timeout=SECONDS_FOR_A_REPLY,
+            timeout=REPLY_TIMEOUT_SECONDS,
         )
         try:
             await self._smtp.connect()
@@ -148,10 +150,10 @@ class SmtpMailer:
 
     async def _still_open(self, smtp: SMTP) -> bool:
         idle = asyncio.get_running_loop().time() - self._used_at
-        if not smtp.is_connected or idle > SECONDS_KEPT:
+        if not smtp.is_connected or idle > MAX_IDLE_SECONDS:
             smtp.close()
             return False
-        if idle < self._trusted:
+        if idle < self._check_after:
             return True
         try:
             await smtp.noop()

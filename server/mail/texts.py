@@ -1,6 +1,6 @@
-"""What the letters say: a subject, and plain text with a few blanks to fill.
+"""Texts of the e-mails: a subject, and plain text with fields to fill in.
 
-Lines stay below 78 characters with their blanks filled, but for links.
+Lines stay below 78 characters with their fields filled in, except for links.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from server.domain.outbox.emails import Template
 
 @dataclass(frozen=True, slots=True)
 class Text:
-    """One letter's text; `page` is where its link leads, below PUBLIC_URL."""
+    """The text of one e-mail; `page` is the target of its link, below PUBLIC_URL."""
 
     subject: str
     body: str
@@ -21,7 +21,7 @@ class Text:
 
 
 _NOT_YOU = """\
-If this was not you, ask for a new password at once: it ends every session.
+If this was not you, request a new password at once: it ends every session.
 """
 
 _NEWS = """\
@@ -29,7 +29,16 @@ Hello {username},
 
 {news}
 
-You get this because your settings ask for it, until they no longer do.
+You receive this e-mail because your notification settings ask for it. To stop
+it, change your settings or use "unsubscribe" in your mail program.
+"""
+
+CONFIRM_ADDRESS = """\
+Confirm that this is your e-mail address, within 24 hours:
+
+{link}
+
+If you have no account with us, you can ignore this e-mail.
 """
 
 TEXTS: Mapping[Template, Text] = {
@@ -38,7 +47,7 @@ TEXTS: Mapping[Template, Text] = {
         """\
 Welcome, {username}.
 
-{proof}""",
+{confirm}""",
         "verify-email",
     ),
     Template.VERIFICATION: Text(
@@ -46,7 +55,7 @@ Welcome, {username}.
         """\
 Hello {username},
 
-{proof}""",
+{confirm}""",
         "verify-email",
     ),
     Template.PASSWORD_RESET: Text(
@@ -54,12 +63,12 @@ Hello {username},
         """\
 Hello {username},
 
-somebody, probably you, has asked for a new password. Choose one here,
-within 30 minutes:
+someone, probably you, requested a new password for your account. Choose one
+here, within 30 minutes:
 
 {link}
 
-If it was not you, do nothing: your password stays as it is.
+If it was not you, you can ignore this e-mail: your password does not change.
 """,
         "reset-password",
     ),
@@ -77,12 +86,12 @@ your password was changed, and your other sessions were ended.
         """\
 Hello {username},
 
-you asked to use this address for your account from now on. Confirm it
-here, within 24 hours:
+you asked to use this e-mail address for your account. Confirm it here, within
+24 hours:
 
 {link}
 
-If it was not you, do nothing.
+If it was not you, you can ignore this e-mail.
 """,
         "verify-email",
     ),
@@ -91,8 +100,8 @@ If it was not you, do nothing.
         f"""\
 Hello {{username}},
 
-somebody, probably you, has asked to use another e-mail address for your
-account. This one stays in use until the other is confirmed.
+someone, probably you, asked to use another e-mail address for your account.
+This address stays in use until the new one is confirmed.
 
 {_NOT_YOU}""",
     ),
@@ -101,9 +110,9 @@ account. This one stays in use until the other is confirmed.
         """\
 Hello {username},
 
-your account no longer uses this address.
+your account no longer uses this e-mail address.
 
-If this was not you, write to the academy at once.
+If this was not you, contact the academy at once.
 """,
     ),
     Template.ADDRESS_TAKEN: Text(
@@ -111,8 +120,9 @@ If this was not you, write to the academy at once.
         """\
 Hello {username},
 
-somebody asked to use your e-mail address for another account. Nothing has
-changed: it belongs to yours. If it was you, log in as {username}.
+someone asked to use your e-mail address for another account. Nothing has
+changed: the address belongs to your account. If it was you, log in as
+{username}.
 """,
     ),
     Template.NEW_DEVICE: Text(
@@ -120,7 +130,7 @@ changed: it belongs to yours. If it was you, log in as {username}.
         f"""\
 Hello {{username}},
 
-somebody, probably you, has logged in from where you had not before:
+someone, probably you, logged in from a new device or address:
 
   device:  {{device}}
   address: {{address}}
@@ -133,19 +143,11 @@ somebody, probably you, has logged in from where you had not before:
 Hello {username},
 
 many log-ins to your account have failed within an hour. Your account is not
-locked, and your password was not changed. If you use it elsewhere, too,
-change it.
+locked, and your password has not changed. If you use the same password for
+other services, change it.
 """,
     ),
     Template.FOLLOWED_POST: Text("Somebody you follow has posted", _NEWS),
     Template.NEW_FOLLOWER: Text("Somebody follows you", _NEWS),
     Template.DIGEST: Text("News of the academy", _NEWS),
 }
-
-PROOF = """\
-Confirm that this address is yours, within 24 hours:
-
-{link}
-
-If you have no account with us, do nothing.
-"""

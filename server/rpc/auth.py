@@ -1,4 +1,4 @@
-"""AuthService: messages in, messages out."""
+"""AuthService: sessions, tokens, service keys and the audit log."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from server.rpc.messages.moments import moment_at
 
 
 class AuthServicer:
-    """blatam.auth.v1.AuthService."""
+    """Implements the RPCs of AuthService on sessions, keys and audit events."""
 
     def __init__(
         self, authentication: Authentication, ring: KeyRing, audit: Audit
@@ -28,7 +28,11 @@ class AuthServicer:
     async def Login(self, request: pb.LoginRequest, call: Call) -> pb.LoginResponse:
         """Open a session."""
         tokens = await self._authentication.log_in(
-            request.identifier, request.password, call.address, call.device
+            request.identifier,
+            request.password,
+            call.address,
+            call.device,
+            call.account_limits,
         )
         call.caller = Caller(tokens.user_id, tokens.session_id)  # for the log
         return pb.LoginResponse(tokens=_pair(tokens))
@@ -36,7 +40,7 @@ class AuthServicer:
     async def RefreshToken(
         self, request: pb.RefreshTokenRequest, call: Call
     ) -> pb.RefreshTokenResponse:
-        """Give a session's next tokens."""
+        """Return a session's next tokens."""
         tokens = await self._authentication.refresh_tokens(request.refresh_token)
         call.caller = Caller(tokens.user_id, tokens.session_id)  # for the log
         return pb.RefreshTokenResponse(tokens=_pair(tokens))
@@ -57,9 +61,11 @@ class AuthServicer:
         self, request: pb.ListSessionsRequest, call: Call
     ) -> pb.ListSessionsResponse:
         """List open sessions."""
-        found = await self._authentication.list_sessions(call.caller, request.user_id)
-        shown = [_session(session, call.caller) for session in found]
-        return pb.ListSessionsResponse(sessions=shown)
+        sessions = await self._authentication.list_sessions(
+            call.caller, request.user_id
+        )
+        messages = [_session(session, call.caller) for session in sessions]
+        return pb.ListSessionsResponse(sessions=messages)
 
     async def RevokeSession(
         self, request: pb.RevokeSessionRequest, call: Call
@@ -76,7 +82,7 @@ class AuthServicer:
             call.caller,
             request.current_password,
             request.new_password,
-            call.address,
+            call.account_limits,
             call.idempotency_record(lambda _: pb.ChangePasswordResponse()),
         )
         return pb.ChangePasswordResponse()
@@ -84,66 +90,65 @@ class AuthServicer:
     async def VerifyToken(
         self, request: pb.VerifyTokenRequest, call: Call
     ) -> pb.VerifyTokenResponse:
-        """Tell what an access token says, and whether it is in force."""
+        """Return whether an access token is valid, and its claims."""
         try:
             claims = await self._authentication.introspect(request.token)
         except TokenInvalid:
             return pb.VerifyTokenResponse()
-        shown = pb.VerifyTokenResponse(
+        response = pb.VerifyTokenResponse(
             active=True,
             user_id=claims.user_id,
             session_id=claims.session_id,
             role=user_pb2.Role.ValueType(claims.role),
         )
-        shown.expires_at.FromDatetime(claims.expires_at)
-        return shown
+        response.expires_at.FromDatetime(claims.expires_at)
+        return response
 
     async def CreateServiceKey(
         self, request: pb.CreateServiceKeyRequest, call: Call
     ) -> pb.CreateServiceKeyResponse:
-        """Make a key for a service."""
+        """Create a key for a service."""
         key, secret = await self._authentication.service_keys.create(
             request.name, request.private_fields, moment_at(request, "expires_at")
         )
-        shown = _service_key(key)
-        return pb.CreateServiceKeyResponse(service_key=shown, secret=secret)
+        return pb.CreateServiceKeyResponse(service_key=_service_key(key), secret=secret)
 
     async def ListServiceKeys(
         self, request: pb.ListServiceKeysRequest, call: Call
     ) -> pb.ListServiceKeysResponse:
         """List the keys of services."""
-        found = await self._authentication.service_keys.list()
-        return pb.ListServiceKeysResponse(service_keys=map(_service_key, found))
+        keys = await self._authentication.service_keys.list()
+        return pb.ListServiceKeysResponse(service_keys=map(_service_key, keys))
 
     async def RevokeServiceKey(
         self, request: pb.RevokeServiceKeyRequest, call: Call
     ) -> pb.RevokeServiceKeyResponse:
-        """End a service's key."""
+        """Revoke a service's key."""
         await self._authentication.service_keys.revoke(request.id)
         return pb.RevokeServiceKeyResponse()
 
     async def ListAuditEvents(
         self, request: pb.ListAuditEventsRequest, call: Call
     ) -> pb.ListAuditEventsResponse:
-        """List what was done with accounts and rights."""
-        wanted = AuditFilter(
+        """List audit events."""
+        filters = AuditFilter(
             user_id=request.user_id,
             event=request.event,
             since=moment_at(request, "since"),
             until=moment_at(request, "until"),
         )
         size = request.page_size if request.HasField("page_size") else 20
-        found, token = await self._audit.list(
-            call.caller, wanted, size, request.page_token
+        events, token = await self._audit.list(
+            call.caller, filters, size, request.page_token
         )
         return pb.ListAuditEventsResponse(
-            items=map(_event, found), has_next=bool(token), next_page_token=token
+            items=map(_event, events), has_next=bool(token), next_page_token=token
         )
 
     async def GetJsonWebKeySet(
         self, request: pb.GetJsonWebKeySetRequest, call: Call
     ) -> pb.GetJsonWebKeySetResponse:
-        """Give the keys that access tokens are verified with."""
+        """Return the keys that verify access tokens."""
         return pb.GetJsonWebKeySetResponse(
             keys=[_key(key) for key in self._ring.keys.values()]
         )
@@ -152,7 +157,7 @@ class AuthServicer:
 def _pair(tokens: Tokens) -> pb.TokenPair:
     return pb.TokenPair(
         access_token=tokens.access_token,
-        token_type="Bearer",  # noqa: S106 - RFC 6750's word, no secret
+        token_type="Bearer",  # noqa: S106 - a scheme, no secret
         expires_in=int(tokens.expires_in.total_seconds()),
         refresh_token=tokens.refresh_token,
         refresh_expires_in=int(tokens.refresh_expires_in.total_seconds()),
@@ -161,19 +166,19 @@ def _pair(tokens: Tokens) -> pb.TokenPair:
 
 
 def _session(session: Session, caller: Caller) -> pb.Session:
-    shown = pb.Session(
+    message = pb.Session(
         id=session.name,
         device=session.device,
         address=session.address,
         current=session.name == caller.session_id,
     )
-    shown.created_at.FromDatetime(session.created_at)
-    shown.last_used_at.FromDatetime(session.last_used_at)
-    return shown
+    message.created_at.FromDatetime(session.created_at)
+    message.last_used_at.FromDatetime(session.last_used_at)
+    return message
 
 
 def _event(event: AuditEvent) -> pb.AuditEvent:
-    shown = pb.AuditEvent(
+    message = pb.AuditEvent(
         id=event.id,
         event=event.event,
         actor=event.actor,
@@ -182,18 +187,18 @@ def _event(event: AuditEvent) -> pb.AuditEvent:
         outcome=event.outcome,
         request_id=event.request_id,
     )
-    shown.at.FromDatetime(event.at)
-    return shown
+    message.at.FromDatetime(event.at)
+    return message
 
 
 def _service_key(key: ServiceKey) -> pb.ServiceKey:
-    shown = pb.ServiceKey(id=key.id, name=key.name, private_fields=key.private_fields)
-    shown.created_at.FromDatetime(key.created_at)
+    message = pb.ServiceKey(id=key.id, name=key.name, private_fields=key.private_fields)
+    message.created_at.FromDatetime(key.created_at)
     if key.expires_at:
-        shown.expires_at.FromDatetime(key.expires_at)
+        message.expires_at.FromDatetime(key.expires_at)
     if key.last_used_at:
-        shown.last_used_at.FromDatetime(key.last_used_at)
-    return shown
+        message.last_used_at.FromDatetime(key.last_used_at)
+    return message
 
 
 def _key(key: SigningKey) -> pb.JsonWebKey:

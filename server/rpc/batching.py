@@ -1,171 +1,119 @@
-"""The server's end of a tunnel: many unary calls over one stream (batching.proto).
+"""The server side of batching: many unary calls over one stream (batching.proto).
 
-Whoever can call may open one: a call in it is bound by all that binds it without.
+Every caller may open such a stream. A call in it is subject to the same rules as a call
+of its own.
 """
 
 from __future__ import annotations
 
 import asyncio
-import re
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from functools import lru_cache, partial
-from typing import Any, cast
+from functools import partial
+from typing import Any
 
 import grpc
 import structlog
 from google.protobuf.message import DecodeError
 
 from batching.v1 import batching_pb2 as pb
-from server.rpc.addresses import TrustedProxies, peer_address
-from server.rpc.call import Failure, Method, Proceed
-from server.rpc.listener import KIB, MAX_METADATA, STATUS, incoming
+from server.rpc.batched_call import CallExecutor, error_result
+from server.rpc.grpc_server import KIB, MAX_CALLS_PER_CONNECTION
 
 log = structlog.get_logger()
-MOST_CALLS = 256  # of one tunnel, from their coming until their answer is sent
-_FULL = 256 * KIB  # bytes after which a message takes no more
-_ENTRY = 32  # bytes that an entry counts beside its name and value (RFC 9113 6.5.2)
+_FLUSH_SIZE = 256 * KIB  # bytes after which a response takes no more results
 _SERVICE = pb.DESCRIPTOR.services_by_name["BatchingService"].full_name
-_NO_BATCHING = "no tunnel here: call without"
-# gRPC over HTTP/2: Header-Name, ASCII-Value
-_named = lru_cache(maxsize=1024)(re.compile(r"[0-9a-z_.-]+").fullmatch)
-_TEXT = re.compile(rb"[\x20-\x7e]*")
-Answering = Callable[[pb.Call, str], Awaitable[pb.Answer]]
-
-
-def answering(
-    served: Mapping[str, tuple[Method, Proceed]], proxies: TrustedProxies
-) -> Answering:
-    """Give what makes a call of a peer, as gRPC names peers, and its answer."""
-
-    async def answer(told: pb.Call, peer: str) -> pb.Answer:
-        method, proceed = served.get(told.method, (None, None))
-        if method is None or proceed is None or method.streams:
-            text = f"no such method: {told.method}"
-            return _refusal(told.id, grpc.StatusCode.UNIMPLEMENTED, text)
-        try:
-            metadata = [*_metadata(told.metadata)]
-        except ValueError as error:
-            return _refusal(told.id, grpc.StatusCode.INVALID_ARGUMENT, str(error))
-        address = peer_address(peer)
-        trusted = proxies.covers(address)
-        call = incoming(method, told.message, metadata, address, trusted, proxies)
-        call.timeout = told.timeout_ms / 1000 if told.HasField("timeout_ms") else None
-        try:
-            message = cast(bytes, await proceed(call))
-        except Failure as failure:
-            return pb.Answer(
-                id=told.id,
-                code=failure.code,
-                error=failure.message,
-                status=failure.status,
-                trailers=[
-                    pb.Pair(name="x-request-id", value=call.request_id.encode()),
-                    pb.Pair(name=STATUS, value=failure.status),
-                ],
-            )
-        return pb.Answer(id=told.id, message=message)
-
-    return answer
-
-
-def _metadata(pairs: Sequence[pb.Pair]) -> Iterator[tuple[str, str | bytes]]:
-    """Give what gRPC would have let through; raises ValueError."""
-    if len(pairs) * _ENTRY > MAX_METADATA:
-        raise ValueError("the metadata has too many entries")
-    size = 0
-    for pair in pairs:
-        size += _ENTRY + len(pair.name) + len(pair.value)
-        if size > MAX_METADATA or not _named(pair.name):
-            raise ValueError("the metadata is too large, or a name is none")
-        if pair.name.endswith("-bin"):
-            yield pair.name, pair.value
-        elif _TEXT.fullmatch(pair.value):
-            yield pair.name, pair.value.decode()
-        else:
-            raise ValueError(f"the metadata {pair.name} is not printable ASCII")
-
-
-def _refusal(number: int, code: grpc.StatusCode, told: str) -> pb.Answer:
-    return pb.Answer(id=number, code=code.value[0], error=told)
+_UNAVAILABLE_HERE = "no batching on this connection: use unary calls"
+_TOO_MANY_CALLS = "too many concurrent calls: retry"
 
 
 class BatchingServicer:
-    """The service: one tunnel for each connection."""
+    """The batching service: one stream for each connection."""
 
-    def __init__(self, answer: Answering, most_calls: int) -> None:
-        """Have calls answered; beyond `most_calls` at once they are not made."""
-        self._answer = answer
-        self._most = most_calls
-        self._ends: dict[str, _End] = {}  # by the connection, as gRPC names it
+    def __init__(self, execute: CallExecutor, max_calls: int) -> None:
+        """Execute calls, at most `max_calls` at a time over all streams."""
+        self._execute = execute
+        self._max_calls = max_calls
+        self._streams: dict[str, _BatchStream] = {}  # by gRPC's name of the connection
         self._draining = False
-        self.running = 0
+        self.running = 0  # calls that are being executed
 
     def handler(self) -> grpc.GenericRpcHandler:
-        """Give what serves it."""
-        carry: Any = self._carry
-        handler: Any = grpc.stream_stream_rpc_method_handler(carry)
+        """Return the gRPC handler of the service."""
+        serve: Any = self._serve
+        handler: Any = grpc.stream_stream_rpc_method_handler(serve)
         return grpc.method_handlers_generic_handler(_SERVICE, {"ExecuteBatch": handler})
 
     def drain(self) -> None:
-        """Answer what has been sent, and have no more."""
+        """Answer the calls that were received, and ask clients to send no more."""
         self._draining = True
-        for end in self._ends.values():
-            end.drain()
+        for stream in self._streams.values():
+            stream.drain()
 
-    async def _carry(self, _: object, context: Any) -> None:
+    async def _serve(self, _: object, context: Any) -> None:
         peer = context.peer()
-        if self._draining or peer in self._ends:
-            await context.abort(grpc.StatusCode.UNIMPLEMENTED, _NO_BATCHING)
-        self._ends[peer] = end = _End(self, context)
+        if self._draining or peer in self._streams:
+            await context.abort(grpc.StatusCode.UNIMPLEMENTED, _UNAVAILABLE_HERE)
+        self._streams[peer] = stream = _BatchStream(self, context)
         try:
-            await end.carry()
+            await stream.serve()
         except DecodeError:
             code = grpc.StatusCode.INVALID_ARGUMENT
-            await context.abort(code, "that is no ExecuteBatchRequest")
+            await context.abort(code, "not a valid ExecuteBatchRequest message")
         finally:
-            del self._ends[peer]
+            del self._streams[peer]
 
-    def make(self, call: pb.Call, peer: str) -> asyncio.Task[pb.Answer] | None:
-        """Begin a call; None: there are too many."""
-        if self.running >= self._most:
+    def start(
+        self,
+        call: pb.Call,
+        timeout: float | None,
+        peer: str,
+    ) -> asyncio.Task[pb.CallResult] | None:
+        """Start a call; None if too many are running."""
+        if self.running >= self._max_calls:
             return None
         self.running += 1
-        task = asyncio.ensure_future(self._answer(call, peer))
+        task = asyncio.ensure_future(self._execute(call, timeout, peer))
         task.add_done_callback(self._ended)
         return task
 
-    def _ended(self, _: asyncio.Task[pb.Answer]) -> None:
+    def _ended(self, _: asyncio.Task[pb.CallResult]) -> None:
         self.running -= 1
 
 
-class _End:
-    """One stream, and the calls that it carries."""
+class _BatchStream:
+    """One stream and its calls.
 
-    def __init__(self, batching: BatchingServicer, context: Any) -> None:
-        self._batching = batching
+    Unsent results are bounded by not reading: a client that does not read its results
+    has to wait. Running calls are bounded by not executing: cancelled calls may take
+    long to end, and no other call waits for them.
+    """
+
+    def __init__(self, servicer: BatchingServicer, context: Any) -> None:
+        self._servicer = servicer
         self._context = context
         self._peer: str = context.peer()
-        # from a call's coming until its answer is sent; None: it was not made
-        self._calls: dict[int, asyncio.Task[pb.Answer] | None] = {}
-        self._answers: list[pb.Answer] = []  # to be sent
-        self._draining = self._ended = False
+        self._loop = asyncio.get_running_loop()
+        # From a call's arrival until its result is sent; None: it is not executed.
+        self._calls: dict[int, asyncio.Task[pb.CallResult] | None] = {}
+        self._cancelled: set[asyncio.Task[pb.CallResult]] = set()  # and still running
+        self._results: list[pb.CallResult] = []  # to be sent
+        self._draining = self._complete = False
         self._changed = asyncio.Event()
-        self._fewer = asyncio.Event()
+        self._call_removed = asyncio.Event()
 
     def drain(self) -> None:
-        """Have the other end send no more."""
+        """Ask the client to send no more calls."""
         self._draining = True
         self._changed.set()
 
-    async def carry(self) -> None:
-        """Answer calls until the other end has sent its last; raises DecodeError."""
+    async def serve(self) -> None:
+        """Serve until the client has sent its last call. Raises DecodeError."""
         sending = asyncio.ensure_future(self._send())
         try:
             while request := await self._read():
-                await self._take(request)
-            await self._until_below(1)
-            self._ended = True
+                await self._accept(request, self._loop.time())
+            await self._wait_until_below(1)
+            self._complete = True
             self._changed.set()
             await sending
         finally:
@@ -175,89 +123,109 @@ class _End:
 
     async def _read(self) -> pb.ExecuteBatchRequest | None:
         try:
-            read = await self._context.read()
+            received = await self._context.read()
         except grpc.aio.BaseError:
-            raise DecodeError from None  # larger than messages may be
-        if read is grpc.aio.EOF:
+            raise DecodeError from None  # larger than gRPC's limit for messages
+        if received is grpc.aio.EOF:
             return None
-        request = pb.ExecuteBatchRequest.FromString(read)
-        if len(request.calls) > MOST_CALLS:
+        request = pb.ExecuteBatchRequest.FromString(received)
+        if len(request.calls) > MAX_CALLS_PER_CONNECTION:
             raise DecodeError
         return request
 
-    async def _take(self, request: pb.ExecuteBatchRequest) -> None:
+    async def _accept(self, request: pb.ExecuteBatchRequest, arrival: float) -> None:
         cancelled = set(request.cancelled)
-        for number in cancelled:  # first: they make room
-            if task := self._calls.get(number):
-                task.cancel()
+        for call_id in cancelled:  # before the calls, to make room for them
+            if task := self._calls.get(call_id):
+                self._cancel(call_id, task)
         for call in request.calls:
             if call.id not in cancelled:
-                await self._until_below(MOST_CALLS)
-                self._begin(call)
+                await self._wait_until_below(MAX_CALLS_PER_CONNECTION)
+                self._start(call, arrival)
 
-    async def _until_below(self, calls: int) -> None:
-        """Wait until there are fewer calls: who is slow to read has to wait."""
-        while len(self._calls) >= calls:
-            self._fewer.clear()
-            await self._fewer.wait()
+    def _cancel(self, call_id: int, task: asyncio.Task[pb.CallResult]) -> None:
+        if not task.done():  # otherwise its result is about to be sent
+            task.cancel()
+            self._cancelled.add(task)
+            self._remove(call_id)
 
-    def _begin(self, call: pb.Call) -> None:
+    async def _wait_until_below(self, count: int) -> None:
+        """Wait until fewer calls have an unsent result: the client must read first."""
+        while len(self._calls) >= count:
+            self._call_removed.clear()
+            await self._call_removed.wait()
+
+    def _start(self, call: pb.Call, arrival: float) -> None:
         if call.id in self._calls:
             raise DecodeError
-        self._calls[call.id] = task = self._batching.make(call, self._peer)
-        if task is None:
-            code, told = grpc.StatusCode.RESOURCE_EXHAUSTED, "too many calls at once"
-            answer = _refusal(call.id, code, told)
-            answer.unmade = True
-            self._add(answer)
+        task, timeout = None, None
+        if call.HasField("timeout_ms"):
+            timeout = call.timeout_ms / 1000 - (self._loop.time() - arrival)
+        if timeout is not None and timeout <= 0:
+            code, message = grpc.StatusCode.DEADLINE_EXCEEDED, "deadline exceeded"
         else:
-            task.add_done_callback(partial(self._done, call.id))
+            code, message = grpc.StatusCode.RESOURCE_EXHAUSTED, _TOO_MANY_CALLS
+            if len(self._calls) + len(self._cancelled) < MAX_CALLS_PER_CONNECTION:
+                task = self._servicer.start(call, timeout, self._peer)
+        self._calls[call.id] = task
+        if task:
+            task.add_done_callback(partial(self._finish, call.id))
+        else:
+            result = error_result(call.id, code, message)
+            result.not_executed = True
+            self._add(result)
 
-    def _done(self, number: int, task: asyncio.Task[pb.Answer]) -> None:
-        if task.cancelled():
-            self._forget(number)
-        elif fault := task.exception():
-            log.error("unexpected", exc_info=fault)
+    def _finish(self, call_id: int, task: asyncio.Task[pb.CallResult]) -> None:
+        if task in self._cancelled:  # whatever it ended with
+            self._cancelled.discard(task)
+            if not task.cancelled() and (error := task.exception()):
+                log.error("unexpected", exc_info=error)
+        elif task.cancelled():
+            self._remove(call_id)
+        elif error := task.exception():
+            log.error("unexpected", exc_info=error)
             code = grpc.StatusCode.INTERNAL
-            self._add(_refusal(number, code, "internal error"))
+            self._add(error_result(call_id, code, "internal error"))
         else:
             self._add(task.result())
 
-    def _add(self, answer: pb.Answer) -> None:
-        """Have an answer sent, in parts: not every channel takes larger messages."""
-        message, last = answer.message, 0
-        for last in range(_FULL, len(message), _FULL):
-            part = message[last - _FULL : last]
-            self._answers.append(pb.Answer(id=answer.id, message=part, more=True))
-        if last:
-            answer.message = message[last:]
-        self._answers.append(answer)
+    def _add(self, result: pb.CallResult) -> None:
+        """Queue a result, in parts: channels limit the size of a message."""
+        message, end = result.message, 0
+        for end in range(_FLUSH_SIZE, len(message), _FLUSH_SIZE):
+            part = message[end - _FLUSH_SIZE : end]
+            self._results.append(
+                pb.CallResult(id=result.id, message=part, partial=True)
+            )
+        if end:
+            result.message = message[end:]
+        self._results.append(result)
         self._changed.set()
 
-    def _forget(self, number: int) -> None:
-        del self._calls[number]
-        self._fewer.set()
+    def _remove(self, call_id: int) -> None:
+        del self._calls[call_id]
+        self._call_removed.set()
 
     async def _send(self) -> None:
-        # Whoever reads learns that a stream has ended.
+        # serve() handles the end of the stream.
         with suppress(grpc.aio.BaseError, asyncio.InvalidStateError):
-            while not self._ended:
-                if not (self._answers or self._draining):
+            while not self._complete:
+                if not (self._results or self._draining):
                     self._changed.clear()
                     await self._changed.wait()
                     continue
-                response = self._response()
+                response = self._next_response()
                 await self._context.write(response.SerializeToString())
-                for answer in response.answers:
-                    if not answer.more:
-                        self._forget(answer.id)
+                for result in response.results:
+                    if not result.partial:
+                        self._remove(result.id)
 
-    def _response(self) -> pb.ExecuteBatchResponse:
-        """Give what is to be sent, as much as fits."""
+    def _next_response(self) -> pb.ExecuteBatchResponse:
+        """Return the next queued results, up to the flush size."""
         size = count = 0
-        while count < len(self._answers) and size < _FULL:
-            size += self._answers[count].ByteSize()
+        while count < len(self._results) and size < _FLUSH_SIZE:
+            size += self._results[count].ByteSize()
             count += 1
-        taken, self._answers = self._answers[:count], self._answers[count:]
+        results, self._results = self._results[:count], self._results[count:]
         draining, self._draining = self._draining, False
-        return pb.ExecuteBatchResponse(answers=taken, draining=draining)
+        return pb.ExecuteBatchResponse(results=results, draining=draining)

@@ -1,8 +1,8 @@
-"""One call on its way through the chain, whatever transport brought it."""
+"""A call as the interceptor chain sees it, independent of the transport."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, TypeVar
@@ -13,15 +13,16 @@ from blatam.policy.v1.policy_pb2 import MethodPolicy
 from server.domain.callers import ANONYMOUS, Caller
 from server.domain.errors import MalformedRequest
 from server.domain.idempotency import IdempotencyRecord, RequestKey
+from server.domain.limits import AccountLimit
 
 Metadata = tuple[tuple[str, str | bytes], ...]
 Result = TypeVar("Result")
 
 
 class Failure(Exception):
-    """A call's end other than OK: a gRPC code, and a serialised google.rpc.Status.
+    """A call that ended with an error: a gRPC code and a serialized google.rpc.Status.
 
-    Made by the errors interceptor alone.
+    Only the errors interceptor creates it.
     """
 
     def __init__(self, code: int, message: str, status: bytes, reason: str) -> None:
@@ -34,7 +35,7 @@ class Failure(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Method:
-    """What the contract says of an RPC. `path` is "/pkg.Service/Method"."""
+    """An RPC as the contract declares it. `path` is "/pkg.Service/Method"."""
 
     path: str
     request_type: type[Message]
@@ -43,13 +44,13 @@ class Method:
 
     @property
     def name(self) -> str:
-        """The name as operators write it: pkg.Service/Method."""
+        """The name as operators write it: "pkg.Service/Method"."""
         return self.path[1:]
 
 
 @dataclass(slots=True)
 class PendingRequest:
-    """A repeatable request that has not been answered yet."""
+    """A request with a request id that has no stored response yet."""
 
     key: RequestKey
     fingerprint: bytes
@@ -58,7 +59,7 @@ class PendingRequest:
 
 @dataclass(slots=True)
 class Call:
-    """A call. `address` is the client's; `timeout` is in seconds from its start."""
+    """One call. `address` is the client's; `timeout` is in seconds from its start."""
 
     method: Method
     body: bytes
@@ -67,25 +68,28 @@ class Call:
     request_id: str
     timeout: float | None = None
     caller: Caller = ANONYMOUS
+    account_limits: Sequence[AccountLimit] = ()  # to be enforced by the rule
     pending: PendingRequest | None = None
-    audit_user_id: int = 0  # the user whom it turned out to be about, for the audit log
-    audit_without_address: bool = False  # the audit log keeps an id, and no more
+    audit_user_id: int = 0  # for the audit log: the user whom the call concerned
+    audit_without_address: bool = False  # the audit log keeps no client address
     _request: Message | None = field(default=None, repr=False)
 
     @property
     def request(self) -> Any:
-        """The request message. Raises MalformedRequest."""
+        """The decoded request message. Raises MalformedRequest."""
         if self._request is None:
             try:
                 self._request = self.method.request_type.FromString(self.body)
             except DecodeError as error:
                 name = self.method.request_type.DESCRIPTOR.full_name
-                raise MalformedRequest(f"the bytes are no {name}") from error
+                raise MalformedRequest(
+                    f"the request body is not a valid {name} message"
+                ) from error
         return self._request
 
     @property
     def device(self) -> str:
-        """What the client calls itself, at most 256 characters of it."""
+        """The client's user agent, cut to 256 characters."""
         agent = self.metadata.get("grpcgateway-user-agent") or self.metadata.get(
             "user-agent", ""
         )
@@ -94,7 +98,7 @@ class Call:
     def idempotency_record(
         self, render: Callable[[Result], Message]
     ) -> IdempotencyRecord[Result] | None:
-        """Give what a store writes beside the change, if the request may repeat."""
+        """Return what a store writes with the change; None without a request id."""
         if self.pending is None:
             return None
         return IdempotencyRecord(
@@ -105,21 +109,21 @@ class Call:
         )
 
 
-# One answer, or any number of them: whoever asks for those closes the generator.
+# A unary call returns bytes; a server stream a generator, which its reader closes.
 Stream = AsyncGenerator[bytes, None]
 Outcome = bytes | Stream
 Proceed = Callable[[Call], Awaitable[Outcome]]
 Interceptor = Callable[[Call, Proceed], Awaitable[Outcome]]
 
 
-def chained(interceptors: list[Interceptor], handler: Proceed) -> Proceed:
-    """Wrap a handler, the first interceptor outermost; done once, at start."""
+def wrap_handler(interceptors: list[Interceptor], handler: Proceed) -> Proceed:
+    """Wrap a handler in interceptors, the first outermost. Done once, at start."""
     for interceptor in reversed(interceptors):
-        handler = _around(interceptor, handler)
+        handler = _bind(interceptor, handler)
     return handler
 
 
-def _around(interceptor: Interceptor, inner: Proceed) -> Proceed:
+def _bind(interceptor: Interceptor, inner: Proceed) -> Proceed:
     def proceed(call: Call) -> Awaitable[Outcome]:
         return interceptor(call, inner)
 

@@ -44,6 +44,11 @@ class Health:
         """Serve grpc.health.v1.Health."""
         health_pb2_grpc.add_HealthServicer_to_server(self._servicer, server)
 
+    async def start(self) -> None:
+        """Publish NOT_SERVING: grpc's servicer begins with SERVING."""
+        for service in self._services:
+            await self._servicer.set(service, _NOT_SERVING)
+
     async def ready(self) -> bool:
         """Return whether calls should be sent to this process."""
         return self.serving

@@ -1,12 +1,13 @@
-"""The services over gRPC: the chain in its order, and the server that listens.
+"""The services over gRPC: the interceptor chain, and calls as gRPC delivers them.
 
-Handlers take and give bytes: requests are decoded inside the chain, because
-grpc.aio answers undecodable bytes with UNKNOWN and the exception's name.
+Handlers receive and return bytes. The chain decodes requests, because grpc.aio
+answers undecodable bytes with UNKNOWN and the name of the exception.
 """
 
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import (
     AsyncGenerator,
     Callable,
@@ -34,76 +35,73 @@ from server.rpc.call import (
     Outcome,
     Proceed,
     Stream,
-    chained,
+    wrap_handler,
 )
 from server.rpc.contract import ContractError, RateRule, methods, rate_rules
-from server.rpc.interceptors.audit import audited
-from server.rpc.interceptors.auth import Learn, Verify, authorized
-from server.rpc.interceptors.errors import failing
-from server.rpc.interceptors.idempotency import idempotent
-from server.rpc.interceptors.logging import logged
-from server.rpc.interceptors.rate_limit import rate_limited
-from server.rpc.interceptors.validation import validated
+from server.rpc.interceptors.audit import audit_calls
+from server.rpc.interceptors.auth import RefreshKeys, VerifyToken, authorize_calls
+from server.rpc.interceptors.errors import map_errors
+from server.rpc.interceptors.idempotency import replay_responses
+from server.rpc.interceptors.logging import log_calls
+from server.rpc.interceptors.rate_limit import enforce_rate_limits
+from server.rpc.interceptors.startup import refuse_until_started
+from server.rpc.interceptors.validation import validate_requests
 
-KIB = 1024
-MIB = 1024 * KIB
-MAX_METADATA = 16 * KIB  # bytes
 Context = grpc.aio.ServicerContext[bytes, bytes]
-STATUS = "grpc-status-details-bin"
+STATUS_DETAILS_KEY = "grpc-status-details-bin"
+_REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{8,64}")
 _CODES = {code.value[0]: code for code in grpc.StatusCode}
-
-OPTIONS: tuple[tuple[str, int], ...] = (
-    ("grpc.so_reuseport", 0),  # a second server on the port is a mistake to hear of
-    ("grpc.max_receive_message_length", 1 * MIB),
-    ("grpc.max_metadata_size", MAX_METADATA),
-    ("grpc.max_concurrent_streams", 256),
-)
-MOST_CALLS = 2_000  # at once, over all connections
 
 
 @dataclass(frozen=True, slots=True)
 class ChainDependencies:
-    """What the chain asks; the composition root fills it."""
+    """What the interceptors need; the composition root provides it."""
 
-    verify: Verify
-    learn: Learn
+    verify: VerifyToken
+    refresh_keys: RefreshKeys
     limiter: Limiter
     idempotency: Idempotency
     audit: AuditStore
     clock: Clock
+    is_started: Callable[[], bool]
     rates: Mapping[str, Sequence[RateRule]]
 
 
-def chain(method: Method, dependencies: ChainDependencies) -> list[Interceptor]:
-    """Give one RPC's interceptors, the outermost first."""
+def interceptor_chain(
+    method: Method, dependencies: ChainDependencies
+) -> list[Interceptor]:
+    """Return the interceptors of one RPC, the outermost first."""
     rules = rate_rules(method, dependencies.rates)
-    order = [
-        logged,  # sees the final code and the whole time
-        audited(
-            method, dependencies.audit, dependencies.clock
-        ),  # sees the final reason
-        failing,  # the only place a status is made
-        authorized(
-            method, dependencies.verify, dependencies.learn
-        ),  # before anything is spent on the caller
-        rate_limited(
-            method, rules, dependencies.limiter
-        ),  # knows the caller; no hashing yet
-        validated,  # behind the rates, so that probing costs, too
-        idempotent(
-            method, dependencies.idempotency, dependencies.clock
-        ),  # its answers are of valid calls
+    verify, refresh_keys = dependencies.verify, dependencies.refresh_keys
+    idempotency, clock = dependencies.idempotency, dependencies.clock
+    interceptors = [
+        # Outermost: sees the final code and the total time.
+        log_calls,
+        # Sees the final reason, and knows the caller.
+        audit_calls(method, dependencies.audit, clock),
+        # The only place that creates a status. Everything inside raises.
+        map_errors,
+        # Before the caches that tokens need have been filled, nothing is served.
+        refuse_until_started(dependencies.is_started),
+        # Before anything is spent on a caller who may not call.
+        authorize_calls(method, verify, refresh_keys),
+        # Knows the caller; still before I/O and password hashing.
+        enforce_rate_limits(method, rules, dependencies.limiter),
+        # Behind the rate limits, so that probing for valid values is limited.
+        validate_requests,
+        # Innermost: stores and replays responses of valid requests only.
+        replay_responses(method, idempotency, clock),
     ]
-    return [interceptor for interceptor in order if interceptor]
+    return [interceptor for interceptor in interceptors if interceptor]
 
 
 def serve_methods(
     servicers: Mapping[str, Sequence[object]], dependencies: ChainDependencies
 ) -> dict[str, tuple[Method, Proceed]]:
-    """Give every RPC of the contract, by path, wrapped in its chain.
+    """Return every RPC of the contract, by path, with its handler in the chain.
 
-    `servicers` are by service name, which several may share. Raises ContractError
-    naming an RPC that none or two of them implement, or whose policy cannot be
+    `servicers` are by service name; a service may have several. Raises ContractError
+    for an RPC that none or two servicers implement, or whose policy cannot be
     enforced.
     """
     served = {}
@@ -112,7 +110,9 @@ def serve_methods(
         handler = _handler(method, servicers.get(service, ()), name)
         served[method.path] = (
             method,
-            chained(chain(method, dependencies), _terminal(method, handler)),
+            wrap_handler(
+                interceptor_chain(method, dependencies), _innermost(method, handler)
+            ),
         )
     return served
 
@@ -130,7 +130,7 @@ def _handler(
     return handler
 
 
-def _terminal(method: Method, handler: Callable[..., Any]) -> Proceed:
+def _innermost(method: Method, handler: Callable[..., Any]) -> Proceed:
     async def unary(call: Call) -> Outcome:
         reply: Message = await handler(call.request, call)
         return reply.SerializeToString()
@@ -148,7 +148,7 @@ async def _serialized(messages: AsyncGenerator[Message, None]) -> Stream:
 
 
 class Listener:
-    """Makes calls of what arrives over gRPC."""
+    """Turns gRPC requests into calls of the chain."""
 
     def __init__(self, proxies: TrustedProxies) -> None:
         self._proxies = proxies
@@ -156,7 +156,7 @@ class Listener:
     def handlers(
         self, served: Mapping[str, tuple[Method, Proceed]]
     ) -> list[grpc.GenericRpcHandler]:
-        """Give gRPC's handlers, a service each."""
+        """Return the gRPC handlers, one for each service."""
         by_service: dict[str, dict[str, grpc.RpcMethodHandler[Any, Any]]] = {}
         for method, proceed in served.values():
             service, _, name = method.name.partition("/")
@@ -184,8 +184,8 @@ class Listener:
         self, method: Method, proceed: Proceed
     ) -> grpc.RpcMethodHandler[Any, Any]:
         async def handle(body: bytes, context: Context) -> None:
-            # written one by one, not given as a generator, which grpc.aio would leave
-            # for the garbage collector to close when a client is gone
+            # Messages are written one by one: grpc.aio leaves a generator to the
+            # garbage collector when the client disconnects.
             call = self._call(method, body, context)
             try:
                 outcome = await proceed(call)
@@ -200,14 +200,14 @@ class Listener:
     def _call(self, method: Method, body: bytes, context: Context) -> Call:
         metadata = context.invocation_metadata() or ()
         peer = peer_address(context.peer())
-        call = incoming(
+        call = build_call(
             method, body, metadata, peer, self._proxies.covers(peer), self._proxies
         )
         call.timeout = context.time_remaining()
         return call
 
 
-def incoming(
+def build_call(
     method: Method,
     body: bytes,
     pairs: Iterable[tuple[str, str | bytes]],
@@ -215,15 +215,18 @@ def incoming(
     trusted: bool,
     proxies: TrustedProxies,
 ) -> Call:
-    """Give the call; only a trusted peer may name the client and the request."""
-    given = tuple(pairs)
-    metadata = dict(given)
-    if len(metadata) < len(given) and _repeated(given, "authorization"):
-        metadata["authorization"] = b"repeated"  # whichever a proxy checked: neither
+    """Return a call. Only a trusted peer may set the client address and request id."""
+    entries = tuple(pairs)
+    metadata = dict(entries)
+    if len(metadata) < len(entries) and _repeated(entries, "authorization"):
+        # A proxy may have checked either of them, so neither is valid.
+        metadata["authorization"] = b"repeated"
     address, request_id = peer, ""
     if trusted:
         address = proxies.client(str(metadata.get("x-forwarded-for", ""))) or peer
         request_id = str(metadata.get("x-request-id", ""))
+        if not _REQUEST_ID.fullmatch(request_id):  # a proxy may pass on a client's
+            request_id = ""
     return Call(method, body, metadata, address, request_id or os.urandom(16).hex())
 
 
@@ -232,15 +235,9 @@ def _repeated(pairs: Iterable[tuple[str, str | bytes]], name: str) -> bool:
 
 
 async def _abort(context: Context, call: Call, failure: Failure) -> None:
-    """Tell the failure, and the id to look it up by; that costs too much of others."""
-    trailers = (("x-request-id", call.request_id), (STATUS, failure.status))
+    """Send the failure with its request id.
+
+    Successful calls carry no request id: trailing metadata costs too much.
+    """
+    trailers = (("x-request-id", call.request_id), (STATUS_DETAILS_KEY, failure.status))
     await context.abort(_CODES[failure.code], failure.message, trailers)
-
-
-def grpc_server(
-    handlers: Iterable[grpc.GenericRpcHandler],
-) -> grpc.aio.Server:
-    """Give a server with these handlers; it does not listen yet."""
-    server = grpc.aio.server(options=OPTIONS, maximum_concurrent_rpcs=MOST_CALLS)
-    server.add_generic_rpc_handlers(tuple(handlers))
-    return server

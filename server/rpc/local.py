@@ -1,4 +1,4 @@
-"""The same chain without a wire, for an edge in the same process."""
+"""The interceptor chain called in process, for an edge without a network hop."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ import grpc
 
 from server.rpc.addresses import TrustedProxies
 from server.rpc.call import Call, Failure, Method, Proceed, Stream
-from server.rpc.listener import STATUS, incoming
+from server.rpc.listener import STATUS_DETAILS_KEY, build_call
 
 Pairs = Sequence[tuple[str, str | bytes]]
 Reply = TypeVar("Reply")
 
 
 class LocalPort(Generic[Reply]):
-    """Calls RPCs in this process. Its caller is trusted to name the client.
+    """Calls RPCs in this process. Its caller is trusted to set the client address.
 
-    What a call gives and raises is made by `reply(message, headers, trailers)` and
-    `error(code, message, status, headers, trailers)`, so that nothing here knows
-    who calls.
+    `reply(message, headers, trailers)` builds the results and
+    `error(code, message, status, headers, trailers)` the exceptions, so that this
+    module does not depend on the edge.
     """
 
     def __init__(
@@ -42,22 +42,22 @@ class LocalPort(Generic[Reply]):
         request: bytes,
         *,
         metadata: Pairs,
-        timeout: float | None,  # noqa: ASYNC109 - the port's; the chain holds it
+        timeout: float | None,  # noqa: ASYNC109 - the port's signature; the chain enforces it
     ) -> Reply:
-        """Call an RPC that has one answer; `timeout` is in seconds."""
+        """Call a unary RPC; `timeout` is in seconds."""
         call, proceed = self._call(method, request, metadata, timeout, streams=False)
         try:
             message = cast(bytes, await proceed(call))
         except Failure as failure:
-            raise self._failed(call, failure) from failure
+            raise self._error_of(call, failure) from failure
         return self._reply(message, (), ())
 
     def server_stream(
         self, method: str, request: bytes, *, metadata: Pairs, timeout: float | None
     ) -> LocalStream:
-        """Call an RPC that has any number of answers."""
+        """Call a server streaming RPC; `timeout` is in seconds."""
         call, proceed = self._call(method, request, metadata, timeout, streams=True)
-        return LocalStream(call, proceed, self._failed)
+        return LocalStream(call, proceed, self._error_of)
 
     def _call(
         self,
@@ -71,30 +71,33 @@ class LocalPort(Generic[Reply]):
         method, proceed = self._served.get(path, (None, None))
         if method is None or proceed is None or method.streams is not streams:
             code = grpc.StatusCode.UNIMPLEMENTED.value[0]
-            raise self._error(code, f"no such method: {path}", b"", (), ())
-        call = incoming(method, body, metadata, "", True, self._proxies)
+            raise self._error(code, f"unknown method: {path}", b"", (), ())
+        call = build_call(method, body, metadata, "", True, self._proxies)
         call.timeout = timeout
         return call, proceed
 
-    def _failed(self, call: Call, failure: Failure) -> Exception:
-        trailers = (("x-request-id", call.request_id), (STATUS, failure.status))
+    def _error_of(self, call: Call, failure: Failure) -> Exception:
+        trailers = (
+            ("x-request-id", call.request_id),
+            (STATUS_DETAILS_KEY, failure.status),
+        )
         return self._error(failure.code, failure.message, failure.status, (), trailers)
 
 
 class LocalStream:
-    """The answers of one call; `trailers` are known after the last."""
+    """The messages of one call. `trailers` are set after the last message."""
 
     def __init__(
         self,
         call: Call,
         proceed: Proceed,
-        failed: Callable[[Call, Failure], Exception],
+        error_of: Callable[[Call, Failure], Exception],
     ) -> None:
         self.headers: Pairs = ()
         self.trailers: Pairs = ()
         self._call = call
         self._proceed = proceed
-        self._failed = failed
+        self._error_of = error_of
 
     async def __aiter__(self) -> AsyncGenerator[bytes, None]:
         try:
@@ -103,4 +106,4 @@ class LocalStream:
                 async for message in messages:
                     yield message
         except Failure as failure:
-            raise self._failed(self._call, failure) from failure
+            raise self._error_of(self._call, failure) from failure

@@ -1,4 +1,4 @@
-"""The RPCs of AuthService that go by mail: messages in, messages out."""
+"""AuthService: password resets, verification and changes of e-mail addresses."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from server.rpc.call import Call
 
 
 class RecoveryServicer:
-    """What of blatam.auth.v1.AuthService goes by mail."""
+    """Implements the RPCs of AuthService that send or take mailed tokens."""
 
     def __init__(self, recovery: Recovery) -> None:
         self._recovery = recovery
@@ -16,14 +16,14 @@ class RecoveryServicer:
     async def RequestPasswordReset(
         self, request: pb.RequestPasswordResetRequest, call: Call
     ) -> pb.RequestPasswordResetResponse:
-        """Have a mail with a token sent, if there is such an account."""
+        """Send a mail with a token, if there is such an account."""
         await self._recovery.request_password_reset(request.identifier)
         return pb.RequestPasswordResetResponse()
 
     async def ResetPassword(
         self, request: pb.ResetPasswordRequest, call: Call
     ) -> pb.ResetPasswordResponse:
-        """Put a new password for a token."""
+        """Set a new password with a mailed token."""
         call.audit_user_id = await self._recovery.reset_password(
             request.token, request.new_password
         )
@@ -32,22 +32,25 @@ class RecoveryServicer:
     async def RequestEmailVerification(
         self, request: pb.RequestEmailVerificationRequest, call: Call
     ) -> pb.RequestEmailVerificationResponse:
-        """Have a mail with a token sent to the caller."""
+        """Send a mail with a token to the caller."""
         await self._recovery.request_email_verification(call.caller)
         return pb.RequestEmailVerificationResponse()
 
     async def VerifyEmail(
         self, request: pb.VerifyEmailRequest, call: Call
     ) -> pb.VerifyEmailResponse:
-        """Take an address as proven for a token."""
+        """Verify an e-mail address with a mailed token."""
         call.audit_user_id = await self._recovery.verify_email(request.token)
         return pb.VerifyEmailResponse()
 
     async def ChangeEmail(
         self, request: pb.ChangeEmailRequest, call: Call
     ) -> pb.ChangeEmailResponse:
-        """Have a mail with a token sent to a new address."""
+        """Send a mail with a token to a new address."""
         await self._recovery.change_email(
-            call.caller, request.new_email, request.current_password, call.address
+            call.caller,
+            request.new_email,
+            request.current_password,
+            call.account_limits,
         )
         return pb.ChangeEmailResponse()

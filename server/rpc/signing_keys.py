@@ -1,4 +1,4 @@
-"""AuthService, the keys that sign access tokens: messages in, messages out."""
+"""AuthService: rotation of the keys that sign access tokens."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from server.rpc.call import Call
 
 
 class SigningKeyServicer:
-    """blatam.auth.v1.AuthService, as far as it rotates keys."""
+    """Implements the RPC of AuthService that rotates keys."""
 
     def __init__(self, keys: SigningKeys) -> None:
         self._keys = keys
@@ -16,13 +16,13 @@ class SigningKeyServicer:
     async def RotateSigningKey(
         self, request: pb.RotateSigningKeyRequest, call: Call
     ) -> pb.RotateSigningKeyResponse:
-        """Have the next key sign."""
-        found = await self._keys.rotate(force=request.force)
-        return pb.RotateSigningKeyResponse(keys=map(_key, found))
+        """Make the next key the active one."""
+        keys = await self._keys.rotate(force=request.force)
+        return pb.RotateSigningKeyResponse(keys=map(_key, keys))
 
 
 def _key(key: KeyInfo) -> pb.SigningKey:
     state = pb.SigningKeyState.ValueType(key.state)
-    shown = pb.SigningKey(kid=key.kid, state=state)
-    shown.created_at.FromDatetime(key.created_at)
-    return shown
+    message = pb.SigningKey(kid=key.kid, state=state)
+    message.created_at.FromDatetime(key.created_at)
+    return message

@@ -1,9 +1,9 @@
-"""Rate windows in Redis, and in this process while Redis is away.
+"""Rate windows in Redis, and in this process while Redis is unavailable.
 
-One script, one round trip: it looks at every bucket, and counts the call in all
-of them or in none. A bucket is a list of the times of its last `limit` calls,
-newest first, by the clock of Redis: when the oldest of them is younger than the
-window, the window is full. Exact, at the cost of 8 bytes a call.
+One script, one round trip: it reads every bucket, and counts the call in all of them
+or in none. A bucket is a list of the times of its last `limit` calls, the newest first,
+by the clock of Redis. When the oldest of them is younger than the window, the window is
+full. Exact, at the cost of 8 bytes per call.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from redis.exceptions import RedisError
 from server.domain.limits import Bucket, Limiter, Refusal
 
 log = structlog.get_logger()
-SECONDS_WITHOUT_REDIS = 1.0
+RETRY_SECONDS = 1.0  # after a failure of Redis
 MICROSECOND = timedelta(microseconds=1)
 
-# KEYS: the buckets. ARGV: limit and window in microseconds of each.
-# Gives the index from 1 and the wait of the refusal that lasts longest, or 0, 0.
+# KEYS: the buckets. ARGV: for each its limit and its window in microseconds.
+# Returns the index, from 1, and the wait of the refusal that lasts longest, or 0, 0.
 _TAKE = """
 local t = redis.call('TIME')
 local now = t[1] * 1000000 + t[2]
@@ -49,27 +49,28 @@ return {which, longest}
 
 
 class RedisBuckets:
-    """A Limiter over Redis. After a failure Redis is left alone for a second."""
+    """A Limiter over Redis; after a failure it uses `local` for RETRY_SECONDS."""
 
     def __init__(self, redis: Redis, local: Limiter) -> None:
         self._script = redis.register_script(_TAKE)
         self._local = local
-        self._away_until = 0.0
+        self._unavailable_until = 0.0
 
     @property
     def degraded(self) -> bool:
-        """Whether limits hold per process at present."""
-        return self._away_until > asyncio.get_running_loop().time()
+        """Whether limits hold per process only, at present."""
+        return self._unavailable_until > asyncio.get_running_loop().time()
 
     async def take(self, buckets: Sequence[Bucket]) -> Refusal | None:
-        """Count one call in every bucket, or give the refusal that lasts longest."""
+        """Count one call in every bucket, or return the refusal that lasts longest."""
         if self.degraded:
             return await self._local.take(buckets)
         try:
             return await self._take(buckets)
         except (RedisError, OSError) as error:
-            self._away_until = asyncio.get_running_loop().time() + SECONDS_WITHOUT_REDIS
-            log.warning("limits hold per process", cause=type(error).__name__)
+            now = asyncio.get_running_loop().time()
+            self._unavailable_until = now + RETRY_SECONDS
+            log.warning("rate limits hold per process", cause=type(error).__name__)
             return await self._local.take(buckets)
 
     async def _take(self, buckets: Sequence[Bucket]) -> Refusal | None:
@@ -79,17 +80,17 @@ class RedisBuckets:
             for bucket in buckets
             for number in (bucket.window.limit, bucket.window.per // MICROSECOND)
         ]
-        which, wait = await self._script(keys=keys, args=numbers)
-        if not which:
+        index, wait = await self._script(keys=keys, args=numbers)
+        if not index:
             return None
-        return Refusal(buckets[which - 1].window, int(wait) * MICROSECOND)
+        return Refusal(buckets[index - 1].window, int(wait) * MICROSECOND)
 
 
 def _key(bucket: Bucket) -> str:
-    """Give the key; the braces keep one call's buckets on one node of a cluster.
+    """Return the key; its hash tag keeps one call's buckets on one cluster node.
 
-    What people typed is hashed: it may be a password in the wrong field.
+    The counted text is hashed: it may be a password typed into the wrong field.
     """
     window = f"{bucket.window.limit}/{bucket.window.per.total_seconds():g}"
-    counted = blake2b(bucket.key.encode(), digest_size=16).hexdigest()
-    return f"rate:{{{bucket.scope}}}:{window}:{counted}"
+    digest = blake2b(bucket.key.encode(), digest_size=16).hexdigest()
+    return f"rate:{{{bucket.scope}}}:{window}:{digest}"

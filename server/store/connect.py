@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from typing import Any, NoReturn
 
 import sqlalchemy as sa
@@ -15,79 +15,160 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_en
 from sqlalchemy.pool import NullPool
 
 from server.domain.errors import StoreUnavailable
+from server.store.circuit_breaker import CircuitBreaker
+from server.store.database_url import parse_database_url
+from server.store.faults import is_outage, is_unreachable
 
-POOL = 10
-SECONDS_TO_CONNECT = 5.0
-SECONDS_FOR_A_CONNECTION = 1.0
-SECONDS_FOR_A_STATEMENT = 10.0
-SECONDS_FOR_REDIS = 0.25
-SECONDS_BETWEEN_SIGNS_OF_LIFE = 1.0  # of a connection that only listens
-
-
-def asyncpg_url(url: str) -> sa.URL:
-    """Give the URL SQLAlchemy needs, from the one that libpq's users write."""
-    parsed = sa.make_url(url)
-    if parsed.drivername in {"postgres", "postgresql"}:
-        parsed = parsed.set(drivername="postgresql+asyncpg")
-    query = dict(parsed.query)
-    if mode := query.pop("sslmode", None):
-        query["ssl"] = mode
-    return parsed.set(query=query)
+POOL_SIZE = 10
+CONNECT_TIMEOUT_SECONDS = 5.0
+# A caller waits for a connection, then for a lock: both together end within 1 s.
+POOL_TIMEOUT_SECONDS = 0.5
+LOCK_TIMEOUT_SECONDS = 0.45
+PING_TIMEOUT_SECONDS = 0.8  # of an idle connection, before it is used
+STATEMENT_TIMEOUT_SECONDS = 10.0
+REDIS_TIMEOUT_SECONDS = 0.25
+KEEPALIVE_INTERVAL_SECONDS = 1.0  # of a connection that only listens
 
 
 class Database:
-    """A pool of connections to Postgres."""
+    """A pool of connections to Postgres.
 
-    def __init__(self, url: str) -> None:
-        self._arguments = {
-            "timeout": SECONDS_TO_CONNECT,
-            "command_timeout": SECONDS_FOR_A_STATEMENT,
-            "server_settings": {"application_name": "academy"},
-        }
+    `transaction_pooler` is for a pooler such as pgbouncer in transaction mode, which
+    gives each transaction another connection: no prepared statements, no LISTEN, no
+    settings of a session.
+    """
+
+    def __init__(self, url: str, *, transaction_pooler: bool = False) -> None:
+        self._url = parse_database_url(url)
+        self._transaction_pooler = transaction_pooler
+        self._breaker = CircuitBreaker()
         self.engine: AsyncEngine = create_async_engine(
-            asyncpg_url(url),
-            pool_size=POOL,
+            "postgresql+asyncpg://",
+            pool_size=POOL_SIZE,
             max_overflow=0,
-            pool_timeout=SECONDS_FOR_A_CONNECTION,
-            pool_pre_ping=True,
+            pool_timeout=POOL_TIMEOUT_SECONDS,
             hide_parameters=True,  # an error's text may reach a log
-            connect_args=self._arguments,
+            connect_args=self._connect_arguments(
+                lock_timeout=LOCK_TIMEOUT_SECONDS,
+                statement_timeout=STATEMENT_TIMEOUT_SECONDS,
+            ),
         )
+        sa.event.listen(self.engine.sync_engine, "checkout", self._check_alive)
         self._autocommit = self.engine.execution_options(isolation_level="AUTOCOMMIT")
+
+    def _connect_arguments(self, **timeouts: float) -> dict[str, Any]:
+        """Return what asyncpg.connect gets; without timeouts none are enforced."""
+        settings = {"application_name": self._url.application_name}
+        arguments: dict[str, Any] = {
+            "timeout": CONNECT_TIMEOUT_SECONDS,
+            "command_timeout": timeouts.get("statement_timeout"),
+            **self._url.connect_arguments,
+            "server_settings": settings,
+        }
+        if not self._transaction_pooler:
+            milliseconds = {n: f"{s * 1000:.0f}" for n, s in timeouts.items()}
+            return arguments | {"server_settings": settings | milliseconds}
+        return arguments | {
+            "statement_cache_size": 0,
+            "prepared_statement_cache_size": 0,
+            # an unnamed statement, which asyncpg parses again with each execution
+            "prepared_statement_name_func": lambda: "",
+        }
+
+    @property
+    def role(self) -> str:
+        """The user of the URL, "" if it has none."""
+        return self._url.role
 
     @asynccontextmanager
     async def reading(self) -> AsyncIterator[AsyncConnection]:
-        """Give a connection whose every statement stands alone.
+        """Yield a connection that commits every statement.
 
         Raises StoreUnavailable.
         """
-        with _translated():
-            async with self._autocommit.connect() as connection:
-                yield connection
+        async with (
+            self._connection(self._autocommit) as connection,
+            self._discarded_in_outage(connection),
+        ):
+            yield connection
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[AsyncConnection]:
-        """Give a connection inside a transaction; what is raised rolls it back.
+        """Yield a connection in a transaction, rolled back if the block raises.
 
         Raises StoreUnavailable.
         """
+        async with (
+            self._connection(self.engine) as connection,
+            connection.begin(),
+            self._discarded_in_outage(connection),
+        ):
+            if self._transaction_pooler:
+                await connection.execute(_SET_LOCAL_TIMEOUTS)
+            yield connection
+
+    @asynccontextmanager
+    async def _connection(self, engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
+        """Take a connection from the pool, and note whether Postgres answers."""
+        probing = self._breaker.admit()
         with _translated():
-            async with self.engine.begin() as connection:
-                yield connection
+            async with AsyncExitStack() as stack:
+                try:
+                    # A probe must not wait as long as a first connection may.
+                    async with asyncio.timeout(
+                        PING_TIMEOUT_SECONDS if probing else None
+                    ):
+                        opened = await stack.enter_async_context(engine.connect())
+                except Exception as error:
+                    if is_unreachable(error):
+                        self._breaker.record_failure()
+                    raise
+                self._breaker.record_success()
+                yield opened
+
+    @asynccontextmanager
+    async def _discarded_in_outage(
+        self, connection: AsyncConnection
+    ) -> AsyncIterator[None]:
+        """Close the connection if the block fails in an outage: a rollback hangs."""
+        try:
+            yield
+        except BaseException:
+            if self._breaker.is_open:
+                await connection.invalidate()
+            raise
+
+    def _check_alive(
+        self, dbapi_connection: Any, _record: object, _proxy: object
+    ) -> None:
+        """Check a connection of the pool in one round trip; a lost one is replaced.
+
+        Raises StoreUnavailable if Postgres is silent: a new connection would be, too.
+        """
+        try:
+            dbapi_connection.run_async(
+                lambda driver: driver.execute("select 1", timeout=PING_TIMEOUT_SECONDS)
+            )
+        except TimeoutError as error:
+            self._breaker.record_failure()
+            dbapi_connection.driver_connection.terminate()
+            raise StoreUnavailable from error
+        except Exception as error:
+            raise sa.exc.InvalidatePoolError from error
 
     @asynccontextmanager
     async def alone(
         self, *, transaction: bool = False
     ) -> AsyncIterator[AsyncConnection]:
-        """Give a connection beside the pool, whose statements may take long.
+        """Yield a connection outside the pool, whose statements may take long.
 
         Raises StoreUnavailable.
         """
         engine = create_async_engine(
-            self.engine.url,
+            "postgresql+asyncpg://",
             poolclass=NullPool,
             hide_parameters=True,
-            connect_args=self._arguments | {"command_timeout": None},
+            connect_args=self._connect_arguments(),
             isolation_level="READ COMMITTED" if transaction else "AUTOCOMMIT",
         )
         with _translated():
@@ -99,27 +180,30 @@ class Database:
     async def listen(
         self,
         channel: str,
-        heard: Callable[..., None],
-        begun: Callable[[AsyncConnection], Awaitable[None]] | None = None,
+        on_notification: Callable[..., None],
+        on_listening: Callable[[AsyncConnection], Awaitable[None]] | None = None,
     ) -> NoReturn:
-        """Hear what Postgres tells on a channel until that fails.
+        """LISTEN on a channel until the connection fails.
 
-        `heard` is called as asyncpg calls listeners, `begun` once nothing is missed any
-        more. Raises StoreUnavailable and the like.
+        `on_notification` is called as asyncpg calls listeners, `on_listening` once
+        no notification can be missed any more. Behind a pooler nothing arrives, and
+        callers depend on their polling. Raises StoreUnavailable and the like.
         """
+        if self._transaction_pooler:
+            await asyncio.Event().wait()
         async with self.alone() as connection:
             raw = await connection.get_raw_connection()
             driver: Any = raw.driver_connection
-            await driver.add_listener(channel, heard)
-            if begun:
-                await begun(connection)
+            await driver.add_listener(channel, on_notification)
+            if on_listening:
+                await on_listening(connection)
             while True:
-                await asyncio.sleep(SECONDS_BETWEEN_SIGNS_OF_LIFE)
-                async with asyncio.timeout(SECONDS_BETWEEN_SIGNS_OF_LIFE):
+                await asyncio.sleep(KEEPALIVE_INTERVAL_SECONDS)
+                async with asyncio.timeout(KEEPALIVE_INTERVAL_SECONDS):
                     await connection.execute(sa.select(1))
 
     async def ping(self) -> None:
-        """Ask Postgres for a sign of life. Raises StoreUnavailable."""
+        """Check that Postgres answers. Raises StoreUnavailable."""
         async with self.reading() as connection:
             await connection.execute(sa.select(1))
 
@@ -128,39 +212,32 @@ class Database:
         await self.engine.dispose()
 
 
+# transaction-local, because a pooler gives the session to others afterwards
+_SET_LOCAL_TIMEOUTS = sa.text(
+    f"select set_config('lock_timeout', '{LOCK_TIMEOUT_SECONDS * 1000:.0f}', true),"
+    f" set_config('statement_timeout', '{STATEMENT_TIMEOUT_SECONDS * 1000:.0f}', true)"
+)
+
+
 @contextmanager
 def _translated() -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        if _is_outage(error):
+        if is_outage(error):
             raise StoreUnavailable from error
         raise
 
 
-# connection, no such database, no log-in, read-only, given way to another transaction,
-# out of resources, not in a state to serve, shutting down or stopped by an operator
-_OUTAGES = ("08", "3D", "28", "25006", "40", "53", "55", "57")
-
-
-def _is_outage(error: BaseException) -> bool:
-    if isinstance(error, sa.exc.IntegrityError):
-        return False
-    if isinstance(error, sa.exc.DBAPIError):
-        state = str(getattr(error.orig, "sqlstate", "") or "")
-        return error.connection_invalidated or state.startswith(_OUTAGES)
-    return isinstance(error, sa.exc.TimeoutError | OSError | TimeoutError)
-
-
 def redis_client(url: str) -> Redis:
-    """Give a client that answers or fails within a quarter of a second.
+    """Return a client that answers or fails within a quarter of a second.
 
-    What Redis holds may be lost: nobody waits for it, nothing is retried.
+    What Redis holds may be lost: no call waits for it, no command is retried.
     """
     client: Redis = Redis.from_url(
         url,
-        socket_timeout=SECONDS_FOR_REDIS,
-        socket_connect_timeout=SECONDS_FOR_REDIS,
+        socket_timeout=REDIS_TIMEOUT_SECONDS,
+        socket_connect_timeout=REDIS_TIMEOUT_SECONDS,
         retry=Retry(NoBackoff(), 0),
         health_check_interval=0,
     )

@@ -1,4 +1,4 @@
-"""First answers to repeatable requests, written beside the changes they answer."""
+"""First responses to idempotent requests, written beside their changes."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from server.domain.idempotency import (
-    KEPT,
+    RESPONSE_RETENTION,
     IdempotencyRecord,
     RequestKey,
     ResponseExists,
@@ -23,7 +23,7 @@ from server.store.tables import request_answers as table
 Result = TypeVar("Result")
 
 
-def _is(key: RequestKey) -> sa.ColumnElement[bool]:
+def _matches(key: RequestKey) -> sa.ColumnElement[bool]:
     return sa.and_(
         table.c.caller == key.caller,
         table.c.method == key.method,
@@ -34,10 +34,10 @@ def _is(key: RequestKey) -> sa.ColumnElement[bool]:
 async def claim(
     connection: AsyncConnection, idempotency: IdempotencyRecord[Result]
 ) -> None:
-    """Take the key for this transaction, before its change.
+    """Claim the request's key for this transaction, before its change.
 
-    A transaction with the same key waits here for this one's end, and then raises
-    AnswerExists. An answer older than a day is written over.
+    Another transaction with the same key waits here until this one ends, and then
+    raises ResponseExists. A response older than a day is overwritten.
     """
     row = {
         "caller": idempotency.key.caller,
@@ -48,17 +48,17 @@ async def claim(
         "answered_at": idempotency.answered_at,
     }
     statement = insert(table).values(row)
-    taken = await connection.execute(
+    claimed = await connection.execute(
         statement.on_conflict_do_update(
             index_elements=[table.c.caller, table.c.method, table.c.request_id],
             set_={
                 "fingerprint": statement.excluded.fingerprint,
                 "answered_at": statement.excluded.answered_at,
             },
-            where=table.c.answered_at < idempotency.answered_at - KEPT,
+            where=table.c.answered_at < idempotency.answered_at - RESPONSE_RETENTION,
         ).returning(table.c.caller)
     )
-    if taken.first() is None:
+    if claimed.first() is None:
         raise ResponseExists
 
 
@@ -68,26 +68,26 @@ async def write(
     result: Result,
     about: Sequence[int] = (),
 ) -> None:
-    """Write the answer under the key claimed before, in the same transaction.
+    """Write the response under the claimed key, in the same transaction.
 
-    `about` are the users whom it shows; erasing one of them erases it.
+    `about` are the ids of the users in it; erasing one of them erases it.
     """
     values = {"answer": idempotency.render(result), "about": list(about)}
     await connection.execute(
-        sa.update(table).where(_is(idempotency.key)).values(values)
+        sa.update(table).where(_matches(idempotency.key)).values(values)
     )
 
 
 class PostgresIdempotentResponses:
-    """Reads first answers."""
+    """Reads first responses."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
 
     async def find(self, key: RequestKey, since: datetime) -> StoredResponse | None:
-        """Give the answer written under this key since then."""
+        """Return the response that was written under this key since then."""
         query = sa.select(table.c.fingerprint, table.c.answer).where(
-            _is(key), table.c.answered_at >= since
+            _matches(key), table.c.answered_at >= since
         )
         async with self._database.reading() as connection:
             row = (await connection.execute(query)).first()

@@ -1,4 +1,4 @@
-"""Bringing a database to the newest schema; several processes may try at once."""
+"""Upgrade the database schema; several processes may try at the same time."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from alembic.script import ScriptDirectory
 
 from server.store.connect import Database
 
-_LOCK = 7_061_001  # whoever comes second waits, and finds nothing left to do
+_ADVISORY_LOCK = 7_061_001  # a second process waits, then has nothing left to do
 
 
 def _config() -> Config:
@@ -22,35 +22,37 @@ def _config() -> Config:
 
 
 def newest() -> str:
-    """Give the newest revision that this code knows."""
+    """Return the newest revision of this release."""
     return ScriptDirectory.from_config(_config()).get_current_head() or ""
 
 
 def _upgrade(connection: sa.Connection) -> None:
-    connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_LOCK)))
+    connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_ADVISORY_LOCK)))
     config = _config()
     config.attributes["connection"] = connection
     command.upgrade(config, "head")
 
 
-async def upgrade(url: str) -> None:
-    """Run what is missing, in one transaction. Raises StoreUnavailable."""
-    async with Database(url).alone(transaction=True) as connection:
+async def upgrade(database: Database) -> None:
+    """Run the missing migrations in one transaction. Raises StoreUnavailable."""
+    async with database.alone(transaction=True) as connection:
         await connection.run_sync(_upgrade)
 
 
-async def behind(url: str) -> bool:
-    """Tell whether the database lacks a migration; a newer one than ours does not."""
-    known = {
-        s.revision for s in ScriptDirectory.from_config(_config()).walk_revisions()
-    }
-    present = await current(url)
-    return present != newest() and (not present or present in known)
+async def is_behind(database: Database) -> bool:
+    """Return whether the database lacks a migration of this release.
+
+    A database of a newer release is not behind. Raises StoreUnavailable.
+    """
+    scripts = ScriptDirectory.from_config(_config())
+    known = {script.revision for script in scripts.walk_revisions()}
+    revision = await current(database)
+    return revision != newest() and (not revision or revision in known)
 
 
-async def current(url: str) -> str:
-    """Give the database's revision, "" if it has none. Raises StoreUnavailable."""
-    async with Database(url).alone() as connection:
+async def current(database: Database) -> str:
+    """Return the database's revision, "" if it has none. Raises StoreUnavailable."""
+    async with database.alone() as connection:
         return await connection.run_sync(
             lambda c: MigrationContext.configure(c).get_current_revision() or ""
         )

@@ -12,8 +12,8 @@ from functools import partial
 
 import sqlalchemy as sa
 
-from server.domain.credentials.revocations import KEPT as REVOCATION_RETENTION
-from server.domain.idempotency import KEPT as RESPONSE_RETENTION
+from server.domain.credentials.revocations import REVOCATION_RETENTION
+from server.domain.idempotency import RESPONSE_RETENTION
 from server.domain.outbox.entries import State
 from server.store.connect import Database
 from server.store.tables import (

@@ -1,4 +1,4 @@
-"""A change with the answer that a repeat is given, in one transaction."""
+"""A change with its idempotent response, in one transaction."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ Refusals = Mapping[str, Callable[[], Exception]]
 async def writing(
     database: Database, idempotency: IdempotencyRecord[Any] | None, refusals: Refusals
 ) -> AsyncIterator[AsyncConnection]:
-    """Give a transaction that has claimed the request's key.
+    """Open a transaction that has claimed the request's key, if there is one.
 
-    A constraint that is broken raises what `refusals` makes of its name. Raises
-    AnswerExists, StoreUnavailable.
+    `refusals` maps the name of a violated constraint to the error to raise. Raises
+    ResponseExists, StoreUnavailable.
     """
     try:
         async with database.transaction() as connection:

@@ -26,7 +26,8 @@ from server.composition.feature import (
     run_features,
 )
 from server.composition.resources import build_stores, open_resources
-from server.config import load
+from server.composition.startup import Startup
+from server.config import ConfigurationError, load
 from server.domain.errors import StoreUnavailable
 from server.rpc.contract import ContractError
 from server.rpc.listener import serve_methods
@@ -78,16 +79,16 @@ async def test_application_refreshes_before_serving_in_feature_order() -> None:
         ),
         Feature(tasks=(recorder.poller("health", before_serving=True),)),
     ]
-    async with run_features(features):
+    async with run_features(features, Startup()):
         assert recorder.steps == ["refresh keys", "refresh health"]
 
 
 async def test_application_does_not_start_when_a_refresh_fails() -> None:
-    """The error reaches the caller; no task runs."""
+    """An error that waiting cannot mend reaches the caller; no task runs."""
     recorder = Recorder()
 
     async def fail() -> None:
-        raise StoreUnavailable
+        raise ValueError("unforeseen")
 
     features = [
         Feature(
@@ -97,10 +98,53 @@ async def test_application_does_not_start_when_a_refresh_fails() -> None:
             )
         )
     ]
-    with pytest.raises(StoreUnavailable):
-        async with run_features(features):
+    with pytest.raises(ValueError, match="unforeseen"):
+        async with run_features(features, Startup()):
             pass
     assert recorder.steps == []
+
+
+async def test_startup_waits_in_the_background_while_postgres_is_away() -> None:
+    """Steps begin again from the first one; tasks run once all have succeeded."""
+    recorder = Recorder()
+    away = [StoreUnavailable(), StoreUnavailable()]
+
+    async def read_keys() -> None:
+        if away:
+            raise away.pop()
+        recorder.steps.append("refresh keys")
+
+    startup = Startup(recorder.step("ping"))
+    poller = Poller("keys", read_keys, NEVER, before_serving=True)
+    features = [Feature(tasks=(poller, recorder.subscription("task")))]
+    async with run_features(features, startup):
+        assert not startup.complete
+        async with asyncio.timeout(10):
+            while not startup.complete:  # noqa: ASYNC110 - a flag, not an event
+                await asyncio.sleep(0.01)
+        startup.check()
+        await asyncio.sleep(0.01)
+    assert recorder.steps[:4] == ["ping", "ping", "ping", "refresh keys"]
+    assert recorder.steps[-1] == "cancel task"
+
+
+async def test_startup_ends_with_an_error_that_waiting_cannot_mend() -> None:
+    """`check` raises it, so that the process can end with a message."""
+    errors: list[Exception] = [ConfigurationError("old schema"), StoreUnavailable()]
+
+    async def check_schema() -> None:
+        raise errors.pop()
+
+    startup = Startup(check_schema)
+    async with run_features([], startup):
+        startup.check()
+        async with asyncio.timeout(10):
+            while errors:  # noqa: ASYNC110 - a list, not an event
+                await asyncio.sleep(0.01)
+        await asyncio.sleep(0)
+        with pytest.raises(ConfigurationError, match="old schema"):
+            startup.check()
+    assert not startup.complete
 
 
 async def test_application_drains_in_stage_order_and_cancels_tasks_last() -> None:
@@ -117,7 +161,7 @@ async def test_application_drains_in_stage_order_and_cancels_tasks_last() -> Non
         ),
         Feature(drains=(recorder.drain(DrainStage.HEALTH),)),
     ]
-    async with run_features(features) as drain_calls:
+    async with run_features(features, Startup()) as drain_calls:
         await asyncio.sleep(0)
         await drain_calls()
         assert recorder.steps == ["drain HEALTH", "drain STREAMS"]
@@ -139,7 +183,7 @@ async def test_application_continues_draining_after_failure() -> None:
         )
     ]
     with structlog.testing.capture_logs() as lines:
-        async with run_features(features) as drain_calls:
+        async with run_features(features, Startup()) as drain_calls:
             await drain_calls()
     assert recorder.steps == ["drain STREAMS"]
     assert [(line["event"], line["stage"]) for line in lines] == [
@@ -173,7 +217,7 @@ async def test_application_refuses_rpc_with_two_servicers(
             *build_features(resources, stores, sign_in),
             Feature(servicers={USER_SERVICE: (SecondServicer(),)}),
         ]
-        dependencies = chain_dependencies(resources, stores, sign_in)
+        dependencies = chain_dependencies(resources, stores, sign_in, Startup())
         with pytest.raises(ContractError) as caught:
             serve_methods(fold_servicers(features), dependencies)
     assert str(caught.value) == (

@@ -1,4 +1,4 @@
-"""The rules of logging in, over stores in memory."""
+"""The rules of sessions, over stores in memory."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -7,21 +7,28 @@ from datetime import timedelta
 import pytest
 
 from server.domain.accounts.users import Users
-from server.domain.auth import Account, Authentication
+from server.domain.auth import Authentication, Tokens
 from server.domain.credentials.passwords import PasswordHasher, PasswordPolicy
 from server.domain.credentials.revocations import Revocations
 from server.domain.credentials.secret_key import SecretKey
 from server.domain.credentials.service_keys import ServiceKeys
 from server.domain.credentials.sessions import RefreshLimits, RefreshTokens
+from server.domain.credentials.stores import Account
 from server.domain.credentials.tokens import AccessTokens, KeyRing, KeyState, SigningKey
 from server.domain.errors import InvalidCredentials, RefreshTokenInvalid, TokenInvalid
-from server.domain.limits import SlidingWindows
+from server.domain.limits import AccountLimit, SlidingWindows, Window
 from server.domain.outbox.entries import EventType, NewEntry
 from server.domain.paging import PageTokens
 from server.workers.hashing import HashingPool
 from tests.fakes import Clock, FakeMailing, FakeServiceKeys, FakeSessions, FakeUsers
 
 SECRET = SecretKey("s" * 32)
+PER_MINUTE = Window(5, timedelta(seconds=60))
+
+
+def limits_from(address: str) -> list[AccountLimit]:
+    """Return the limits that the chain hands over for a client address."""
+    return [AccountLimit(PER_MINUTE, address)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +38,13 @@ class World:
     users: Users
     auth: Authentication
     mailing: FakeMailing
+
+    async def log_in(
+        self, identifier: str, password: str = "Blue7horse", address: str = "a"
+    ) -> Tokens:
+        return await self.auth.log_in(
+            identifier, password, address, "test", limits_from(address)
+        )
 
 
 @pytest.fixture(scope="module")
@@ -81,21 +95,24 @@ async def refused(
     world: World, identifier: str, password: str, address: str = "a"
 ) -> str:
     with pytest.raises(InvalidCredentials) as caught:
-        await world.auth.log_in(identifier, password, address, "test")
+        await world.log_in(identifier, password, address)
     return f"{caught.value!r} {caught.value.metadata} {caught.value.reason}"
 
 
 @pytest.mark.parametrize(
     "identifier", ["ana", "ANA", "ana@example.com", "ANA@EXAMPLE.COM"]
 )
-async def test_by_name_or_address_in_any_case(world: World, identifier: str) -> None:
+async def test_log_in_takes_name_or_email_in_any_case(
+    world: World, identifier: str
+) -> None:
+    """Usernames and e-mail addresses identify an account without regard to case."""
     user_id = await signed_up(world)
-    tokens = await world.auth.log_in(identifier, "Blue7horse", "a", "test")
+    tokens = await world.log_in(identifier)
     assert world.auth.verify(tokens.access_token).user_id == user_id
     assert tokens.expires_in == timedelta(minutes=15)
 
 
-async def test_one_answer_to_every_failure(world: World) -> None:
+async def test_log_in_failures_have_one_answer(world: World) -> None:
     """R1: unknown, wrong and disabled cannot be told apart."""
     user_id = await signed_up(world)
     answers = {
@@ -107,25 +124,47 @@ async def test_one_answer_to_every_failure(world: World) -> None:
     assert len(answers) == 1
 
 
-async def test_five_verified_a_minute_whatever_the_spelling(world: World) -> None:
-    """R5: the sixth try of a minute fails, right password or not; then it is over."""
+async def test_account_limit_holds_for_every_spelling(world: World) -> None:
+    """R5: the sixth try of a minute fails, whatever the password and the spelling."""
     await signed_up(world)
     for identifier in ("ana", "ANA", "ana@example.com", "Ana@Example.com", "aNa"):
         await refused(world, identifier, "Wrong7horse")
     await refused(world, "ana", "Blue7horse")
     world.clock.advance(60)
-    assert await world.auth.log_in("ana", "Blue7horse", "a", "test")
+    assert await world.log_in("ana")
 
 
-async def test_an_attacker_elsewhere_locks_nobody_out(world: World) -> None:
-    """R6: failures from 200 other addresses leave the owner's own untouched.
+async def test_account_limit_is_shared_by_address_and_limit(world: World) -> None:
+    """Another address has a count of its own; without a limit nothing is counted."""
+    await signed_up(world)
+    for _ in range(5):
+        await refused(world, "ana", "Wrong7horse")
+    assert await world.log_in("ana", address="b")
+    assert await world.auth.log_in("ana", "Blue7horse", "a", "test", [])
+    await refused(world, "ana", "Blue7horse")
 
-    The owner is told once a day; who does not exist costs the same row.
+
+async def test_password_that_was_not_verified_is_no_failure(world: World) -> None:
+    """Right passwords beyond the limit do not warn the owner of failed log-ins."""
+    await signed_up(world)
+    for _ in range(5):
+        assert await world.log_in("ana")
+    for _ in range(20):
+        await refused(world, "ana", "Blue7horse")
+    assert not world.mailing.entries
+
+
+async def test_failures_from_other_addresses_do_not_lock_out_the_owner(
+    world: World,
+) -> None:
+    """R6: failures from 200 other addresses leave the owner's own count untouched.
+
+    The owner is warned once a day; an unknown account costs the same row.
     """
     user_id = await signed_up(world)
     for number in range(200):
         await refused(world, "ana", "", f"198.51.100.{number}")
-    assert await world.auth.log_in("ana", "Blue7horse", "192.0.2.1", "test")
+    assert await world.log_in("ana", address="192.0.2.1")
     assert world.mailing.entries == [NewEntry(EventType.FAILED_LOG_INS, user_id)]
     for number in range(10):
         await refused(world, "nobody", "", f"198.51.100.{number}")
@@ -136,7 +175,8 @@ async def test_an_attacker_elsewhere_locks_nobody_out(world: World) -> None:
     assert len(world.mailing.entries) == 3
 
 
-async def test_a_few_failures_are_nothing_to_tell(world: World) -> None:
+async def test_few_failures_send_no_warning(world: World) -> None:
+    """Nine failures within an hour are no reason for a mail."""
     await signed_up(world)
     for number in range(9):
         await refused(world, "ana", "", f"198.51.100.{number}")
@@ -145,10 +185,10 @@ async def test_a_few_failures_are_nothing_to_tell(world: World) -> None:
     assert not world.mailing.entries
 
 
-async def test_logging_out_ends_both_tokens(world: World) -> None:
+async def test_log_out_ends_both_tokens(world: World) -> None:
     """R22: the access token is refused by the very next call."""
     await signed_up(world)
-    tokens = await world.auth.log_in("ana", "Blue7horse", "a", "test")
+    tokens = await world.log_in("ana")
     await world.auth.log_out(tokens.session_id)
     with pytest.raises(TokenInvalid):
         world.auth.verify(tokens.access_token)
@@ -156,10 +196,10 @@ async def test_logging_out_ends_both_tokens(world: World) -> None:
         await world.auth.refresh_tokens(tokens.refresh_token)
 
 
-async def test_reuse_ends_access_tokens_too(world: World) -> None:
-    """R18: with the session its access tokens die."""
+async def test_refresh_reuse_revokes_access_tokens(world: World) -> None:
+    """R18: the access tokens of a revoked session are refused."""
     await signed_up(world)
-    first = await world.auth.log_in("ana", "Blue7horse", "a", "test")
+    first = await world.log_in("ana")
     second = await world.auth.refresh_tokens(first.refresh_token)
     third = await world.auth.refresh_tokens(second.refresh_token)
     with pytest.raises(RefreshTokenInvalid):
@@ -169,41 +209,42 @@ async def test_reuse_ends_access_tokens_too(world: World) -> None:
             world.auth.verify(tokens.access_token)
 
 
-async def test_a_disabled_account_refreshes_nothing(world: World) -> None:
+async def test_refresh_of_disabled_account_is_refused(world: World) -> None:
+    """R22: disabling an account ends its refreshes."""
     user_id = await signed_up(world)
-    tokens = await world.auth.log_in("ana", "Blue7horse", "a", "test")
+    tokens = await world.log_in("ana")
     world.accounts.disable(user_id)
     with pytest.raises(RefreshTokenInvalid):
         await world.auth.refresh_tokens(tokens.refresh_token)
 
 
 @dataclass(slots=True)
-class Busy(FakeUsers):
-    """Accounts that change as soon as one looks away, so many times."""
+class ChangingUsers(FakeUsers):
+    """Accounts that change after each of the next `changes` look-ups."""
 
     changes: int = 0
 
     async def account(self, identifier: str) -> Account | None:
-        found = await FakeUsers.account(self, identifier)
-        if found and self.changes:
+        account = await FakeUsers.account(self, identifier)
+        if account and self.changes:
             self.changes -= 1
-            before = self.users[found.user_id]
-            self.users[found.user_id] = replace(before, version=before.version + 1)
-        return found
+            before = self.users[account.user_id]
+            self.users[account.user_id] = replace(before, version=before.version + 1)
+        return account
 
 
-@pytest.mark.parametrize(("changes", "gets_in"), [(0, True), (1, True), (9, False)])
-async def test_an_account_that_changes_meanwhile(
-    world: World, changes: int, gets_in: bool
+@pytest.mark.parametrize(("changes", "succeeds"), [(0, True), (1, True), (9, False)])
+async def test_log_in_retries_when_the_account_changes(
+    world: World, changes: int, succeeds: bool
 ) -> None:
-    """R13, R22: a password is verified anew where it may be another by now."""
+    """R13, R22: a password is verified again if it may have changed meanwhile."""
     await signed_up(world)
-    busy = Busy(users=world.accounts.users, hashes=world.accounts.hashes)
+    busy = ChangingUsers(users=world.accounts.users, hashes=world.accounts.hashes)
     busy.changes = changes
     sessions = FakeSessions(busy, world.auth.revocations)
     world = replace(world, auth=replace(world.auth, accounts=busy, sessions=sessions))
-    if gets_in:
-        assert await world.auth.log_in("ana", "Blue7horse", "a", "test")
+    if succeeds:
+        assert await world.log_in("ana")
     else:
         await refused(world, "ana", "Blue7horse")
-    assert len(sessions.sessions) == gets_in
+    assert len(sessions.sessions) == succeeds

@@ -1,4 +1,4 @@
-"""Whom a limit counts together."""
+"""Which client addresses a limit counts together."""
 
 import pytest
 
@@ -16,7 +16,7 @@ from server.domain.limits import address_key
         ("unix", "unix", True),
     ],
 )
-def test_a_source_is_an_ipv4_address_or_an_ipv6_64(
+def test_address_key_is_ipv4_address_or_ipv6_64(
     one: str, other: str, same: bool
 ) -> None:
     """R5: a customer's whole /64 counts as one."""

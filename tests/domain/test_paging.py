@@ -8,6 +8,8 @@ from server.domain.paging import PageTokens, Position, page_request
 
 TOKENS = PageTokens(SecretKey("s" * 32).mac("page-tokens"))
 POSITION = Position("ana", 7)
+TOKEN = TOKENS.make(POSITION, b"x")
+SPELLINGS = (TOKEN + "!", f"{TOKEN}\n", f"{TOKEN[:4]} {TOKEN[4:]}", f"{TOKEN}==")
 
 
 def test_a_token_says_where_to_go_on() -> None:
@@ -23,6 +25,7 @@ def test_a_token_says_where_to_go_on() -> None:
         ("A" * 40, b"x"),
         ("ü", b"x"),
         ("not base64!", b"x"),
+        *((text, b"x") for text in SPELLINGS),
     ],
 )
 def test_forged_tokens_are_refused(token: str, context: bytes) -> None:

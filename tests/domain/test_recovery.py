@@ -1,4 +1,4 @@
-"""Asking for a mail must tell nobody who has an account."""
+"""Requests for a mail must not reveal who has an account."""
 
 from typing import Any, cast
 
@@ -11,30 +11,30 @@ from server.domain.recovery import Recovery
 from tests.fakes import Clock, FakeMailing
 
 
-class Untouched:
-    """Something that nobody may use."""
+class Unused:
+    """A dependency that must not be used."""
 
     def __getattr__(self, name: str) -> Any:
-        raise AssertionError(f"{name} was asked for")
+        raise AssertionError(f"{name} was used")
 
 
 @pytest.mark.parametrize("identifier", ["Ana", "ana@example.com", "ANA@Example.com"])
-async def test_nobody_is_looked_up(identifier: str) -> None:
-    """R3: one row, the same for everybody; no account is read, so none takes longer."""
-    mailing, untouched = FakeMailing(), cast(Any, Untouched())
+async def test_password_reset_looks_up_no_account(identifier: str) -> None:
+    """R3: one row, the same for everyone; no account is read, so none takes longer."""
+    mailing, unused = FakeMailing(), cast(Any, Unused())
     rules = Authentication(
-        accounts=untouched,
-        sessions=untouched,
-        hasher=untouched,
-        access=untouched,
-        refresh=untouched,
-        revocations=untouched,
-        service_keys=untouched,
-        attempts=untouched,
+        accounts=unused,
+        sessions=unused,
+        hasher=unused,
+        access=unused,
+        refresh=unused,
+        revocations=unused,
+        service_keys=unused,
+        attempts=unused,
         mailing=mailing,
         policy=PasswordPolicy.COMPOSITION,
         clock=Clock(),
     )
-    await Recovery(rules, untouched).request_password_reset(identifier)
+    await Recovery(rules, unused).request_password_reset(identifier)
     expected = NewEntry(EventType.PASSWORD_RESET, address=identifier.lower())
     assert mailing.entries == [expected]

@@ -1,4 +1,4 @@
-"""Bad input over REST: a clear 400 with field and rule, in gRPC's own words."""
+"""Invalid input over REST: 400 with field and rule, in the same words as gRPC."""
 
 from typing import Any
 
@@ -10,7 +10,7 @@ from blatam.user.v1 import user_pb2
 from tests.running import PASSWORD, Running, running
 from tests.status import refusal
 
-GOOD = {"email": "ana@example.com", "username": "ana", "password": PASSWORD}
+VALID = {"email": "ana@example.com", "username": "ana", "password": PASSWORD}
 JSON = {"content-type": "application/json"}
 
 
@@ -34,26 +34,28 @@ def violations(body: dict[str, Any]) -> list[tuple[str, str, str]]:
         {"password": "Blue7\0horse"},
     ],
 )
-async def test_rules_speak_alike(shared: Running, fields: dict[str, str]) -> None:
-    """R32: both transports name the same fields and rules in the same words."""
-    request = user_pb2.CreateUserRequest(**GOOD | fields)
+async def test_violations_are_the_same_on_both_transports(
+    shared: Running, fields: dict[str, str]
+) -> None:
+    """R32: the same fields, rules and descriptions."""
+    request = user_pb2.CreateUserRequest(**VALID | fields)
     refused = await refusal(shared.users.CreateUser(request))
-    told = refused.detail(error_details_pb2.BadRequest).field_violations
-    response = await shared.http.post("/api/v1/users", json=GOOD | fields)
+    expected = refused.detail(error_details_pb2.BadRequest).field_violations
+    response = await shared.http.post("/api/v1/users", json=VALID | fields)
     assert response.status_code == 400
     body = response.json()
-    assert violations(body) == [(v.field, v.reason, v.description) for v in told]
+    assert violations(body) == [(v.field, v.reason, v.description) for v in expected]
     assert (body["error"], body["errorCode"]) == (refused.message, "INVALID_FIELDS")
 
 
 @pytest.mark.parametrize(
     ("body", "field"),
     [
-        (orjson.dumps(GOOD | {"role": "ROLE_ADMIN"}), "role"),
+        (orjson.dumps(VALID | {"role": "ROLE_ADMIN"}), "role"),
         (b'{"email": "a@x.co", "email": "b@x.co"}', "email"),
         (b'{"requestId": "1", "request_id": "2"}', "requestId"),
-        (orjson.dumps(GOOD | {"username": 5}), "username"),
-        (orjson.dumps(GOOD | {"username": ["ana"]}), "username"),
+        (orjson.dumps(VALID | {"username": 5}), "username"),
+        (orjson.dumps(VALID | {"username": ["ana"]}), "username"),
         (b'{"email": ', None),
         (b"[1]", None),
         (b"null", None),
@@ -64,20 +66,22 @@ async def test_rules_speak_alike(shared: Running, fields: dict[str, str]) -> Non
         (b"", None),
     ],
 )
-async def test_bad_bodies(shared: Running, body: bytes, field: str | None) -> None:
-    """R32: 400, never 5xx; the field is named where there is one."""
+async def test_invalid_body_is_a_400_that_names_the_field(
+    shared: Running, body: bytes, field: str | None
+) -> None:
+    """R32: never 5xx; without a field if none is at fault."""
     response = await shared.http.post("/api/v1/users", content=body, headers=JSON)
     assert response.status_code == 400
-    told = response.json()
-    assert told["status"] == "INVALID_ARGUMENT"
+    error = response.json()
+    assert error["status"] == "INVALID_ARGUMENT"
     if field:
-        assert [name for name, _, _ in violations(told)] == [field]
-        assert field in told["error"]
+        assert [name for name, _, _ in violations(error)] == [field]
+        assert field in error["error"]
 
 
-async def test_a_large_body(shared: Running) -> None:
-    """R34: 413, before it is read whole."""
-    body = orjson.dumps(GOOD | {"username": "a" * 2**21})
+async def test_oversized_body_is_a_413(shared: Running) -> None:
+    """R34: before the body is read completely."""
+    body = orjson.dumps(VALID | {"username": "a" * 2**21})
     response = await shared.http.post("/api/v1/users", content=body, headers=JSON)
     assert response.status_code == 413
 
@@ -101,29 +105,33 @@ async def test_a_large_body(shared: Running) -> None:
         ("/api/v1/users?username_prefix=%00", "usernamePrefix"),
     ],
 )
-async def test_bad_paths_and_queries(shared: Running, path: str, field: str) -> None:
+async def test_invalid_path_or_query_is_a_400_that_names_the_field(
+    shared: Running, path: str, field: str
+) -> None:
     ana = await shared.signed_in()
     response = await shared.http.get(path, headers=ana.headers)
     assert response.status_code == 400
     assert violations(response.json())[0][0] == field
 
 
-async def test_paths_and_methods(shared: Running) -> None:
-    """404 for an unknown path; 405 with Allow for a known one."""
+async def test_unknown_path_is_404_and_unknown_method_405(shared: Running) -> None:
+    """405 comes with Allow."""
     assert (await shared.http.get("/api/v1/nothing")).status_code == 404
     response = await shared.http.patch("/api/v1/users", json={})
     assert response.status_code == 405
     assert {"GET", "POST"} <= set(response.headers["allow"].replace(" ", "").split(","))
 
 
-async def test_signed_out(shared: Running) -> None:
+async def test_missing_token_is_a_401_with_a_challenge(shared: Running) -> None:
     response = await shared.http.get("/api/v1/users/999999")
     assert response.status_code == 401
     assert response.headers["www-authenticate"].startswith("Bearer")
 
 
-async def test_too_many_tries(database_url: str, redis_url: str) -> None:
-    """The sixth is 429, with Retry-After."""
+async def test_rate_limit_is_a_429_with_retry_after(
+    database_url: str, redis_url: str
+) -> None:
+    """The sixth log-in of a minute is refused."""
     async with running(database_url, redis_url, rate_limits={}) as service:
         for _ in range(6):
             response = await service.http.post(

@@ -1,4 +1,4 @@
-"""After a journey with every kind of secret, none of them stands anywhere."""
+"""After a journey with every kind of secret, none of them is stored or logged."""
 
 from base64 import b64encode
 from collections.abc import AsyncIterator
@@ -30,7 +30,7 @@ _hosts = count(1)
 
 @dataclass(slots=True)
 class Journey:
-    """A browser, an internal service, and every secret that they have seen."""
+    """A browser, an internal service, and every secret that they have used."""
 
     http: httpx.AsyncClient
     grpc: auth_pb2_grpc.AuthServiceStub
@@ -40,17 +40,17 @@ class Journey:
     secrets: set[str] = field(default_factory=lambda: {PASSWORD, CHANGED, RESET, WRONG})
 
     async def post(
-        self, path: str, body: object = None, token: str = "", due: int = 2
+        self, path: str, body: object = None, token: str = "", status_class: int = 2
     ) -> Any:
-        """Send it; the answer must be of this hundred."""
+        """Send a POST; check the status class; collect the secrets in the answer."""
         headers = {"authorization": f"Bearer {token}"} if token else {}
         headers["x-forwarded-for"] = f"203.0.113.{next(_hosts)}"  # limits are per host
         answer = await self.http.post(path, json=body or {}, headers=headers)
-        assert answer.status_code // 100 == due, answer.text
-        told = answer.json() if answer.content else {}
+        assert answer.status_code // 100 == status_class, answer.text
+        result = answer.json() if answer.content else {}
         names = ("accessToken", "refreshToken", "secret")
-        self.secrets |= {told[name] for name in names if told.get(name)}
-        return told
+        self.secrets |= {result[name] for name in names if result.get(name)}
+        return result
 
     async def log_in(self, password: str = PASSWORD) -> Any:
         """Open a session."""
@@ -58,7 +58,7 @@ class Journey:
         return await self.post(f"{AUTH}/login", body)
 
     async def token(self, address: str, subject: str) -> str:
-        """Wait for a mail; give its token."""
+        """Wait for a mail; return its token."""
         mail = await self.box.mail(address, subject)
         self.secrets |= {token_of(mail), link_of(mail)}
         return token_of(mail)
@@ -66,7 +66,7 @@ class Journey:
 
 @pytest_asyncio.fixture
 async def journey(database_url: str, redis_url: str) -> AsyncIterator[Journey]:
-    """Give the service as operators run it, with the most talkative log."""
+    """Run the service as operators do, at the most verbose log level."""
     async with mailbox() as box:
         env = {
             "DATABASE_URL": database_url,
@@ -86,36 +86,36 @@ async def journey(database_url: str, redis_url: str) -> AsyncIterator[Journey]:
         await database.close()
 
 
-async def test_no_secret_is_left_anywhere(
+async def test_secrets_are_stored_and_logged_nowhere(
     journey: Journey, database_url: str, redis_url: str
 ) -> None:
     """R39: no password, token, key or link in the logs, in Redis or in a dump.
 
-    Every line of the log is one of ours, the traces of what broke are within theirs.
+    Every line of the log is JSON; tracebacks are within them.
     """
-    await signed_up_and_in(journey)
-    await services_come(journey)
-    await passwords_and_addresses_change(journey)
-    await everything_goes_wrong(journey)
+    await sign_up_and_log_in(journey)
+    await use_service_keys(journey)
+    await change_password_and_email(journey)
+    await cause_errors(journey)
     await settled(database_url)
-    kept = {
+    outputs = {
         "log": journey.log.read_text(),
         "Redis": await keys_and_values(redis_url),
         "database": await rows(journey.database),
     }
-    assert "/blatam.auth.v1.AuthService/Login" in kept["log"]
-    assert "UndefinedTable" in kept["log"]
-    assert all(orjson.loads(line)["event"] for line in kept["log"].splitlines())
-    assert "rate:{" in kept["Redis"]
-    assert "user:{" in kept["Redis"]
-    assert "late@example.com" in kept["database"]
+    assert "/blatam.auth.v1.AuthService/Login" in outputs["log"]
+    assert "UndefinedTable" in outputs["log"]
+    assert all(orjson.loads(line)["event"] for line in outputs["log"].splitlines())
+    assert "rate:{" in outputs["Redis"]
+    assert "user:{" in outputs["Redis"]
+    assert "late@example.com" in outputs["database"]
     assert len(journey.secrets) > 20
-    for where, text in kept.items():
-        found = [s for s in journey.secrets for f in forms(s) if f in text]
-        assert not found, where
+    for where, text in outputs.items():
+        leaked = [s for s in journey.secrets for f in forms(s) if f in text]
+        assert not leaked, where
 
 
-async def signed_up_and_in(journey: Journey) -> None:
+async def sign_up_and_log_in(journey: Journey) -> None:
     request_id = "5a3ee1e6-2a6f-4c4c-9d9e-0e3d4f0f7d11"
     for _ in range(2):
         await journey.post(f"{API}/users", {**ANA, "requestId": request_id})
@@ -130,7 +130,7 @@ async def signed_up_and_in(journey: Journey) -> None:
     assert answer.cookies
 
 
-async def services_come(journey: Journey) -> None:
+async def use_service_keys(journey: Journey) -> None:
     promoted = sa.text("update users set role = 3 where username = 'ana'")
     async with journey.database.transaction() as connection:
         await connection.execute(promoted)
@@ -149,7 +149,7 @@ async def services_come(journey: Journey) -> None:
         assert (await journey.http.get(shown, headers=bearer)).is_success
 
 
-async def passwords_and_addresses_change(journey: Journey) -> None:
+async def change_password_and_email(journey: Journey) -> None:
     token = (await journey.log_in())["accessToken"]
     change = {"currentPassword": PASSWORD, "newPassword": CHANGED}
     await journey.post(f"{AUTH}/change-password", change, token)
@@ -157,29 +157,29 @@ async def passwords_and_addresses_change(journey: Journey) -> None:
     await journey.post(f"{AUTH}/change-email", move, token)
     proof = await journey.token("late@example.com", "Confirm your new")
     await journey.post(f"{AUTH}/verify-email", {"token": proof})
-    asked = {"identifier": "late@example.com"}
-    await journey.post(f"{AUTH}/request-password-reset", asked)
+    request = {"identifier": "late@example.com"}
+    await journey.post(f"{AUTH}/request-password-reset", request)
     proof = await journey.token("late@example.com", "new password")
     reset = {"token": proof, "newPassword": RESET}
     await journey.post(
-        f"{AUTH}/reset-password", reset | {"newPassword": "greenhorse"}, due=4
+        f"{AUTH}/reset-password", reset | {"newPassword": "greenhorse"}, status_class=4
     )
     await journey.post(f"{AUTH}/reset-password", reset)
-    await journey.post(f"{AUTH}/reset-password", reset, due=4)
+    await journey.post(f"{AUTH}/reset-password", reset, status_class=4)
 
 
-async def everything_goes_wrong(journey: Journey) -> None:
-    """Secrets come in the wrong place, and then a table is gone."""
+async def cause_errors(journey: Journey) -> None:
+    """Send secrets in the wrong places, then remove a table."""
     tokens = await journey.log_in(RESET)
     access, refresh = tokens["accessToken"], tokens["refreshToken"]
     for identifier in (WRONG, access[:255]):
         body = {"identifier": identifier, "password": WRONG}
-        await journey.post(f"{AUTH}/login", body, due=4)
+        await journey.post(f"{AUTH}/login", body, status_class=4)
         await journey.post(f"{AUTH}/request-password-reset", {"identifier": identifier})
     for wrong in ({"refreshToken": access}, {RESET: 1}, [RESET], RESET):
-        await journey.post(f"{AUTH}/refresh", wrong, refresh, due=4)
-    await journey.post(f"{AUTH}/{RESET}?{RESET}=1", {}, RESET, due=4)
-    await journey.post(f"{AUTH}/login?password={RESET}", {}, due=4)
+        await journey.post(f"{AUTH}/refresh", wrong, refresh, status_class=4)
+    await journey.post(f"{AUTH}/{RESET}?{RESET}=1", {}, RESET, status_class=4)
+    await journey.post(f"{AUTH}/login?password={RESET}", {}, status_class=4)
     await journey.http.get(f"{API}/users/me?access_token={access}")
     broken = f'{{"password": "{RESET}",,'.encode()
     await journey.http.post(f"{AUTH}/login", content=broken)
@@ -188,25 +188,25 @@ async def everything_goes_wrong(journey: Journey) -> None:
         await journey.grpc.RefreshToken(request, metadata=(("x-note", RESET),))
     async with journey.database.transaction() as connection:
         await connection.execute(sa.text("alter table sessions rename to gone"))
-    await journey.post(f"{AUTH}/refresh", {"refreshToken": refresh}, due=5)
+    await journey.post(f"{AUTH}/refresh", {"refreshToken": refresh}, status_class=5)
     body = {"identifier": "ana", "password": RESET}
-    await journey.post(f"{AUTH}/login", body, due=5)
+    await journey.post(f"{AUTH}/login", body, status_class=5)
 
 
 def forms(secret: str) -> list[str]:
-    """Give how a secret may be written."""
+    """Return the forms in which a secret may be written."""
     raw = secret.encode()
     return [secret, raw.hex(), b64encode(raw).decode().rstrip("=")]
 
 
 async def keys_and_values(redis_url: str) -> str:
-    """Give all that Redis holds as text."""
-    found: list[object] = []
+    """Return everything in Redis as text."""
+    content: list[object] = []
     async with Redis.from_url(redis_url) as client:
         async for key in client.scan_iter():
             kind: Any = await client.type(key)
-            found += [key, await READS[kind.decode()](client, key)]
-    return repr(found)
+            content += [key, await READS[kind.decode()](client, key)]
+    return repr(content)
 
 
 READS: dict[str, Any] = {
@@ -220,13 +220,13 @@ READS: dict[str, Any] = {
 
 
 async def rows(database: Database) -> str:
-    """Give every row of every table as Postgres writes it, and bytes as they are."""
+    """Return every row of every table as text, bytes included."""
     tables = sa.text(
         "select table_name from information_schema.tables where table_schema = 'public'"
     )
-    found: list[str] = []
+    content: list[str] = []
     async with database.reading() as connection:
         for name in (await connection.execute(tables)).scalars().all():
-            whole = await connection.execute(sa.text(f'select * from "{name}"'))
-            found += [repr(tuple(row)) for row in whole]
-    return "\n".join(found)
+            result = await connection.execute(sa.text(f'select * from "{name}"'))
+            content += [repr(tuple(row)) for row in result]
+    return "\n".join(content)

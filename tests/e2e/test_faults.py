@@ -1,20 +1,20 @@
-"""When something breaks inside: neither transport tells, and the log has the cause."""
+"""Unexpected exceptions: the cause is in the log, never in a response."""
 
 import grpc
 import sqlalchemy as sa
 import structlog
 
 from blatam.user.v1 import user_pb2
-from server.logs import named
+from server.observability.logging import add_context
 from server.store.connect import Database
 from tests.running import PASSWORD, running
 from tests.status import refusal
 
 
-async def test_an_exception_in_a_handler_reaches_nobody(
+async def test_unexpected_exception_is_not_shown_to_the_caller(
     database_url: str, redis_url: str
 ) -> None:
-    """R38, R39: "internal error" with a request id; no value of a row in the log."""
+    """R38, R39: "internal error" with a request id; no row values in the log."""
     database = Database(database_url)
     async with running(database_url, redis_url) as service:
         async with database.transaction() as connection:
@@ -24,7 +24,7 @@ async def test_an_exception_in_a_handler_reaches_nobody(
         request = user_pb2.CreateUserRequest(
             email="canary@example.com", username="canary", password=PASSWORD
         )
-        with structlog.testing.capture_logs([named]) as lines:
+        with structlog.testing.capture_logs([add_context]) as lines:
             refused = await refusal(service.users.CreateUser(request))
             body = {"email": request.email, "username": "canary", "password": PASSWORD}
             response = await service.http.post("/api/v1/users", json=body)
@@ -33,14 +33,14 @@ async def test_an_exception_in_a_handler_reaches_nobody(
         grpc.StatusCode.INTERNAL,
         "internal error",
     )
-    told = response.json()
-    assert (response.status_code, told["error"]) == (500, "internal error")
+    error = response.json()
+    assert (response.status_code, error["error"]) == (500, "internal error")
     causes = {
         line["request_id"]: repr(line["exc_info"])
         for line in lines
         if line["event"] == "unexpected"
     }
-    assert set(causes) == {refused.request_id, told["requestId"]}
+    assert set(causes) == {refused.request_id, error["requestId"]}
     assert all("email_verified" in cause for cause in causes.values())
     assert "canary" not in repr(lines)
     assert "argon2" not in repr(lines)

@@ -1,4 +1,4 @@
-"""The main journey, over REST and over gRPC alike."""
+"""The main journey, over REST and over gRPC."""
 
 from collections.abc import AsyncIterator, Callable
 
@@ -21,7 +21,7 @@ def client(request: pytest.FixtureRequest, service: Running) -> Client:
     return make(service)
 
 
-async def test_the_journey(client: Client) -> None:
+async def test_user_journey(client: Client) -> None:
     """Sign up, log in, read, list, refresh, log out: the same on both transports."""
     signup = {"email": "Ana@Example.com", "username": "Ana", "password": PASSWORD}
     made = await client.call("CreateUser", **signup)
@@ -58,8 +58,8 @@ async def test_the_journey(client: Client) -> None:
     assert not second["items"][0]["email"]
 
 
-async def test_sessions_end(client: Client) -> None:
-    """A used refresh token ends its session; logging out ends the access token."""
+async def test_session_ends_by_reuse_and_log_out(client: Client) -> None:
+    """A reused refresh token ends its session; log-out ends the access token."""
     await client.call("CreateUser", email="a@x.co", username="ana", password=PASSWORD)
     first = (await client.call("Login", identifier="A@X.CO", password=PASSWORD)).body
     second = await client.call("RefreshToken", refresh_token=first["refreshToken"])

@@ -1,4 +1,4 @@
-"""What has committed is delivered, whatever dies in between."""
+"""Committed mails are delivered, whichever process stops in between."""
 
 import json
 
@@ -9,16 +9,16 @@ from blatam.auth.v1 import auth_pb2, auth_pb2_grpc
 from blatam.user.v1 import user_pb2, user_pb2_grpc
 from server.store.connect import Database
 from server.store.tables import metadata
-from tests.mailbox import address_of, bound, mailbox, token_of
+from tests.mailbox import address_of, bound_socket, mailbox, token_of
 from tests.processes import serving, settled
 from tests.running import NO_LIMITS, PASSWORD, running
 
 KILLS = 3
-EACH = 5
+MAILS_PER_KILL = 5
 
 
 async def signed_in(channel: grpc.aio.Channel) -> tuple[tuple[str, str], ...]:
-    """Give what calls of somebody new bear."""
+    """Sign up and log in; return the metadata of later calls."""
     account = user_pb2.CreateUserRequest(
         email="ana@example.com", username="ana", password=PASSWORD
     )
@@ -28,12 +28,12 @@ async def signed_in(channel: grpc.aio.Channel) -> tuple[tuple[str, str], ...]:
     return (("authorization", f"Bearer {tokens.access_token}"),)
 
 
-async def test_kill_9_between_commit_and_delivery(
+async def test_outbox_survives_kill_between_commit_and_delivery(
     database_url: str, redis_url: str
 ) -> None:
-    """L18: no mail is missing, none is invented, none comes twice.
+    """L18: no mail is missing, unexpected or delivered twice.
 
-    Each time one mail stands at the server's door and others wait behind it.
+    Each time one mail waits at the server, and others wait behind it.
     """
     ask = auth_pb2.RequestEmailVerificationRequest()
     async with mailbox() as box:
@@ -44,33 +44,35 @@ async def test_kill_9_between_commit_and_delivery(
             "SMTP_URL": box.url,
             "RATE_LIMITS": json.dumps(NO_LIMITS),
         }
-        who: tuple[tuple[str, str], ...] = ()
+        credentials: tuple[tuple[str, str], ...] = ()
         await box.shut()
         for _ in range(KILLS):
             async with serving(env) as served:
-                who = who or await signed_in(served.channel)
+                credentials = credentials or await signed_in(served.channel)
                 auth = auth_pb2_grpc.AuthServiceStub(served.channel)
-                for _ in range(EACH):
-                    await auth.RequestEmailVerification(ask, metadata=who)
-                await box.someone_waits()
-            await box.someone_waits(0)
+                for _ in range(MAILS_PER_KILL):
+                    await auth.RequestEmailVerification(ask, metadata=credentials)
+                await box.clients_wait()
+            await box.clients_wait(0)
         assert not box.mails
         await box.open()
         async with serving(env):
             await settled(database_url)
         assert sorted(box.subjects("ana@example.com")) == [
-            *["Confirm your e-mail address"] * KILLS * EACH,
+            *["Confirm your e-mail address"] * KILLS * MAILS_PER_KILL,
             "Welcome to Blatam Academy",
         ]
         assert len({mail["Message-ID"] for mail in box.mails}) == len(box.mails)
 
 
-async def test_a_mail_server_that_was_away(database_url: str, redis_url: str) -> None:
-    """Everything arrives once it is back; calls do not wait for it.
+async def test_mail_is_delivered_when_server_returns(
+    database_url: str, redis_url: str
+) -> None:
+    """Every mail arrives once the server is back; calls do not wait for it.
 
-    R39: no table holds what a mail proves.
+    R39: no table contains a mailed token.
     """
-    listener = bound()
+    listener = bound_socket()
     url = f"smtp://{address_of(listener)}"
     async with running(database_url, redis_url, smtp_url=url) as service:
         users = [await service.sign_up() for _ in range(3)]
@@ -78,15 +80,15 @@ async def test_a_mail_server_that_was_away(database_url: str, redis_url: str) ->
             await box.filled(3)
             mails = [await box.mail(user.email, "Welcome") for user in users]
             assert len(box.mails) == len(mails)
-            dump = await dumped(database_url)
+            dump = await dump_of(database_url)
     assert users[0].email in dump
     for token in map(token_of, mails):
         assert len(token) == 43
         assert token not in dump
 
 
-async def dumped(database_url: str) -> str:
-    """Give every row of every table as text."""
+async def dump_of(database_url: str) -> str:
+    """Return every row of every table as text."""
     database = Database(database_url)
     async with database.reading() as connection:
         rows = [

@@ -1,4 +1,4 @@
-"""Many at once want the same: one gets it, and each of the others a clear answer."""
+"""Concurrent conflicting requests: one succeeds, the others get a clear error."""
 
 import asyncio
 from collections import Counter
@@ -11,8 +11,10 @@ from tests.running import PASSWORD, Running
 CALLERS = 50
 
 
-async def at_once(service: Running, *calls: dict[str, Any]) -> list[Answer]:
-    """Sign up with each of these at once, over both transports in turn."""
+async def sign_up_concurrently(
+    service: Running, *calls: dict[str, Any]
+) -> list[Answer]:
+    """Sign up concurrently, alternating between both transports."""
     clients: list[Client] = [Rest(service), Grpc(service)]
     return await asyncio.gather(
         *(
@@ -22,16 +24,16 @@ async def at_once(service: Running, *calls: dict[str, Any]) -> list[Answer]:
     )
 
 
-async def test_fifty_sign_ups_of_one_name(shared: Running) -> None:
-    """L15, R30, R31: one account, and 49 refusals that say why; none is a fault."""
+async def test_concurrent_sign_ups_create_one_account(shared: Running) -> None:
+    """L15, R30, R31: the other 49 get USERNAME_TAKEN, in upper case too."""
     name = f"race_{uuid4().hex[:8]}"
-    spelt = [name, name.upper(), name.title()]
-    answers = await at_once(
+    spellings = [name, name.upper(), name.title()]
+    answers = await sign_up_concurrently(
         shared,
         *(
             {
                 "email": f"{name}{number}@example.com",
-                "username": spelt[number % 3],
+                "username": spellings[number % 3],
                 "password": PASSWORD,
             }
             for number in range(CALLERS)
@@ -42,14 +44,16 @@ async def test_fifty_sign_ups_of_one_name(shared: Running) -> None:
         ("ALREADY_EXISTS", "USERNAME_TAKEN"): CALLERS - 1,
     }
     ana = await shared.signed_in()
-    found = await Rest(shared).call(
+    users = await Rest(shared).call(
         "ListUsers", ana.tokens.access_token, username_prefix=name
     )
-    assert found.body["total"] == 1
+    assert users.body["total"] == 1
 
 
-async def test_fifty_repeats_of_one_request(shared: Running) -> None:
-    """L14: one account, fifty equal answers, whatever the transport."""
+async def test_concurrent_repeats_of_a_request_id_create_one_account(
+    shared: Running,
+) -> None:
+    """L14: fifty equal responses over both transports."""
     name = f"again_{uuid4().hex[:8]}"
     fields = {
         "email": f"{name}@example.com",
@@ -57,6 +61,6 @@ async def test_fifty_repeats_of_one_request(shared: Running) -> None:
         "password": PASSWORD,
         "request_id": str(uuid4()),
     }
-    answers = await at_once(shared, *([fields] * CALLERS))
+    answers = await sign_up_concurrently(shared, *([fields] * CALLERS))
     assert {answer.status for answer in answers} == {"OK"}
     assert all(answer.body == answers[0].body for answer in answers)

@@ -1,4 +1,4 @@
-"""One chain, two ways in: answers, errors and metadata must be equal."""
+"""All transports share one chain: responses, errors and metadata are equal."""
 
 from collections.abc import AsyncIterator, Awaitable, Sequence
 from dataclasses import dataclass
@@ -28,7 +28,7 @@ REQUEST_ID = "00112233445566778899aabbccddeeff"
 
 @dataclass(frozen=True, slots=True)
 class Scene:
-    """A service, and ana with a session."""
+    """A service, and the user ana with a session."""
 
     service: Running
     ana: SignedIn
@@ -38,11 +38,11 @@ class Scene:
 async def scene(
     servers: Servers, admin: AsyncEngine, template: str
 ) -> AsyncIterator[Scene]:
-    """Give a service that trusts this machine as a proxy, as behind `academy edge`."""
-    here = (ip_network("127.0.0.0/8"),)
+    """Return a service that trusts this host as a proxy, as behind `academy edge`."""
+    local_host = (ip_network("127.0.0.0/8"),)
     async with (
         fresh_database(servers, admin, template) as url,
-        running(url, key_space(servers, 3), trusted_proxies=here) as started,
+        running(url, key_space(servers, 3), trusted_proxies=local_host) as started,
     ):
         user = await started.sign_up("ana")
         yield Scene(started, SignedIn(user, await started.log_in("ana")))
@@ -53,7 +53,7 @@ class Case:
     method: str
     request: Message | bytes
     signed_in: bool = False
-    changes: Metadata = ()
+    extra: Metadata = ()
 
     @property
     def body(self) -> bytes:
@@ -63,13 +63,13 @@ class Case:
 
 CASES = {
     "get": Case(f"{USERS}/GetUser", user_pb2.GetUserRequest(id=1), True),
-    "get nobody": Case(f"{USERS}/GetUser", user_pb2.GetUserRequest(id=99), True),
+    "get unknown": Case(f"{USERS}/GetUser", user_pb2.GetUserRequest(id=99), True),
     "get zero": Case(f"{USERS}/GetUser", user_pb2.GetUserRequest(), True),
     "no token": Case(f"{USERS}/GetUser", user_pb2.GetUserRequest(id=1)),
     "bad token": Case(
         f"{USERS}/GetUser",
         user_pb2.GetUserRequest(id=1),
-        changes=(("authorization", "Bearer x"),),
+        extra=(("authorization", "Bearer x"),),
     ),
     "me": Case(f"{USERS}/GetCurrentUser", b"", True),
     "list": Case(f"{USERS}/ListUsers", user_pb2.ListUsersRequest(page_size=1), True),
@@ -92,7 +92,7 @@ CASES = {
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """Everything a caller sees, and the last line of the log."""
+    """What the caller gets, and the call's log line."""
 
     message: bytes
     code: int
@@ -107,48 +107,48 @@ async def outcome(call: Awaitable[Reply]) -> Outcome:
     with structlog.testing.capture_logs() as lines:
         try:
             reply = await call
-            seen = (reply.message, 0, "", (), reply.headers, reply.trailers)
+            fields = (reply.message, 0, "", (), reply.headers, reply.trailers)
         except CallError as error:
-            details = status_pb2.Status.FromString(error.status).details
-            seen = (  # type: ignore[assignment]  # the same places, other types
+            status = status_pb2.Status.FromString(error.status)
+            fields = (  # type: ignore[assignment]  # the same fields, other types
                 b"",
                 error.code,
                 "" if error.code == 12 else error.message,
-                tuple((detail.type_url, detail.value) for detail in details),
+                tuple((each.type_url, each.value) for each in status.details),
                 error.headers,
                 error.trailers,
             )
-    message, code, text, found, headers, trailers = seen
-    # the worker's lines may come between
+    message, code, text, details, headers, trailers = fields
+    # background tasks may log in between
     calls: list[Any] = [line for line in lines if line["event"] == "call"] or [{}]
     line = {k: v for k, v in calls[-1].items() if k not in {"ms", "id"}}
     return Outcome(
-        message, code, text, found, _plain(headers), _plain(trailers),
+        message, code, text, details, _sorted(headers), _sorted(trailers),
         tuple(sorted(line.items())),
     )  # fmt: skip
 
 
-def _plain(metadata: Metadata) -> tuple[tuple[str, str | bytes], ...]:
+def _sorted(metadata: Metadata) -> tuple[tuple[str, str | bytes], ...]:
     return tuple(sorted((key, value) for key, value in metadata))
 
 
 @pytest.mark.parametrize("name", CASES)
-async def test_all_ways_are_equal(scene: Scene, name: str) -> None:
-    """In process, over a channel and a tunnel: bytes, statuses, metadata, log."""
+async def test_transports_give_the_same_outcome(scene: Scene, name: str) -> None:
+    """In process, by unary calls and batched: bytes, statuses, metadata and log."""
     service, ana, case = scene.service, scene.ana, CASES[name]
     metadata = (
         ("x-forwarded-for", "203.0.113.9"),
         ("x-request-id", REQUEST_ID),
         *(ana.metadata if case.signed_in else ()),
-        *case.changes,
+        *case.extra,
     )
     remote, batching = RemotePort(service.channel), BatchingPort(service.channel)
-    local, wired, carried = [
+    local, plain, batched = [
         await outcome(port.unary(case.method, case.body, metadata=metadata, timeout=20))
         for port in (service.port, remote, batching)
     ]
-    assert local == wired
-    assert local == carried
+    assert local == plain
+    assert local == batched
     assert local.message or local.code or case.method.endswith("Nothing")
 
 
@@ -165,8 +165,8 @@ REQUESTS: Sequence[tuple[str, str, object]] = (
 )
 
 
-async def test_both_edges_are_equal(scene: Scene) -> None:
-    """REST in process and `academy edge` before a server elsewhere answer alike."""
+async def test_edge_in_process_and_edge_process_respond_alike(scene: Scene) -> None:
+    """REST in process and `academy edge` in front of a remote server."""
     service = scene.service
     settings = edge_settings(load(), {})
     app = edge_app(BatchingPort(service.channel), settings)
@@ -177,15 +177,15 @@ async def test_both_edges_are_equal(scene: Scene) -> None:
             for http in (service.http, remote)
         ]
         for method, path, body in REQUESTS:
-            seen = []
+            responses = []
             for http, headers in callers:
                 response = await http.request(method, path, json=body, headers=headers)
-                seen.append((response.status_code, _stable(response)))
-            assert seen[0] == seen[1], path
+                responses.append((response.status_code, _stable(response)))
+            assert responses[0] == responses[1], path
 
 
 def _stable(response: httpx.Response) -> tuple[object, object]:
-    """Leave out what is new each time: ids, times."""
+    """Return headers and body without request ids and times."""
     headers = {k: v for k, v in response.headers.items() if k != "x-request-id"}
     body = response.json() if response.content else None
     if isinstance(body, dict) and "requestId" in body:

@@ -1,4 +1,4 @@
-"""Sessions over two processes that share nothing but the stores."""
+"""Sessions across two processes that share only the stores."""
 
 import asyncio
 import json
@@ -24,25 +24,25 @@ Refresh = Callable[[str], Awaitable[str]]
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """One process is the test's own; the other is reached by its ports alone."""
+    """The service in the test's process, and one in a process of its own."""
 
-    here: Running
+    local: Running
     channel: grpc.aio.Channel
     http: httpx.AsyncClient
 
     @property
-    def ways(self) -> list[Refresh]:
-        """Give what refreshes by gRPC and REST, at either process."""
-        there = auth_pb2_grpc.AuthServiceStub(self.channel)
+    def refreshers(self) -> list[Refresh]:
+        """Return functions that refresh a token: each process by gRPC and REST."""
+        remote_auth = auth_pb2_grpc.AuthServiceStub(self.channel)
         return [
-            by_grpc(self.here.auth),
-            by_rest(self.here.http),
-            by_grpc(there),
+            by_grpc(self.local.auth),
+            by_rest(self.local.http),
+            by_grpc(remote_auth),
             by_rest(self.http),
         ]
 
-    async def let_in(self, token: str) -> bool:
-        """Ask the other process whether an access token serves."""
+    async def accepts(self, token: str) -> bool:
+        """Return whether the other process accepts an access token."""
         users = user_pb2_grpc.UserServiceStub(self.channel)
         try:
             await users.GetCurrentUser(
@@ -66,9 +66,9 @@ def by_grpc(stub: auth_pb2_grpc.AuthServiceStub) -> Refresh:
 
 def by_rest(http: httpx.AsyncClient) -> Refresh:
     async def refresh(token: str) -> str:
-        answer = await http.post("/api/v1/auth/refresh", json={"refreshToken": token})
-        told = answer.json()
-        return str(told["refreshToken"] if answer.is_success else told["status"])
+        response = await http.post("/api/v1/auth/refresh", json={"refreshToken": token})
+        body = response.json()
+        return str(body["refreshToken"] if response.is_success else body["status"])
 
     return refresh
 
@@ -86,64 +86,66 @@ async def pair(
             "RATE_LIMITS": json.dumps(NO_LIMITS),
         }
         async with (
-            running(database_url, redis_url, secret_key=SECRET_KEY) as here,
-            serving(env) as there,
-            httpx.AsyncClient(base_url=there.rest) as http,
+            running(database_url, redis_url, secret_key=SECRET_KEY) as local,
+            serving(env) as remote,
+            httpx.AsyncClient(base_url=remote.rest) as http,
         ):
-            yield Pair(here, there.channel, http)
+            yield Pair(local, remote.channel, http)
 
 
-async def test_twenty_refreshes_at_once(pair: Pair) -> None:
-    """R19, R20: over both transports and processes one successor, and it serves."""
-    ana = await pair.here.signed_in()
+async def test_concurrent_refreshes_give_one_successor(pair: Pair) -> None:
+    """R19, R20: over both transports and processes, and the successor is valid."""
+    ana = await pair.local.signed_in()
     successors = await asyncio.gather(
-        *(refresh(ana.tokens.refresh_token) for refresh in pair.ways * 5)
+        *(refresh(ana.tokens.refresh_token) for refresh in pair.refreshers * 5)
     )
     assert len(set(successors)) == 1
-    for refresh in pair.ways:
+    for refresh in pair.refreshers:
         successors.append(await refresh(successors[-1]))
-    assert len(set(successors)) == 1 + len(pair.ways)
-    assert await pair.let_in(ana.tokens.access_token)
+    assert len(set(successors)) == 1 + len(pair.refreshers)
+    assert await pair.accepts(ana.tokens.access_token)
 
 
-async def test_a_lost_response(pair: Pair) -> None:
-    """R19: asked again a second later, anywhere, it is the same one."""
-    people = [await pair.here.signed_in() for _ in pair.ways]
-    asked = list(zip(pair.ways, reversed(pair.ways), people, strict=True))
-    lost = [await first(who.tokens.refresh_token) for first, _, who in asked]
-    await asyncio.sleep(1)  # what the rule is about
-    again = [await second(who.tokens.refresh_token) for _, second, who in asked]
+async def test_repeated_refresh_gives_the_same_successor(pair: Pair) -> None:
+    """R19: a second later, at any process and over any transport."""
+    people = [await pair.local.signed_in() for _ in pair.refreshers]
+    attempts = list(
+        zip(pair.refreshers, reversed(pair.refreshers), people, strict=True)
+    )
+    lost = [await first(who.tokens.refresh_token) for first, _, who in attempts]
+    await asyncio.sleep(1)  # the client noticed the lost response
+    again = [await second(who.tokens.refresh_token) for _, second, who in attempts]
     assert again == lost
-    for (first, _, _), token in zip(asked, again, strict=True):
+    for (first, _, _), token in zip(attempts, again, strict=True):
         assert await first(token) not in ("UNAUTHENTICATED", token)
 
 
-async def test_a_grandparent_ends_the_session(pair: Pair) -> None:
-    """R18, R22: told to one process, seen by the other within a second."""
-    for refresh in pair.ways[:2]:
-        ana = await pair.here.signed_in()
-        assert await pair.let_in(ana.tokens.access_token)
+async def test_reused_refresh_token_ends_the_session_everywhere(pair: Pair) -> None:
+    """R18, R22: reuse at one process ends it at the other within a second."""
+    for refresh in pair.refreshers[:2]:
+        ana = await pair.local.signed_in()
+        assert await pair.accepts(ana.tokens.access_token)
         child = await refresh(ana.tokens.refresh_token)
         grandchild = await refresh(child)
         assert await refresh(ana.tokens.refresh_token) == "UNAUTHENTICATED"
         async with asyncio.timeout(1):
-            inside = True
-            while inside:
-                inside = await pair.let_in(ana.tokens.access_token)
-        for refresh_elsewhere in pair.ways:
+            accepted = True
+            while accepted:
+                accepted = await pair.accepts(ana.tokens.access_token)
+        for refresh_elsewhere in pair.refreshers:
             assert await refresh_elsewhere(grandchild) == "UNAUTHENTICATED"
 
 
-async def test_everything_ends_everywhere_without_redis(
+async def test_log_out_reaches_every_process_without_redis(
     pair: Pair, servers: Servers
 ) -> None:
-    """R22: a hint that is lost costs no more than the second."""
-    ana = await pair.here.signed_in()
-    assert await pair.let_in(ana.tokens.access_token)
+    """R22: a lost wake-up message delays it by a second at most."""
+    ana = await pair.local.signed_in()
+    assert await pair.accepts(ana.tokens.access_token)
     with redis.Redis.from_url(servers.redis_url) as client:
         client.client_kill_filter(_type="pubsub")
-        await pair.here.auth.Logout(auth_pb2.LogoutRequest(), metadata=ana.metadata)
+        await pair.local.auth.Logout(auth_pb2.LogoutRequest(), metadata=ana.metadata)
     async with asyncio.timeout(1):
-        inside = True
-        while inside:
-            inside = await pair.let_in(ana.tokens.access_token)
+        accepted = True
+        while accepted:
+            accepted = await pair.accepts(ana.tokens.access_token)

@@ -13,7 +13,8 @@ from edge.app import create_app
 from edge.batching import BatchingPort
 from edge.config import EdgeSettings
 from edge.port import CallError, RemotePort, Reply
-from server.rpc.batching import Answering, BatchingServicer
+from server.rpc.batched_call import CallExecutor
+from server.rpc.batching import BatchingServicer
 from tests.edge.service import Port, Stream, client, compiled, status
 from tests.edge.test_http import SHOP, events, item, kind
 
@@ -68,50 +69,54 @@ class Servicer(grpc.GenericRpcHandler):
         await context.abort(code, error.message, trailers)
 
 
-def answering(port: Port) -> Answering:
-    """Give what answers a tunnel's calls by a port."""
+def port_executor(port: Port) -> CallExecutor:
+    """Return an executor that answers batched calls through a port."""
 
-    async def answer(call: batching_pb2.Call, _peer: str) -> batching_pb2.Answer:
+    async def execute(
+        call: batching_pb2.Call,
+        timeout: float | None,  # noqa: ASYNC109  # the port's parameter
+        _peer: str,
+    ) -> batching_pb2.CallResult:
         metadata = [*map(_read, call.metadata)]
-        due = call.timeout_ms / 1000 if call.HasField("timeout_ms") else None
         try:
             reply = await port.unary(
-                call.method, call.message, metadata=metadata, timeout=due
+                call.method, call.message, metadata=metadata, timeout=timeout
             )
         except CallError as error:
-            code, told, status = error.code, error.message, error.status
-            answer = batching_pb2.Answer(code=code, error=told, status=status)
+            result = batching_pb2.CallResult(
+                code=error.code, error_message=error.message, status=error.status
+            )
         else:
-            answer = batching_pb2.Answer(
+            result = batching_pb2.CallResult(
                 message=reply.message,
                 headers=map(_written, reply.headers),
                 trailers=map(_written, reply.trailers),
             )
-        answer.id = call.id
-        return answer
+        result.id = call.id
+        return result
 
-    return answer
-
-
-def _read(pair: batching_pb2.Pair) -> tuple[str, str | bytes]:
-    binary = pair.name.endswith("-bin")
-    return pair.name, pair.value if binary else pair.value.decode()
+    return execute
 
 
-def _written(pair: tuple[str, str | bytes]) -> batching_pb2.Pair:
-    name, value = pair
+def _read(entry: batching_pb2.MetadataEntry) -> tuple[str, str | bytes]:
+    binary = entry.key.endswith("-bin")
+    return entry.key, entry.value if binary else entry.value.decode()
+
+
+def _written(entry: tuple[str, str | bytes]) -> batching_pb2.MetadataEntry:
+    key, value = entry
     raw = value if isinstance(value, bytes) else value.encode()
-    return batching_pb2.Pair(name=name, value=raw)
+    return batching_pb2.MetadataEntry(key=key, value=raw)
 
 
 class Remote:
-    """A server of a port, and the port that calls it: through a tunnel or without."""
+    """A server of a port, and the port that calls it: batched or by unary calls."""
 
     def __init__(
         self, port: Port, kind: type[RemotePort] = RemotePort, most: int = MOST
     ) -> None:
         self.server = grpc.aio.server()
-        self.batching = BatchingServicer(answering(port), most)
+        self.batching = BatchingServicer(port_executor(port), most)
         handlers: list[grpc.GenericRpcHandler] = [Servicer(port)]
         if kind is BatchingPort:
             handlers += [self.batching.handler()]

@@ -1,4 +1,4 @@
-"""The edge's own work, within this process: JSON of a list, and routing (P8, P11)."""
+"""Work of the edge in this process: JSON of a list, and routing (P8, P11)."""
 
 import json
 from datetime import UTC, datetime, timedelta
@@ -17,7 +17,7 @@ from tests.load.stopwatch import Work, race
 CONTRACT = Path(__file__).parents[2] / "generated" / "contract.binpb"
 NOW = datetime(2026, 1, 2, 3, 4, 5, 678901, tzinfo=UTC)
 LOOKUPS = 500
-# What one collection has.
+# The routes of one collection.
 RULES = (
     {"get": "/api/v1/{name}"},
     {"post": "/api/v1/{name}", "body": "*"},
@@ -28,34 +28,36 @@ RULES = (
 
 
 def rows() -> list[Row]:
-    """Give P8 (JSON of 100 users) and P11 (growth of a look-up, and its time)."""
+    """Return P8 (JSON of 100 users) and P11 (growth and time of a route look-up)."""
     return [_list(), *_lookup()]
 
 
 def _list() -> Row:
     wire = _hundred_users()
     codec = Codec(CONTRACT.read_bytes())
-    (method,) = [one for one in codec.methods() if one.name == "ListUsers"]
+    (method,) = [m for m in codec.methods() if m.name == "ListUsers"]
     kind = codec.shape(method.output).type
 
-    def theirs() -> bytes:
+    def json_format_bytes() -> bytes:
         message = user_pb2.ListUsersResponse.FromString(wire)
         return json_format.MessageToJson(
             message, always_print_fields_with_no_presence=True, indent=None
         ).encode()
 
-    def ours() -> bytes:
+    def codec_bytes() -> bytes:
         return codec.to_json(kind.from_binary(wire))
 
-    if json.loads(theirs()) != json.loads(ours()):
-        raise RuntimeError("json_format and the codec write different lists")
-    seen = race(theirs, ours)
-    notes = f"message bytes to JSON bytes: {seen.bare_us:.0f} / {seen.ours_us:.0f} us"
-    return Row("P8 list of 100 users / json_format", seen.ratio, 6, notes=notes)
+    if json.loads(json_format_bytes()) != json.loads(codec_bytes()):
+        raise RuntimeError("json_format and the codec differ")
+    result = race(json_format_bytes, codec_bytes)
+    notes = (
+        f"message bytes to JSON bytes: {result.bare_us:.0f} / {result.ours_us:.0f} us"
+    )
+    return Row("P8 list of 100 users / json_format", result.ratio, 6, notes=notes)
 
 
 def _hundred_users() -> bytes:
-    """Give the page that an admin is shown."""
+    """Return the page of 100 users that an admin gets."""
     page = user_pb2.ListUsersResponse(total=1000, page=1, size=100, pages=10)
     for number in range(1, 101):
         user = page.items.add(
@@ -73,21 +75,21 @@ def _hundred_users() -> bytes:
 
 
 def _lookup() -> list[Row]:
-    seen = race(_lookups(10), _lookups(500))
-    few, many = seen.bare_us / LOOKUPS, seen.ours_us / LOOKUPS
+    result = race(_lookups(10), _lookups(500))
+    few, many = result.bare_us / LOOKUPS, result.ours_us / LOOKUPS
     notes = f"10 bindings {few:.2f} us, 500 bindings {many:.2f} us"
     growth, time = (
         "P11 route look-up, 500 / 10 bindings",
         "P11 route look-up, 500 bindings",
     )
     return [
-        Row(growth, 1 / seen.ratio, 1.3, better="lower", notes=notes),
+        Row(growth, 1 / result.ratio, 1.3, better="lower", notes=notes),
         Row(time, many, 2, better="lower", unit="us"),
     ]
 
 
 def _lookups(bindings: int) -> Work:
-    """Look up LOOKUPS paths, each of `bindings` routes equally often."""
+    """Return a function that looks up LOOKUPS paths, of each route equally often."""
     names = [f"things{number}" for number in range(bindings // len(RULES))]
     rules = [
         {kind: text.format(name=name) for kind, text in rule.items()}
@@ -96,20 +98,20 @@ def _lookups(bindings: int) -> Work:
     ]
     codec = Codec(routes(rules))
     router = Router([*read_bindings(codec, EdgeSettings())])
-    asked = [_asked(rule) for rule in rules] * (LOOKUPS // bindings)
+    requests = [_request(rule) for rule in rules] * (LOOKUPS // bindings)
     find = router.find
-    if not all(pick(find(path, verb)[0], method) for path, verb, method in asked):
+    if not all(pick(find(path, verb)[0], method) for path, verb, method in requests):
         raise RuntimeError("a route is not found")
 
-    def work() -> None:
-        for path, verb, method in asked:
+    def look_up_all() -> None:
+        for path, verb, method in requests:
             pick(find(path, verb)[0], method)
 
-    return work
+    return look_up_all
 
 
-def _asked(rule: dict[str, str]) -> tuple[list[str], str, str]:
-    """Give what a request of a rule's route asks the router for."""
+def _request(rule: dict[str, str]) -> tuple[list[str], str, str]:
+    """Return the path segments, verb and method of a request for a rule."""
     method, text = next(iter(rule.items()))
     path, _, verb = text.replace("{int64_field}", "123456").partition(":")
     return path[1:].split("/"), verb, method.upper()

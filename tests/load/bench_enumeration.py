@@ -1,7 +1,7 @@
-"""Whether time tells who has an account (R2, R3): the AUC of known against unknown.
+"""Whether response times reveal accounts (R2, R3): the AUC of known against unknown.
 
-0.5 is a coin's; 0 and 1 tell everybody apart. What is timed are single calls, known
-and unknown in random order, idle and while others log in.
+0.5 reveals nothing; 0 and 1 reveal every account. Single calls are timed, for known
+and unknown accounts in random order, idle and while other users log in.
 """
 
 import asyncio
@@ -24,56 +24,56 @@ from server.workers.hashing import HashingPool
 from tests.load import service
 from tests.load.row import Row
 
-SAMPLES = 500  # of known and of unknown ones each; one AUC then strays by 0.018
-OTHERS = 2  # at once, under load
-EACH = 4  # calls of one account: the fifth password of a minute is the last verified
-PEOPLE = 2 * SAMPLES // EACH
-FAR = 0.05
+SAMPLES = 500  # known and unknown each; the standard error of an AUC is 0.018
+LOAD_CLIENTS = 2
+CALLS_PER_ACCOUNT = 4  # five log-ins of an account per minute are verified
+ACCOUNTS = 2 * SAMPLES // CALLS_PER_ACCOUNT
+MAX_DISTANCE = 0.05
 PASSWORD = "Blue7horse"
 LIFTED: dict[str, list[object]] = {
     f"blatam.auth.v1.AuthService/{name}": []
     for name in ("Login", "RequestPasswordReset", "ChangeEmail")
 }
 _numbers = count()
-Ask = Callable[[str], Awaitable[object]]
+Request = Callable[[str], Awaitable[object]]
 
 
 async def rows() -> list[Row]:
-    """Give how far each AUC is from a coin's."""
+    """Return the distance of each AUC from 0.5."""
     service.LIFTED.update(LIFTED)
     with service.running() as started:
         database = Database(started.database)
-        await _people(database)
+        await _create_accounts(database)
         await database.close()
         async with grpc.aio.insecure_channel(started.grpc) as channel:
             auth = AuthServiceStub(channel)
             log_in, reset = _log_in(auth), _reset(auth)
-            found = [await _row("R2 Login, idle", log_in)]
+            rows = [await _row("R2 Login, idle", log_in)]
             async with _load(auth):
-                found.append(await _row("R2 Login, under load", log_in))
-            found.append(await _row("R3 RequestPasswordReset", reset))
+                rows.append(await _row("R2 Login, under load", log_in))
+            rows.append(await _row("R3 RequestPasswordReset", reset))
             change = await _change_email(auth)
-            found.append(await _row("R3 ChangeEmail", change))
-    return found
+            rows.append(await _row("R3 ChangeEmail", change))
+    return rows
 
 
-async def _people(database: Database) -> None:
-    """Make the accounts that there are, all with PASSWORD."""
+async def _create_accounts(database: Database) -> None:
+    """Create the known accounts, all with PASSWORD."""
     pool = HashingPool()
     hashed = await PasswordHasher(pool).hash(PASSWORD)
     pool.close()
-    filled = sa.text(
+    insert = sa.text(
         "insert into users (email, username, username_folded, hashed_password, role,"
         " created_at, updated_at)"
         " select 'known' || n || '@x.co', 'known' || n, 'known' || n, :hash, 1, now(),"
         " now() from generate_series(0, :last) n"
     )
     async with database.transaction() as connection:
-        await connection.execute(filled, {"hash": hashed, "last": 3 * PEOPLE})
+        await connection.execute(insert, {"hash": hashed, "last": 3 * ACCOUNTS})
 
 
-def _log_in(auth: Any) -> Ask:
-    async def ask(name: str) -> object:
+def _log_in(auth: Any) -> Request:
+    async def send(name: str) -> object:
         request = pb.LoginRequest(identifier=name, password="Wrong7horse")
         try:
             await auth.Login(request)
@@ -81,29 +81,29 @@ def _log_in(auth: Any) -> Ask:
             if error.code() is grpc.StatusCode.UNAUTHENTICATED:
                 return error
             raise
-        raise AssertionError("a wrong password was let in")
+        raise AssertionError("a wrong password was accepted")
 
-    return ask
+    return send
 
 
-def _reset(auth: Any) -> Ask:
+def _reset(auth: Any) -> Request:
     return lambda name: auth.RequestPasswordReset(
         pb.RequestPasswordResetRequest(identifier=name)
     )
 
 
-async def _change_email(auth: Any) -> Ask:
-    """Give what asks for a taken or a free address, EACH times as one caller."""
-    callers = [await _signed_in(auth, 2 * PEOPLE + n) for n in range(PEOPLE)]
-    turns = iter(callers * EACH)
+async def _change_email(auth: Any) -> Request:
+    """Return a request for a taken or a free address, by callers in turn."""
+    callers = [await _signed_in(auth, 2 * ACCOUNTS + n) for n in range(ACCOUNTS)]
+    turns = iter(callers * CALLS_PER_ACCOUNT)
 
-    async def ask(name: str) -> object:
+    async def send(name: str) -> object:
         request = pb.ChangeEmailRequest(
             new_email=f"{name}@x.co", current_password=PASSWORD
         )
         return await auth.ChangeEmail(request, metadata=next(turns))
 
-    return ask
+    return send
 
 
 async def _signed_in(auth: Any, number: int) -> Any:
@@ -114,14 +114,14 @@ async def _signed_in(auth: Any, number: int) -> Any:
 
 @asynccontextmanager
 async def _load(auth: Any) -> AsyncIterator[None]:
-    """Have others log in, one after the other each, as known and unknown."""
-    ask = _log_in(auth)
+    """Let other clients log in all the time, to accounts that do not exist."""
+    send = _log_in(auth)
 
-    async def go_on() -> None:
+    async def repeat() -> None:
         while True:
-            await ask(f"other{next(_numbers)}")
+            await send(f"other{next(_numbers)}")
 
-    tasks = [asyncio.create_task(go_on()) for _ in range(OTHERS)]
+    tasks = [asyncio.create_task(repeat()) for _ in range(LOAD_CLIENTS)]
     try:
         yield
     finally:
@@ -131,46 +131,46 @@ async def _load(auth: Any) -> AsyncIterator[None]:
 
 
 @dataclass(frozen=True, slots=True)
-class Seen:
-    """Seconds of the calls that named somebody, and of those that named nobody."""
+class Durations:
+    """Seconds of the calls for known accounts, and of those for unknown ones."""
 
     known: Sequence[float]
     unknown: Sequence[float]
 
     @property
     def auc(self) -> float:
-        """Give how often a known one took longer than an unknown one."""
+        """How often a call for a known account took longer than one for an unknown."""
         ranked = sorted(
             [*((s, 1) for s in self.known), *((s, 0) for s in self.unknown)]
         )
         ranks = sum(rank for rank, (_, known) in enumerate(ranked, 1) if known)
-        least = len(self.known) * (len(self.known) + 1) / 2
-        return (ranks - least) / (len(self.known) * len(self.unknown))
+        lowest = len(self.known) * (len(self.known) + 1) / 2
+        return (ranks - lowest) / (len(self.known) * len(self.unknown))
 
 
-async def _row(name: str, ask: Ask) -> Row:
-    known, unknown = await _timed(ask)
-    seen = Seen(known, unknown)
-    middle = sorted(known)[len(known) // 2], sorted(unknown)[len(unknown) // 2]
+async def _row(name: str, send: Request) -> Row:
+    known, unknown = await _timed(send)
+    durations = Durations(known, unknown)
+    medians = sorted(known)[len(known) // 2], sorted(unknown)[len(unknown) // 2]
     return Row(
         f"{name}: AUC from 0.5",
-        abs(seen.auc - 0.5),
-        FAR,
+        abs(durations.auc - 0.5),
+        MAX_DISTANCE,
         better="lower",
-        notes=f"AUC {seen.auc:.3f}; medians {middle[0] * 1e3:.2f} known, "
-        f"{middle[1] * 1e3:.2f} ms unknown",
+        notes=f"AUC {durations.auc:.3f}; medians {medians[0] * 1e3:.2f} known, "
+        f"{medians[1] * 1e3:.2f} ms unknown",
     )
 
 
-async def _timed(ask: Ask) -> tuple[list[float], list[float]]:
+async def _timed(send: Request) -> tuple[list[float], list[float]]:
     """Time calls in random order."""
     first = next(_numbers)
-    names = [(f"known{n % PEOPLE}", 1) for n in range(SAMPLES)]
-    names += [(f"nobody{first}_{n}", 0) for n in range(SAMPLES)]
+    names = [(f"known{n % ACCOUNTS}", 1) for n in range(SAMPLES)]
+    names += [(f"unknown{first}_{n}", 0) for n in range(SAMPLES)]
     random.shuffle(names)
-    took: tuple[list[float], list[float]] = [], []
+    seconds: tuple[list[float], list[float]] = [], []
     for name, known in names:
-        began = time.perf_counter()
-        await ask(name)
-        took[known].append(time.perf_counter() - began)
-    return took[1], took[0]
+        started = time.perf_counter()
+        await send(name)
+        seconds[known].append(time.perf_counter() - started)
+    return seconds[1], seconds[0]

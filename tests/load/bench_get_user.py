@@ -1,4 +1,4 @@
-"""GetUser, signed in and warm, against servers that do nothing but answer (P1, P3)."""
+"""GetUser, signed in and cached, against servers that send constants (P1, P3)."""
 
 from typing import TypeAlias
 
@@ -15,7 +15,7 @@ METHOD = "/blatam.user.v1.UserService/GetUser"
 
 
 def rows() -> list[Row]:
-    """Give P1 (gRPC) and P3 (REST), each measured in rounds with its peer."""
+    """Return P1 (gRPC) and P3 (REST), each measured in rounds with its peer."""
     with running() as service:
         return [_over_grpc(service), _over_rest(service)]
 

@@ -1,4 +1,4 @@
-"""Making and exporting many accounts (P13)."""
+"""Creating and exporting many accounts (P13)."""
 
 import asyncio
 import os
@@ -35,22 +35,22 @@ _numbers = count()
 
 
 async def rows() -> list[Row]:
-    """Give P13: a batch against single inserts, and the memory of an export."""
+    """Return P13: a batch against single inserts, and the memory of an export."""
     with running() as service:
         database = Database(service.database)
         metadata = await _admin(service, database)
         async with grpc.aio.insecure_channel(service.grpc) as channel:
             users = UserServiceStub(channel)
-            found = [
+            rows = [
                 await _batches(users, metadata, database),
                 await _export(users, metadata, database, service.process),
             ]
         await database.close()
-    return found
+    return rows
 
 
 async def _admin(service: Service, database: Database) -> Any:
-    """Make ana an admin, and give what a call of hers bears."""
+    """Make ana an admin; return the metadata of her calls."""
     promoted = sa.text("update users set role = 3 where id = :id")
     async with database.transaction() as connection:
         await connection.execute(promoted, {"id": service.user})
@@ -86,27 +86,27 @@ async def _batches(users: Any, metadata: Any, database: Database) -> Row:
 
 
 async def _batch(users: Any, metadata: Any) -> float:
-    """Give the microseconds of a row of one call."""
+    """Return the microseconds per row of one call."""
     new = [
         user_pb2.NewUser(email=f"{name}@x.co", username=name, password_hash=HASH)
         for name in _names(ROWS)
     ]
     request = user_pb2.BatchCreateUsersRequest(users=new)
-    began = time.perf_counter()
+    started = time.perf_counter()
     answer = await users.BatchCreateUsers(request, metadata=metadata)
-    took = time.perf_counter() - began
+    seconds = time.perf_counter() - started
     assert all(outcome.user.id for outcome in answer.outcomes)
-    return took / ROWS * 1e6
+    return seconds / ROWS * 1e6
 
 
 async def _singles(store: PostgresUsers) -> float:
-    """Give the microseconds of one insert in a transaction of its own."""
+    """Return the microseconds of one insert in its own transaction."""
     now = datetime.now(UTC)
     new = [NewUser(f"{n}@x.co", n, HASH, Role.STUDENT, now) for n in _names(SINGLES)]
-    began = time.perf_counter()
-    for one in new:
-        await store.add(one)
-    return (time.perf_counter() - began) / SINGLES * 1e6
+    started = time.perf_counter()
+    for user in new:
+        await store.add(user)
+    return (time.perf_counter() - started) / SINGLES * 1e6
 
 
 def _names(size: int) -> list[str]:
@@ -114,31 +114,31 @@ def _names(size: int) -> list[str]:
 
 
 async def _export(users: Any, metadata: Any, database: Database, process: int) -> Row:
-    """Export many accounts; tell how much the server grew, once it was warm."""
-    filled = sa.text(
+    """Export many accounts; return how much memory the server took after a warm-up."""
+    insert = sa.text(
         "insert into users (email, username, username_folded, hashed_password, role,"
         " created_at, updated_at)"
         " select 'f' || n || '@x.co', 'f' || n, 'f' || n, '', 1, now(), now()"
         " from generate_series(1, :count) n"
     )
     async with database.alone(transaction=True) as connection:
-        await connection.execute(filled, {"count": EXPORTED})
+        await connection.execute(insert, {"count": EXPORTED})
     server, sizes, received = psutil.Process(process), list[int](), 0
     request = user_pb2.ExportUsersRequest()
-    began = time.perf_counter()
+    started = time.perf_counter()
     stream = users.ExportUsers(request, metadata=metadata)
     async for _ in stream:
         received += 1
         if received % (EXPORTED // 20) == 0:
             sizes.append(server.memory_info().rss)
             await asyncio.sleep(0)
-    took = time.perf_counter() - began
-    grown = (max(sizes[2:]) - sizes[1]) / MIB
+    seconds = time.perf_counter() - started
+    growth = (max(sizes[2:]) - sizes[1]) / MIB
     return Row(
-        f"P13 ExportUsers of {EXPORTED:,}: memory grown",
-        grown,
+        f"P13 ExportUsers of {EXPORTED:,}: memory growth",
+        growth,
         8,
         better="lower",
         unit="MiB",
-        notes=f"{received / took:,.0f} users/s",
+        notes=f"{received / seconds:,.0f} users/s",
     )

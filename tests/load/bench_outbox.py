@@ -1,7 +1,7 @@
-"""Mails across kill -9, at any moment, while calls commit and mails are sent (L18).
+"""Mails and SIGKILL at random moments, while calls commit and mails are sent (L18).
 
-A call that was answered has committed: its mail must come. One that was in flight at
-the kill may have committed or not. Every mail must be of one of them.
+A call that was answered has committed: its mail must arrive. A call in flight at the
+kill may have committed or not. Every mail must belong to one of these calls.
 """
 
 import asyncio
@@ -17,6 +17,7 @@ import grpc
 from blatam.auth.v1 import auth_pb2, auth_pb2_grpc
 from blatam.user.v1 import user_pb2, user_pb2_grpc
 from server.embedded.servers import EmbeddedServers
+from server.store.connect import Database
 from server.store.migrate import upgrade
 from tests.load.row import Row
 from tests.mailbox import Mailbox, mailbox
@@ -25,25 +26,25 @@ from tests.running import NO_LIMITS, PASSWORD
 
 KILLS = 50
 CALLERS = 4
-LONGEST_SECONDS = 1.5
-SECONDS_BETWEEN_CALLS = 0.05  # about as many as one process can mail
-ASK = auth_pb2.RequestEmailVerificationRequest()
+MAX_UPTIME_SECONDS = 1.5
+CALL_INTERVAL_SECONDS = 0.05  # about the rate at which one process can mail
+REQUEST = auth_pb2.RequestEmailVerificationRequest()
 Metadata = tuple[tuple[str, str], ...]
 
 
 @dataclass(slots=True)
 class Tally:
-    """What was asked for and what was answered, by address."""
+    """Calls sent and calls answered, by address."""
 
-    asked: Counter[str] = field(default_factory=Counter)
+    sent: Counter[str] = field(default_factory=Counter)
     answered: Counter[str] = field(default_factory=Counter)
 
 
 def rows() -> list[Row]:
-    """Give what is missing or invented, and what came twice."""
+    """Return the mails that are missing or unexpected, and the duplicates."""
     with TemporaryDirectory(prefix="blatam-bench-", dir="/tmp") as name:
         folder = Path(name)
-        folder.chmod(0o755)  # Postgres runs by an account of its own
+        folder.chmod(0o755)  # Postgres runs under another account
         servers = EmbeddedServers(folder)
         try:
             urls = servers.start_postgres(), servers.start_valkey()
@@ -53,7 +54,7 @@ def rows() -> list[Row]:
 
 
 async def _measured(database_url: str, redis_url: str) -> list[Row]:
-    await upgrade(database_url)
+    await upgrade(Database(database_url))
     tally = Tally()
     async with mailbox() as box:
         settings = {
@@ -63,14 +64,14 @@ async def _measured(database_url: str, redis_url: str) -> list[Row]:
             "SMTP_URL": box.url,
             "RATE_LIMITS": json.dumps(NO_LIMITS),
         }
-        async with serving(settings) as served:
-            callers = [await _signed_in(served.channel, n) for n in range(CALLERS)]
+        async with serving(settings) as process:
+            callers = [await _signed_in(process.channel, n) for n in range(CALLERS)]
         for _ in range(KILLS):
-            async with serving(settings) as served:
-                await _calling(served.channel, callers, tally)
+            async with serving(settings) as process:
+                await _calling(process.channel, callers, tally)
         async with serving(settings):
             await settled(database_url, 120)
-        return _judged(box, tally)
+        return _results(box, tally)
 
 
 async def _signed_in(channel: grpc.aio.Channel, number: int) -> tuple[str, Metadata]:
@@ -88,45 +89,45 @@ async def _signed_in(channel: grpc.aio.Channel, number: int) -> tuple[str, Metad
 async def _calling(
     channel: grpc.aio.Channel, callers: list[tuple[str, Metadata]], tally: Tally
 ) -> None:
-    """Let everybody call again and again, until an hour that nobody knows."""
+    """Let all callers call repeatedly, for a random time."""
     stub = auth_pb2_grpc.AuthServiceStub(channel)
 
     async def call(address: str, bearer: Metadata) -> None:
         while True:
-            tally.asked[address] += 1
-            await stub.RequestEmailVerification(ASK, metadata=bearer)
+            tally.sent[address] += 1
+            await stub.RequestEmailVerification(REQUEST, metadata=bearer)
             tally.answered[address] += 1
-            await asyncio.sleep(SECONDS_BETWEEN_CALLS)
+            await asyncio.sleep(CALL_INTERVAL_SECONDS)
 
     tasks = [asyncio.create_task(call(*caller)) for caller in callers]
-    await asyncio.sleep(random.uniform(0.1, LONGEST_SECONDS))
+    await asyncio.sleep(random.uniform(0.1, MAX_UPTIME_SECONDS))
     for task in tasks:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
 
 
-def _judged(box: Mailbox, tally: Tally) -> list[Row]:
+def _results(box: Mailbox, tally: Tally) -> list[Row]:
     mails = [m for m in box.mails if "Confirm" in m["Subject"]]
     once = Counter(to for to, _ in {(m["To"], m["Message-ID"]) for m in mails})
     missing = sum((tally.answered - once).values())
-    invented = sum((once - tally.asked).values())
-    total, twice = once.total(), len(mails) - once.total()
+    unexpected = sum((once - tally.sent).values())
+    total, duplicates = once.total(), len(mails) - once.total()
     notes = f"{total:,} mails, {tally.answered.total():,} calls answered"
     return [
         Row(
-            f"L18 kill -9 x{KILLS}: mails missing or invented",
-            missing + invented,
+            f"L18 kill -9 x{KILLS}: mails missing or unexpected",
+            missing + unexpected,
             0,
             better="lower",
             unit="mails",
-            notes=f"{missing} missing, {invented} invented; {notes}",
+            notes=f"{missing} missing, {unexpected} unexpected; {notes}",
         ),
         Row(
-            f"L18 kill -9 x{KILLS}: mails that came twice",
-            100 * twice / total,
+            f"L18 kill -9 x{KILLS}: duplicate mails",
+            100 * duplicates / total,
             1,
             better="lower",
             unit="%",
-            notes=f"{twice} of {total:,}",
+            notes=f"{duplicates} of {total:,}",
         ),
     ]

@@ -1,4 +1,4 @@
-"""Lists of 1,000,000 posts against the first page of 10,000: the cost does not grow."""
+"""Lists of 1,000,000 posts against the first page of 10,000: cost must not grow."""
 
 import os
 import statistics
@@ -29,8 +29,8 @@ CATEGORIES = 10
 ROUNDS = 15
 CALLS = 20
 SIZE = 20
-BAR = 1.2
-STATEMENTS = 3  # the page, its authors and categories, the total's estimate
+MAX_RATIO = 1.2
+MAX_STATEMENTS = 3  # the page, its authors and categories, the total's estimate
 NEWEST = Sort("created_at", descending=True)
 FILL = (
     "insert into users (email, username, username_folded, hashed_password, role,"
@@ -48,7 +48,7 @@ FILL = (
 
 
 @dataclass(frozen=True, slots=True)
-class Academy:
+class Dataset:
     """A service with posts in it."""
 
     service: Service
@@ -66,9 +66,9 @@ class Academy:
         return page
 
     async def last_page(self) -> str:
-        """Give the token of the last page, as the page before it would.
+        """Return the page token of the last page.
 
-        Made with the service's own key: to walk there takes 50,000 pages.
+        It is made with the service's key: to reach it takes 50,000 pages.
         """
         oldest = sa.text("select created_at, id from posts order by 1, 2 offset :n")
         async with self.database.reading() as connection:
@@ -82,7 +82,7 @@ class Academy:
 
 
 async def rows() -> list[Row]:
-    """Give each list of MANY posts against the first page of FEW, and its cost."""
+    """Return each list of MANY posts against the first page of FEW."""
     with running() as few, running() as many:
         async with (
             grpc.aio.insecure_channel(few.grpc) as near,
@@ -90,40 +90,40 @@ async def rows() -> list[Row]:
         ):
             small = await _filled(few, PostServiceStub(near), FEW)
             large = await _filled(many, PostServiceStub(far), MANY)
-            found = [row for case in CASES for row in await case(small, large)]
+            rows = [row for case in CASES for row in await case(small, large)]
             await small.database.close()
             await large.database.close()
-    return found
+    return rows
 
 
-async def _filled(service: Service, posts: Any, count: int) -> Academy:
+async def _filled(service: Service, posts: Any, count: int) -> Dataset:
     database = Database(service.database)
     authors = count // POSTS_OF_AN_AUTHOR
-    given = {"authors": authors, "categories": CATEGORIES, "posts": count}
+    values = {"authors": authors, "categories": CATEGORIES, "posts": count}
     async with database.alone(transaction=True) as connection:
         for statement in FILL:
-            used = {k: v for k, v in given.items() if f":{k}" in statement}
+            used = {k: v for k, v in values.items() if f":{k}" in statement}
             await connection.execute(sa.text(statement), used)
     async with database.alone() as connection:
         await connection.execute(sa.text("vacuum analyze"))
-        one = sa.text("select user_id, category_id from posts order by id limit 1")
-        row = (await connection.execute(one)).one()
-    return Academy(service, database, posts, row.user_id, row.category_id)
+        query = sa.text("select user_id, category_id from posts order by id limit 1")
+        row = (await connection.execute(query)).one()
+    return Dataset(service, database, posts, row.user_id, row.category_id)
 
 
-async def _by_author(small: Academy, large: Academy) -> list[Row]:
+async def _by_author(small: Dataset, large: Dataset) -> list[Row]:
     request = pb.ListPostsRequest(page_size=SIZE, author_id=large.author)
-    wanted = PostFilter(author_id=large.author)
-    return await _row("by author", small, large, request, wanted)
+    post_filter = PostFilter(author_id=large.author)
+    return await _row("by author", small, large, request, post_filter)
 
 
-async def _by_category(small: Academy, large: Academy) -> list[Row]:
+async def _by_category(small: Dataset, large: Dataset) -> list[Row]:
     request = pb.ListPostsRequest(page_size=SIZE, category_id=large.category)
-    wanted = PostFilter(category_id=large.category)
-    return await _row("by category", small, large, request, wanted)
+    post_filter = PostFilter(category_id=large.category)
+    return await _row("by category", small, large, request, post_filter)
 
 
-async def _last_page(small: Academy, large: Academy) -> list[Row]:
+async def _last_page(small: Dataset, large: Dataset) -> list[Row]:
     token = await large.last_page()
     request = pb.ListPostsRequest(page_size=SIZE, page_token=token)
     page = await large.list(request)
@@ -137,14 +137,14 @@ CASES: tuple[Callable[..., Any], ...] = (_by_author, _by_category, _last_page)
 
 async def _row(
     name: str,
-    small: Academy,
-    large: Academy,
+    small: Dataset,
+    large: Dataset,
     request: pb.ListPostsRequest,
-    wanted: PostFilter,
+    post_filter: PostFilter,
 ) -> list[Row]:
-    """Time both in turn, and count the statements; medians of the rounds."""
+    """Time both alternately and count statements; return medians of the rounds."""
     first = pb.ListPostsRequest(page_size=SIZE)
-    for _ in range(2):  # plans are made, pages of the disk are read
+    for _ in range(2):  # plans and pages are cached afterwards
         await _timed(small, first)
         await _timed(large, request)
     pairs = [
@@ -153,39 +153,39 @@ async def _row(
     ]
     before = statistics.median(b for b, _ in pairs)
     after = statistics.median(o for _, o in pairs)
-    sent = [await _statements(large, wanted, size) for size in (1, 100)]
+    counts = [await _statements(large, post_filter, size) for size in (1, 100)]
     return [
         Row(
             f"ListPosts {name}, {MANY:,} posts / first of {FEW:,}",
             statistics.median(o / b for b, o in pairs),
-            BAR,
+            MAX_RATIO,
             better="lower",
             unit="by time",
             notes=f"{before:.2f} / {after:.2f} ms a call",
         ),
         Row(
             f"ListPosts {name}: statements",
-            max(sent),
-            STATEMENTS,
+            max(counts),
+            MAX_STATEMENTS,
             better="lower",
-            notes=f"{sent[0]} for 1 row, {sent[1]} for 100",
+            notes=f"{counts[0]} for 1 row, {counts[1]} for 100",
         ),
     ]
 
 
-async def _timed(academy: Academy, request: pb.ListPostsRequest) -> float:
-    """Give the milliseconds of one call."""
-    began = time.perf_counter()
+async def _timed(dataset: Dataset, request: pb.ListPostsRequest) -> float:
+    """Return the milliseconds of one call."""
+    started = time.perf_counter()
     for _ in range(CALLS):
-        page = await academy.list(request)
-    took = time.perf_counter() - began
+        page = await dataset.list(request)
+    seconds = time.perf_counter() - started
     assert len(page.items) == SIZE
-    return took / CALLS * 1000
+    return seconds / CALLS * 1000
 
 
-async def _statements(academy: Academy, wanted: PostFilter, size: int) -> int:
-    """Count what the store sends for one page."""
-    nobody, page = Reader(0, sees_all=False), PageRequest(size)
-    with counted(academy.database) as sent:
-        await PostgresPosts(academy.database).page(wanted, nobody, NEWEST, page)
-    return len(sent)
+async def _statements(dataset: Dataset, post_filter: PostFilter, size: int) -> int:
+    """Return the number of statements for one page."""
+    anonymous, page = Reader(0, sees_all=False), PageRequest(size)
+    with counted(dataset.database) as statements:
+        await PostgresPosts(dataset.database).page(post_filter, anonymous, NEWEST, page)
+    return len(statements)

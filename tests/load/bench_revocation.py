@@ -1,7 +1,7 @@
-"""How soon another process refuses what one has revoked (R22), with Redis and without.
+"""How soon another process refuses a revoked session (R22), with and without Redis.
 
-Two processes over one database. The time runs from the answer to whoever revokes until
-the other process answers the access token with UNAUTHENTICATED.
+Two processes share a database. The time runs from the answer to the revoking call
+until the other process answers the access token with UNAUTHENTICATED.
 """
 
 import asyncio
@@ -31,56 +31,56 @@ from tests.processes import serving
 from tests.running import NO_LIMITS, PASSWORD
 
 ROUNDS = 25
-BAR_SECONDS = 1.0
-NEW = "Green8horse"
-ME = user_pb2.GetCurrentUserRequest()
+MAX_SECONDS = 1.0
+NEW_PASSWORD = "Green8horse"
+REQUEST = user_pb2.GetCurrentUserRequest()
 _numbers = count()
 
 
 @dataclass(frozen=True, slots=True)
 class Processes:
-    """Where something is revoked, and where it must be refused."""
+    """Stubs of the process that revokes and of the one that must refuse."""
 
-    here: Any
+    first: Any
     auth: Any
-    there: Any
-    root: Any
+    second: Any
+    admin: Any
 
 
 @dataclass(frozen=True, slots=True)
-class Who:
-    """Somebody with a session, and with another one that is to end."""
+class Member:
+    """A user with a session, and with another one that is to end."""
 
     id: int
     bearer: Any
     other: Any
 
 
-Revoke = Callable[[Processes, Who], Awaitable[object]]
+Revoke = Callable[[Processes, Member], Awaitable[object]]
 
 
 def rows() -> list[Row]:
-    """Give the p99 of the delay."""
+    """Return the p99 of the delay."""
     with TemporaryDirectory(prefix="blatam-bench-", dir="/tmp") as name:
         folder = Path(name)
-        folder.chmod(0o755)  # Postgres runs by an account of its own
+        folder.chmod(0o755)  # Postgres runs under another account
         servers = EmbeddedServers(folder)
         try:
             database_url, redis_url = servers.start_postgres(), servers.start_valkey()
-            nowhere = "redis://127.0.0.1:1"
-            return asyncio.run(_measured(database_url, redis_url, nowhere))
+            unreachable = "redis://127.0.0.1:1"
+            return asyncio.run(_measured(database_url, redis_url, unreachable))
         finally:
             servers.stop()
 
 
-async def _measured(database_url: str, redis_url: str, nowhere: str) -> list[Row]:
-    await upgrade(database_url)
-    found = []
-    for told, url in (("with Redis", redis_url), ("without Redis", nowhere)):
+async def _measured(database_url: str, redis_url: str, unreachable: str) -> list[Row]:
+    await upgrade(Database(database_url))
+    rows = []
+    for condition, url in (("with Redis", redis_url), ("without Redis", unreachable)):
         async with mailbox() as box, _processes(database_url, url, box.url) as both:
-            seen = {name: await _delays(both, how) for name, how in REVOKED.items()}
-        found.append(_row(told, seen))
-    return found
+            delays = {name: await _delays(both, how) for name, how in REVOKED.items()}
+        rows.append(_row(condition, delays))
+    return rows
 
 
 @asynccontextmanager
@@ -97,12 +97,12 @@ async def _processes(
     async with serving(settings) as first, serving(settings) as second:
         users = user_pb2_grpc.UserServiceStub(first.channel)
         auth = auth_pb2_grpc.AuthServiceStub(first.channel)
-        there = user_pb2_grpc.UserServiceStub(second.channel)
-        root = await _root(users, auth, database_url)
-        yield Processes(users, auth, there, root)
+        other = user_pb2_grpc.UserServiceStub(second.channel)
+        admin = await _admin(users, auth, database_url)
+        yield Processes(users, auth, other, admin)
 
 
-async def _root(users: Any, auth: Any, database_url: str) -> Any:
+async def _admin(users: Any, auth: Any, database_url: str) -> Any:
     name = await _signed_up(users)
     database = Database(database_url)
     promoted = sa.text("update users set role = 3 where username = :name")
@@ -113,7 +113,7 @@ async def _root(users: Any, auth: Any, database_url: str) -> Any:
 
 
 async def _signed_up(users: Any) -> tuple[int, str]:
-    name = f"somebody{time.time_ns()}"
+    name = f"member{time.time_ns()}"
     request = user_pb2.CreateUserRequest(
         email=f"{name}@example.com", username=name, password=PASSWORD
     )
@@ -127,57 +127,61 @@ async def _session(auth: Any, name: str) -> Any:
 
 
 async def _delays(both: Processes, revoke: Revoke) -> list[float]:
-    """Give the seconds of ROUNDS revocations."""
+    """Return the seconds of ROUNDS revocations."""
     return [await _delay(both, revoke) for _ in range(ROUNDS)]
 
 
 async def _delay(both: Processes, revoke: Revoke) -> float:
-    user_id, name = await _signed_up(both.here)
-    who = Who(user_id, await _session(both.auth, name), await _session(both.auth, name))
-    await both.there.GetCurrentUser(ME, metadata=who.other)
-    await asyncio.sleep(next(_numbers) * 0.1 * math.pi % 0.5)  # at no set time
-    await revoke(both, who)
-    began, inside = time.perf_counter(), True
-    while inside:
-        inside = await _let_in(both.there, who.other)
-    return time.perf_counter() - began
+    user_id, name = await _signed_up(both.first)
+    member = Member(
+        user_id, await _session(both.auth, name), await _session(both.auth, name)
+    )
+    await both.second.GetCurrentUser(REQUEST, metadata=member.other)
+    await asyncio.sleep(
+        next(_numbers) * 0.1 * math.pi % 0.5
+    )  # at varying moments of the poll
+    await revoke(both, member)
+    started, accepted = time.perf_counter(), True
+    while accepted:
+        accepted = await _is_accepted(both.second, member.other)
+    return time.perf_counter() - started
 
 
-async def _let_in(users: Any, bearer: Any) -> bool:
-    """Tell whether a token serves, if only to hear that its user is gone."""
+async def _is_accepted(users: Any, bearer: Any) -> bool:
+    """Return whether the token is accepted, even if its user is deleted."""
     try:
-        await users.GetCurrentUser(ME, metadata=bearer)
+        await users.GetCurrentUser(REQUEST, metadata=bearer)
     except grpc.aio.AioRpcError as error:
         return error.code() is not grpc.StatusCode.UNAUTHENTICATED
     return True
 
 
-def _log_out(both: Processes, who: Who) -> Any:
-    return both.auth.Logout(auth_pb2.LogoutRequest(), metadata=who.other)
+def _log_out(both: Processes, member: Member) -> Any:
+    return both.auth.Logout(auth_pb2.LogoutRequest(), metadata=member.other)
 
 
-def _delete(both: Processes, who: Who) -> Any:
-    request = user_pb2.DeleteUserRequest(id=who.id)
-    return both.here.DeleteUser(request, metadata=who.bearer)
+def _delete(both: Processes, member: Member) -> Any:
+    request = user_pb2.DeleteUserRequest(id=member.id)
+    return both.first.DeleteUser(request, metadata=member.bearer)
 
 
-def _disable(both: Processes, who: Who) -> Any:
-    request = user_pb2.UpdateUserRequest(user=user_pb2.User(id=who.id))
+def _disable(both: Processes, member: Member) -> Any:
+    request = user_pb2.UpdateUserRequest(user=user_pb2.User(id=member.id))
     request.update_mask.paths.append("is_active")
-    return both.here.UpdateUser(request, metadata=both.root)
+    return both.first.UpdateUser(request, metadata=both.admin)
 
 
-def _promote(both: Processes, who: Who) -> Any:
-    user = user_pb2.User(id=who.id, role=user_pb2.ROLE_TEACHER)
+def _promote(both: Processes, member: Member) -> Any:
+    user = user_pb2.User(id=member.id, role=user_pb2.ROLE_TEACHER)
     request = user_pb2.UpdateUserRequest(user=user)
-    return both.here.UpdateUser(request, metadata=both.root)
+    return both.first.UpdateUser(request, metadata=both.admin)
 
 
-def _change_password(both: Processes, who: Who) -> Any:
+def _change_password(both: Processes, member: Member) -> Any:
     request = auth_pb2.ChangePasswordRequest(
-        current_password=PASSWORD, new_password=NEW
+        current_password=PASSWORD, new_password=NEW_PASSWORD
     )
-    return both.auth.ChangePassword(request, metadata=who.bearer)
+    return both.auth.ChangePassword(request, metadata=member.bearer)
 
 
 REVOKED: dict[str, Revoke] = {
@@ -189,16 +193,16 @@ REVOKED: dict[str, Revoke] = {
 }
 
 
-def _row(told: str, seen: dict[str, list[float]]) -> Row:
-    delays = sorted(delay for found in seen.values() for delay in found)
-    p99 = delays[math.ceil(len(delays) * 0.99) - 1]
-    worst = ", ".join(f"{name} {max(found) * 1e3:.0f}" for name, found in seen.items())
+def _row(condition: str, delays: dict[str, list[float]]) -> Row:
+    everything = sorted(delay for values in delays.values() for delay in values)
+    p99 = everything[math.ceil(len(everything) * 0.99) - 1]
+    worst = ", ".join(f"{n} {max(values) * 1e3:.0f}" for n, values in delays.items())
     return Row(
-        f"R22 refused elsewhere, {told}: p99",
+        f"R22 refused elsewhere, {condition}: p99",
         p99,
-        BAR_SECONDS,
+        MAX_SECONDS,
         better="lower",
         unit="s",
-        notes=f"median {statistics.median(delays) * 1e3:.0f} ms; worst of "
+        notes=f"median {statistics.median(everything) * 1e3:.0f} ms; worst of "
         f"{ROUNDS} each, ms: {worst}",
     )

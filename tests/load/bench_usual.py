@@ -1,8 +1,8 @@
-"""GetUser over REST against the same endpoint written the usual way (P4, P5).
+"""GetUser over REST against the same endpoint in plain FastAPI (P4, P5).
 
-What counts is the CPU of the process that speaks HTTP: not that of Postgres, which the
-usual one asks each time, nor, in P5, that of the gRPC server behind both. In P5 that
-server is beside the loader: it is elsewhere, and not to be waited for on one core.
+Only the CPU of the HTTP process counts: not that of Postgres, which the FastAPI app
+queries each time, nor, in P5, that of the gRPC server behind both. In P5 that server
+runs on the loader's core, so that it does not compete with what is measured.
 """
 
 import sys
@@ -25,36 +25,38 @@ from tests.load.service import (
     running,
 )
 
-JWT_SECRET = "known to the usual one and this bench"
+JWT_SECRET = "shared by the FastAPI app and this benchmark"
 
 
 def rows() -> list[Row]:
-    """Give P4 (in process) and P5 (over a hop), each in rounds with its peer."""
+    """Return P4 (in process) and P5 (behind a hop), each in rounds with its peer."""
     with running() as service:
         return [_in_process(service), _over_a_hop(service)]
 
 
 def _in_process(service: Service) -> Row:
-    theirs = {"DATABASE_URL": service.database, "JWT_SECRET": JWT_SECRET}
+    environment = {"DATABASE_URL": service.database, "JWT_SECRET": JWT_SECRET}
     url = f"http://{service.rest}{service.path}"
     ours = rest_target("ours", service.process, url, service.bearer)
     bearer = _usual_bearer(service.user)
     # Both write an access log.
-    with _uvicorn(service, "usual_fastapi", bearer, theirs) as usual:
-        _same(usual, ours)
+    with _uvicorn(service, "usual_fastapi", bearer, environment) as usual:
+        _check_equal(usual, ours)
         name = "P4 GET /users/{id} / FastAPI, pydantic, ORM"
         return compared(name, 8, usual, ours)
 
 
 def _over_a_hop(service: Service) -> Row:
-    theirs = {"GRPC_SERVER": service.grpc}
+    environment = {"GRPC_SERVER": service.grpc}
     silent = "--no-access-log"  # in P5 the gRPC server writes it
     with (
         aside(service.process),
-        _uvicorn(service, "usual_gateway", service.bearer, theirs, silent) as usual,
+        _uvicorn(
+            service, "usual_gateway", service.bearer, environment, silent
+        ) as usual,
         _edge(service) as ours,
     ):
-        _same(usual, ours)
+        _check_equal(usual, ours)
         name = "P5 academy edge / FastAPI, json_format, grpc.aio"
         return compared(name, 1.5, usual, ours)
 
@@ -67,7 +69,7 @@ def _uvicorn(
     settings: Mapping[str, str],
     *options: str,
 ) -> Iterator[Target]:
-    """Run an app of this folder as `uvicorn` does, with its own defaults."""
+    """Run an app of this folder under uvicorn with its defaults."""
     address = free_address()
     port = address.rpartition(":")[2]
     command = [sys.executable, "-m", "uvicorn", f"tests.load.{module}:app"]
@@ -88,13 +90,13 @@ def _edge(service: Service) -> Iterator[Target]:
 
 
 def _usual_bearer(user: int) -> dict[str, str]:
-    """Give the header that the usual one takes for a user's."""
-    told = {"sub": str(user), "exp": datetime.now(UTC) + timedelta(hours=1)}
-    return {"authorization": f"Bearer {jwt.encode(told, JWT_SECRET, 'HS256')}"}
+    """Return the header that authenticates a user to the FastAPI app."""
+    claims = {"sub": str(user), "exp": datetime.now(UTC) + timedelta(hours=1)}
+    return {"authorization": f"Bearer {jwt.encode(claims, JWT_SECRET, 'HS256')}"}
 
 
-def _same(usual: Target, ours: Target) -> None:
-    """Refuse to compare two that answer differently."""
-    told = [httpx.get(one.url, headers=one.headers).json() for one in (usual, ours)]
-    if told[0] != told[1]:
-        raise RuntimeError(f"{usual.name} answers {told[0]}, we answer {told[1]}")
+def _check_equal(usual: Target, ours: Target) -> None:
+    """Raise RuntimeError if the two answer differently."""
+    first, second = (httpx.get(t.url, headers=t.headers).json() for t in (usual, ours))
+    if first != second:
+        raise RuntimeError(f"{usual.name} answers {first}, ours answers {second}")

@@ -1,4 +1,4 @@
-"""The load client for machines without h2load; it costs more than what it measures.
+"""A load client for machines without h2load; it uses more CPU than the server.
 
 `python -m tests.load.closed_loop` reads one JSON object from its standard input (url,
 headers, message as hex or null, connections, streams, requests) and prints another.
@@ -22,7 +22,7 @@ Unary: TypeAlias = "grpc.aio.UnaryUnaryMultiCallable[bytes, bytes]"
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What to send, and by how many callers at once."""
+    """What to send, and from how many concurrent callers."""
 
     url: str
     headers: dict[str, str]
@@ -33,25 +33,25 @@ class Plan:
 
 
 async def drive(plan: Plan) -> dict[str, float]:
-    """Send all requests, each caller the next one when its answer is there."""
-    left, received = plan.requests, 0
+    """Send all requests; each caller sends the next one after its answer."""
+    remaining, received = plan.requests, 0
 
     async def caller(call: Call) -> None:
-        nonlocal left, received
-        while left > 0:
-            left -= 1
-            size = await call()  # `received += await` would lose others' sums
+        nonlocal remaining, received
+        while remaining > 0:
+            remaining -= 1
+            size = await call()  # `received += await` loses concurrent additions
             received += size
 
     calls = await (_http_calls(plan) if plan.message is None else _grpc_calls(plan))
-    began = time.perf_counter()
+    started = time.perf_counter()
     await asyncio.gather(*(caller(call) for call in calls))
-    return {"seconds": time.perf_counter() - began, "bytes": received}
+    return {"seconds": time.perf_counter() - started, "bytes": received}
 
 
 async def _grpc_calls(plan: Plan) -> list[Call]:
-    """Give a call for each stream; anything but OK raises."""
-    where = urlsplit(plan.url)
+    """Return one call per stream; it raises unless the status is OK."""
+    target = urlsplit(plan.url)
     message = bytes.fromhex(plan.message or "")
     reserved = {"content-type", "te"}
     metadata = [(k, v) for k, v in plan.headers.items() if k not in reserved]
@@ -59,8 +59,8 @@ async def _grpc_calls(plan: Plan) -> list[Call]:
     for _ in range(plan.connections):
         # Channels to one address share a connection unless told otherwise.
         options = (("grpc.use_local_subchannel_pool", 1),)
-        channel = grpc.aio.insecure_channel(where.netloc, options)
-        stub: Unary = channel.unary_unary(where.path)
+        channel = grpc.aio.insecure_channel(target.netloc, options)
+        stub: Unary = channel.unary_unary(target.path)
 
         async def call(stub: Unary = stub) -> int:
             return len(await stub(message, metadata=metadata))
@@ -70,14 +70,14 @@ async def _grpc_calls(plan: Plan) -> list[Call]:
 
 
 async def _http_calls(plan: Plan) -> list[Call]:
-    """Give a call for each caller, on a kept connection; anything but 200 raises."""
-    where = urlsplit(plan.url)
-    head = [f"GET {where.path} HTTP/1.1", f"host: {where.netloc}"]
+    """Return one call per connection; it raises unless the status is 200."""
+    target = urlsplit(plan.url)
+    head = [f"GET {target.path} HTTP/1.1", f"host: {target.netloc}"]
     head += [f"{name}: {value}" for name, value in plan.headers.items()]
     request = "\r\n".join([*head, "", ""]).encode()
     calls: list[Call] = []
     for _ in range(plan.connections * plan.streams):
-        reader, writer = await asyncio.open_connection(where.hostname, where.port)
+        reader, writer = await asyncio.open_connection(target.hostname, target.port)
 
         async def call(
             reader: asyncio.StreamReader = reader, writer: asyncio.StreamWriter = writer

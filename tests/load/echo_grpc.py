@@ -1,4 +1,4 @@
-"""A bare grpc.aio server: what any gRPC service in this process model costs at least.
+"""A bare grpc.aio server: the lowest cost of a gRPC answer in this process model.
 
 `python -m tests.load.echo_grpc FILE` answers every call with FILE's bytes and prints
 its port.
@@ -16,7 +16,7 @@ Handler: TypeAlias = "grpc.RpcMethodHandler[bytes, bytes]"
 
 
 class Echo(grpc.GenericRpcHandler):
-    """One handler for whatever is called; nothing is decoded."""
+    """Answers every method with constant bytes; decodes nothing."""
 
     def __init__(self, answer: bytes) -> None:
         async def reply(_request: bytes, _context: object) -> bytes:

@@ -1,8 +1,8 @@
-"""Servers under load, one core for them and one for the loader; knows no service.
+"""Load servers on one core from a client on another; needs no service.
 
-What counts is the ratio of CPU per request: absolute figures move from run to run,
-and requests/s also with whatever else the machine does. Rounds are interleaved, so
-that a slow minute hits every target alike.
+The result is the ratio of CPU time per request: absolute figures vary between runs,
+and requests/s also depends on other processes. Rounds alternate between the targets,
+so that a slow minute affects both.
 """
 
 import json
@@ -21,7 +21,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 CONNECTIONS, STREAMS = 4, 16
 WARM_UP_REQUESTS = 2_000
-SECONDS = 0.4  # of each half round: many short ones outlive a noisy neighbour
+SECONDS = 0.4  # of each half round; many short rounds average out other processes
 ROUNDS = 15
 CORES = sorted(os.sched_getaffinity(0))
 SERVER_CORE, LOADER_CORE = CORES[0], CORES[-1]
@@ -30,7 +30,7 @@ GRPC_HEADERS = {"content-type": "application/grpc", "te": "trailers"}
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """Something to call: gRPC when there is a message, GET over HTTP/1.1 otherwise."""
+    """A server to call: by gRPC if there is a message, else by GET over HTTP/1.1."""
 
     name: str
     process: int
@@ -42,7 +42,7 @@ class Target:
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """What one round, or the median of rounds, has shown."""
+    """The measurements of one round, or their medians."""
 
     per_second: float
     cpu_us: float
@@ -50,7 +50,7 @@ class Sample:
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """Medians over the rounds; a ratio of 1 means that ours costs no more than bare."""
+    """Medians over the rounds; a ratio of 1 means that ours costs as much as bare."""
 
     bare: Sample
     ours: Sample
@@ -60,7 +60,7 @@ class Comparison:
 
 @contextmanager
 def serving(module: str, answer: Path) -> Iterator[tuple[int, int]]:
-    """Run a peer of this folder on the server's core; give its process and port."""
+    """Run a module of this folder on the server's core; yield its process and port."""
     command = [sys.executable, "-m", module, str(answer)]
     with pinned(command, stdout=subprocess.PIPE) as server:
         assert server.stdout is not None
@@ -94,24 +94,24 @@ def pinned(
 
 @contextmanager
 def aside(process: int) -> Iterator[None]:
-    """Have a server on the loader's core for a while, behind what is measured."""
+    """Run a server on the loader's core: it is not what is measured."""
 
-    def put(core: int) -> None:
+    def move_to(core: int) -> None:
         for thread in Path(f"/proc/{process}/task").iterdir():
             os.sched_setaffinity(int(thread.name), {core})
 
-    put(LOADER_CORE)
+    move_to(LOADER_CORE)
     try:
         yield
     finally:
-        put(SERVER_CORE)
+        move_to(SERVER_CORE)
 
 
 def compare(bare: Target, ours: Target, rounds: int = ROUNDS) -> Comparison:
-    """Load the two in turn, `rounds` times; give the medians."""
+    """Load both alternately, `rounds` times; return the medians."""
     plans = [(target, int(_warm(target) * SECONDS)) for target in (bare, ours)]
-    pairs = [_round(plans, turned=bool(number % 2)) for number in range(rounds)]
-    # The two of one round saw the same machine, so each round has its own ratio.
+    pairs = [_round(plans, reverse=bool(number % 2)) for number in range(rounds)]
+    # Both halves of a round ran under the same load, so each round has its own ratio.
     return Comparison(
         bare=_median([b for b, _ in pairs]),
         ours=_median([o for _, o in pairs]),
@@ -120,10 +120,10 @@ def compare(bare: Target, ours: Target, rounds: int = ROUNDS) -> Comparison:
     )
 
 
-def _round(plans: list[tuple[Target, int]], *, turned: bool) -> tuple[Sample, Sample]:
-    """Measure both, the second one first every other time."""
-    samples = [measure(*plan) for plan in (reversed(plans) if turned else plans)]
-    bare, ours = reversed(samples) if turned else samples
+def _round(plans: list[tuple[Target, int]], *, reverse: bool) -> tuple[Sample, Sample]:
+    """Measure both, in reverse order every other round."""
+    samples = [measure(*plan) for plan in (reversed(plans) if reverse else plans)]
+    bare, ours = reversed(samples) if reverse else samples
     return bare, ours
 
 
@@ -135,19 +135,18 @@ def measure(target: Target, requests: int) -> Sample:
     )
     cpu = cpu_seconds(target.process) - before
     if received != requests * target.answer_bytes:
-        # gRPC errors are HTTP 200: only their size tells.
+        # gRPC errors are HTTP 200: only the size differs.
         raise RuntimeError(
             f"{target.name}: {received} bytes for {requests} requests, "
-            f"{target.answer_bytes} each were due"
+            f"expected {target.answer_bytes} each"
         )
     return Sample(requests / seconds, cpu / requests * 1e6)
 
 
 def cpu_seconds(process: int) -> float:
-    """Give the CPU time of all threads of a process, in ns steps.
+    """Return the CPU time of all threads of a process, with a resolution of 1 ns.
 
-    This is clock_getcpuclockid(3) of the process; /proc/<pid>/stat says the same in
-    steps of 10 ms.
+    The clock id is that of clock_getcpuclockid(3); /proc/<pid>/stat has steps of 10 ms.
     """
     return time.clock_gettime(~process << 3 | 2)
 
@@ -165,7 +164,7 @@ def _median(samples: Sequence[Sample]) -> Sample:
 
 
 def _run(command: Sequence[str], text: str = "") -> str:
-    done = subprocess.run(
+    result = subprocess.run(
         command,
         cwd=ROOT,
         input=text,
@@ -175,13 +174,13 @@ def _run(command: Sequence[str], text: str = "") -> str:
         timeout=120,
         preexec_fn=lambda: os.sched_setaffinity(0, {LOADER_CORE}),
     )
-    if done.returncode:
-        raise RuntimeError(f"{command[0]} failed:\n{done.stdout}{done.stderr}")
-    return done.stdout
+    if result.returncode:
+        raise RuntimeError(f"{command[0]} failed:\n{result.stdout}{result.stderr}")
+    return result.stdout
 
 
 def _h2load(target: Target, requests: int) -> tuple[float, int]:
-    """Give the seconds it took and the bytes of all bodies."""
+    """Return the seconds and the bytes of all bodies."""
     command = ["h2load", "-n", str(requests), *_shape(target)]
     for name, value in target.headers.items():
         command += ["-H", f"{name}: {value}"]
@@ -195,7 +194,7 @@ def _h2load(target: Target, requests: int) -> tuple[float, int]:
 
 
 def _shape(target: Target) -> list[str]:
-    """Give as many callers at once either way; browsers do not pipeline HTTP/1.1."""
+    """Return options for the same number of callers; HTTP/1.1 without pipelining."""
     if target.message is not None:
         return ["-c", str(CONNECTIONS), "-m", str(STREAMS)]
     return ["--h1", "-c", str(CONNECTIONS * STREAMS), "-m", "1"]
@@ -211,16 +210,16 @@ def _as_file(content: bytes) -> Iterator[str]:
         os.close(file)
 
 
-def _read_h2load(said: str, requests: int, frame_bytes: int) -> tuple[float, int]:
-    """Read h2load's summary; each body counts without its gRPC frame's head."""
-    succeeded = re.search(r"(\d+) succeeded", said)
-    fine = re.search(r"status codes: (\d+) 2xx", said)
-    rate = re.search(r"finished in \S+, ([\d.]+) req/s", said)
-    data = re.search(r"\((\d+)\) data", said)
-    if not (succeeded and fine and rate and data):
-        raise RuntimeError(f"h2load said:\n{said}")
-    if not int(succeeded[1]) == int(fine[1]) == requests:
-        raise RuntimeError(f"not every answer is a 2xx:\n{said}")
+def _read_h2load(output: str, requests: int, frame_bytes: int) -> tuple[float, int]:
+    """Parse h2load's summary; a body counts without the header of its gRPC frame."""
+    succeeded = re.search(r"(\d+) succeeded", output)
+    successful = re.search(r"status codes: (\d+) 2xx", output)
+    rate = re.search(r"finished in \S+, ([\d.]+) req/s", output)
+    data = re.search(r"\((\d+)\) data", output)
+    if not (succeeded and successful and rate and data):
+        raise RuntimeError(f"unexpected output of h2load:\n{output}")
+    if not int(succeeded[1]) == int(successful[1]) == requests:
+        raise RuntimeError(f"not every answer is a 2xx:\n{output}")
     return requests / float(rate[1]), int(data[1]) - requests * frame_bytes
 
 
@@ -234,5 +233,5 @@ def _python(target: Target, requests: int) -> tuple[float, int]:
         "requests": requests,
     }
     command = [sys.executable, "-m", "tests.load.closed_loop"]
-    said = json.loads(_run(command, json.dumps(plan)))
-    return said["seconds"], said["bytes"]
+    result = json.loads(_run(command, json.dumps(plan)))
+    return result["seconds"], result["bytes"]

@@ -1,4 +1,4 @@
-"""One line of the table that `make bench` prints."""
+"""One row of the table that `make bench` prints."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -6,18 +6,18 @@ from typing import Literal
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """A figure beside its bar; `notes` holds what it was computed from."""
+    """A figure and its target; `notes` has the measurements behind it."""
 
     name: str
     figure: float
-    bar: float
+    target: float
     better: Literal["higher", "lower"] = "higher"
     unit: str = ""
     notes: str = ""
 
     @property
     def ok(self) -> bool:
-        """Tell whether the figure reaches its bar."""
+        """Return whether the figure reaches its target."""
         if self.better == "higher":
-            return self.figure >= self.bar
-        return self.figure <= self.bar
+            return self.figure >= self.target
+        return self.figure <= self.target

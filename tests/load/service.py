@@ -1,4 +1,4 @@
-"""Start the service, and other servers, for the benchmarks."""
+"""Starts the service and its peers for the benchmarks."""
 
 import json
 import os
@@ -23,7 +23,7 @@ ANA = {
     "password": "C0rrect-horse!staple",
 }
 START_SECONDS = 60
-# Sign-up and log-in are rate limited, reading is not.
+# Lifted so that benchmarks can sign up and log in as often as they need.
 LIFTED: dict[str, list[object]] = {
     "blatam.user.v1.UserService/CreateUser": [],
     "blatam.auth.v1.AuthService/Login": [],
@@ -33,7 +33,7 @@ ACADEMY = [sys.executable, "-m", "server"]
 
 @dataclass(frozen=True, slots=True)
 class Service:
-    """A running service, and an account that is signed in."""
+    """A running service and a signed-in user."""
 
     process: int
     grpc: str
@@ -44,22 +44,22 @@ class Service:
 
     @property
     def path(self) -> str:
-        """Return the REST path of the account."""
+        """The REST path of the signed-in user."""
         return f"/api/v1/users/{self.user}"
 
     @property
     def database(self) -> str:
-        """Return the URL of the Postgres that it started."""
+        """The URL of its Postgres."""
         urls = json.loads((self.folder / "state" / "endpoints.json").read_bytes())
         return str(urls["database_url"])
 
 
 @contextmanager
 def running() -> Iterator[Service]:
-    """Start `academy up` in a new STATE_DIR and sign an account in."""
+    """Start `academy up` with a new state folder and sign a user in."""
     with TemporaryDirectory(prefix="blatam-bench-", dir="/tmp") as name:
         folder = Path(name)
-        folder.chmod(0o755)  # Postgres runs by an account of its own
+        folder.chmod(0o755)  # Postgres runs under another account
         grpc, rest = free_address(), free_address()
         settings = {
             "STATE_DIR": str(folder / "state"),
@@ -79,10 +79,10 @@ def running() -> Iterator[Service]:
 def listening(
     command: Sequence[str], address: str, log: Path, settings: Mapping[str, str]
 ) -> Iterator[int]:
-    """Run a command on the server's core; return its pid once it listens."""
-    # the benchmarks must not load the servers that the shell is set to
-    excluded = {"DATABASE_URL", "REDIS_URL"}
-    env = {k: v for k, v in os.environ.items() if k not in excluded} | dict(settings)
+    """Run a command on the server's core; yield its process id once it listens."""
+    # The servers of the shell's environment must not be loaded.
+    inherited = {"DATABASE_URL", "REDIS_URL"}
+    env = {k: v for k, v in os.environ.items() if k not in inherited} | dict(settings)
     with (
         log.open("wb") as output,
         pinned(command, env=env, stdout=output.fileno()) as server,
@@ -94,23 +94,28 @@ def listening(
 def rest_target(
     name: str, process: int, url: str, headers: Mapping[str, str]
 ) -> Target:
-    """Return a GET to load, with the size of its present response."""
+    """Return a GET to load, with the size of its present answer."""
     plain = {**headers, "accept-encoding": "identity"}
     response = httpx.get(url, headers=plain, timeout=30).raise_for_status()
     return Target(name, process, url, len(response.content), None, plain)
 
 
-def compared(name: str, bar: float, bare: Target, ours: Target, note: str = "") -> Row:
-    """Return the ratio of CPU time per request; the notes hold the other figures."""
-    result = compare(bare, ours)
+def compared(
+    name: str, target: float, bare: Target, ours: Target, note: str = ""
+) -> Row:
+    """Return the ratio of CPU per request; the notes have the other measurements."""
+    comparison = compare(bare, ours)
     notes = (
-        f"CPU {result.bare.cpu_us:.0f} / {result.ours.cpu_us:.0f} us per request; "
-        f"{result.bare.per_second:,.0f} / {result.ours.per_second:,.0f} req/s, "
-        f"ratio {result.rate_ratio:.2f}"
+        f"CPU {comparison.bare.cpu_us:.0f} / {comparison.ours.cpu_us:.0f} us per "
+        f"request; "
+        f"{comparison.bare.per_second:,.0f} / {comparison.ours.per_second:,.0f} req/s, "
+        f"ratio {comparison.rate_ratio:.2f}"
     )
     if note:
         notes += f"; {note}"
-    return Row(name, result.cpu_ratio, bar, unit="by CPU per request", notes=notes)
+    return Row(
+        name, comparison.cpu_ratio, target, unit="by CPU per request", notes=notes
+    )
 
 
 def free_address() -> str:

@@ -1,4 +1,4 @@
-"""Two ways to do the same within this process, timed in turn; knows no service."""
+"""Time two functions alternately in this process; needs no service."""
 
 import statistics
 import time
@@ -13,7 +13,7 @@ WARM_UP = 200
 
 @dataclass(frozen=True, slots=True)
 class Race:
-    """Medians over the rounds; a ratio of 2 means that ours takes half as long."""
+    """Medians over the rounds; a ratio of 2 means that ours takes half the time."""
 
     bare_us: float
     ours_us: float
@@ -21,12 +21,12 @@ class Race:
 
 
 def race(bare: Work, ours: Work, rounds: int = ROUNDS) -> Race:
-    """Do both in turn, `rounds` times; give the medians of this thread's CPU time."""
-    works = [
+    """Time both alternately, `rounds` times; return the medians of CPU time."""
+    plans = [
         (work, max(1, int(SECONDS * 1e6 / _timed(work, WARM_UP))))
         for work in (bare, ours)
     ]
-    pairs = [tuple(_timed(*work) for work in works) for _ in range(rounds)]
+    pairs = [tuple(_timed(*plan) for plan in plans) for _ in range(rounds)]
     return Race(
         statistics.median(b for b, _ in pairs),
         statistics.median(o for _, o in pairs),
@@ -35,8 +35,8 @@ def race(bare: Work, ours: Work, rounds: int = ROUNDS) -> Race:
 
 
 def _timed(work: Work, times: int) -> float:
-    """Give the microseconds of one go."""
-    began = time.thread_time()
+    """Return the microseconds of one call."""
+    started = time.thread_time()
     for _ in range(times):
         work()
-    return (time.thread_time() - began) / times * 1e6
+    return (time.thread_time() - started) / times * 1e6

@@ -1,7 +1,7 @@
-"""GET /users/{id} the way most FastAPI services are written; uvicorn runs it.
+"""GET /users/{id} in the style of most FastAPI services; uvicorn runs it.
 
-It reads the service's own table of users in the Postgres of DATABASE_URL and gives
-the service's own answer, byte for byte. Tokens are HS256 by JWT_SECRET.
+It reads the service's table of users in the Postgres of DATABASE_URL and sends the
+same JSON as the service. Tokens are HS256 with JWT_SECRET.
 """
 
 import os
@@ -28,7 +28,7 @@ new_session = async_sessionmaker(engine, expire_on_commit=False)
 
 
 class Base(DeclarativeBase):
-    """What every table stands on."""
+    """The declarative base."""
 
 
 class User(Base):
@@ -64,20 +64,20 @@ class UserOut(BaseModel):
 
 
 async def session() -> AsyncIterator[AsyncSession]:
-    """Give a session of the request's own."""
+    """Open a session for the request."""
     async with new_session() as opened:
         yield opened
 
 
 async def claims(
-    given: Annotated[HTTPAuthorizationCredentials, Depends(bearer)],
+    credentials: Annotated[HTTPAuthorizationCredentials, Depends(bearer)],
 ) -> dict[str, Any]:
     """Verify the token."""
     try:
-        told: dict[str, Any] = jwt.decode(given.credentials, SECRET, ["HS256"])
+        payload: dict[str, Any] = jwt.decode(credentials.credentials, SECRET, ["HS256"])
     except jwt.InvalidTokenError as error:
         raise HTTPException(401, "the token is not valid") from error
-    return told
+    return payload
 
 
 @app.get("/api/v1/users/{user_id}", response_model=UserOut)
@@ -86,10 +86,10 @@ async def read_user(
     signed_in: Annotated[dict[str, Any], Depends(claims)],
     db: Annotated[AsyncSession, Depends(session)],
 ) -> UserOut:
-    """Read one account; who reads their own sees all of it."""
+    """Read one account; its owner gets all fields."""
     user = await db.get(User, user_id)
     if user is None:
-        raise HTTPException(404, "there is no such user")
+        raise HTTPException(404, "not found")
     own = signed_in["sub"] == str(user.id)
     return UserOut(
         id=str(user.id),

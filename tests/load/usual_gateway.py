@@ -1,7 +1,7 @@
-"""REST in front of a gRPC server the way it is usually written; uvicorn runs it.
+"""REST in front of a gRPC server in plain FastAPI; uvicorn runs it.
 
-It calls the server at GRPC_SERVER over one channel and turns its answer into JSON by
-google.protobuf.json_format.
+It calls the server at GRPC_SERVER over one channel and converts its answer to JSON
+with google.protobuf.json_format.
 """
 
 import os
@@ -26,7 +26,7 @@ HTTP = {
 
 @asynccontextmanager
 async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-    """Keep one channel as long as the app."""
+    """Keep one channel open while the app runs."""
     async with grpc.aio.insecure_channel(os.environ["GRPC_SERVER"]) as channel:
         app.state.users = UserServiceStub(channel)
         yield

@@ -1,5 +1,6 @@
-"""Messages: nothing of a caller's in headers, links from PUBLIC_URL alone."""
+"""Messages: no text of callers in headers, links from PUBLIC_URL only."""
 
+from dataclasses import replace
 from email import message_from_bytes, policy
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from tests.fakes import NOON, Clock
 from tests.mailbox import link_of, token_of
 
 SENDER = "Blatam Academy <no-reply@academy.example>"
-STATIONERY = MessageBuilder(SENDER, "https://academy.example/app/", Clock())
+BUILDER = MessageBuilder(SENDER, "https://academy.example/app/", Clock())
 DETAILS: dict[str, str | int | tuple[str, ...]] = {
     "device": "Phone",
     "address": "192.0.2.1",
@@ -23,13 +24,13 @@ DETAILS: dict[str, str | int | tuple[str, ...]] = {
 
 
 def email(template: Template, token: str = "", **details: str) -> Email:
-    return Email(7, NOON, template, "a@x.co", "ana", token, DETAILS | details)
+    return Email(7, NOON, template, "a@x.co", "ana", token, details=DETAILS | details)
 
 
 @pytest.mark.parametrize("template", Template)
-def test_every_letter_has_a_text(template: Template) -> None:
-    """All blanks are filled, the token is in the link, and lines are short."""
-    message = STATIONERY.message(email(template, "T0KEN"))
+def test_every_template_has_a_text(template: Template) -> None:
+    """All fields are filled in, the token is in the link, and lines are short."""
+    message = BUILDER.message(email(template, "T0KEN"))
     body = message.get_content()
     assert "{" not in body
     assert "ana" in body
@@ -43,56 +44,69 @@ def test_every_letter_has_a_text(template: Template) -> None:
         assert "T0KEN" not in message.as_string()
 
 
-def test_a_repeat_bears_the_same_name() -> None:
-    """So that whoever gets a mail twice can tell."""
+def test_unsubscribe_headers_need_a_token() -> None:
+    """RFC 8058 2: both headers, if the mail can be turned off; else none."""
+    news = replace(email(Template.DIGEST), unsubscribe_token="T0KEN")
+    message = BUILDER.message(news)
+    assert message["List-Unsubscribe"] == (
+        "<https://academy.example/app/api/v1/unsubscribe/T0KEN>"
+    )
+    assert message["List-Unsubscribe-Post"] == "List-Unsubscribe=One-Click"
+    assert "T0KEN" not in repr(news)
+    plain = BUILDER.message(email(Template.NEW_DEVICE))
+    assert not [name for name in plain if name.startswith("List-")]
+
+
+def test_message_id_is_the_same_when_repeated() -> None:
+    """A receiver can recognise a repeated delivery."""
     first, again = (
-        STATIONERY.message(email(Template.WELCOME))["Message-ID"] for _ in range(2)
+        BUILDER.message(email(Template.WELCOME))["Message-ID"] for _ in range(2)
     )
     assert first == again
     assert first.endswith("@academy.example>")
 
 
 @pytest.mark.parametrize("address", ["a@x.co\r\nBcc: b@x.co", "a@x.co, b@x.co", "a"])
-def test_an_address_brings_no_headers(address: str) -> None:
-    """An address is one address, or the mail is not made."""
-    email = Email(7, NOON, Template.WELCOME, address, "ana")
+def test_address_cannot_add_headers(address: str) -> None:
+    """A message is written for exactly one address, or not at all."""
+    welcome = Email(7, NOON, Template.WELCOME, address, "ana")
     with pytest.raises((ValueError, IndexError)):
-        STATIONERY.message(email)
+        BUILDER.message(welcome)
 
 
-def test_what_comes_from_outside_stays_a_line() -> None:
-    """A device may call itself what it likes."""
+def test_foreign_text_stays_on_its_line() -> None:
+    """A device name is sent by clients and can be any text."""
     name = "x\r\n\r\nDear user,\x1b[31m é\u202e {link}" + "y" * 500
-    body = STATIONERY.message(email(Template.NEW_DEVICE, device=name)).get_content()
+    body = BUILDER.message(email(Template.NEW_DEVICE, device=name)).get_content()
     (line,) = (line for line in body.splitlines() if "device:" in line)
     assert line.startswith("  device:  x????Dear user,?[31m é? {link}yyy")
     assert len(line) < 120
 
 
-def test_other_letters_than_ascii_arrive() -> None:
-    """In a form that every relay passes on (RFC 2045)."""
-    message = STATIONERY.message(email(Template.NEW_DEVICE, device="Ñandú"))
+def test_non_ascii_text_is_encoded() -> None:
+    """The encoding is one that every relay accepts (RFC 2045)."""
+    message = BUILDER.message(email(Template.NEW_DEVICE, device="Ñandú"))
     assert message.as_bytes().isascii()
     assert "Ñandú" in message.get_content()
 
 
-async def test_without_a_server_mails_are_files(
+async def test_file_mailer_writes_private_files(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Read by their owner alone; the console names the file and no secret.
+    """Only their owner can read them; the console names the file and no secret.
 
-    A repeat is the same file.
+    A repeated delivery writes the same file.
     """
-    post = FileMailer(tmp_path / "mail", STATIONERY)
+    mailer = FileMailer(tmp_path / "mail", BUILDER)
     for _ in range(2):
-        await post.send(email(Template.PASSWORD_RESET, "T0KEN"))
+        await mailer.send(email(Template.PASSWORD_RESET, "T0KEN"))
     (file,) = (tmp_path / "mail").iterdir()
     assert file.suffix == ".eml"
     assert file.stat().st_mode & 0o077 == 0
     mail = message_from_bytes(file.read_bytes(), policy=policy.default)
     assert (mail["To"], token_of(mail)) == ("a@x.co", "T0KEN")
-    said = capsys.readouterr().out
-    assert said == f"mail: {file}\n" * 2
+    output = capsys.readouterr().out
+    assert output == f"mail: {file}\n" * 2
 
 
 @pytest.mark.parametrize(
@@ -110,7 +124,7 @@ async def test_without_a_server_mails_are_files(
         ),
     ],
 )
-def test_what_smtp_url_says(url: str, server: MailServer) -> None:
+def test_smtp_url_is_parsed(url: str, server: MailServer) -> None:
     """With a password the connection is encrypted unless the URL says never."""
     assert MailServer.parse(url) == server
     assert "p/" not in repr(server)
@@ -119,6 +133,6 @@ def test_what_smtp_url_says(url: str, server: MailServer) -> None:
 @pytest.mark.parametrize(
     "url", ["http://h", "smtp://", "smtp://h?starttls=x", "smtp://h?tls=1", "smtp:h"]
 )
-def test_what_smtp_url_may_not_say(url: str) -> None:
+def test_smtp_url_faults_are_refused(url: str) -> None:
     with pytest.raises(ValueError, match=r"must|may"):
         MailServer.parse(url)

@@ -1,4 +1,4 @@
-"""A real listener on a port of its own, with the full chain."""
+"""Fixtures: the whole service with a gRPC listener on a free port."""
 
 from collections.abc import AsyncIterator
 
@@ -9,13 +9,13 @@ from tests.running import Running, running
 
 @pytest_asyncio.fixture
 async def service(database_url: str, redis_url: str) -> AsyncIterator[Running]:
-    """Give the service, without rate limits on signing up and in."""
+    """Return a service without rate limits on sign-up and log-in."""
     async with running(database_url, redis_url) as started:
         yield started
 
 
 @pytest_asyncio.fixture
 async def limited(database_url: str, redis_url: str) -> AsyncIterator[Running]:
-    """Give the service with the contract's own limits."""
+    """Return a service with the contract's rate limits."""
     async with running(database_url, redis_url, rate_limits={}) as started:
         yield started

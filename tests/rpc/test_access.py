@@ -1,7 +1,7 @@
-"""Every RPC's access, from the contract alone: a new RPC is covered unasked.
+"""The access rule of every RPC, read from the contract; new RPCs are included.
 
-R27, R41: deny by default. Each RPC is called over both transports as nobody, as a
-student, as the student that it is about, as a service and as an admin.
+R27, R41: deny by default. Each RPC is called over both transports without a token, by
+a student, by the student whom the request concerns, by a service and by an admin.
 """
 
 import re
@@ -17,6 +17,7 @@ from google.protobuf.message import Message
 from blatam.auth.v1 import auth_pb2
 from blatam.policy.v1.policy_pb2 import Access
 from blatam.user.v1 import user_pb2
+from edge.port import CallError
 from server.domain.accounts.users import Role
 from server.rpc import contract
 from server.rpc.call import Method
@@ -25,25 +26,25 @@ from tests.running import Running, SignedIn
 METHODS = {method.name: method for method in contract.methods()}
 HTTP: Any = annotations_pb2.http
 REFUSED = {"UNAUTHENTICATED", "PERMISSION_DENIED"}
-SECONDS_OF_A_STREAM = 0.3  # some have no end of their own
+STREAM_TIMEOUT_SECONDS = 0.3  # some streams never end by themselves
 
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Who calls, and whether the request is about them."""
+    """A caller, and whether the request concerns their own account."""
 
-    who: SignedIn | None
+    user: SignedIn | None
     own: bool = False
     admin: bool = False
     service: bool = False
 
 
 def expected(method: Method, caller: Caller) -> str:
-    """Give what the policy says: a refusal's code, or "" for let through."""
+    """Return the refusal's code that the policy demands, or "" if it permits."""
     access = method.policy.access
     if access == Access.ACCESS_PUBLIC:
         return ""
-    if caller.who is None:
+    if caller.user is None:
         return "UNAUTHENTICATED"
     if caller.service and method.policy.user_required:
         return "PERMISSION_DENIED"
@@ -55,24 +56,28 @@ def expected(method: Method, caller: Caller) -> str:
 
 
 def request_about(method: Method, user_id: int) -> Message:
-    """Give an otherwise empty request; it reaches the rules, and no further."""
+    """Return a request that is empty but for the user id; field rules refuse it."""
     request: Message = method.request_type()
     *outer, last = (method.policy.self or "").split(".")
-    where: Message = request
+    parent: Message = request
     for name in outer:
-        where = getattr(where, name)
+        parent = getattr(parent, name)
     if last:
-        setattr(where, last, user_id)
+        setattr(parent, last, user_id)
     return request
 
 
-async def by_grpc(service: Running, method: Method, body: Message, who: Caller) -> str:
+async def by_grpc(
+    service: Running, method: Method, body: Message, caller: Caller
+) -> str:
     message = body.SerializeToString()
-    metadata = who.who.metadata if who.who else ()
+    metadata = caller.user.metadata if caller.user else ()
     try:
         if method.streams:
             stream: Any = service.channel.unary_stream(method.path)
-            await stream(message, metadata=metadata, timeout=SECONDS_OF_A_STREAM).read()
+            await stream(
+                message, metadata=metadata, timeout=STREAM_TIMEOUT_SECONDS
+            ).read()
         else:
             unary: Any = service.channel.unary_unary(method.path)
             await unary(message, metadata=metadata)
@@ -81,14 +86,16 @@ async def by_grpc(service: Running, method: Method, body: Message, who: Caller) 
     return ""
 
 
-async def by_rest(service: Running, method: Method, body: Message, who: Caller) -> str:
-    path_of, verb = rest(method)
-    nobody = str(2**62)  # what others may have made is not for this test to end
-    user_id = str(_at(body, method.policy.self)) if method.policy.self else nobody
-    path = re.sub(r"\{[a-z_.]+\}", user_id, path_of)
-    headers = who.who.headers if who.who else {}
+async def by_rest(
+    service: Running, method: Method, body: Message, caller: Caller
+) -> str:
+    template, verb = rest(method)
+    unknown_id = str(2**62)  # rows of other tests must not be deleted
+    user_id = str(_at(body, method.policy.self)) if method.policy.self else unknown_id
+    path = re.sub(r"\{[a-z_.]+\}", user_id, template)
+    headers = caller.user.headers if caller.user else {}
     if method.streams:
-        headers = headers | {"grpc-timeout": f"{SECONDS_OF_A_STREAM * 1000:.0f}m"}
+        headers = headers | {"grpc-timeout": f"{STREAM_TIMEOUT_SECONDS * 1000:.0f}m"}
     content = None if verb in {"GET", "DELETE"} else b"{}"
     if content:
         headers = headers | {"content-type": "application/json"}
@@ -98,8 +105,8 @@ async def by_rest(service: Running, method: Method, body: Message, who: Caller) 
 
 def rest(method: Method) -> tuple[str, str]:
     service, _, name = method.name.partition("/")
-    found = next(s for s in contract.SERVICES if s.full_name == service)
-    rule: Any = found.methods_by_name[name].GetOptions().Extensions[HTTP]
+    descriptor = next(s for s in contract.SERVICES if s.full_name == service)
+    rule: Any = descriptor.methods_by_name[name].GetOptions().Extensions[HTTP]
     verb = rule.WhichOneof("pattern")
     return getattr(rule, verb), verb.upper()
 
@@ -112,16 +119,16 @@ def _at(message: Message, path: str) -> object:
 
 
 async def service_key(shared: Running, admin: SignedIn) -> SignedIn:
-    """Give a service with a new key."""
+    """Return a service with a new service key."""
     request = auth_pb2.CreateServiceKeyRequest(name="test")
-    made = await shared.auth.CreateServiceKey(request, metadata=admin.metadata)
-    tokens = auth_pb2.TokenPair(access_token=made.secret)
+    key = await shared.auth.CreateServiceKey(request, metadata=admin.metadata)
+    tokens = auth_pb2.TokenPair(access_token=key.secret)
     return SignedIn(user_pb2.User(), tokens)
 
 
 @pytest.mark.parametrize("name", METHODS)
 @pytest.mark.parametrize("transport", [by_grpc, by_rest])
-async def test_access_is_what_the_contract_says(
+async def test_access_follows_the_contract(
     shared: Running,
     name: str,
     transport: Callable[[Running, Method, Message, Caller], Awaitable[str]],
@@ -135,16 +142,50 @@ async def test_access_is_what_the_contract_says(
         Caller(None),
         Caller(other),
         Caller(key, service=True),
-        Caller(student, own=True),  # may end the session, even the account
+        Caller(student, own=True),  # may log out or delete the account: comes late
         Caller(admin, admin=True),
     ):
         body = request_about(method, student.user.id)
         outcome = await transport(shared, method, body, caller)
-        wanted = expected(method, caller)
-        # what is let through meets the field rules next, and may fail there
-        seen = outcome if outcome in REFUSED else ""
+        # A permitted call may still fail at the field rules.
+        refusal = outcome if outcome in REFUSED else ""
         if method.path.endswith(("Login", "RefreshToken")):
-            assert seen in ("", "UNAUTHENTICATED")
+            assert refusal in ("", "UNAUTHENTICATED")
         else:
-            assert seen == wanted, (name, caller)
+            assert refusal == expected(method, caller), (name, caller)
         assert outcome not in ("INTERNAL", "UNKNOWN", "UNIMPLEMENTED")
+
+
+@pytest.mark.parametrize(
+    ("pattern", "accepted"),
+    [
+        ("Bearer {}", True),
+        ("bearer {}", True),
+        ("Bearer   {}", True),
+        (" \t Bearer {} \t", True),
+        ("Bearer{}", False),
+        ("Bearer\t{}", False),
+        ("Basic {}", False),
+        ("Bearer {} x", False),
+        ("{}", False),
+        ("Bearer", False),
+    ],
+)
+async def test_white_space_in_the_authorization_header(
+    shared: Running, pattern: str, accepted: bool
+) -> None:
+    """RFC 9110: optional around the value (5.5); one or more SP in it (11.6.2)."""
+    user = await shared.signed_in()
+    value = pattern.format(user.tokens.access_token)
+    get_user = shared.port.unary(
+        "/blatam.user.v1.UserService/GetCurrentUser",
+        b"",
+        metadata=(("authorization", value),),
+        timeout=5,
+    )
+    if accepted:
+        assert (await get_user).message
+    else:
+        with pytest.raises(CallError) as caught:
+            await get_user
+        assert caught.value.code == grpc.StatusCode.UNAUTHENTICATED.value[0]

@@ -1,6 +1,7 @@
-"""A tunnel's other end: what strangers send does no harm, and no rule is gone round."""
+"""The batching servicer: hostile clients do no harm, and every rule applies."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
@@ -9,199 +10,262 @@ import grpc
 import pytest
 
 from batching.v1.batching_pb2 import (
-    Answer,
     Call,
+    CallResult,
     ExecuteBatchRequest,
     ExecuteBatchResponse,
-    Pair,
+    MetadataEntry,
 )
 from blatam.auth.v1 import auth_pb2
 from edge.batching import BatchingPort
 from edge.port import Reply
-from server.rpc.batching import MOST_CALLS
+from server.rpc.grpc_server import MAX_CALLS_PER_CONNECTION
 from tests.edge.service import Port
-from tests.edge.test_batching import METHOD, Held, until
+from tests.edge.test_batching import METHOD, GatedService, until
 from tests.edge.test_ports import Remote
 from tests.running import Running
 
-CARRY = "/batching.v1.BatchingService/ExecuteBatch"
+EXECUTE_BATCH = "/batching.v1.BatchingService/ExecuteBatch"
 LOGIN = "/blatam.auth.v1.AuthService/Login"
+RESOURCE_EXHAUSTED = grpc.StatusCode.RESOURCE_EXHAUSTED.value[0]
+DEADLINE_EXCEEDED = grpc.StatusCode.DEADLINE_EXCEEDED.value[0]
 
 
 @asynccontextmanager
 async def opened(service: Port, most: int = 1_000) -> AsyncIterator[tuple[Any, Remote]]:
-    """Give a tunnel's stream, to send it whatever one likes."""
+    """Return a raw batching stream to the service, and the server."""
     remote = Remote(service, BatchingPort, most)
     async with remote:
-        yield remote.channel.stream_stream(CARRY)(), remote
+        yield remote.channel.stream_stream(EXECUTE_BATCH)(), remote
 
 
-def carry(*numbers: int, cancelled: Sequence[int] = ()) -> bytes:
-    calls = [Call(id=n, method=METHOD) for n in numbers]
+def batch(
+    *ids: int, cancelled: Sequence[int] = (), timeout_ms: int | None = None
+) -> bytes:
+    calls = [Call(id=n, method=METHOD, timeout_ms=timeout_ms) for n in ids]
     return ExecuteBatchRequest(calls=calls, cancelled=cancelled).SerializeToString()
 
 
-async def answers(stream: Any, count: int) -> list[Answer]:
-    """Give the next answers."""
-    found: list[Answer] = []
+async def read_results(stream: Any, count: int) -> list[CallResult]:
+    """Return the next results."""
+    results: list[CallResult] = []
     async with asyncio.timeout(10):
-        while len(found) < count:
-            found += ExecuteBatchResponse.FromString(await stream.read()).answers
-    return found
+        while len(results) < count:
+            results += ExecuteBatchResponse.FromString(await stream.read()).results
+    return results
 
 
 @pytest.mark.parametrize(
-    "sent",
-    [b"\xff", carry(1, 1), carry(*range(MOST_CALLS + 1)), b"\n" * 5_000_000],
-    ids=["no message", "one id twice", "too many", "too large"],
+    "request_bytes",
+    [
+        b"\xff",
+        batch(1, 1),
+        batch(*range(MAX_CALLS_PER_CONNECTION + 1)),
+        b"\n" * 5_000_000,
+    ],
+    ids=["undecodable", "duplicate id", "too many calls", "too large"],
 )
 @pytest.mark.parametrize("most", [0, 1_000])
-async def test_nonsense_is_refused(
-    sent: bytes, most: int, caplog: pytest.LogCaptureFixture
+async def test_invalid_request_ends_the_stream(
+    request_bytes: bytes, most: int, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """And is no error of ours."""
-    async with opened(Held(), most) as (stream, _):
-        await stream.write(sent)
+    """The client is at fault: no error in the log."""
+    async with opened(GatedService(), most) as (stream, _):
+        await stream.write(request_bytes)
         with pytest.raises(grpc.aio.AioRpcError) as caught:
-            await answers(stream, 1_000)
+            await read_results(stream, 1_000)
         assert caught.value.code() in (
             grpc.StatusCode.INVALID_ARGUMENT,
-            grpc.StatusCode.RESOURCE_EXHAUSTED,  # gRPC's word for a large message
+            grpc.StatusCode.RESOURCE_EXHAUSTED,  # gRPC's own for a large message
         )
     assert "raised" not in caplog.text
 
 
 @pytest.mark.parametrize("most", [0, 1_000])
-async def test_who_does_not_read_is_not_served_on(most: int) -> None:
-    """R34: what is refused takes a place, too, until it is sent."""
+async def test_client_that_does_not_read_is_not_served_further(most: int) -> None:
+    """R34: a call takes a place until its result is sent, a refused one too."""
     service = Port(Reply(b"x" * 100_000))
     async with opened(service, most) as (stream, remote):
 
-        async def more() -> None:
+        async def write_calls() -> None:
             for first in range(0, 100_000, 100):
-                await stream.write(carry(*range(first, first + 100)))
+                await stream.write(batch(*range(first, first + 100)))
 
-        sending = asyncio.create_task(more())
-        await until(lambda: bool(remote.batching._ends))
+        writing = asyncio.create_task(write_calls())
+        await until(lambda: bool(remote.batching._streams))
         await asyncio.sleep(0.5)
-        (end,) = remote.batching._ends.values()
-        assert len({one.id for one in end._answers}) <= MOST_CALLS
-        assert len(end._calls) <= MOST_CALLS
-        assert len(service.calls) < MOST_CALLS * 3  # what the wire itself holds
-        sending.cancel()
+        (served,) = remote.batching._streams.values()
+        unsent = {result.id for result in served._results}
+        assert len(unsent) <= MAX_CALLS_PER_CONNECTION
+        assert len(served._calls) <= MAX_CALLS_PER_CONNECTION
+        # HTTP/2 flow control lets some through
+        assert len(service.calls) < MAX_CALLS_PER_CONNECTION * 3
+        writing.cancel()
 
 
-async def test_calls_and_cancels_without_end() -> None:
-    """They are never more at once than calls that are waited for."""
-    service = Held()
+async def test_cancelled_calls_count_until_they_end() -> None:
+    """Calls that are cancelled at once never exceed the limit of running calls."""
+    service = GatedService()
     async with opened(service) as (stream, remote):
         for first in range(0, 2_000, 100):
-            numbers = range(first, first + 100)
-            await stream.write(carry(*numbers))
-            await stream.write(carry(cancelled=numbers))
-        await stream.write(carry(5_000))
-        await until(lambda: service.now == 1)
-        assert service.most <= MOST_CALLS
+            ids = range(first, first + 100)
+            await stream.write(batch(*ids))
+            await stream.write(batch(cancelled=ids))
+        await stream.write(batch(5_000))
+        await until(lambda: service.running == 1)
+        assert service.peak <= MAX_CALLS_PER_CONNECTION
         assert remote.batching.running == 1
 
 
-async def test_cancels_make_room_for_the_calls_beside_them() -> None:
-    """Who gives up keeps nobody waiting; what is cancelled at once is not made."""
-    service = Held()
+async def test_calls_behind_slow_cancellations_are_not_executed() -> None:
+    """They get an immediate answer instead of waiting; the limit still holds."""
+    service = GatedService(cleanup=2)
     async with opened(service) as (stream, _):
-        await stream.write(carry(*range(MOST_CALLS)))
-        await until(lambda: service.now == MOST_CALLS)
-        new = range(MOST_CALLS, MOST_CALLS + 10)
-        await stream.write(carry(*new, cancelled=[*range(9), new[-1]]))
-        await until(lambda: len(service.calls) == MOST_CALLS + 9)
-        assert service.cancelled == 9
+        first = range(MAX_CALLS_PER_CONNECTION)
+        await stream.write(batch(*first))
+        await until(lambda: service.running == MAX_CALLS_PER_CONNECTION)
+        await stream.write(batch(cancelled=first))
+        await until(lambda: service.cancelled == MAX_CALLS_PER_CONNECTION)
+        began = time.monotonic()
+        await stream.write(batch(1_000, 1_001, timeout_ms=1_000))
+        results = await read_results(stream, 2)
+        assert time.monotonic() - began < 0.5
+    assert [(r.id, r.code, r.not_executed) for r in results] == [
+        (1_000, RESOURCE_EXHAUSTED, True),
+        (1_001, RESOURCE_EXHAUSTED, True),
+    ]
+    assert service.peak == MAX_CALLS_PER_CONNECTION
 
 
-async def test_too_many_over_all_tunnels() -> None:
-    """Beyond what the server takes a call is not made, and may be elsewhere."""
-    async with opened(Held(), most=10) as (stream, _):
-        await stream.write(carry(*range(12)))
-        told = await answers(stream, 2)
-    assert [(a.id, a.code, a.unmade) for a in told] == [(10, 8, True), (11, 8, True)]
+async def test_deadline_counts_from_the_arrival_of_the_message() -> None:
+    """Calls that waited for the client to read results get what is left."""
+    service = Port(Reply(b"x" * 100_000))
+    async with opened(service) as (stream, remote):
+        # Results that the client does not read yet fill every place of the stream.
+        await stream.write(batch(*range(MAX_CALLS_PER_CONNECTION)))
+        await until(lambda: len(service.calls) == MAX_CALLS_PER_CONNECTION)
+        (served,) = remote.batching._streams.values()
+        places = MAX_CALLS_PER_CONNECTION - len(served._calls)
+        ids = range(1_000, 1_000 + MAX_CALLS_PER_CONNECTION)
+        await stream.write(batch(*ids, timeout_ms=200))
+        await asyncio.sleep(0.4)
+        executed = len(service.calls)
+        assert executed <= MAX_CALLS_PER_CONNECTION + places + 64
+        results = {
+            result.id: result
+            for result in await read_results(stream, MAX_CALLS_PER_CONNECTION * 2)
+            if not result.partial
+        }
+    late = results[ids[-1]]
+    assert (late.code, late.not_executed) == (DEADLINE_EXCEEDED, True)
 
 
-async def test_one_tunnel_for_each_connection() -> None:
-    """So that one client takes no more places than it has streams."""
-    async with opened(Held()) as (stream, remote):
-        await stream.write(carry(1))
+async def test_cancellations_make_room_for_calls_of_the_same_message() -> None:
+    """A call that is cancelled in its own message is not executed."""
+    service = GatedService()
+    async with opened(service) as (stream, _):
+        await stream.write(batch(*range(MAX_CALLS_PER_CONNECTION)))
+        await until(lambda: service.running == MAX_CALLS_PER_CONNECTION)
+        await stream.write(batch(cancelled=range(9)))
+        await until(lambda: service.cancelled == 9)
+        new = range(MAX_CALLS_PER_CONNECTION, MAX_CALLS_PER_CONNECTION + 10)
+        await stream.write(batch(*new, cancelled=[*range(9, 18), new[-1]]))
+        await until(lambda: len(service.calls) == MAX_CALLS_PER_CONNECTION + 9)
+        assert service.cancelled == 18
+
+
+async def test_limit_over_all_streams() -> None:
+    """Calls beyond it are not executed, and the result says so."""
+    async with opened(GatedService(), most=10) as (stream, _):
+        await stream.write(batch(*range(12)))
+        results = await read_results(stream, 2)
+    assert [(r.id, r.code, r.not_executed) for r in results] == [
+        (10, RESOURCE_EXHAUSTED, True),
+        (11, RESOURCE_EXHAUSTED, True),
+    ]
+
+
+async def test_second_stream_of_a_connection_is_refused() -> None:
+    """One client gets no more places than its connection has streams."""
+    async with opened(GatedService()) as (stream, remote):
+        await stream.write(batch(1))
         await until(lambda: remote.batching.running == 1)
-        second: Any = remote.channel.stream_stream(CARRY)()
+        second: Any = remote.channel.stream_stream(EXECUTE_BATCH)()
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             await second.read()
         assert caught.value.code() is grpc.StatusCode.UNIMPLEMENTED
 
 
-async def test_its_calls_end_with_a_tunnel() -> None:
-    """Nobody waits for them any more."""
-    service = Held()
+async def test_cancelled_stream_cancels_its_calls() -> None:
+    service = GatedService()
     async with opened(service) as (stream, remote):
-        await stream.write(carry(*range(5)))
-        await until(lambda: service.now == 5)
+        await stream.write(batch(*range(5)))
+        await until(lambda: service.running == 5)
         stream.cancel()
         await until(lambda: service.cancelled == 5)
-        await until(lambda: remote.batching.running == 0 and not remote.batching._ends)
+        servicer = remote.batching
+        await until(lambda: servicer.running == 0 and not servicer._streams)
 
 
-async def test_half_closed_it_answers_the_rest() -> None:
-    """And ends well."""
-    service = Held()
+async def test_half_closed_stream_answers_every_call() -> None:
+    """Then it ends with OK."""
+    service = GatedService()
     async with opened(service) as (stream, _):
-        await stream.write(carry(*range(5)))
+        await stream.write(batch(*range(5)))
         await stream.done_writing()
-        await until(lambda: service.now == 5)
+        await until(lambda: service.running == 5)
         service.gate.set()
-        assert len(await answers(stream, 5)) == 5
+        assert len(await read_results(stream, 5)) == 5
         assert await stream.read() is grpc.aio.EOF
         assert await stream.code() is grpc.StatusCode.OK
 
 
-async def test_what_breaks_inside_is_one_calls_error() -> None:
-    """R38: without a word of why; the others go on."""
+async def test_exception_in_one_call_leaves_the_others_alone() -> None:
+    """R38: the caller gets INTERNAL without the exception's text."""
 
-    async def broken() -> None:
+    async def fail() -> None:
         raise KeyError("secret")
 
-    service = Port(then=broken)
+    service = Port(then=fail)
     async with opened(service) as (stream, _):
-        await stream.write(carry(1))
-        (answer,) = await answers(stream, 1)
-        assert (answer.code, answer.error) == (13, "internal error")
+        await stream.write(batch(1))
+        (result,) = await read_results(stream, 1)
+        assert (result.code, result.error_message) == (13, "internal error")
         service.then = None
-        await stream.write(carry(2))
-        (answer,) = await answers(stream, 1)
-        assert answer.code == 0
+        await stream.write(batch(2))
+        (result,) = await read_results(stream, 1)
+        assert result.code == 0
 
 
-MANY = [Pair(name="x")] * 600
+USER_AGENT = "grpcgateway-user-agent"
 CALLS = {
-    "NUL": (LOGIN, [Pair(name="grpcgateway-user-agent", value=b"a\0b")], 3),
-    "escape": (LOGIN, [Pair(name="user-agent", value=b"\n\x1b[2J")], 3),
-    "no text": (LOGIN, [Pair(name="x", value=b"\xff")], 3),
-    "no name": (LOGIN, [Pair(name="X y", value=b"1")], 3),
-    "too many": (LOGIN, MANY, 3),
-    "too large": (LOGIN, [Pair(name="x-bin", value=b"1" * 20_000)], 3),
-    "no method": ("/blatam.auth.v1.AuthService/Nothing", [], 12),
-    "a stream": ("/blatam.auth.v1.AuthService/WatchRevocations", [], 12),
-    "binary": (LOGIN, [Pair(name="x-bin", value=b"\xff\0")], 16),
+    "NUL": (LOGIN, [MetadataEntry(key=USER_AGENT, value=b"a\0b")], 3),
+    "escape": (LOGIN, [MetadataEntry(key="user-agent", value=b"\n\x1b[2J")], 3),
+    "not ASCII": (LOGIN, [MetadataEntry(key="x", value=b"\xff")], 3),
+    "digits that are not ASCII": (
+        LOGIN,
+        [MetadataEntry(key="grpc-timeout", value="\u0665S".encode())],
+        3,
+    ),
+    "invalid key": (LOGIN, [MetadataEntry(key="X y", value=b"1")], 3),
+    "key that is not ASCII": (LOGIN, [MetadataEntry(key="x\u0665", value=b"1")], 3),
+    "too many entries": (LOGIN, [MetadataEntry(key="x")] * 600, 3),
+    "too large": (LOGIN, [MetadataEntry(key="x-bin", value=b"1" * 20_000)], 3),
+    "unknown method": ("/blatam.auth.v1.AuthService/Nothing", [], 12),
+    "stream": ("/blatam.auth.v1.AuthService/WatchRevocations", [], 12),
+    "binary": (LOGIN, [MetadataEntry(key="x-bin", value=b"\xff\0")], 16),
 }
 
 
 @pytest.mark.parametrize("name", CALLS)
-async def test_a_call_is_what_grpc_would_let_through(
-    shared: Running, name: str
-) -> None:
-    """R32: and no more; the last one reaches the rules."""
+async def test_metadata_is_limited_as_in_grpc(shared: Running, name: str) -> None:
+    """R32: what gRPC refuses is refused here; the last case reaches the servicer."""
     method, metadata, code = CALLS[name]
     login = auth_pb2.LoginRequest(identifier="nobody", password="Blue7horse")
     call = Call(method=method, message=login.SerializeToString(), metadata=metadata)
-    stream: Any = shared.channel.stream_stream(CARRY)()
+    stream: Any = shared.channel.stream_stream(EXECUTE_BATCH)()
     await stream.write(ExecuteBatchRequest(calls=[call]).SerializeToString())
-    (answer,) = await answers(stream, 1)
-    assert answer.code == code
+    (result,) = await read_results(stream, 1)
+    assert result.code == code
     await stream.done_writing()
     assert await stream.read() is grpc.aio.EOF

@@ -1,7 +1,8 @@
-"""The contract is whole, and one that is not stops the server."""
+"""The contract is complete, and the server does not start with a faulty one."""
 
 import ast
 import inspect
+import re
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -9,14 +10,19 @@ from typing import Any
 import pytest
 from google.api import annotations_pb2
 from google.protobuf import descriptor_pb2, descriptor_pool
+from google.rpc import code_pb2
+from protobuf import DescMethod
 
 import edge
 from blatam.error.v1 import reason_pb2
 from blatam.policy.v1 import policy_pb2
 from blatam.policy.v1.policy_pb2 import Access, MethodPolicy, RateLimit
+from edge.codec import Codec
+from edge.openapi.text import read_text
+from edge.schema.components import comment
 from server.domain import errors
 from server.domain.limits import Window
-from server.rpc import contract
+from server.rpc import contract, documentation
 from server.rpc.call import Method
 from server.rpc.contract import ContractError, RateRule, read_method
 from server.rpc.listener import serve_methods
@@ -25,7 +31,7 @@ HTTP: Any = annotations_pb2.http
 
 
 def method_with(policy: MethodPolicy | None) -> Method:
-    """Give an RPC over a request with `id`, `name` and `names`, and this policy."""
+    """Return an RPC whose request has `id`, `name` and `names`, with this policy."""
     file = descriptor_pb2.FileDescriptorProto(
         name="t.proto",
         package="t",
@@ -42,21 +48,20 @@ def method_with(policy: MethodPolicy | None) -> Method:
     if policy is not None:
         rpc.options.Extensions[policy_pb2.policy].CopyFrom(policy)
     pool = descriptor_pool.DescriptorPool()
-    for needed in (
+    for path in (
         "google/protobuf/descriptor.proto",
         "google/protobuf/duration.proto",
         "blatam/policy/v1/policy.proto",
     ):
-        known = descriptor_pool.Default().FindFileByName(needed)
-        copy = descriptor_pb2.FileDescriptorProto()
-        known.CopyToProto(copy)
-        pool.Add(copy)
+        dependency = descriptor_pb2.FileDescriptorProto()
+        descriptor_pool.Default().FindFileByName(path).CopyToProto(dependency)
+        pool.Add(dependency)
     pool.Add(file)
     return read_method(pool.FindServiceByName("t.S").methods[0])
 
 
-def limit(*by: str, most: int = 1, seconds: int = 1) -> RateLimit:
-    rule = RateLimit(by=by, limit=most)
+def limit(*by: str, calls: int = 1, seconds: int = 1) -> RateLimit:
+    rule = RateLimit(by=by, limit=calls)
     rule.per.seconds = seconds
     return rule
 
@@ -64,49 +69,49 @@ def limit(*by: str, most: int = 1, seconds: int = 1) -> RateLimit:
 @pytest.mark.parametrize(
     ("policy", "fault"),
     [
-        (None, "has no policy"),
+        (None, "policy option is missing"),
         (MethodPolicy(access=Access.ACCESS_SELF, self="nobody"), "policy.self"),
         (MethodPolicy(access=Access.ACCESS_PUBLIC, idempotent=True), "request_id"),
         (
             MethodPolicy(access=Access.ACCESS_PUBLIC, rate_limits=[limit("caller")]),
-            "anybody may call it",
+            "cannot count by caller",
         ),
         (
             MethodPolicy(access=Access.ACCESS_PUBLIC, rate_limits=[limit("e_mail")]),
-            "no field",
+            "not a field of the request",
         ),
         (
             MethodPolicy(access=Access.ACCESS_PUBLIC, rate_limits=[limit("names")]),
-            "no field",
+            "not a field of the request",
         ),
         (
             MethodPolicy(access=Access.ACCESS_PUBLIC, rate_limits=[limit()]),
-            "by what it counts",
+            "at least one key",
         ),
         (
             MethodPolicy(
-                access=Access.ACCESS_PUBLIC, rate_limits=[limit("name", most=0)]
+                access=Access.ACCESS_PUBLIC, rate_limits=[limit("name", calls=0)]
             ),
-            "needs a limit and a window",
+            "needs limit and per",
         ),
     ],
 )
-def test_a_faulty_policy_is_named(policy: MethodPolicy | None, fault: str) -> None:
-    """R27: deny by default; the server does not start and says which RPC."""
+def test_faulty_policy_stops_the_start(policy: MethodPolicy | None, fault: str) -> None:
+    """R27: deny by default; the server does not start, and the error names the RPC."""
     with pytest.raises(ContractError, match=f"t.S/M: .*{fault}"):
         method_with(policy)
 
 
-def test_a_good_policy_is_read() -> None:
+def test_valid_policy_is_read() -> None:
     policy = MethodPolicy(
         access=Access.ACCESS_SELF, self="id", rate_limits=[limit("caller", "name")]
     )
     assert method_with(policy).policy == policy
 
 
-def test_an_rpc_without_a_servicer_is_named() -> None:
+def test_rpc_without_servicer_stops_the_start() -> None:
     with pytest.raises(ContractError, match="no servicer implements it"):
-        serve_methods({}, None)  # type: ignore[arg-type]  # not looked at
+        serve_methods({}, None)  # type: ignore[arg-type]  # not used
 
 
 def check(overrides: dict[str, list[RateRule]]) -> None:
@@ -118,17 +123,18 @@ def check(overrides: dict[str, list[RateRule]]) -> None:
     ("name", "by"),
     [("blatam.user.v1.UserService/Nothing", "address"),
      ("blatam.user.v1.UserService/GetUser", "nothing"),
+     ("blatam.user.v1.UserService/GetUser", "account"),
      ("blatam.auth.v1.AuthService/Login", "caller")],
 )  # fmt: skip
-def test_faulty_overrides_are_named(name: str, by: str) -> None:
-    """RATE_LIMITS is held to the same rules as the contract."""
+def test_faulty_rate_limit_overrides_are_refused(name: str, by: str) -> None:
+    """RATE_LIMITS is checked by the same rules as the contract."""
     overrides = {name: [RateRule((by,), Window(1, timedelta(seconds=1)))]}
     with pytest.raises(ContractError, match=f"RATE_LIMITS: .*{name}"):
         check(overrides)
 
 
-def test_every_refusal_has_its_reason_in_the_contract() -> None:
-    """The tree of errors and the enum of reasons say the same."""
+def test_error_reasons_match_the_contract() -> None:
+    """Every error has a reason in the contract, and every reason has an error."""
     raised = {
         error.reason
         for _, error in inspect.getmembers(errors, inspect.isclass)
@@ -140,9 +146,9 @@ def test_every_refusal_has_its_reason_in_the_contract() -> None:
 
 
 def edge_reasons() -> set[str]:
-    """Give the reasons that the edge's own refusals bear, by its source."""
+    """Return the reasons of the edge's own errors, read from its source."""
     texts = [path.read_text() for path in Path(edge.__path__[0]).rglob("*.py")]
-    refusals = [
+    calls = [
         node
         for text in texts
         for node in ast.walk(ast.parse(text))
@@ -150,20 +156,69 @@ def edge_reasons() -> set[str]:
         and isinstance(node.func, ast.Name)
         and node.func.id == "HttpError"
     ]
-    given = [node.args[1] for node in refusals if len(node.args) > 1]
-    reasons = {str(r.value) for r in given if isinstance(r, ast.Constant)}
+    arguments = [node.args[1] for node in calls if len(node.args) > 1]
+    reasons = {str(a.value) for a in arguments if isinstance(a, ast.Constant)}
     shared = {"ETAG_MISMATCH", "INVALID_FIELDS", "MALFORMED_REQUEST"}
     return reasons - shared
 
 
-def test_what_is_safe_only_reads() -> None:
-    """R24: no GET of ours changes anything, so that no link can."""
+def test_get_requests_only_read() -> None:
+    """R24: no GET changes anything, so that no link can."""
     reads = ("Get", "BatchGet", "List", "Export", "Watch")
-    found = [
+    names = [
         method.name
         for service in contract.SERVICES
         for method in service.methods
         if method.GetOptions().Extensions[HTTP].get
     ]
-    assert found
-    assert all(name.startswith(reads) for name in found)
+    assert names
+    assert all(name.startswith(reads) for name in names)
+
+
+CODEC = Codec(contract.descriptors())
+CODES = dict(code_pb2.Code.items())
+
+
+def reason_codes() -> dict[str, str]:
+    """Return the code or HTTP status that the comment of each reason starts with."""
+    enum = CODEC.registry.enum(reason_pb2.Reason.DESCRIPTOR.full_name)
+    assert enum
+    return {
+        value.name.removeprefix("REASON_"): comment(value).partition(":")[0]
+        for value in enum.values
+    }
+
+
+def test_reasons_are_documented_with_their_code() -> None:
+    """A code or an HTTP status, then when it happens."""
+    for reason, code in reason_codes().items():
+        known = code in CODES or re.fullmatch("HTTP 4[0-9]{2}", code)
+        assert known or reason == "UNSPECIFIED", reason
+
+
+METHODS = [m for m in CODEC.methods() if m.parent.type_name.startswith("blatam.")]
+
+
+@pytest.mark.parametrize("method", METHODS, ids=lambda method: method.name)
+def test_rpc_comments_document_errors(method: DescMethod) -> None:
+    """One sentence, then "Returns CODE (REASON) if ..." for each error."""
+    text = read_text(method)
+    assert text.summary.endswith("."), "the first sentence"
+    codes = reason_codes()
+    for code, sentences in text.errors.items():
+        reasons = re.findall(r"\(([A-Z_]{4,})\)", sentences)
+        name = code_pb2.Code.Name(code)
+        assert all(codes[reason] == name for reason in reasons), sentences
+
+
+def test_access_is_documented() -> None:
+    """The policy in words, for every RPC that not every caller may call."""
+    sentences = documentation.access_sentences()
+    prefix = "/blatam.user.v1.UserService/"
+    assert sentences[f"{prefix}UpdateUser"] == (
+        "Only the user with this `id` and admins may call this."
+    )
+    assert sentences[f"{prefix}ExportUsers"] == "Only admins may call this."
+    assert sentences[f"{prefix}WatchUsers"] == "Only services and admins may call this."
+    assert "not services" in sentences[f"{prefix}GetCurrentUser"]
+    assert f"{prefix}GetUser" not in sentences

@@ -1,4 +1,4 @@
-"""Services, with their keys."""
+"""Service keys: what they may call and see."""
 
 from collections.abc import AsyncIterator
 
@@ -17,7 +17,7 @@ async def root(shared: Running) -> AsyncIterator[SignedIn]:
     yield await shared.signed_in(Role.ADMIN)
 
 
-async def made(
+async def create_key(
     shared: Running, root: SignedIn, private: bool = False
 ) -> tuple[pb.ServiceKey, tuple[tuple[str, str], ...]]:
     request = pb.CreateServiceKeyRequest(name="billing", private_fields=private)
@@ -26,14 +26,16 @@ async def made(
     return answer.service_key, (("authorization", f"Bearer {answer.secret}"),)
 
 
-async def test_a_key_opens_what_services_may(shared: Running, root: SignedIn) -> None:
-    """Signed-in and service calls; never an admin's, nor one's own account's."""
-    _, key = await made(shared, root)
+async def test_service_key_has_service_access_only(
+    shared: Running, root: SignedIn
+) -> None:
+    """Signed-in and service calls; never those of admins or of one's own account."""
+    _, key = await create_key(shared, root)
     ana = await shared.signed_in()
     verify = pb.VerifyTokenRequest(token=ana.tokens.access_token)
-    told = await shared.auth.VerifyToken(verify, metadata=key)
-    assert (told.active, told.user_id) == (True, ana.user.id)
-    assert told.session_id == ana.tokens.session_id
+    response = await shared.auth.VerifyToken(verify, metadata=key)
+    assert (response.active, response.user_id) == (True, ana.user.id)
+    assert response.session_id == ana.tokens.session_id
     me = user_pb2.GetCurrentUserRequest()
     refused = await refusal(shared.users.GetCurrentUser(me, metadata=key))
     assert refused.reason == "USER_REQUIRED"
@@ -46,32 +48,33 @@ async def test_a_key_opens_what_services_may(shared: Running, root: SignedIn) ->
 
 
 @pytest.mark.parametrize("private", [False, True])
-async def test_it_sees_as_much_as_it_was_made_for(
+async def test_service_key_sees_private_fields_if_allowed(
     shared: Running, root: SignedIn, private: bool
 ) -> None:
-    """R4: private fields only for a key made with that right."""
-    _, key = await made(shared, root, private)
+    """R4: private fields only for a key with that permission."""
+    _, key = await create_key(shared, root, private)
     ana = await shared.signed_in()
-    wanted = user_pb2.GetUserRequest(id=ana.user.id)
-    found = await shared.users.GetUser(wanted, metadata=key)
-    assert bool(found.user.email) is private
+    request = user_pb2.GetUserRequest(id=ana.user.id)
+    response = await shared.users.GetUser(request, metadata=key)
+    assert bool(response.user.email) is private
 
 
-async def test_what_is_not_in_force_is_only_that(
+async def test_verify_token_of_invalid_token_returns_inactive_only(
     shared: Running, root: SignedIn
 ) -> None:
     """RFC 7662 2.2: nothing but `active: false`."""
-    _, key = await made(shared, root)
+    _, key = await create_key(shared, root)
     ana = await shared.signed_in()
     await shared.auth.Logout(pb.LogoutRequest(), metadata=ana.metadata)
     for token in ("x", ana.tokens.access_token, key[0][1].removeprefix("Bearer ")):
         request = pb.VerifyTokenRequest(token=token)
-        told = await shared.auth.VerifyToken(request, metadata=key)
-        assert told == pb.VerifyTokenResponse()
+        response = await shared.auth.VerifyToken(request, metadata=key)
+        assert response == pb.VerifyTokenResponse()
 
 
-async def test_a_revoked_key_is_refused(shared: Running, root: SignedIn) -> None:
-    key, metadata = await made(shared, root)
+async def test_revoked_service_key_is_refused(shared: Running, root: SignedIn) -> None:
+    """It is neither accepted nor listed, and cannot be revoked again."""
+    key, metadata = await create_key(shared, root)
     revoke = pb.RevokeServiceKeyRequest(id=key.id)
     await shared.auth.RevokeServiceKey(revoke, metadata=root.metadata)
     request = user_pb2.ListUsersRequest()

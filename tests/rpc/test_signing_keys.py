@@ -1,4 +1,4 @@
-"""Rotating signing keys while the service is used."""
+"""Rotation of signing keys while the service is in use."""
 
 import asyncio
 from itertools import count
@@ -15,9 +15,6 @@ from tests.status import refusal
 NOWHERE = "unix:///nowhere"
 
 
-NOWHERE = "unix:///nowhere"
-
-
 def kid(token: str) -> str:
     return str(jwt.get_unverified_header(token)["kid"])
 
@@ -28,10 +25,10 @@ async def rotated(service: Running, root: SignedIn) -> pb.RotateSigningKeyRespon
 
 
 @pytest.mark.parametrize("redis", [True, False])
-async def test_no_call_fails_across_rotations(
+async def test_rotation_fails_no_calls(
     database_url: str, redis_url: str, redis: bool
 ) -> None:
-    """R17: two processes, log-ins and calls all the while; with Redis and without."""
+    """R17: two processes, with log-ins and calls throughout; with Redis and without."""
     redis_url = redis_url if redis else NOWHERE
     async with (
         running(database_url, redis_url) as one,
@@ -42,12 +39,12 @@ async def test_no_call_fails_across_rotations(
         done, seen = asyncio.Event(), [root.tokens.access_token]
 
         async def use(first: Running, second: Running, person: SignedIn) -> None:
-            """Get tokens of one process, and call both with each that there is."""
+            """Get tokens from one process, and call both processes with them."""
             mine = person.tokens
             for turn in count():
                 if done.is_set():
                     return
-                # one account may be logged in to five times a minute
+                # hashing is slow: most tokens come from refreshes
                 if turn % 5 == 0 and turn < 15:
                     mine = await first.log_in(person.user.username)
                 mine = await refreshed(second, mine)
@@ -81,24 +78,24 @@ async def refreshed(service: Running, tokens: pb.TokenPair) -> pb.TokenPair:
     return (await service.auth.RefreshToken(request)).tokens
 
 
-async def test_the_key_set_holds_next_active_and_retired(service: Running) -> None:
-    """R17: published before it signs, and after; the audit log says who did it."""
+async def test_key_set_contains_next_active_and_retired(service: Running) -> None:
+    """R17: a key is published before and after it signs; the rotation is audited."""
     root = await service.signed_in(Role.ADMIN)
-    told = await rotated(service, root)
-    states = [pb.SigningKeyState.Name(key.state)[18:] for key in told.keys]
+    rotation = await rotated(service, root)
+    states = [pb.SigningKeyState.Name(key.state)[18:] for key in rotation.keys]
     assert states == ["NEXT", "ACTIVE", "RETIRED"]
-    assert kid(root.tokens.access_token) == told.keys[2].kid
-    found = await service.auth.GetJsonWebKeySet(pb.GetJsonWebKeySetRequest())
-    assert {key.kid for key in found.keys} == {key.kid for key in told.keys}
+    assert kid(root.tokens.access_token) == rotation.keys[2].kid
+    published = await service.auth.GetJsonWebKeySet(pb.GetJsonWebKeySetRequest())
+    assert {key.kid for key in published.keys} == {key.kid for key in rotation.keys}
     again = await service.log_in(root.user.username)
-    assert kid(again.access_token) == told.keys[1].kid
+    assert kid(again.access_token) == rotation.keys[1].kid
     request = pb.ListAuditEventsRequest(event="signing_key.rotated")
     events = await service.auth.ListAuditEvents(request, metadata=root.metadata)
     assert [event.actor for event in events.items] == [f"user:{root.user.id}"]
 
 
-async def test_it_waits_for_who_keeps_the_key_set(shared: Running) -> None:
-    """A new next key may not be known to every verifier for its 300 seconds."""
+async def test_rotation_waits_for_cached_key_sets(shared: Running) -> None:
+    """Verifiers cache the key set for 300 seconds, so a new key must wait."""
     root = await shared.signed_in(Role.ADMIN)
     call = shared.auth.RotateSigningKey(
         pb.RotateSigningKeyRequest(), metadata=root.metadata
@@ -115,8 +112,8 @@ async def test_it_waits_for_who_keeps_the_key_set(shared: Running) -> None:
     assert int(answer.headers["retry-after"]) > 60
 
 
-async def test_a_key_made_elsewhere_is_looked_for(database_url: str) -> None:
-    """Two forced rotations, and a process that has heard of neither."""
+async def test_key_of_other_process_is_read(database_url: str) -> None:
+    """After two forced rotations, a process without messages reads the keys."""
     async with (
         running(database_url, NOWHERE) as one,
         running(database_url, NOWHERE) as two,

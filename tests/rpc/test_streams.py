@@ -16,13 +16,14 @@ from edge.port import CallError, CallPort, RemotePort, Reply
 from server.composition.serving import listening_grpc
 from server.domain.audit import AuditEvent, AuditFilter
 from server.domain.errors import UserNotFound
-from server.logs import named
+from server.observability.logging import add_context
 from server.rpc.addresses import TrustedProxies
-from server.rpc.call import Call, Method, Outcome, Stream, chained
-from server.rpc.interceptors.audit import audited
-from server.rpc.interceptors.errors import failing
-from server.rpc.interceptors.logging import logged
-from server.rpc.listener import Listener, grpc_server
+from server.rpc.call import Call, Method, Outcome, Stream, wrap_handler
+from server.rpc.grpc_server import build_grpc_server
+from server.rpc.interceptors.audit import audit_calls
+from server.rpc.interceptors.errors import map_errors
+from server.rpc.interceptors.logging import log_calls
+from server.rpc.listener import Listener
 from server.rpc.local import LocalPort
 from tests.fakes import Clock
 
@@ -79,10 +80,10 @@ class Source:
 @asynccontextmanager
 async def ports(source: Source, events: Events) -> AsyncIterator[dict[str, CallPort]]:
     """Serve a source by gRPC and in process."""
-    audit = audited(METHOD, events, Clock())
+    audit = audit_calls(METHOD, events, Clock())
     assert audit
-    served = {PATH: (METHOD, chained([logged, audit, failing], source))}
-    server = grpc_server(Listener(TrustedProxies(())).handlers(served))
+    served = {PATH: (METHOD, wrap_handler([log_calls, audit, map_errors], source))}
+    server = build_grpc_server(Listener(TrustedProxies(())).handlers(served))
     async with (
         listening_grpc(server, "127.0.0.1:0") as port,
         grpc.aio.insecure_channel(f"127.0.0.1:{port}", STEADY) as channel,
@@ -128,7 +129,7 @@ async def outcome(events: Events) -> str:
 
 
 def capture() -> Any:
-    return structlog.testing.capture_logs([named])
+    return structlog.testing.capture_logs([add_context])
 
 
 @pytest.mark.parametrize("name", ["grpc", "local"])

@@ -18,6 +18,7 @@ from tests.status import refusal
 _argon2: Any = argon2  # its types are not published
 CHEAP = _argon2.using(type="ID", memory_cost=64, time_cost=1, parallelism=1)
 HASH = CHEAP.hash(PASSWORD)
+BCRYPT_13 = "$2b$13$abcdefghijklmnopqrstuuLW6kvK4iHrCPuAcGm6WGq1p7uU6Ir4m"
 
 
 def row(name: str, **fields: Any) -> pb.NewUser:
@@ -101,6 +102,39 @@ async def test_a_given_hash_is_upgraded_at_the_next_log_in(
         await service.log_in(name)
         wrong = auth_pb2.LoginRequest(identifier=name, password="Wrong7horse")
         await refusal(service.auth.Login(wrong))
+    await database.close()
+
+
+async def test_hashes_of_common_cost_are_imported_and_upgraded(
+    service: Running, database_url: str
+) -> None:
+    """R12: bcrypt with 12 rounds and argon2id t=3 m=64 MiB p=4, on both transports."""
+    root = await service.signed_in(Role.ADMIN)
+    strong = _argon2.using(type="ID", memory_cost=65536, time_cost=3, parallelism=4)
+    users = [
+        {"email": f"{name}@example.com", "username": name, "passwordHash": hashed}
+        for name, hashed in (
+            ("bcrypt_12", bcrypt.using(rounds=12).hash(PASSWORD)),
+            ("bcrypt_13", BCRYPT_13),
+        )
+    ]
+    answer = await service.http.post(
+        "/api/v1/users:batchCreate", json={"users": users}, headers=root.headers
+    )
+    made, refused = answer.json()["outcomes"]
+    assert made["user"]["username"] == "bcrypt_12"
+    assert refused["error"]["fieldViolations"][0]["rule"] == "password_hash.cost"
+    rows = [row("argon2_64", password_hash=strong.hash(PASSWORD))]
+    request = pb.BatchCreateUsersRequest(users=rows)
+    outcomes = await service.users.BatchCreateUsers(request, metadata=root.metadata)
+    assert told(outcomes) == ["argon2_64"]
+    database = Database(database_url)
+    for name in ("bcrypt_12", "argon2_64"):
+        await service.log_in(name)
+        query = sa.text("select hashed_password from users where username = :name")
+        async with database.reading() as connection:
+            kept = (await connection.execute(query, {"name": name})).scalar_one()
+        assert kept.startswith("$argon2id$v=19$m=19456,t=2,p=1$")
     await database.close()
 
 

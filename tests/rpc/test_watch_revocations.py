@@ -117,7 +117,7 @@ async def test_watch_revocations_ends_when_server_stops(service: Running) -> Non
             assert refused.reason == "SERVER_STOPPING"
 
 
-@pytest.mark.parametrize("token", ["x", "-1"])
+@pytest.mark.parametrize("token", ["x", "-1", "\u0665", "01", "1\n", " 1", "1_0"])
 async def test_watch_revocations_refuses_invalid_resume_token(
     shared: Running, token: str
 ) -> None:

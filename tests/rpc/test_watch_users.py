@@ -129,6 +129,7 @@ async def test_watch_users_refuses_expired_and_invalid_resume_tokens(
         (f"1.{int(time.time()) - week}", "RESUME_TOKEN_EXPIRED"),
         (f"999999999.{int(time.time())}", "RESUME_TOKEN_EXPIRED"),
         ("1", "INVALID_FIELDS"),
+        ("1.\u0665", "INVALID_FIELDS"),
         ("x.y", "INVALID_FIELDS"),
     ):
         request = pb.WatchUsersRequest(resume_token=token)

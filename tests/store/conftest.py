@@ -13,7 +13,7 @@ from server.store.credentials.accounts import PostgresAccounts
 from server.store.credentials.revocations import RevocationFeed
 from server.store.credentials.sessions import PostgresSessions
 from server.store.idempotent_responses import PostgresIdempotentResponses
-from tests.fakes import NOON, Clock, FakeAnswers, FakeSessions, FakeUsers
+from tests.fakes import NOON, Clock, FakeResponses, FakeSessions, FakeUsers
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,7 +21,7 @@ class Stores:
     users: FakeUsers | PostgresUsers
     accounts: FakeUsers | PostgresAccounts
     sessions: FakeSessions | PostgresSessions
-    answers: FakeAnswers | PostgresIdempotentResponses
+    answers: FakeResponses | PostgresIdempotentResponses
 
 
 @pytest_asyncio.fixture
@@ -43,7 +43,7 @@ async def real_stores(database: Database, redis_url: str) -> AsyncIterator[Store
 
 @pytest.fixture
 def fake_stores() -> Stores:
-    answers = FakeAnswers()
+    answers = FakeResponses()
     users = FakeUsers(answers)
     sessions = FakeSessions(users, Revocations(Clock(NOON)))
     return Stores(users, users, sessions, answers)

@@ -1,4 +1,4 @@
-"""Migrations lead to the tables, whoever runs them and however often."""
+"""Migrations produce the tables, also when several processes run them."""
 
 import asyncio
 
@@ -13,20 +13,20 @@ from server.store.tables import metadata
 from tests.conftest import Servers, run, url_of
 
 
-async def test_several_processes_may_start_at_once(
+async def test_concurrent_upgrades_run_each_migration_once(
     servers: Servers, admin: AsyncEngine
 ) -> None:
     await run(admin, "create database fresh")
-    url = url_of(servers, "fresh")
-    assert await migrate.behind(url)
-    await asyncio.gather(*(migrate.upgrade(url) for _ in range(4)))
-    assert await migrate.current(url) == migrate.newest()
-    assert not await migrate.behind(url)
+    fresh = Database(url_of(servers, "fresh"))
+    assert await migrate.is_behind(fresh)
+    await asyncio.gather(*(migrate.upgrade(fresh) for _ in range(4)))
+    assert await migrate.current(fresh) == migrate.newest()
+    assert not await migrate.is_behind(fresh)
     await run(admin, "drop database fresh with (force)")
 
 
-async def test_they_lead_to_the_tables(database: Database) -> None:
-    """What Alembic would still add is nothing."""
+async def test_migrations_produce_the_declared_tables(database: Database) -> None:
+    """Alembic finds no difference between the database and tables.py."""
 
     def missing(connection: sa.Connection) -> list[object]:
         context = MigrationContext.configure(connection, opts={"compare_type": True})

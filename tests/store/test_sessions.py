@@ -1,4 +1,4 @@
-"""What every store of sessions does."""
+"""The contract of session stores, in memory and in Postgres."""
 
 import asyncio
 from dataclasses import replace
@@ -9,9 +9,9 @@ import pytest
 import sqlalchemy as sa
 
 from server.domain.accounts.users import NewUser, Role
-from server.domain.auth import Account, Owner
 from server.domain.credentials.revocations import Revocations
 from server.domain.credentials.sessions import Rotation, Session
+from server.domain.credentials.stores import Account, Owner
 from server.domain.errors import RefreshTokenInvalid, TokenInvalid
 from server.store.accounts.users import PostgresUsers
 from server.store.connect import Database, redis_client
@@ -43,13 +43,14 @@ async def opened(stores: Stores) -> Session:
 
 
 async def present(stores: Stores, session: Session) -> Session:
-    """Give the session as it is kept."""
+    """Return the stored session."""
     rotated = await stores.sessions.rotate(session.id, lambda found, _: Rotation(found))
     assert rotated
     return rotated[0].session
 
 
-async def test_what_is_decided_is_written(stores: Stores) -> None:
+async def test_rotate_writes_the_decision(stores: Stores) -> None:
+    """The session that `decide` returns is read by the next rotation."""
     session = await opened(stores)
     wanted = replace(session, token_hash=b"2", parent_hash=b"1", nonce=b"n")
     rotated = await stores.sessions.rotate(
@@ -67,7 +68,7 @@ async def test_what_is_decided_is_written(stores: Stores) -> None:
     assert await stores.sessions.rotate(uuid4(), refresh) is None
 
 
-async def test_a_refusal_changes_nothing(stores: Stores) -> None:
+async def test_rotate_refused_changes_nothing(stores: Stores) -> None:
     """R20: a failed refresh costs nothing."""
     session = await opened(stores)
 
@@ -79,14 +80,15 @@ async def test_a_refusal_changes_nothing(stores: Stores) -> None:
     assert (await present(stores, session)) == session
 
 
-async def test_ending_twice_is_no_error(stores: Stores) -> None:
+async def test_end_twice_is_no_error(stores: Stores) -> None:
+    """The first end stays."""
     session = await opened(stores)
     await stores.sessions.end(session.id, NOON)
     await stores.sessions.end(session.id, NOON + timedelta(seconds=9))
     assert (await present(stores, session)).ended_at == NOON
 
 
-async def test_a_users_sessions_end_together_but_one(stores: Stores) -> None:
+async def test_end_all_keeps_one_session(stores: Stores) -> None:
     """R13, R22: all of this user's, none of another's."""
     kept = await opened(stores)
     other = replace(kept, id=uuid4(), created_at=NOON + timedelta(seconds=1))
@@ -100,7 +102,7 @@ async def test_a_users_sessions_end_together_but_one(stores: Stores) -> None:
     assert await stores.sessions.open_of(kept.user_id, NOON) == []
 
 
-async def test_a_new_password_ends_the_other_sessions(stores: Stores) -> None:
+async def test_change_password_ends_other_sessions(stores: Stores) -> None:
     """R13: in one transaction with the new hash."""
     kept = await opened(stores)
     assert await stores.sessions.add(replace(kept, id=uuid4()), 1)
@@ -111,10 +113,10 @@ async def test_a_new_password_ends_the_other_sessions(stores: Stores) -> None:
     assert await stores.sessions.open_of(kept.user_id, NOON) == [kept]
 
 
-async def test_what_was_verified_before_a_change_is_nothing_after(
+async def test_changes_after_account_change_are_refused(
     stores: Stores,
 ) -> None:
-    """R13, R22: who was verified before the account changed comes too late."""
+    """R13, R22: a password verified before the account changed is too late."""
     kept = await opened(stores)
     before = await account_of(stores, kept)
     sessions = stores.sessions
@@ -126,10 +128,10 @@ async def test_what_was_verified_before_a_change_is_nothing_after(
     assert (await account_of(stores, kept)).password_hash == "new"
 
 
-async def test_a_new_session_waits_for_a_change_that_is_under_way(
+async def test_add_waits_for_concurrent_account_change(
     real_stores: Stores, database: Database
 ) -> None:
-    """R22: whichever commits first, no session outlives what should have ended it."""
+    """R22: whichever commits first, no session outlives a change that ends it."""
     kept = await opened(real_stores)
     late = replace(kept, id=uuid4())
     change = sa.text("update users set version = version + 1 where id = :id")
@@ -141,7 +143,7 @@ async def test_a_new_session_waits_for_a_change_that_is_under_way(
 
 
 async def blocked(database: Database) -> None:
-    """Wait until a statement waits for another's lock."""
+    """Wait until a statement waits for a lock."""
     query = sa.text("select count(*) from pg_locks where not granted")
     async with asyncio.timeout(5), database.reading() as connection:
         waiting = 0
@@ -156,8 +158,8 @@ async def account_of(stores: Stores, session: Session) -> Account:
     return account
 
 
-async def test_rotations_of_one_session_take_turns(real_stores: Stores) -> None:
-    """R20: under a row lock each sees what the one before has written."""
+async def test_concurrent_rotations_are_serialized(real_stores: Stores) -> None:
+    """R20: under a row lock each sees the result of the one before."""
     session = await opened(real_stores)
 
     def count(found: Session, _owner: Owner) -> Rotation:
@@ -169,8 +171,8 @@ async def test_rotations_of_one_session_take_turns(real_stores: Stores) -> None:
     assert (await present(real_stores, session)).nonce == b"." * 20
 
 
-async def test_an_end_is_seen_elsewhere_without_redis(database: Database) -> None:
-    """R22: the next look of another process finds it in Postgres."""
+async def test_end_is_seen_by_other_process_without_redis(database: Database) -> None:
+    """R22: the next poll of another process finds it in Postgres."""
     clock, nowhere = Clock(), redis_client("unix:///nowhere")
     ours, theirs = Revocations(clock), Revocations(clock)
     feed = RevocationFeed(database, nowhere, ours, clock)
@@ -190,10 +192,8 @@ async def test_an_end_is_seen_elsewhere_without_redis(database: Database) -> Non
     await nowhere.aclose()
 
 
-async def test_a_row_that_commits_late_is_not_skipped(
-    database: Database, redis_url: str
-) -> None:
-    """A look between a slow transaction's write and its commit loses nothing."""
+async def test_late_commit_is_not_skipped(database: Database, redis_url: str) -> None:
+    """A poll between a slow transaction's write and its commit loses nothing."""
     clock, redis = Clock(), redis_client(redis_url)
     known = Revocations(clock)
     feed = RevocationFeed(database, redis, known, clock)
@@ -211,8 +211,8 @@ async def test_a_row_that_commits_late_is_not_skipped(
     await redis.aclose()
 
 
-async def test_a_hint_hurries_the_look(database: Database, redis_url: str) -> None:
-    """Following, a process knows of an end elsewhere without being asked."""
+async def test_message_triggers_refresh(database: Database, redis_url: str) -> None:
+    """A running process learns of an end elsewhere by a message."""
     clock, redis = Clock(), redis_client(redis_url)
     known = Revocations(clock)
     ours = RevocationFeed(database, redis, Revocations(clock), clock)
@@ -229,8 +229,8 @@ async def test_a_hint_hurries_the_look(database: Database, redis_url: str) -> No
     await redis.aclose()
 
 
-async def test_an_ended_session_changes_nothing(stores: Stores) -> None:
-    """It may end after its password was looked at, by a reset: then it is too late."""
+async def test_ended_session_cannot_change_account(stores: Stores) -> None:
+    """It may end after its password was verified, for example by a reset."""
     session = await opened(stores)
     await stores.sessions.end(session.id, NOON)
     account = await stores.accounts.account_by_id(session.user_id)

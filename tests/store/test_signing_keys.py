@@ -5,7 +5,7 @@ import asyncio
 import pytest
 import sqlalchemy as sa
 
-from server.domain.credentials.rotation import SPENT_AFTER, SigningKeys
+from server.domain.credentials.rotation import EXPIRED_AFTER, SigningKeys
 from server.domain.credentials.secret_key import SecretKey
 from server.domain.credentials.tokens import KeyRing, KeyState
 from server.domain.errors import NextKeyTooNew
@@ -125,7 +125,7 @@ async def test_signing_keys_retired_key_is_deleted_when_its_tokens_have_expired(
     second = ring.active.kid
     clock.advance(600)
     await store.rotate(None)
-    clock.advance(SPENT_AFTER.total_seconds() - 600)
+    clock.advance(EXPIRED_AFTER.total_seconds() - 600)
     await store.refresh()
     assert {first, second} < ring.keys.keys()
     clock.advance(1)

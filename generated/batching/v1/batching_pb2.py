@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1a\x62\x61tching/v1/batching.proto\x12\x0b\x62\x61tching.v1\"J\n\x13\x45xecuteBatchRequest\x12 \n\x05\x63\x61lls\x18\x01 \x03(\x0b\x32\x11.batching.v1.Call\x12\x11\n\tcancelled\x18\x02 \x03(\x04\"N\n\x14\x45xecuteBatchResponse\x12$\n\x07\x61nswers\x18\x01 \x03(\x0b\x32\x13.batching.v1.Answer\x12\x10\n\x08\x64raining\x18\x02 \x01(\x08\"\x80\x01\n\x04\x43\x61ll\x12\n\n\x02id\x18\x01 \x01(\x04\x12\x0e\n\x06method\x18\x02 \x01(\t\x12\x0f\n\x07message\x18\x03 \x01(\x0c\x12#\n\x08metadata\x18\x04 \x03(\x0b\x32\x11.batching.v1.Pair\x12\x17\n\ntimeout_ms\x18\x05 \x01(\rH\x00\x88\x01\x01\x42\r\n\x0b_timeout_ms\"\xb9\x01\n\x06\x41nswer\x12\n\n\x02id\x18\x01 \x01(\x04\x12\x0f\n\x07message\x18\x02 \x01(\x0c\x12\x0c\n\x04\x63ode\x18\x03 \x01(\x05\x12\r\n\x05\x65rror\x18\x04 \x01(\t\x12\x0e\n\x06status\x18\x05 \x01(\x0c\x12\"\n\x07headers\x18\x06 \x03(\x0b\x32\x11.batching.v1.Pair\x12#\n\x08trailers\x18\x07 \x03(\x0b\x32\x11.batching.v1.Pair\x12\x0c\n\x04more\x18\x08 \x01(\x08\x12\x0e\n\x06unmade\x18\t \x01(\x08\"#\n\x04Pair\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x0c\x32j\n\x0f\x42\x61tchingService\x12W\n\x0c\x45xecuteBatch\x12 .batching.v1.ExecuteBatchRequest\x1a!.batching.v1.ExecuteBatchResponse(\x01\x30\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1a\x62\x61tching/v1/batching.proto\x12\x0b\x62\x61tching.v1\"J\n\x13\x45xecuteBatchRequest\x12 \n\x05\x63\x61lls\x18\x01 \x03(\x0b\x32\x11.batching.v1.Call\x12\x11\n\tcancelled\x18\x02 \x03(\x04\"R\n\x14\x45xecuteBatchResponse\x12(\n\x07results\x18\x01 \x03(\x0b\x32\x17.batching.v1.CallResult\x12\x10\n\x08\x64raining\x18\x02 \x01(\x08\"\x89\x01\n\x04\x43\x61ll\x12\n\n\x02id\x18\x01 \x01(\x04\x12\x0e\n\x06method\x18\x02 \x01(\t\x12\x0f\n\x07message\x18\x03 \x01(\x0c\x12,\n\x08metadata\x18\x04 \x03(\x0b\x32\x1a.batching.v1.MetadataEntry\x12\x17\n\ntimeout_ms\x18\x05 \x01(\rH\x00\x88\x01\x01\x42\r\n\x0b_timeout_ms\"\xe0\x01\n\nCallResult\x12\n\n\x02id\x18\x01 \x01(\x04\x12\x0f\n\x07message\x18\x02 \x01(\x0c\x12\x0c\n\x04\x63ode\x18\x03 \x01(\x05\x12\x15\n\rerror_message\x18\x04 \x01(\t\x12\x0e\n\x06status\x18\x05 \x01(\x0c\x12+\n\x07headers\x18\x06 \x03(\x0b\x32\x1a.batching.v1.MetadataEntry\x12,\n\x08trailers\x18\x07 \x03(\x0b\x32\x1a.batching.v1.MetadataEntry\x12\x0f\n\x07partial\x18\x08 \x01(\x08\x12\x14\n\x0cnot_executed\x18\t \x01(\x08\"+\n\rMetadataEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x0c\x32j\n\x0f\x42\x61tchingService\x12W\n\x0c\x45xecuteBatch\x12 .batching.v1.ExecuteBatchRequest\x1a!.batching.v1.ExecuteBatchResponse(\x01\x30\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -34,13 +34,13 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_EXECUTEBATCHREQUEST']._serialized_start=43
   _globals['_EXECUTEBATCHREQUEST']._serialized_end=117
   _globals['_EXECUTEBATCHRESPONSE']._serialized_start=119
-  _globals['_EXECUTEBATCHRESPONSE']._serialized_end=197
-  _globals['_CALL']._serialized_start=200
-  _globals['_CALL']._serialized_end=328
-  _globals['_ANSWER']._serialized_start=331
-  _globals['_ANSWER']._serialized_end=516
-  _globals['_PAIR']._serialized_start=518
-  _globals['_PAIR']._serialized_end=553
-  _globals['_BATCHINGSERVICE']._serialized_start=555
-  _globals['_BATCHINGSERVICE']._serialized_end=661
+  _globals['_EXECUTEBATCHRESPONSE']._serialized_end=201
+  _globals['_CALL']._serialized_start=204
+  _globals['_CALL']._serialized_end=341
+  _globals['_CALLRESULT']._serialized_start=344
+  _globals['_CALLRESULT']._serialized_end=568
+  _globals['_METADATAENTRY']._serialized_start=570
+  _globals['_METADATAENTRY']._serialized_end=613
+  _globals['_BATCHINGSERVICE']._serialized_start=615
+  _globals['_BATCHINGSERVICE']._serialized_end=721
 # @@protoc_insertion_point(module_scope)

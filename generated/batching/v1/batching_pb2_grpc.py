@@ -26,11 +26,10 @@ if _version_not_supported:
 
 
 class BatchingServiceStub:
-    """Carries unary calls of a server's contract.
+    """Executes unary calls of the server's other services.
 
-    A call over it means what it means without: the same methods, metadata,
-    statuses, rules and limits. What a stream of its own costs is shared by all that
-    go together.
+    A call in a batch is the same as a call of its own: the same methods, metadata,
+    status codes, rules and limits. The calls share the cost of the stream.
     """
 
     def __init__(self, channel):
@@ -47,19 +46,18 @@ class BatchingServiceStub:
 
 
 class BatchingServiceServicer:
-    """Carries unary calls of a server's contract.
+    """Executes unary calls of the server's other services.
 
-    A call over it means what it means without: the same methods, metadata,
-    statuses, rules and limits. What a stream of its own costs is shared by all that
-    go together.
+    A call in a batch is the same as a call of its own: the same methods, metadata,
+    status codes, rules and limits. The calls share the cost of the stream.
     """
 
     def ExecuteBatch(self, request_iterator, context):
-        """Carry calls until the caller has sent its last and every one is answered.
+        """Executes calls until the client has closed its side and every call is answered.
 
-        A server that serves no tunnel, none any more, or no second one over a
-        connection says UNIMPLEMENTED, before any answer: nothing was made. Any other end
-        leaves open what became of the calls without an answer.
+        Returns UNIMPLEMENTED, before any result, if the server has no batching, is draining,
+        or serves another stream of this connection: no call was executed. After any other
+        error the outcome of the calls without a result is unknown.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -82,11 +80,10 @@ def add_BatchingServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class BatchingService:
-    """Carries unary calls of a server's contract.
+    """Executes unary calls of the server's other services.
 
-    A call over it means what it means without: the same methods, metadata,
-    statuses, rules and limits. What a stream of its own costs is shared by all that
-    go together.
+    A call in a batch is the same as a call of its own: the same methods, metadata,
+    status codes, rules and limits. The calls share the cost of the stream.
     """
 
     @staticmethod

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol
@@ -10,6 +10,7 @@ from typing import Protocol
 from server.domain.auth import Authentication
 from server.domain.callers import Caller
 from server.domain.errors import InvalidFields, UserNotFound, Violation
+from server.domain.limits import AccountLimit
 
 # By the name of what keeps it: rows, each by the names of its columns.
 Document = Mapping[str, list[dict[str, object]]]
@@ -33,7 +34,11 @@ class PersonalData:
     authentication: Authentication
 
     async def erase(
-        self, caller: Caller, user_id: int, password: str, address: str
+        self,
+        caller: Caller,
+        user_id: int,
+        password: str,
+        limits: Sequence[AccountLimit],
     ) -> None:
         """Erase a user; who erases themself proves by their password that it is they.
 
@@ -45,7 +50,7 @@ class PersonalData:
                 raise InvalidFields([_NO_PASSWORD])
             rules = self.authentication
             account = await rules.accounts.account_by_id(user_id)
-            await rules.verified(account, caller.subject, password, address)
+            await rules.verified(account, caller.subject, password, limits)
         await self.store.erase(user_id, self.authentication.clock())
 
     async def export(self, user_id: int) -> Document:

@@ -9,7 +9,7 @@ from typing import Protocol
 
 from server.domain.accounts.users import NewUser, Role, User, normalize_identifier
 from server.domain.clock import Clock
-from server.domain.credentials.imported_hashes import hash_faults
+from server.domain.credentials.imported_hashes import hash_violations
 from server.domain.credentials.passwords import (
     PasswordHasher,
     PasswordPolicy,
@@ -55,6 +55,7 @@ class UserBatches:
     store: UserBatchStore
     hasher: PasswordHasher
     policy: PasswordPolicy
+    imported_hash_max_cost: int  # times the cost of the service's own hashes
     clock: Clock
 
     async def create(
@@ -86,8 +87,10 @@ class UserBatches:
         if isinstance(row, InvalidFields):
             return row
         if row.password_hash:
-            faults = hash_faults(row.password_hash, "passwordHash")
-            return InvalidFields(faults) if faults else row
+            violations = hash_violations(
+                row.password_hash, "passwordHash", self.imported_hash_max_cost
+            )
+            return InvalidFields(violations) if violations else row
         try:
             check_password(row.password, row.username, self.policy, email=row.email)
         except InvalidFields as refusal:

@@ -115,7 +115,7 @@ class UserWatch:
         return UserChangeEvent(change, f"{last}.{int(self.clock().timestamp())}")
 
 
-_TOKEN = re.compile(r"(\d{1,18})\.(\d{1,11})", re.ASCII)
+_TOKEN = re.compile(r"(0|[1-9][0-9]{0,17})\.([1-9][0-9]{0,10})")
 _INVALID_TOKEN = Violation(
     "resumeToken", "must be the resumeToken of a message", "resume_token.foreign"
 )

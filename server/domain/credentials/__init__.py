@@ -1,1 +1,1 @@
-"""What proves who somebody is: passwords, tokens, and the keys behind them."""
+"""Credentials: passwords, tokens, sessions, and the keys behind them."""

@@ -1,7 +1,7 @@
-"""Words that a guesser tries first: the owner's names, and the academy's (R10).
+"""Words that an attacker tries first: the owner's names and the academy's (R10).
 
-Compared without regard to case, spelled with look-alikes, backwards, and as far as
-they are merely alike (ASVS 6.2.11).
+Compared without regard to case, with look-alike characters, backwards, and by
+similarity (ASVS 6.2.11).
 """
 
 from __future__ import annotations
@@ -10,38 +10,40 @@ import re
 from collections.abc import Iterator
 from difflib import SequenceMatcher
 
-ACADEMY = ("blatam", "academy")
-SHORTEST = 3  # a username's least; shorter words are in everything
-SHORTEST_PART = 4
-LONGEST_COMPARED = 64  # what it costs grows with the square
-ALIKE = 0.7  # of SequenceMatcher's ratio, as Django's validator has it
+ACADEMY_WORDS = ("blatam", "academy")
+MIN_WORD_LENGTH = 3  # the minimum of a username; shorter words occur by chance
+MIN_PART_LENGTH = 4
+MAX_COMPARED_LENGTH = 64  # the cost of a comparison grows with the square
+MIN_SIMILARITY = 0.7  # SequenceMatcher's ratio, the same as Django's validator
 _LOOK_ALIKES = str.maketrans("0134578@$!", "oleastbasi")
 
 
-def holds(password: str, word: str) -> bool:
-    """Tell whether the password holds the word, plainly or with look-alikes."""
-    if len(word) < SHORTEST:
+def contains_word(password: str, word: str) -> bool:
+    """Return whether a password contains a word, also with look-alike characters."""
+    if len(word) < MIN_WORD_LENGTH:
         return False
     plain = word.lower() in password.lower()
     return plain or _folded(word) in _folded(password)
 
 
-def is_like(password: str, word: str) -> bool:
-    """Tell whether the password holds the word backwards, or is nearly the word."""
-    if len(word) < SHORTEST:
+def resembles_word(password: str, word: str) -> bool:
+    """Return whether a password contains a word backwards, or is similar to it."""
+    if len(word) < MIN_WORD_LENGTH:
         return False
-    ours, theirs = _folded(password), _folded(word[:LONGEST_COMPARED])
-    if len(word) >= SHORTEST_PART and theirs[::-1] in ours:
+    folded_password = _folded(password)
+    folded_word = _folded(word[:MAX_COMPARED_LENGTH])
+    if len(word) >= MIN_PART_LENGTH and folded_word[::-1] in folded_password:
         return True
-    return SequenceMatcher(None, ours, theirs).ratio() >= ALIKE
+    matcher = SequenceMatcher(None, folded_password, folded_word)
+    return matcher.ratio() >= MIN_SIMILARITY
 
 
 def email_words(email: str) -> Iterator[str]:
-    """Give the local part of an address, and those parts of it that are words."""
+    """Return the local part of an address, and the words in it."""
     local = email.partition("@")[0]
     yield local
     for part in re.split(r"[._%+-]+", local):
-        if len(part) >= SHORTEST_PART and part != local:
+        if len(part) >= MIN_PART_LENGTH and part != local:
             yield part
 
 

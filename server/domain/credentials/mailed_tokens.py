@@ -1,13 +1,12 @@
-"""Tokens that go by mail: what proves that somebody reads an address.
+"""Tokens sent by e-mail: they prove that their bearer reads an address.
 
-A token is a MAC of ours over the entry of the outbox that it goes with: 256 bits
-that nobody without the key can guess, and the same ones when the entry is tried
-again, so that a repeated mail repeats its link. The store holds its hash alone.
+A token is a MAC over its outbox entry: 256 bits that cannot be guessed without the
+key. A repeated delivery of the entry makes the same token, so that a repeated e-mail
+has the same link. The store keeps only the hash.
 """
 
 from __future__ import annotations
 
-from base64 import urlsafe_b64encode
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
@@ -15,12 +14,13 @@ from hashlib import sha256
 from typing import Protocol
 
 from server.domain.clock import Clock
+from server.domain.credentials import base64url
 from server.domain.credentials.secret_key import Mac
 from server.domain.outbox.entries import Entry
 
 
 class Purpose(StrEnum):
-    """What a token is good for."""
+    """The purpose that a token is limited to."""
 
     RESET = "password_reset"
     VERIFY = "email_verification"
@@ -32,13 +32,13 @@ LIFETIMES = {
     Purpose.VERIFY: timedelta(hours=24),
     Purpose.CHANGE: timedelta(hours=24),
 }
-# to one account a day; beyond it silently none
-MOST_A_DAY = {Purpose.RESET: 10}
+# per account; beyond it no e-mail is sent, and the caller does not learn of it
+MAX_PER_DAY = {Purpose.RESET: 10}
 
 
 @dataclass(frozen=True, slots=True)
 class MailedToken:
-    """A token as it is kept; `address` is what its bearer has proven to read."""
+    """A stored token; its bearer has proven to read `address`."""
 
     digest: bytes
     purpose: Purpose
@@ -51,7 +51,7 @@ class MailedToken:
 
 @dataclass(frozen=True, slots=True)
 class TokenOwner:
-    """Whose a token is."""
+    """The owner of a token."""
 
     user_id: int
     username: str
@@ -59,41 +59,42 @@ class TokenOwner:
 
 
 class MailedTokenStore(Protocol):
-    """Keeps tokens; each is used once, by whoever is first."""
+    """Stores tokens; each can be used once, by the first call."""
 
-    async def mint(self, token: MailedToken, most_a_day: int | None) -> bool:
-        """Keep a token; False if its mail is not to be sent.
+    async def mint(self, token: MailedToken, max_per_day: int | None) -> bool:
+        """Store a token; return False if its e-mail must not be sent.
 
-        That is where the account is gone or disabled, has another address, or got
-        as many mails as it may, or where the entry was taken back.
+        So it is if the account is deleted or disabled, has another address or has
+        reached `max_per_day`, and if the outbox entry was withdrawn.
         """
 
     async def owner(
         self, digest: bytes, purpose: Purpose, now: datetime
     ) -> TokenOwner | None:
-        """Give whose token in force this is, without using it."""
+        """Return the owner of a valid token, without using it."""
 
     async def reset_password(self, digest: bytes, hashed: str, now: datetime) -> None:
-        """Use a token: put a new hash, and end every session of its owner.
+        """Use a token: write a new hash, and end every session of its owner.
 
         Raises MailedTokenInvalid.
         """
 
     async def verify_email(self, digest: bytes, now: datetime) -> int:
-        """Use a token: the owner reads its address, which becomes the account's.
+        """Use a token: its address becomes the account's verified one.
 
-        Gives who that is. Raises MailedTokenInvalid, EmailTaken.
+        Returns the user's id, also for a used token while that is still so. Raises
+        MailedTokenInvalid, EmailTaken.
         """
 
 
 def mailed_digest(token: str) -> bytes:
-    """Give what a token is kept as; 256 bits need no slow hash."""
+    """Return the hash of a token; 256 bits need no slow hash."""
     return sha256(token.encode(errors="replace")).digest()
 
 
 @dataclass(frozen=True, slots=True)
 class MailedTokens:
-    """Makes tokens when their mails are sent."""
+    """Makes tokens when their e-mails are sent."""
 
     store: MailedTokenStore
     mac: Mac
@@ -102,12 +103,12 @@ class MailedTokens:
     async def make(
         self, purpose: Purpose, entry: Entry, user_id: int, address: str
     ) -> str:
-        """Give the token of an entry, "" if its mail is not to be sent."""
+        """Return the token of an entry; "" if its e-mail must not be sent."""
         name = f"{purpose} {entry.id} {entry.created_at.timestamp()} {user_id}"
         secret = self.mac.sign(f"{name} {address}".encode())
-        token = urlsafe_b64encode(secret).decode().rstrip("=")
+        token = base64url.encode(secret)
         now = self.clock()
-        kept = MailedToken(
+        stored = MailedToken(
             digest=mailed_digest(token),
             purpose=purpose,
             user_id=user_id,
@@ -116,5 +117,5 @@ class MailedTokens:
             created_at=now,
             expires_at=now + LIFETIMES[purpose],
         )
-        minted = await self.store.mint(kept, MOST_A_DAY.get(purpose))
+        minted = await self.store.mint(stored, MAX_PER_DAY.get(purpose))
         return token if minted else ""

@@ -1,9 +1,10 @@
-"""Passwords: which are good enough, and hashing them without stopping the loop.
+"""Passwords: the policy for new ones, and hashing outside the event loop.
 
-Rules: the conventions' composition rule by default; NIST SP 800-63B-4 3.1.1.2
-(15 or more, no composition) by setting, because ASVS 6.2.5 forbids composition
-rules. Both refuse common passwords and such as hold, or are like, the names of the
-owner or the academy. The list is zxcvbn's (MIT), 30,000 passwords by frequency.
+The composition rule of the conventions is the default. NIST SP 800-63B-4 3.1.1.2 (15
+characters or more, no composition) is a setting, because ASVS 6.2.5 forbids
+composition rules. Both refuse common passwords, and passwords that contain or resemble
+the names of the owner or the academy. The list of common passwords is zxcvbn's (MIT),
+30,000 passwords by frequency.
 """
 
 from __future__ import annotations
@@ -19,21 +20,27 @@ from passlib.context import CryptContext
 from zxcvbn.frequency_lists import FREQUENCY_LISTS
 
 from server.domain.credentials.context_words import (
-    ACADEMY,
+    ACADEMY_WORDS,
+    contains_word,
     email_words,
-    holds,
-    is_like,
+    resembles_word,
 )
-from server.domain.credentials.imported_hashes import MEMORY_KIB, PASSES, is_bcrypt
+from server.domain.credentials.imported_hashes import (
+    OWN_MEMORY_KIB,
+    OWN_PASSES,
+    is_bcrypt,
+)
 from server.domain.errors import InvalidFields, Violation
 
-COMMON = frozenset(word for word in FREQUENCY_LISTS["passwords"] if len(word) >= 8)
-BCRYPT_READS = 72  # bytes of a password; bcrypt leaves out the rest
+COMMON_PASSWORDS = frozenset(
+    word for word in FREQUENCY_LISTS["passwords"] if len(word) >= 8
+)
+BCRYPT_MAX_BYTES = 72  # bcrypt ignores the rest of a password
 Result = TypeVar("Result")
 
 
 class PasswordPolicy(StrEnum):
-    """Which rules a new password is held to."""
+    """The rules for new passwords."""
 
     COMPOSITION = "composition"
     NIST = "nist"
@@ -48,13 +55,13 @@ def check_password(
     email: str = "",
 ) -> None:
     """Raise InvalidFields with every rule that a new password breaks."""
-    broken = [
+    violations = [
         Violation(field, description, f"password.{rule}")
-        for rule, description, kept in (*_rules(policy), *_words(username, email))
-        if not kept(password)
+        for rule, description, accepts in (*_rules(policy), *_words(username, email))
+        if not accepts(password)
     ]
-    if broken:
-        raise InvalidFields(broken)
+    if violations:
+        raise InvalidFields(violations)
 
 
 Rule = tuple[str, str, Callable[[str], bool]]
@@ -64,54 +71,61 @@ def _rules(policy: PasswordPolicy) -> tuple[Rule, ...]:
     if policy is PasswordPolicy.NIST:
         return (("min_len", "must be at least 15 characters", lambda p: len(p) >= 15),)
     return (
-        ("upper", "must hold an upper-case letter", _has(str.isupper)),
-        ("lower", "must hold a lower-case letter", _has(str.islower)),
-        ("digit", "must hold a digit", _has(str.isdigit)),
+        ("upper", "must contain an upper-case letter", _has(str.isupper)),
+        ("lower", "must contain a lower-case letter", _has(str.islower)),
+        ("digit", "must contain a digit", _has(str.isdigit)),
     )
 
 
 def _words(username: str, email: str) -> tuple[Rule, ...]:
     names = (username, *email_words(email))
+
+    def contains_email_word(password: str) -> bool:
+        # a word of the username too is reported once, by the rule `username`
+        words = names[1:] if not contains_word(password, username) else ()
+        return any(contains_word(password, word) for word in words)
+
+    def resembles_name(password: str) -> bool:
+        words = (name for name in names if not contains_word(password, name))
+        return any(resembles_word(password, name) for name in words)
+
     return (
         (
             "common",
             "must not be a common password",
-            lambda p: p.lower() not in COMMON,
+            lambda p: p.lower() not in COMMON_PASSWORDS,
         ),
         (
             "username",
-            "must not hold the username",
-            lambda p: not holds(p, username),
+            "must not contain the username",
+            lambda p: not contains_word(p, username),
         ),
         (
             "email",
-            "must not hold the name in the e-mail address",
-            lambda p: (
-                not any(holds(p, word) for word in names[1:]) or holds(p, username)
-            ),
+            "must not contain the name in the e-mail address",
+            lambda p: not contains_email_word(p),
         ),
         (
             "context",
-            "must not hold the name of the academy",
-            lambda p: not any(holds(p, word) for word in ACADEMY),
+            "must not contain the name of the academy",
+            lambda p: not any(contains_word(p, word) for word in ACADEMY_WORDS),
         ),
         (
             "similar",
-            "must not be like the username or the e-mail address",
-            lambda p: (
-                not any(is_like(p, name) and not holds(p, name) for name in names)
-            ),
+            "must not resemble the username or the e-mail address",
+            lambda p: not resembles_name(p),
         ),
     )
 
 
-def _has(kind: Callable[[str], bool]) -> Callable[[str], bool]:
-    return lambda password: any(map(kind, password))
+def _has(test: Callable[[str], bool]) -> Callable[[str], bool]:
+    """Return a rule that one character passes a test."""
+    return lambda password: any(map(test, password))
 
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What a verification gives: whether it matched, and a better hash if due."""
+    """The result of a verification; `upgraded` is a better hash, if one is due."""
 
     matches: bool
     upgraded: str | None = None
@@ -128,7 +142,7 @@ class HashingPool(Protocol):
 
 
 class PasswordHasher:
-    """Hashes with Argon2id (19 MiB, t=2, p=1: OWASP) in a pool; reads bcrypt, too."""
+    """Hashes with argon2id (19 MiB, t=2, p=1: OWASP) in a pool; verifies bcrypt too."""
 
     def __init__(self, pool: HashingPool) -> None:
         self._pool = pool
@@ -136,29 +150,29 @@ class PasswordHasher:
             ["argon2", "bcrypt"],
             deprecated="auto",
             argon2__type="ID",
-            argon2__memory_cost=MEMORY_KIB,
-            argon2__time_cost=PASSES,
+            argon2__memory_cost=OWN_MEMORY_KIB,
+            argon2__time_cost=OWN_PASSES,
             argon2__parallelism=1,
         )
         self._dummy: str = self._context.hash(token_urlsafe())
 
     async def hash(self, password: str) -> str:
-        """Give a new salted hash. Raises Overloaded."""
+        """Return a new salted hash. Raises Overloaded."""
         hashed: str = await self._pool.run(partial(self._context.hash, password))
         return hashed
 
     async def hash_all(self, passwords: Sequence[str]) -> list[str]:
-        """Give a new salted hash of each; log-ins go before. Raises Overloaded."""
-        works = [partial(self._context.hash, password) for password in passwords]
-        return await self._pool.run_all(works)
+        """Return a new hash of each; log-ins have priority. Raises Overloaded."""
+        jobs = [partial(self._context.hash, password) for password in passwords]
+        return await self._pool.run_all(jobs)
 
     async def verify(self, password: str, hashed: str | None) -> Verdict:
-        """Tell whether the password made the hash; None takes as long and never does.
+        """Verify a password; None takes as long as a hash and never matches.
 
-        A bcrypt hash is made by no password above 72 bytes: bcrypt reads no further,
-        and what follows must not be left out of account. Raises Overloaded.
+        A password above 72 bytes matches no bcrypt hash, because bcrypt would ignore
+        the rest of it. Raises Overloaded.
         """
-        if hashed and is_bcrypt(hashed) and len(password.encode()) > BCRYPT_READS:
+        if hashed and is_bcrypt(hashed) and len(password.encode()) > BCRYPT_MAX_BYTES:
             hashed = None
         target = hashed or self._dummy
         matches, upgraded = await self._pool.run(

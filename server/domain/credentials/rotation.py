@@ -1,7 +1,7 @@
-"""Rotating the keys that sign access tokens: next, active, retired, gone.
+"""Rotation of the keys that sign access tokens: next, active, retired, deleted.
 
-A key is published as the next one until every verifier has seen it, then it signs,
-then it is kept until nothing that it signed can be alive (ASVS 13.3.4).
+A key is published as the next one until every verifier has seen it. Then it signs. Then
+it is kept until every token that it signed has expired (ASVS 13.3.4).
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from typing import Protocol
 from server.domain.clock import Clock
 from server.domain.credentials.tokens import LEEWAY, LIFETIME, KeyState
 
-# the key set may be kept for 300 s, a process looks every 30 s, and clocks differ
-PUBLISHED_FOR = timedelta(seconds=300 + 30) + LEEWAY
-# a process that is told late goes on signing for a while
-SPENT_AFTER = LIFETIME + LEEWAY + timedelta(minutes=5)
+# verifiers cache the key set for 300 s, processes poll every 30 s, and clocks differ
+MIN_PUBLISHED = timedelta(seconds=300 + 30) + LEEWAY
+# a process that learns of a rotation late continues to sign for a while
+EXPIRED_AFTER = LIFETIME + LEEWAY + timedelta(minutes=5)
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,16 +30,17 @@ class KeyInfo:
 
 
 class SigningKeyStore(Protocol):
-    """Keeps the keys that all processes share."""
+    """Stores the keys that all processes share."""
 
     async def rotate(self, published_before: datetime | None) -> Sequence[KeyInfo]:
-        """Have the next key sign; every process learns it. Gives the keys as they are.
+        """Make the next key the active one, in every process; return the keys.
 
-        Raises NextKeyTooNew if the next key was made after `published_before`.
+        The newest is first. Raises NextKeyTooNew if the next key was made after
+        `published_before`.
         """
 
     async def all(self) -> Sequence[KeyInfo]:
-        """Give the keys, the newest first."""
+        """Return the keys, the newest first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,25 +51,25 @@ class SigningKeys:
     clock: Clock
 
     async def rotate(self, *, force: bool) -> Sequence[KeyInfo]:
-        """Have the next key sign; gives the keys as they are, the newest first.
+        """Make the next key the active one; return the keys, the newest first.
 
         Raises NextKeyTooNew, unless forced, while a verifier may not know the key.
         """
-        return await self.store.rotate(None if force else self.clock() - PUBLISHED_FOR)
+        return await self.store.rotate(None if force else self.clock() - MIN_PUBLISHED)
 
     async def list(self) -> Sequence[KeyInfo]:
-        """Give the keys, the newest first."""
+        """Return the keys, the newest first."""
         return await self.store.all()
 
 
-def spent_keys(keys: Sequence[KeyInfo], now: datetime) -> frozenset[str]:
-    """Give the keys that signed nothing which can be alive; `keys` newest first.
+def expired_keys(keys: Sequence[KeyInfo], now: datetime) -> frozenset[str]:
+    """Return the ids of keys whose tokens have all expired; `keys` newest first.
 
-    Each rotation makes one key and retires the one that is then the third newest: a
-    retired key was retired when the one two places before it was made.
+    Each rotation makes one key and retires the third newest: a retired key was
+    retired when the key two places before it was made.
     """
     return frozenset(
         key.kid
-        for key, made_then in zip(keys[2:], keys, strict=False)
-        if key.state is KeyState.RETIRED and now > made_then.created_at + SPENT_AFTER
+        for key, successor in zip(keys[2:], keys, strict=False)
+        if key.state is KeyState.RETIRED and now > successor.created_at + EXPIRED_AFTER
     )

@@ -1,4 +1,4 @@
-"""Keys of services: made once, shown once, known by their hash."""
+"""Keys of services: shown once when they are created, stored as hashes."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ PREFIX = "blatam_sk_"
 
 @dataclass(frozen=True, slots=True)
 class ServiceKey:
-    """A key without its secret; `expires_at` is None for one that does not end."""
+    """A key without its secret; `expires_at` is None if it does not expire."""
 
     id: int
     name: str
@@ -28,7 +28,7 @@ class ServiceKey:
 
 
 class ServiceKeyStore(Protocol):
-    """Keeps keys, and knows them all in this process."""
+    """Stores keys, and holds all of them in this process."""
 
     async def add(
         self,
@@ -41,17 +41,17 @@ class ServiceKeyStore(Protocol):
         """Write a new key."""
 
     async def all(self) -> Sequence[ServiceKey]:
-        """Give the keys that were not revoked, by id."""
+        """Return the keys that were not revoked, by id."""
 
     async def revoke(self, key_id: int, now: datetime) -> bool:
-        """Revoke a key; tell whether there was one."""
+        """Revoke a key; return whether it existed."""
 
     def known(self, digest: bytes) -> ServiceKey | None:
-        """Give the key with this hash, without waiting, and note that it is used."""
+        """Return the key with this hash, without I/O, and record its use."""
 
 
 def key_digest(secret: str) -> bytes:
-    """Give what a key is kept as; 256 random bits need no slow hash."""
+    """Return the hash of a key; 256 random bits need no slow hash."""
     return sha256(secret.encode(errors="replace")).digest()
 
 
@@ -65,7 +65,7 @@ class ServiceKeys:
     async def create(
         self, name: str, private_fields: bool, expires_at: datetime | None
     ) -> tuple[ServiceKey, str]:
-        """Give a new key, and its secret, which is kept nowhere."""
+        """Return a new key, and its secret, which is not stored."""
         secret = PREFIX + token_urlsafe(32)
         key = await self.store.add(
             name, key_digest(secret), private_fields, self.clock(), expires_at
@@ -73,7 +73,7 @@ class ServiceKeys:
         return key, secret
 
     async def list(self) -> Sequence[ServiceKey]:
-        """Give the keys that were not revoked, by id."""
+        """Return the keys that were not revoked, by id."""
         return await self.store.all()
 
     async def revoke(self, key_id: int) -> None:
@@ -82,8 +82,8 @@ class ServiceKeys:
             raise ServiceKeyNotFound(key_id)
 
     def verify(self, secret: str) -> ServiceKey:
-        """Give the key in force with this secret. Raises TokenInvalid. No I/O."""
+        """Return the valid key with this secret. Raises TokenInvalid. No I/O."""
         key = self.store.known(key_digest(secret))
         if key is None or (key.expires_at and key.expires_at <= self.clock()):
-            raise TokenInvalid("no service key in force")
+            raise TokenInvalid("not a valid service key")
         return key

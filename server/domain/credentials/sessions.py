@@ -1,24 +1,23 @@
 """Sessions and their refresh tokens: rotation, retry, reuse.
 
-A refresh token is `session id | 256 random bits | tag`, base64url. The tag is a
-MAC of ours over the rest: every token we ever gave is recognised, without being
-kept, and nobody can end a session with a made-up one. The session row holds the
-hash of the present token, of its direct parent, and the nonce that, with the
-parent, makes the present one again: HMAC-SHA256(parent | nonce). So a retry with
-the parent gets the same successor without our keeping it (RFC 9700 4.14.2).
+A refresh token is `session id | 256 random bits | tag`, base64url. The tag is a MAC
+over the rest, under a key of the service: every token ever issued is recognised
+without being stored, and a forged one cannot end a session. The session row holds
+the hash of the current token, the hash of its direct parent, and a nonce. The
+current token is HMAC-SHA256(parent | nonce), so that a retry with the parent gets
+the same successor although it is not stored (RFC 9700 4.14.2).
 """
 
 from __future__ import annotations
 
-import binascii
 import hmac
-from base64 import urlsafe_b64decode, urlsafe_b64encode
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from hashlib import sha256
 from secrets import token_bytes
 from uuid import UUID, uuid4
 
+from server.domain.credentials import base64url
 from server.domain.credentials.secret_key import Mac
 from server.domain.errors import RefreshTokenInvalid
 
@@ -43,13 +42,13 @@ class Session:
 
     @property
     def name(self) -> str:
-        """The id as callers and tokens write it."""
+        """The id as callers and tokens write it: 32 hexadecimal digits."""
         return self.id.hex
 
 
 @dataclass(frozen=True, slots=True)
 class RefreshLimits:
-    """How long refresh tokens live, and how long a parent may be used again."""
+    """The lifetimes of refresh tokens, and for how long a parent may be used again."""
 
     idle: timedelta
     absolute: timedelta
@@ -58,9 +57,9 @@ class RefreshLimits:
 
 @dataclass(frozen=True, slots=True)
 class Rotation:
-    """What became of a refresh: the session to write, and the token to give.
+    """The result of a refresh: the session to write, and the token to return.
 
-    No token means that the session was ended because `cause`.
+    An empty token means that the session ended, for the reason in `cause`.
     """
 
     session: Session
@@ -69,13 +68,13 @@ class Rotation:
 
 
 def token_digest(token: str) -> bytes:
-    """Give what a token is kept as."""
+    """Return the hash under which a token is stored."""
     return sha256(token.encode()).digest()
 
 
 @dataclass(frozen=True, slots=True)
 class RefreshTokens:
-    """The arithmetic of refresh tokens; touches no store."""
+    """Creates and rotates refresh tokens, without I/O."""
 
     mac: Mac
     limits: RefreshLimits
@@ -83,7 +82,7 @@ class RefreshTokens:
     def open(
         self, user_id: int, address: str, device: str, now: datetime
     ) -> tuple[Session, str]:
-        """Give a new session and its first token."""
+        """Return a new session and its first token."""
         session_id = uuid4()
         token = self._token(session_id, token_bytes(_SECRET_BYTES))
         session = Session(
@@ -101,22 +100,22 @@ class RefreshTokens:
         return session, token
 
     def session_id(self, token: str) -> UUID:
-        """Give the session of a token of ours. Raises RefreshTokenInvalid."""
+        """Return the session id in a token. Raises RefreshTokenInvalid."""
         try:
-            raw = urlsafe_b64decode(token + "=" * (-len(token) % 4))
-        except (binascii.Error, ValueError):
+            raw = base64url.decode(token)
+        except ValueError:
             raw = b""
         body, tag = raw[:-_TAG_BYTES], raw[-_TAG_BYTES:]
-        ours = len(body) == _ID_BYTES + _SECRET_BYTES and self.mac.verify(body, tag)
-        if not ours or _encode(raw) != token:
-            raise RefreshTokenInvalid("not one of ours")
+        if len(body) != _ID_BYTES + _SECRET_BYTES or not self.mac.verify(body, tag):
+            raise RefreshTokenInvalid("not issued by this service")
         return UUID(bytes=body[:_ID_BYTES])
 
     def rotate(self, session: Session, token: str, now: datetime) -> Rotation:
-        """Decide what a token of this session gets. Raises RefreshTokenInvalid.
+        """Return the result of a refresh with this token of the session.
 
-        The present token gets a new successor, its parent within the grace window
-        the same one again; any older token ends the session.
+        The current token gets a new successor; its parent, within the grace period,
+        gets the same successor again; any older token ends the session. Raises
+        RefreshTokenInvalid if the session has ended.
         """
         if session.ended_at or now >= session.expires_at:
             raise RefreshTokenInvalid("the session has ended")
@@ -125,7 +124,7 @@ class RefreshTokens:
             return self._advance(session, token, now)
         in_grace = now - session.last_used_at <= self.limits.grace
         parent = hmac.compare_digest(digest, session.parent_hash)
-        if parent and in_grace and (successor := self._again(session, token)):
+        if parent and in_grace and (successor := self._same_successor(session, token)):
             return Rotation(session, successor)
         return Rotation(replace(session, ended_at=now), cause="refresh token reused")
 
@@ -144,19 +143,15 @@ class RefreshTokens:
         )
         return Rotation(advanced, successor)
 
-    def _again(self, session: Session, parent: str) -> str:
-        """Give the successor made before; the secret may have changed since."""
+    def _same_successor(self, session: Session, parent: str) -> str:
+        """Return the successor made before, also under the previous SECRET_KEY."""
         for secret in self.mac.sign_all(parent.encode() + session.nonce):
             for tag in self.mac.sign_all(session.id.bytes + secret):
-                token = _encode(session.id.bytes + secret + tag[:_TAG_BYTES])
+                token = base64url.encode(session.id.bytes + secret + tag[:_TAG_BYTES])
                 if hmac.compare_digest(token_digest(token), session.token_hash):
                     return token
         return ""
 
     def _token(self, session_id: UUID, secret: bytes) -> str:
         body = session_id.bytes + secret
-        return _encode(body + self.mac.sign(body)[:_TAG_BYTES])
-
-
-def _encode(raw: bytes) -> str:
-    return urlsafe_b64encode(raw).decode().rstrip("=")
+        return base64url.encode(body + self.mac.sign(body)[:_TAG_BYTES])

@@ -1,27 +1,29 @@
 """Access tokens: JWTs of type at+jwt (RFC 9068), ES256, and the keys that sign.
 
-Verified strictly (RFC 8725): one algorithm, our own key ids only, issuer,
-audience and every claim required, no `crit`, and only the one canonical spelling
-of each token, because base64url lets trailing bits vary.
+Verified strictly (RFC 8725): one algorithm, only key ids of this service, exact
+issuer and audience, every claim in the type and spelling that `issue` writes, no
+`crit`, and one canonical spelling per token, because base64url lets trailing bits
+vary.
 """
 
 from __future__ import annotations
 
 import re
-from base64 import urlsafe_b64decode, urlsafe_b64encode
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from enum import IntEnum
 from hashlib import sha256
 from secrets import token_hex
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import jwt
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
+from pydantic import BaseModel, ConfigDict, Field
 
 from server.domain.clock import Clock
+from server.domain.credentials import base64url
 from server.domain.errors import KeyUnknown, TokenInvalid
 
 ALGORITHM = "ES256"
@@ -29,15 +31,30 @@ TYPE = "at+jwt"
 CLIENT = "blatam"
 LIFETIME = timedelta(minutes=15)
 LEEWAY = timedelta(seconds=60)
-LONGEST = 4096
+MAX_TOKEN_LENGTH = 4096
 _KID = re.compile(r"[0-9a-f]{16}")
-REQUIRED = (
-    "iss", "aud", "sub", "client_id", "sid", "role", "auth_time", "iat", "exp", "jti",
-)  # fmt: skip
+_YEAR_9999 = int(datetime(9999, 12, 31, tzinfo=UTC).timestamp())
+_NumericDate = Annotated[int, Field(ge=0, le=_YEAR_9999)]  # RFC 7519 2, in seconds
+
+
+class _Payload(BaseModel):
+    """The claims of an access token; nothing is converted."""
+
+    model_config = ConfigDict(strict=True)
+
+    sub: Annotated[str, Field(pattern=r"^[1-9][0-9]{0,18}$")]
+    client_id: Literal["blatam"]
+    sid: Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
+    role: Annotated[int, Field(ge=1)]
+    auth_time: _NumericDate
+    iat: _NumericDate
+    nbf: _NumericDate = 0
+    exp: _NumericDate
+    jti: Annotated[str, Field(min_length=1)]
 
 
 class KeyState(IntEnum):
-    """A key is published before it signs, and after it has stopped."""
+    """The stages of a key: it is published before it signs and after it stopped."""
 
     NEXT = 1
     ACTIVE = 2
@@ -54,15 +71,15 @@ class SigningKey:
 
     @staticmethod
     def generate(state: KeyState) -> SigningKey:
-        """Make a new key."""
+        """Return a new key."""
         return SigningKey(token_hex(8), state, ec.generate_private_key(ec.SECP256R1()))
 
     @staticmethod
     def load(kid: str, state: KeyState, pem: bytes) -> SigningKey:
-        """Read a key from what `pem` gave."""
+        """Return the key of a PEM text, as `pem` writes it."""
         private = serialization.load_pem_private_key(pem, password=None)
         if not isinstance(private, ec.EllipticCurvePrivateKey):
-            raise TypeError(f"signing key {kid} is no elliptic-curve key")
+            raise TypeError(f"signing key {kid} is not an elliptic-curve key")
         return SigningKey(kid, state, private)
 
     @property
@@ -75,18 +92,18 @@ class SigningKey:
         )
 
     def coordinates(self) -> tuple[str, str]:
-        """Give the public point as RFC 7518 6.2.1 writes it: x, y."""
+        """Return the public point as RFC 7518 6.2.1 writes it: x, y."""
         point = self.private.public_key().public_numbers()
-        return _base64url(point.x), _base64url(point.y)
+        return _coordinate(point.x), _coordinate(point.y)
 
 
-def _base64url(number: int) -> str:
-    return urlsafe_b64encode(number.to_bytes(32)).decode().rstrip("=")
+def _coordinate(number: int) -> str:
+    return base64url.encode(number.to_bytes(32))
 
 
 @dataclass(slots=True)
 class KeyRing:
-    """The keys in force; replaced whole when the store has others."""
+    """The keys in use; replaced as a whole when the stored keys change."""
 
     keys: Mapping[str, SigningKey] = field(default_factory=dict)
     look_again: Callable[[], Awaitable[None]] | None = None
@@ -96,7 +113,7 @@ class KeyRing:
         self.keys = {key.kid: key for key in keys}
 
     async def learn(self) -> None:
-        """Look for keys made elsewhere, as often as that may be done."""
+        """Read keys made by another process, if a read is allowed now."""
         if self.look_again:
             await self.look_again()
 
@@ -108,7 +125,7 @@ class KeyRing:
 
 @dataclass(frozen=True, slots=True)
 class Claims:
-    """What a verified access token says."""
+    """The content of a verified access token."""
 
     user_id: int
     session_id: str
@@ -120,21 +137,21 @@ class Claims:
 class AccessTokens:
     """Issues and verifies access tokens.
 
-    Verified ones are kept by their hash until they expire, `most` at a time:
-    a signature costs 75 us, a look-up 1 us. Revocation is not looked at here.
+    Verified tokens are cached by their hash until they expire, at most `max_cached`:
+    a signature costs 75 us, a look-up 1 us. Revocation is checked by the caller.
     """
 
     issuer: str
     audience: str
     ring: KeyRing
     clock: Clock
-    most: int = 50_000
+    max_cached: int = 50_000
     _verified: dict[bytes, Claims] = field(default_factory=dict)
 
     def issue(
         self, user_id: int, session_id: str, role: int, auth_time: datetime
     ) -> str:
-        """Give a new token for a session."""
+        """Return a new token for a session."""
         now = int(self.clock().timestamp())
         claims = {
             "iss": self.issuer,
@@ -153,7 +170,7 @@ class AccessTokens:
         return jwt.encode(claims, key.private, algorithm=ALGORITHM, headers=headers)
 
     def verify(self, token: str) -> Claims:
-        """Give what the token says.
+        """Return the claims of a token.
 
         Raises TokenInvalid; KeyUnknown if another process may know its key.
         """
@@ -161,7 +178,7 @@ class AccessTokens:
         claims = self._verified.get(digest)
         if claims is None:
             claims = self._verify_signature(token)
-            if len(self._verified) >= self.most:
+            if len(self._verified) >= self.max_cached:
                 del self._verified[next(iter(self._verified))]
             self._verified[digest] = claims
         if self.clock() > claims.expires_at + LEEWAY:
@@ -170,22 +187,24 @@ class AccessTokens:
         return claims
 
     def _verify_signature(self, token: str) -> Claims:
-        if len(token) > LONGEST or not _canonical(token):
-            raise TokenInvalid("no canonical JWT")
+        if len(token) > MAX_TOKEN_LENGTH or not _canonical(token):
+            raise TokenInvalid("not a canonical JWT")
         try:
             header = jwt.get_unverified_header(token)
             kid = header.get("kid", "")
             if header.get("typ") != TYPE or "crit" in header:
-                raise TokenInvalid("other type or crit")
+                raise TokenInvalid("other type, or crit")
             if header.get("alg") != ALGORITHM or not _KID.fullmatch(kid):
-                raise TokenInvalid("no key of ours")
+                raise TokenInvalid("not a key of this service")
             key = self.ring.keys.get(kid)
             if key is None:
                 raise KeyUnknown
-            found = self._decode(token, key)
-            return _claims(found)
-        except (jwt.PyJWTError, ValueError, TypeError, KeyError) as error:
+            payload = _Payload.model_validate(self._decode(token, key))
+        except (jwt.PyJWTError, ValueError, TypeError) as error:
             raise TokenInvalid(type(error).__name__) from error
+        if max(payload.iat, payload.nbf) > (self.clock() + LEEWAY).timestamp():
+            raise TokenInvalid("not valid yet")
+        return _claims(payload)
 
     def _decode(self, token: str, key: SigningKey) -> dict[str, Any]:
         return jwt.decode(
@@ -194,30 +213,30 @@ class AccessTokens:
             algorithms=[ALGORITHM],
             audience=self.audience,
             issuer=self.issuer,
-            leeway=LEEWAY,
-            # `exp` is held against our own clock, by verify
-            options={"require": list(REQUIRED), "verify_exp": False},
+            options={
+                "strict_aud": True,
+                # PyJWT converts times, and reads the system's clock
+                "verify_exp": False,
+                "verify_iat": False,
+                "verify_nbf": False,
+            },
         )
 
 
-def _claims(found: Mapping[str, Any]) -> Claims:
+def _claims(payload: _Payload) -> Claims:
     return Claims(
-        user_id=int(found["sub"]),
-        session_id=str(found["sid"]),
-        role=int(found["role"]),
-        expires_at=datetime.fromtimestamp(int(found["exp"]), UTC),
+        user_id=int(payload.sub),
+        session_id=payload.sid,
+        role=payload.role,
+        expires_at=datetime.fromtimestamp(payload.exp, UTC),
     )
 
 
 def _canonical(token: str) -> bool:
     parts = token.split(".")
     try:
-        return len(parts) == 3 and all(
-            urlsafe_b64encode(urlsafe_b64decode(part + "=" * (-len(part) % 4)))
-            .decode()
-            .rstrip("=")
-            == part
-            for part in parts
-        )
+        for part in parts:
+            base64url.decode(part)
     except ValueError:
         return False
+    return len(parts) == 3

@@ -1,4 +1,4 @@
-"""EmailComposer: the email of an outbox entry, and its recipient."""
+"""Composes the e-mail of an outbox entry: its recipient and its content."""
 
 from __future__ import annotations
 
@@ -9,13 +9,11 @@ from enum import StrEnum
 from typing import Protocol
 
 from server.domain.accounts.users import User
-from server.domain.auth import Account
 from server.domain.credentials.mailed_tokens import MailedTokens, Purpose
+from server.domain.credentials.stores import Account
+from server.domain.members.unsubscriptions import SETTINGS_BY_KIND, UnsubscribeTokens
 from server.domain.outbox.entries import Entry, EventType
 
-_NOTIFICATIONS = frozenset(
-    {EventType.FOLLOWED_POST, EventType.NEW_FOLLOWER, EventType.DIGEST}
-)
 WARNING_INTERVAL = timedelta(days=1)
 
 
@@ -24,7 +22,7 @@ class MailerUnavailable(Exception):
 
 
 class Template(StrEnum):
-    """The kind of an email; each has a text."""
+    """The kinds of e-mails; each has a text."""
 
     WELCOME = "welcome"
     VERIFICATION = "verification"
@@ -43,10 +41,10 @@ class Template(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Email:
-    """An email to one address.
+    """An e-mail to one address; `entry` and `written_at` identify it.
 
-    `entry` and `written_at` identify it, also when it is sent again. `token` is "" if
-    there is no link. `details` are untrusted text; a tuple holds lines.
+    `token` is "" if it has no link, `unsubscribe_token` if it cannot be turned off.
+    `details` are untrusted text; a tuple holds lines.
     """
 
     entry: int
@@ -55,51 +53,53 @@ class Email:
     to: str
     username: str
     token: str = field(default="", repr=False)
+    unsubscribe_token: str = field(default="", repr=False)
     details: Mapping[str, str | int | tuple[str, ...]] = field(default_factory=dict)
 
 
 class Users(Protocol):
-    """Reads accounts from the database, not from a cache."""
+    """Reads accounts, without a cache."""
 
     async def by_id(self, user_id: int) -> User | None:
         """Return the account with this id."""
 
 
 class Accounts(Protocol):
-    """Finds accounts by a typed identifier."""
+    """Finds accounts by identifier."""
 
     async def account(self, identifier: str) -> Account | None:
         """Return the account with this normalized username or e-mail address."""
 
 
 class DeliveryLog(Protocol):
-    """Knows which entries were delivered."""
+    """Reads which e-mails were delivered."""
 
     async def delivered_since(
         self, kind: EventType, user_id: int, since: datetime
     ) -> bool:
-        """Return whether a user got an entry of this kind that was written since."""
+        """Return whether an entry of this kind, written since, was delivered."""
 
 
 class Notifications(Protocol):
-    """Stores notifications of members."""
+    """Reads members' notifications."""
 
     async def lines(self, user_id: int, first: int, last: int) -> Sequence[str]:
-        """Return a line for each notification in a range that is still valid."""
+        """Return the lines of a member's current notifications in a range of ids."""
 
 
 @dataclass(frozen=True, slots=True)
 class EmailComposer:
-    """Composes emails when they are sent, from the data of that moment."""
+    """Composes e-mails when they are sent, from the current data."""
 
     users: Users
     accounts: Accounts
     delivery_log: DeliveryLog
     tokens: MailedTokens
     notifications: Notifications
+    unsubscribe_tokens: UnsubscribeTokens
 
     async def email(self, entry: Entry) -> Email | None:
-        """Return the email of an entry, None if there is nothing to send."""
+        """Return the e-mail of an entry; None if there is nothing to send."""
         if entry.kind == EventType.PASSWORD_RESET:
             return await self._reset(entry)
         user = await self.users.by_id(entry.user_id or 0)
@@ -109,11 +109,9 @@ class EmailComposer:
             return await self._verification(entry, user)
         if entry.kind == EventType.EMAIL_CHANGE:
             return await self._change(entry, user)
-        if entry.kind in _NOTIFICATIONS:
-            return await self._notification(entry, user)
-        if entry.kind == EventType.FAILED_LOG_INS and await self._warned_recently(
-            entry, user
-        ):
+        if entry.kind in SETTINGS_BY_KIND:
+            return await self._news(entry, user)
+        if entry.kind == EventType.FAILED_LOG_INS and await self._warned(entry, user):
             return None
         template = Template(entry.kind.partition(".")[2])
         return _email(entry, template, user, entry.address or user.email)
@@ -134,7 +132,7 @@ class EmailComposer:
         return _email(entry, template, user) if template == "welcome" else None
 
     async def _change(self, entry: Entry, user: User) -> Email | None:
-        """Ask for confirmation at the new address; warn its owner if it has one."""
+        """Ask the new address for confirmation; inform its owner if it is taken."""
         new_address = entry.address or ""
         account = await self.accounts.account(new_address)
         if account is None:
@@ -158,15 +156,21 @@ class EmailComposer:
         token = await self.tokens.make(purpose, entry, user.id, to)
         return _email(entry, template, user, to, token) if token else None
 
-    async def _notification(self, entry: Entry, user: User) -> Email | None:
+    async def _news(self, entry: Entry, user: User) -> Email | None:
         first, last = int(entry.payload["first"]), int(entry.payload["last"])
         lines = await self.notifications.lines(user.id, first, last)
         if not lines:
             return None
         template = Template(entry.kind.partition(".")[2])
-        return replace(_email(entry, template, user), details={"news": tuple(lines)})
+        return replace(
+            _email(entry, template, user),
+            unsubscribe_token=self.unsubscribe_tokens.make(
+                user.id, EventType(entry.kind)
+            ),
+            details={"news": tuple(lines)},
+        )
 
-    async def _warned_recently(self, entry: Entry, user: User) -> bool:
+    async def _warned(self, entry: Entry, user: User) -> bool:
         since = entry.created_at - WARNING_INTERVAL
         return await self.delivery_log.delivered_since(
             EventType.FAILED_LOG_INS, user.id, since

@@ -24,7 +24,7 @@ class PersonalDataServicer:
     ) -> pb.EraseUserResponse:
         """Erase an account and all that is personal."""
         await self._data.erase(
-            call.caller, request.id, request.current_password, call.address
+            call.caller, request.id, request.current_password, call.account_limits
         )
         call.audit_without_address = call.caller.user_id == request.id
         return pb.EraseUserResponse()

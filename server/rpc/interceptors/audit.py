@@ -1,7 +1,7 @@
-"""Authentication and administration are written to the audit log (R40).
+"""Writes authentication and administration to the audit log (R40).
 
-What was refused before it cost anything (no token, too many calls, bad fields) stands
-in the log alone: a flood must not become a flood of rows.
+Calls refused early (no token, rate limit, invalid fields) are in the service log only:
+a flood of bad calls must not become a flood of rows.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from server.rpc.call import (
 
 log = structlog.get_logger()
 Write = Callable[[Call, str], Coroutine[Any, Any, None]]
-_LOG_ALONE = frozenset(
+_NOT_AUDITED = frozenset(
     {
         "RATE_LIMITED",
         "OVERLOADED",
@@ -42,18 +42,18 @@ _LOG_ALONE = frozenset(
 )
 
 
-def audited(method: Method, store: AuditStore, clock: Clock) -> Interceptor | None:
-    """Give what writes one RPC's events; None where the contract names none."""
+def audit_calls(method: Method, store: AuditStore, clock: Clock) -> Interceptor | None:
+    """Return the interceptor that writes one RPC's audit events; None without event."""
     event = method.policy.audit
     if not event:
         return None
-    about = attrgetter(method.policy.self) if method.policy.self else None
+    read_user_id = attrgetter(method.policy.self) if method.policy.self else None
 
     async def write(call: Call, outcome: str, user_id: int = 0) -> None:
         user_id = user_id or call.audit_user_id
-        if not user_id and about:
-            user_id = about(call.request)
-        entry = AuditEvent(
+        if not user_id and read_user_id:
+            user_id = read_user_id(call.request)
+        record = AuditEvent(
             id=0,
             at=clock(),
             event=event,
@@ -64,28 +64,28 @@ def audited(method: Method, store: AuditStore, clock: Clock) -> Interceptor | No
             request_id=call.request_id,
         )
         try:
-            await store.add(entry)
+            await store.add(record)
         except StoreUnavailable:
-            log.error("an event is in no audit log", audited=event, outcome=outcome)
+            log.error("audit event lost", event_name=event, outcome=outcome)
 
     async def intercept(call: Call, proceed: Proceed) -> Outcome:
         try:
             reply = await proceed(call)
         except Failure as failure:
-            if failure.reason not in _LOG_ALONE:
+            if failure.reason not in _NOT_AUDITED:
                 account = getattr(failure.__cause__, "account_id", 0)
                 await write(call, failure.reason, account)
             raise
         if not isinstance(reply, bytes):
-            return _streamed(call, reply, write)
+            return _audit_stream(call, reply, write)
         await write(call, "OK")
         return reply
 
     return intercept
 
 
-async def _streamed(call: Call, messages: Stream, write: Write) -> Stream:
-    """Write how a stream ended: part of it may be out, however that was."""
+async def _audit_stream(call: Call, messages: Stream, write: Write) -> Stream:
+    """Write how a stream ended: the reader may have received part of it."""
     outcome = "CANCELLED"
     try:
         async with aclosing(messages):
@@ -96,5 +96,5 @@ async def _streamed(call: Call, messages: Stream, write: Write) -> Stream:
         outcome = failure.reason
         raise
     finally:
-        # who is gone may be cancelled twice; what was given out is written all the same
+        # A disconnected reader may cancel this again; the event is written anyway.
         await asyncio.shield(write(call, outcome))

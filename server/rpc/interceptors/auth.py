@@ -1,8 +1,8 @@
-"""Who calls, and may they: the contract's access, and nothing that waits.
+"""Authentication and the contract's access rule of an RPC.
 
-A token that was seen before costs a look-up; a new one a signature; none does I/O,
-but for one that names a key which this process has not seen: it waits for a look, of
-which there is one a second at most (R14).
+A known token costs a dictionary look-up, a new one a signature check. Only a token
+with an unknown signing key does I/O: it waits for the keys to be read again, which
+happens at most once per second (R14).
 """
 
 from __future__ import annotations
@@ -23,47 +23,52 @@ from server.domain.errors import (
 )
 from server.rpc.call import Call, Interceptor, Method, Outcome, Proceed, Stream
 
-Verify = Callable[[str], Caller]
-Learn = Callable[[], Awaitable[None]]
-_SCHEME = "bearer "
+VerifyToken = Callable[[str], Caller]
+RefreshKeys = Callable[[], Awaitable[None]]
+_SCHEME = "bearer"
 
 
-def authorized(method: Method, verify: Verify, learn: Learn) -> Interceptor:
-    """Give what enforces one RPC's access.
+def authorize_calls(
+    method: Method, verify: VerifyToken, refresh_keys: RefreshKeys
+) -> Interceptor:
+    """Return the interceptor that enforces the access rule of one RPC.
 
-    `verify` raises TokenInvalid, or KeyUnknown, after which `learn` is awaited and the
-    token verified once more.
+    `verify` raises TokenInvalid. If it raises KeyUnknown, `refresh_keys` is awaited
+    and the token is verified once more.
     """
     policy = method.policy
-    own: Callable[[Any], int] | None = (
+    read_owner: Callable[[Any], int] | None = (
         attrgetter(policy.self) if policy.access == Access.ACCESS_SELF else None
     )
 
     async def public(call: Call, proceed: Proceed) -> Outcome:
         return await proceed(call)
 
-    async def guarded(call: Call, proceed: Proceed) -> Outcome:
+    async def restricted(call: Call, proceed: Proceed) -> Outcome:
         try:
             caller = call.caller = _identify(call, verify)
         except KeyUnknown:
-            await learn()
+            await refresh_keys()
             caller = call.caller = _identify(call, verify)
         if policy.user_required and not caller.user_id:
             raise UserRequired
-        if not _may(policy.access, caller, own(call.request) if own else 0):
-            raise AccessDenied("your account may not do this")
+        owner = read_owner(call.request) if read_owner else 0
+        if not _is_allowed(policy.access, caller, owner):
+            raise AccessDenied("your account has no permission for this call")
         outcome = await proceed(call)
-        return (
-            outcome if isinstance(outcome, bytes) else _streamed(call, outcome, verify)
-        )
+        if isinstance(outcome, bytes):
+            return outcome
+        return _recheck_each_message(call, outcome, verify)
 
-    return public if policy.access == Access.ACCESS_PUBLIC else guarded
+    return public if policy.access == Access.ACCESS_PUBLIC else restricted
 
 
-async def _streamed(call: Call, messages: Stream, verify: Verify) -> Stream:
-    """Give a stream for as long as its caller may have one (R22).
+async def _recheck_each_message(
+    call: Call, messages: Stream, verify: VerifyToken
+) -> Stream:
+    """Yield messages while the caller's token is valid (R22).
 
-    Some have no end of their own: a key that is revoked must not watch on.
+    Some streams never end by themselves; a revoked key must not keep reading.
     """
     async with aclosing(messages):
         async for message in messages:
@@ -71,16 +76,20 @@ async def _streamed(call: Call, messages: Stream, verify: Verify) -> Stream:
             yield message
 
 
-def _identify(call: Call, verify: Verify) -> Caller:
+def _identify(call: Call, verify: VerifyToken) -> Caller:
     header = call.metadata.get("authorization")
     if not header:
         raise TokenMissing
-    if not isinstance(header, str) or header[: len(_SCHEME)].lower() != _SCHEME:
+    if not isinstance(header, str):
+        raise TokenInvalid("more than one authorization header")
+    # RFC 9110 5.5: white space around a field's value; 11.6.2: scheme 1*SP credentials
+    scheme, _, token = header.strip(" \t").partition(" ")
+    if scheme.lower() != _SCHEME:
         raise TokenInvalid("no bearer token")
-    return verify(header[len(_SCHEME) :])
+    return verify(token.lstrip(" "))
 
 
-def _may(access: int, caller: Caller, owner: int) -> bool:
+def _is_allowed(access: int, caller: Caller, owner: int) -> bool:
     if access == Access.ACCESS_SIGNED_IN or caller.is_admin:
         return True
     if caller.service_id:

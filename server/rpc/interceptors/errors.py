@@ -1,7 +1,7 @@
-"""The only place where a status is made: what is raised inside becomes a Failure.
+"""The only place that creates a status: turns exceptions into a Failure.
 
-A refusal keeps its public face; anything else is "internal error" to the caller,
-and its cause goes to the log under the request id (ASVS 16.5.1).
+An AcademyError keeps its message and reason. Any other exception is "internal error"
+to the caller, and its cause is in the log under the request id (ASVS 16.5.1).
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _CODES: dict[ErrorKind, int] = {
 }
 
 
-async def failing(call: Call, proceed: Proceed) -> Outcome:
+async def map_errors(call: Call, proceed: Proceed) -> Outcome:
     """Turn what is raised into a Failure; end the call at its deadline."""
     ends = math.inf
     if call.timeout is not None:
@@ -68,16 +68,18 @@ def _ended(call: Call, error: Exception, deadline: Deadline) -> Failure:
 def _failure(call: Call, error: Exception) -> Failure:
     if not isinstance(error, AcademyError):
         log.error("unexpected", exc_info=error)
-        return _made(call, code_pb2.INTERNAL, "internal error", "INTERNAL", [])
+        return _build_failure(call, code_pb2.INTERNAL, "internal error", "INTERNAL", [])
     if error.__cause__ or hasattr(error, "__notes__"):
         notes = getattr(error, "__notes__", [])
         cause = repr(error.__cause__) if error.__cause__ else None
         log.info("refused", reason=error.reason, notes=notes, cause=cause)
     code = _CODES[error.kind]
-    return _made(call, code, str(error), error.reason, _details(error), error.metadata)
+    return _build_failure(
+        call, code, str(error), error.reason, _details(error), error.metadata
+    )
 
 
-def _made(
+def _build_failure(
     call: Call,
     code: int,
     message: str,
@@ -118,5 +120,5 @@ def _details(error: AcademyError) -> list[Message]:
 
 
 def _quota(error: AcademyError) -> str:
-    """Give what a quota is on: `limit` calls in `per_seconds` seconds."""
+    """Return the quota's name: `limit` calls in `per_seconds` seconds."""
     return f"{error.metadata['limit']}/{error.metadata['per_seconds']}s"

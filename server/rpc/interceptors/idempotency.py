@@ -1,4 +1,4 @@
-"""Repeats of a request with a request id are given the first answer."""
+"""Answers a repeated request id with the stored response of the first request."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ from server.domain.idempotency import Idempotency, RequestKey, ResponseExists
 from server.rpc.call import Call, Interceptor, Method, Outcome, PendingRequest, Proceed
 
 
-def idempotent(
+def replay_responses(
     method: Method, idempotency: Idempotency, clock: Clock
 ) -> Interceptor | None:
-    """Give what recognises one RPC's repeats; None where the contract has none."""
+    """Return the interceptor of an idempotent RPC; None for any other."""
     if not method.policy.idempotent:
         return None
 
     async def intercept(call: Call, proceed: Proceed) -> Outcome:
         if not call.request.request_id:
             return await proceed(call)
-        # RFC 9562 4: upper and lower case name the same UUID
+        # RFC 9562 4: a UUID in upper case is the same UUID
         call.request.request_id = call.request.request_id.lower()
         key = RequestKey(call.caller.subject, method.path, call.request.request_id)
         now = clock()
@@ -29,10 +29,10 @@ def idempotent(
         try:
             return await proceed(call)
         except ResponseExists:
-            # a concurrent one was first, and has committed by now
-            first = await idempotency.stored_response(key, content, now)
-            if first is None:
+            # A concurrent request with this id has committed.
+            response = await idempotency.stored_response(key, content, now)
+            if response is None:
                 raise
-            return first
+            return response
 
     return intercept

@@ -1,4 +1,4 @@
-"""Outermost: one line a call, with its final code and the whole time."""
+"""Writes one log line per call, with its final code and total time."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from time import perf_counter
 import grpc
 import structlog
 
-from server.logs import request_id
+from server.observability.logging import request_id
 from server.rpc.call import Call, Failure, Outcome, Proceed, Stream
 
 log = structlog.get_logger()
 _NAMES: dict[int, str] = {code.value[0]: code.name for code in grpc.StatusCode}
-_FAULTS = {
+_SERVER_ERRORS = {
     code.value[0] for code in (grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN)
 }
 
 
-async def logged(call: Call, proceed: Proceed) -> Outcome:
-    """Log the call's end; what is logged inside it bears its request id, too."""
+async def log_calls(call: Call, proceed: Proceed) -> Outcome:
+    """Log the end of the call. Lines logged inside it carry its request id."""
     request_id.set(call.request_id)
     started = perf_counter()
     try:
@@ -34,17 +34,17 @@ async def logged(call: Call, proceed: Proceed) -> Outcome:
     if isinstance(outcome, bytes):
         _write(call, started, 0)
         return outcome
-    return _streamed(call, started, outcome)
+    return _log_stream(call, started, outcome)
 
 
-async def _streamed(call: Call, started: float, messages: Stream) -> Stream:
+async def _log_stream(call: Call, started: float, messages: Stream) -> Stream:
     code, reason, sent = grpc.StatusCode.CANCELLED.value[0], "", 0
     try:
         async with aclosing(messages):
             async for message in messages:
                 sent += 1
                 yield message
-                # each message may be asked for by another task
+                # Each message may be read by another task, with its own context.
                 request_id.set(call.request_id)
         code = 0
     except Failure as failure:
@@ -71,7 +71,7 @@ def _write(
         fields["sent"] = sent
     if call.method.policy.audit:
         fields["audit"] = call.method.policy.audit
-    if code in _FAULTS:
+    if code in _SERVER_ERRORS:
         log.error("call", **fields)
     else:
         log.info("call", **fields)

@@ -1,4 +1,4 @@
-"""The contract's field rules, by protovalidate; and no NUL in any text (R32)."""
+"""Checks the contract's field rules (protovalidate) and refuses NUL in text (R32)."""
 
 from __future__ import annotations
 
@@ -8,25 +8,25 @@ from typing import cast
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from google.protobuf.message import Message
 from protovalidate import Validator
-from protovalidate import Violation as Broken
+from protovalidate import Violation as RuleViolation
 
 from server.domain.errors import InvalidFields, Violation
 from server.rpc.call import Call, Outcome, Proceed
 
-NO_NUL = r"^[^\u0000]*$"  # the same rule, for a document
+NO_NUL = r"^[^\u0000]*$"  # the same rule for the OpenAPI document
 _validator = Validator()
 
 
-async def validated(call: Call, proceed: Proceed) -> Outcome:
-    """Refuse a request that breaks a rule; every violation is named."""
+async def validate_requests(call: Call, proceed: Proceed) -> Outcome:
+    """Refuse a request that breaks a rule. The error lists every violation."""
     check(call.request, call.body)
     return await proceed(call)
 
 
 def check(request: Message, body: bytes) -> None:
-    """Raise InvalidFields with every rule that a request, of these bytes, breaks."""
+    """Raise InvalidFields with every rule that the request breaks."""
     violations = broken_rules(request)
-    # Postgres takes no NUL in text; a walk is due only where there is a zero byte
+    # Postgres refuses NUL in text. Only a body with a zero byte can contain one.
     if b"\0" in body:
         violations += _nuls(request, "")
     if violations:
@@ -34,27 +34,27 @@ def check(request: Message, body: bytes) -> None:
 
 
 def broken_rules(message: Message) -> list[Violation]:
-    """Give the rules that a message breaks, by the paths of its fields."""
+    """Return the rules that a message breaks, with the paths of the fields."""
     return [
-        _violation(broken, cast(Descriptor, message.DESCRIPTOR))
-        for broken in _validator.collect_violations(message)
+        _violation(violation, cast(Descriptor, message.DESCRIPTOR))
+        for violation in _validator.collect_violations(message)
     ]
 
 
-def _violation(broken: Broken, request: Descriptor) -> Violation:
-    proto = broken.proto
+def _violation(violation: RuleViolation, request: Descriptor) -> Violation:
+    proto = violation.proto
     path = ""
-    where: Descriptor | None = request
+    parent: Descriptor | None = request
     for element in proto.field.elements if proto.field else ():
-        field = where.fields_by_name[element.field_name] if where else None
+        field = parent.fields_by_name[element.field_name] if parent else None
         name = field.json_name if field else element.field_name
         path += f".{name}" if path else name
         if element.subscript is not None:
             path += f"[{element.subscript.value}]"
-        where = field.message_type if field else None
+        parent = field.message_type if field else None
     name, _, _ = proto.rule_id.partition(".")
     if not path and name in request.fields_by_name:
-        path = request.fields_by_name[name].json_name  # a rule of the whole message
+        path = request.fields_by_name[name].json_name  # a rule on the whole message
     return Violation(path, proto.message, proto.rule_id)
 
 
@@ -64,7 +64,9 @@ def _nuls(message: Message, prefix: str) -> Iterator[Violation]:
         items = list(value) if field.is_repeated else [value]
         if field.type == FieldDescriptor.TYPE_STRING:
             if any("\0" in item for item in items):
-                yield Violation(path, "must not hold a NUL character", "string.no_nul")
+                yield Violation(
+                    path, "must not contain the NUL character (U+0000)", "string.no_nul"
+                )
         elif field.type == FieldDescriptor.TYPE_MESSAGE:
             for item in items:
                 if isinstance(item, Message):

@@ -18,7 +18,7 @@ from redis.asyncio import Redis
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from server.domain.clock import Clock
-from server.domain.credentials.revocations import KEPT, Revocations
+from server.domain.credentials.revocations import REVOCATION_RETENTION, Revocations
 from server.domain.event_buffer import EventBuffer
 from server.domain.revocation_watch import Revocation
 from server.store.connect import Database
@@ -82,7 +82,7 @@ class RevocationFeed:
 
     async def refresh(self) -> None:
         """Read the rows written since the last poll. Raises StoreUnavailable."""
-        query = _written_since(self._oldest_open, self._clock() - KEPT)
+        query = _written_since(self._oldest_open, self._clock() - REVOCATION_RETENTION)
         async with self._database.reading() as connection:
             # read first: rows written in between are read again by the next poll
             oldest = (await connection.execute(sa.select(_OLDEST_OPEN))).scalar_one()
@@ -107,7 +107,7 @@ class RevocationFeed:
 
     async def chunk(self, since: int, after_id: int, size: int) -> Sequence[Revocation]:
         """Return revocations in force, written since a transaction, by id."""
-        query = _written_since(since, self._clock() - KEPT)
+        query = _written_since(since, self._clock() - REVOCATION_RETENTION)
         query = query.where(revocations.c.id > after_id)
         query = query.order_by(revocations.c.id).limit(size)
         async with self._database.reading() as connection:

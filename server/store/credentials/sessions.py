@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
@@ -12,8 +12,8 @@ import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from server.domain.accounts.users import Role
-from server.domain.auth import Account, Decide, Owner
 from server.domain.credentials.sessions import Rotation, Session
+from server.domain.credentials.stores import Account, Decide, Owner
 from server.domain.errors import TokenInvalid
 from server.domain.idempotency import IdempotencyRecord
 from server.domain.outbox.entries import EventType, NewEntry
@@ -21,51 +21,54 @@ from server.store import idempotent_responses
 from server.store.accounts.user_reads import NOT_DELETED
 from server.store.connect import Database
 from server.store.credentials.revocations import RevocationFeed, end_sessions, revoke
-from server.store.outbox import enqueue, take_back
+from server.store.outbox import enqueue, invalidate_mailed_tokens
 from server.store.tables import sessions, users
 
-SEEN_AGAIN = timedelta(hours=1)
+ACTIVITY_INTERVAL = timedelta(hours=1)
+_SESSION = [sessions.c[field.name] for field in fields(Session)]
 
 
 class PostgresSessions:
-    """Keeps sessions; whatever ends one also writes its revocation."""
+    """Stores sessions; ending one also writes its revocation."""
 
     def __init__(self, database: Database, feed: RevocationFeed) -> None:
         self._database = database
         self._feed = feed
 
     async def add(self, session: Session, version: int) -> bool:
-        """Write a new session, and a mail if it is from where none was before.
+        """Write a new session, and a mail if its device or address is new.
 
-        Does nothing and gives False if the account has changed since this version.
+        Returns False, and changes nothing, if the account has changed since this
+        version.
         """
-        here = sa.and_(
+        same_origin = sa.and_(
             sessions.c.device == session.device, sessions.c.address == session.address
         )
-        before = sa.select(sa.func.bool_or(here)).where(
+        known = sa.select(sa.func.bool_or(same_origin)).where(
             sessions.c.user_id == session.user_id
         )
         async with self._database.transaction() as connection:
-            if not await _stands(connection, session.user_id, version):
+            if not await _is_unchanged(connection, session.user_id, version):
                 return False
-            # None at the first log-in, of which nobody needs to be told
-            if (await connection.execute(before)).scalar() is False:
+            # None at the first log-in, which needs no mail
+            if (await connection.execute(known)).scalar() is False:
                 await enqueue(connection, session.created_at, _new_device(session))
             await connection.execute(sa.insert(sessions).values(asdict(session)))
-            seen = NewEntry(EventType.SESSION_OPENED, session.user_id)
-            await enqueue(connection, session.created_at, seen)
+            event = NewEntry(EventType.SESSION_OPENED, session.user_id)
+            await enqueue(connection, session.created_at, event)
         return True
 
     async def rotate(
         self, session_id: UUID, decide: Decide
     ) -> tuple[Rotation, Owner] | None:
-        """Lock the session, let `decide` say what becomes of it, and write that.
+        """Lock a session, call `decide`, and write the session of its result.
 
-        Gives None if there is no such session. What `decide` raises changes nothing.
+        Returns None if there is no such session. An exception of `decide` changes
+        nothing.
         """
-        there = sa.and_(users.c.is_active, users.c.deleted_at.is_(None))
+        is_active = sa.and_(users.c.is_active, NOT_DELETED).label("is_active")
         query = (
-            sa.select(users.c.role, there, sessions)
+            sa.select(users.c.role, is_active, *_SESSION)
             .join_from(sessions, users)
             .where(sessions.c.id == session_id)
             .with_for_update(of=sessions)
@@ -74,25 +77,26 @@ class PostgresSessions:
             row = (await connection.execute(query)).first()
             if row is None:
                 return None
-            owner, before = Owner(Role(row[0]), row[1]), Session(*row[2:])
+            owner = Owner(Role(row.role), row.is_active)
+            before = _session(row)
             rotation = decide(before, owner)
             if rotation.session != before:
                 await _write(connection, rotation.session)
-                await _see(connection, before, rotation.session)
+                await _record_activity(connection, before, rotation.session)
         if rotation.session.ended_at:
             await self._feed.ended([session_id], rotation.session.ended_at)
         return rotation, owner
 
     async def end(self, session_id: UUID, now: datetime, user_id: int = 0) -> bool:
-        """End the session, of this user if one is named; tell whether there is one.
+        """End a session, of this user if one is named; return whether it exists.
 
-        Ending it twice is no error. Every process gets to know.
+        Ending it again is no error. Every process is informed.
         """
-        found = [sessions.c.id == session_id]
+        conditions = [sessions.c.id == session_id]
         if user_id:
-            found.append(sessions.c.user_id == user_id)
-        moment = sa.func.coalesce(sessions.c.ended_at, now)
-        statement = sa.update(sessions).where(*found).values(ended_at=moment)
+            conditions.append(sessions.c.user_id == user_id)
+        ended_at = sa.func.coalesce(sessions.c.ended_at, now)
+        statement = sa.update(sessions).where(*conditions).values(ended_at=ended_at)
         async with self._database.transaction() as connection:
             ended = await connection.execute(statement.returning(sessions.c.id))
             ids = ended.scalars().all()
@@ -109,9 +113,9 @@ class PostgresSessions:
         await self._feed.ended(ids, now)
 
     async def open_of(self, user_id: int, now: datetime) -> Sequence[Session]:
-        """Give a user's sessions that have not ended, the newest first."""
+        """Return a user's open sessions, the newest first."""
         query = (
-            sa.select(sessions)
+            sa.select(*_SESSION)
             .where(
                 sessions.c.user_id == user_id,
                 sessions.c.ended_at.is_(None),
@@ -121,24 +125,24 @@ class PostgresSessions:
         )
         async with self._database.reading() as connection:
             rows = await connection.execute(query)
-            return [Session(**row._mapping) for row in rows]
+            return [_session(row) for row in rows]
 
     async def ask_email_change(
         self, account: Account, new_email: str, keep: UUID, now: datetime
     ) -> bool:
-        """Have both addresses written to, and end the other sessions.
+        """Enqueue a mail to the new and to the old address; end the other sessions.
 
-        Does nothing and gives False if the account has changed since. Raises
-        TokenInvalid.
+        Returns False, and changes nothing, if the account has changed. Raises
+        TokenInvalid if the session to keep has ended.
         """
         user_id = account.user_id
-        asked = NewEntry(EventType.EMAIL_CHANGE, user_id, address=new_email)
-        told = NewEntry(EventType.EMAIL_CHANGE_ASKED, user_id)
+        confirm = NewEntry(EventType.EMAIL_CHANGE, user_id, address=new_email)
+        notice = NewEntry(EventType.EMAIL_CHANGE_ASKED, user_id)
         async with self._database.transaction() as connection:
-            await _hold(connection, user_id, keep)
-            if not await _stands(connection, user_id, account.version):
+            await _lock(connection, user_id, keep)
+            if not await _is_unchanged(connection, user_id, account.version):
                 return False
-            await enqueue(connection, now, asked, told)
+            await enqueue(connection, now, confirm, notice)
             ids = await end_sessions(connection, user_id, now, keep)
         await self._feed.ended(ids, now)
         return True
@@ -151,10 +155,10 @@ class PostgresSessions:
         now: datetime,
         idempotency: IdempotencyRecord[None] | None = None,
     ) -> bool:
-        """Put a new hash and end the other sessions, in one transaction.
+        """Write a new hash, end the other sessions and enqueue a mail to the owner.
 
-        Does nothing and gives False if the account has changed since. Raises
-        AnswerExists, TokenInvalid.
+        One transaction. Returns False, and changes nothing, if the account has
+        changed. Raises ResponseExists; TokenInvalid if the session to keep has ended.
         """
         user_id = account.user_id
         change = (
@@ -168,16 +172,16 @@ class PostgresSessions:
         async with self._database.transaction() as connection:
             if idempotency:
                 await idempotent_responses.claim(connection, idempotency)
-            await _hold(connection, user_id, keep)
+            await _lock(connection, user_id, keep)
             version = (await connection.execute(change)).scalar()
             if version is None:
                 return False
-            told = NewEntry(
+            event = NewEntry(
                 EventType.USER_UPDATED, user_id, payload={"version": version}
             )
             mail = NewEntry(EventType.PASSWORD_CHANGED, user_id)
-            await enqueue(connection, now, told, mail)
-            await take_back(connection, user_id, now)
+            await enqueue(connection, now, event, mail)
+            await invalidate_mailed_tokens(connection, user_id, now)
             ids = await end_sessions(connection, user_id, now, keep)
             if idempotency:
                 await idempotent_responses.write(connection, idempotency, None)
@@ -185,46 +189,54 @@ class PostgresSessions:
         return True
 
 
-async def _stands(connection: AsyncConnection, user_id: int, version: int) -> bool:
-    """Tell whether an account is still this version, until the transaction's end."""
-    found = [users.c.id == user_id, users.c.version == version, NOT_DELETED]
-    query = sa.select(users.c.id).where(*found).with_for_update(read=True)
+def _session(row: sa.Row[Any]) -> Session:
+    return Session(**{column.name: row._mapping[column] for column in _SESSION})
+
+
+async def _is_unchanged(
+    connection: AsyncConnection, user_id: int, version: int
+) -> bool:
+    """Lock an account, and return whether it still has this version."""
+    unchanged = [users.c.id == user_id, users.c.version == version, NOT_DELETED]
+    query = sa.select(users.c.id).where(*unchanged).with_for_update(read=True)
     return (await connection.execute(query)).first() is not None
 
 
-async def _hold(connection: AsyncConnection, user_id: int, session_id: UUID) -> None:
-    """Lock an account for a change that one of its sessions asks for.
+async def _lock(connection: AsyncConnection, user_id: int, session_id: UUID) -> None:
+    """Lock an account for a change that one of its sessions requests.
 
-    The session may have ended since the password was looked at, by a reset, say:
-    then whoever holds it must change nothing any more. Raises TokenInvalid.
+    Raises TokenInvalid if the session has ended since the password was verified, for
+    example by a password reset.
     """
     account = sa.select(users.c.id).where(users.c.id == user_id)
     await connection.execute(account.with_for_update())
-    # a statement of its own: it sees what was committed while the lock was waited for
-    open_one = sa.select(sessions.c.id).where(
+    # a separate statement sees what was committed while this one waited for the lock
+    open_session = sa.select(sessions.c.id).where(
         sessions.c.id == session_id, sessions.c.ended_at.is_(None)
     )
-    if (await connection.execute(open_one)).first() is None:
+    if (await connection.execute(open_session)).first() is None:
         raise TokenInvalid("the session has ended")
 
 
-async def _see(connection: AsyncConnection, before: Session, after: Session) -> None:
-    """Have it counted that a user was seen, at most once in SEEN_AGAIN."""
-    if after.last_used_at - before.last_used_at >= SEEN_AGAIN:
-        seen = NewEntry(EventType.SESSION_OPENED, after.user_id)
-        await enqueue(connection, after.last_used_at, seen)
+async def _record_activity(
+    connection: AsyncConnection, before: Session, after: Session
+) -> None:
+    """Write an event of the user's activity, at most once in ACTIVITY_INTERVAL."""
+    if after.last_used_at - before.last_used_at >= ACTIVITY_INTERVAL:
+        event = NewEntry(EventType.SESSION_OPENED, after.user_id)
+        await enqueue(connection, after.last_used_at, event)
 
 
 def _new_device(session: Session) -> NewEntry:
-    told = {"device": session.device, "address": session.address}
-    return NewEntry(EventType.NEW_DEVICE, session.user_id, payload=told)
+    payload = {"device": session.device, "address": session.address}
+    return NewEntry(EventType.NEW_DEVICE, session.user_id, payload=payload)
 
 
 async def _write(connection: AsyncConnection, session: Session) -> None:
     values: Mapping[str, Any] = asdict(session)
-    changed = {name: value for name, value in values.items() if name != "id"}
+    changes = {name: value for name, value in values.items() if name != "id"}
     await connection.execute(
-        sa.update(sessions).where(sessions.c.id == session.id).values(changed)
+        sa.update(sessions).where(sessions.c.id == session.id).values(changes)
     )
     if session.ended_at:
         await revoke(connection, [session.id], session.ended_at)

@@ -19,7 +19,7 @@ from redis.asyncio import Redis
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from server.domain.clock import Clock
-from server.domain.credentials.rotation import KeyInfo, spent_keys
+from server.domain.credentials.rotation import KeyInfo, expired_keys
 from server.domain.credentials.secret_key import SecretKey
 from server.domain.credentials.tokens import KeyRing, KeyState, SigningKey
 from server.domain.errors import NextKeyTooNew, StoreUnavailable
@@ -61,8 +61,8 @@ class PostgresSigningKeys:
         clock: Clock,
     ) -> None:
         self._database = database
-        self._cipher = secret.box("signing-keys")
-        self._current_cipher = SecretKey(secret.present).box("signing-keys")
+        self._cipher = secret.cipher("signing-keys")
+        self._current_cipher = SecretKey(secret.current).cipher("signing-keys")
         self._ring = ring
         self._clock = clock
         self._wakeups = WakeupChannel(redis, CHANNEL)
@@ -138,7 +138,7 @@ class PostgresSigningKeys:
         async with self._database.transaction() as connection:
             await connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_LOCK)))
             rows = (await connection.execute(_NEWEST_FIRST)).all()
-            spent = spent_keys([_info(row) for row in rows], self._clock())
+            spent = expired_keys([_info(row) for row in rows], self._clock())
             if spent:
                 expired = sa.delete(signing_keys).where(signing_keys.c.kid.in_(spent))
                 await connection.execute(expired)

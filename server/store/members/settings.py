@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import asdict, replace
 from datetime import datetime
 
@@ -58,6 +59,20 @@ class PostgresSettings:
             written = replace(settings, version=before.version + 1)
             await _write(connection, user_id, written, now)
         return written
+
+    async def turn_off(
+        self, user_id: int, settings: Collection[str], now: datetime
+    ) -> None:
+        """Turn settings of a member off; those that are off stay as they are."""
+        columns = [table.c[name] for name in settings]
+        values: dict[str, object] = {column.name: False for column in columns}
+        statement = (
+            sa.update(table)
+            .where(table.c.user_id == user_id, sa.or_(*columns))
+            .values(values | {"version": table.c.version + 1, "updated_at": now})
+        )
+        async with self._database.transaction() as connection:
+            await connection.execute(statement)
 
 
 async def _read(connection: AsyncConnection, user_id: int) -> Settings | None:

@@ -1,4 +1,4 @@
-"""What Alembic runs: over the connection that store/migrate.py gives it."""
+"""Alembic's entry point: migrate over the connection of server/store/migrate.py."""
 
 from alembic import context
 

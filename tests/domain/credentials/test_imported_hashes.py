@@ -1,23 +1,25 @@
-"""Hashes made elsewhere: which are taken."""
+"""Password hashes of other systems: which ones are accepted."""
 
 from typing import Any
 
 import pytest
 from passlib.hash import argon2, bcrypt
 
-from server.domain.credentials.imported_hashes import hash_faults, is_bcrypt
+from server.domain.credentials.imported_hashes import hash_violations, is_bcrypt
 
 ARGON2 = "$argon2id$v=19$m=19456,t=2,p=1$c29tZXNhbHRzb21lc2FsdA$"
 DIGEST = "YWJjZGVmZ2hpamtsbW5vcHFyc3R1dnd4eXphYmNkZWY"
 BCRYPT = "$2b$10$abcdefghijklmnopqrstuuLW6kvK4iHrCPuAcGm6WGq1p7uU6Ir4m"
+DEFAULT_MAX_COST = 12
 
 
-def rule(hashed: str) -> str:
-    return "".join(fault.rule for fault in hash_faults(hashed, "passwordHash"))
+def rule(hashed: str, max_cost: int = DEFAULT_MAX_COST) -> str:
+    violations = hash_violations(hashed, "passwordHash", max_cost)
+    return "".join(violation.rule for violation in violations)
 
 
-def test_what_libraries_make_is_taken() -> None:
-    """Whole hashes of argon2id and bcrypt, at what they usually cost."""
+def test_hashes_of_common_libraries_are_accepted() -> None:
+    """Complete hashes of argon2id and of each bcrypt identifier."""
     handler: Any = argon2  # its types are not published
     cheap = handler.using(type="ID", memory_cost=64, time_cost=1, parallelism=2)
     for hashed in (
@@ -32,41 +34,54 @@ def test_what_libraries_make_is_taken() -> None:
 
 
 @pytest.mark.parametrize(
-    ("parameters", "expected"),
+    ("parameters", "max_cost", "expected"),
     [
-        ("m=77824,t=2,p=1", ""),
-        ("m=77825,t=2,p=1", "password_hash.cost"),
-        ("m=19456,t=8,p=4", ""),
-        ("m=19456,t=9,p=1", "password_hash.cost"),
-        ("m=999999999,t=999999999,p=1", "password_hash.cost"),
-        ("m=9999999999,t=1,p=1", "password_hash.format"),
-        ("m=19456,t=2,p=5", "password_hash.format"),
-        ("m=7,t=2,p=1", "password_hash.format"),
-        ("m=0,t=2,p=1", "password_hash.format"),
-        ("m=+1,t=2,p=1", "password_hash.format"),
-        ("t=2,m=19456,p=1", "password_hash.format"),
+        ("m=65536,t=3,p=4", 12, ""),  # the default of argon2-cffi
+        ("m=65536,t=3,p=4", 5, "password_hash.cost"),
+        ("m=77824,t=2,p=1", 4, ""),
+        ("m=77825,t=2,p=1", 4, "password_hash.cost"),
+        ("m=19456,t=24,p=1", 12, ""),
+        ("m=19456,t=25,p=1", 12, "password_hash.cost"),
+        ("m=262144,t=1,p=1", 12, ""),
+        ("m=262145,t=1,p=1", 1000, "password_hash.cost"),
+        ("m=999999999,t=999999999,p=1", 12, "password_hash.cost"),
+        ("m=9999999999,t=1,p=1", 12, "password_hash.format"),
+        ("m=19456,t=2,p=5", 12, "password_hash.format"),
+        ("m=7,t=2,p=1", 12, "password_hash.format"),
+        ("m=0,t=2,p=1", 12, "password_hash.format"),
+        ("m=+1,t=2,p=1", 12, "password_hash.format"),
+        ("m=\u0661\u0669,t=2,p=1", 12, "password_hash.format"),
+        ("t=2,m=19456,p=1", 12, "password_hash.format"),
     ],
 )
-def test_argon2id_costs_memory_times_passes(parameters: str, expected: str) -> None:
-    """At most four times ours, by the parameters; nothing is computed to find out."""
+def test_argon2id_cost_is_memory_times_passes(
+    parameters: str, max_cost: int, expected: str
+) -> None:
+    """The parameters decide; nothing is computed. Memory has a limit of its own."""
     hashed = ARGON2.replace("m=19456,t=2,p=1", parameters) + DIGEST
-    assert rule(hashed) == expected
+    assert rule(hashed, max_cost) == expected
 
 
 @pytest.mark.parametrize(
-    ("rounds", "expected"),
+    ("rounds", "max_cost", "expected"),
     [
-        ("10", ""),
-        ("11", "password_hash.cost"),
-        ("31", "password_hash.cost"),
-        ("03", "password_hash.format"),
-        ("32", "password_hash.format"),
-        ("1", "password_hash.format"),
+        ("12", 12, ""),
+        ("13", 12, "password_hash.cost"),
+        ("13", 22, ""),
+        ("10", 4, ""),
+        ("11", 4, "password_hash.cost"),
+        ("31", 12, "password_hash.cost"),
+        ("03", 12, "password_hash.format"),
+        ("32", 12, "password_hash.format"),
+        ("1", 12, "password_hash.format"),
+        ("\u0661\u0660", 12, "password_hash.format"),
     ],
 )
-def test_bcrypt_doubles_with_each_round(rounds: str, expected: str) -> None:
-    """12 rounds take 10.7 times as long as ours, 10 rounds 2.7 times."""
-    assert rule(BCRYPT.replace("$10$", f"${rounds}$")) == expected
+def test_bcrypt_cost_doubles_with_each_round(
+    rounds: str, max_cost: int, expected: str
+) -> None:
+    """12 rounds cost 10.7 times the service's own hash, 10 rounds 2.7 times."""
+    assert rule(BCRYPT.replace("$10$", f"${rounds}$"), max_cost) == expected
 
 
 @pytest.mark.parametrize(
@@ -91,6 +106,6 @@ def test_bcrypt_doubles_with_each_round(rounds: str, expected: str) -> None:
         "{SHA}qUqP5cyxm6YcTAhz05Hph5gvu9M=",
     ],
 )
-def test_anything_else_is_refused(hashed: str) -> None:
-    """Other schemes, and hashes that something was done to."""
+def test_other_hashes_are_refused(hashed: str) -> None:
+    """Other schemes, and hashes that were altered."""
     assert rule(hashed) == "password_hash.format"

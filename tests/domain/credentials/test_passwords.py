@@ -1,4 +1,4 @@
-"""What makes a password good enough, and how it is kept."""
+"""The policy for new passwords, and their hashes."""
 
 import asyncio
 from collections.abc import Iterator
@@ -23,7 +23,7 @@ def hasher() -> Iterator[PasswordHasher]:
     pool.close()
 
 
-def broken(
+def violated_rules(
     password: str, policy: PasswordPolicy, username: str = "ana", email: str = ""
 ) -> set[str]:
     try:
@@ -46,9 +46,9 @@ def broken(
         ("Ünï7cödé", set()),
     ],
 )
-def test_composition(password: str, rules: set[str]) -> None:
-    """R9, R10: upper, lower, digit, uncommon, without the name; all are told."""
-    assert broken(password, PasswordPolicy.COMPOSITION) == rules
+def test_composition_policy(password: str, rules: set[str]) -> None:
+    """R9, R10: upper, lower, digit, uncommon, without the name; all are reported."""
+    assert violated_rules(password, PasswordPolicy.COMPOSITION) == rules
 
 
 @pytest.mark.parametrize(
@@ -59,12 +59,12 @@ def test_composition(password: str, rules: set[str]) -> None:
         ("password", {"password.min_len", "password.common"}),
     ],
 )
-def test_nist(password: str, rules: set[str]) -> None:
+def test_nist_policy(password: str, rules: set[str]) -> None:
     """R11: 15 characters, no composition rule, the same list."""
-    assert broken(password, PasswordPolicy.NIST) == rules
+    assert violated_rules(password, PasswordPolicy.NIST) == rules
 
 
-async def test_hash_is_argon2id_by_owasp(hasher: PasswordHasher) -> None:
+async def test_hash_is_argon2id_with_owasp_parameters(hasher: PasswordHasher) -> None:
     """R12: argon2id, 19 MiB, t=2, p=1."""
     hashed = await hasher.hash("Blue7horse")
     assert hashed.startswith("$argon2id$v=19$m=19456,t=2,p=1$")
@@ -72,8 +72,8 @@ async def test_hash_is_argon2id_by_owasp(hasher: PasswordHasher) -> None:
     assert not (await hasher.verify("blue7horse", hashed)).matches
 
 
-async def test_bcrypt_is_upgraded(hasher: PasswordHasher) -> None:
-    """R12: an older hash still serves, and a better one comes with the verdict."""
+async def test_bcrypt_hash_is_upgraded(hasher: PasswordHasher) -> None:
+    """R12: an older hash is verified, and a better one comes with the result."""
     verdict = await hasher.verify(
         "Blue7horse", bcrypt.using(rounds=4).hash("Blue7horse")
     )
@@ -82,8 +82,8 @@ async def test_bcrypt_is_upgraded(hasher: PasswordHasher) -> None:
     assert verdict.upgraded.startswith("$argon2id$")
 
 
-async def test_nobody_never_matches(hasher: PasswordHasher) -> None:
-    """R2: without an account the work is done all the same, and never succeeds."""
+async def test_missing_hash_never_matches(hasher: PasswordHasher) -> None:
+    """R2: without an account a hash is verified too, and never matches."""
     assert not (await hasher.verify("anything", None)).matches
 
 
@@ -98,15 +98,16 @@ async def test_a_full_queue_refuses(hasher: PasswordHasher) -> None:
     assert not (await hasher.verify("x", None)).matches
 
 
-async def test_bcrypt_reads_no_more_than_72_bytes(hasher: PasswordHasher) -> None:
-    """R9: a longer password is plainly refused, whatever its first bytes are."""
+async def test_bcrypt_refuses_more_than_72_bytes(hasher: PasswordHasher) -> None:
+    """R9: a longer password never matches, whatever its first bytes are."""
     long = "é" * 36  # 72 bytes
     hashed = bcrypt.using(rounds=4).hash(long)
     assert (await hasher.verify(long, hashed)).matches
     assert not (await hasher.verify(long + "x", hashed)).matches
 
 
-async def test_a_batch_is_hashed_in_its_order(hasher: PasswordHasher) -> None:
+async def test_batch_is_hashed_in_order(hasher: PasswordHasher) -> None:
+    """Each hash belongs to the password at its place."""
     one, two = await hasher.hash_all(["Blue7horse", "Green7horse"])
     assert (await hasher.verify("Blue7horse", one)).matches
     assert (await hasher.verify("Green7horse", two)).matches
@@ -125,16 +126,16 @@ async def test_a_batch_is_hashed_in_its_order(hasher: PasswordHasher) -> None:
         ("Blue7horse", set()),
     ],
 )
-def test_context_words(password: str, rules: set[str]) -> None:
-    """R10: the names of owner and academy, spelled otherwise, backwards or alike."""
+def test_context_words_are_refused(password: str, rules: set[str]) -> None:
+    """R10: names of owner and academy, with look-alikes, backwards or similar."""
     email = "ana.lopez@example.com"
-    found = broken(password, PasswordPolicy.COMPOSITION, "margarita", email)
-    assert found == rules
+    violated = violated_rules(password, PasswordPolicy.COMPOSITION, "margarita", email)
+    assert violated == rules
 
 
-def test_comparing_costs_little() -> None:
-    """What is compared is bounded, however long and repetitive names are."""
+def test_word_comparison_cost_is_bounded() -> None:
+    """The compared length is bounded, however long and repetitive the names are."""
     started = perf_counter()
     for _ in range(10):
-        broken("aA1" * 42, PasswordPolicy.COMPOSITION, "a" * 255)
+        violated_rules("aA1" * 42, PasswordPolicy.COMPOSITION, "a" * 255)
     assert perf_counter() - started < 1

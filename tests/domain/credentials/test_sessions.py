@@ -27,16 +27,16 @@ def after(seconds: float) -> timedelta:
     return timedelta(seconds=seconds)
 
 
-def test_it_is_kept_hashed() -> None:
-    """R21: 256 random bits, of which the session holds only a hash."""
+def test_refresh_token_is_stored_hashed() -> None:
+    """R21: 256 random bits, of which the session contains only a hash."""
     session, token = opened()
     assert token not in repr(session)
     assert len(token) == 86
     assert tokens().session_id(token) == session.id
 
 
-def test_rotation_and_retry() -> None:
-    """R19: the direct parent gets the very same successor within the window."""
+def test_refresh_retry_returns_same_successor() -> None:
+    """R19: the direct parent gets the same successor within the grace period."""
     session, first = opened()
     second = tokens().rotate(session, first, NOON)
     again = tokens().rotate(second.session, first, NOON + after(10))
@@ -45,8 +45,8 @@ def test_rotation_and_retry() -> None:
     assert again.session == second.session
 
 
-def test_a_parent_after_the_window_is_reuse() -> None:
-    """R18: beyond the window a used token ends the session."""
+def test_refresh_parent_after_grace_is_reuse() -> None:
+    """R18: after the grace period a used token ends the session."""
     session, first = opened()
     second = tokens().rotate(session, first, NOON)
     late = tokens().rotate(second.session, first, NOON + after(10.001))
@@ -54,7 +54,7 @@ def test_a_parent_after_the_window_is_reuse() -> None:
     assert late.session.ended_at == NOON + after(10.001)
 
 
-def test_a_grandparent_is_reuse_at_once() -> None:
+def test_refresh_grandparent_is_reuse_at_once() -> None:
     """R18, R19: only the direct parent may be used again."""
     session, first = opened()
     second = tokens().rotate(session, first, NOON)
@@ -66,16 +66,16 @@ def test_a_grandparent_is_reuse_at_once() -> None:
         tokens().rotate(reused.session, third.token, NOON)
 
 
-def test_no_window() -> None:
-    """With REFRESH_GRACE=0 a parent is reuse as soon as any time has passed."""
+def test_refresh_without_grace_allows_no_retry() -> None:
+    """With REFRESH_GRACE=0 a retry after any time is reuse."""
     strict = tokens(limits=RefreshLimits(LIMITS.idle, LIMITS.absolute, timedelta(0)))
     session, first = opened()
     second = strict.rotate(session, first, NOON)
     assert not strict.rotate(second.session, first, NOON + after(0.001)).token
 
 
-def test_idle_and_absolute_expiry() -> None:
-    """R21: 30 days unused, and 90 days however much it is used."""
+def test_refresh_idle_and_absolute_expiry() -> None:
+    """R21: 30 days unused, and 90 days in any case."""
     session, token = opened()
     with pytest.raises(RefreshTokenInvalid):
         tokens().rotate(session, token, NOON + timedelta(days=30))
@@ -90,11 +90,11 @@ def test_idle_and_absolute_expiry() -> None:
 
 
 @pytest.mark.parametrize("damage", ["cut", "flip", "pad", "empty", "foreign", "junk"])
-def test_made_up_tokens_end_nothing(damage: str) -> None:
-    """Only a token of ours names a session: nobody can end one by guessing."""
+def test_forged_refresh_tokens_are_refused(damage: str) -> None:
+    """Only an issued token names a session: a guessed one cannot end it."""
     _, token = opened()
     other = tokens(SecretKey("another secret")).open(7, "", "", NOON)[1]
-    made_up = {
+    forged = {
         "cut": token[:-1],
         "flip": ("A" if token[0] != "A" else "B") + token[1:],
         "pad": token + "==",
@@ -103,11 +103,11 @@ def test_made_up_tokens_end_nothing(damage: str) -> None:
         "junk": "\ud800ü",
     }[damage]
     with pytest.raises(RefreshTokenInvalid):
-        tokens().session_id(made_up)
+        tokens().session_id(forged)
 
 
-def test_a_changed_secret_keeps_sessions() -> None:
-    """SECRET_KEY_PREVIOUS still recognises tokens, a retry's successor included."""
+def test_refresh_survives_a_new_secret_key() -> None:
+    """SECRET_KEY_PREVIOUS verifies tokens and derives a retry's successor."""
     session, first = opened()
     second = tokens().rotate(session, first, NOON)
     changed = tokens(SecretKey("a new secret", "one secret"))

@@ -26,7 +26,7 @@ if _version_not_supported:
 
 
 class AuthServiceStub:
-    """Sessions: opened with a password, kept by refreshing, ended.
+    """Sign-in, sessions, passwords, tokens, service keys and the audit log.
     """
 
     def __init__(self, channel):
@@ -138,201 +138,216 @@ class AuthServiceStub:
 
 
 class AuthServiceServicer:
-    """Sessions: opened with a password, kept by refreshing, ended.
+    """Sign-in, sessions, passwords, tokens, service keys and the audit log.
     """
 
     def Login(self, request, context):
-        """Opens a session.
+        """Signs a user in and opens a session.
 
-        Returns UNAUTHENTICATED, reason INVALID_CREDENTIALS, for an unknown
-        identifier, a wrong password and a disabled account alike, and once one
-        account has been tried too often from one address.
+        Returns UNAUTHENTICATED (INVALID_CREDENTIALS) if the identifier is unknown,
+        the password is wrong, the account is disabled, or there were too many
+        attempts for this account from this address; the response is the same in
+        every case.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def RefreshToken(self, request, context):
-        """Gives a new pair of tokens for a refresh token.
+        """Exchanges a refresh token for a new pair of tokens.
 
-        A retry with the direct parent is given the same successor for a few
-        seconds; any older token ends the session. Returns UNAUTHENTICATED, reason
-        REFRESH_TOKEN_INVALID, if the token does not serve.
+        For a few seconds, a retry with the refresh token that was just replaced
+        returns the same new pair. The use of any older token ends the session.
+
+        Returns UNAUTHENTICATED (REFRESH_TOKEN_INVALID) if the token is unknown,
+        has expired or was used before, or if its session has ended.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Logout(self, request, context):
-        """Ends the caller's session; its access tokens are refused from then on.
+        """Ends the caller's session and revokes its access tokens.
 
-        Returns PERMISSION_DENIED if the caller is a service.
+        Returns PERMISSION_DENIED (USER_REQUIRED) if the caller is a service.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def LogoutAll(self, request, context):
-        """Ends every session of the caller.
+        """Ends all sessions of the caller and revokes their access tokens.
 
-        Returns PERMISSION_DENIED if the caller is a service.
+        Returns PERMISSION_DENIED (USER_REQUIRED) if the caller is a service.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListSessions(self, request, context):
-        """Lists the sessions that have not ended: the caller's, or for admins those of
-        any user.
+        """Lists the sessions of the caller that have not ended. An admin may list
+        those of any user.
 
-        Returns PERMISSION_DENIED if another's are asked for.
+        Returns PERMISSION_DENIED if a caller who is no admin names another user.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def RevokeSession(self, request, context):
-        """Ends one session, of the caller or, for admins, of anybody.
+        """Ends one session and revokes its access tokens. An admin may end the
+        session of any user.
 
-        Returns NOT_FOUND if the caller has no such session.
+        Returns NOT_FOUND (SESSION_NOT_FOUND) if the caller has no session with
+        this id.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ChangePassword(self, request, context):
-        """Changes the caller's password and ends the caller's other sessions. Shares
-        Login's count of tries.
+        """Changes the caller's password and ends the caller's other sessions. Failed
+        attempts count together with those of Login. The owner is informed by
+        e-mail.
 
-        Returns UNAUTHENTICATED, reason INVALID_CREDENTIALS, if the current password
-        is wrong or was tried too often, and INVALID_ARGUMENT if the new one is weak.
+        Returns UNAUTHENTICATED (INVALID_CREDENTIALS) if the current password is
+        wrong or there were too many attempts. Returns INVALID_ARGUMENT
+        (INVALID_FIELDS) if the new password does not satisfy the password policy.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def RequestPasswordReset(self, request, context):
-        """Has a mail sent with a token for ResetPassword, to the address of the account
-        that has this identifier; at most 10 a day to one account.
-
-        Answers alike, and as fast, where there is no such account.
+        """Requests an e-mail with a token for ResetPassword, sent to the address of
+        the account. The response and its timing are the same if there is no such
+        account. An account receives at most 10 of these e-mails a day.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ResetPassword(self, request, context):
-        """Sets a new password for a token that was mailed, and ends every session of the
-        account. The token serves once, within 30 minutes.
+        """Sets a new password with a token from an e-mail and ends all sessions of
+        the account. The token can be used once, within 30 minutes.
 
-        Returns INVALID_ARGUMENT, reason MAILED_TOKEN_INVALID, if the token does not
-        serve, and reason INVALID_FIELDS if the password is weak: then the token still
-        serves.
+        Returns INVALID_ARGUMENT (MAILED_TOKEN_INVALID) if the token is unknown,
+        used or expired, or (INVALID_FIELDS) if the new password does not satisfy
+        the password policy; the token can still be used after the latter.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def RequestEmailVerification(self, request, context):
-        """Has a mail sent with a token for VerifyEmail, unless the caller's address is
-        verified.
+        """Requests an e-mail with a token for VerifyEmail, unless the caller's
+        address is verified already.
 
-        Returns PERMISSION_DENIED if the caller is a service.
+        Returns PERMISSION_DENIED (USER_REQUIRED) if the caller is a service.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def VerifyEmail(self, request, context):
-        """Takes the address that the token was mailed to as verified. If it was asked for
-        by ChangeEmail, it becomes the account's, and the old one is told. The token
-        serves once, within 24 hours.
+        """Marks the address that a token was mailed to as verified. A token requested
+        by ChangeEmail also makes the address that of the account, and the previous
+        address is informed. The token is valid for 24 hours. Sending it again succeeds
+        and changes nothing while its address is still the verified address of the
+        account.
 
-        Returns INVALID_ARGUMENT, reason MAILED_TOKEN_INVALID, if the token does not
-        serve, and ALREADY_EXISTS if another account has the address by now.
+        Returns INVALID_ARGUMENT (MAILED_TOKEN_INVALID) if the token is unknown,
+        used or expired. Returns ALREADY_EXISTS (EMAIL_TAKEN) if another account
+        uses the address by now.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ChangeEmail(self, request, context):
-        """Has a mail sent to a new address with a token for VerifyEmail, by which it
-        becomes the caller's; tells the present one, and ends the caller's other
-        sessions. Shares Login's count of tries.
+        """Requests a change of the caller's e-mail address, which VerifyEmail
+        completes with the token that is mailed to the new address. The previous
+        address is informed, and the caller's other sessions end. If another
+        account uses the new address, its owner is informed instead; the response
+        and its timing are the same. Failed attempts count together with those of
+        Login.
 
-        Answers alike, and as fast, where another account has the address: its owner is
-        told instead. Returns UNAUTHENTICATED, reason INVALID_CREDENTIALS, if the
-        password is wrong or was tried too often.
+        Returns UNAUTHENTICATED (INVALID_CREDENTIALS) if the password is wrong or
+        there were too many attempts.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def VerifyToken(self, request, context):
-        """Tells what an access token says, and whether it is in force.
+        """Checks an access token and returns its claims. A token that is not valid is
+        no error: `active` is false.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def WatchRevocations(self, request, context):
-        """Streams the sessions whose access tokens are refused before they expire: first
-        all of them, then each within a second of its end. A service that verifies
-        tokens by the key set alone learns from it what died before `exp`.
+        """Streams revoked sessions: first all whose access tokens have not expired,
+        then each within a second of its end. A service that verifies access tokens
+        with the key set alone uses it to reject revoked tokens.
 
-        Returns UNAVAILABLE if this process stops (SERVER_STOPPING) or cannot look
-        (STORE_UNAVAILABLE), in the middle of the stream, too: connect again with the
-        last `resume_token`.
+        Returns UNAVAILABLE if this process is stopping (SERVER_STOPPING) or the
+        database does not respond (STORE_UNAVAILABLE), also during the stream;
+        connect again with the last `resume_token`.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def RotateSigningKey(self, request, context):
-        """Has the next key sign, retires the one that did, and publishes a new next one.
-        No call fails for it: tokens of a retired key live on until they expire.
+        """Makes the next signing key the active one, retires the active one and
+        publishes a new next key. No call fails because of it: tokens of a retired
+        key are valid until they expire.
 
-        Returns FAILED_PRECONDITION (NEXT_KEY_TOO_NEW) if verifiers that keep the key
-        set for its 300 seconds may not have seen the next key yet.
+        Returns FAILED_PRECONDITION (NEXT_KEY_TOO_NEW) if verifiers that cache the
+        key set for its 300 seconds may not have loaded the next key yet.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def CreateServiceKey(self, request, context):
-        """Makes a key for a service. Its secret is in this answer and nowhere else.
+        """Creates a key for a service. The secret is part of this response only.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListServiceKeys(self, request, context):
-        """Lists the keys of services.
+        """Lists the service keys that have not been revoked.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def RevokeServiceKey(self, request, context):
-        """Ends a service's key; every process refuses it within a second.
+        """Revokes a service key. Every process rejects it within a second.
 
-        Returns NOT_FOUND if there is no such key.
+        Returns NOT_FOUND (SERVICE_KEY_NOT_FOUND) if there is no key with this id.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListAuditEvents(self, request, context):
-        """Lists what was done with accounts and rights, the newest first.
+        """Lists audit events, newest first, one page at a time.
 
-        Returns INVALID_ARGUMENT if the token does not fit the request.
+        Returns INVALID_ARGUMENT (INVALID_FIELDS) if the page token does not belong
+        to this request.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetJsonWebKeySet(self, request, context):
-        """Gives the keys that access tokens are verified with.
+        """Returns the public keys that verify access tokens, as a JSON Web Key Set
+        (RFC 7517).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -450,7 +465,7 @@ def add_AuthServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class AuthService:
-    """Sessions: opened with a password, kept by refreshing, ended.
+    """Sign-in, sessions, passwords, tokens, service keys and the audit log.
     """
 
     @staticmethod

@@ -28,7 +28,7 @@ from google.protobuf import field_mask_pb2 as google_dot_protobuf_dot_field__mas
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1d\x62latam/post/v1/category.proto\x12\x0e\x62latam.post.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1fgoogle/api/field_behavior.proto\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xca\x02\n\x08\x43\x61tegory\x12\n\n\x02id\x18\x01 \x01(\x03\x12\x97\x01\n\x04slug\x18\x02 \x01(\tB\x88\x01\xbaH\x84\x01r\x02\x18\x64\xba\x01z\n\tslug.form\x12\x43may hold only lower-case words and digits with hyphens between them\x1a(this.matches(\'^[a-z0-9]+(-[a-z0-9]+)*$\')\xd8\x01\x01\x12\x15\n\x04name\x18\x03 \x01(\tB\x07\xbaH\x04r\x02\x18\x64\x12\x34\n\ncreated_at\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12\x34\n\nupdated_at\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12\x15\n\x04\x65tag\x18\x06 \x01(\tB\x07\xbaH\x04r\x02\x18@\"\xea\x01\n\x15\x43reateCategoryRequest\x12\x96\x01\n\x04slug\x18\x01 \x01(\tB\x87\x01\xbaH\x83\x01r\x04\x10\x01\x18\x64\xba\x01z\n\tslug.form\x12\x43may hold only lower-case words and digits with hyphens between them\x1a(this.matches(\'^[a-z0-9]+(-[a-z0-9]+)*$\')\x12\x17\n\x04name\x18\x02 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18\x64\x12\x1f\n\nrequest_id\x18\x03 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01\"D\n\x16\x43reateCategoryResponse\x12*\n\x08\x63\x61tegory\x18\x01 \x01(\x0b\x32\x18.blatam.post.v1.Category\"\xd5\x01\n\x15ListCategoriesRequest\x12\x1a\n\x04page\x18\x01 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x01H\x00\x88\x01\x01\x12!\n\tpage_size\x18\x02 \x01(\x05\x42\t\xbaH\x06\x1a\x04\x18\x64(\x01H\x01\x88\x01\x01\x12H\n\x07sort_by\x18\x03 \x01(\tB7\xbaH4r/R\x02idR\x03-idR\ncreated_atR\x0b-created_atR\x04slugR\x05-slug\xd8\x01\x01\x12\x1c\n\npage_token\x18\x04 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x08\x42\x07\n\x05_pageB\x0c\n\n_page_size\"\xd1\x01\n\x16ListCategoriesResponse\x12\'\n\x05items\x18\x01 \x03(\x0b\x32\x18.blatam.post.v1.Category\x12\r\n\x05total\x18\x02 \x01(\r\x12\x17\n\x0ftotal_estimated\x18\x03 \x01(\x08\x12\x0c\n\x04page\x18\x04 \x01(\r\x12\x0c\n\x04size\x18\x05 \x01(\r\x12\r\n\x05pages\x18\x06 \x01(\r\x12\x10\n\x08has_next\x18\x07 \x01(\x08\x12\x10\n\x08has_prev\x18\x08 \x01(\x08\x12\x17\n\x0fnext_page_token\x18\t \x01(\t\"\xd5\x01\n\x15UpdateCategoryRequest\x12j\n\x08\x63\x61tegory\x18\x01 \x01(\x0b\x32\x18.blatam.post.v1.CategoryB>\xbaH;\xba\x01\x35\n\x0b\x63\x61tegory.id\x12\x19id must be greater than 0\x1a\x0bthis.id > 0\xc8\x01\x01\x12/\n\x0bupdate_mask\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.FieldMask\x12\x1f\n\nrequest_id\x18\x03 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01\"D\n\x16UpdateCategoryResponse\x12*\n\x08\x63\x61tegory\x18\x01 \x01(\x0b\x32\x18.blatam.post.v1.Category\"C\n\x15\x44\x65leteCategoryRequest\x12\x13\n\x02id\x18\x01 \x01(\x03\x42\x07\xbaH\x04\"\x02 \x00\x12\x15\n\x04\x65tag\x18\x02 \x01(\tB\x07\xbaH\x04r\x02\x18@\"\x18\n\x16\x44\x65leteCategoryResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1d\x62latam/post/v1/category.proto\x12\x0e\x62latam.post.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1fgoogle/api/field_behavior.proto\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xd5\x02\n\x08\x43\x61tegory\x12\n\n\x02id\x18\x01 \x01(\x03\x12\xa2\x01\n\x04slug\x18\x02 \x01(\tB\x93\x01\xbaH\x8f\x01r\x02\x18\x64\xba\x01\x84\x01\n\tslug.form\x12Mmust be lower-case letters, digits and single hyphens, such as linear-algebra\x1a(this.matches(\'^[a-z0-9]+(-[a-z0-9]+)*$\')\xd8\x01\x01\x12\x15\n\x04name\x18\x03 \x01(\tB\x07\xbaH\x04r\x02\x18\x64\x12\x34\n\ncreated_at\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12\x34\n\nupdated_at\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12\x15\n\x04\x65tag\x18\x06 \x01(\tB\x07\xbaH\x04r\x02\x18@\"\xf5\x01\n\x15\x43reateCategoryRequest\x12\xa1\x01\n\x04slug\x18\x01 \x01(\tB\x92\x01\xbaH\x8e\x01r\x04\x10\x01\x18\x64\xba\x01\x84\x01\n\tslug.form\x12Mmust be lower-case letters, digits and single hyphens, such as linear-algebra\x1a(this.matches(\'^[a-z0-9]+(-[a-z0-9]+)*$\')\x12\x17\n\x04name\x18\x02 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18\x64\x12\x1f\n\nrequest_id\x18\x03 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01\"D\n\x16\x43reateCategoryResponse\x12*\n\x08\x63\x61tegory\x18\x01 \x01(\x0b\x32\x18.blatam.post.v1.Category\"\xd5\x01\n\x15ListCategoriesRequest\x12\x1a\n\x04page\x18\x01 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x01H\x00\x88\x01\x01\x12!\n\tpage_size\x18\x02 \x01(\x05\x42\t\xbaH\x06\x1a\x04\x18\x64(\x01H\x01\x88\x01\x01\x12H\n\x07sort_by\x18\x03 \x01(\tB7\xbaH4r/R\x02idR\x03-idR\ncreated_atR\x0b-created_atR\x04slugR\x05-slug\xd8\x01\x01\x12\x1c\n\npage_token\x18\x04 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x08\x42\x07\n\x05_pageB\x0c\n\n_page_size\"\xd1\x01\n\x16ListCategoriesResponse\x12\'\n\x05items\x18\x01 \x03(\x0b\x32\x18.blatam.post.v1.Category\x12\r\n\x05total\x18\x02 \x01(\r\x12\x17\n\x0ftotal_estimated\x18\x03 \x01(\x08\x12\x0c\n\x04page\x18\x04 \x01(\r\x12\x0c\n\x04size\x18\x05 \x01(\r\x12\r\n\x05pages\x18\x06 \x01(\r\x12\x10\n\x08has_next\x18\x07 \x01(\x08\x12\x10\n\x08has_prev\x18\x08 \x01(\x08\x12\x17\n\x0fnext_page_token\x18\t \x01(\t\"\xd5\x01\n\x15UpdateCategoryRequest\x12j\n\x08\x63\x61tegory\x18\x01 \x01(\x0b\x32\x18.blatam.post.v1.CategoryB>\xbaH;\xba\x01\x35\n\x0b\x63\x61tegory.id\x12\x19id must be greater than 0\x1a\x0bthis.id > 0\xc8\x01\x01\x12/\n\x0bupdate_mask\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.FieldMask\x12\x1f\n\nrequest_id\x18\x03 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01\"D\n\x16UpdateCategoryResponse\x12*\n\x08\x63\x61tegory\x18\x01 \x01(\x0b\x32\x18.blatam.post.v1.Category\"C\n\x15\x44\x65leteCategoryRequest\x12\x13\n\x02id\x18\x01 \x01(\x03\x42\x07\xbaH\x04\"\x02 \x00\x12\x15\n\x04\x65tag\x18\x02 \x01(\tB\x07\xbaH\x04r\x02\x18@\"\x18\n\x16\x44\x65leteCategoryResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -36,7 +36,7 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'blatam.post.v1.category_pb2
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_CATEGORY'].fields_by_name['slug']._loaded_options = None
-  _globals['_CATEGORY'].fields_by_name['slug']._serialized_options = b'\272H\204\001r\002\030d\272\001z\n\tslug.form\022Cmay hold only lower-case words and digits with hyphens between them\032(this.matches(\'^[a-z0-9]+(-[a-z0-9]+)*$\')\330\001\001'
+  _globals['_CATEGORY'].fields_by_name['slug']._serialized_options = b'\272H\217\001r\002\030d\272\001\204\001\n\tslug.form\022Mmust be lower-case letters, digits and single hyphens, such as linear-algebra\032(this.matches(\'^[a-z0-9]+(-[a-z0-9]+)*$\')\330\001\001'
   _globals['_CATEGORY'].fields_by_name['name']._loaded_options = None
   _globals['_CATEGORY'].fields_by_name['name']._serialized_options = b'\272H\004r\002\030d'
   _globals['_CATEGORY'].fields_by_name['created_at']._loaded_options = None
@@ -46,7 +46,7 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_CATEGORY'].fields_by_name['etag']._loaded_options = None
   _globals['_CATEGORY'].fields_by_name['etag']._serialized_options = b'\272H\004r\002\030@'
   _globals['_CREATECATEGORYREQUEST'].fields_by_name['slug']._loaded_options = None
-  _globals['_CREATECATEGORYREQUEST'].fields_by_name['slug']._serialized_options = b'\272H\203\001r\004\020\001\030d\272\001z\n\tslug.form\022Cmay hold only lower-case words and digits with hyphens between them\032(this.matches(\'^[a-z0-9]+(-[a-z0-9]+)*$\')'
+  _globals['_CREATECATEGORYREQUEST'].fields_by_name['slug']._serialized_options = b'\272H\216\001r\004\020\001\030d\272\001\204\001\n\tslug.form\022Mmust be lower-case letters, digits and single hyphens, such as linear-algebra\032(this.matches(\'^[a-z0-9]+(-[a-z0-9]+)*$\')'
   _globals['_CREATECATEGORYREQUEST'].fields_by_name['name']._loaded_options = None
   _globals['_CREATECATEGORYREQUEST'].fields_by_name['name']._serialized_options = b'\272H\006r\004\020\001\030d'
   _globals['_CREATECATEGORYREQUEST'].fields_by_name['request_id']._loaded_options = None
@@ -68,21 +68,21 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_DELETECATEGORYREQUEST'].fields_by_name['etag']._loaded_options = None
   _globals['_DELETECATEGORYREQUEST'].fields_by_name['etag']._serialized_options = b'\272H\004r\002\030@'
   _globals['_CATEGORY']._serialized_start=179
-  _globals['_CATEGORY']._serialized_end=509
-  _globals['_CREATECATEGORYREQUEST']._serialized_start=512
-  _globals['_CREATECATEGORYREQUEST']._serialized_end=746
-  _globals['_CREATECATEGORYRESPONSE']._serialized_start=748
-  _globals['_CREATECATEGORYRESPONSE']._serialized_end=816
-  _globals['_LISTCATEGORIESREQUEST']._serialized_start=819
-  _globals['_LISTCATEGORIESREQUEST']._serialized_end=1032
-  _globals['_LISTCATEGORIESRESPONSE']._serialized_start=1035
-  _globals['_LISTCATEGORIESRESPONSE']._serialized_end=1244
-  _globals['_UPDATECATEGORYREQUEST']._serialized_start=1247
-  _globals['_UPDATECATEGORYREQUEST']._serialized_end=1460
-  _globals['_UPDATECATEGORYRESPONSE']._serialized_start=1462
-  _globals['_UPDATECATEGORYRESPONSE']._serialized_end=1530
-  _globals['_DELETECATEGORYREQUEST']._serialized_start=1532
-  _globals['_DELETECATEGORYREQUEST']._serialized_end=1599
-  _globals['_DELETECATEGORYRESPONSE']._serialized_start=1601
-  _globals['_DELETECATEGORYRESPONSE']._serialized_end=1625
+  _globals['_CATEGORY']._serialized_end=520
+  _globals['_CREATECATEGORYREQUEST']._serialized_start=523
+  _globals['_CREATECATEGORYREQUEST']._serialized_end=768
+  _globals['_CREATECATEGORYRESPONSE']._serialized_start=770
+  _globals['_CREATECATEGORYRESPONSE']._serialized_end=838
+  _globals['_LISTCATEGORIESREQUEST']._serialized_start=841
+  _globals['_LISTCATEGORIESREQUEST']._serialized_end=1054
+  _globals['_LISTCATEGORIESRESPONSE']._serialized_start=1057
+  _globals['_LISTCATEGORIESRESPONSE']._serialized_end=1266
+  _globals['_UPDATECATEGORYREQUEST']._serialized_start=1269
+  _globals['_UPDATECATEGORYREQUEST']._serialized_end=1482
+  _globals['_UPDATECATEGORYRESPONSE']._serialized_start=1484
+  _globals['_UPDATECATEGORYRESPONSE']._serialized_end=1552
+  _globals['_DELETECATEGORYREQUEST']._serialized_start=1554
+  _globals['_DELETECATEGORYREQUEST']._serialized_end=1621
+  _globals['_DELETECATEGORYRESPONSE']._serialized_start=1623
+  _globals['_DELETECATEGORYRESPONSE']._serialized_end=1647
 # @@protoc_insertion_point(module_scope)

@@ -27,7 +27,7 @@ if _version_not_supported:
 
 
 class PostServiceStub:
-    """Posts and categories: writing, reading, changing and ending them.
+    """Posts and categories.
     """
 
     def __init__(self, channel):
@@ -89,83 +89,87 @@ class PostServiceStub:
 
 
 class PostServiceServicer:
-    """Posts and categories: writing, reading, changing and ending them.
+    """Posts and categories.
     """
 
     def CreatePost(self, request, context):
-        """Writes a post.
+        """Creates a post by the caller.
 
-        Returns INVALID_ARGUMENT if there is no such category, PERMISSION_DENIED if the
-        caller is a service.
+        Returns INVALID_ARGUMENT (INVALID_FIELDS) if there is no such category.
+        Returns PERMISSION_DENIED (USER_REQUIRED) if the caller is a service.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetPost(self, request, context):
-        """Reads a post, with its author and its category.
+        """Returns a post with its author and its category.
 
-        Returns NOT_FOUND if there is none, or if it is a draft of somebody else.
+        Returns NOT_FOUND (POST_NOT_FOUND) if there is no such post, or if it is
+        the draft of another user.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def UpdatePost(self, request, context):
-        """Changes a post; its author may, and admins.
+        """Changes a post. Only its author and admins may change it.
 
-        Returns PERMISSION_DENIED if it is another's, NOT_FOUND if there is none or it
-        is another's draft, INVALID_ARGUMENT for a field that may not be written or a
-        category that there is not, and ABORTED (ETAG_MISMATCH) if it has changed since
-        the etag given.
+        Returns PERMISSION_DENIED (ACCESS_DENIED) if it belongs to another user.
+        Returns NOT_FOUND (POST_NOT_FOUND) if there is no such post, or if it is
+        the draft of another user. Returns INVALID_ARGUMENT (INVALID_FIELDS) if a
+        field may not be changed, or if there is no such category. Returns ABORTED
+        (ETAG_MISMATCH) if the post has changed since the given etag.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def DeletePost(self, request, context):
-        """Deletes a post; its author may, and admins.
+        """Deletes a post. Only its author and admins may delete it.
 
-        Returns PERMISSION_DENIED if it is another's, NOT_FOUND if there is none or it
-        is another's draft, and ABORTED (ETAG_MISMATCH) if it has changed since the
-        etag given.
+        Returns PERMISSION_DENIED (ACCESS_DENIED) if it belongs to another user.
+        Returns NOT_FOUND (POST_NOT_FOUND) if there is no such post, or if it is
+        the draft of another user. Returns ABORTED (ETAG_MISMATCH) if the post has
+        changed since the given etag.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListPosts(self, request, context):
-        """Lists the posts that the caller may see, a page at a time.
+        """Lists the posts that the caller may read, one page at a time.
 
-        Returns INVALID_ARGUMENT if a page number reaches beyond row 10,000, or if the
-        token does not fit the request.
+        Returns INVALID_ARGUMENT (INVALID_FIELDS) if the page is beyond item
+        10,000, or if the page token does not belong to this request.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ExportPosts(self, request, context):
-        """Gives every post, drafts too, in the order of their ids. What the client does
-        not read is not fetched.
+        """Streams all posts, drafts included, in the order of their ids. The server
+        reads only as fast as the client does.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def CreateCategory(self, request, context):
-        """Makes a category.
+        """Creates a category.
 
-        Returns ALREADY_EXISTS (SLUG_TAKEN) if another one has the slug.
+        Returns ALREADY_EXISTS if another category uses the slug (SLUG_TAKEN), or
+        if `request_id` was used for a different request (REQUEST_ID_REUSED).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListCategories(self, request, context):
-        """Lists the categories, a page at a time.
+        """Lists the categories, one page at a time.
 
-        Returns INVALID_ARGUMENT if a page number reaches beyond row 10,000, or if the
-        token does not fit the request.
+        Returns INVALID_ARGUMENT (INVALID_FIELDS) if the page is beyond item
+        10,000, or if the page token does not belong to this request.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -174,9 +178,11 @@ class PostServiceServicer:
     def UpdateCategory(self, request, context):
         """Changes a category.
 
-        Returns NOT_FOUND if there is none, INVALID_ARGUMENT for a field that may not be
-        written, ALREADY_EXISTS (SLUG_TAKEN) if another one has the slug, and ABORTED
-        (ETAG_MISMATCH) if it has changed since the etag given.
+        Returns NOT_FOUND (CATEGORY_NOT_FOUND) if there is no such category.
+        Returns INVALID_ARGUMENT (INVALID_FIELDS) if a field may not be changed.
+        Returns ALREADY_EXISTS (SLUG_TAKEN) if another category uses the slug.
+        Returns ABORTED (ETAG_MISMATCH) if the category has changed since the given
+        etag.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -185,9 +191,9 @@ class PostServiceServicer:
     def DeleteCategory(self, request, context):
         """Deletes a category.
 
-        Returns NOT_FOUND if there is none, FAILED_PRECONDITION (CATEGORY_IN_USE) if a
-        post stands in it, and ABORTED (ETAG_MISMATCH) if it has changed since the etag
-        given.
+        Returns NOT_FOUND (CATEGORY_NOT_FOUND) if there is no such category.
+        Returns FAILED_PRECONDITION (CATEGORY_IN_USE) if it contains posts. Returns
+        ABORTED (ETAG_MISMATCH) if the category has changed since the given etag.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -255,7 +261,7 @@ def add_PostServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class PostService:
-    """Posts and categories: writing, reading, changing and ending them.
+    """Posts and categories.
     """
 
     @staticmethod

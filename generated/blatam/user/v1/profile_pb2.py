@@ -28,7 +28,7 @@ from google.protobuf import field_mask_pb2 as google_dot_protobuf_dot_field__mas
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1c\x62latam/user/v1/profile.proto\x12\x0e\x62latam.user.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1fgoogle/api/field_behavior.proto\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xc8\x05\n\x0bUserProfile\x12\x0f\n\x07user_id\x18\x01 \x01(\x03\x12\x1d\n\x0c\x64isplay_name\x18\x02 \x01(\tB\x07\xbaH\x04r\x02\x18\x64\x12\x15\n\x03\x62io\x18\x03 \x01(\tB\x08\xbaH\x05r\x03\x18\xd0\x0f\x12\xb5\x01\n\navatar_url\x18\x04 \x01(\tB\xa0\x01\xbaH\x9c\x01r\x03\x18\x80\x10\xba\x01\x90\x01\n\x0f\x61vatar_url.form\x12\x36must be an address such as https://example.com/ana.png\x1a\x45this.matches(\'^https?://[A-Za-z0-9.-]+(:[0-9]{1,5})?([/?#][!-~]*)?$\')\xd8\x01\x01\x12\x8b\x01\n\x06locale\x18\x05 \x01(\tB{\xbaHxr\x02\x18#\xba\x01n\n\x0blocale.form\x12*must be a language tag such as es or pt-BR\x1a\x33this.matches(\'^[a-zA-Z]{2,3}(-[a-zA-Z0-9]{2,8})*$\')\xd8\x01\x01\x12\xa8\x01\n\ttime_zone\x18\x06 \x01(\tB\x94\x01\xbaH\x90\x01r\x02\x18@\xba\x01\x85\x01\n\x0etime_zone.form\x12\x31must be a time zone such as America/Bogota or UTC\x1a@this.matches(\'^[A-Za-z][A-Za-z0-9_+-]*(/[A-Za-z0-9_+-]+){0,2}$\')\xd8\x01\x01\x12\x34\n\ncreated_at\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12\x34\n\nupdated_at\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12\x15\n\x04\x65tag\x18\t \x01(\tB\x07\xbaH\x04r\x02\x18@\"\xfe\x04\n\x18\x43reateUserProfileRequest\x12\x18\n\x07user_id\x18\x01 \x01(\x03\x42\x07\xbaH\x04\"\x02(\x00\x12\x1f\n\x0c\x64isplay_name\x18\x02 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18\x64\x12\x15\n\x03\x62io\x18\x03 \x01(\tB\x08\xbaH\x05r\x03\x18\xd0\x0f\x12\xb5\x01\n\navatar_url\x18\x04 \x01(\tB\xa0\x01\xbaH\x9c\x01r\x03\x18\x80\x10\xba\x01\x90\x01\n\x0f\x61vatar_url.form\x12\x36must be an address such as https://example.com/ana.png\x1a\x45this.matches(\'^https?://[A-Za-z0-9.-]+(:[0-9]{1,5})?([/?#][!-~]*)?$\')\xd8\x01\x01\x12\x8b\x01\n\x06locale\x18\x05 \x01(\tB{\xbaHxr\x02\x18#\xba\x01n\n\x0blocale.form\x12*must be a language tag such as es or pt-BR\x1a\x33this.matches(\'^[a-zA-Z]{2,3}(-[a-zA-Z0-9]{2,8})*$\')\xd8\x01\x01\x12\xa8\x01\n\ttime_zone\x18\x06 \x01(\tB\x94\x01\xbaH\x90\x01r\x02\x18@\xba\x01\x85\x01\n\x0etime_zone.form\x12\x31must be a time zone such as America/Bogota or UTC\x1a@this.matches(\'^[A-Za-z][A-Za-z0-9_+-]*(/[A-Za-z0-9_+-]+){0,2}$\')\xd8\x01\x01\x12\x1f\n\nrequest_id\x18\x07 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01\"I\n\x19\x43reateUserProfileResponse\x12,\n\x07profile\x18\x01 \x01(\x0b\x32\x1b.blatam.user.v1.UserProfile\"1\n\x15GetUserProfileRequest\x12\x18\n\x07user_id\x18\x01 \x01(\x03\x42\x07\xbaH\x04\"\x02 \x00\"F\n\x16GetUserProfileResponse\x12,\n\x07profile\x18\x01 \x01(\x0b\x32\x1b.blatam.user.v1.UserProfile\"\xe8\x01\n\x18UpdateUserProfileRequest\x12z\n\x07profile\x18\x01 \x01(\x0b\x32\x1b.blatam.user.v1.UserProfileBL\xbaHI\xba\x01\x43\n\x0fprofile.user_id\x12\x1euser_id must be greater than 0\x1a\x10this.user_id > 0\xc8\x01\x01\x12/\n\x0bupdate_mask\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.FieldMask\x12\x1f\n\nrequest_id\x18\x03 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01\"I\n\x19UpdateUserProfileResponse\x12,\n\x07profile\x18\x01 \x01(\x0b\x32\x1b.blatam.user.v1.UserProfileb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1c\x62latam/user/v1/profile.proto\x12\x0e\x62latam.user.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1fgoogle/api/field_behavior.proto\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xe0\x05\n\x0bUserProfile\x12\x0f\n\x07user_id\x18\x01 \x01(\x03\x12\x1d\n\x0c\x64isplay_name\x18\x02 \x01(\tB\x07\xbaH\x04r\x02\x18\x64\x12\x15\n\x03\x62io\x18\x03 \x01(\tB\x08\xbaH\x05r\x03\x18\xd0\x0f\x12\xbf\x01\n\navatar_url\x18\x04 \x01(\tB\xaa\x01\xbaH\xa6\x01r\x03\x18\x80\x10\xba\x01\x9a\x01\n\x0f\x61vatar_url.form\x12@must be an http or https URL such as https://example.com/ana.png\x1a\x45this.matches(\'^https?://[A-Za-z0-9.-]+(:[0-9]{1,5})?([/?#][!-~]*)?$\')\xd8\x01\x01\x12\x93\x01\n\x06locale\x18\x05 \x01(\tB\x82\x01\xbaH\x7fr\x02\x18#\xba\x01u\n\x0blocale.form\x12\x31must be a BCP 47 language tag such as es or pt-BR\x1a\x33this.matches(\'^[a-zA-Z]{2,3}(-[a-zA-Z0-9]{2,8})*$\')\xd8\x01\x01\x12\xae\x01\n\ttime_zone\x18\x06 \x01(\tB\x9a\x01\xbaH\x96\x01r\x02\x18@\xba\x01\x8b\x01\n\x0etime_zone.form\x12\x37must be an IANA time zone such as America/Bogota or UTC\x1a@this.matches(\'^[A-Za-z][A-Za-z0-9_+-]*(/[A-Za-z0-9_+-]+){0,2}$\')\xd8\x01\x01\x12\x34\n\ncreated_at\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12\x34\n\nupdated_at\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12\x15\n\x04\x65tag\x18\t \x01(\tB\x07\xbaH\x04r\x02\x18@\"\x96\x05\n\x18\x43reateUserProfileRequest\x12\x18\n\x07user_id\x18\x01 \x01(\x03\x42\x07\xbaH\x04\"\x02(\x00\x12\x1f\n\x0c\x64isplay_name\x18\x02 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18\x64\x12\x15\n\x03\x62io\x18\x03 \x01(\tB\x08\xbaH\x05r\x03\x18\xd0\x0f\x12\xbf\x01\n\navatar_url\x18\x04 \x01(\tB\xaa\x01\xbaH\xa6\x01r\x03\x18\x80\x10\xba\x01\x9a\x01\n\x0f\x61vatar_url.form\x12@must be an http or https URL such as https://example.com/ana.png\x1a\x45this.matches(\'^https?://[A-Za-z0-9.-]+(:[0-9]{1,5})?([/?#][!-~]*)?$\')\xd8\x01\x01\x12\x93\x01\n\x06locale\x18\x05 \x01(\tB\x82\x01\xbaH\x7fr\x02\x18#\xba\x01u\n\x0blocale.form\x12\x31must be a BCP 47 language tag such as es or pt-BR\x1a\x33this.matches(\'^[a-zA-Z]{2,3}(-[a-zA-Z0-9]{2,8})*$\')\xd8\x01\x01\x12\xae\x01\n\ttime_zone\x18\x06 \x01(\tB\x9a\x01\xbaH\x96\x01r\x02\x18@\xba\x01\x8b\x01\n\x0etime_zone.form\x12\x37must be an IANA time zone such as America/Bogota or UTC\x1a@this.matches(\'^[A-Za-z][A-Za-z0-9_+-]*(/[A-Za-z0-9_+-]+){0,2}$\')\xd8\x01\x01\x12\x1f\n\nrequest_id\x18\x07 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01\"I\n\x19\x43reateUserProfileResponse\x12,\n\x07profile\x18\x01 \x01(\x0b\x32\x1b.blatam.user.v1.UserProfile\"1\n\x15GetUserProfileRequest\x12\x18\n\x07user_id\x18\x01 \x01(\x03\x42\x07\xbaH\x04\"\x02 \x00\"F\n\x16GetUserProfileResponse\x12,\n\x07profile\x18\x01 \x01(\x0b\x32\x1b.blatam.user.v1.UserProfile\"\xe8\x01\n\x18UpdateUserProfileRequest\x12z\n\x07profile\x18\x01 \x01(\x0b\x32\x1b.blatam.user.v1.UserProfileBL\xbaHI\xba\x01\x43\n\x0fprofile.user_id\x12\x1euser_id must be greater than 0\x1a\x10this.user_id > 0\xc8\x01\x01\x12/\n\x0bupdate_mask\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.FieldMask\x12\x1f\n\nrequest_id\x18\x03 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01\"I\n\x19UpdateUserProfileResponse\x12,\n\x07profile\x18\x01 \x01(\x0b\x32\x1b.blatam.user.v1.UserProfileb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -40,11 +40,11 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_USERPROFILE'].fields_by_name['bio']._loaded_options = None
   _globals['_USERPROFILE'].fields_by_name['bio']._serialized_options = b'\272H\005r\003\030\320\017'
   _globals['_USERPROFILE'].fields_by_name['avatar_url']._loaded_options = None
-  _globals['_USERPROFILE'].fields_by_name['avatar_url']._serialized_options = b'\272H\234\001r\003\030\200\020\272\001\220\001\n\017avatar_url.form\0226must be an address such as https://example.com/ana.png\032Ethis.matches(\'^https?://[A-Za-z0-9.-]+(:[0-9]{1,5})?([/?#][!-~]*)?$\')\330\001\001'
+  _globals['_USERPROFILE'].fields_by_name['avatar_url']._serialized_options = b'\272H\246\001r\003\030\200\020\272\001\232\001\n\017avatar_url.form\022@must be an http or https URL such as https://example.com/ana.png\032Ethis.matches(\'^https?://[A-Za-z0-9.-]+(:[0-9]{1,5})?([/?#][!-~]*)?$\')\330\001\001'
   _globals['_USERPROFILE'].fields_by_name['locale']._loaded_options = None
-  _globals['_USERPROFILE'].fields_by_name['locale']._serialized_options = b'\272Hxr\002\030#\272\001n\n\013locale.form\022*must be a language tag such as es or pt-BR\0323this.matches(\'^[a-zA-Z]{2,3}(-[a-zA-Z0-9]{2,8})*$\')\330\001\001'
+  _globals['_USERPROFILE'].fields_by_name['locale']._serialized_options = b'\272H\177r\002\030#\272\001u\n\013locale.form\0221must be a BCP 47 language tag such as es or pt-BR\0323this.matches(\'^[a-zA-Z]{2,3}(-[a-zA-Z0-9]{2,8})*$\')\330\001\001'
   _globals['_USERPROFILE'].fields_by_name['time_zone']._loaded_options = None
-  _globals['_USERPROFILE'].fields_by_name['time_zone']._serialized_options = b'\272H\220\001r\002\030@\272\001\205\001\n\016time_zone.form\0221must be a time zone such as America/Bogota or UTC\032@this.matches(\'^[A-Za-z][A-Za-z0-9_+-]*(/[A-Za-z0-9_+-]+){0,2}$\')\330\001\001'
+  _globals['_USERPROFILE'].fields_by_name['time_zone']._serialized_options = b'\272H\226\001r\002\030@\272\001\213\001\n\016time_zone.form\0227must be an IANA time zone such as America/Bogota or UTC\032@this.matches(\'^[A-Za-z][A-Za-z0-9_+-]*(/[A-Za-z0-9_+-]+){0,2}$\')\330\001\001'
   _globals['_USERPROFILE'].fields_by_name['created_at']._loaded_options = None
   _globals['_USERPROFILE'].fields_by_name['created_at']._serialized_options = b'\342A\001\003'
   _globals['_USERPROFILE'].fields_by_name['updated_at']._loaded_options = None
@@ -58,11 +58,11 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_CREATEUSERPROFILEREQUEST'].fields_by_name['bio']._loaded_options = None
   _globals['_CREATEUSERPROFILEREQUEST'].fields_by_name['bio']._serialized_options = b'\272H\005r\003\030\320\017'
   _globals['_CREATEUSERPROFILEREQUEST'].fields_by_name['avatar_url']._loaded_options = None
-  _globals['_CREATEUSERPROFILEREQUEST'].fields_by_name['avatar_url']._serialized_options = b'\272H\234\001r\003\030\200\020\272\001\220\001\n\017avatar_url.form\0226must be an address such as https://example.com/ana.png\032Ethis.matches(\'^https?://[A-Za-z0-9.-]+(:[0-9]{1,5})?([/?#][!-~]*)?$\')\330\001\001'
+  _globals['_CREATEUSERPROFILEREQUEST'].fields_by_name['avatar_url']._serialized_options = b'\272H\246\001r\003\030\200\020\272\001\232\001\n\017avatar_url.form\022@must be an http or https URL such as https://example.com/ana.png\032Ethis.matches(\'^https?://[A-Za-z0-9.-]+(:[0-9]{1,5})?([/?#][!-~]*)?$\')\330\001\001'
   _globals['_CREATEUSERPROFILEREQUEST'].fields_by_name['locale']._loaded_options = None
-  _globals['_CREATEUSERPROFILEREQUEST'].fields_by_name['locale']._serialized_options = b'\272Hxr\002\030#\272\001n\n\013locale.form\022*must be a language tag such as es or pt-BR\0323this.matches(\'^[a-zA-Z]{2,3}(-[a-zA-Z0-9]{2,8})*$\')\330\001\001'
+  _globals['_CREATEUSERPROFILEREQUEST'].fields_by_name['locale']._serialized_options = b'\272H\177r\002\030#\272\001u\n\013locale.form\0221must be a BCP 47 language tag such as es or pt-BR\0323this.matches(\'^[a-zA-Z]{2,3}(-[a-zA-Z0-9]{2,8})*$\')\330\001\001'
   _globals['_CREATEUSERPROFILEREQUEST'].fields_by_name['time_zone']._loaded_options = None
-  _globals['_CREATEUSERPROFILEREQUEST'].fields_by_name['time_zone']._serialized_options = b'\272H\220\001r\002\030@\272\001\205\001\n\016time_zone.form\0221must be a time zone such as America/Bogota or UTC\032@this.matches(\'^[A-Za-z][A-Za-z0-9_+-]*(/[A-Za-z0-9_+-]+){0,2}$\')\330\001\001'
+  _globals['_CREATEUSERPROFILEREQUEST'].fields_by_name['time_zone']._serialized_options = b'\272H\226\001r\002\030@\272\001\213\001\n\016time_zone.form\0227must be an IANA time zone such as America/Bogota or UTC\032@this.matches(\'^[A-Za-z][A-Za-z0-9_+-]*(/[A-Za-z0-9_+-]+){0,2}$\')\330\001\001'
   _globals['_CREATEUSERPROFILEREQUEST'].fields_by_name['request_id']._loaded_options = None
   _globals['_CREATEUSERPROFILEREQUEST'].fields_by_name['request_id']._serialized_options = b'\272H\010r\003\260\001\001\330\001\001'
   _globals['_GETUSERPROFILEREQUEST'].fields_by_name['user_id']._loaded_options = None
@@ -72,17 +72,17 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_UPDATEUSERPROFILEREQUEST'].fields_by_name['request_id']._loaded_options = None
   _globals['_UPDATEUSERPROFILEREQUEST'].fields_by_name['request_id']._serialized_options = b'\272H\010r\003\260\001\001\330\001\001'
   _globals['_USERPROFILE']._serialized_start=178
-  _globals['_USERPROFILE']._serialized_end=890
-  _globals['_CREATEUSERPROFILEREQUEST']._serialized_start=893
-  _globals['_CREATEUSERPROFILEREQUEST']._serialized_end=1531
-  _globals['_CREATEUSERPROFILERESPONSE']._serialized_start=1533
-  _globals['_CREATEUSERPROFILERESPONSE']._serialized_end=1606
-  _globals['_GETUSERPROFILEREQUEST']._serialized_start=1608
-  _globals['_GETUSERPROFILEREQUEST']._serialized_end=1657
-  _globals['_GETUSERPROFILERESPONSE']._serialized_start=1659
-  _globals['_GETUSERPROFILERESPONSE']._serialized_end=1729
-  _globals['_UPDATEUSERPROFILEREQUEST']._serialized_start=1732
-  _globals['_UPDATEUSERPROFILEREQUEST']._serialized_end=1964
-  _globals['_UPDATEUSERPROFILERESPONSE']._serialized_start=1966
-  _globals['_UPDATEUSERPROFILERESPONSE']._serialized_end=2039
+  _globals['_USERPROFILE']._serialized_end=914
+  _globals['_CREATEUSERPROFILEREQUEST']._serialized_start=917
+  _globals['_CREATEUSERPROFILEREQUEST']._serialized_end=1579
+  _globals['_CREATEUSERPROFILERESPONSE']._serialized_start=1581
+  _globals['_CREATEUSERPROFILERESPONSE']._serialized_end=1654
+  _globals['_GETUSERPROFILEREQUEST']._serialized_start=1656
+  _globals['_GETUSERPROFILEREQUEST']._serialized_end=1705
+  _globals['_GETUSERPROFILERESPONSE']._serialized_start=1707
+  _globals['_GETUSERPROFILERESPONSE']._serialized_end=1777
+  _globals['_UPDATEUSERPROFILEREQUEST']._serialized_start=1780
+  _globals['_UPDATEUSERPROFILEREQUEST']._serialized_end=2012
+  _globals['_UPDATEUSERPROFILERESPONSE']._serialized_start=2014
+  _globals['_UPDATEUSERPROFILERESPONSE']._serialized_end=2087
 # @@protoc_insertion_point(module_scope)

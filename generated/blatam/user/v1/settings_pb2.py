@@ -23,9 +23,10 @@ _sym_db = _symbol_database.Default()
 
 
 from buf.validate import validate_pb2 as buf_dot_validate_dot_validate__pb2
+from google.api import httpbody_pb2 as google_dot_api_dot_httpbody__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1d\x62latam/user/v1/settings.proto\x12\x0e\x62latam.user.v1\x1a\x1b\x62uf/validate/validate.proto\"U\n\x14NotificationSettings\x12\x16\n\x0e\x66ollowed_posts\x18\x01 \x01(\x08\x12\x15\n\rnew_followers\x18\x02 \x01(\x08\x12\x0e\n\x06\x64igest\x18\x03 \x01(\x08\"\xdb\x01\n\x0cUserSettings\x12;\n\rnotifications\x18\x01 \x01(\x0b\x32$.blatam.user.v1.NotificationSettings\x12.\n\x05theme\x18\x02 \x01(\x0e\x32\x15.blatam.user.v1.ThemeB\x08\xbaH\x05\x82\x01\x02\x10\x01\x12G\n\x12profile_visibility\x18\x03 \x01(\x0e\x32!.blatam.user.v1.ProfileVisibilityB\x08\xbaH\x05\x82\x01\x02\x10\x01\x12\x15\n\x04\x65tag\x18\x04 \x01(\tB\x07\xbaH\x04r\x02\x18@\"\x18\n\x16GetUserSettingsRequest\"I\n\x17GetUserSettingsResponse\x12.\n\x08settings\x18\x01 \x01(\x0b\x32\x1c.blatam.user.v1.UserSettings\"S\n\x19UpdateUserSettingsRequest\x12\x36\n\x08settings\x18\x01 \x01(\x0b\x32\x1c.blatam.user.v1.UserSettingsB\x06\xbaH\x03\xc8\x01\x01\"L\n\x1aUpdateUserSettingsResponse\x12.\n\x08settings\x18\x01 \x01(\x0b\x32\x1c.blatam.user.v1.UserSettings*Q\n\x05Theme\x12\x15\n\x11THEME_UNSPECIFIED\x10\x00\x12\x10\n\x0cTHEME_SYSTEM\x10\x01\x12\x0f\n\x0bTHEME_LIGHT\x10\x02\x12\x0e\n\nTHEME_DARK\x10\x03*w\n\x11ProfileVisibility\x12\"\n\x1ePROFILE_VISIBILITY_UNSPECIFIED\x10\x00\x12\x1e\n\x1aPROFILE_VISIBILITY_MEMBERS\x10\x01\x12\x1e\n\x1aPROFILE_VISIBILITY_PRIVATE\x10\x02\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1d\x62latam/user/v1/settings.proto\x12\x0e\x62latam.user.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x19google/api/httpbody.proto\"U\n\x14NotificationSettings\x12\x16\n\x0e\x66ollowed_posts\x18\x01 \x01(\x08\x12\x15\n\rnew_followers\x18\x02 \x01(\x08\x12\x0e\n\x06\x64igest\x18\x03 \x01(\x08\"\xdb\x01\n\x0cUserSettings\x12;\n\rnotifications\x18\x01 \x01(\x0b\x32$.blatam.user.v1.NotificationSettings\x12.\n\x05theme\x18\x02 \x01(\x0e\x32\x15.blatam.user.v1.ThemeB\x08\xbaH\x05\x82\x01\x02\x10\x01\x12G\n\x12profile_visibility\x18\x03 \x01(\x0e\x32!.blatam.user.v1.ProfileVisibilityB\x08\xbaH\x05\x82\x01\x02\x10\x01\x12\x15\n\x04\x65tag\x18\x04 \x01(\tB\x07\xbaH\x04r\x02\x18@\"\x18\n\x16GetUserSettingsRequest\"I\n\x17GetUserSettingsResponse\x12.\n\x08settings\x18\x01 \x01(\x0b\x32\x1c.blatam.user.v1.UserSettings\"S\n\x19UpdateUserSettingsRequest\x12\x36\n\x08settings\x18\x01 \x01(\x0b\x32\x1c.blatam.user.v1.UserSettingsB\x06\xbaH\x03\xc8\x01\x01\"L\n\x1aUpdateUserSettingsResponse\x12.\n\x08settings\x18\x01 \x01(\x0b\x32\x1c.blatam.user.v1.UserSettings\"V\n\x12UnsubscribeRequest\x12\x1c\n\x05token\x18\x01 \x01(\tB\r\x80\x01\x01\xbaH\x07r\x05\x10\x01\x18\x80\x01\x12\"\n\x04\x66orm\x18\x02 \x01(\x0b\x32\x14.google.api.HttpBody\"\x15\n\x13UnsubscribeResponse*Q\n\x05Theme\x12\x15\n\x11THEME_UNSPECIFIED\x10\x00\x12\x10\n\x0cTHEME_SYSTEM\x10\x01\x12\x0f\n\x0bTHEME_LIGHT\x10\x02\x12\x0e\n\nTHEME_DARK\x10\x03*w\n\x11ProfileVisibility\x12\"\n\x1ePROFILE_VISIBILITY_UNSPECIFIED\x10\x00\x12\x1e\n\x1aPROFILE_VISIBILITY_MEMBERS\x10\x01\x12\x1e\n\x1aPROFILE_VISIBILITY_PRIVATE\x10\x02\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -40,20 +41,26 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_USERSETTINGS'].fields_by_name['etag']._serialized_options = b'\272H\004r\002\030@'
   _globals['_UPDATEUSERSETTINGSREQUEST'].fields_by_name['settings']._loaded_options = None
   _globals['_UPDATEUSERSETTINGSREQUEST'].fields_by_name['settings']._serialized_options = b'\272H\003\310\001\001'
-  _globals['_THEME']._serialized_start=651
-  _globals['_THEME']._serialized_end=732
-  _globals['_PROFILEVISIBILITY']._serialized_start=734
-  _globals['_PROFILEVISIBILITY']._serialized_end=853
-  _globals['_NOTIFICATIONSETTINGS']._serialized_start=78
-  _globals['_NOTIFICATIONSETTINGS']._serialized_end=163
-  _globals['_USERSETTINGS']._serialized_start=166
-  _globals['_USERSETTINGS']._serialized_end=385
-  _globals['_GETUSERSETTINGSREQUEST']._serialized_start=387
-  _globals['_GETUSERSETTINGSREQUEST']._serialized_end=411
-  _globals['_GETUSERSETTINGSRESPONSE']._serialized_start=413
-  _globals['_GETUSERSETTINGSRESPONSE']._serialized_end=486
-  _globals['_UPDATEUSERSETTINGSREQUEST']._serialized_start=488
-  _globals['_UPDATEUSERSETTINGSREQUEST']._serialized_end=571
-  _globals['_UPDATEUSERSETTINGSRESPONSE']._serialized_start=573
-  _globals['_UPDATEUSERSETTINGSRESPONSE']._serialized_end=649
+  _globals['_UNSUBSCRIBEREQUEST'].fields_by_name['token']._loaded_options = None
+  _globals['_UNSUBSCRIBEREQUEST'].fields_by_name['token']._serialized_options = b'\200\001\001\272H\007r\005\020\001\030\200\001'
+  _globals['_THEME']._serialized_start=789
+  _globals['_THEME']._serialized_end=870
+  _globals['_PROFILEVISIBILITY']._serialized_start=872
+  _globals['_PROFILEVISIBILITY']._serialized_end=991
+  _globals['_NOTIFICATIONSETTINGS']._serialized_start=105
+  _globals['_NOTIFICATIONSETTINGS']._serialized_end=190
+  _globals['_USERSETTINGS']._serialized_start=193
+  _globals['_USERSETTINGS']._serialized_end=412
+  _globals['_GETUSERSETTINGSREQUEST']._serialized_start=414
+  _globals['_GETUSERSETTINGSREQUEST']._serialized_end=438
+  _globals['_GETUSERSETTINGSRESPONSE']._serialized_start=440
+  _globals['_GETUSERSETTINGSRESPONSE']._serialized_end=513
+  _globals['_UPDATEUSERSETTINGSREQUEST']._serialized_start=515
+  _globals['_UPDATEUSERSETTINGSREQUEST']._serialized_end=598
+  _globals['_UPDATEUSERSETTINGSRESPONSE']._serialized_start=600
+  _globals['_UPDATEUSERSETTINGSRESPONSE']._serialized_end=676
+  _globals['_UNSUBSCRIBEREQUEST']._serialized_start=678
+  _globals['_UNSUBSCRIBEREQUEST']._serialized_end=764
+  _globals['_UNSUBSCRIBERESPONSE']._serialized_start=766
+  _globals['_UNSUBSCRIBERESPONSE']._serialized_end=787
 # @@protoc_insertion_point(module_scope)

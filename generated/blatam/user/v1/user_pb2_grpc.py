@@ -29,7 +29,7 @@ if _version_not_supported:
 
 
 class UserServiceStub:
-    """Accounts: making, reading, changing and ending them.
+    """User accounts, profiles, settings and followers.
     """
 
     def __init__(self, channel):
@@ -128,6 +128,11 @@ class UserServiceStub:
                 request_serializer=blatam_dot_user_dot_v1_dot_settings__pb2.UpdateUserSettingsRequest.SerializeToString,
                 response_deserializer=blatam_dot_user_dot_v1_dot_settings__pb2.UpdateUserSettingsResponse.FromString,
                 _registered_method=True)
+        self.Unsubscribe = channel.unary_unary(
+                '/blatam.user.v1.UserService/Unsubscribe',
+                request_serializer=blatam_dot_user_dot_v1_dot_settings__pb2.UnsubscribeRequest.SerializeToString,
+                response_deserializer=blatam_dot_user_dot_v1_dot_settings__pb2.UnsubscribeResponse.FromString,
+                _registered_method=True)
         self.FollowUser = channel.unary_unary(
                 '/blatam.user.v1.UserService/FollowUser',
                 request_serializer=blatam_dot_user_dot_v1_dot_user__pb2.FollowUserRequest.SerializeToString,
@@ -161,14 +166,14 @@ class UserServiceStub:
 
 
 class UserServiceServicer:
-    """Accounts: making, reading, changing and ending them.
+    """User accounts, profiles, settings and followers.
     """
 
     def CreateUser(self, request, context):
-        """Signs a person up.
+        """Creates an account.
 
-        Returns ALREADY_EXISTS if the e-mail address or the username is taken
-        (EMAIL_TAKEN, USERNAME_TAKEN), or if `request_id` was used for another
+        Returns ALREADY_EXISTS if the e-mail address (EMAIL_TAKEN) or the username
+        (USERNAME_TAKEN) is taken, or if `request_id` was used for a different
         request (REQUEST_ID_REUSED).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -176,238 +181,266 @@ class UserServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def GetUser(self, request, context):
-        """Reads one account.
+        """Returns one account.
 
-        Returns NOT_FOUND if there is none with this id.
+        Returns NOT_FOUND (USER_NOT_FOUND) if there is no user with this id.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetCurrentUser(self, request, context):
-        """Reads the caller's own account.
+        """Returns the caller's own account.
 
-        Returns PERMISSION_DENIED if the caller is a service.
+        Returns PERMISSION_DENIED (USER_REQUIRED) if the caller is a service.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def BatchGetUsers(self, request, context):
-        """Reads up to 100 accounts at once.
+        """Returns up to 100 accounts and lists the ids that do not exist.
 
-        Returns INVALID_ARGUMENT if there are more ids; missing ones are listed.
+        Returns INVALID_ARGUMENT (INVALID_FIELDS) if there are more than 100 ids.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def BatchCreateUsers(self, request, context):
-        """Makes up to 1,000 accounts in one transaction. A row that cannot be made does
-        not keep the others from it: each has an outcome of its own.
+        """Creates up to 1,000 accounts in one transaction. Each row has an outcome of
+        its own: a row with an error does not prevent the others.
 
-        Returns INVALID_ARGUMENT if there are too many rows, ALREADY_EXISTS
-        (REQUEST_ID_REUSED) if `request_id` was used for another request, and
-        RESOURCE_EXHAUSTED (OVERLOADED) if too many passwords wait to be hashed.
+        Returns INVALID_ARGUMENT (INVALID_FIELDS) if there are too many rows.
+        Returns ALREADY_EXISTS (REQUEST_ID_REUSED) if `request_id` was used for a
+        different request. Returns RESOURCE_EXHAUSTED (OVERLOADED) if too many
+        passwords are waiting to be hashed.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ExportUsers(self, request, context):
-        """Streams every account in the order of ids, as it is when its turn comes. Those
-        made meanwhile may be among them. A stream that broke is resumed by `after_id`.
+        """Streams all accounts in the order of their ids, each in its state at the
+        time when it is read. Accounts that are created during the stream may be
+        included. A broken stream is resumed with `after_id`.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def WatchUsers(self, request, context):
-        """Streams changes of accounts, those of one account in their order; none is left
-        out. Who needs every account takes a token from the first message, which comes at
-        once, then exports all, and then goes on from the token.
+        """Streams the changes of accounts; changes of one account arrive in their
+        order, and none is skipped. To obtain every account, take the token of the
+        first message, which is sent at once, then read ExportUsers, then continue
+        the stream from the token.
 
-        Returns FAILED_PRECONDITION (RESUME_TOKEN_EXPIRED) if what followed the token is
-        no longer kept, and UNAVAILABLE if this process stops (SERVER_STOPPING) or cannot
-        look (STORE_UNAVAILABLE), in the middle of the stream, too: connect again with
-        the last `resume_token`.
+        Returns FAILED_PRECONDITION (RESUME_TOKEN_EXPIRED) if the events after the
+        token are no longer stored. Returns UNAVAILABLE if this process is stopping
+        (SERVER_STOPPING) or the database does not respond (STORE_UNAVAILABLE),
+        also during the stream; connect again with the last `resume_token`.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def EraseUser(self, request, context):
-        """Erases an account and all that is personal, now and for good: its sessions end,
-        its name and address become free, its id is never used again. The audit log keeps
-        the id alone.
+        """Erases an account and all personal data, immediately and permanently. The
+        sessions end, and the username and the e-mail address become available; the
+        id is never reused. The audit log keeps the id only.
 
-        Returns NOT_FOUND if there is no such account, INVALID_ARGUMENT or
-        UNAUTHENTICATED (INVALID_CREDENTIALS) if who erases themself gives no password or
-        a wrong one, and FAILED_PRECONDITION (LAST_ADMIN) if no active admin would be
-        left.
+        Returns NOT_FOUND (USER_NOT_FOUND) if there is no such user. Returns
+        INVALID_ARGUMENT (INVALID_FIELDS) if users who erase their own account send
+        no password. Returns UNAUTHENTICATED (INVALID_CREDENTIALS) if the password
+        is wrong. Returns FAILED_PRECONDITION (LAST_ADMIN) if no active admin would
+        be left.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ExportUser(self, request, context):
-        """Gives everything that is held about one user (GDPR art. 15 and 20).
+        """Returns all data about one user (GDPR articles 15 and 20).
 
-        Returns NOT_FOUND if there is no such account.
+        Returns NOT_FOUND (USER_NOT_FOUND) if there is no such user.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def UpdateUser(self, request, context):
-        """Changes an account; disabling it or changing its role ends its sessions.
+        """Changes an account. Disabling an account or changing its role ends its
+        sessions.
 
-        Returns INVALID_ARGUMENT for a field that the caller may not write, NOT_FOUND
-        if there is no such account, ALREADY_EXISTS if a new name or address is taken,
-        ABORTED (ETAG_MISMATCH) if it has changed since the etag given, and
-        FAILED_PRECONDITION (LAST_ADMIN) if no active admin would be left.
+        Returns INVALID_ARGUMENT (INVALID_FIELDS) if the caller may not change a
+        field. Returns NOT_FOUND (USER_NOT_FOUND) if there is no such user. Returns
+        ALREADY_EXISTS if the new e-mail address (EMAIL_TAKEN) or username
+        (USERNAME_TAKEN) is taken. Returns ABORTED (ETAG_MISMATCH) if the account
+        has changed since the given etag. Returns FAILED_PRECONDITION (LAST_ADMIN)
+        if no active admin would be left.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def DeleteUser(self, request, context):
-        """Deletes an account: its sessions end; its name and address stay reserved, and
-        an admin can bring it back for a while.
+        """Deletes an account and ends its sessions. The username and the e-mail
+        address stay reserved, and an admin can restore the account for 30 days,
+        unless the operator sets another period.
 
-        Returns NOT_FOUND if there is no such account, FAILED_PRECONDITION
-        (LAST_ADMIN) if no active admin would be left.
+        Returns NOT_FOUND (USER_NOT_FOUND) if there is no such user. Returns
+        FAILED_PRECONDITION (LAST_ADMIN) if no active admin would be left.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def UndeleteUser(self, request, context):
-        """Brings a deleted account back.
+        """Restores a deleted account.
 
-        Returns NOT_FOUND if there is no deleted account with this id, or it was
-        deleted too long ago.
+        Returns NOT_FOUND (USER_NOT_FOUND) if there is no deleted user with this
+        id, or if the period for restoring the account has passed.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListUsers(self, request, context):
-        """Lists accounts, a page at a time.
+        """Lists accounts, one page at a time.
 
-        Returns INVALID_ARGUMENT if a filter is not for this caller, if a page
-        number reaches beyond row 10,000, or if the token does not fit the request.
+        Returns INVALID_ARGUMENT (INVALID_FIELDS) if the caller may not use a
+        filter, if the page is beyond item 10,000, or if the page token does not
+        belong to this request.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def CreateUserProfile(self, request, context):
-        """Makes the caller's profile; for admins also another's.
+        """Creates the caller's profile. An admin may create the profile of any user.
 
-        Returns PERMISSION_DENIED if it is another's, ALREADY_EXISTS (PROFILE_EXISTS) if
-        there is one, NOT_FOUND if there is no such account, INVALID_ARGUMENT if there is
-        no such time zone.
+        Returns PERMISSION_DENIED (ACCESS_DENIED) if a caller who is no admin names
+        another user. Returns ALREADY_EXISTS (PROFILE_EXISTS) if the user has a
+        profile. Returns NOT_FOUND (USER_NOT_FOUND) if there is no such user.
+        Returns INVALID_ARGUMENT (INVALID_FIELDS) if there is no such time zone.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetUserProfile(self, request, context):
-        """Reads a member's profile.
+        """Returns the profile of a user.
 
-        Returns NOT_FOUND if there is none, and to others if it is private.
+        Returns NOT_FOUND (PROFILE_NOT_FOUND) if the user has no profile, or if it
+        is private and the caller is neither its user nor an admin.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def UpdateUserProfile(self, request, context):
-        """Changes a member's profile.
+        """Changes the profile of a user.
 
-        Returns NOT_FOUND if there is none, INVALID_ARGUMENT for a field that may not
-        be written or a time zone that there is not, and ABORTED (ETAG_MISMATCH) if it
-        has changed since the etag given.
+        Returns NOT_FOUND (PROFILE_NOT_FOUND) if the user has no profile. Returns
+        INVALID_ARGUMENT (INVALID_FIELDS) if a field may not be changed, or if
+        there is no such time zone. Returns ABORTED (ETAG_MISMATCH) if the profile
+        has changed since the given etag.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetUserSettings(self, request, context):
-        """Reads the caller's settings.
+        """Returns the caller's settings.
 
-        Returns PERMISSION_DENIED if the caller is a service.
+        Returns PERMISSION_DENIED (USER_REQUIRED) if the caller is a service.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def UpdateUserSettings(self, request, context):
-        """Replaces the caller's settings, all of them.
+        """Replaces all of the caller's settings.
 
-        Returns PERMISSION_DENIED if the caller is a service, and ABORTED
-        (ETAG_MISMATCH) if they have changed since the etag given.
+        Returns PERMISSION_DENIED (USER_REQUIRED) if the caller is a service.
+        Returns ABORTED (ETAG_MISMATCH) if the settings have changed since the
+        given etag.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Unsubscribe(self, request, context):
+        """Turns off the kind of mail that a token in the link of such a mail names. Mail
+        providers call it for their users (RFC 8058, one-click unsubscription), so it
+        needs no access token. Repeating it changes nothing.
+
+        Returns INVALID_ARGUMENT (MAILED_TOKEN_INVALID) if the token is not valid.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def FollowUser(self, request, context):
-        """Has the caller follow somebody; once they do, it changes nothing.
+        """Makes the caller follow a user. If the caller already does, nothing
+        changes.
 
-        Returns NOT_FOUND if there is no such account, INVALID_ARGUMENT (SELF_FOLLOW)
-        if it is the caller's own.
+        Returns NOT_FOUND (USER_NOT_FOUND) if there is no such user. Returns
+        INVALID_ARGUMENT (SELF_FOLLOW) if the user is the caller.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def UnfollowUser(self, request, context):
-        """Has the caller follow somebody no longer; it changes nothing if they do not.
+        """Makes the caller stop following a user. If the caller does not follow them,
+        nothing changes.
 
-        Returns PERMISSION_DENIED if the caller is a service.
+        Returns PERMISSION_DENIED (USER_REQUIRED) if the caller is a service.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListFollowers(self, request, context):
-        """Lists who follows a member.
+        """Lists the followers of a user, one page at a time.
 
-        Returns NOT_FOUND if there is no such account, INVALID_ARGUMENT if a page
-        number reaches beyond row 10,000 or the token does not fit the request.
+        Returns NOT_FOUND (USER_NOT_FOUND) if there is no such user. Returns
+        INVALID_ARGUMENT (INVALID_FIELDS) if the page is beyond item 10,000, or if
+        the page token does not belong to this request.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListFollowing(self, request, context):
-        """Lists whom a member follows.
+        """Lists the users that a user follows, one page at a time.
 
-        Returns NOT_FOUND if there is no such account, INVALID_ARGUMENT if a page
-        number reaches beyond row 10,000 or the token does not fit the request.
+        Returns NOT_FOUND (USER_NOT_FOUND) if there is no such user. Returns
+        INVALID_ARGUMENT (INVALID_FIELDS) if the page is beyond item 10,000, or if
+        the page token does not belong to this request.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetUserOverview(self, request, context):
-        """Reads an account, its newest posts and its newest followers at once. A part
-        that fails or takes too long is told in `missing`; the rest is there.
+        """Returns a user with their newest posts and newest followers. A part that
+        fails or takes too long is listed in `missing`; the others are returned.
 
-        Returns NOT_FOUND if there is no such account, UNAVAILABLE if no part can be
-        read.
+        Returns NOT_FOUND (USER_NOT_FOUND) if there is no such user. Returns
+        UNAVAILABLE (STORE_UNAVAILABLE) if no part can be read.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetUserScore(self, request, context):
-        """Tells how much a member takes part: their posts, their followers and the time
-        they have been there, weighed.
+        """Returns the score of a user: a measure of their activity, computed from
+        published posts, followers and the age of the account.
 
-        Returns NOT_FOUND if there is no such account, INVALID_ARGUMENT if the weights
-        do not sum to 1.0.
+        Returns NOT_FOUND (USER_NOT_FOUND) if there is no such user. Returns
+        INVALID_ARGUMENT (INVALID_FIELDS) if the weights do not sum to 1.0.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -506,6 +539,11 @@ def add_UserServiceServicer_to_server(servicer, server):
                     request_deserializer=blatam_dot_user_dot_v1_dot_settings__pb2.UpdateUserSettingsRequest.FromString,
                     response_serializer=blatam_dot_user_dot_v1_dot_settings__pb2.UpdateUserSettingsResponse.SerializeToString,
             ),
+            'Unsubscribe': grpc.unary_unary_rpc_method_handler(
+                    servicer.Unsubscribe,
+                    request_deserializer=blatam_dot_user_dot_v1_dot_settings__pb2.UnsubscribeRequest.FromString,
+                    response_serializer=blatam_dot_user_dot_v1_dot_settings__pb2.UnsubscribeResponse.SerializeToString,
+            ),
             'FollowUser': grpc.unary_unary_rpc_method_handler(
                     servicer.FollowUser,
                     request_deserializer=blatam_dot_user_dot_v1_dot_user__pb2.FollowUserRequest.FromString,
@@ -545,7 +583,7 @@ def add_UserServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class UserService:
-    """Accounts: making, reading, changing and ending them.
+    """User accounts, profiles, settings and followers.
     """
 
     @staticmethod
@@ -1024,6 +1062,33 @@ class UserService:
             '/blatam.user.v1.UserService/UpdateUserSettings',
             blatam_dot_user_dot_v1_dot_settings__pb2.UpdateUserSettingsRequest.SerializeToString,
             blatam_dot_user_dot_v1_dot_settings__pb2.UpdateUserSettingsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Unsubscribe(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/blatam.user.v1.UserService/Unsubscribe',
+            blatam_dot_user_dot_v1_dot_settings__pb2.UnsubscribeRequest.SerializeToString,
+            blatam_dot_user_dot_v1_dot_settings__pb2.UnsubscribeResponse.FromString,
             options,
             channel_credentials,
             insecure,

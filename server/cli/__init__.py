@@ -1,0 +1,1 @@
+"""The `academy` commands: the only package that imports both server and edge."""

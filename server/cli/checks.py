@@ -1,0 +1,177 @@
+"""The checks of `academy doctor`: each returns what it found and what to do."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from urllib.parse import urlsplit
+
+import sqlalchemy as sa
+from pydantic import SecretStr
+from redis.exceptions import RedisError
+
+from server.cli.database import open_database
+from server.config import Settings, text_of
+from server.domain.clock import system_clock
+from server.domain.errors import StoreUnavailable
+from server.domain.outbox.emails import MailerUnavailable
+from server.mail.message import MessageBuilder
+from server.mail.smtp import MailServer, SmtpMailer
+from server.store import migrate
+from server.store.connect import Database, redis_client
+from server.store.database_url import SCHEMES, parse_database_url
+from server.store.faults import READ_ONLY_ADVICE, explain
+
+PORT_TIMEOUT_SECONDS = 1.0
+POSTGRES_TIMEOUT_SECONDS = 5.0
+_DATABASE_ERRORS = (StoreUnavailable, sa.exc.SQLAlchemyError, OSError, TimeoutError)
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """The result of one check; `advice` is empty when there is nothing to do."""
+
+    check: str
+    ok: bool
+    result: str
+    advice: str = ""
+
+
+def displayed_settings(settings: Settings) -> dict[str, str]:
+    """Return every setting by its name in the environment, without secrets."""
+    return {name.upper(): _displayed(value) for name, value in settings}
+
+
+def _displayed(value: object) -> str:
+    if isinstance(value, SecretStr):
+        text = value.get_secret_value()
+        return _displayed_url(text) if "://" in text else "(set)"
+    return "(not set)" if value is None else str(value)
+
+
+def _displayed_url(url: str) -> str:
+    """Return a URL without its password and query, which may hold secrets."""
+    parts = urlsplit(url)
+    if parts.scheme in SCHEMES:
+        return parse_database_url(url).displayed
+    credentials, at, hosts = parts.netloc.rpartition("@")
+    user, colon, _ = credentials.partition(":")
+    netloc = f"{user}{':***' if colon else ''}{at}{hosts}"
+    return f"{parts.scheme}://{netloc}{parts.path}"
+
+
+async def run_checks(settings: Settings) -> list[Finding]:
+    """Run every check, in the order in which an operator mends what they find."""
+    return [
+        _check_secret_key(settings),
+        *await _check_database(settings),
+        await _check_redis(settings),
+        await _check_mail(settings),
+        _check_port("GRPC_LISTEN", settings.grpc_listen),
+        _check_port("HTTP_LISTEN", settings.http_listen),
+    ]
+
+
+def _check_secret_key(settings: Settings) -> Finding:
+    if settings.secret_key:
+        return Finding("secret key", True, "set")
+    advice = "set SECRET_KEY to the output of: openssl rand -hex 32"
+    return Finding("secret key", False, "not set", advice)
+
+
+async def _check_database(settings: Settings) -> list[Finding]:
+    url = text_of(settings.database_url)
+    if not url:
+        advice = "set DATABASE_URL, or run academy up, which starts a Postgres"
+        return [Finding("postgres", False, "DATABASE_URL is not set", advice)]
+    database = open_database(settings)
+    try:
+        return [
+            await _check_postgres(database, _displayed_url(url)),
+            await _check_schema(database),
+        ]
+    finally:
+        await database.close()
+
+
+async def _check_postgres(database: Database, url: str) -> Finding:
+    try:
+        async with (
+            asyncio.timeout(POSTGRES_TIMEOUT_SECONDS),
+            database.reading() as connection,
+        ):
+            setting = await connection.execute(sa.text("show transaction_read_only"))
+    except _DATABASE_ERRORS as error:
+        advice = explain(error.__cause__ or error, database.role)
+        return Finding("postgres", False, f"{url}: no connection", advice)
+    if setting.scalar_one() == "on":
+        return Finding("postgres", False, f"{url}: answers", READ_ONLY_ADVICE)
+    return Finding("postgres", True, f"{url}: answers")
+
+
+async def _check_schema(database: Database) -> Finding:
+    try:
+        revision = await migrate.current(database)
+        is_behind = await migrate.is_behind(database)
+    except _DATABASE_ERRORS as error:
+        advice = explain(error.__cause__ or error, database.role)
+        return Finding("schema", False, "cannot be read", advice)
+    newest = migrate.newest()
+    if is_behind:
+        result = f"revision {revision or 'none'}, this release needs {newest}"
+        return Finding("schema", False, result, "run: academy migrate")
+    note = "" if revision == newest else f", newer than this release ({newest})"
+    return Finding("schema", True, f"revision {revision}{note}")
+
+
+async def _check_redis(settings: Settings) -> Finding:
+    url = text_of(settings.redis_url)
+    if not url:
+        advice = "set REDIS_URL, or run academy up, which starts a Valkey"
+        return Finding("redis", False, "REDIS_URL is not set", advice)
+    client = redis_client(url)
+    ping: Callable[[], Awaitable[object]] = client.ping
+    try:
+        await ping()
+    except (RedisError, OSError) as error:
+        result = f"{_displayed_url(url)}: no answer ({type(error).__name__})"
+        advice = "start it; until then each process counts its rate limits alone"
+        return Finding("redis", False, result, advice)
+    finally:
+        await client.aclose()
+    return Finding("redis", True, f"{_displayed_url(url)}: answers")
+
+
+async def _check_mail(settings: Settings) -> Finding:
+    url = text_of(settings.smtp_url)
+    if not url:
+        folder = settings.state_dir / "mail"
+        result = f"SMTP_URL is not set: mails are written to {folder}, none is sent"
+        return Finding("mail", True, result)
+    builder = MessageBuilder(settings.mail_from, settings.public_url, system_clock)
+    mailer = SmtpMailer(MailServer.parse(url), builder)
+    try:
+        await mailer.ping()
+    except MailerUnavailable as error:
+        result = f"{_displayed_url(url)}: no answer ({error})"
+        advice = "start it, or correct SMTP_URL; until then mails wait in the outbox"
+        return Finding("mail", False, result, advice)
+    finally:
+        await mailer.close()
+    if not settings.public_url:
+        advice = "set PUBLIC_URL to the origin in browsers: links in mails need it"
+        return Finding("mail", False, "PUBLIC_URL is not set", advice)
+    return Finding("mail", True, f"{_displayed_url(url)}: answers")
+
+
+def _check_port(setting: str, address: str) -> Finding:
+    host, _, port = address.rpartition(":")
+    try:
+        endpoint = (host.strip("[]"), int(port))
+        socket.create_connection(endpoint, PORT_TIMEOUT_SECONDS).close()
+    except OSError:
+        advice = "start the server: academy up, or academy serve"
+        return Finding(setting, False, f"{address}: no server listens", advice)
+    return Finding(setting, True, f"{address}: a server listens")

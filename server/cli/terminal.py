@@ -1,0 +1,80 @@
+"""What every command shares: settings, an event loop, errors without a traceback."""
+
+from __future__ import annotations
+
+from collections.abc import Coroutine, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import asyncpg
+import sqlalchemy as sa
+import typer
+import uvloop
+
+from server.composition.edge import rates
+from server.composition.serving import AddressInUse
+from server.config import ConfigurationError, Settings, check_loopback, load, text_of
+from server.domain.errors import AcademyError, StoreUnavailable
+from server.embedded.processes import EmbeddedServerError
+from server.observability.logging import configure
+from server.rpc.contract import ContractError
+from server.store.credentials.signing_keys import UnreadableKeys
+from server.store.database_url import parse_database_url
+from server.store.faults import explain, is_misconfigured
+
+_EXPECTED_ERRORS = (
+    AcademyError,
+    ConfigurationError,
+    ContractError,
+    EmbeddedServerError,
+    UnreadableKeys,
+    AddressInUse,
+)
+
+
+@contextmanager
+def report_errors(settings: Settings | None = None) -> Iterator[None]:
+    """Print an expected error as one message and exit with 1.
+
+    Errors of the database become a sentence that says what to do; any other error is a
+    defect and keeps its traceback.
+    """
+    try:
+        yield
+    except StoreUnavailable as error:
+        raise _failure(explain(error.__cause__ or error, _role(settings))) from error
+    except (sa.exc.SQLAlchemyError, asyncpg.ClientConfigurationError) as error:
+        if not is_misconfigured(error):
+            raise
+        raise _failure(explain(error, _role(settings))) from error
+    except _EXPECTED_ERRORS as error:
+        raise _failure(str(error)) from error
+
+
+def _failure(message: str) -> typer.Exit:
+    typer.secho(message, err=True, fg=typer.colors.RED)
+    return typer.Exit(1)
+
+
+def _role(settings: Settings | None) -> str:
+    """Return the role that the GRANT in an error message has to name."""
+    url = text_of(settings.database_url) if settings else ""
+    return parse_database_url(url).role if url else ""
+
+
+def run_async(work: Coroutine[Any, Any, None], settings: Settings) -> None:
+    """Run a coroutine on a new event loop and report expected errors."""
+    with report_errors(settings):
+        uvloop.run(work)
+
+
+def load_settings(*required: str, debug: bool | None = None) -> Settings:
+    """Return the settings and configure logging; `debug` is the default of DEBUG."""
+    with report_errors():
+        settings = load(*required)
+        if debug is not None and "debug" not in settings.model_fields_set:
+            settings = settings.model_copy(update={"debug": debug})
+        check_loopback(settings)
+        rates(settings)
+    configure(settings.log_level, settings.log_format)
+    return settings

@@ -1,0 +1,230 @@
+"""The types of the settings: how each value is parsed and what is refused.
+
+Numbers are ASCII digits without leading zeros: Python's own parsers also take other
+scripts' digits, underscores, exponents and `nan`.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from datetime import timedelta
+from email.utils import parseaddr
+from ipaddress import IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
+from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SecretStr,
+)
+from pydantic_settings import NoDecode
+
+from server.mail.smtp import MailServer
+from server.store.database_url import parse_database_url
+from server.store.redis_url import check_redis_url
+
+MIN_SECRET_LENGTH = 32
+MIN_DISTINCT_CHARACTERS = 8
+MAX_DURATION = timedelta(days=36_500)
+MAX_LIMIT = 1_000_000_000
+_SECONDS = {"d": 86_400, "h": 3_600, "m": 60, "s": 1, "": 1}
+_DURATION = re.compile(r"((?:0|[1-9][0-9]{0,9})(?:\.[0-9]{1,6})?)([dhms]?)")
+_PORT = re.compile(r"0|[1-9][0-9]{0,4}")
+_NUMBER = re.compile(r"0|[1-9][0-9]{0,8}")
+_PREFIX = re.compile(r"0|[1-9][0-9]{0,2}")
+_ORIGIN = re.compile(r"https?://(\[[0-9a-f:.]+\]|[A-Za-z0-9.-]+)(:[1-9][0-9]{0,4})?/?")
+Network = IPv4Network | IPv6Network
+
+
+def _parse_duration(value: Any) -> Any:
+    """Parse `30d`, `12h`, `15m`, `10s` or plain seconds."""
+    if isinstance(value, timedelta):
+        return value
+    match = _DURATION.fullmatch(str(value).strip())
+    if match is None:
+        raise ValueError("must be a duration such as 30d, 12h, 15m or 10s")
+    seconds = float(match[1]) * _SECONDS[match[2]]
+    if seconds > MAX_DURATION.total_seconds():
+        raise ValueError(f"must be at most {MAX_DURATION.days}d")
+    return timedelta(seconds=seconds)
+
+
+def _parse_window(value: Any) -> Any:
+    duration = _parse_duration(value)
+    if not duration:
+        raise ValueError("must be longer than 0s")
+    return duration
+
+
+def _parse_whole_number(value: Any) -> Any:
+    if isinstance(value, str) and not _NUMBER.fullmatch(value.strip()):
+        raise ValueError("must be a whole number, such as 12")
+    return value
+
+
+def _lower(value: Any) -> Any:
+    return value.lower() if isinstance(value, str) else value
+
+
+def _split_list(value: Any) -> Any:
+    """Split a comma-separated list."""
+    if isinstance(value, str):
+        return [part.strip() for part in value.split(",") if part.strip()]
+    return value
+
+
+def _check_listen_address(value: str) -> str:
+    host, _, port = value.rpartition(":")
+    if not _is_host(host) or not _PORT.fullmatch(port) or int(port) > 65535:
+        raise ValueError("must be ADDRESS:PORT, such as 127.0.0.1:8080 or [::1]:8080")
+    return value
+
+
+def _is_host(host: str) -> bool:
+    """Return whether this is localhost, an IPv4 address or an IPv6 one in brackets."""
+    bracketed = host.startswith("[") and host.endswith("]")
+    try:
+        address = ip_address(host[1:-1] if bracketed else host)
+    except ValueError:
+        return host == "localhost"
+    return isinstance(address, IPv6Address) is bracketed
+
+
+def _parse_networks(value: Any) -> Any:
+    return tuple(
+        _parse_network(part) if isinstance(part, str) else part
+        for part in _split_list(value)
+    )
+
+
+def _parse_network(text: str) -> Network:
+    _, slash, prefix = text.partition("/")
+    try:
+        if slash and not _PREFIX.fullmatch(prefix):
+            raise ValueError
+        return ip_network(text)
+    except ValueError as error:
+        raise ValueError(
+            f"{text!r} must be an address or a network such as 10.0.0.0/8"
+        ) from error
+
+
+def _check_origin(value: str) -> str:
+    match = _ORIGIN.fullmatch(value)
+    if match is None or int((match[2] or ":1")[1:]) > 65535:
+        raise ValueError("must be an origin such as https://academy.example")
+    return value
+
+
+def _check_public_url(value: str) -> str:
+    return value and _check_origin(value)
+
+
+def _check_origins(values: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(map(_check_origin, values))
+
+
+def _check_database_url(value: SecretStr) -> SecretStr:
+    parse_database_url(value.get_secret_value())
+    return value
+
+
+def _check_redis_url(value: SecretStr) -> SecretStr:
+    check_redis_url(value.get_secret_value())
+    return value
+
+
+def _check_smtp_url(value: SecretStr) -> SecretStr:
+    url = value.get_secret_value()
+    try:
+        port = urlsplit(url).netloc.rpartition("@")[2].rpartition("]")[2]
+        if ":" in port and not re.fullmatch(r"[^:]*:[1-9][0-9]{0,4}", port):
+            raise ValueError
+        MailServer.parse(url)
+    except ValueError as error:
+        raise ValueError(
+            "must be smtp://HOST:PORT or smtps://HOST:PORT; the only parameter is "
+            "starttls, which may be required, offered or never"
+        ) from error
+    return value
+
+
+def _check_mail_from(value: str) -> str:
+    """Accept an address with or without a name; RFC 5322 allows more."""
+    address = parseaddr(value)[1]
+    if not re.fullmatch(r"[^@\s]+@[a-zA-Z0-9.-]+", address) or not value.isprintable():
+        raise ValueError("must be an address, or Academy <no-reply@example.com>")
+    return value
+
+
+def _check_secret_key(value: SecretStr) -> SecretStr:
+    text = value.get_secret_value()
+    if len(text) < MIN_SECRET_LENGTH:
+        raise ValueError(
+            f"must be at least {MIN_SECRET_LENGTH} random characters: "
+            "openssl rand -hex 32"
+        )
+    if len(set(text)) < MIN_DISTINCT_CHARACTERS:
+        raise ValueError("must be random: openssl rand -hex 32")
+    return value
+
+
+def _parse_rate_limits(value: Any) -> Any:
+    if not isinstance(value, str):
+        return value
+    try:
+        return json.loads(value or "{}", object_pairs_hook=_unique_names)
+    except json.JSONDecodeError as error:
+        raise ValueError(
+            'must be JSON: {"pkg.Service/Method": [{"by": ["address"], '
+            '"limit": 1000, "per": "60s"}]}'
+        ) from error
+
+
+def _unique_names(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+    values = dict(pairs)
+    if len(values) < len(pairs):
+        names = [name for name, _ in pairs]
+        repeated = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"must not contain {repeated} twice")
+    return values
+
+
+class RateRule(BaseModel):
+    """One rule of RATE_LIMITS, with the fields of the policy option."""
+
+    model_config = ConfigDict(extra="forbid", hide_input_in_errors=True)
+
+    by: list[str] = Field(min_length=1)
+    limit: int = Field(gt=0, le=MAX_LIMIT, strict=True)
+    per: Annotated[timedelta, BeforeValidator(_parse_window)]
+
+
+LogLevel = Annotated[
+    Literal["debug", "info", "warning", "error", "critical"], BeforeValidator(_lower)
+]
+WholeNumber = Annotated[int, BeforeValidator(_parse_whole_number)]
+Duration = Annotated[timedelta, BeforeValidator(_parse_duration)]
+Networks = Annotated[tuple[Network, ...], NoDecode, BeforeValidator(_parse_networks)]
+Origins = Annotated[
+    tuple[str, ...],
+    NoDecode,
+    BeforeValidator(_split_list),
+    AfterValidator(_check_origins),
+]
+PublicUrl = Annotated[str, AfterValidator(_check_public_url)]
+ListenAddress = Annotated[str, AfterValidator(_check_listen_address)]
+DatabaseUrl = Annotated[SecretStr, AfterValidator(_check_database_url)]
+RedisUrl = Annotated[SecretStr, AfterValidator(_check_redis_url)]
+SmtpUrl = Annotated[SecretStr, AfterValidator(_check_smtp_url)]
+SecretKeyText = Annotated[SecretStr, AfterValidator(_check_secret_key)]
+MailFrom = Annotated[str, AfterValidator(_check_mail_from)]
+RateLimits = Annotated[
+    dict[str, list[RateRule]], NoDecode, BeforeValidator(_parse_rate_limits)
+]

@@ -1,0 +1,126 @@
+"""Structured logs on standard error: JSON lines, or coloured lines on a terminal."""
+
+from __future__ import annotations
+
+import asyncio
+import atexit
+import json
+import logging
+import sys
+from contextvars import ContextVar
+from datetime import UTC, datetime
+from enum import StrEnum
+from threading import Lock
+from typing import BinaryIO
+
+import orjson
+import structlog
+from structlog.typing import EventDict
+
+from server.observability.console import render_console
+from server.observability.redaction import redact
+
+
+class LogFormat(StrEnum):
+    """How a log line is written."""
+
+    JSON = "json"
+    CONSOLE = "console"
+
+
+request_id: ContextVar[str] = ContextVar("request_id")  # of the current call
+
+
+def add_context(_logger: object, level: str, event: EventDict) -> EventDict:
+    """Add the level, the time in UTC and the request id of the current call."""
+    event["level"] = level
+    event["timestamp"] = datetime.now(UTC).isoformat().replace("+00:00", "Z")
+    if current := request_id.get(""):
+        event["request_id"] = current
+    return event
+
+
+def _render_json(_logger: object, _level: str, event: EventDict) -> bytes:
+    try:
+        return orjson.dumps(event, default=str)
+    except TypeError:  # a lone surrogate, which UTF-8 cannot hold, or an odd key
+        text = json.dumps(event, default=str, skipkeys=True, ensure_ascii=False)
+        return text.encode(errors="replace")
+
+
+class LineWriter:
+    """Writes lines to a stream, one write per turn of the event loop.
+
+    A write costs as much as everything else about a line. The accepted cost: a process
+    that is killed loses the lines of its last turn.
+    """
+
+    def __init__(self, stream: BinaryIO) -> None:
+        self._stream = stream
+        self._buffer: list[bytes] = []
+        self._lock = Lock()
+        atexit.register(self._flush)
+
+    def msg(self, line: bytes) -> None:
+        """Write a line at the end of this turn; at once where no loop runs."""
+        with self._lock:
+            self._buffer.append(line)
+            first = len(self._buffer) == 1
+        if first:
+            try:
+                asyncio.get_running_loop().call_soon(self._flush)
+            except RuntimeError:  # a thread without an event loop
+                self._flush()
+
+    debug = info = warning = error = critical = exception = log = msg
+
+    def _flush(self) -> None:
+        with self._lock:
+            lines, self._buffer = self._buffer, []
+            if lines:
+                self._stream.write(b"\n".join((*lines, b"")))
+                self._stream.flush()
+
+
+_STANDARD_ATTRIBUTES = frozenset(vars(logging.makeLogRecord({}))) | {"message"}
+
+
+class _StructlogHandler(logging.Handler):
+    """Passes the standard library's log records to structlog."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Log the record with its extra fields."""
+        structlog.get_logger().log(
+            record.levelno,
+            record.getMessage(),
+            logger=record.name,
+            exc_info=record.exc_info,
+            **{k: v for k, v in vars(record).items() if k not in _STANDARD_ATTRIBUTES},
+        )
+
+
+def configure(level: str, log_format: LogFormat | None = None) -> None:
+    """Log at this level and above to standard error, libraries included.
+
+    Without a format: console on a terminal, JSON otherwise.
+    """
+    if log_format is None:
+        log_format = LogFormat.CONSOLE if sys.stderr.isatty() else LogFormat.JSON
+    render = render_console if log_format is LogFormat.CONSOLE else _render_json
+    number = logging.getLevelNamesMapping()[level.upper()]
+    writer = LineWriter(sys.stderr.buffer)
+    structlog.configure(
+        processors=[
+            add_context,
+            structlog.processors.format_exc_info,
+            redact,
+            render,
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(number),
+        logger_factory=lambda *_: writer,
+        cache_logger_on_first_use=True,
+    )
+    # Libraries log below WARNING what operators do not need.
+    logging.basicConfig(
+        level=max(number, logging.WARNING), handlers=[_StructlogHandler()], force=True
+    )

@@ -1,0 +1,57 @@
+"""The gRPC server: its limits, its options and what it keeps out of the log."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable
+from datetime import timedelta
+
+import grpc
+
+KIB = 1024
+MIB = 1024 * KIB
+MAX_METADATA_SIZE = 16 * KIB  # bytes
+MAX_CONCURRENT_CALLS = 2_000  # over all connections
+MAX_CALLS_PER_CONNECTION = 256
+MIN_PING_INTERVAL = timedelta(seconds=20)
+_grpc_log = logging.getLogger("grpc._cython.cygrpc")
+
+OPTIONS: tuple[tuple[str, int], ...] = (
+    ("grpc.so_reuseport", 0),  # a second server on the same port fails at start
+    ("grpc.max_receive_message_length", 1 * MIB),
+    ("grpc.max_metadata_size", MAX_METADATA_SIZE),
+    ("grpc.max_concurrent_streams", MAX_CALLS_PER_CONNECTION),
+    # Clients behind a NAT or a load balancer keep an idle connection open by pings.
+    # By default gRPC allows one in 2 hours, or in 5 minutes during a call, and then
+    # disconnects (too_many_pings).
+    ("grpc.keepalive_permit_without_calls", 1),
+    (
+        "grpc.http2.min_ping_interval_without_data_ms",
+        MIN_PING_INTERVAL // timedelta(milliseconds=1),
+    ),
+    ("grpc.http2.max_ping_strikes", 2),  # the third early ping disconnects
+)
+
+
+def build_grpc_server(
+    handlers: Iterable[grpc.GenericRpcHandler],
+) -> grpc.aio.Server:
+    """Return a server with these handlers. It does not listen yet."""
+    _grpc_log.addFilter(is_not_a_lost_response)
+    server = grpc.aio.server(
+        options=OPTIONS, maximum_concurrent_rpcs=MAX_CONCURRENT_CALLS
+    )
+    server.add_generic_rpc_handlers(tuple(handlers))
+    return server
+
+
+def is_not_a_lost_response(record: logging.LogRecord) -> bool:
+    """Return whether a record of grpc.aio is anything but a response not sent.
+
+    A connection that breaks while a response waits to be sent fails that send.
+    grpc.aio ignores the failure if it has read the end of the call by then; otherwise
+    it logs an error with a traceback, and does nothing else (_handle_exceptions in
+    grpc/_cython/_cygrpc/aio/server.pyx.pxi). Which one comes first is chance. The
+    call has its own log line, so the traceback tells an operator nothing.
+    """
+    return not str(record.msg).startswith("ExecuteBatchError raised in core")

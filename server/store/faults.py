@@ -1,0 +1,136 @@
+"""Errors of Postgres: which are outages, and what an operator can do about each."""
+
+from __future__ import annotations
+
+import ssl
+
+import asyncpg
+import sqlalchemy as sa
+
+from server.domain.errors import StoreUnavailable
+
+# SQLSTATE classes and codes, https://www.postgresql.org/docs/18/errcodes-appendix.html:
+# connection, no such database, authentication, read-only, transaction rolled back,
+# insufficient resources, object not in the required state (locks), shut down
+_OUTAGES = ("08", "3D", "28", "25006", "40", "53", "55", "57")
+_POOLER_STATES = frozenset({"26000", "42P05"})
+_POOLER_ADVICE = (
+    "a connection pooler such as pgbouncer answers at DATABASE_URL, not Postgres: set "
+    "DATABASE_POOLER=transaction"
+)
+READ_ONLY_ADVICE = (
+    "this server is read-only: set DATABASE_URL to the primary, or to all hosts with "
+    "target_session_attrs=read-write"
+)
+_TABLE_GRANTS = (
+    "GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA public TO {role}; "
+    "GRANT USAGE ON ALL SEQUENCES IN SCHEMA public TO {role}"
+)
+
+
+def is_outage(error: BaseException) -> bool:
+    """Return whether Postgres cannot serve now, so that a retry may succeed."""
+    if isinstance(error, sa.exc.IntegrityError):
+        return False
+    if isinstance(error, sa.exc.DBAPIError):
+        state = _state(error)
+        return error.connection_invalidated or state.startswith(_OUTAGES)
+    return isinstance(
+        error,
+        sa.exc.TimeoutError
+        | OSError
+        | TimeoutError
+        | asyncpg.TargetServerAttributeNotMatched,
+    )
+
+
+def is_unreachable(error: BaseException) -> bool:
+    """Return whether no connection could be made or used, of any caller."""
+    if isinstance(error, StoreUnavailable | OSError | TimeoutError):
+        return True
+    return _state(error).startswith(("08", "57P"))
+
+
+def is_misconfigured(error: BaseException) -> bool:
+    """Return whether only an operator can mend this, so that waiting is no use."""
+    state = _state(error)
+    return (
+        state.startswith(("25006", "28", "3D", "42"))
+        or state in _POOLER_STATES
+        or "unsupported startup parameter" in str(error)
+        or isinstance(_driver_error(error), asyncpg.ClientConfigurationError)
+    )
+
+
+def explain(error: BaseException, role: str = "") -> str:
+    """Return one sentence: what is wrong with the database and what to do.
+
+    It holds names of databases, roles and tables, never a value or a password.
+    """
+    driver_error = _driver_error(error)
+    state, role = _state(error), f'"{role}"' if role else "<role>"
+    text = str(getattr(driver_error, "args", ("",))[0] if driver_error.args else "")
+    if state in _POOLER_STATES or "unsupported startup parameter" in text:
+        return _POOLER_ADVICE
+    if state == "42501":
+        return f"{text}: {_missing_grant(text, role)}"
+    if advice := _ADVICE.get(state) or _ADVICE.get(state[:2]):
+        return f"{text}: {advice}"
+    return _explain_connection(driver_error) or f"Postgres refused a statement: {text}"
+
+
+_ADVICE = {
+    "25006": READ_ONLY_ADVICE,
+    "28": "correct the user and the password in DATABASE_URL, or pg_hba.conf",
+    "3D": "create it with CREATE DATABASE, or correct DATABASE_URL",
+    "3F": "create the schema public, or set the role's search_path",
+    "42P01": "run academy migrate",
+    "53": "raise the limit of Postgres, or stop other clients",
+    "55P03": "another transaction holds a lock on it: retry later",
+    "57P03": "wait until Postgres has started",
+}
+
+
+def _missing_grant(text: str, role: str) -> str:
+    """Return who has to run which GRANT; `text` is what Postgres says."""
+    if "must be owner of" in text:
+        return "run academy migrate as the role that owns the tables"
+    if "for schema" in text:
+        return (
+            f"as the owner of the database, run: GRANT CREATE ON SCHEMA public TO "
+            f"{role}"
+        )
+    if "for database" in text:
+        return f"as a superuser, run: GRANT ALL ON DATABASE <name> TO {role}"
+    return f"as the owner of the tables, run: {_TABLE_GRANTS.format(role=role)}"
+
+
+def _explain_connection(error: BaseException) -> str:
+    """Return the sentence for a connection that was not made, "" for other errors."""
+    if isinstance(error, asyncpg.TargetServerAttributeNotMatched):
+        return "no host of DATABASE_URL has the target_session_attrs it asks for"
+    if isinstance(error, asyncpg.ClientConfigurationError):
+        return f"DATABASE_URL cannot be used: {error.args[0]}"
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return (
+            "the certificate of Postgres is not trusted: set sslrootcert in "
+            f"DATABASE_URL to its authority ({error.verify_message})"
+        )
+    if isinstance(error, StoreUnavailable | sa.exc.TimeoutError | TimeoutError):
+        return "Postgres does not answer: start it, or correct DATABASE_URL"
+    if isinstance(error, OSError):
+        cause = error.strerror or str(error) or type(error).__name__
+        return f"no connection to Postgres ({cause}): start it, or correct DATABASE_URL"
+    return ""
+
+
+def _driver_error(error: BaseException) -> BaseException:
+    """Return asyncpg's own error, which SQLAlchemy wraps twice."""
+    if isinstance(error, sa.exc.DBAPIError) and error.orig is not None:
+        return error.orig.__cause__ or error.orig
+    return error
+
+
+def _state(error: BaseException) -> str:
+    """Return the SQLSTATE, "" if the error has none."""
+    return str(getattr(_driver_error(error), "sqlstate", None) or "")

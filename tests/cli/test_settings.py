@@ -1,0 +1,173 @@
+"""Start errors: every faulty setting is named, all at once, without a traceback."""
+
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from server.cli.main import cli
+from server.config import ConfigurationError, load
+
+
+@pytest.mark.parametrize(
+    ("command", "settings", "sentences"),
+    [
+        ("serve", {}, ["DATABASE_URL", "REDIS_URL", "SECRET_KEY"]),
+        (
+            "serve",
+            {"SECRET_KEY": "short", "DATABASE_URL": "postgresql://h:port/d"},
+            ["SECRET_KEY: must be at least 32", "DATABASE_URL: must", "REDIS_URL"],
+        ),
+        ("serve", {"DATABASE_URL_FILE": "/nope"}, ["DATABASE_URL_FILE cannot be read"]),
+        ("up", {"TRUSTED_PROXIES": "foo"}, ["TRUSTED_PROXIES:"]),
+        ("edge --server x:1", {"DEBUG": "1", "HTTP_LISTEN": "0.0.0.0:1"}, ["DEBUG on"]),
+        (
+            "up",
+            {"SMTP_URL": "http://h", "MAIL_FROM": "ana\nBcc: b@x.co"},
+            ["SMTP_URL: must be smtp://", "MAIL_FROM: must be an address"],
+        ),
+        ("serve", {"SECRET_KEY": "a" * 64}, ["SECRET_KEY: must be random"]),
+        ("up", {"HTTP_LISTEN": "0.0.0.0:1"}, ["HTTP_LISTEN: with DEBUG on"]),
+        (
+            "up",
+            {"GRPC_LISTEN": "x", "REFRESH_IDLE": "soon", "DATABASE_URL": "mysql://x"},
+            ["GRPC_LISTEN", "REFRESH_IDLE", "DATABASE_URL"],
+        ),
+        (
+            "up",
+            {"RATE_LIMITS": '{"blatam.auth.v1.AuthService/Nothing": []}'},
+            ["RATE_LIMITS: unknown RPC: blatam.auth"],
+        ),
+    ],
+)
+def test_faulty_settings_are_named(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    command: str,
+    settings: dict[str, str],
+    sentences: list[str],
+) -> None:
+    """R37: all faults are printed at once, and nothing is started."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("DATABASE_URL", "REDIS_URL", "SECRET_KEY", "DEBUG"):
+        monkeypatch.delenv(name, raising=False)
+    env = {"STATE_DIR": str(tmp_path / "state"), **settings}
+    result = CliRunner().invoke(cli, command.split(), env=env)
+    assert result.exit_code == 1
+    assert all(sentence in result.stderr for sentence in sentences), result.stderr
+    assert isinstance(result.exception, SystemExit)
+    assert not (tmp_path / "state").exists()
+
+
+LIMITS = '{"pkg.Service/Rpc": [{"by": ["address"], "limit": %s, "per": %s}]}'
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "sentence"),
+    [
+        *(
+            ("refresh_idle", value, "must be a duration such as 30d")
+            for value in (
+                "\u0665s",
+                "1e3",
+                "nan",
+                "inf",
+                "007",
+                "-1",
+                "1_0",
+                "5 s",
+                ".5",
+            )
+        ),
+        ("refresh_idle", "999999999d", "must be at most 36500d"),
+        *(
+            ("http_listen", f"127.0.0.1:{port}", "must be ADDRESS:PORT")
+            for port in ("\u0668\u0660", "080", "70000", "-1", "+80", "8_0", "")
+        ),
+        *(
+            ("http_listen", address, "must be ADDRESS:PORT")
+            for address in ("[127.0.0.1]:80", "::1:80", "[::1:80", "127.0.0.01:80")
+        ),
+        *(
+            ("trusted_proxies", network, f"{network!r} must be an address or a network")
+            for network in (
+                "10.0.0.0/\u0668",
+                "10.0.0.0/08",
+                "10.0.0.1/8",
+                "10",
+                "proxy",
+            )
+        ),
+        *(
+            ("imported_hash_max_cost", value, "must be a whole number")
+            for value in ("\u0665", "012", "1_2", "+12", "12.0", "1e1", "nan", "")
+        ),
+        ("imported_hash_max_cost", "0", "must be greater than or equal to 1"),
+        ("debug", "\u0661", "must be 1 or 0"),
+        (
+            "rate_limits",
+            LIMITS % ('"\u0665"', '"60s"'),
+            "0.limit: must be a valid integer",
+        ),
+        ("rate_limits", LIMITS % ("true", '"60s"'), "0.limit: must be a valid integer"),
+        ("rate_limits", LIMITS % ("1e3", '"60s"'), "0.limit: must be a valid integer"),
+        ("rate_limits", LIMITS % ("NaN", '"60s"'), "0.limit: must be a valid integer"),
+        ("rate_limits", LIMITS % ("05", '"60s"'), "must be JSON"),
+        ("rate_limits", LIMITS % ("5", '"0s"'), "0.per: must be longer than 0s"),
+        ("rate_limits", LIMITS % ("5", '"\u0666\u0660"'), "0.per: must be a duration"),
+        ("rate_limits", '{"a": [], "a": []}', "must not contain a twice"),
+        ("rate_limits", '{"a": [{"limit": 5, "per": "1s"}]}', "by is required"),
+        (
+            "rate_limits",
+            '{"a": [{"by": ["address"], "limit": 5, "per": "1s", "x": 1}]}',
+            "x is not a known field",
+        ),
+        ("log_level", "loud", "must be 'debug', 'info'"),
+        ("log_format", "xml", "must be 'json' or 'console'"),
+        ("public_url", "academy.example", "must be an origin such as https://"),
+        ("cors_origins", "*", "must be an origin such as https://"),
+        ("database_pooler", "session", "must be 'none' or 'transaction'"),
+        ("smtp_url", "smtp://h:\u0662\u0665", "must be smtp://HOST:PORT"),
+        ("smtp_url", "smtp://h?timeout=1", "the only parameter is starttls"),
+        ("redis_url", "redis://h/\u0660", "must have the number of a database"),
+        ("redis_url", "redis://h/one", "must have the number of a database"),
+        ("redis_url", "redis://h:06379", "must have a number from 1 to 65535"),
+        ("redis_url", "redis://h?db=1e1", "db has a value that is not valid"),
+        (
+            "redis_url",
+            "redis://h?socket_timeout=nan",
+            "socket_timeout is not supported",
+        ),
+        ("redis_url", "redis://h?ssl_cert_reqs=none", "ssl_cert_reqs is not supported"),
+    ],
+)
+def test_a_value_that_only_python_would_accept_is_refused(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str, sentence: str
+) -> None:
+    """Numbers are ASCII digits without signs, exponents or leading zeros."""
+    monkeypatch.setenv(name.upper(), value)
+    with pytest.raises(ConfigurationError) as error:
+        load()
+    (line,) = str(error.value).splitlines()
+    assert line.startswith(f"{name.upper()}: ")
+    assert sentence in line
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("refresh_idle", "1.5h"),
+        ("http_listen", "[::1]:0"),
+        ("trusted_proxies", "10.0.0.0/8, ::1"),
+        ("redis_url", "rediss://ana:x@h:6380/1?ssl_cert_reqs=none&protocol=3"),
+        ("redis_url", "unix:///run/valkey.sock?db=2"),
+        ("smtp_url", "smtp://ana:x@[::1]:587?starttls=required"),
+        ("public_url", "https://academy.example:8443/"),
+        ("rate_limits", LIMITS % ("5", "60")),
+    ],
+)
+def test_a_well_formed_value_is_accepted(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str
+) -> None:
+    monkeypatch.setenv(name.upper(), value)
+    assert getattr(load(), name)

@@ -1,0 +1,1 @@
+"""Generated clients against a running service: compiled strictly, without casts."""

@@ -1,0 +1,11 @@
+export default {
+  academy: {
+    input: "openapi.json",
+    output: {
+      baseUrl: process.env.BASE_URL,
+      client: "fetch",
+      mode: "single",
+      target: "orval/client.ts",
+    },
+  },
+};
