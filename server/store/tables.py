@@ -149,6 +149,17 @@ audit_events = sa.Table(
     sa.Index("idx_audit_events_actor_id", "actor", "id"),
 )
 
+# Erasures that are not complete: the last audit events whose address is cleared, of
+# those about the account and of those by it. It has no foreign key: it outlives it.
+erasures = sa.Table(
+    "erasures",
+    metadata,
+    sa.Column("account_id", sa.BigInteger, primary_key=True, autoincrement=False),
+    sa.Column("begun_at", Moment, nullable=False),
+    sa.Column("last_event", sa.BigInteger, nullable=False, server_default="0"),
+    sa.Column("last_actor_event", sa.BigInteger, nullable=False, server_default="0"),
+)
+
 # Events and mails: written in the transaction of the change, delivered by a worker,
 # and read in id order by streams, which wait for late commits.
 outbox = sa.Table(

@@ -15,6 +15,7 @@ from server.domain.members.settings import Settings, Theme, Visibility
 from server.domain.outbox.entries import EventType, NewEntry
 from server.domain.paging import PageRequest, Sort
 from server.domain.posts.posts import NewPost, PostFilter, Reader, State
+from server.store.accounts.erasure import Erasures
 from server.store.accounts.personal_data import PostgresPersonalData
 from server.store.accounts.user_batches import PostgresUserBatches
 from server.store.accounts.users import PostgresUsers
@@ -46,7 +47,9 @@ async def read_everything(database_url: str, redis_url: str) -> None:
     await posts(database, ana)
     await members(database, ana, bea)
     await operations(database, ana)
-    personal_data = PostgresPersonalData(database, feed, lambda _: None)
+    personal_data = PostgresPersonalData(
+        database, feed, lambda _: None, Erasures(database, feed)
+    )
     batches = [batch async for batch in personal_data.export(ana.id)]
     exported = {row["title"] for b in batches if b.section == "posts" for row in b.rows}
     assert exported == {"new"}
@@ -142,10 +145,14 @@ async def operations(database: Database, ana: User) -> None:
     assert keys.known(b"digest") == key
     assert list(await keys.all()) == [key]
     outbox = PostgresOutbox(database)
-    await outbox.add(NOON, NewEntry(EventType.SEEN, ana.id, payload={"n": 1}))
+    await outbox.add(NOON, NewEntry(EventType.SESSION_OPENED, ana.id, payload={"n": 1}))
     entries = await outbox.claim(100, timedelta(minutes=1), mails=True)
     last = entries[-1]
-    assert (last.kind, last.user_id, last.payload) == (EventType.SEEN, ana.id, {"n": 1})
+    assert (last.kind, last.user_id, last.payload) == (
+        EventType.SESSION_OPENED,
+        ana.id,
+        {"n": 1},
+    )
     await outbox.dead_letter(last.id, NOON, "cause")
     (dead,) = await outbox.dead()
-    assert (dead.id, dead.kind) == (last.id, EventType.SEEN)
+    assert (dead.id, dead.kind) == (last.id, EventType.SESSION_OPENED)

@@ -14,6 +14,7 @@ from server.domain.accounts.user_export import UserExport
 from server.domain.accounts.users import User
 from server.domain.credentials.revocations import Revocations
 from server.rpc.accounts.export_document import document_parts
+from server.store.accounts.erasure import Erasures
 from server.store.accounts.personal_data import BATCH_SIZE, PostgresPersonalData
 from server.store.accounts.users import PostgresUsers
 from server.store.connect import Database, redis_client
@@ -64,7 +65,7 @@ async def personal_data(
 ) -> AsyncIterator[PostgresPersonalData]:
     redis, clock = redis_client(redis_url), Clock(NOON)
     feed = RevocationFeed(database, redis, Revocations(clock), clock)
-    yield PostgresPersonalData(database, feed, lambda _: None)
+    yield PostgresPersonalData(database, feed, lambda _: None, Erasures(database, feed))
     await redis.aclose()
 
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 
 import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import BYTEA
@@ -21,7 +21,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from server.domain.accounts.personal_data import ExportBatch
 from server.domain.errors import UserNotFound
-from server.store.accounts.erasure import erase
+from server.store.accounts.erasure import Erasures, begin_erasure
 from server.store.accounts.users import locked, refuse_last_admin
 from server.store.connect import Database
 from server.store.credentials.revocations import RevocationFeed
@@ -39,6 +39,7 @@ from server.store.tables import (
 BATCH_SIZE = 500  # rows
 _BATCH_SIZES = {posts: 20}  # bodies are long: at most 4 MB in memory
 Condition = sa.ColumnElement[bool]
+ADDRESS_BUDGET = timedelta(seconds=1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,18 +111,27 @@ class PostgresPersonalData:
         database: Database,
         feed: RevocationFeed,
         on_erased: Callable[[int], None],
+        erasures: Erasures,
     ) -> None:
         self._database = database
         self._feed = feed
         self._on_erased = on_erased
+        self._erasures = erasures
 
-    async def erase(self, user_id: int, now: datetime) -> None:
-        """Erase a user and end their sessions. Raises UserNotFound, LastAdmin."""
+    async def erase(
+        self, user_id: int, now: datetime, budget: timedelta = ADDRESS_BUDGET
+    ) -> None:
+        """Erase a user and end their sessions. Raises UserNotFound, LastAdmin.
+
+        When `budget` is spent, the addresses of audit events that are left are cleared
+        in the background.
+        """
         async with self._database.transaction() as connection:
             await _check_may_be_erased(connection, user_id)
-            ended = await erase(connection, user_id, now)
+            ended = await begin_erasure(connection, user_id, now)
         self._on_erased(user_id)
         await self._feed.ended(ended, now)
+        await self._erasures.erase_account(user_id, budget)
 
     async def exists(self, user_id: int) -> bool:
         """Return whether the account exists; a soft-deleted one does."""

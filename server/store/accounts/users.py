@@ -34,7 +34,7 @@ from server.store.accounts.user_reads import (
 )
 from server.store.connect import Database
 from server.store.credentials.revocations import RevocationFeed, end_sessions
-from server.store.outbox import enqueue, take_back
+from server.store.outbox import enqueue, invalidate_mailed_tokens
 from server.store.tables import users
 from server.store.writing import writing
 
@@ -122,7 +122,7 @@ class PostgresUsers(UserReads):
             before = await locked(connection, user_id, admins=True)
             await refuse_last_admin(connection, before, {"is_active": False})
             ended = await end_sessions(connection, user_id, now)
-            await take_back(connection, user_id, now)
+            await invalidate_mailed_tokens(connection, user_id, now)
             await changed(
                 connection, EventType.USER_DELETED, user_id, now, {"deleted_at": now}
             )
@@ -164,7 +164,7 @@ async def _apply(
     if not values:
         return before
     if "email" in values:
-        await take_back(connection, before.id, now)
+        await invalidate_mailed_tokens(connection, before.id, now)
         notice = NewEntry(EventType.EMAIL_CHANGED, before.id, address=before.email)
         await enqueue(connection, now, notice)
     return await changed(connection, EventType.USER_UPDATED, before.id, now, values)

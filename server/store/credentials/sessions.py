@@ -21,7 +21,7 @@ from server.store import idempotent_responses
 from server.store.accounts.user_reads import NOT_DELETED
 from server.store.connect import Database
 from server.store.credentials.revocations import RevocationFeed, end_sessions, revoke
-from server.store.outbox import enqueue, take_back
+from server.store.outbox import enqueue, invalidate_mailed_tokens
 from server.store.tables import sessions, users
 
 ACTIVITY_INTERVAL = timedelta(hours=1)
@@ -54,7 +54,7 @@ class PostgresSessions:
             if (await connection.execute(known)).scalar() is False:
                 await enqueue(connection, session.created_at, _new_device(session))
             await connection.execute(sa.insert(sessions).values(asdict(session)))
-            event = NewEntry(EventType.SEEN, session.user_id)
+            event = NewEntry(EventType.SESSION_OPENED, session.user_id)
             await enqueue(connection, session.created_at, event)
         return True
 
@@ -184,7 +184,7 @@ class PostgresSessions:
             )
             mail = NewEntry(EventType.PASSWORD_CHANGED, user_id)
             await enqueue(connection, now, event, mail)
-            await take_back(connection, user_id, now)
+            await invalidate_mailed_tokens(connection, user_id, now)
             ids = await end_sessions(connection, user_id, now, keep)
             if idempotency:
                 await idempotent_responses.write(connection, idempotency, None)
@@ -226,7 +226,7 @@ async def _record_activity(
 ) -> None:
     """Write an event of the user's activity, at most once in ACTIVITY_INTERVAL."""
     if after.last_used_at - before.last_used_at >= ACTIVITY_INTERVAL:
-        event = NewEntry(EventType.SEEN, after.user_id)
+        event = NewEntry(EventType.SESSION_OPENED, after.user_id)
         await enqueue(connection, after.last_used_at, event)
 
 

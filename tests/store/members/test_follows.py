@@ -10,7 +10,7 @@ from server.domain.accounts.users import User
 from server.domain.errors import AcademyError, TokenInvalid, UserNotFound
 from server.domain.members.profiles import Profile
 from server.domain.posts.posts import NewPost, State
-from server.store.accounts.erasure import erase
+from server.store.accounts.erasure import begin_erasure, delete_account
 from server.store.connect import Database
 from server.store.members.follows import PostgresFollows
 from server.store.members.profiles import PostgresProfiles
@@ -61,7 +61,8 @@ async def test_write_for_an_account_erased_meanwhile_is_refused(
     bea = await real_stores.users.add(new("bea"))
     user = ana if erased == "follower" else bea
     async with database.transaction() as connection:
-        await erase(connection, user.id, NOON)
+        await begin_erasure(connection, user.id, NOON)
+        await delete_account(connection, user.id)
         task = asyncio.create_task(_run(write(database, ana, bea)))
         await blocked(database)
     with pytest.raises(refusal):
