@@ -183,6 +183,8 @@ def suitable(part: Part) -> st.SearchStrategy[Any]:
         return st.just("")
     if part.location == "path" and is_int64(part.schema):
         return st.integers(UNUSED_ID, INT64_MAX).map(str)
+    if part.location == "path":  # httpx removes a dot segment
+        return valid(part.schema).filter(lambda text: text not in (".", ".."))
     return valid(part.schema)
 
 
@@ -275,6 +277,8 @@ async def test_each_constraint_is_enforced(
     for part in called.parts:
         others = without(values, part)
         for constraint, wrong in broken(part.schema, as_text=part.location != "body"):
+            if part.location == "path" and constraint == "minLength":
+                continue  # without the segment it is another path
             value = data.draw(wrong, label=f"{part.name}: {constraint}")
             requests.append((part, constraint, others | {part: value}))
         if part.required and part.location != "path":
