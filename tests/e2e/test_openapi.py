@@ -107,7 +107,7 @@ class Operation:
                 parameters[part.location][part.name] = as_text(value)
             elif body is not None:
                 body[part.name] = value
-        quoted = {name: quote(text) for name, text in parameters["path"].items()}
+        quoted = {name: quote(t, safe="") for name, t in parameters["path"].items()}
         return await http.request(
             self.method,
             self.path.format(**quoted),
@@ -276,6 +276,8 @@ async def test_each_constraint_is_enforced(
         others = without(values, part)
         for constraint, wrong in broken(part.schema, as_text=part.location != "body"):
             value = data.draw(wrong, label=f"{part.name}: {constraint}")
+            if part.location == "path" and value == "":
+                continue  # another path
             requests.append((part, constraint, others | {part: value}))
         if part.required and part.location != "path":
             requests.append((part, "required", others))
