@@ -71,6 +71,7 @@ class Settings(BaseSettings):
     debug: bool = False
     grpc_listen: ListenAddress = "127.0.0.1:50051"
     http_listen: ListenAddress = "127.0.0.1:8080"
+    http_keep_alive: Duration = timedelta(seconds=75)
     state_dir: Path = Path("var")
     public_url: PublicUrl = ""
     smtp_url: SmtpUrl | None = None
@@ -83,6 +84,10 @@ class Settings(BaseSettings):
     refresh_idle: Duration = timedelta(days=30)
     refresh_absolute: Duration = timedelta(days=90)
     user_retention: Duration = timedelta(days=30)
+    audit_retention: Duration = Field(timedelta(days=400), ge=timedelta(days=1))
+    """How long audit events are kept: 400 days by default, a year and a month, so that
+    a yearly review sees the whole year before it. There is no "for ever": events
+    hold network addresses, which are personal data."""
     password_policy: PasswordPolicy = PasswordPolicy.COMPOSITION
     imported_hash_max_cost: WholeNumber = Field(
         12, ge=1

@@ -1,4 +1,4 @@
-"""The whole service in this process: a listener on a port of its own, and its edge."""
+"""The whole application in this process: a gRPC listener, and the edge."""
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
@@ -41,7 +41,7 @@ _numbers = count(1)
 
 @dataclass(frozen=True, slots=True)
 class Running:
-    """A service that runs: by gRPC, by REST, and in process."""
+    """A running application: by gRPC, by REST, and in process."""
 
     channel: grpc.aio.Channel
     address: str
@@ -60,7 +60,7 @@ class Running:
         object.__setattr__(self, "posts", PostServiceStub(self.channel))
 
     async def sign_up(self, username: str = "") -> user_pb2.User:
-        """Make an account with PASSWORD."""
+        """Create an account with PASSWORD."""
         username = username or f"user{next(_numbers)}"
         request = user_pb2.CreateUserRequest(
             email=f"{username}@example.com", username=username, password=PASSWORD
@@ -73,7 +73,7 @@ class Running:
         return (await self.auth.Login(request)).tokens
 
     async def signed_in(self, role: Role = Role.STUDENT) -> "SignedIn":
-        """Give somebody new, with a session."""
+        """Return a new account with a session."""
         username = f"user{next(_numbers)}"
         user = await self.sign_up(username)
         if role is not Role.STUDENT:
@@ -84,19 +84,19 @@ class Running:
 
 @dataclass(frozen=True, slots=True)
 class SignedIn:
-    """Somebody with a session."""
+    """An account with a session."""
 
     user: user_pb2.User
     tokens: auth_pb2.TokenPair
 
     @property
     def metadata(self) -> tuple[tuple[str, str], ...]:
-        """What a gRPC call of theirs bears."""
+        """Return the metadata of the account's gRPC calls."""
         return (("authorization", f"Bearer {self.tokens.access_token}"),)
 
     @property
     def headers(self) -> dict[str, str]:
-        """What an HTTP request of theirs bears."""
+        """Return the headers of the account's HTTP requests."""
         return dict(self.metadata)
 
 
@@ -104,8 +104,8 @@ class SignedIn:
 async def running(
     database_url: str, redis_url: str, **settings: Any
 ) -> AsyncIterator[Running]:
-    """Start the service over these stores, without rate limits unless given."""
-    given = {
+    """Start the application on these stores, without rate limits by default."""
+    values = {
         "secret_key": SECRET,
         "rate_limits": NO_LIMITS,
         "debug": True,
@@ -113,22 +113,22 @@ async def running(
     }
     async with (
         mailbox() as box,
-        open_resources(_loaded(database_url, redis_url, box, given)) as base,
-        build_application(base) as built,
-        listening_grpc(built.grpc, "127.0.0.1:0") as port,
+        open_resources(_settings(database_url, redis_url, box, values)) as resources,
+        build_application(resources) as application,
+        listening_grpc(application.grpc, "127.0.0.1:0") as port,
         grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel,
         httpx.AsyncClient(
-            transport=httpx.ASGITransport(built.http, client=("192.0.2.7", 4711)),
+            transport=httpx.ASGITransport(application.http, client=("192.0.2.7", 4711)),
             base_url="http://academy.test",
         ) as http,
     ):
-        accounts = PostgresUsers(base.database, base.feed)
-        address, drain = f"127.0.0.1:{port}", built.drain
-        yield Running(channel, address, http, built.port, accounts, box, drain)
+        accounts = PostgresUsers(resources.database, resources.feed)
+        address, drain = f"127.0.0.1:{port}", application.drain
+        yield Running(channel, address, http, application.port, accounts, box, drain)
 
 
-def _loaded(
-    database_url: str, redis_url: str, box: Mailbox, given: Mapping[str, Any]
+def _settings(
+    database_url: str, redis_url: str, box: Mailbox, values: Mapping[str, Any]
 ) -> Settings:
-    mail = {"smtp_url": box.url, **given}
+    mail = {"smtp_url": box.url, **values}
     return load(database_url=database_url, redis_url=redis_url, **mail)

@@ -15,11 +15,13 @@ from server.rpc.accounts.personal_data import PersonalDataServicer
 from server.rpc.accounts.users import UserServicer
 from server.rpc.watches import UserWatchServicer
 from server.store.accounts import user_changes
+from server.store.accounts.erasure import Erasures
 from server.store.accounts.personal_data import PostgresPersonalData
 from server.store.accounts.user_batches import PostgresUserBatches
 from server.store.accounts.users import PostgresUsers
-from server.store.retention import ENTRIES_KEPT, SWEEP_INTERVAL, Retention
+from server.store.retention import ENTRY_RETENTION, PostgresRetention
 from server.workers.poller import Poller
+from server.workers.retention import Retention
 from server.workers.supervisor import Subscription
 
 SERVICE = "blatam.user.v1.UserService"
@@ -30,12 +32,14 @@ def accounts_feature(
 ) -> Feature:
     """Build the feature."""
     changes, cache = stores.user_changes, stores.users.cache
-    personal_data = PostgresPersonalData(resources.database, resources.feed, cache.drop)
-    watch = UserWatch(changes, ENTRIES_KEPT, resources.clock)
+    database, settings = resources.database, resources.settings
+    erasures = Erasures(database, resources.feed)
+    personal_data = PostgresPersonalData(database, resources.feed, cache.drop, erasures)
+    watch = UserWatch(changes, ENTRY_RETENTION, resources.clock)
     retention = Retention(
-        resources.database,
-        resources.feed,
-        resources.settings.user_retention,
+        PostgresRetention(database, settings.audit_retention),
+        erasures,
+        settings.user_retention,
         resources.clock,
     )
 
@@ -61,7 +65,7 @@ def accounts_feature(
                 before_serving=True,
             ),
             Subscription("user cache", cache.listen),
-            Poller("retention", retention.sweep, SWEEP_INTERVAL),
+            Poller("retention", retention.sweep, retention.interval, erasures.wake),
         ),
         drains=(Drain(DrainStage.STREAMS, close_streams),),
     )

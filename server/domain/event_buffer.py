@@ -1,7 +1,7 @@
-"""What one reader of a process reads, given to any number of watchers.
+"""EventBuffer: the last events that a process has read, for any number of streams.
 
-Watchers pull, each at its own pace, from the same tail. One that falls behind it is
-told so and reads the stores again; nobody waits for it, and nothing is kept for it.
+Each stream reads from the buffer at its own pace. A stream that falls behind the
+buffer reads the store again; it delays no other stream and uses no memory of its own.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from server.domain.errors import ServerStopping, StoreUnavailable
 Item = TypeVar("Item")
 MAX_ITEMS = 10_000
 HEARTBEAT = timedelta(seconds=10)
-STALE_AFTER = timedelta(seconds=5)  # a reader that could not read for so long is silent
+STALE_AFTER = timedelta(seconds=5)  # without a successful read
 
 
 class EventBuffer(Generic[Item]):
-    """The last items that were read, numbered from 0 in the order of reading."""
+    """The last items, numbered from 0 in the order of reading."""
 
     def __init__(
         self, max_items: int = MAX_ITEMS, stale_after: timedelta = STALE_AFTER
@@ -35,7 +35,7 @@ class EventBuffer(Generic[Item]):
         self.end = 0  # the number of the next item
 
     def extend(self, items: Iterable[Item]) -> None:
-        """Add what was read, if it was anything, and note that it could be read."""
+        """Add the items of a successful read; there may be none."""
         before = self.end
         for item in items:
             self._items.append(item)
@@ -45,18 +45,18 @@ class EventBuffer(Generic[Item]):
             self._wake()
 
     def since(self, number: int) -> Sequence[Item] | None:
-        """Give the items from this one on; None if it is no longer held."""
+        """Return the items from this number on; None if they are no longer buffered."""
         skipped = number - (self.end - len(self._items))
         return None if skipped < 0 else list(islice(self._items, skipped, None))
 
-    async def wait(self, number: int, patience: timedelta) -> bool:
-        """Wait for this item; tell whether it came in time.
+    async def wait(self, number: int, max_wait: timedelta) -> bool:
+        """Wait for an item; return whether it was added within `max_wait`.
 
-        Raises ServerStopping, and StoreUnavailable once nothing could be read for
-        seconds: silence would be taken for peace.
+        Raises ServerStopping; and StoreUnavailable if no read has succeeded for
+        `stale_after`, because a heartbeat would say that there was no event.
         """
         try:
-            async with asyncio.timeout(patience.total_seconds()):
+            async with asyncio.timeout(max_wait.total_seconds()):
                 while self.end <= number and not self._closed:
                     await self._changed.wait()
         except TimeoutError:
@@ -68,12 +68,12 @@ class EventBuffer(Generic[Item]):
         return True
 
     def close(self) -> None:
-        """End every watch."""
+        """End every stream."""
         self._closed = True
         self._wake()
 
     def check(self) -> None:
-        """Raise ServerStopping if the watches have ended."""
+        """Raise ServerStopping if the streams have ended."""
         if self._closed:
             raise ServerStopping
 

@@ -1,7 +1,8 @@
-"""Watching revocations: first what is in force, then what comes.
+"""RevocationWatch: a stream of the revocations in force and of those that follow.
 
-A resume token is a transaction: what older ones wrote has been told. What later ones
-wrote is told again, so that none is left out, in whatever order they commit.
+A resume token is a transaction id: the stream has sent what older transactions wrote.
+What later ones wrote is sent again, so that no revocation is missed, in whatever order
+the transactions commit.
 """
 
 from __future__ import annotations
@@ -17,12 +18,12 @@ from server.domain.credentials.revocations import REVOCATION_RETENTION
 from server.domain.errors import InvalidFields, Violation
 from server.domain.event_buffer import HEARTBEAT, EventBuffer
 
-CHUNK = 1_000
+CHUNK_SIZE = 1_000
 
 
 @dataclass(frozen=True, slots=True)
-class Revoked:
-    """A session that has ended; `token` is where to go on after it."""
+class Revocation:
+    """A session that has ended; `token` resumes the stream after it."""
 
     id: int
     session_id: str
@@ -31,12 +32,12 @@ class Revoked:
 
     @property
     def forget_at(self) -> datetime:
-        """When no access token of the session can be valid any more."""
+        """When the last access token of the session has expired."""
         return self.ended_at + REVOCATION_RETENTION
 
 
-class Sign(Enum):
-    """What a stream says beside revocations."""
+class Marker(Enum):
+    """An event of the stream that is no revocation."""
 
     CAUGHT_UP = auto()
     HEARTBEAT = auto()
@@ -44,79 +45,78 @@ class Sign(Enum):
 
 @dataclass(frozen=True, slots=True)
 class RevocationEvent:
-    """A message of a stream, and where to go on after it."""
+    """A message of the stream, and the token that resumes it after the message."""
 
-    event: Revoked | Sign
+    event: Revocation | Marker
     resume_token: str
 
 
 class RevocationLog(Protocol):
-    """Keeps revocations, and a tail of what this process reads of them."""
+    """Stores revocations, and buffers those that this process reads."""
 
-    buffer: EventBuffer[Revoked]
+    buffer: EventBuffer[Revocation]
 
     async def resume_from(self, token: int) -> tuple[int, int]:
-        """Give where to begin after a resume token, and the token of the present."""
+        """Return the transaction to resume from, and the token of the present."""
 
-    async def chunk(self, since: int, after_id: int, size: int) -> Sequence[Revoked]:
-        """Give revocations in force, from a place on, in the order of ids."""
+    async def chunk(self, since: int, after_id: int, size: int) -> Sequence[Revocation]:
+        """Return revocations in force, written since a transaction, by id."""
 
 
 @dataclass(frozen=True, slots=True)
 class RevocationWatch:
-    """Gives revocations to one watcher after another, from one reader."""
+    """Streams revocations to any number of clients."""
 
     log: RevocationLog
     heartbeat: timedelta = HEARTBEAT
-    chunk: int = CHUNK
+    chunk_size: int = CHUNK_SIZE
 
     async def stream(self, resume_token: str) -> AsyncGenerator[RevocationEvent, None]:
-        """Give what is in force, a sign, and then what comes, without end.
+        """Yield the revocations in force, CAUGHT_UP, then those that follow.
 
-        Raises InvalidFields for a token that is none, ServerStopping,
-        StoreUnavailable.
+        Raises InvalidFields for an invalid token, ServerStopping, StoreUnavailable.
         """
-        buffer, token = self.log.buffer, _read(resume_token)
+        buffer, token = self.log.buffer, _parse(resume_token)
         buffer.check()
-        number = buffer.end  # from here on the tail tells what the log does not yet
+        number = buffer.end  # later revocations are buffered
         since, token = await self.log.resume_from(token)
-        async for told in self._logged(since):
-            yield told
-        yield RevocationEvent(Sign.CAUGHT_UP, str(token))
+        async for event in self._stored(since):
+            yield event
+        yield RevocationEvent(Marker.CAUGHT_UP, str(token))
         while True:
             if not await buffer.wait(number, self.heartbeat):
-                yield RevocationEvent(Sign.HEARTBEAT, str(token))
+                yield RevocationEvent(Marker.HEARTBEAT, str(token))
                 continue
-            found = buffer.since(number)
+            revocations = buffer.since(number)
             number = buffer.end
-            if found is None:  # too slow for the tail: the log has it all
+            if revocations is None:  # fell behind the buffer: read the store
                 since, token = await self.log.resume_from(token)
-                async for told in self._logged(since):
-                    yield told
+                async for event in self._stored(since):
+                    yield event
                 continue
-            for revoked in found:
-                token = revoked.token
-                yield RevocationEvent(revoked, str(token))
+            for revocation in revocations:
+                token = revocation.token
+                yield RevocationEvent(revocation, str(token))
 
-    async def _logged(self, since: int) -> AsyncGenerator[RevocationEvent, None]:
-        """Give what is in the log; broken off, it begins at the same place again."""
+    async def _stored(self, since: int) -> AsyncGenerator[RevocationEvent, None]:
+        """Yield stored revocations; all have the token that begins before them."""
         last, more = 0, True
         while more:
-            found = await self.log.chunk(since, last, self.chunk)
-            for revoked in found:
-                last = revoked.id
-                yield RevocationEvent(revoked, str(since))
-            more = len(found) == self.chunk
+            chunk = await self.log.chunk(since, last, self.chunk_size)
+            for revocation in chunk:
+                last = revocation.id
+                yield RevocationEvent(revocation, str(since))
+            more = len(chunk) == self.chunk_size
 
 
-def _read(token: str) -> int:
+def _parse(token: str) -> int:
     if not token:
         return 0
     if not re.fullmatch(r"0|[1-9][0-9]{0,17}", token):
-        raise InvalidFields([_FOREIGN])
+        raise InvalidFields([_INVALID_TOKEN])
     return int(token)
 
 
-_FOREIGN = Violation(
+_INVALID_TOKEN = Violation(
     "resumeToken", "must be the resumeToken of a message", "resume_token.foreign"
 )

@@ -49,7 +49,9 @@ async def enqueue(
         await connection.execute(sa.insert(outbox), rows)
 
 
-async def take_back(connection: AsyncConnection, user_id: int, now: datetime) -> None:
+async def invalidate_mailed_tokens(
+    connection: AsyncConnection, user_id: int, now: datetime
+) -> None:
     """Invalidate the tokens mailed to a user, and pending mails to a new address.
 
     Runs in the caller's transaction, which has locked the account.

@@ -1,23 +1,23 @@
-"""What is kept no longer than it serves: swept in small batches, by any process.
+"""Delete rows at the end of their retention, a batch in each transaction.
 
-Rows are taken with SKIP LOCKED, so that processes share the work and none waits.
+Rows are selected with SKIP LOCKED, so that processes share the work without waiting.
 """
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from functools import partial
 
 import sqlalchemy as sa
 
-from server.domain.clock import Clock
 from server.domain.credentials.revocations import REVOCATION_RETENTION
 from server.domain.idempotency import RESPONSE_RETENTION
 from server.domain.outbox.entries import State
-from server.store.accounts.erasure import erase
 from server.store.connect import Database
-from server.store.credentials.revocations import RevocationFeed
 from server.store.tables import (
+    audit_events,
     mailed_tokens,
     notifications,
     outbox,
@@ -25,105 +25,89 @@ from server.store.tables import (
     request_answers,
     revocations,
     sessions,
-    users,
 )
 
-BATCH = 200
-SWEEP_INTERVAL = timedelta(minutes=1)
-# they tell a device that was seen before from a new one
-SESSIONS_KEPT = timedelta(days=30)
-# a day's tokens are counted
-TOKENS_KEPT = timedelta(days=1)
-# how far back a stream of changes can be taken up again
-ENTRIES_KEPT = timedelta(days=7)
-# an operator's time to put them back
-DEAD_KEPT = timedelta(days=30)
-# a post that is noted twice is told once
-NOTIFICATIONS_KEPT = timedelta(days=90)
-POSTS_KEPT = timedelta(days=30)
+BATCH_SIZE = 1_000
+# they distinguish a known device from a new one
+SESSION_RETENTION = timedelta(days=30)
+# the number of tokens a day is limited
+TOKEN_RETENTION = timedelta(days=1)
+# how far back a stream of changes can be resumed
+ENTRY_RETENTION = timedelta(days=7)
+# an operator's time to retry dead letters
+DEAD_LETTER_RETENTION = timedelta(days=30)
+# a post that is published again within it is not notified again
+NOTIFICATION_RETENTION = timedelta(days=90)
+POST_RETENTION = timedelta(days=30)
+
+# Deletes one batch; returns whether more rows may remain.
+Deletion = Callable[[], Awaitable[bool]]
 
 
 @dataclass(frozen=True, slots=True)
 class Expiry:
-    """Which rows of a table have served; the condition is one an index answers."""
+    """Rows of a table at the end of their retention; the condition uses an index."""
 
     table: sa.Table
-    over: sa.ColumnElement[bool]
+    expired: sa.ColumnElement[bool]
 
 
-def expiries(now: datetime) -> list[Expiry]:
-    """Give what no longer serves."""
-    old_session = now - SESSIONS_KEPT
+def expiries(now: datetime, audit_retention: timedelta) -> list[Expiry]:
+    """Return what has expired by now."""
+    old_session = now - SESSION_RETENTION
+    old_response = now - RESPONSE_RETENTION
+    old_notification = now - NOTIFICATION_RETENTION
     return [
         Expiry(sessions, sessions.c.expires_at < old_session),
         Expiry(sessions, sessions.c.ended_at < old_session),
         Expiry(revocations, revocations.c.ended_at < now - REVOCATION_RETENTION),
-        Expiry(mailed_tokens, mailed_tokens.c.expires_at < now - TOKENS_KEPT),
-        Expiry(
-            request_answers, request_answers.c.answered_at < now - RESPONSE_RETENTION
-        ),
-        _settled(State.DELIVERED, now - ENTRIES_KEPT),
-        _settled(State.DEAD, now - DEAD_KEPT),
-        Expiry(notifications, notifications.c.created_at < now - NOTIFICATIONS_KEPT),
-        Expiry(posts, posts.c.deleted_at < now - POSTS_KEPT),
+        Expiry(mailed_tokens, mailed_tokens.c.expires_at < now - TOKEN_RETENTION),
+        Expiry(request_answers, request_answers.c.answered_at < old_response),
+        _finished_entries(State.DELIVERED, now - ENTRY_RETENTION),
+        _finished_entries(State.DEAD, now - DEAD_LETTER_RETENTION),
+        Expiry(notifications, notifications.c.created_at < old_notification),
+        Expiry(posts, posts.c.deleted_at < now - POST_RETENTION),
+        Expiry(audit_events, audit_events.c.at < now - audit_retention),
     ]
 
 
-def _settled(state: State, before: datetime) -> Expiry:
-    over = sa.and_(outbox.c.state == state, outbox.c.delivered_at < before)
-    return Expiry(outbox, over)
+def _finished_entries(state: State, before: datetime) -> Expiry:
+    expired = sa.and_(outbox.c.state == state, outbox.c.delivered_at < before)
+    return Expiry(outbox, expired)
 
 
-class Retention:
-    """Erases deleted users after `kept`, and what else has served."""
+class PostgresRetention:
+    """Deletes expired rows; the audit log's retention is a setting."""
 
     def __init__(
-        self, database: Database, feed: RevocationFeed, kept: timedelta, clock: Clock
+        self,
+        database: Database,
+        audit_retention: timedelta,
+        batch_size: int = BATCH_SIZE,
     ) -> None:
         self._database = database
-        self._feed = feed
-        self._kept = kept
-        self._clock = clock
+        self._audit_retention = audit_retention
+        self._batch_size = batch_size
 
-    async def sweep(self) -> None:
-        """Erase all that has served. Raises StoreUnavailable."""
-        now = self._clock()
-        for expiry in expiries(now):
-            deleted = BATCH
-            while deleted == BATCH:
-                deleted = await self._delete(expiry)
-        while await self._erase_one(now):
-            pass
+    def deletions(self, now: datetime) -> Sequence[tuple[str, Deletion]]:
+        """Return what deletes expired rows, each with the name of its table."""
+        return [
+            (expiry.table.name, partial(self._delete_batch, expiry))
+            for expiry in expiries(now, self._audit_retention)
+        ]
 
-    async def _delete(self, expiry: Expiry) -> int:
-        """Delete a batch of rows; give how many that were."""
+    async def _delete_batch(self, expiry: Expiry) -> bool:
         table = expiry.table
         keys = list(table.primary_key.columns)
-        some = (
+        batch = (
             sa.select(*keys)
-            .where(expiry.over)
-            .limit(BATCH)
+            .where(expiry.expired)
+            .limit(self._batch_size)
             .with_for_update(skip_locked=True)
-            .cte("some")
+            .cte("batch")
         )
-        same = [key == some.c[key.name] for key in keys]
-        statement = sa.delete(table).where(*same).returning(*keys)
+        same = [key == batch.c[key.name] for key in keys]
+        statement = sa.delete(table).where(*same).returning(sa.literal(1))
         async with self._database.transaction() as connection:
-            return len((await connection.execute(statement)).all())
-
-    async def _erase_one(self, now: datetime) -> bool:
-        """Erase a user who was deleted long enough ago; False if there is none."""
-        query = (
-            sa.select(users.c.id)
-            .where(users.c.deleted_at < now - self._kept)
-            .order_by(users.c.deleted_at)
-            .limit(1)
-            .with_for_update(skip_locked=True)
-        )
-        async with self._database.transaction() as connection:
-            user_id = (await connection.execute(query)).scalar()
-            if user_id is None:
-                return False
-            ended = await erase(connection, user_id, now)
-        await self._feed.ended(ended, now)
-        return True
+            deleted = len((await connection.execute(statement)).all())
+        return deleted == self._batch_size

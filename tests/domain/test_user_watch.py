@@ -1,4 +1,4 @@
-"""Watching accounts, from changes in memory."""
+"""UserWatch, over changes in memory."""
 
 import asyncio
 from collections.abc import Sequence
@@ -16,35 +16,35 @@ WEEK = timedelta(days=7)
 
 
 class Log:
-    """Changes in memory, settled when they are told so."""
+    """Changes in memory, settled by the test."""
 
     def __init__(self) -> None:
         self.settled: int | None = None
         self.buffer: EventBuffer[int] = EventBuffer(1)
-        self.kept: list[Change] = []
+        self.stored: list[Change] = []
 
     def settle(self, *ids: int) -> None:
-        self.kept += [Change(n, EventType.USER_UPDATED, n, None) for n in ids]
+        self.stored += [Change(n, EventType.USER_UPDATED, n, None) for n in ids]
         self.settled = max(ids, default=self.settled or 0)
         self.buffer.extend([self.settled])
 
     async def newest(self) -> int:
-        return max((change.id for change in self.kept), default=0)
+        return max((change.id for change in self.stored), default=0)
 
     async def chunk(self, after: int, size: int) -> Sequence[Change]:
-        return [change for change in self.kept if change.id > after][:size]
+        return [change for change in self.stored if change.id > after][:size]
 
 
 def watch(log: Log, clock: Clock, heartbeat: timedelta = timedelta(60)) -> UserWatch:
-    return UserWatch(log, WEEK, clock, heartbeat, chunk=2)
+    return UserWatch(log, WEEK, clock, heartbeat, chunk_size=2)
 
 
-def short(told: UserChangeEvent) -> int:
-    return told.change.id if told.change else 0
+def short(message: UserChangeEvent) -> int:
+    return message.change.id if message.change else 0
 
 
-async def test_a_stream_begins_where_all_is_known() -> None:
-    """Without a token it waits until it is known where the present is."""
+async def test_user_stream_without_token_begins_at_settled_entry() -> None:
+    """It waits for the first read of the process."""
     log = Log()
     stream = watch(log, Clock()).stream("")
     first = asyncio.ensure_future(anext(stream))
@@ -55,8 +55,8 @@ async def test_a_stream_begins_where_all_is_known() -> None:
     assert [short(await anext(stream)) for _ in range(5)] == [4, 5, 6, 7, 8]
 
 
-async def test_a_heartbeat_keeps_the_token_fresh() -> None:
-    """Who hears nothing for long can go on all the same."""
+async def test_user_stream_heartbeat_renews_token() -> None:
+    """A client can resume after a long time without changes."""
     log, clock = Log(), Clock()
     log.settle(1)
     stream = watch(log, clock, timedelta(milliseconds=5)).stream("")
@@ -71,7 +71,7 @@ async def test_a_heartbeat_keeps_the_token_fresh() -> None:
     assert short(await anext(resumed)) == 2
 
 
-async def test_stopping_ends_it() -> None:
+async def test_user_stream_ends_when_server_stops() -> None:
     log = Log()
     log.settle(1)
     stream = watch(log, Clock()).stream("")

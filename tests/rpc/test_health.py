@@ -1,4 +1,4 @@
-"""Readiness: what Postgres says, until the process drains."""
+"""Readiness follows Postgres until the process drains."""
 
 from datetime import timedelta
 
@@ -9,7 +9,7 @@ from tests.running import Running
 
 
 class Postgres:
-    """Answers, or does not."""
+    """Answers a ping, or raises `error`."""
 
     error: Exception | None = None
 
@@ -22,31 +22,31 @@ def health(postgres: Postgres) -> Health:
     return Health(postgres.ping, ["pkg.Service"], timedelta(0))
 
 
-async def test_any_failure_turns_it() -> None:
-    """Also one that nobody thought of; and it turns back."""
+async def test_health_follows_any_failure_of_postgres() -> None:
+    """Also an unforeseen one; it is SERVING again afterwards."""
     postgres = Postgres()
-    watched = health(postgres)
-    await watched.refresh()
-    assert await watched.ready()
-    postgres.error = ValueError("something nobody thought of")
-    await watched.refresh()
-    assert not await watched.ready()
+    subject = health(postgres)
+    await subject.refresh()
+    assert await subject.ready()
+    postgres.error = ValueError("unforeseen")
+    await subject.refresh()
+    assert not await subject.ready()
     postgres.error = None
-    await watched.refresh()
-    assert await watched.ready()
+    await subject.refresh()
+    assert await subject.ready()
 
 
-async def test_draining_is_for_good() -> None:
-    """L12: no later look sends callers here again."""
-    watched = health(Postgres())
-    await watched.refresh()
-    await watched.drain()
-    await watched.refresh()
-    assert not await watched.ready()
+async def test_health_stays_not_serving_once_drained() -> None:
+    """L12: no later poll makes it SERVING again."""
+    subject = health(Postgres())
+    await subject.refresh()
+    await subject.drain()
+    await subject.refresh()
+    assert not await subject.ready()
 
 
-async def test_the_other_end_is_asked(shared: Running) -> None:
-    """An edge alone is ready when the server behind it is."""
+async def test_remote_readiness_follows_server(shared: Running) -> None:
+    """A separate edge is ready when the server behind it is."""
     assert await remote_readiness(shared.channel)()
     async with grpc.aio.insecure_channel("127.0.0.1:1") as nowhere:
         assert not await remote_readiness(nowhere)()

@@ -1,4 +1,4 @@
-"""Server streams through the chain, over both ports: each end is told and logged."""
+"""Server streams through the chain, on both ports: each end is sent and logged."""
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
@@ -12,13 +12,15 @@ import structlog
 
 from blatam.policy.v1.policy_pb2 import Access, MethodPolicy
 from blatam.user.v1 import user_pb2 as pb
+from edge.http.trusted_proxies import TrustedProxies
 from edge.port import CallError, CallPort, RemotePort, Reply
+from edge.timers import SharedTimer
 from server.composition.serving import listening_grpc
 from server.domain.audit import AuditEvent, AuditFilter
 from server.domain.errors import UserNotFound
 from server.observability.logging import add_context
-from server.rpc.addresses import TrustedProxies
 from server.rpc.call import Call, Method, Outcome, Stream, wrap_handler
+from server.rpc.deadlines import TIMER_INTERVAL
 from server.rpc.grpc_server import build_grpc_server
 from server.rpc.interceptors.audit import audit_calls
 from server.rpc.interceptors.errors import map_errors
@@ -26,6 +28,8 @@ from server.rpc.interceptors.logging import log_calls
 from server.rpc.listener import Listener
 from server.rpc.local import LocalPort
 from tests.fakes import Clock
+
+TIMER = SharedTimer(TIMER_INTERVAL)
 
 PATH = "/t.Streams/Count"
 METHOD = Method(
@@ -55,12 +59,12 @@ class Events:
 
 @dataclass(slots=True)
 class Source:
-    """A stream of numbers; `then` follows the last."""
+    """A stream of numbers; `then` runs after the last."""
 
     count: int
     then: Callable[[], Awaitable[None]] | None = None
     size: int = 1
-    given: int = 0
+    produced: int = 0
     closed: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def __call__(self, _call: Call) -> Outcome:
@@ -69,7 +73,7 @@ class Source:
     async def _numbers(self) -> Stream:
         try:
             for number in range(self.count):
-                self.given += 1
+                self.produced += 1
                 yield b"%d" % number + b" " * (self.size - 1)
             if self.then:
                 await self.then()
@@ -82,7 +86,9 @@ async def ports(source: Source, events: Events) -> AsyncIterator[dict[str, CallP
     """Serve a source by gRPC and in process."""
     audit = audit_calls(METHOD, events, Clock())
     assert audit
-    served = {PATH: (METHOD, wrap_handler([log_calls, audit, map_errors], source))}
+    served = {
+        PATH: (METHOD, wrap_handler([log_calls, audit, map_errors(TIMER)], source))
+    }
     server = build_grpc_server(Listener(TrustedProxies(())).handlers(served))
     async with (
         listening_grpc(server, "127.0.0.1:0") as port,
@@ -109,18 +115,18 @@ async def read(port: CallPort, got: list[bytes], seconds: float = 30) -> None:
 
 
 async def line(lines: list[Any]) -> dict[str, Any]:
-    """Give the call's one line, once it is written."""
-    found: list[Any] = []
+    """Return the log line of the call, once it is written."""
+    calls: list[Any] = []
     async with asyncio.timeout(10):
-        while not found:
+        while not calls:
             await asyncio.sleep(0.001)
-            found = [one for one in lines if one["event"] == "call"]
-    assert len(found) == 1
-    return dict(found[0])
+            calls = [entry for entry in lines if entry["event"] == "call"]
+    assert len(calls) == 1
+    return dict(calls[0])
 
 
 async def outcome(events: Events) -> str:
-    """Give the audit log's one outcome, once it is written."""
+    """Return the outcome in the audit log, once it is written."""
     async with asyncio.timeout(10):
         while not events.outcomes:  # noqa: ASYNC110 - seen from outside
             await asyncio.sleep(0.001)
@@ -133,12 +139,12 @@ def capture() -> Any:
 
 
 @pytest.mark.parametrize("name", ["grpc", "local"])
-async def test_the_end_is_logged_with_the_count(name: str) -> None:
-    """One line and one event, at the end: the code, and how many were sent."""
+async def test_stream_end_is_logged_with_message_count(name: str) -> None:
+    """One line and one audit event, at the end."""
     source, events = Source(3), Events()
-    async with ports(source, events) as found:
+    async with ports(source, events) as served_ports:
         with capture() as lines:
-            got = [message async for message in messages(found[name])]
+            got = [message async for message in messages(served_ports[name])]
             ended = await line(lines)
     assert got == [b"0", b"1", b"2"]
     assert (ended["code"], ended["sent"]) == ("OK", 3)
@@ -147,55 +153,55 @@ async def test_the_end_is_logged_with_the_count(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["grpc", "local"])
-async def test_a_refusal_in_the_middle_reaches_the_caller(name: str) -> None:
-    """After two messages the third is a status with its details."""
+async def test_stream_error_after_messages_reaches_caller(name: str) -> None:
+    """After two messages: a status with its details."""
 
     async def refuse() -> None:
         raise UserNotFound(7)
 
     source, events = Source(2, refuse), Events()
-    async with ports(source, events) as found:
+    async with ports(source, events) as served_ports:
         got: list[bytes] = []
         with capture() as lines:
             with pytest.raises(CallError) as caught:
-                await read(found[name], got)
+                await read(served_ports[name], got)
             ended = await line(lines)
     assert got == [b"0", b"1"]
     assert caught.value.code == grpc.StatusCode.NOT_FOUND.value[0]
     assert b"USER_NOT_FOUND" in caught.value.status
     assert dict(caught.value.trailers)["x-request-id"] == ended["request_id"]
-    told = (ended["code"], ended["reason"], ended["sent"])
-    assert told == ("NOT_FOUND", "USER_NOT_FOUND", 2)
+    logged_end = (ended["code"], ended["reason"], ended["sent"])
+    assert logged_end == ("NOT_FOUND", "USER_NOT_FOUND", 2)
     assert await outcome(events) == "USER_NOT_FOUND"
 
 
 @pytest.mark.parametrize("name", ["grpc", "local"])
-async def test_the_deadline_ends_a_stream(name: str) -> None:
-    """What waits for the next message is cancelled; the caller is told why."""
+async def test_stream_ends_at_deadline(name: str) -> None:
+    """The generator is cancelled; the caller gets DEADLINE_EXCEEDED."""
 
-    async def for_ever() -> None:
+    async def forever() -> None:
         await asyncio.sleep(60)
 
-    source, events = Source(1, for_ever), Events()
-    async with ports(source, events) as found:
+    source, events = Source(1, forever), Events()
+    async with ports(source, events) as served_ports:
         with pytest.raises(CallError) as caught:
-            await read(found[name], [], seconds=0.2)
+            await read(served_ports[name], [], seconds=0.2)
         assert caught.value.code == grpc.StatusCode.DEADLINE_EXCEEDED.value[0]
         async with asyncio.timeout(10):
             await source.closed.wait()
 
 
 @pytest.mark.parametrize("name", ["grpc", "local"])
-async def test_a_reader_who_leaves_ends_the_generator(name: str) -> None:
-    """Its `finally` runs at once, and the log says CANCELLED."""
+async def test_stream_generator_is_closed_when_caller_cancels(name: str) -> None:
+    """Its `finally` runs at once; the log says CANCELLED."""
 
-    async def for_ever() -> None:
+    async def forever() -> None:
         await asyncio.sleep(60)
 
-    source, events = Source(2, for_ever), Events()
-    async with ports(source, events) as found:
+    source, events = Source(2, forever), Events()
+    async with ports(source, events) as served_ports:
         with capture() as lines:
-            async with aclosing(messages(found[name])) as stream:
+            async with aclosing(messages(served_ports[name])) as stream:
                 assert await anext(stream) == b"0"
             async with asyncio.timeout(10):
                 await source.closed.wait()
@@ -205,18 +211,18 @@ async def test_a_reader_who_leaves_ends_the_generator(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["grpc", "local"])
-async def test_a_slow_reader_holds_the_source_back(name: str) -> None:
-    """Messages are made as they are read, but for what the wire itself holds."""
+async def test_stream_waits_for_slow_reader(name: str) -> None:
+    """Messages are produced as they are read, apart from those in transit."""
     most = 1_000
     source, events = Source(most, size=64 * KIB), Events()
-    async with ports(source, events) as found:
-        async with aclosing(messages(found[name])) as stream:
+    async with ports(source, events) as served_ports:
+        async with aclosing(messages(served_ports[name])) as stream:
             assert await anext(stream)
             before = -1
-            while source.given != before:
-                before = source.given
+            while source.produced != before:
+                before = source.produced
                 await asyncio.sleep(0.05)
-            assert source.given < 20
+            assert source.produced < 20
         async with asyncio.timeout(10):
             await source.closed.wait()
         assert await outcome(events) == "CANCELLED"

@@ -1,4 +1,4 @@
-"""WatchRevocations: what died before `exp`, told to services that verify alone."""
+"""WatchRevocations: sessions revoked before `exp`, for services that verify offline."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -24,22 +24,22 @@ Stream = Any
 async def watching(
     service: Running, metadata: Any, token: str = ""
 ) -> AsyncIterator[tuple[Stream, set[str], str]]:
-    """Watch; gives the stream once it has caught up, what it told, and the token."""
+    """Open a stream; return it with the stored session ids and the token after them."""
     request = pb.WatchRevocationsRequest(resume_token=token)
     stream: Stream = service.auth.WatchRevocations(request, metadata=metadata)
-    told = set()
+    sent = set()
     try:
         async with asyncio.timeout(10):
             while (answer := await stream.read()).HasField("revocation"):
-                told.add(answer.revocation.session_id)
+                sent.add(answer.revocation.session_id)
         assert answer.HasField("snapshot_end")
-        yield stream, told, answer.resume_token
+        yield stream, sent, answer.resume_token
     finally:
         stream.cancel()
 
 
-async def until_told(stream: Stream, session_id: str, seconds: float = 10) -> str:
-    """Read until a session is told; gives the token of that message."""
+async def until_sent(stream: Stream, session_id: str, seconds: float = 10) -> str:
+    """Read until a session is sent; return the token of that message."""
     async with asyncio.timeout(seconds):
         while True:
             answer = await stream.read()
@@ -50,37 +50,37 @@ async def until_told(stream: Stream, session_id: str, seconds: float = 10) -> st
                 return str(answer.resume_token)
 
 
-async def test_what_is_in_force_and_what_comes(shared: Running) -> None:
-    """R22: a service learns within a second of each session that ends."""
+async def test_watch_revocations_sends_stored_then_new(shared: Running) -> None:
+    """R22: a service receives each revocation within a second."""
     root = await shared.signed_in(Role.ADMIN)
     before, after = await shared.signed_in(), await shared.signed_in()
     await shared.auth.Logout(pb.LogoutRequest(), metadata=before.metadata)
-    async with watching(shared, root.metadata) as (stream, told, _):
-        assert before.tokens.session_id in told
-        assert after.tokens.session_id not in told
+    async with watching(shared, root.metadata) as (stream, sent, _):
+        assert before.tokens.session_id in sent
+        assert after.tokens.session_id not in sent
         await shared.auth.Logout(pb.LogoutRequest(), metadata=after.metadata)
-        token = await until_told(stream, after.tokens.session_id, seconds=1)
+        token = await until_sent(stream, after.tokens.session_id, seconds=1)
     later = await shared.signed_in()
     await shared.auth.Logout(pb.LogoutRequest(), metadata=later.metadata)
-    async with watching(shared, root.metadata, token) as (_, told, _):
-        assert later.tokens.session_id in told
-        assert before.tokens.session_id not in told
+    async with watching(shared, root.metadata, token) as (_, sent, _):
+        assert later.tokens.session_id in sent
+        assert before.tokens.session_id not in sent
 
 
-async def test_one_that_commits_late_is_not_left_out(
+async def test_watch_revocations_sends_late_commit(
     service: Running, database_url: str
 ) -> None:
-    """Transactions that overlap: a token taken in between loses neither."""
+    """A token taken between two overlapping transactions misses neither."""
     root, ana = await service.signed_in(Role.ADMIN), await service.signed_in()
     database, late = Database(database_url), uuid4()
     async with watching(service, root.metadata) as (stream, _, _):
         async with database.transaction() as connection:
             await end(connection, late)
             await service.auth.Logout(pb.LogoutRequest(), metadata=ana.metadata)
-            token = await until_told(stream, ana.tokens.session_id)
-        await until_told(stream, late.hex)
-    async with watching(service, root.metadata, token) as (_, told, _):
-        assert late.hex in told
+            token = await until_sent(stream, ana.tokens.session_id)
+        await until_sent(stream, late.hex)
+    async with watching(service, root.metadata, token) as (_, sent, _):
+        assert late.hex in sent
     await database.close()
 
 
@@ -91,8 +91,8 @@ async def end(connection: Any, session_id: UUID) -> None:
     await connection.execute(statement, {"id": session_id})
 
 
-async def test_without_redis_it_is_told_all_the_same(database_url: str) -> None:
-    """R8, R22: two processes and no Redis; each looks twice a second."""
+async def test_watch_revocations_works_without_redis(database_url: str) -> None:
+    """R8, R22: each process polls twice a second."""
     nowhere = "unix:///nowhere"
     async with (
         running(database_url, nowhere) as one,
@@ -101,11 +101,11 @@ async def test_without_redis_it_is_told_all_the_same(database_url: str) -> None:
         root, ana = await one.signed_in(Role.ADMIN), await one.signed_in()
         async with watching(two, root.metadata) as (stream, _, _):
             await one.auth.Logout(pb.LogoutRequest(), metadata=ana.metadata)
-            await until_told(stream, ana.tokens.session_id, seconds=1)
+            await until_sent(stream, ana.tokens.session_id, seconds=1)
 
 
-async def test_a_server_that_stops_sends_watchers_away(service: Running) -> None:
-    """UNAVAILABLE, with the advice to connect again; a new watch hears the same."""
+async def test_watch_revocations_ends_when_server_stops(service: Running) -> None:
+    """UNAVAILABLE, so that the client reconnects; a new stream gets the same error."""
     root = await service.signed_in(Role.ADMIN)
     async with watching(service, root.metadata) as (stream, _, _):
         await service.drain()
@@ -118,7 +118,9 @@ async def test_a_server_that_stops_sends_watchers_away(service: Running) -> None
 
 
 @pytest.mark.parametrize("token", ["x", "-1", "\u0665", "01", "1\n", " 1", "1_0"])
-async def test_a_foreign_token_is_named(shared: Running, token: str) -> None:
+async def test_watch_revocations_refuses_invalid_resume_token(
+    shared: Running, token: str
+) -> None:
     root = await shared.signed_in(Role.ADMIN)
     request = pb.WatchRevocationsRequest(resume_token=token)
     call = shared.auth.WatchRevocations(request, metadata=root.metadata)
@@ -127,8 +129,8 @@ async def test_a_foreign_token_is_named(shared: Running, token: str) -> None:
     }
 
 
-async def test_over_rest_it_is_an_event_stream(shared: Running) -> None:
-    """A browser's EventSource goes on after `id:` with Last-Event-ID."""
+async def test_watch_revocations_is_event_stream_over_rest(shared: Running) -> None:
+    """A browser's EventSource resumes after `id:` with Last-Event-ID."""
     root, ana = await shared.signed_in(Role.ADMIN), await shared.signed_in()
     await shared.auth.Logout(pb.LogoutRequest(), metadata=ana.metadata)
     wanted = {"accept": "text/event-stream", "grpc-timeout": "300m"}

@@ -1,4 +1,4 @@
-"""WatchUsers: changes of accounts, told to services."""
+"""WatchUsers: a stream of changes of accounts, for services."""
 
 import asyncio
 import time
@@ -42,23 +42,23 @@ async def watching(
 
 
 async def of(stream: Any, user_id: int, count: int) -> list[pb.WatchUsersResponse]:
-    """Read until so many changes of one account have come."""
-    found: list[pb.WatchUsersResponse] = []
+    """Read until `count` changes of one account have been received."""
+    changes: list[pb.WatchUsersResponse] = []
     async with asyncio.timeout(10):
-        while len(found) < count:
+        while len(changes) < count:
             answer = await stream.read()
             shown = getattr(answer, answer.WhichOneof("event"))
             if getattr(shown, "id", 0) == user_id:
-                found.append(answer)
-    return found
+                changes.append(answer)
+    return changes
 
 
 def kinds(answers: list[pb.WatchUsersResponse]) -> list[str | None]:
     return [answer.WhichOneof("event") for answer in answers]
 
 
-async def test_a_life_is_told_and_taken_up_again(shared: Running) -> None:
-    """Created, updated, deleted, brought back; from a token on, the rest once more."""
+async def test_watch_users_streams_changes_and_resumes(shared: Running) -> None:
+    """Created, updated, deleted, undeleted; a token resumes after its message."""
     key = await service_key(shared, private=False)
     root = await shared.signed_in(Role.ADMIN)
     async with watching(shared, key) as stream:
@@ -81,10 +81,10 @@ async def test_a_life_is_told_and_taken_up_again(shared: Running) -> None:
 
 
 @pytest.mark.parametrize("private", [False, True])
-async def test_private_fields_are_for_keys_made_for_them(
+async def test_watch_users_sends_private_fields_to_authorized_keys_only(
     shared: Running, private: bool
 ) -> None:
-    """R4: the same change, seen by two kinds of services."""
+    """R4: the key's `private_fields` decides."""
     key = await service_key(shared, private=private)
     async with watching(shared, key) as stream:
         ana = await shared.sign_up()
@@ -93,8 +93,8 @@ async def test_private_fields_are_for_keys_made_for_them(
     assert bool(told.created.role) is private
 
 
-async def test_a_key_that_is_revoked_watches_no_longer(shared: Running) -> None:
-    """R22, R41: the stream that it has opened ends with it, before the next change."""
+async def test_watch_users_ends_when_service_key_is_revoked(shared: Running) -> None:
+    """R22, R41: an open stream ends before the next change."""
     root = await shared.signed_in(Role.ADMIN)
     request = auth_pb2.CreateServiceKeyRequest(name="watch")
     made = await shared.auth.CreateServiceKey(request, metadata=root.metadata)
@@ -107,10 +107,10 @@ async def test_a_key_that_is_revoked_watches_no_longer(shared: Running) -> None:
     assert refused.reason == "TOKEN_INVALID"
 
 
-async def test_an_admin_who_is_none_any_more_watches_no_longer(
+async def test_watch_users_ends_when_session_ends(
     shared: Running,
 ) -> None:
-    """R22: what a session has opened ends with it."""
+    """R22: an open stream ends with the session that opened it."""
     root = await shared.signed_in(Role.ADMIN)
     async with watching(shared, root.metadata) as stream:
         await shared.auth.Logout(auth_pb2.LogoutRequest(), metadata=root.metadata)
@@ -119,8 +119,10 @@ async def test_an_admin_who_is_none_any_more_watches_no_longer(
     assert refused.reason == "TOKEN_INVALID"
 
 
-async def test_a_token_that_nothing_is_kept_for(shared: Running) -> None:
-    """Too old, of another database, or none at all: each is told apart."""
+async def test_watch_users_refuses_expired_and_invalid_resume_tokens(
+    shared: Running,
+) -> None:
+    """Too old, of another database, or malformed."""
     key = await service_key(shared, private=False)
     week = 7 * 86_400
     for token, reason in (
@@ -135,24 +137,10 @@ async def test_a_token_that_nothing_is_kept_for(shared: Running) -> None:
         assert (await refusal(call.read())).reason == reason
 
 
-async def test_a_server_that_stops_sends_watchers_away(service: Running) -> None:
+async def test_watch_users_ends_when_server_stops(service: Running) -> None:
     key = await service_key(service, private=False)
     async with watching(service, key) as stream:
         await service.drain()
         refused = await refusal(stream.read())
     assert refused.code is grpc.StatusCode.UNAVAILABLE
     assert refused.reason == "SERVER_STOPPING"
-
-
-async def test_a_stream_ends_with_the_right_to_it(shared: Running) -> None:
-    """R22, R41: nothing more is told under a key that was revoked meanwhile."""
-    root = await shared.signed_in(Role.ADMIN)
-    request = auth_pb2.CreateServiceKeyRequest(name="short-lived")
-    made = await shared.auth.CreateServiceKey(request, metadata=root.metadata)
-    key = (("authorization", f"Bearer {made.secret}"),)
-    async with watching(shared, key) as stream:
-        revoke = auth_pb2.RevokeServiceKeyRequest(id=made.service_key.id)
-        await shared.auth.RevokeServiceKey(revoke, metadata=root.metadata)
-        await shared.sign_up()
-        refused = await refusal(stream.read())
-    assert refused.reason == "TOKEN_INVALID"

@@ -1,12 +1,14 @@
-"""Service keys: told to every process, kept hashed, their use noted."""
+"""Service keys: known to every process, stored hashed, their use recorded."""
 
 from server.store.connect import Database
 from server.store.credentials.service_keys import PostgresServiceKeys
 from tests.fakes import NOON, Clock
 
 
-async def test_every_process_knows_them_at_its_next_look(database: Database) -> None:
-    """A new one, a revoked one, and when one was used."""
+async def test_service_keys_are_known_to_other_process_after_its_poll(
+    database: Database,
+) -> None:
+    """A new key, a revoked key, and the time of the last use."""
     one, other = (PostgresServiceKeys(database, Clock()) for _ in range(2))
     key = await one.add("billing", b"digest", False, NOON, None)
     assert one.known(b"digest") == key

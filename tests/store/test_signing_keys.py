@@ -1,4 +1,4 @@
-"""Signing keys are made once, kept encrypted, and shared."""
+"""Signing keys: created once, stored encrypted, shared by all processes."""
 
 import asyncio
 
@@ -21,8 +21,10 @@ def keys(database: Database, secret: SecretKey) -> tuple[PostgresSigningKeys, Ke
     return PostgresSigningKeys(database, redis, secret, ring, Clock()), ring
 
 
-async def test_processes_that_start_together_share_them(database: Database) -> None:
-    """R17: one active and one next key, the same for all."""
+async def test_signing_keys_are_shared_by_processes_that_start_together(
+    database: Database,
+) -> None:
+    """R17: one active and one next key, the same in every process."""
     secret = SecretKey("s" * 32)
     started = [keys(database, secret) for _ in range(5)]
     await asyncio.gather(*(store.refresh() for store, _ in started))
@@ -31,7 +33,7 @@ async def test_processes_that_start_together_share_them(database: Database) -> N
     assert states == [KeyState.NEXT, KeyState.ACTIVE]
 
 
-async def test_they_are_kept_encrypted(database: Database) -> None:
+async def test_signing_keys_are_stored_encrypted(database: Database) -> None:
     store, _ = keys(database, SecretKey("s" * 32))
     await store.refresh()
     async with database.reading() as connection:
@@ -39,8 +41,8 @@ async def test_they_are_kept_encrypted(database: Database) -> None:
     assert all(b"PRIVATE KEY" not in row.encrypted_private_key for row in rows)
 
 
-async def test_another_secret_is_told(database: Database) -> None:
-    """A changed SECRET_KEY needs the old one beside it, and says so."""
+async def test_signing_keys_need_their_secret_key(database: Database) -> None:
+    """A changed SECRET_KEY needs the old one as SECRET_KEY_PREVIOUS once."""
     store, ring = keys(database, SecretKey("s" * 32))
     await store.refresh()
     other, _ = keys(database, SecretKey("t" * 32))
@@ -54,15 +56,17 @@ async def test_another_secret_is_told(database: Database) -> None:
     assert still.active.kid == ring.active.kid
 
 
-async def test_a_rotation_makes_one_key_and_retires_one(database: Database) -> None:
-    """R17: next signs, active verifies on, a new one is next; all learn it."""
+async def test_signing_keys_rotation_creates_one_key_and_retires_one(
+    database: Database,
+) -> None:
+    """R17: the next key signs, the active one verifies, in every process."""
     secret = SecretKey("s" * 32)
     (store, ring), (other, theirs) = keys(database, secret), keys(database, secret)
     await store.refresh()
     await other.refresh()
     before = {key.state: kid for kid, key in ring.keys.items()}
-    shown = await store.rotate(None)
-    assert [key.state for key in shown] == list(KeyState)
+    rotated = await store.rotate(None)
+    assert [key.state for key in rotated] == list(KeyState)
     after = {key.state: kid for kid, key in ring.keys.items()}
     assert after[KeyState.ACTIVE] == before[KeyState.NEXT]
     assert after[KeyState.RETIRED] == before[KeyState.ACTIVE]
@@ -73,22 +77,24 @@ async def test_a_rotation_makes_one_key_and_retires_one(database: Database) -> N
     assert theirs.active.kid == ring.active.kid
 
 
-async def test_two_rotations_at_once_take_turns(database: Database) -> None:
-    """Each retires another key, and one is active in the end."""
+async def test_signing_keys_concurrent_rotations_are_serialized(
+    database: Database,
+) -> None:
+    """Each retires another key; one is active afterwards."""
     secret = SecretKey("s" * 32)
     started = [keys(database, secret) for _ in range(3)]
     await asyncio.gather(*(store.refresh() for store, _ in started))
     await asyncio.gather(*(store.rotate(None) for store, _ in started))
-    shown = await started[0][0].all()
-    states = [key.state for key in shown]
+    rotated = await started[0][0].all()
+    states = [key.state for key in rotated]
     assert states == [KeyState.NEXT, KeyState.ACTIVE, *[KeyState.RETIRED] * 3]
-    assert len({key.created_at for key in shown}) == 5
+    assert len({key.created_at for key in rotated}) == 5
 
 
-async def test_a_key_that_nobody_has_seen_yet_does_not_sign(
+async def test_signing_keys_rotation_waits_until_next_key_is_published(
     database: Database,
 ) -> None:
-    """Verifiers keep the key set for 300 s; the refusal says when to come again."""
+    """Verifiers cache the key set for 300 s; the error says when to retry."""
     store, ring = keys(database, SecretKey("s" * 32))
     await store.refresh()
     clock = Clock()
@@ -106,10 +112,10 @@ async def test_a_key_that_nobody_has_seen_yet_does_not_sign(
     await rules.rotate(force=True)
 
 
-async def test_a_retired_key_goes_when_nothing_it_signed_can_be_alive(
+async def test_signing_keys_retired_key_is_deleted_when_its_tokens_have_expired(
     database: Database,
 ) -> None:
-    """Counted from its own retirement, whenever the others were retired."""
+    """Counted from its own retirement, not from that of other keys."""
     ring, clock = KeyRing(), Clock()
     redis = redis_client("unix:///nowhere")
     store = PostgresSigningKeys(database, redis, SecretKey("s" * 32), ring, clock)
@@ -134,8 +140,10 @@ async def test_a_retired_key_goes_when_nothing_it_signed_can_be_alive(
     ]
 
 
-async def test_odd_keys_are_looked_for_once_a_second(database: Database) -> None:
-    """R14: a flood of tokens with made-up keys is no flood of look-ups."""
+async def test_signing_keys_unknown_key_ids_cause_one_query_a_second(
+    database: Database,
+) -> None:
+    """R14: tokens with made-up key ids must not cause a flood of queries."""
     store, ring = keys(database, SecretKey("s" * 32))
     await store.refresh()
     statements: list[str] = []

@@ -3,15 +3,17 @@
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from dataclasses import dataclass, make_dataclass
 
+import orjson
 import pytest
 import sqlalchemy as sa
 from redis.asyncio import Redis
 
 from server.domain.accounts.users import NewUser, Role, User, UserEdit
 from server.domain.credentials.revocations import Revocations
-from server.store.accounts.erasure import erase
-from server.store.accounts.user_cache import CachedUsers, _key
+from server.store.accounts.erasure import begin_erasure
+from server.store.accounts.user_cache import CachedUsers, _key, shape_version
 from server.store.connect import Database, redis_client
 from server.store.credentials.revocations import RevocationFeed
 from server.workers.supervisor import Subscription, supervise
@@ -91,7 +93,7 @@ async def test_user_cache_drops_erased_user_in_every_process(
         user = await added(one)
         assert await one.by_id(user.id) == await other.by_id(user.id) == user
         async with database.transaction() as connection:
-            await erase(connection, user.id, NOON)
+            await begin_erasure(connection, user.id, NOON)
         await until(lambda: user.id not in one.cache._users | other.cache._users)
         async with asyncio.timeout(10):
             while await redis.hget(  # noqa: ASYNC110 - seen from outside
@@ -175,3 +177,65 @@ async def test_user_cache_reconnects_after_lost_connection(
         assert await users.by_id(user.id) == user
         await until(lambda: users.cache._listening)
     await redis.aclose()
+
+
+def _with(raw: bytes, **values: object) -> bytes:
+    return orjson.dumps(orjson.loads(raw) | values)
+
+
+def _without(raw: bytes, name: str) -> bytes:
+    return orjson.dumps({k: v for k, v in orjson.loads(raw).items() if k != name})
+
+
+UNREADABLE: dict[str, Callable[[bytes], bytes]] = {
+    "additional field": lambda raw: _with(raw, nickname="a"),
+    "missing field": lambda raw: _without(raw, "username"),
+    "missing time": lambda raw: _without(raw, "updated_at"),
+    "unknown role": lambda raw: _with(raw, role=99),
+    "wrong type": lambda raw: _with(raw, created_at=7),
+    "another document": lambda raw: b"[1]",
+    "garbage": lambda raw: b"\xff\x00{",
+}
+
+
+@pytest.mark.parametrize("change", UNREADABLE.values(), ids=list(UNREADABLE))
+async def test_user_cache_treats_unreadable_value_as_miss(
+    database: Database, redis_url: str, change: Callable[[bytes], bytes]
+) -> None:
+    """A value of another release, or a damaged one, never fails a read."""
+    redis = redis_client(redis_url)
+    async with process(database, redis) as writer, process(database, redis) as reader:
+        user = await added(writer)
+        await writer.by_id(user.id)
+        raw = await redis.hget(_key(user.id), "user")
+        assert isinstance(raw, bytes)
+        await redis.hset(_key(user.id), "user", change(raw))
+        assert await reader.by_id(user.id) == user
+        assert await redis.hget(_key(user.id), "user") == raw
+    await redis.aclose()
+
+
+@dataclass
+class Present:
+    id: int
+    name: str
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        [("id", "int"), ("name", "str"), ("nickname", "str")],
+        [("id", "int")],
+        [("id", "int"), ("name", "str | None")],
+        [("id", "int"), ("username", "str")],
+    ],
+)
+def test_shape_version_changes_with_fields(fields: list[tuple[str, str]]) -> None:
+    """Two releases with different entities use different keys."""
+    same = make_dataclass("Same", [("id", int), ("name", str)])
+    assert shape_version(same) == shape_version(Present)
+    assert shape_version(make_dataclass("Next", fields)) != shape_version(Present)
+
+
+def test_user_cache_key_carries_shape_version() -> None:
+    assert _key(7) == f"user:{{7}}:{shape_version(User)}"

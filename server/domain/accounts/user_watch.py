@@ -1,7 +1,7 @@
-"""Watching accounts: every change, those of one account in their order.
+"""UserWatch: a stream of changes of accounts, those of one account in their order.
 
-A resume token is the last entry told, and when that was: what came after is kept for
-a while only.
+A resume token holds the last entry that was sent, and the time: entries are stored for
+some days only.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from server.domain.errors import InvalidFields, ResumeTokenExpired, Violation
 from server.domain.event_buffer import HEARTBEAT, EventBuffer
 from server.domain.outbox.entries import EventType
 
-CHUNK = 500
-MARGIN = timedelta(days=1)  # between a token's end and that of what it needs
+CHUNK_SIZE = 500
+TOKEN_MARGIN = timedelta(days=1)  # a token expires before the entries it needs
 
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """An entry that tells of an account, and the account as it is by now, if it is."""
+    """An entry about an account, and the account as it is now, if it exists."""
 
     id: int
     kind: EventType
@@ -34,60 +34,60 @@ class Change:
 
 @dataclass(frozen=True, slots=True)
 class UserChangeEvent:
-    """A message of a stream, None for a heartbeat, and where to go on after it."""
+    """A message of the stream; `change` is None in a heartbeat."""
 
     change: Change | None
     resume_token: str
 
 
 class ChangeLog(Protocol):
-    """Keeps changes in one order, and a tail of what this process reads of them.
+    """Stores changes in one order.
 
-    `settled` is the last entry before which nothing can turn up any more; None until
-    that is known.
+    `settled` is the last entry up to which no further entry can appear; None until the
+    first read. `buffer` is extended when it changes.
     """
 
     settled: int | None
     buffer: EventBuffer[int]
 
     async def newest(self) -> int:
-        """Give the last entry's id that was ever given."""
+        """Return the greatest entry id that was ever used."""
 
     async def chunk(self, after: int, size: int) -> Sequence[Change]:
-        """Give the next settled changes after an entry, in their order."""
+        """Return the next settled changes after an entry, in their order."""
 
 
 @dataclass(frozen=True, slots=True)
 class UserWatch:
-    """Gives changes to one watcher after another, from one reader."""
+    """Streams changes to any number of clients. Entries are stored for `retention`."""
 
     log: ChangeLog
-    kept: timedelta
+    retention: timedelta
     clock: Clock
     heartbeat: timedelta = HEARTBEAT
-    chunk: int = CHUNK
+    chunk_size: int = CHUNK_SIZE
 
     async def stream(self, resume_token: str) -> AsyncGenerator[UserChangeEvent, None]:
-        """Give the changes after a token, or else those to come, without end.
+        """Yield the changes after a token, or without one those that follow.
 
-        Raises InvalidFields for a token that is none, ResumeTokenExpired,
-        ServerStopping, StoreUnavailable.
+        Raises InvalidFields for an invalid token, ResumeTokenExpired, ServerStopping,
+        StoreUnavailable.
         """
         buffer = self.log.buffer
         buffer.check()
         last = await self._begin(resume_token)
-        yield self._told(last)
+        yield self._event(last)
         while True:
             number, settled = buffer.end, self.log.settled or 0
             while last < settled:
-                found = await self.log.chunk(last, self.chunk)
-                for change in found:
+                chunk = await self.log.chunk(last, self.chunk_size)
+                for change in chunk:
                     last = change.id
-                    yield self._told(last, change)
-                if len(found) < self.chunk:
+                    yield self._event(last, change)
+                if len(chunk) < self.chunk_size:
                     last = max(last, settled)
             if not await buffer.wait(number, self.heartbeat):
-                yield self._told(last)
+                yield self._event(last)
 
     async def _begin(self, resume_token: str) -> int:
         if resume_token:
@@ -99,23 +99,23 @@ class UserWatch:
         return self.log.settled
 
     async def _resumed(self, token: str) -> int:
-        found = _TOKEN.fullmatch(token)
-        if found is None:
-            raise InvalidFields([_FOREIGN])
-        last, told_at = map(int, found.groups())
-        age = self.clock().timestamp() - told_at
-        if age > (self.kept - MARGIN).total_seconds():
+        match = _TOKEN.fullmatch(token)
+        if match is None:
+            raise InvalidFields([_INVALID_TOKEN])
+        last, sent_at = map(int, match.groups())
+        age = self.clock().timestamp() - sent_at
+        if age > (self.retention - TOKEN_MARGIN).total_seconds():
             raise ResumeTokenExpired
-        # another process may have settled more; nobody can have seen more than was made
+        # another process may have settled more, but no id is beyond the newest
         if last > (self.log.settled or 0) and last > await self.log.newest():
             raise ResumeTokenExpired
         return last
 
-    def _told(self, last: int, change: Change | None = None) -> UserChangeEvent:
+    def _event(self, last: int, change: Change | None = None) -> UserChangeEvent:
         return UserChangeEvent(change, f"{last}.{int(self.clock().timestamp())}")
 
 
 _TOKEN = re.compile(r"(0|[1-9][0-9]{0,17})\.([1-9][0-9]{0,10})")
-_FOREIGN = Violation(
+_INVALID_TOKEN = Violation(
     "resumeToken", "must be the resumeToken of a message", "resume_token.foreign"
 )

@@ -1,6 +1,6 @@
-"""What follows from posts and follows, after they have committed.
+"""Handlers of events of members and posts, called after the change has committed.
 
-Entries come at least once: whatever is done here for a second time changes nothing.
+An event may be delivered more than once: handling it again changes nothing.
 """
 
 from __future__ import annotations
@@ -10,52 +10,54 @@ from typing import Protocol
 
 from server.domain.outbox.entries import Entry, EventType
 
-_COUNTED = frozenset(
+_CHANGES_OWN_COUNTS = frozenset(
     {
-        EventType.SEEN,
+        EventType.SESSION_OPENED,
         EventType.FOLLOWED,
         EventType.UNFOLLOWED,
         EventType.POST_PUBLISHED,
         EventType.POST_WITHDRAWN,
     }
 )
-_COME_OR_GONE = frozenset({EventType.USER_DELETED, EventType.USER_UNDELETED})
+_CHANGES_COUNTS_OF_FOLLOWED = frozenset(
+    {EventType.USER_DELETED, EventType.USER_UNDELETED}
+)
 
 
 class Counts(Protocol):
-    """Keeps what is counted of members."""
+    """Stores the statistics of members."""
 
     async def mark(self, user_id: int) -> None:
-        """Have a member counted anew soon."""
+        """Mark the counts of a member as stale."""
 
     async def mark_followed_by(self, user_id: int) -> None:
-        """Have everybody counted anew whom a member follows."""
+        """Mark the counts of everyone whom a member follows as stale."""
 
 
 class Notifications(Protocol):
-    """Keeps what members want to be told."""
+    """Stores notifications that members have asked for."""
 
     async def fan_out(self, entry: Entry) -> None:
-        """Note a post for some followers whose settings ask for it, then go on."""
+        """Notify some followers of a post, and write an entry for the next ones."""
 
     async def follower(self, entry: Entry) -> None:
-        """Note a follower for the member, if their settings ask for it."""
+        """Notify a member of a follower, if their settings ask for it."""
 
 
 @dataclass(frozen=True, slots=True)
 class EventHandlers:
-    """Does what follows from events."""
+    """Updates statistics and notifications."""
 
     counts: Counts
     notifications: Notifications
 
     async def handle(self, entry: Entry) -> None:
-        """Do what follows from an event. Raises StoreUnavailable."""
+        """Handle an event. Raises StoreUnavailable."""
         if entry.user_id is None:
             return
-        if entry.kind in _COUNTED:
+        if entry.kind in _CHANGES_OWN_COUNTS:
             await self.counts.mark(entry.user_id)
-        if entry.kind in _COME_OR_GONE:
+        if entry.kind in _CHANGES_COUNTS_OF_FOLLOWED:
             await self.counts.mark_followed_by(entry.user_id)
         if entry.kind in (EventType.POST_PUBLISHED, EventType.POST_FAN_OUT):
             await self.notifications.fan_out(entry)

@@ -1,4 +1,4 @@
-"""Entries of the outbox: written with a change, delivered after it, at least once."""
+"""Outbox entries: written with a change, delivered after it, at least once."""
 
 from __future__ import annotations
 
@@ -11,23 +11,23 @@ MAIL = "mail."
 
 
 class EventType(StrEnum):
-    """What is to be told: an event of an account, or a mail."""
+    """The type of an entry: an event, or a mail."""
 
     USER_CREATED = "user.created"
     USER_UPDATED = "user.updated"
     USER_DELETED = "user.deleted"
     USER_UNDELETED = "user.undeleted"
     USER_ERASED = "user.erased"
-    SEEN = "session.opened"
+    SESSION_OPENED = "session.opened"
     FOLLOWED = "follow.made"
     UNFOLLOWED = "follow.ended"
     POST_PUBLISHED = "post.published"
-    POST_FAN_OUT = "post.spread"  # to the followers not reached yet
+    POST_FAN_OUT = "post.spread"  # to the followers not yet notified
     POST_WITHDRAWN = "post.withdrawn"
     WELCOME = "mail.welcome"
     VERIFICATION = "mail.verification"
-    PASSWORD_RESET = "mail.password_reset"  # noqa: S105 - a kind's name
-    PASSWORD_CHANGED = "mail.password_changed"  # noqa: S105 - a kind's name
+    PASSWORD_RESET = "mail.password_reset"  # noqa: S105 - a type's name
+    PASSWORD_CHANGED = "mail.password_changed"  # noqa: S105 - a type's name
     EMAIL_CHANGE = "mail.email_change"
     EMAIL_CHANGE_ASKED = "mail.email_change_asked"
     EMAIL_CHANGED = "mail.email_changed"
@@ -39,7 +39,7 @@ class EventType(StrEnum):
 
 
 class State(IntEnum):
-    """How far an entry is; a dead one waits for an operator."""
+    """The state of an entry; a dead one waits for an operator."""
 
     PENDING = 0
     DELIVERED = 1
@@ -48,10 +48,10 @@ class State(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class NewEntry:
-    """What a change writes beside itself; never a token, never a password.
+    """An entry to write with a change; it never holds a token or a password.
 
-    `user_id` is whom it concerns. `address` is the folded text by which the worker
-    looks where no account is known, or an address that is not the account's own.
+    `user_id` is the account that it is about. `address` is the normalized identifier by
+    which the worker looks up an account, or an address that is not the account's own.
     """
 
     kind: EventType
@@ -62,7 +62,7 @@ class NewEntry:
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """An entry on its way; `attempts` counts the one that is being made."""
+    """A claimed entry; `attempts` includes the present one."""
 
     id: int
     kind: str
@@ -74,13 +74,13 @@ class Entry:
 
     @property
     def is_mail(self) -> bool:
-        """Whether it is a mail; all else are events of accounts."""
+        """Whether it is a mail; otherwise it is an event."""
         return self.kind.startswith(MAIL)
 
 
 @dataclass(frozen=True, slots=True)
 class DeadEntry:
-    """What an operator sees of a dead entry; `last_error` is a class of errors."""
+    """A dead letter as operators see it; `last_error` is the class of an exception."""
 
     id: int
     kind: str

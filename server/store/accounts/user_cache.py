@@ -9,10 +9,11 @@ is cached in this process and Redis is not read: changes may have been missed.
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import random
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from datetime import datetime
 from typing import Any
 
@@ -45,6 +46,23 @@ redis.call('EXPIRE', KEYS[1], ARGV[3])
 return 1
 """
 Read = Callable[[int], Awaitable[User | None]]
+
+
+def shape_version(entity: type[Any]) -> str:
+    """Return a hash of a dataclass's field names and types.
+
+    It is part of the cache key, so that two releases whose entities differ do not
+    read each other's values while they run side by side.
+    """
+    shape = [(field.name, _type_name(field.type)) for field in fields(entity)]
+    return hashlib.sha256(repr(shape).encode()).hexdigest()[:8]
+
+
+def _type_name(annotation: Any) -> str:
+    return str(getattr(annotation, "__name__", annotation))
+
+
+_SHAPE = shape_version(User)
 
 
 class UserCache:
@@ -175,7 +193,7 @@ class CachedUsers(PostgresUsers):
 
 def _key(user_id: int) -> str:
     # the braces are a hash tag: a cluster keeps all keys of an account on one node
-    return f"user:{{{user_id}}}"
+    return f"user:{{{user_id}}}:{_SHAPE}"
 
 
 def _evict_oldest(table: dict[int, Any]) -> None:
@@ -185,8 +203,12 @@ def _evict_oldest(table: dict[int, Any]) -> None:
 
 
 def _decode(raw: bytes | str) -> User | None:
-    values = orjson.loads(raw)
-    for name in ("created_at", "updated_at"):
-        values[name] = datetime.fromisoformat(values[name])
-    values["role"] = Role(values["role"])
-    return User(**values)
+    """Return the account in a cached value; None, a cache miss, if it is unreadable."""
+    try:
+        values = orjson.loads(raw)
+        for name in ("created_at", "updated_at"):
+            values[name] = datetime.fromisoformat(values[name])
+        values["role"] = Role(values["role"])
+        return User(**values)
+    except (ValueError, TypeError, KeyError):
+        return None

@@ -22,7 +22,7 @@ from server.store.accounts.user_reads import NOT_DELETED
 from server.store.accounts.users import RESERVED, changed
 from server.store.connect import Database
 from server.store.credentials.revocations import RevocationFeed, end_sessions
-from server.store.outbox import enqueue, take_back
+from server.store.outbox import enqueue, invalidate_mailed_tokens
 from server.store.tables import mailed_tokens as table
 from server.store.tables import outbox, users
 from server.store.writing import writing
@@ -82,7 +82,7 @@ class PostgresMailedTokens:
             user = await changed(
                 connection, EventType.USER_UPDATED, token.user_id, now, values
             )
-            await take_back(connection, user.id, now)
+            await invalidate_mailed_tokens(connection, user.id, now)
             mail = NewEntry(EventType.PASSWORD_CHANGED, user.id)
             await enqueue(connection, now, mail)
             ended = await end_sessions(connection, user.id, now)
@@ -137,7 +137,7 @@ async def _verified(
     values = {"email": token.address, "email_verified": True}
     user = await changed(connection, EventType.USER_UPDATED, token.user_id, now, values)
     if token.address != token.email:
-        await take_back(connection, user.id, now)
+        await invalidate_mailed_tokens(connection, user.id, now)
         mail = NewEntry(EventType.EMAIL_CHANGED, user.id, address=token.email)
         await enqueue(connection, now, mail)
     return user

@@ -1,4 +1,4 @@
-"""Revoked sessions: rows in Postgres that every process polls.
+"""Revocation sessions: rows in Postgres that every process polls.
 
 A Redis message makes the other processes poll at once; without Redis they see a
 log-out within half a second. Each poll reads from the oldest transaction that was
@@ -20,7 +20,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from server.domain.clock import Clock
 from server.domain.credentials.revocations import REVOCATION_RETENTION, Revocations
 from server.domain.event_buffer import EventBuffer
-from server.domain.revocation_watch import Revoked
+from server.domain.revocation_watch import Revocation
 from server.store.connect import Database
 from server.store.tables import revocations, sessions
 from server.store.wakeup_channel import WakeupChannel
@@ -69,7 +69,7 @@ class RevocationFeed:
         self._oldest_open = 0
         self._last_ids: frozenset[int] = frozenset()
         self._wakeups = WakeupChannel(redis, CHANNEL)
-        self.buffer: EventBuffer[Revoked] = EventBuffer()
+        self.buffer: EventBuffer[Revocation] = EventBuffer()
         self.listen = self._wakeups.listen
         self.wake = self._wakeups.wake
 
@@ -105,7 +105,7 @@ class RevocationFeed:
             oldest = (await connection.execute(sa.select(_OLDEST_OPEN))).scalar_one()
         return (token if token <= oldest else 0), oldest
 
-    async def chunk(self, since: int, after_id: int, size: int) -> Sequence[Revoked]:
+    async def chunk(self, since: int, after_id: int, size: int) -> Sequence[Revocation]:
         """Return revocations in force, written since a transaction, by id."""
         query = _written_since(since, self._clock() - REVOCATION_RETENTION)
         query = query.where(revocations.c.id > after_id)
@@ -124,5 +124,5 @@ def _written_since(
     )
 
 
-def _revoked(row: sa.Row[Any], token: int) -> Revoked:
-    return Revoked(row.id, row.session_id.hex, row.ended_at, token)
+def _revoked(row: sa.Row[Any], token: int) -> Revocation:
+    return Revocation(row.id, row.session_id.hex, row.ended_at, token)

@@ -21,7 +21,7 @@ from server.store import idempotent_responses
 from server.store.accounts.user_reads import NOT_DELETED
 from server.store.connect import Database
 from server.store.credentials.revocations import RevocationFeed, end_sessions, revoke
-from server.store.outbox import enqueue, take_back
+from server.store.outbox import enqueue, invalidate_mailed_tokens
 from server.store.tables import sessions, users
 
 ACTIVITY_INTERVAL = timedelta(hours=1)
@@ -54,7 +54,7 @@ class PostgresSessions:
             if (await connection.execute(known)).scalar() is False:
                 await enqueue(connection, session.created_at, _new_device(session))
             await connection.execute(sa.insert(sessions).values(asdict(session)))
-            event = NewEntry(EventType.SEEN, session.user_id)
+            event = NewEntry(EventType.SESSION_OPENED, session.user_id)
             await enqueue(connection, session.created_at, event)
         return True
 
@@ -87,8 +87,8 @@ class PostgresSessions:
             await self._feed.ended([session_id], rotation.session.ended_at)
         return rotation, owner
 
-    async def end(self, session_id: UUID, now: datetime, user_id: int = 0) -> bool:
-        """End a session, of this user if one is named; return whether it exists.
+    async def end(self, session_id: UUID, now: datetime, user_id: int = 0) -> int:
+        """End a session, of this user if one is named; return its user, 0 for none.
 
         Ending it again is no error. Every process is informed.
         """
@@ -98,11 +98,14 @@ class PostgresSessions:
         ended_at = sa.func.coalesce(sessions.c.ended_at, now)
         statement = sa.update(sessions).where(*conditions).values(ended_at=ended_at)
         async with self._database.transaction() as connection:
-            ended = await connection.execute(statement.returning(sessions.c.id))
-            ids = ended.scalars().all()
+            ended = await connection.execute(
+                statement.returning(sessions.c.id, sessions.c.user_id)
+            )
+            rows = ended.all()
+            ids = [row.id for row in rows]
             await revoke(connection, ids, now)
         await self._feed.ended(ids, now)
-        return bool(ids)
+        return rows[0].user_id if rows else 0
 
     async def end_all(
         self, user_id: int, now: datetime, keep: UUID | None = None
@@ -181,7 +184,7 @@ class PostgresSessions:
             )
             mail = NewEntry(EventType.PASSWORD_CHANGED, user_id)
             await enqueue(connection, now, event, mail)
-            await take_back(connection, user_id, now)
+            await invalidate_mailed_tokens(connection, user_id, now)
             ids = await end_sessions(connection, user_id, now, keep)
             if idempotency:
                 await idempotent_responses.write(connection, idempotency, None)
@@ -223,7 +226,7 @@ async def _record_activity(
 ) -> None:
     """Write an event of the user's activity, at most once in ACTIVITY_INTERVAL."""
     if after.last_used_at - before.last_used_at >= ACTIVITY_INTERVAL:
-        event = NewEntry(EventType.SEEN, after.user_id)
+        event = NewEntry(EventType.SESSION_OPENED, after.user_id)
         await enqueue(connection, after.last_used_at, event)
 
 

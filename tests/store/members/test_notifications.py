@@ -1,4 +1,4 @@
-"""What follows from posts and follows: counts, and news by mail, each once."""
+"""Statistics and notifications that follow from posts and follows, each once."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -19,7 +19,7 @@ from server.domain.posts.posts import NewPost, Post, State
 from server.store.connect import Database
 from server.store.members.analytics import PostgresAnalytics
 from server.store.members.follows import PostgresFollows
-from server.store.members.notifications import LINES, PostgresNotifications
+from server.store.members.notifications import MAX_LINES, PostgresNotifications
 from server.store.members.settings import PostgresSettings
 from server.store.outbox import PostgresOutbox
 from server.store.posts.posts import PostgresPosts
@@ -33,7 +33,7 @@ LEASE = timedelta(seconds=5)
 
 
 class World:
-    """The stores, and a courier by hand."""
+    """The stores, and a dispatcher that the test drives."""
 
     def __init__(self, stores: Stores, database: Database) -> None:
         self.users, self.database, self.clock = stores.users, database, Clock()
@@ -45,15 +45,15 @@ class World:
         self.event_handlers = EventHandlers(counts, self.notifications)
         self.periodic_jobs = PeriodicJobs(counts, self.notifications, self.clock)
 
-    async def member(self, name: str, **wishes: bool) -> User:
+    async def member(self, name: str, **settings: bool) -> User:
         user = await self.users.add(new(name))
-        if wishes:
-            settings = replace(Settings(), **wishes)  # type: ignore[arg-type]  # all bool
-            await self.settings.replace(user.id, settings, "", NOON)
+        if settings:
+            values = replace(Settings(), **settings)  # type: ignore[arg-type]  # all bool
+            await self.settings.replace(user.id, values, "", NOON)
         return user
 
-    async def follow(self, who: User, whom: User) -> None:
-        await self.follows.add(who.id, whom.id, self.clock())
+    async def follow(self, follower: User, followed: User) -> None:
+        await self.follows.add(follower.id, followed.id, self.clock())
 
     async def post(
         self, author: User, title: str = "On numbers", state: State = State.PUBLISHED
@@ -61,8 +61,8 @@ class World:
         made = NewPost(author.id, title, "body", 0, state, self.clock())
         return await self.posts.add(made)
 
-    async def carry(self) -> list[Entry]:
-        """Carry every entry, each twice; give the mails that are due."""
+    async def deliver(self) -> list[Entry]:
+        """Deliver every entry, each twice; return the mails that are due."""
         mails: list[Entry] = []
         while entries := await self.outbox.claim(10, LEASE, mails=True):
             for entry in entries:
@@ -75,12 +75,12 @@ class World:
         return [mail for mail in mails if "first" in mail.payload]
 
     async def lines(self, mail: Entry) -> Sequence[str]:
-        """Give what a mail says."""
+        """Return the lines of a mail."""
         first, last = int(mail.payload["first"]), int(mail.payload["last"])
         return await self.notifications.lines(mail.user_id or 0, first, last)
 
     async def counts(self, user: User) -> tuple[int, int]:
-        """Go round; give posts and followers as they are counted."""
+        """Run the jobs; return the counted posts and followers."""
         await self.periodic_jobs.run_once()
         query = sa.select(user_analytics.c.posts, user_analytics.c.followers)
         mine = query.where(user_analytics.c.user_id == user.id)
@@ -98,48 +98,48 @@ async def world(real_stores: Stores, database: Database) -> World:
     return World(real_stores, database)
 
 
-async def test_counts_follow_what_happens(world: World) -> None:
-    """However often an entry comes; deleted members count no more."""
+async def test_counts_follow_posts_and_follows(world: World) -> None:
+    """Also when an event is delivered twice; deleted members are not counted."""
     ana, bea = await world.member("ana"), await world.member("bea")
     await world.follow(bea, ana)
     post = await world.post(ana)
     await world.post(ana, state=State.DRAFT)
-    await world.carry()
+    await world.deliver()
     assert await world.counts(ana) == (1, 1)
     await world.posts.edit(post.id, Edit({"state": State.DRAFT}, "", NOON))
-    await world.carry()
+    await world.deliver()
     assert await world.counts(ana) == (0, 1)
     await world.posts.edit(post.id, Edit({"state": State.PUBLISHED}, "", NOON))
     await world.users.delete(bea.id, NOON)
-    await world.carry()
+    await world.deliver()
     assert await world.counts(ana) == (1, 0)
     later = NOON + timedelta(seconds=1)
     await world.users.undelete(bea.id, NOON - timedelta(seconds=1), later)
     await world.posts.delete(post.id, "", NOON)
-    await world.carry()
+    await world.deliver()
     assert await world.counts(ana) == (0, 1)
     await world.follows.remove(bea.id, ana.id, NOON)
-    await world.carry()
+    await world.deliver()
     assert await world.counts(ana) == (0, 0)
 
 
-async def test_a_count_is_made_once_for_many_events(
+async def test_counts_are_updated_once_for_many_events(
     world: World, database: Database
 ) -> None:
-    """What is not stale is not counted."""
+    """Counts that are not stale are not counted again."""
     ana = await world.member("ana")
     for number in range(5):
         await world.follow(await world.member(f"fan{number}"), ana)
-    await world.carry()
+    await world.deliver()
     analytics = PostgresAnalytics(database)
     assert await analytics.count(100, NOON) == 1
     assert await analytics.count(100, NOON) == 0
-    await analytics.mark(10**9)  # nobody: a member who was erased meanwhile
+    await analytics.mark(10**9)  # a member who was erased meanwhile
     assert await analytics.count(100, NOON) == 0
 
 
-async def test_followers_who_ask_for_it_are_told_of_a_post(world: World) -> None:
-    """Each once; not those who do not ask, came later, or are no longer there."""
+async def test_post_notifies_followers_whose_settings_ask_for_it(world: World) -> None:
+    """Each once; not deleted members, nor those who follow later."""
     ana = await world.member("ana")
     asks = await world.member("asks", followed_posts=True)
     others = [
@@ -150,24 +150,26 @@ async def test_followers_who_ask_for_it_are_told_of_a_post(world: World) -> None
     for who in (asks, *others):
         await world.follow(who, ana)
     await world.users.delete(others[-1].id, NOON)
-    await world.carry()
+    await world.deliver()
     post = await world.post(ana)
     world.clock.advance(1)
     await world.follow(await world.member("late", followed_posts=True), ana)
-    (mail,) = await world.carry()
+    (mail,) = await world.deliver()
     assert (mail.kind, mail.user_id) == (EventType.FOLLOWED_POST, asks.id)
     assert await world.lines(mail) == ["ana: On numbers"]
     for state in (State.DRAFT, State.PUBLISHED):
         await world.posts.edit(post.id, Edit({"state": state}, "", NOON))
-    assert await world.carry() == []
+    assert await world.deliver() == []
 
 
-async def test_what_is_gone_is_no_news(world: World) -> None:
-    """A letter is written when it is sent: a post or a wish withdrawn says nothing."""
+async def test_notification_omits_deleted_post_and_changed_setting(
+    world: World,
+) -> None:
+    """A mail is composed when it is sent, from the data of that moment."""
     ana, bea = await world.member("ana"), await world.member("bea", followed_posts=True)
     await world.follow(bea, ana)
     post = await world.post(ana)
-    (mail,) = await world.carry()
+    (mail,) = await world.deliver()
     await world.settings.replace(bea.id, Settings(), "", NOON)
     assert await world.lines(mail) == []
     await world.settings.replace(bea.id, Settings(followed_posts=True), "", NOON)
@@ -176,37 +178,37 @@ async def test_what_is_gone_is_no_news(world: World) -> None:
     assert await world.lines(mail) == []
 
 
-async def test_a_new_follower_is_told_once(world: World) -> None:
-    """Following again and again is no way to send mail."""
+async def test_new_follower_is_notified_once(world: World) -> None:
+    """Following again and again sends no further mail."""
     ana, bea = await world.member("ana", new_followers=True), await world.member("bea")
     for _ in range(3):
         await world.follow(bea, ana)
         await world.follows.remove(bea.id, ana.id, NOON)
     await world.follow(bea, ana)
-    (mail,) = await world.carry()
+    (mail,) = await world.deliver()
     assert (mail.kind, mail.user_id) == (EventType.NEW_FOLLOWER, ana.id)
     assert await world.lines(mail) == ["bea follows you"]
 
 
-async def test_many_followers_are_told_in_chunks(world: World) -> None:
-    """Nobody twice, nobody left out, also where several followed at once."""
-    small = PostgresNotifications(world.database, world.clock, chunk=3)
+async def test_post_notifies_many_followers_in_chunks(world: World) -> None:
+    """Each follower once, also when several followed at the same time."""
+    small = PostgresNotifications(world.database, world.clock, batch_size=3)
     world.event_handlers = replace(world.event_handlers, notifications=small)
     ana = await world.member("ana")
     fans = [await world.member(f"fan{n}", followed_posts=True) for n in range(8)]
     for number, fan in enumerate(fans):
         await world.follow(fan, ana)
         world.clock.advance(number % 2)
-    await world.carry()
+    await world.deliver()
     await world.post(ana)
-    mails = await world.carry()
+    mails = await world.deliver()
     assert sorted(mail.user_id or 0 for mail in mails) == [fan.id for fan in fans]
     fan_out = [r for r in await world.rows(outbox) if r.kind == EventType.POST_FAN_OUT]
     assert len(fan_out) >= 2
 
 
-async def test_a_digest_comes_once_a_day(world: World) -> None:
-    """All there was, in one mail, when the oldest has waited a day."""
+async def test_digest_is_sent_once_a_day(world: World) -> None:
+    """All notifications in one mail, when the oldest is a day old."""
     ana, cat = await world.member("ana"), await world.member("cat")
     bea = await world.member(
         "bea", followed_posts=True, new_followers=True, digest=True
@@ -216,16 +218,16 @@ async def test_a_digest_comes_once_a_day(world: World) -> None:
     await world.follow(cat, bea)
     for author in (ana, cat):
         await world.post(author, f"By {author.username}")
-    assert await world.carry() == []
+    assert await world.deliver() == []
     world.clock.now = NOON + DIGEST_AFTER
     await world.periodic_jobs.run_once()
-    assert await world.carry() == []
+    assert await world.deliver() == []
     world.clock.advance(1)
     await world.post(ana, "One more")
-    await world.carry()
+    await world.deliver()
     await world.periodic_jobs.run_once()
     await world.periodic_jobs.run_once()
-    (mail,) = await world.carry()
+    (mail,) = await world.deliver()
     assert (mail.kind, mail.user_id) == (EventType.DIGEST, bea.id)
     assert await world.lines(mail) == [
         "cat follows you",
@@ -236,8 +238,8 @@ async def test_a_digest_comes_once_a_day(world: World) -> None:
     assert all(row.told_at for row in await world.rows(notifications))
 
 
-async def test_who_unfollowed_since_is_told_nothing(world: World) -> None:
-    """A digest says what stands when it is sent."""
+async def test_digest_omits_ended_follows(world: World) -> None:
+    """A digest is composed when it is sent."""
     ana = await world.member("ana")
     bea = await world.member(
         "bea", followed_posts=True, new_followers=True, digest=True
@@ -246,35 +248,39 @@ async def test_who_unfollowed_since_is_told_nothing(world: World) -> None:
     for who, whom in ((bea, ana), (ana, bea), (cat, bea)):
         await world.follow(who, whom)
     await world.post(ana)
-    await world.carry()
+    await world.deliver()
     world.clock.now = NOON + 2 * DIGEST_AFTER
     await world.periodic_jobs.run_once()
-    (mail,) = await world.carry()
+    (mail,) = await world.deliver()
     await world.follows.remove(bea.id, ana.id, world.clock())
     await world.follows.remove(ana.id, bea.id, world.clock())
     assert await world.lines(mail) == ["cat follows you"]
 
 
-async def test_a_long_digest_says_that_there_is_more(world: World) -> None:
+async def test_digest_with_more_lines_than_the_limit_ends_with_and_more(
+    world: World,
+) -> None:
     ana = await world.member("ana")
     bea = await world.member("bea", followed_posts=True, digest=True)
     await world.follow(bea, ana)
-    for number in range(LINES + 1):
+    for number in range(MAX_LINES + 1):
         await world.post(ana, f"Post {number}")
-    await world.carry()
+    await world.deliver()
     world.clock.now = NOON + 2 * DIGEST_AFTER
     await world.periodic_jobs.run_once()
-    (mail,) = await world.carry()
+    (mail,) = await world.deliver()
     lines = await world.lines(mail)
-    assert (len(lines), lines[-1]) == (LINES + 1, "... and more")
+    assert (len(lines), lines[-1]) == (MAX_LINES + 1, "... and more")
 
 
-async def test_who_was_seen(world: World, real_stores: Stores) -> None:
-    """By the newest session, and it is kept when the session is swept."""
+async def test_last_seen_outlives_the_session(
+    world: World, real_stores: Stores
+) -> None:
+    """It is the last use of the newest session, and stays when that is deleted."""
     ana = await world.member("ana")
     await real_stores.sessions.add(a_session(ana.id), 1)
-    assert EventType.SEEN in {row.kind for row in await world.rows(outbox)}
-    await world.carry()
+    assert EventType.SESSION_OPENED in {row.kind for row in await world.rows(outbox)}
+    await world.deliver()
     await world.periodic_jobs.run_once()
     (row,) = await world.rows(user_analytics)
     assert row.last_seen_at == NOON
