@@ -19,8 +19,8 @@ Step = Callable[[], Awaitable[object]]
 class Startup:
     """Runs steps in their order until all have succeeded, then the tasks.
 
-    `complete` tells whether calls may be served. An error that waiting cannot fix, such as
-    a wrong password, ends the startup: `check` raises it.
+    `complete` tells whether calls may be served. An error that waiting
+    cannot fix, such as a wrong password, ends the startup: `check` raises it.
     """
 
     name = "startup"

@@ -3,7 +3,7 @@
 `begin_erasure` removes the identity in one short transaction. `Erasures` deletes the
 rest in batches: first the rows that reference the account, then the account, then
 the addresses in audit events. So an account with millions of rows needs no long
-transaction. A row in `erasures` records the progress of an erasure until it is complete;
+transaction. A row in `erasures` records the progress until the erasure is complete;
 any process continues from there. The id is never used again.
 """
 
