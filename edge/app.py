@@ -1,6 +1,6 @@
-"""The edge's front door: a FastAPI shell around one raw ASGI dispatcher.
+"""The REST application: a FastAPI shell around one raw ASGI dispatcher.
 
-The shell has what is not a binding: health, and the documentation where it is on.
+The shell serves what is not a binding: health checks, and the documentation.
 """
 
 import asyncio
@@ -13,37 +13,42 @@ from fastapi import FastAPI
 from starlette.requests import Request
 from starlette.responses import FileResponse, HTMLResponse, JSONResponse, Response
 
-from edge.bindings import BindingError, Router, read_bindings
+from edge.bindings import BindingError, read_bindings
 from edge.codec import Codec
 from edge.config import EdgeSettings
 from edge.dispatcher import Dispatcher
+from edge.http.request_headers import is_valid_host
 from edge.http.streams import Receive, Send
 from edge.openapi import describe
 from edge.port import CallPort
+from edge.router import Router
 
 _log = logging.getLogger("edge")
 _DEFAULTS = EdgeSettings()
 _ASSETS = Path(fastapi_offline.__file__).parent / "static"
 _READY_TIMEOUT = 5.0  # seconds until a readiness check counts as failed
-_UNSTORED = {"Cache-Control": "no-store"}
+_NOT_STORED = {"Cache-Control": "no-store"}
+_SECURITY_HEADERS = {
+    "Content-Security-Policy": "frame-ancestors 'none'",
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+}
 _PAGE = """<!doctype html><html lang="en"><meta charset="utf-8">
 <title>API documentation</title><link rel="icon" href="docs/favicon.png">
 <link rel="stylesheet" href="docs/swagger-ui.css"><div id="swagger-ui"></div>
 <script src="docs/swagger-ui-bundle.js"></script><script src="docs/start.js"></script>
 """
 _START = 'SwaggerUIBundle({url: "openapi.json", dom_id: "#swagger-ui"});\n'
-# Swagger UI styles its elements in place; scripts come from files only.
-_PAGE_HEADERS = {
+# Swagger UI sets styles inline; scripts come from files only.
+_PAGE_HEADERS = _SECURITY_HEADERS | {
     "Content-Security-Policy": (
         "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; "
         "img-src 'self' data:; connect-src 'self'; base-uri 'none'; "
         "form-action 'none'; frame-ancestors 'none'"
     ),
-    "X-Content-Type-Options": "nosniff",
-    "Referrer-Policy": "no-referrer",
     "Cache-Control": "no-cache",
 }
-# A response is an ASGI application, which answers every request alike.
+# A response is an ASGI application that answers every request the same.
 _PAGES = {
     "/docs": HTMLResponse(_PAGE, 200, _PAGE_HEADERS),
     "/docs/start.js": Response(_START, 200, _PAGE_HEADERS, "text/javascript"),
@@ -54,10 +59,10 @@ _PAGES = {
 
 
 class Edge(FastAPI):
-    """The shell; every path that is not its own is a binding's.
+    """The shell; requests for every path but its own go to the dispatcher.
 
-    The dispatcher stands before FastAPI's router and its middleware, because each
-    of them costs as much as the whole of it.
+    The dispatcher comes before FastAPI's router and middleware, because each of them
+    costs as much as the whole dispatcher.
     """
 
     def __init__(
@@ -67,55 +72,63 @@ class Edge(FastAPI):
         self._codec = codec
         self._bindings = router.bindings
         self._settings = settings
-        self._own: dict[str, Any] = {"/livez": Response(headers=_UNSTORED)}
+        self._own: dict[str, Any] = {"/livez": Response(headers=_NOT_STORED)}
         self._own["/readyz"] = self._readiness
         if settings.docs:
             self._own |= _PAGES | {"/openapi.json": self._described}
         for binding in router.bindings:
             if binding.template.text in self._own:
-                told = f"{binding.method}: {binding.template.text} is the edge's own"
-                raise BindingError(told)
+                path = binding.template.text
+                raise BindingError(f"{binding.method}: {path} is reserved")
         self._dispatch = Dispatcher(codec, router, port, settings, self._own)
         for path, answer in self._own.items():
             self.add_route(path, answer, methods=["GET"])  # and HEAD
 
     async def __call__(self, scope: Any, receive: Receive, send: Send) -> None:
         """Serve one ASGI connection."""
-        own = scope["type"] != "http" or (
-            scope["path"] in self._own and scope["method"] in ("GET", "HEAD")
-        )
-        if own:
+        if scope["type"] != "http" or self._is_own(scope):
             await super().__call__(scope, receive, send)
         else:
             await self._dispatch(scope, receive, send)
 
+    def _is_own(self, scope: Any) -> bool:
+        """Return whether a request is for a page; an invalid one gets an error."""
+        if scope["path"] not in self._own or scope["method"] not in ("GET", "HEAD"):
+            return False
+        hosts = (value for name, value in scope["headers"] if name == b"host")
+        return all(map(is_valid_host, hosts))
+
     def openapi(self) -> dict[str, Any]:
-        """Give the OpenAPI document of the bindings."""
+        """Return the OpenAPI document of the bindings."""
         if self.openapi_schema is None:
             self.openapi_schema = describe(self._codec, self._bindings, self._settings)
         return self.openapi_schema
 
     async def _described(self, _: Request) -> Response:
-        return JSONResponse(self.openapi(), headers={"Cache-Control": "no-cache"})
+        headers = _SECURITY_HEADERS | {"Cache-Control": "no-cache"}
+        return JSONResponse(self.openapi(), headers=headers)
 
     async def _readiness(self, _: Request) -> Response:
-        """Ask whoever knows; whatever goes wrong with that is not ready."""
+        """Run the readiness check; one that fails counts as not ready."""
         ready, status = self._settings.ready, 503
         try:
             async with asyncio.timeout(_READY_TIMEOUT):
                 status = 200 if ready is None or await ready() else 503
         except Exception:
             _log.exception("the readiness check failed")
-        return Response(None, status, _UNSTORED)
+        headers = dict(_NOT_STORED)
+        if status == 503:
+            headers["Retry-After"] = str(self._settings.retry_after)
+        return Response(None, status, headers)
 
 
 def create_app(
     descriptors: bytes, port: CallPort, settings: EdgeSettings = _DEFAULTS
 ) -> FastAPI:
-    """Give the REST application of every annotated method in `descriptors`.
+    """Return the REST application of every annotated method in `descriptors`.
 
     `descriptors` is a serialised FileDescriptorSet with all imports. Raises
-    ValueError where an annotation or a setting cannot be served, and says which.
+    ValueError naming an annotation or a setting that cannot be served.
     """
     codec = Codec(descriptors)
     router = Router(tuple(read_bindings(codec, settings)))

@@ -1,6 +1,6 @@
-"""google.api.http annotations -> bindings, and the trie that finds them.
+"""Reads google.api.http annotations into bindings.
 
-Whatever cannot be served is refused here, at start, with the method's name.
+An annotation that cannot be served is refused here, at start, with the method's name.
 """
 
 import re
@@ -24,17 +24,16 @@ from edge.schema.fields import (
 from edge.template import Template, Variable, parse
 
 HTTP_BODY = "google.api.HttpBody"
-RESUME = "resume_token"  # where a stream's message says that it can be taken up again
 _METHOD = re.compile(r"[\w!#$%&'*+.^`|~-]+", re.ASCII)  # RFC 9110 9.1
 
 
 class BindingError(ValueError):
-    """An annotation or a table that cannot be served; names the method."""
+    """An annotation or a setting that cannot be served; names the method."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Binding:
-    """One way to call one method over HTTP; everything is looked up beforehand."""
+    """One way to call one method over HTTP; all look-ups are done beforehand."""
 
     method: str  # "/pkg.Service/Method"
     desc: DescMethod
@@ -44,15 +43,17 @@ class Binding:
     request: Shape
     takes_body: bool
     body_field: Field | None  # None: the body is the request itself
-    body: Shape | None  # of the message that the body is, if it is one
+    body: Shape | None  # the body's message type; None: it is not a message
     reply: Shape
     reply_field: Field | None
-    resource: Shape | None  # of what is sent; None for a scalar or a list
+    resource: Shape | None  # the type that is sent; None: a scalar or a list
     headers: Mapping[str, Parameter]  # request fields that HTTP's own headers fill
     mask: Field | None  # FieldMask derived from a PATCH body
-    mask_skips: frozenset[str]  # paths that a derived mask leaves out
+    mask_skips: frozenset[str]  # paths that are left out of a derived mask
+    etag: Parameter | None  # the resource's version
+    reply_token: Parameter | None  # where a stream can be resumed
     streams: bool
-    queries: dict[str, Parameter] = field(default_factory=dict)  # seen so far
+    queries: dict[str, Parameter] = field(default_factory=dict)  # resolved so far
 
     @property
     def whole_body(self) -> bool:
@@ -61,29 +62,29 @@ class Binding:
 
     @property
     def raw_body(self) -> bool:
-        """Whether the body is a google.api.HttpBody, taken as it is."""
+        """Whether the body is a google.api.HttpBody, passed on unread."""
         return self.body is not None and self.body.name == HTTP_BODY
 
     @property
     def raw_reply(self) -> bool:
-        """Whether the answer is a google.api.HttpBody, sent as it is."""
+        """Whether the answer is a google.api.HttpBody, sent unchanged."""
         return self.resource is not None and self.resource.name == HTTP_BODY
 
 
 def read_bindings(codec: Codec, settings: EdgeSettings) -> Iterator[Binding]:
-    """Give the bindings of every annotated method; raises BindingError."""
+    """Yield the bindings of every annotated method; raises BindingError."""
     methods = {_full_name(method): method for method in codec.methods()}
     _check_tables(settings, methods)
     for name, method in methods.items():
         for rule in _rules(codec, method, settings.extra_bindings.get(name, "")):
             try:
-                yield _bind(codec, method, rule)
+                yield _bind(codec, method, rule, settings)
             except ValueError as error:
                 raise _refused(method, str(error)) from None
 
 
 def _check_tables(settings: EdgeSettings, known: Mapping[str, DescMethod]) -> None:
-    """Refuse settings for methods that nobody has."""
+    """Raise BindingError for a setting about an unknown method."""
     tables: dict[str, set[str]] = {
         "access": set(settings.access),
         "extra_bindings": set(settings.extra_bindings),
@@ -108,7 +109,7 @@ def _refused(method: DescMethod, why: str) -> BindingError:
 
 
 def _rules(codec: Codec, method: DescMethod, extra: str) -> Iterator[Any]:
-    """Give a method's google.api.http rules, and the "GET /path" added to them."""
+    """Yield a method's google.api.http rules, after its extra "GET /path"."""
     if extra:
         verb, _, path = extra.partition(" ")
         pattern = Oneof("custom", SimpleNamespace(kind=verb, path=path))
@@ -126,7 +127,7 @@ def _rules(codec: Codec, method: DescMethod, extra: str) -> Iterator[Any]:
 
 
 def _pattern(rule: Any) -> tuple[str, str]:
-    """Give a rule's HTTP method and path template."""
+    """Return a rule's HTTP method and path template."""
     match rule.pattern:
         case Oneof(field="custom", value=custom):
             return custom.kind, custom.path
@@ -135,9 +136,11 @@ def _pattern(rule: Any) -> tuple[str, str]:
     raise ValueError("the http rule has no path")
 
 
-def _bind(codec: Codec, method: DescMethod, rule: Any) -> Binding:
+def _bind(
+    codec: Codec, method: DescMethod, rule: Any, settings: EdgeSettings
+) -> Binding:
     if method.method_kind not in ("unary", "server_streaming"):
-        raise ValueError("REST has no streams of requests")
+        raise ValueError("client streaming is not supported over REST")
     verb, path = _pattern(rule)
     if not _METHOD.fullmatch(verb):
         raise ValueError(f"{verb!r} is not an HTTP method")
@@ -149,6 +152,7 @@ def _bind(codec: Codec, method: DescMethod, rule: Any) -> Binding:
     if any(parameter.fields == (body_field,) for _, parameter in variables):
         raise ValueError(f"{rule.body!r} is bound to the path and the body")
     reply_field = _top_field(reply, rule.response_body, "response_body")
+    resource = reply_field.message if reply_field else reply
     return Binding(
         method=_full_name(method),
         desc=method,
@@ -161,10 +165,12 @@ def _bind(codec: Codec, method: DescMethod, rule: Any) -> Binding:
         body=request if whole else body_field.message if body_field else None,
         reply=reply,
         reply_field=reply_field,
-        resource=reply_field.message if reply_field else reply,
-        headers=_headers(request, body_field),
+        resource=resource,
+        headers=_headers(request, body_field, settings),
         mask=_mask(request) if verb == "PATCH" and rule.body else None,
-        mask_skips=_mask_skips(variables, body_field),
+        mask_skips=_mask_skips(variables, body_field, settings),
+        etag=find_string(resource, settings.etag_field),
+        reply_token=find_string(reply, settings.resume_token_field),
         streams=method.method_kind == "server_streaming",
     )
 
@@ -172,7 +178,7 @@ def _bind(codec: Codec, method: DescMethod, rule: Any) -> Binding:
 def _variables(
     request: Shape, template: Template
 ) -> Iterator[tuple[Variable, Parameter]]:
-    """Bind a template's variables to fields that are one value each (http.proto)."""
+    """Yield a template's variables with their fields, one value each (http.proto)."""
     oneofs: dict[object, str] = {}
     bound: set[tuple[Field, ...]] = set()
     for variable in template.variables:
@@ -182,7 +188,7 @@ def _variables(
             where = f"path template {template.text!r}: {variable.field}"
             raise ValueError(f"{where}: {error}") from None
         if parameter.last.many:
-            raise ValueError(f"{variable.field}: a list cannot stand in a path")
+            raise ValueError(f"{variable.field}: a list cannot be bound to a path")
         if parameter.fields in bound:
             raise ValueError(f"{variable.field}: it is bound twice")
         bound.add(parameter.fields)
@@ -194,109 +200,48 @@ def _variables(
 
 
 def _top_field(shape: Shape, name: str, option: str) -> Field | None:
-    found = shape.named.get(name)
-    if name and (found is None or found.name != name):
+    top_field = shape.named.get(name)
+    if name and (top_field is None or top_field.name != name):
         raise ValueError(f"{option}: {shape.name} has no field {name!r}")
-    return found
+    return top_field
 
 
-def _headers(request: Shape, body_field: Field | None) -> dict[str, Parameter]:
-    """Find what headers fill; the etag is the request's own, else the body's."""
-    within = f"{body_field.name}.etag" if body_field else "etag"
-    found = {
-        "Idempotency-Key": find_string(request, "request_id"),
-        "If-Match": find_string(request, "etag") or find_string(request, within),
-        "Last-Event-ID": find_string(request, RESUME),
+def _headers(
+    request: Shape, body_field: Field | None, settings: EdgeSettings
+) -> dict[str, Parameter]:
+    """Return the fields that headers fill; the etag is the request's or the body's."""
+    etag = settings.etag_field
+    within = f"{body_field.name}.{etag}" if body_field and etag else ""
+    fields = {
+        "Idempotency-Key": find_string(request, settings.request_id_field),
+        "If-Match": find_string(request, etag) or find_string(request, within),
+        "Last-Event-ID": find_string(request, settings.resume_token_field),
     }
-    return {name: parameter for name, parameter in found.items() if parameter}
+    return {name: parameter for name, parameter in fields.items() if parameter}
 
 
 def _mask(request: Shape) -> Field | None:
-    """Find the one FieldMask of a request; of several, none can be told apart."""
+    """Return the FieldMask of a request that has exactly one."""
     masks = [
-        found
-        for found in request.fields
-        if found.message and found.message.name == "google.protobuf.FieldMask"
+        mask
+        for mask in request.fields
+        if mask.message and mask.message.name == "google.protobuf.FieldMask"
     ]
     return masks[0] if len(masks) == 1 else None
 
 
 def _mask_skips(
-    variables: Sequence[tuple[Variable, Parameter]], body_field: Field | None
+    variables: Sequence[tuple[Variable, Parameter]],
+    body_field: Field | None,
+    settings: EdgeSettings,
 ) -> frozenset[str]:
-    """Give the mask paths, within the body, of `etag` and of path-bound fields."""
-    skips = {"etag"} if body_field else {"etag", "request_id"}
+    """Return the mask paths, within the body, of preconditions and path variables."""
+    etag = settings.etag_field
+    skips = {etag} if body_field else {etag, settings.request_id_field}
     for _, parameter in variables:
-        names = [found.name for found in parameter.fields]
+        names = [part.name for part in parameter.fields]
         if body_field is None:
-            skips |= {".".join(names), ".".join([*names[:-1], "etag"])}
+            skips |= {".".join(names), ".".join([*names[:-1], etag])}
         elif parameter.fields[0] is body_field:
             skips.add(".".join(names[1:]))
     return frozenset(skips)
-
-
-Methods = dict[str, Binding]
-
-
-@dataclass(slots=True)
-class _Node:
-    literals: "dict[str, _Node]" = field(default_factory=dict)
-    star: "_Node | None" = None
-    leaves: dict[str, Methods] = field(default_factory=dict)  # by verb: the path ends
-    deep: dict[str, Methods] = field(default_factory=dict)  # by verb: `**` takes all
-
-
-class Router:
-    """Finds the binding of a path: a literal before `*` before `**`."""
-
-    def __init__(self, bindings: Sequence[Binding]) -> None:
-        """Build the trie; raises BindingError where two bindings are one route."""
-        self.bindings = tuple(bindings)
-        self._root = _Node()
-        for binding in bindings:
-            self._add(binding)
-
-    def _add(self, binding: Binding) -> None:
-        node = self._root
-        for segment in binding.template.segments:
-            if segment is None:
-                node.star = node.star or _Node()
-                node = node.star
-            else:
-                node = node.literals.setdefault(segment, _Node())
-        leaves = node.deep if binding.template.deep else node.leaves
-        methods = leaves.setdefault(binding.template.verb, {})
-        other = methods.setdefault(binding.verb, binding)
-        if other is not binding:
-            what = f"{binding.verb} {binding.template.text!r}"
-            raise _refused(binding.desc, f"{what} is also a route of {other.method}")
-
-    def find(self, path: list[str], verb: str) -> list[Methods]:
-        """Give the bindings of every leaf that a path reaches, the closest first.
-
-        The path is split at its slashes.
-        """
-        return _leaves(self._root, path, 0, verb)
-
-
-def pick(methods: Methods, method: str) -> Binding | None:
-    """Give a leaf's binding for an HTTP method; HEAD may be GET."""
-    found = methods.get(method)
-    if found is None and method == "HEAD":
-        found = methods.get("GET")
-    return found or methods.get("*")
-
-
-def _leaves(node: _Node, path: list[str], at: int, verb: str) -> list[Methods]:
-    found: list[Methods] = []
-    if at < len(path):
-        segment = path[at]
-        if segment in node.literals:
-            found = _leaves(node.literals[segment], path, at + 1, verb)
-        if node.star and segment:
-            found += _leaves(node.star, path, at + 1, verb)
-    elif verb in node.leaves:
-        found.append(node.leaves[verb])
-    if verb in node.deep:
-        found.append(node.deep[verb])
-    return found

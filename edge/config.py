@@ -1,4 +1,4 @@
-"""The edge's knobs, general ones only; nothing here reads the environment."""
+"""Settings of an edge, general ones only; nothing here reads the environment."""
 
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
@@ -10,30 +10,30 @@ MIB = 1024 * KIB
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TokenCookie:
-    """A reply field that a browser keeps as a cookie (`X-Token-Mode: cookie`).
+    """A token that a browser keeps in a cookie (`X-Token-Mode: cookie`).
 
-    The tables go from "/pkg.Service/Method" to dotted proto names of fields
-    within that method's reply or request.
+    The tables lead from "/pkg.Service/Method" to the dotted proto name of a field in
+    that method's reply or request.
     """
 
     name: str  # without the `__Host-` prefix
-    reply_fields: Mapping[str, str] = field(default_factory=dict)  # become the cookie
-    request_fields: Mapping[str, str] = field(default_factory=dict)  # come from it
+    reply_fields: Mapping[str, str] = field(default_factory=dict)  # set the cookie
+    request_fields: Mapping[str, str] = field(default_factory=dict)  # read from it
     max_age_fields: Mapping[str, str] = field(default_factory=dict)  # reply's, seconds
     cleared_by: frozenset[str] = frozenset()  # methods whose success clears it
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EdgeSettings:
-    """Everything about an edge that is not in the descriptors. Times in seconds.
+    """What an edge needs to know beside the descriptors. Times are in seconds.
 
-    A table for a method that the descriptors do not have is refused at start.
+    A table entry for a method that is not in the descriptors is refused at start.
     """
 
     title: str = "REST API"
     version: str = "1"
     description: str = ""
-    public_url: str = ""  # the origin that browsers see; "" = not known
+    public_url: str = ""  # the origin that browsers see; empty: not known
     docs: bool = False  # serve /docs and /openapi.json
     debug: bool = False  # cookies work on a plain-http loopback
     ready: Callable[[], Awaitable[bool]] | None = None  # answers /readyz
@@ -42,25 +42,32 @@ class EdgeSettings:
     max_decompressed_bytes: int = 1 * MIB
     max_header_bytes: int = 16 * KIB
     body_timeout: float = 20.0  # to receive a whole request body
-    default_timeout: float | None = 30.0  # a unary call's, without `grpc-timeout`
-    stream_timeout: float | None = None  # a stream's, without `grpc-timeout`
-    max_timeout: float | None = None  # what a caller may ask for at most
+    default_timeout: float | None = 30.0  # of a unary call without `grpc-timeout`
+    stream_timeout: float | None = None  # of a stream without `grpc-timeout`
+    max_timeout: float | None = None  # upper bound for `grpc-timeout`
     heartbeat: float = 15.0  # between comments on an idle event stream
     compress_from_bytes: int = 1 * KIB
+    retry_after: int = 1  # of a 429 or 503 whose service names no delay
 
     cors_origins: tuple[str, ...] = ()  # exact, such as "https://app.example"
     trusted_proxies: tuple[str, ...] = ()  # addresses or networks (CIDR)
     serve_trailing_slash: bool = False  # /users/ is /users; else it is not found
-    response_headers: frozenset[str] = frozenset()  # metadata names sent on as headers
+    response_headers: frozenset[str] = frozenset()  # metadata names sent as headers
 
-    # Method -> "GET /path", for methods whose files nobody can annotate.
+    # Fields with a meaning in HTTP, by their proto names; an empty name: none has it.
+    etag_field: str = "etag"  # a resource's version: ETag and If-Match
+    request_id_field: str = "request_id"  # a request's: Idempotency-Key
+    # A stream's: event ids and Last-Event-ID.
+    resume_token_field: str = "resume_token"  # noqa: S105  # a name, no secret
+
+    # Method -> "GET /path", for methods whose files cannot be annotated.
     extra_bindings: Mapping[str, str] = field(default_factory=dict)
-    text_pattern: str = ""  # what the services ask of every text, for the document
+    text_pattern: str = ""  # that every text must match, for the OpenAPI document
     info: Mapping[str, Any] = field(default_factory=dict)  # more of OpenAPI's info
     service_order: tuple[str, ...] = ()  # full names, in the order of the document
     access: Mapping[str, str] = field(default_factory=dict)  # method -> who may call it
     error_reasons: str = ""  # full name of the enum of google.rpc.ErrorInfo reasons
-    error_domain: str = ""  # of google.rpc.ErrorInfo in the edge's own refusals
+    error_domain: str = ""  # of google.rpc.ErrorInfo in the edge's own errors
     created_prefixes: tuple[str, ...] = ("Create", "BatchCreate")  # these answer 201
     public_max_age: Mapping[str, int] = field(default_factory=dict)  # method -> seconds
     public_methods: frozenset[str] = frozenset()  # need no credentials

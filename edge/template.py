@@ -9,9 +9,9 @@ From the comment on HttpRule in google/api/http.proto:
     FieldPath = IDENT { "." IDENT } ;
     Verb      = ":" LITERAL ;
 
-`**` must be the last segment. "/" alone is the root. A literal is what RFC 3986
-lets stand in a path segment; the text leaves it open whether it may hold a
-colon: here it may within a variable, where it cannot be taken for a verb.
+`**` must be the last segment. "/" alone is the root. A literal is a path segment of
+RFC 3986. The grammar does not say whether it may contain a colon: here it may within
+a variable, where the colon cannot begin a verb.
 """
 
 import re
@@ -28,7 +28,7 @@ _OUTER_SLASH = re.compile(r"/(?![^{}]*\})")
 
 @dataclass(frozen=True, slots=True)
 class Variable:
-    """A field filled from the segments `start` to `end` (None: to the last)."""
+    """A field that has the segments from `start` to `end` (None: to the last)."""
 
     field: str
     start: int
@@ -36,11 +36,11 @@ class Variable:
 
     @property
     def single(self) -> bool:
-        """Whether it is exactly one segment, which is decoded whole."""
+        """Whether it is exactly one segment, in which "%2F" is a slash."""
         return self.end == self.start + 1
 
     def covers(self, index: int) -> bool:
-        """Tell whether a segment is among its own."""
+        """Return whether a segment belongs to the variable."""
         return self.start <= index and (self.end is None or index < self.end)
 
 
@@ -74,7 +74,7 @@ class Template:
         self.variables.append(Variable(field, start, end))
 
     def read(self) -> None:
-        """Read the text; raises ValueError that says what is wrong."""
+        """Parse the text; raises ValueError naming the fault."""
         if not self.text.startswith("/"):
             raise ValueError("it must start with '/'")
         rest = self.text[1:]
@@ -92,7 +92,7 @@ class Template:
 
 
 def parse(text: str) -> Template:
-    """Give the parsed template; raises ValueError that says what is wrong."""
+    """Return the parsed template; raises ValueError naming the fault."""
     template = Template(text, [], [])
     try:
         template.read()

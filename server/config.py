@@ -71,6 +71,7 @@ class Settings(BaseSettings):
     debug: bool = False
     grpc_listen: ListenAddress = "127.0.0.1:50051"
     http_listen: ListenAddress = "127.0.0.1:8080"
+    http_keep_alive: Duration = timedelta(seconds=75)
     state_dir: Path = Path("var")
     public_url: PublicUrl = ""
     smtp_url: SmtpUrl | None = None

@@ -282,13 +282,13 @@ class FakeSessions:
             self.known.add(rotation.session.name, rotation.session.ended_at)
         return rotation, owner
 
-    async def end(self, session_id: UUID, now: datetime, user_id: int = 0) -> bool:
+    async def end(self, session_id: UUID, now: datetime, user_id: int = 0) -> int:
         session = self.sessions.get(session_id)
         if session is None or user_id not in (0, session.user_id):
-            return False
+            return 0
         self.sessions[session_id] = replace(session, ended_at=session.ended_at or now)
         self.known.add(session.name, now)
-        return True
+        return session.user_id
 
     async def end_all(
         self, user_id: int, now: datetime, keep: UUID | None = None

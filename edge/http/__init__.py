@@ -1,1 +1,1 @@
-"""HTTP's own manners: headers, negotiation, cookies and streams."""
+"""HTTP semantics: headers, negotiation, entity tags, cookies and streams."""

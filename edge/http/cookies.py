@@ -1,4 +1,4 @@
-"""Tokens of browsers: kept in a cookie that scripts cannot read, never in a body.
+"""Tokens of browsers: in a cookie that scripts cannot read, never in a body.
 
 Used when a request has `X-Token-Mode: cookie` (OWASP ASVS 3.3, 3.5).
 """
@@ -14,17 +14,18 @@ from protobuf import Message
 from edge.bindings import Binding, BindingError
 from edge.config import EdgeSettings, TokenCookie
 from edge.errors import Code, Header, HttpError
-from edge.http.headers import RequestHead, has_body
-from edge.http.negotiation import JSON, unsupported
-from edge.request import Given, text_value, value_at
+from edge.http.negotiation import JSON, media_type, unsupported
+from edge.http.request_headers import RequestHead, has_body
+from edge.merging import value_at
+from edge.parameters import FieldValue, text_value
 from edge.schema.fields import Parameter, resolve
 
 
 class TokenCookies:
-    """The cookie table of one application, by its bindings."""
+    """The token cookies of one application."""
 
     def __init__(self, bindings: Sequence[Binding], settings: EdgeSettings) -> None:
-        """Resolve every field of the table; raises FieldPathError naming a bad one."""
+        """Resolve every field of the table; raises FieldPathError if one is unknown."""
         self._debug = settings.debug
         self._table = settings.cookies
         origins = (*settings.cors_origins, settings.public_url)
@@ -44,8 +45,8 @@ class TokenCookies:
             ]
             self._sets[binding.method] = [*self._resolved(binding)]
             if binding.streams and self._sets[binding.method]:
-                told = f"{binding.method} is a stream: its replies set no cookies"
-                raise BindingError(told)
+                message = f"{binding.method} is a stream: its replies set no cookies"
+                raise BindingError(message)
 
     def _resolved(
         self, binding: Binding
@@ -53,38 +54,37 @@ class TokenCookies:
         for cookie in self._table:
             if path := cookie.reply_fields.get(binding.method):
                 age = cookie.max_age_fields.get(binding.method)
-                lives = resolve(binding.reply, age) if age else None
-                yield cookie, resolve(binding.reply, path), lives
+                lifetime = resolve(binding.reply, age) if age else None
+                yield cookie, resolve(binding.reply, path), lifetime
 
-    def wanted(self, head: RequestHead) -> bool:
-        """Tell whether a request asks for cookies; raises HttpError (403, 415).
+    def is_requested(self, head: RequestHead) -> bool:
+        """Return whether a request asks for cookies; raises HttpError (403, 415).
 
         A request that a browser sent from another site is refused, and so is a
-        body that a form could have sent.
+        body that an HTML form can send.
         """
         headers = head.headers
         mode = headers.get(b"x-token-mode", b"").lower()
         if not self._table or not mode:
             return False
-        if mode != b"cookie":  # a slip must not put a token into a body
+        if mode != b"cookie":  # a typing error must not put a token into a body
             raise HttpError("X-Token-Mode must be cookie")
         origin, site = headers.get(b"origin"), headers.get(b"sec-fetch-site")
-        own = site in (b"same-origin", b"none") or (site is None and origin is None)
-        if not own and origin not in self._origins:
+        same = site in (b"same-origin", b"none") or (site is None and origin is None)
+        if not same and origin not in self._origins:
             raise HttpError(
                 "this origin may not use token cookies",
                 "ORIGIN_NOT_ALLOWED",
                 http=403,
                 code=Code.PERMISSION_DENIED,
             )
-        if has_body(headers):
-            kind = headers.get(b"content-type", b"").partition(b";")[0].strip().lower()
-            if kind != JSON.encode():
-                raise unsupported(f"with token cookies the body must be {JSON}")
+        kind, _ = media_type(headers.get(b"content-type", b""))
+        if kind != JSON and has_body(headers):
+            raise unsupported(f"with token cookies the body must be {JSON}")
         return True
 
-    def given(self, binding: Binding, head: RequestHead) -> Iterator[Given]:
-        """Give the request fields that the request's cookies fill."""
+    def values(self, binding: Binding, head: RequestHead) -> Iterator[FieldValue]:
+        """Yield the request fields that cookies fill."""
         reads = self._reads[binding.method]
         cookies = _parsed(head.headers.get(b"cookie", b"")) if reads else {}
         for cookie, parameter in reads:
@@ -94,43 +94,45 @@ class TokenCookies:
             if text is not None:
                 yield text_value(parameter, text)
 
-    def take(self, binding: Binding, message: Message, scope: Any) -> Iterator[Header]:
-        """Move a reply's tokens into cookies; give the Set-Cookie headers."""
+    def extract(
+        self, binding: Binding, message: Message, scope: Any
+    ) -> Iterator[Header]:
+        """Move a reply's tokens into cookies; yield the headers that do it."""
         plain = self._debug and _is_plain_loopback(scope)
-        for cookie, parameter, lives in self._sets[binding.method]:
-            holder = value_at(message, parameter.fields[:-1])
-            token = holder[parameter.last.desc] if holder is not None else ""
+        for cookie, parameter, lifetime in self._sets[binding.method]:
+            parent = value_at(message, parameter.fields[:-1])
+            token = parent[parameter.last.desc] if parent is not None else ""
             if token:
-                age = value_at(message, lives.fields) if lives else None
+                age = value_at(message, lifetime.fields) if lifetime else None
                 yield _set_cookie(cookie.name, str(token), age or None, plain=plain)
-                del holder[parameter.last.desc]
+                del parent[parameter.last.desc]
         for cookie in self._table:
             if binding.method in cookie.cleared_by:
                 yield _set_cookie(cookie.name, "", 0, plain=plain)
 
     def without(self, binding: Binding, body: bytes) -> bytes:
-        """Give a JSON body without the members that became cookies."""
+        """Return a JSON body without the members that became cookies."""
         value = orjson.loads(body)
         for _, parameter, _ in self._sets[binding.method]:
             inner = parameter.fields[0] is binding.reply_field
             *above, last = parameter.names[1:] if inner else parameter.names
-            at = value
+            parent = value
             for name in above:
-                at = at.get(name, {})
-            at.pop(last, None)
+                parent = parent.get(name, {})
+            parent.pop(last, None)
         return orjson.dumps(value)
 
 
 def _parsed(header: bytes) -> dict[str, str]:
-    """Give the cookies of a request; what is not a pair is left out (RFC 6265 5.4)."""
+    """Return the cookies of a request; what is not a pair is ignored (RFC 6265 5.4)."""
     pairs = (part.partition("=") for part in header.decode("latin-1").split(";"))
     return {name.strip(): unquote(value.strip()) for name, mark, value in pairs if mark}
 
 
 def _set_cookie(name: str, value: str, age: int | None, *, plain: bool) -> Header:
     prefix, secure = ("", "") if plain else ("__Host-", "; Secure")
-    lives = "" if age is None else f"; Max-Age={age}"
-    flags = f"Path=/; HttpOnly{secure}; SameSite=Strict{lives}"
+    max_age = "" if age is None else f"; Max-Age={age}"
+    flags = f"Path=/; HttpOnly{secure}; SameSite=Strict{max_age}"
     return b"set-cookie", f"{prefix}{name}={quote(value)}; {flags}".encode()
 
 

@@ -1,29 +1,32 @@
-"""How streams stand in one body, and the watch over a client that may go away."""
+"""Framings of streams, and calls that end when their client disconnects."""
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
+from time import monotonic
 from types import TracebackType
 from typing import Any
 
 from edge.errors import Code
 from edge.http.negotiation import EVENTS, JSON, NDJSON
 from edge.port import CallError
+from edge.timers import SharedTimer
 
 Receive = Callable[[], Awaitable[Any]]
 Send = Callable[[Any], Awaitable[None]]
 
-_LOOK_AFTER = 0.05  # most calls are done by then, and need no task to watch them
-_GRACE = 0.25  # the port reports its own deadline first
+# Seconds; most calls are done earlier and need no task that watches the client.
+_WATCH_AFTER = WATCH_INTERVAL = 0.05
+_PORT_GRACE = 0.25  # seconds for the port to report its own deadline first
 
 
-class Gone(Exception):
-    """The client went away; nobody is left to answer."""
+class Disconnected(Exception):
+    """The client disconnected; there is nobody to answer."""
 
 
 @dataclass(frozen=True, slots=True)
 class Framing:
-    """What stands around the messages of one body."""
+    """The bytes around the messages in one body."""
 
     start: bytes = b""  # before the first message
     between: bytes = b""  # before each other one
@@ -34,14 +37,14 @@ class Framing:
     heartbeat: bytes = b""  # sent while idle, if not empty
 
     def frame(self, text: bytes, token: str = "", *, first: bool) -> bytes:
-        """Give one message as it is sent; `token` is where a client may resume."""
-        known = token and self.heartbeat and token.isprintable()
-        mark = b"id: %s\n" % token.encode() if known else b""
-        edge = self.start if first else self.between
-        return b"".join((edge, mark, self.before, text, self.after))
+        """Return a message with its framing; `token` is where a client may resume."""
+        has_id = token and self.heartbeat and token.isprintable()
+        event_id = b"id: %s\n" % token.encode() if has_id else b""
+        prefix = self.start if first else self.between
+        return b"".join((prefix, event_id, self.before, text, self.after))
 
     def last(self, error: bytes) -> bytes:
-        """Give what ends a body whose stream failed after its first message."""
+        """Return the end of a body whose stream failed after its first message."""
         return self.error + self.frame(error, first=False) + self.end
 
 
@@ -61,9 +64,9 @@ FRAMINGS = {
 async def paced(
     messages: AsyncIterator[bytes], idle: float | None
 ) -> AsyncGenerator[bytes | None, None]:
-    """Give the messages, and None whenever none came for `idle` seconds.
+    """Yield the messages, and None whenever none came for `idle` seconds.
 
-    Ends the call in the end, whether or not its stream has ended.
+    Closing it ends the call, whether or not its stream has ended.
     """
     try:
         while True:
@@ -82,58 +85,29 @@ async def paced(
             await close()
 
 
-class DisconnectMonitor:
-    """Has calls watched that last; one timer for all, as one each costs 2 us."""
-
-    def __init__(self) -> None:
-        self._new: set[DisconnectGuard] = set()
-        self._lasting: set[DisconnectGuard] = set()  # here since the last look
-        self._loop: asyncio.AbstractEventLoop | None = None
-
-    def add(self, watch: "DisconnectGuard") -> None:
-        """Have a call watched, unless it is removed soon."""
-        self._new.add(watch)
-        loop = asyncio.get_running_loop()
-        if self._loop is not loop:
-            self._loop = loop
-            loop.call_later(_LOOK_AFTER, self._look, loop)
-
-    def remove(self, watch: "DisconnectGuard") -> None:
-        """Forget a call that is done."""
-        self._new.discard(watch)
-        self._lasting.discard(watch)
-
-    def _look(self, loop: asyncio.AbstractEventLoop) -> None:
-        for watch in self._lasting:
-            watch.start()
-        self._lasting, self._new = self._new, set()
-        self._loop = loop if self._lasting else None
-        if self._lasting:
-            loop.call_later(_LOOK_AFTER, self._look, loop)
-
-
 class DisconnectGuard:
-    """Cancels what stands in it once the client is gone or the deadline passed.
+    """Cancels its block once the client disconnects or the deadline passes.
 
-    Leaving it raises Gone then, or CallError where the port did not keep the
-    deadline itself.
+    Leaving the block raises Disconnected then, or CallError where the port did not
+    keep the deadline itself. Short calls need no task: `timer` starts it later.
     """
 
     def __init__(
-        self, lookout: DisconnectMonitor, receive: Receive, timeout: float | None
+        self, timer: SharedTimer, receive: Receive, timeout: float | None
     ) -> None:
-        self._disconnect_monitor = lookout
+        self._timer = timer
         self._receive = receive
-        self._timeout = None if timeout is None else timeout + _GRACE
-        self._why: Exception | None = None
+        self._timeout = None if timeout is None else timeout + _PORT_GRACE
+        self._cause: Exception | None = None
         self._watcher: asyncio.Task[None] | None = None
+        self.due = monotonic() + _WATCH_AFTER
 
     def __enter__(self) -> None:
-        self._mine = asyncio.current_task()
-        self._disconnect_monitor.add(self)
+        self._task = asyncio.current_task()
+        self._timer.add(self)
 
-    def start(self) -> None:
-        """Begin to watch."""
+    def expire(self) -> None:
+        """Start to watch the client: the call is not a short one."""
         self._watcher = asyncio.ensure_future(self._watch())
 
     async def _watch(self) -> None:
@@ -141,11 +115,11 @@ class DisconnectGuard:
             async with asyncio.timeout(self._timeout):
                 while (await self._receive())["type"] != "http.disconnect":
                     pass
-            self._why = Gone()
+            self._cause = Disconnected()
         except TimeoutError:
-            self._why = CallError(Code.DEADLINE_EXCEEDED, "deadline exceeded")
-        if self._mine is not None:
-            self._mine.cancel()
+            self._cause = CallError(Code.DEADLINE_EXCEEDED, "deadline exceeded")
+        if self._task is not None:
+            self._task.cancel()
 
     def __exit__(
         self,
@@ -153,10 +127,10 @@ class DisconnectGuard:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._disconnect_monitor.remove(self)
+        self._timer.remove(self)
         if self._watcher is None:
             return
         self._watcher.cancel()
         cancelled = isinstance(error, asyncio.CancelledError)
-        if cancelled and self._why and self._mine and not self._mine.uncancel():
-            raise self._why from None
+        if cancelled and self._cause and self._task and not self._task.uncancel():
+            raise self._cause from None

@@ -12,6 +12,7 @@ from protobuf import Message, Registry
 
 from edge.errors import BAD_INPUT, HttpError, Violation, fault, invalid, two_of_one
 from edge.schema.fields import Field, Shape
+from edge.schema.integers import refuse_invalid_integers
 from edge.schema.kinds import ANY
 
 # The native codec parses JSON by recursion without a limit of its own: about 15,000
@@ -129,6 +130,7 @@ def refuse_ambiguity(
         if field is None:
             continue
         path = prefix + field.json_name
+        refuse_invalid_integers(field, value, path)
         _refuse_second(field, value, path, seen)
         for step, item in field.items(value) if field.typed else ():
             assert field.typed is not None  # noqa: S101  # checked above, for mypy

@@ -94,7 +94,10 @@ async def _serving(
         ) as application,
         serving.listening_grpc(application.grpc, settings.grpc_listen) as grpc_port,
         serving.listening_http(
-            application.http, settings.http_listen, DeadlinedProtocol
+            application.http,
+            settings.http_listen,
+            DeadlinedProtocol,
+            settings.http_keep_alive,
         ) as http_port,
     ):
         gc.collect()
@@ -165,7 +168,10 @@ async def _edge(settings: Settings, server: str) -> None:
     async with (
         grpc.aio.insecure_channel(server, CHANNEL_OPTIONS) as channel,
         serving.listening_http(
-            remote_edge(channel, settings), settings.http_listen, DeadlinedProtocol
+            remote_edge(channel, settings),
+            settings.http_listen,
+            DeadlinedProtocol,
+            settings.http_keep_alive,
         ) as port,
     ):
         log.info("listening", http=_with_port(settings.http_listen, port))

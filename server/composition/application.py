@@ -10,7 +10,9 @@ from datetime import timedelta
 import grpc
 from fastapi import FastAPI
 
+from edge.http.trusted_proxies import TrustedProxies
 from edge.port import CallError, CallPort, Reply
+from edge.timers import SharedTimer
 from server.composition.accounts import accounts_feature
 from server.composition.auth import auth_feature, authentication
 from server.composition.edge import edge_app, edge_settings, rates
@@ -28,9 +30,9 @@ from server.composition.resources import Resources, Stores, build_stores
 from server.composition.startup import Startup, Step
 from server.domain.auth import Authentication
 from server.domain.idempotency import Idempotency
-from server.rpc.addresses import TrustedProxies
 from server.rpc.batched_call import call_executor
 from server.rpc.batching import BatchingServicer
+from server.rpc.deadlines import TIMER_INTERVAL
 from server.rpc.grpc_server import MAX_CONCURRENT_CALLS, build_grpc_server
 from server.rpc.health import POLL_INTERVAL, Health
 from server.rpc.listener import ChainDependencies, Listener, serve_methods
@@ -138,4 +140,5 @@ def chain_dependencies(
         clock=resources.clock,
         is_started=lambda: startup.complete,
         rates=rates(resources.settings),
+        timer=SharedTimer(TIMER_INTERVAL),
     )

@@ -20,6 +20,11 @@ from server.rpc.health import remote_readiness
 from server.rpc.interceptors.errors import DOMAIN
 from server.rpc.interceptors.validation import NO_NUL
 
+# Fields with a meaning in HTTP (AIP-154, AIP-155), as the contract names them.
+ETAG_FIELD = "etag"
+REQUEST_ID_FIELD = "request_id"
+RESUME_TOKEN_FIELD = "resume_token"  # noqa: S105  # a name, no secret
+
 Rates = Mapping[str, Sequence[contract.RateRule]]
 
 
@@ -51,6 +56,9 @@ def edge_settings(settings: Settings, in_force: Rates) -> EdgeSettings:
         cors_origins=settings.cors_origins,
         trusted_proxies=tuple(map(str, settings.trusted_proxies)),
         serve_trailing_slash=True,
+        etag_field=ETAG_FIELD,
+        request_id_field=REQUEST_ID_FIELD,
+        resume_token_field=RESUME_TOKEN_FIELD,
         text_pattern=NO_NUL,
         error_domain=DOMAIN,
         public_methods=contract.public_methods(),

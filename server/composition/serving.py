@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import os
 import signal
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
+from datetime import timedelta
 
 import grpc
 import structlog
@@ -66,9 +68,16 @@ class _Uvicorn(uvicorn.Server):
 
 @asynccontextmanager
 async def listening_http(
-    app: FastAPI, address: str, protocol: type[asyncio.Protocol]
+    app: FastAPI,
+    address: str,
+    protocol: type[asyncio.Protocol],
+    keep_alive: timedelta = timedelta(seconds=75),
 ) -> AsyncIterator[int]:
-    """Serve HTTP; return the port. Requests in flight may finish after the block."""
+    """Serve HTTP; return the port. Requests in flight may finish after the block.
+
+    An idle connection is closed after `keep_alive`, which should be longer than a
+    proxy in front keeps it: else the proxy sends a request into a closed one.
+    """
     listener = _bound(address)
     config = uvicorn.Config(
         app,
@@ -79,6 +88,7 @@ async def listening_http(
         lifespan="off",
         http=protocol,
         ws="none",
+        timeout_keep_alive=math.ceil(keep_alive.total_seconds()),
         timeout_graceful_shutdown=int(STOP_TIMEOUT_SECONDS),
     )
     server = _Uvicorn(config)

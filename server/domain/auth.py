@@ -205,6 +205,15 @@ class Authentication:
         """End a session; its access tokens are refused from now on."""
         await self.sessions.end(UUID(session_id), self.clock())
 
+    async def end_session_of(self, refresh_token: str) -> Caller:
+        """End the session of a refresh token, an older one too; return its user.
+
+        Raises RefreshTokenInvalid for a token that was never issued.
+        """
+        session_id = self.refresh.session_id(refresh_token)
+        user_id = await self.sessions.end(session_id, self.clock())
+        return Caller(user_id, session_id.hex)
+
     def identify(self, token: str) -> Caller:
         """Return the caller of an access token or a service key. No I/O.
 

@@ -1,4 +1,4 @@
-"""Changes of single fields: which ones may be written, and to what version."""
+"""Partial updates: which fields a caller may write, and the version they expect."""
 
 from __future__ import annotations
 
@@ -11,18 +11,26 @@ from server.domain.errors import InvalidFields, Violation
 
 @dataclass(frozen=True, slots=True)
 class Edit:
-    """New values of fields by name, and the version that must be in force, if any."""
+    """New values by field name; a non-empty `etag` must be the current version's."""
 
     values: Mapping[str, object]
     etag: str
     now: datetime
 
+    def changes(self, current: object) -> dict[str, object]:
+        """Return the values that differ from the attributes of `current`."""
+        return {
+            name: value
+            for name, value in self.values.items()
+            if getattr(current, name) != value
+        }
+
 
 def check_writable(
     resource: str, values: Mapping[str, object], writable: Set[str]
 ) -> None:
-    """Raise InvalidFields naming each field of a resource that may not be written."""
-    broken = [
+    """Raise InvalidFields that names each field outside `writable`."""
+    violations = [
         Violation(
             f"{resource}.{json_name(name)}",
             "may not be written",
@@ -31,16 +39,16 @@ def check_writable(
         for name in values
         if name not in writable
     ]
-    if broken:
-        raise InvalidFields(broken)
+    if violations:
+        raise InvalidFields(violations)
 
 
 def json_name(name: str) -> str:
-    """Give a field's name as JSON writes it."""
+    """Return the ProtoJSON form of a field name: `created_at` -> `createdAt`."""
     first, *rest = name.split("_")
     return first + "".join(part.capitalize() for part in rest)
 
 
-def etag(version: int) -> str:
-    """Give a version as callers write it."""
+def etag_of(version: int) -> str:
+    """Return the etag of a version."""
     return f"{version:x}"

@@ -1,8 +1,8 @@
-"""Pages: which rows a page holds, and tokens that name the next one.
+"""Pages of lists: page numbers, and signed tokens for keyset pagination.
 
-Page numbers serve people and reach to row 10,000. A token is keyset: it holds
-where the page before ended, so its cost does not grow. It is signed and bound
-to the caller, the filter and the sort (CVE-2026-33503 is what happens without).
+Page numbers are for people and reach row 10,000. A page token holds the position of
+the last row (keyset), so the cost of a page does not grow with its distance. A token
+is signed and bound to the caller, the filter and the sort (compare CVE-2026-33503).
 """
 
 from __future__ import annotations
@@ -17,27 +17,28 @@ from server.domain.credentials import base64url
 from server.domain.credentials.secret_key import Mac
 from server.domain.errors import InvalidFields, Violation
 
-MAX_OFFSET = 10_000
-_TAG_BYTES = 16
+DEFAULT_PAGE_SIZE = 20
+MAX_OFFSET = 10_000  # rows
+_SIGNATURE_BYTES = 16
 Item = TypeVar("Item")
 
 
 @dataclass(frozen=True, slots=True)
 class Sort:
-    """An order of rows; it always ends in the id, so that it is total."""
+    """A sort key and direction; rows with equal keys are sorted by id."""
 
     key: str
     descending: bool = False
 
     @staticmethod
     def parse(text: str) -> Sort:
-        """Read `username` or `-username`; the empty text is `id`."""
-        return Sort(text.lstrip("-") or "id", text.startswith("-"))
+        """Parse `username` or `-username`; the empty text means `id`."""
+        return Sort(text.removeprefix("-") or "id", text.startswith("-"))
 
 
 @dataclass(frozen=True, slots=True)
 class Position:
-    """Where a page ended: the last row's sort value, as text, and its id."""
+    """The position of a row in a list: its sort value, as text, and its id."""
 
     value: str
     id: int
@@ -45,7 +46,7 @@ class Position:
 
 @dataclass(frozen=True, slots=True)
 class PageParams:
-    """The page that a caller asks for: by number, or by token; None is the default."""
+    """The paging fields of a request; None means the default."""
 
     number: int | None = None
     size: int | None = None
@@ -54,7 +55,7 @@ class PageParams:
 
 @dataclass(frozen=True, slots=True)
 class PageRequest:
-    """Which page: by number, from 1, or after a position."""
+    """The page to read: by number, from 1, or after a position."""
 
     size: int
     number: int = 1
@@ -62,13 +63,13 @@ class PageRequest:
 
     @property
     def offset(self) -> int:
-        """How many rows go before, when it is asked for by number."""
+        """The number of rows to skip; 0 for a page after a position."""
         return 0 if self.after else (self.number - 1) * self.size
 
 
 @dataclass(frozen=True, slots=True)
 class Rows(Generic[Item]):
-    """What a store gives: the rows, whether more follow, and how many there are."""
+    """The rows of one page, whether more follow, and how many rows match in all."""
 
     items: Sequence[Item]
     more: bool
@@ -78,7 +79,7 @@ class Rows(Generic[Item]):
 
 @dataclass(frozen=True, slots=True)
 class Page(Generic[Item]):
-    """A page as callers see it; `number` is 0 when it was asked for by token."""
+    """One page of a list; `number` is 0 for a page requested by token."""
 
     rows: Rows[Item]
     number: int
@@ -87,35 +88,39 @@ class Page(Generic[Item]):
 
     @property
     def pages(self) -> int:
-        """How many pages of this size hold all rows."""
+        """The number of pages of this size."""
         return -(-self.rows.total // self.size)
 
     @property
     def has_prev(self) -> bool:
-        """Whether rows go before this page; a token always has a page before it."""
+        """Whether a page precedes this one; always true for a page by token."""
         return self.number != 1
 
 
 @dataclass(frozen=True, slots=True)
 class PageTokens:
-    """Makes and reads page tokens."""
+    """Signs and verifies page tokens."""
 
     mac: Mac
 
     def make(self, position: Position, context: bytes) -> str:
-        """Give the token for what follows `position`, good in `context` only."""
+        """Return the token of the page after `position`, valid in `context` only."""
         payload = orjson.dumps([position.value, position.id])
-        tag = self.mac.sign(payload + context)[:_TAG_BYTES]
-        return base64url.encode(tag + payload)
+        signature = self.mac.sign(payload + context)[:_SIGNATURE_BYTES]
+        return base64url.encode(signature + payload)
 
     def read(self, token: str, context: bytes) -> Position:
-        """Give the position; InvalidFields unless it was made for this context."""
+        """Return the position that a token holds.
+
+        Raises InvalidFields unless it is, character by character, a token that was
+        made for this context.
+        """
         try:
             raw = base64url.decode(token)
         except ValueError:
             raw = b""
-        tag, payload = raw[:_TAG_BYTES], raw[_TAG_BYTES:]
-        if not self.mac.verify(payload + context, tag):
+        signature, payload = raw[:_SIGNATURE_BYTES], raw[_SIGNATURE_BYTES:]
+        if not self.mac.verify(payload + context, signature):
             raise InvalidFields([_FOREIGN_TOKEN])
         value, row_id = orjson.loads(payload)
         return Position(value, row_id)
@@ -124,15 +129,18 @@ class PageTokens:
 def page_request(
     number: int | None, size: int | None, after: Position | None
 ) -> PageRequest:
-    """Give the page asked for; InvalidFields if it is named twice or out of reach."""
-    size = size or 20
+    """Return the page to read.
+
+    Raises InvalidFields for a number beside a token, or a page beyond MAX_OFFSET.
+    """
+    size = size or DEFAULT_PAGE_SIZE
     if after:
         if number is not None:
-            raise InvalidFields([_NAMED_TWICE])
+            raise InvalidFields([_NUMBER_AND_TOKEN])
         return PageRequest(size, after=after)
     number = number or 1
     if number * size > MAX_OFFSET:
-        raise InvalidFields([_OUT_OF_REACH])
+        raise InvalidFields([_BEYOND_MAX_OFFSET])
     return PageRequest(size, number)
 
 
@@ -141,18 +149,20 @@ async def paginate(
     tokens: PageTokens,
     context: Sequence[object],
     read: Callable[[PageRequest], Awaitable[Rows[Item]]],
-    end: Callable[[Item], Position],
+    position_of: Callable[[Item], Position],
 ) -> Page[Item]:
-    """Read the page asked for, and name the next one.
+    """Read one page, and make the token of the next.
 
-    `context` is what a token is good for: list, caller, filter, sort. `end` gives
-    where a row stands. Raises InvalidFields.
+    `context` is what a token is bound to: list, caller, filter and sort. Raises
+    InvalidFields.
     """
-    bound = orjson.dumps(context, default=str)
-    after = tokens.read(page_params.token, bound) if page_params.token else None
+    bound_to = orjson.dumps(context, default=str)
+    after = tokens.read(page_params.token, bound_to) if page_params.token else None
     request = page_request(page_params.number, page_params.size, after)
     rows = await read(request)
-    next_token = tokens.make(end(rows.items[-1]), bound) if rows.more else ""
+    next_token = ""
+    if rows.more:
+        next_token = tokens.make(position_of(rows.items[-1]), bound_to)
     return Page(rows, 0 if after else request.number, request.size, next_token)
 
 
@@ -161,11 +171,11 @@ _FOREIGN_TOKEN = Violation(
     "must be the nextPageToken of a page with the same caller, filters and sort",
     "page_token.foreign",
 )
-_NAMED_TWICE = Violation(
-    "page", "must be left out when pageToken is given", "page.named_twice"
+_NUMBER_AND_TOKEN = Violation(
+    "page", "must be omitted when pageToken is set", "page.named_twice"
 )
-_OUT_OF_REACH = Violation(
+_BEYOND_MAX_OFFSET = Violation(
     "page",
-    f"page x pageSize must not be above {MAX_OFFSET:,}: follow nextPageToken instead",
+    f"page x pageSize must not exceed {MAX_OFFSET:,}; use nextPageToken instead",
     "page.reach",
 )

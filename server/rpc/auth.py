@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 from blatam.auth.v1 import auth_pb2 as pb
 from blatam.user.v1 import user_pb2
 from server.domain.audit import Audit, AuditEvent, AuditFilter
@@ -10,9 +12,9 @@ from server.domain.callers import Caller
 from server.domain.credentials.service_keys import ServiceKey
 from server.domain.credentials.sessions import Session
 from server.domain.credentials.tokens import ALGORITHM, KeyRing, SigningKey
-from server.domain.errors import TokenInvalid
+from server.domain.errors import RefreshTokenInvalid, TokenInvalid
 from server.rpc.call import Call
-from server.rpc.messages.moments import moment_at
+from server.rpc.messages.timestamps import datetime_of
 
 
 class AuthServicer:
@@ -34,6 +36,9 @@ class AuthServicer:
             call.device,
             call.account_limits,
         )
+        if request.refresh_token:
+            with suppress(RefreshTokenInvalid):
+                await self._authentication.end_session_of(request.refresh_token)
         call.caller = Caller(tokens.user_id, tokens.session_id)  # for the log
         return pb.LoginResponse(tokens=_pair(tokens))
 
@@ -46,8 +51,17 @@ class AuthServicer:
         return pb.RefreshTokenResponse(tokens=_pair(tokens))
 
     async def Logout(self, request: pb.LogoutRequest, call: Call) -> pb.LogoutResponse:
-        """End the caller's session."""
-        await self._authentication.log_out(call.caller.session_id)
+        """End the caller's session, and the session of the refresh token."""
+        caller = call.caller
+        if caller.session_id:
+            await self._authentication.log_out(caller.session_id)
+        if request.refresh_token:
+            try:
+                owner = await self._authentication.end_session_of(request.refresh_token)
+                call.caller = caller if caller.session_id else owner  # for the log
+            except RefreshTokenInvalid:
+                if not caller.session_id:
+                    raise
         return pb.LogoutResponse()
 
     async def LogoutAll(
@@ -109,7 +123,7 @@ class AuthServicer:
     ) -> pb.CreateServiceKeyResponse:
         """Create a key for a service."""
         key, secret = await self._authentication.service_keys.create(
-            request.name, request.private_fields, moment_at(request, "expires_at")
+            request.name, request.private_fields, datetime_of(request, "expires_at")
         )
         return pb.CreateServiceKeyResponse(service_key=_service_key(key), secret=secret)
 
@@ -134,8 +148,8 @@ class AuthServicer:
         filters = AuditFilter(
             user_id=request.user_id,
             event=request.event,
-            since=moment_at(request, "since"),
-            until=moment_at(request, "until"),
+            since=datetime_of(request, "since"),
+            until=datetime_of(request, "until"),
         )
         size = request.page_size if request.HasField("page_size") else 20
         events, token = await self._audit.list(

@@ -81,6 +81,8 @@ def _policy_problems(policy: MethodPolicy, request: Descriptor) -> Iterator[str]
         yield "the policy option is missing: set policy.access"
     if policy.access == Access.ACCESS_SELF and not field_at(request, policy.self):
         yield f"policy.self is not a field of the request: {policy.self!r}"
+    if policy.token_field and not field_at(request, policy.token_field):
+        yield f"policy.token_field is not a field of the request: {policy.token_field}"
     if policy.idempotent and not field_at(request, "request_id"):
         yield "policy.idempotent needs a request_id field in the request"
     public = policy.access == Access.ACCESS_PUBLIC

@@ -1,68 +1,45 @@
-"""Deadlines of calls, all held by one timer: one each costs more than a warm call.
-
-A call may outlive its deadline by TICK.
-"""
+"""Deadlines of calls, all kept by one timer: a timer each costs more than a call."""
 
 from __future__ import annotations
 
 import asyncio
 from types import TracebackType
+from typing import Protocol
 
-TICK = 0.02  # seconds
-
-
-class Deadlines:
-    """Watches over the calls of one loop."""
-
-    def __init__(self) -> None:
-        self._watched: set[Deadline] = set()
-        self._loop: asyncio.AbstractEventLoop | None = None
-
-    def add(self, deadline: Deadline) -> None:
-        """Watch over a call until it is removed."""
-        self._watched.add(deadline)
-        loop = asyncio.get_running_loop()
-        if self._loop is not loop:
-            self._loop = loop
-            loop.call_later(TICK, self._look, loop)
-
-    def remove(self, deadline: Deadline) -> None:
-        """Forget a call that is done."""
-        self._watched.discard(deadline)
-
-    def _look(self, loop: asyncio.AbstractEventLoop) -> None:
-        now = loop.time()
-        for deadline in [one for one in self._watched if one.ends <= now]:
-            self._watched.discard(deadline)
-            deadline.expire()
-        self._loop = loop if self._watched else None
-        if self._watched:
-            loop.call_later(TICK, self._look, loop)
+TIMER_INTERVAL = 0.02  # seconds by which a call may outlive its deadline
 
 
-_deadlines = Deadlines()
+class DeadlineTimer(Protocol):
+    """Expires the deadlines that are due."""
+
+    def add(self, entry: Deadline) -> None:
+        """Expire a deadline unless it is removed before it is due."""
+
+    def remove(self, entry: Deadline) -> None:
+        """Forget a deadline."""
 
 
 class Deadline:
-    """Cancels what stands in it once `ends`, the loop's time, has passed.
+    """Cancels its block once `due`, by time.monotonic(), has passed.
 
-    Leaving it raises TimeoutError then, as asyncio.timeout does.
+    Leaving the block raises TimeoutError then, as asyncio.timeout does.
     """
 
-    __slots__ = ("_before", "_task", "ends", "expired")
+    __slots__ = ("_before", "_task", "_timer", "due", "expired")
 
-    def __init__(self, ends: float) -> None:
-        self.ends = ends
+    def __init__(self, timer: DeadlineTimer, due: float) -> None:
+        self._timer = timer
+        self.due = due
         self.expired = False
 
     def __enter__(self) -> None:
         task = asyncio.current_task()
-        assert task is not None  # noqa: S101  # a call is a task's work
+        assert task is not None  # noqa: S101  # every call runs in a task
         self._task, self._before = task, task.cancelling()
-        _deadlines.add(self)
+        self._timer.add(self)
 
     def expire(self) -> None:
-        """End what stands in it."""
+        """Cancel the block."""
         self.expired = True
         self._task.cancel()
 
@@ -72,7 +49,7 @@ class Deadline:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        _deadlines.remove(self)
+        self._timer.remove(self)
         if not self.expired or self._task.uncancel() > self._before:
             return
         if kind is asyncio.CancelledError:

@@ -38,6 +38,7 @@ from server.rpc.call import (
     wrap_handler,
 )
 from server.rpc.contract import ContractError, RateRule, methods, rate_rules
+from server.rpc.deadlines import DeadlineTimer
 from server.rpc.interceptors.audit import audit_calls
 from server.rpc.interceptors.auth import RefreshKeys, VerifyToken, authorize_calls
 from server.rpc.interceptors.errors import map_errors
@@ -65,6 +66,7 @@ class ChainDependencies:
     clock: Clock
     is_started: Callable[[], bool]
     rates: Mapping[str, Sequence[RateRule]]
+    timer: DeadlineTimer
 
 
 def interceptor_chain(
@@ -80,7 +82,7 @@ def interceptor_chain(
         # Sees the final reason, and knows the caller.
         audit_calls(method, dependencies.audit, clock),
         # The only place that creates a status. Everything inside raises.
-        map_errors,
+        map_errors(dependencies.timer),
         # Before the caches that tokens need have been filled, nothing is served.
         refuse_until_started(dependencies.is_started),
         # Before anything is spent on a caller who may not call.
@@ -221,12 +223,14 @@ def build_call(
     if len(metadata) < len(entries) and _repeated(entries, "authorization"):
         # A proxy may have checked either of them, so neither is valid.
         metadata["authorization"] = b"repeated"
-    address, request_id = peer, ""
+    forwarded: list[str] = []
+    request_id = ""
     if trusted:
-        address = proxies.client(str(metadata.get("x-forwarded-for", ""))) or peer
+        forwarded = [str(value) for key, value in entries if key == "x-forwarded-for"]
         request_id = str(metadata.get("x-request-id", ""))
         if not _REQUEST_ID.fullmatch(request_id):  # a proxy may pass on a client's
             request_id = ""
+    address = proxies.client(peer, forwarded) or peer
     return Call(method, body, metadata, address, request_id or os.urandom(16).hex())
 
 

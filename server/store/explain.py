@@ -1,4 +1,4 @@
-"""EXPLAIN as an executable statement, with its values bound as in any other."""
+"""EXPLAIN as an executable statement, with bound parameters like any other."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from sqlalchemy.sql.compiler import SQLCompiler
 
 
 class Explain(sa.Executable, sa.ClauseElement):
-    """The planner's view of a query, as one JSON value."""
+    """The query plan of a select, as one JSON value."""
 
     inherit_cache = False
 

@@ -1,4 +1,4 @@
-"""Pages of any table: their order, where a position lies in it, and the count."""
+"""Keyset pagination of any query: the order, the position in it, and the total."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from server.domain.paging import MAX_OFFSET, PageRequest, Position
 from server.store.explain import Explain
 
-SECONDS_KEPT = 10.0
-MOST_KEPT = 1_000
+ESTIMATE_TTL_SECONDS = 10.0
+MAX_ESTIMATES = 1_000  # kept per list
 
 
 @dataclass(frozen=True, slots=True)
 class Keyset:
-    """An order of rows: by a column, and by the id where that is equal."""
+    """An order of rows: by a column, and by id where it is equal."""
 
     column: sa.ColumnElement[Any]
     id: sa.ColumnElement[Any]
@@ -27,23 +27,23 @@ class Keyset:
 
     @property
     def order(self) -> list[sa.ColumnElement[Any]]:
-        """What to order by."""
+        """The columns to order by."""
         columns = [self.column] + ([] if self.column is self.id else [self.id])
         return [column.desc() if self.descending else column for column in columns]
 
-    def beyond(self, position: Position) -> sa.ColumnElement[bool]:
-        """Give the condition that a row stands behind a position."""
-        there = sa.tuple_(
+    def after(self, position: Position) -> sa.ColumnElement[bool]:
+        """Return the condition that a row follows a position."""
+        row_key = sa.tuple_(self.column, self.id)
+        position_key = sa.tuple_(
             sa.literal(_value(self.column, position), self.column.type),
             sa.literal(position.id, sa.BigInteger),
         )
-        here = sa.tuple_(self.column, self.id)
-        return here < there if self.descending else here > there
+        return row_key < position_key if self.descending else row_key > position_key
 
-    def turned(self, query: sa.Select[Any], request: PageRequest) -> sa.Select[Any]:
-        """Give a page of a query's rows, and one row more to see whether it is last."""
+    def page(self, query: sa.Select[Any], request: PageRequest) -> sa.Select[Any]:
+        """Return the query of one page, with one more row if a page follows."""
         if request.after:
-            query = query.where(self.beyond(request.after))
+            query = query.where(self.after(request.after))
         return (
             query.order_by(*self.order).offset(request.offset).limit(request.size + 1)
         )
@@ -56,44 +56,50 @@ def _value(column: sa.ColumnElement[Any], position: Position) -> object:
 
 
 def capped_count(rows: sa.Select[Any]) -> sa.ScalarSelect[int]:
-    """Count to just above REACH, which costs the same however many there are."""
-    some = rows.correlate(None).limit(MAX_OFFSET + 1)
-    return sa.select(sa.func.count()).select_from(some.subquery()).scalar_subquery()
+    """Return an expression that counts to MAX_OFFSET + 1, at a bounded cost."""
+    capped = rows.correlate(None).limit(MAX_OFFSET + 1)
+    return sa.select(sa.func.count()).select_from(capped.subquery()).scalar_subquery()
 
 
 class Estimates:
-    """The planner's counts, kept for some seconds: they are no more than estimates."""
+    """The planner's row counts, cached for ESTIMATE_TTL_SECONDS."""
 
     def __init__(self) -> None:
-        self._kept: dict[object, tuple[int, float]] = {}
+        self._cached: dict[object, tuple[int, float]] = {}
 
-    async def of(
+    async def get(
         self, connection: AsyncConnection, rows: sa.Select[Any], key: object
     ) -> int:
-        """Give how many rows a query has, which `key` stands for; never up to REACH."""
+        """Return the estimated rows of a query, always above MAX_OFFSET.
+
+        `key` identifies the query in the cache.
+        """
         now = asyncio.get_running_loop().time()
-        estimate, until = self._kept.pop(key, (0, now))
-        if until <= now:
+        estimate, expires_at = self._cached.pop(key, (0, now))
+        if expires_at <= now:
             plan = (await connection.execute(Explain(rows))).scalar_one()
             estimate = max(MAX_OFFSET + 1, int(plan[0]["Plan"]["Plan Rows"]))
-            until = now + SECONDS_KEPT
-        if len(self._kept) >= MOST_KEPT:
-            del self._kept[next(iter(self._kept))]
-        self._kept[key] = estimate, until
+            expires_at = now + ESTIMATE_TTL_SECONDS
+        if len(self._cached) >= MAX_ESTIMATES:
+            del self._cached[next(iter(self._cached))]
+        self._cached[key] = estimate, expires_at
         return estimate
 
 
-async def counted(
+async def total_of(
     connection: AsyncConnection,
-    known: int | None,
+    total: int | None,
     count: sa.ColumnElement[int],
     rows: sa.Select[Any],
     estimates: Estimates,
     key: object,
 ) -> int:
-    """Give how many rows there are: as known, else counted, else estimated."""
-    if known is None:
-        known = (await connection.execute(sa.select(count))).scalar_one()
-    if known <= MAX_OFFSET:
-        return known
-    return await estimates.of(connection, rows, key)
+    """Return how many rows match: `total` if known, else counted.
+
+    Above MAX_OFFSET it is an estimate for `rows`, cached under `key`.
+    """
+    if total is None:
+        total = (await connection.execute(sa.select(count))).scalar_one()
+    if total <= MAX_OFFSET:
+        return total
+    return await estimates.get(connection, rows, key)

@@ -1,7 +1,7 @@
-"""The schema, as SQLAlchemy Core tables; Alembic's migrations lead here.
+"""The schema, as SQLAlchemy Core tables; the Alembic migrations lead to it.
 
-Ids are BIGINT identities and are never used again. E-mail addresses are kept
-folded; usernames beside their folded form, which is the unique one.
+Ids are BIGINT identities and never reused. E-mail addresses are stored normalized;
+usernames are stored beside their normalized form, which is unique.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ users = sa.Table(
     sa.Column("id", sa.BigInteger, sa.Identity(always=True), primary_key=True),
     sa.Column("email", sa.String(255), nullable=False),
     sa.Column("username", sa.String(50), nullable=False),
-    # byte order: sorted alike on every server, and LIKE 'prefix%' finds the index
+    # byte order: the same on every server, and LIKE 'prefix%' can use the index
     sa.Column("username_folded", sa.String(50, collation="C"), nullable=False),
     sa.Column("hashed_password", sa.String(255), nullable=False),
     sa.Column("role", sa.SmallInteger, nullable=False),
@@ -39,7 +39,7 @@ users = sa.Table(
     sa.UniqueConstraint("email"),
     sa.UniqueConstraint("username_folded"),
     sa.Index("idx_users_created_at", "created_at", "id"),
-    # what the worker erases, in order; few
+    # accounts to erase, in order; few
     sa.Index(
         "idx_users_deleted_at",
         "deleted_at",
@@ -72,9 +72,9 @@ sessions = sa.Table(
     ),
 )
 
-# Read by every process twice a second. `written_by` is the transaction that wrote
-# the row: rows are read from the oldest transaction that was still open last time,
-# so one that commits late is never skipped.
+# Polled by every process twice a second. `written_by` is the id of the transaction
+# that wrote the row: rows are read from the oldest transaction that was open at the
+# last poll, so a late commit is never skipped.
 revocations = sa.Table(
     "revocations",
     metadata,
@@ -93,7 +93,7 @@ signing_keys = sa.Table(
     sa.Column("state", sa.SmallInteger, nullable=False),
     sa.Column("encrypted_private_key", BYTEA, nullable=False),
     sa.Column("created_at", Moment, nullable=False),
-    # one key signs; two processes that start together cannot both make it
+    # one active key: two processes that start together cannot both create one
     sa.Index(
         "idx_signing_keys_active",
         "state",
@@ -111,7 +111,7 @@ request_answers = sa.Table(
     sa.Column("fingerprint", BYTEA, nullable=False),
     sa.Column("answer", BYTEA, nullable=False),
     sa.Column("answered_at", Moment, nullable=False),
-    # whom the answer shows, so that erasing them finds it
+    # the users in the response, so that erasing one of them deletes it
     sa.Column("about", ARRAY(sa.BigInteger), nullable=False, server_default="{}"),
     sa.Index("idx_request_answers_answered_at", "answered_at"),
     sa.Index("idx_request_answers_about", "about", postgresql_using="gin"),
@@ -160,8 +160,8 @@ erasures = sa.Table(
     sa.Column("last_actor_event", sa.BigInteger, nullable=False, server_default="0"),
 )
 
-# What follows a change: written with it, delivered by a worker, read in the order of
-# ids by streams, which wait for what commits late.
+# Events and mails: written in the transaction of the change, delivered by a worker,
+# and read in id order by streams, which wait for late commits.
 outbox = sa.Table(
     "outbox",
     metadata,
@@ -180,7 +180,7 @@ outbox = sa.Table(
         nullable=False,
         server_default=sa.text("'-infinity'"),
     ),
-    sa.Column("delivered_at", Moment),  # or given up
+    sa.Column("delivered_at", Moment),  # or dead-lettered
     sa.Column("last_error", sa.Text),
     sa.Index(
         "idx_outbox_next_attempt_at",
@@ -197,8 +197,8 @@ outbox = sa.Table(
     sa.Index("idx_outbox_delivered_at", "delivered_at"),
 )
 
-# Single-use; kept as hashes. `address` is what the token proves somebody to read:
-# one that is no longer the account's, or not yet.
+# Single-use tokens, stored hashed. `address` is the e-mail address that the token
+# verifies; it may differ from the account's.
 mailed_tokens = sa.Table(
     "mailed_tokens",
     metadata,
@@ -245,7 +245,7 @@ user_settings = sa.Table(
     sa.Column("version", sa.BigInteger, nullable=False),
 )
 
-# Both directions have an index in the order of following.
+# Each direction has an index in the order of following.
 follows = sa.Table(
     "follows",
     metadata,
@@ -265,7 +265,7 @@ categories = sa.Table(
     "categories",
     metadata,
     sa.Column("id", sa.BigInteger, sa.Identity(always=True), primary_key=True),
-    # byte order: sorted alike on every server
+    # byte order: the same on every server
     sa.Column("slug", sa.String(100, collation="C"), nullable=False),
     sa.Column("name", sa.String(100), nullable=False),
     sa.Column("created_at", Moment, nullable=False),
@@ -275,8 +275,9 @@ categories = sa.Table(
     sa.Index("idx_categories_created_at", "created_at", "id"),
 )
 
-# `state` is a draft's, a published one's or, kept for a while, a deleted one's. Every
-# list asks for single states, so that each index is read in its own order.
+# `state` is draft (1), published (2) or soft-deleted (3). A list selects single states,
+# so that each index is read in its own order. A trigger sets `published_at` when a post
+# is first published.
 posts = sa.Table(
     "posts",
     metadata,
@@ -288,9 +289,10 @@ posts = sa.Table(
     sa.Column("state", sa.SmallInteger, nullable=False),
     sa.Column("created_at", Moment, nullable=False),
     sa.Column("updated_at", Moment, nullable=False),
+    sa.Column("published_at", Moment),
     sa.Column("deleted_at", Moment),
     sa.Column("version", sa.BigInteger, nullable=False, server_default="1"),
-    # with the author, so that counting reads the index alone
+    # including the author, so that counting reads the index only
     sa.Index(
         "idx_posts_created_at",
         "state",
@@ -298,7 +300,7 @@ posts = sa.Table(
         "id",
         postgresql_include=["user_id"],
     ),
-    # what is swept, in order; few
+    # posts to delete, in order; few
     sa.Index(
         "idx_posts_deleted_at",
         "deleted_at",
@@ -313,9 +315,27 @@ posts = sa.Table(
         "id",
         postgresql_include=["user_id"],
     ),
+    sa.Index(
+        "idx_posts_published_at",
+        "state",
+        "published_at",
+        "id",
+        postgresql_include=["user_id"],
+    ),
+    sa.Index(
+        "idx_posts_user_id_published_at", "user_id", "state", "published_at", "id"
+    ),
+    sa.Index(
+        "idx_posts_category_id_published_at",
+        "category_id",
+        "state",
+        "published_at",
+        "id",
+        postgresql_include=["user_id"],
+    ),
 )
 
-# Counted anew some time after something has happened, which makes it stale.
+# Events mark a row as stale; a periodic job recounts it.
 user_analytics = sa.Table(
     "user_analytics",
     metadata,
@@ -330,8 +350,8 @@ user_analytics = sa.Table(
     sa.Index("idx_user_analytics_stale", "user_id", postgresql_where=sa.text("stale")),
 )
 
-# What a member wants to be told: that `actor_id` has posted, or, without a post, that
-# they follow the member. Once for each post and follower, whatever is repeated.
+# `actor_id` has published a post or, without a post, follows the member. One row for
+# each post and each follower, however often it is repeated.
 notifications = sa.Table(
     "notifications",
     metadata,

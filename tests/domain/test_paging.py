@@ -1,4 +1,4 @@
-"""Pages and the tokens that name them."""
+"""Page requests and page tokens."""
 
 import pytest
 
@@ -7,12 +7,18 @@ from server.domain.errors import InvalidFields
 from server.domain.paging import PageTokens, Position, page_request
 
 TOKENS = PageTokens(SecretKey("s" * 32).mac("page-tokens"))
-POSITION = Position("ana", 7)
-TOKEN = TOKENS.make(POSITION, b"x")
-SPELLINGS = (TOKEN + "!", f"{TOKEN}\n", f"{TOKEN[:4]} {TOKEN[4:]}", f"{TOKEN}==")
+# its token has a "_" or "-", and spare bits in the last character
+POSITION = Position("a\u00bf\u00ff\u00be", 7)
+STANDARD_BASE64 = str.maketrans("-_", "+/")
+ALPHABET = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
 
 
-def test_a_token_says_where_to_go_on() -> None:
+def with_spare_bits(token: str) -> str:
+    """Return another text that lenient decoders read as the same bytes."""
+    return token[:-1] + ALPHABET[ALPHABET.index(token[-1]) + 1]
+
+
+def test_page_token_holds_its_position() -> None:
     assert TOKENS.read(TOKENS.make(POSITION, b"x"), b"x") == POSITION
 
 
@@ -21,15 +27,21 @@ def test_a_token_says_where_to_go_on() -> None:
     [
         (TOKENS.make(POSITION, b"x"), b"y"),
         (TOKENS.make(POSITION, b"x")[:-2], b"x"),
+        (TOKENS.make(POSITION, b"x") + "=", b"x"),
+        (TOKENS.make(POSITION, b"x") + "==", b"x"),
+        (TOKENS.make(POSITION, b"x") + "!", b"x"),
+        (TOKENS.make(POSITION, b"x") + "\n", b"x"),
+        (" " + TOKENS.make(POSITION, b"x"), b"x"),
+        (TOKENS.make(POSITION, b"x").translate(STANDARD_BASE64), b"x"),
+        (with_spare_bits(TOKENS.make(POSITION, b"x")), b"x"),
         ("", b"x"),
         ("A" * 40, b"x"),
         ("ü", b"x"),
         ("not base64!", b"x"),
-        *((text, b"x") for text in SPELLINGS),
     ],
 )
-def test_forged_tokens_are_refused(token: str, context: bytes) -> None:
-    """R29: bound to caller, filter and sort; a forged one is bad input."""
+def test_page_token_refuses_forgeries(token: str, context: bytes) -> None:
+    """R29: a token is bound to its context and has one spelling only."""
     with pytest.raises(InvalidFields) as caught:
         TOKENS.read(token, context)
     assert caught.value.violations[0].field == "pageToken"
@@ -43,7 +55,7 @@ def test_forged_tokens_are_refused(token: str, context: bytes) -> None:
         (1, None, POSITION, "page.named_twice"),
     ],
 )
-def test_pages_out_of_reach(
+def test_page_request_refuses_unreadable_pages(
     number: int | None, size: int | None, after: Position | None, rule: str
 ) -> None:
     with pytest.raises(InvalidFields) as caught:
@@ -51,7 +63,7 @@ def test_pages_out_of_reach(
     assert caught.value.violations[0].rule == rule
 
 
-def test_defaults() -> None:
+def test_page_request_defaults() -> None:
     """Page 1 of 20; row 10,000 is the last that a number reaches."""
     assert (
         page_request(None, None, None).offset,

@@ -14,6 +14,6 @@ from server.domain.accounts.users import normalize_identifier
         ("\u0130" * 255, "\u0130" * 255),
     ],
 )
-def test_only_ascii_is_folded(text: str, folded: str) -> None:
-    """R31: a Kelvin sign is no "k", and nothing grows (CVE-2019-19844)."""
+def test_normalize_identifier_folds_ascii_only(text: str, folded: str) -> None:
+    """R31: a Kelvin sign does not become "k", no text grows (CVE-2019-19844)."""
     assert normalize_identifier(text) == folded

@@ -1,4 +1,4 @@
-"""Life at the academy: two members and an admin, over REST and over gRPC alike."""
+"""Journeys of two members and an admin, over REST and gRPC alike."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,28 +14,28 @@ from tests.running import Running, SignedIn
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """Somebody signed in, by whatever transport."""
+    """A signed-in user of one transport."""
 
     client: Client
     id: str
     token: str
 
     async def __call__(self, name: str, /, **fields: Any) -> Any:
-        """Make a call that succeeds; give its body."""
+        """Make a call that succeeds, and return its body."""
         answer = await self.client.call(name, self.token, **fields)
         assert answer.status == "OK", answer
         return answer.body
 
     async def refused(self, name: str, /, **fields: Any) -> str:
-        """Make a call that is refused; give the reason."""
+        """Make a call that is refused, and return the reason."""
         answer: Answer = await self.client.call(name, self.token, **fields)
         assert answer.status != "OK"
         return answer.reason
 
 
 @dataclass(frozen=True, slots=True)
-class Academy:
-    """Who takes part."""
+class Participants:
+    """Two members and an admin."""
 
     ana: Member
     bea: Member
@@ -48,42 +48,45 @@ def client(request: pytest.FixtureRequest, shared: Running) -> Client:
     return make(shared)
 
 
-async def gathered(shared: Running, client: Client) -> Academy:
-    def member(who: SignedIn) -> Member:
-        return Member(client, str(who.user.id), who.tokens.access_token)
+async def participants(shared: Running, client: Client) -> Participants:
+    def member(signed_in: SignedIn) -> Member:
+        token = signed_in.tokens.access_token
+        return Member(client, str(signed_in.user.id), token)
 
     ana, bea = await shared.signed_in(), await shared.signed_in()
     root = await shared.signed_in(Role.ADMIN)
-    return Academy(member(ana), member(bea), member(root))
+    return Participants(member(ana), member(bea), member(root))
 
 
-async def test_two_members(shared: Running, client: Client) -> None:
-    """What the other sees is right at each step, also the second time it is read."""
-    here = await gathered(shared, client)
-    ana, bea = here.ana, here.bea
-    await profiles_are_made(ana, bea)
-    await one_follows_the_other(ana, bea)
-    category = await here.root("CreateCategory", slug=f"c-{uuid4()}", name="Numbers")
+async def test_two_members_see_each_others_changes(
+    shared: Running, client: Client
+) -> None:
+    """Each step is visible to the other member, also on a second read (from caches)."""
+    people = await participants(shared, client)
+    ana, bea = people.ana, people.bea
+    await create_profiles(ana, bea)
+    await follow_each_other(ana, bea)
+    category = await people.root("CreateCategory", slug=f"c-{uuid4()}", name="Numbers")
     post = await ana(
         "CreatePost", title="On numbers", body="Many.", category_id=category["id"]
     )
-    await the_post_is_seen(bea, ana.id, post, category)
-    await the_post_changes(ana, bea, post)
+    await read_the_post(bea, ana.id, post, category)
+    await change_the_post(ana, bea, post)
     await bea("UnfollowUser", id=ana.id)
     for _ in range(2):
         assert (await bea("ListFollowers", id=ana.id))["items"] == []
         assert (await bea("GetUserOverview", id=ana.id))["followers"] == []
     await ana("DeleteUser", id=ana.id)
-    await nothing_is_left(bea, ana.id, post, category)
-    assert await here.root.refused("DeleteCategory", id=category["id"]) == (
-        "CATEGORY_IN_USE"  # she may come back
+    await check_nothing_is_found(bea, ana.id, post, category)
+    assert await people.root.refused("DeleteCategory", id=category["id"]) == (
+        "CATEGORY_IN_USE"  # the account may be restored
     )
 
 
-async def profiles_are_made(ana: Member, bea: Member) -> None:
-    made = await ana("CreateUserProfile", display_name="Ana", locale="es")
+async def create_profiles(ana: Member, bea: Member) -> None:
+    profile = await ana("CreateUserProfile", display_name="Ana", locale="es")
     await bea("CreateUserProfile", user_id=bea.id, display_name="Bea")
-    assert await bea("GetUserProfile", user_id=ana.id) == made
+    assert await bea("GetUserProfile", user_id=ana.id) == profile
     await ana("UpdateUserProfile", user_id=ana.id, bio="Reads.")
     for _ in range(2):
         assert (await bea("GetUserProfile", user_id=ana.id))["bio"] == "Reads."
@@ -96,7 +99,7 @@ async def profiles_are_made(ana: Member, bea: Member) -> None:
     assert (await bea("GetUserProfile", user_id=ana.id))["displayName"] == "Ana"
 
 
-async def one_follows_the_other(ana: Member, bea: Member) -> None:
+async def follow_each_other(ana: Member, bea: Member) -> None:
     before = (await bea("GetUserScore", id=ana.id))["score"]
     for _ in range(2):
         await bea("FollowUser", id=ana.id)
@@ -109,17 +112,17 @@ async def one_follows_the_other(ana: Member, bea: Member) -> None:
     assert (await bea("GetUserScore", id=ana.id))["score"] > before
 
 
-async def the_post_is_seen(
+async def read_the_post(
     bea: Member, ana_id: str, post: dict[str, Any], category: dict[str, Any]
 ) -> None:
     for _ in range(2):
         assert await bea("GetPost", id=post["id"]) == post
         for fields in ({"author_id": ana_id}, {"category_id": category["id"]}):
-            (found,) = (await bea("ListPosts", **fields))["items"]
-            assert found == post | {"body": ""}
+            (item,) = (await bea("ListPosts", **fields))["items"]
+            assert item == post | {"body": ""}
         overview = await bea("GetUserOverview", id=ana_id)
         assert overview["user"]["id"] == ana_id
-        assert [found["id"] for found in overview["posts"]] == [post["id"]]
+        assert [item["id"] for item in overview["posts"]] == [post["id"]]
         assert [user["id"] for user in overview["followers"]] == [bea.id]
         assert (overview["postCount"], overview["followerCount"]) == (1, 1)
         assert overview["missing"] == []
@@ -130,7 +133,7 @@ async def the_post_is_seen(
     assert await bea.refused("GetUserScore", id=ana_id, **wrong) == "INVALID_FIELDS"
 
 
-async def the_post_changes(ana: Member, bea: Member, post: dict[str, Any]) -> None:
+async def change_the_post(ana: Member, bea: Member, post: dict[str, Any]) -> None:
     assert await bea.refused("UpdatePost", id=post["id"], title="x") == "ACCESS_DENIED"
     changed = await ana("UpdatePost", id=post["id"], title="On more numbers")
     for _ in range(2):
@@ -143,7 +146,7 @@ async def the_post_changes(ana: Member, bea: Member, post: dict[str, Any]) -> No
     assert await ana.refused("GetPost", id=draft["id"]) == "POST_NOT_FOUND"
 
 
-async def nothing_is_left(
+async def check_nothing_is_found(
     bea: Member, ana_id: str, post: dict[str, Any], category: dict[str, Any]
 ) -> None:
     for name in ("GetUser", "GetUserOverview", "GetUserScore", "ListFollowers"):
@@ -154,12 +157,14 @@ async def nothing_is_left(
     assert (await bea("ListFollowing", id=bea.id))["items"] == []
 
 
-async def test_who_asks_for_it_is_told(shared: Running) -> None:
-    """By mail, of posts and followers, from a write to the letter box."""
+async def test_members_get_the_mails_they_ask_for(shared: Running) -> None:
+    """About followers and posts, from the write to the delivered mail."""
     ana, bea = await shared.signed_in(), await shared.signed_in()
-    wishes = {"notifications": {"followedPosts": True, "newFollowers": True}}
-    for who in (ana, bea):
-        await shared.http.put("/api/v1/user-settings", json=wishes, headers=who.headers)
+    settings = {"notifications": {"followedPosts": True, "newFollowers": True}}
+    for user in (ana, bea):
+        await shared.http.put(
+            "/api/v1/user-settings", json=settings, headers=user.headers
+        )
     path = f"/api/v1/users/{ana.user.id}/follow"
     await shared.http.put(path, headers=bea.headers)
     mail = await shared.mailbox.mail(ana.user.email, "Somebody follows you")
@@ -203,10 +208,10 @@ REQUESTS = [
 
 
 @pytest.mark.parametrize(("method", "path", "body", "field"), REQUESTS)
-async def test_bad_input_names_the_field(
+async def test_invalid_input_names_the_field(
     shared: Running, method: str, path: str, body: object, field: str
 ) -> None:
-    """R32: 400 with the field's name, and nothing half written."""
+    """R32: 400 with the field's name; nothing is written."""
     ana = await shared.signed_in()
     await shared.http.post(
         "/api/v1/user-profiles", json={"displayName": "Ana"}, headers=ana.headers
@@ -214,36 +219,36 @@ async def test_bad_input_names_the_field(
     path = path.format(id=ana.user.id)
     before = await state_of(shared, ana)
     response = await shared.http.request(method, path, json=body, headers=ana.headers)
-    told = response.json()
-    assert response.status_code == 400, told
-    found = [
+    error = response.json()
+    assert response.status_code == 400, error
+    fields = [
         violation["field"]
-        for detail in told["details"]
+        for detail in error["details"]
         if detail["@type"].endswith("BadRequest")
         for violation in detail["fieldViolations"]
     ]
-    assert found == [field]
+    assert fields == [field]
     assert await state_of(shared, ana) == before
 
 
-async def state_of(shared: Running, who: SignedIn) -> list[bytes]:
+async def state_of(shared: Running, caller: SignedIn) -> list[bytes]:
     paths = [
-        f"/api/v1/user-profiles/{who.user.id}",
+        f"/api/v1/user-profiles/{caller.user.id}",
         "/api/v1/user-settings",
-        f"/api/v1/users/{who.user.id}/posts",
-        f"/api/v1/users/{who.user.id}/following",
+        f"/api/v1/users/{caller.user.id}/posts",
+        f"/api/v1/users/{caller.user.id}/following",
     ]
-    return [(await shared.http.get(p, headers=who.headers)).content for p in paths]
+    return [(await shared.http.get(p, headers=caller.headers)).content for p in paths]
 
 
-async def test_if_match(shared: Running) -> None:
-    """A post's ETag is its etag; a stale one is 412, on PATCH and on DELETE."""
+async def test_if_match_refuses_stale_etags(shared: Running) -> None:
+    """The ETag header is the etag of the post; a stale one is 412."""
     ana = await shared.signed_in()
-    made = await shared.http.post(
+    created = await shared.http.post(
         "/api/v1/posts", json={"title": "x", "body": "y"}, headers=ana.headers
     )
-    path, tag = f"/api/v1/posts/{made.json()['id']}", made.headers["etag"]
-    assert tag == f'"{made.json()["etag"]}"'
+    path, tag = f"/api/v1/posts/{created.json()['id']}", created.headers["etag"]
+    assert tag == f'"{created.json()["etag"]}"'
     known = ana.headers | {"if-match": tag}
     changed = await shared.http.patch(path, json={"title": "z"}, headers=known)
     assert changed.status_code == 200
@@ -254,11 +259,11 @@ async def test_if_match(shared: Running) -> None:
             "ETAG_MISMATCH",
         )
     known["if-match"] = changed.headers["etag"]
-    gone = await shared.http.request("DELETE", path, headers=known)
-    assert gone.status_code == 204
+    deleted = await shared.http.request("DELETE", path, headers=known)
+    assert deleted.status_code == 204
 
 
-async def test_put_needs_no_body(shared: Running) -> None:
+async def test_follow_needs_no_body(shared: Running) -> None:
     ana, bea = await shared.signed_in(), await shared.signed_in()
     path = f"/api/v1/users/{bea.user.id}/follow"
     for verb in ("PUT", "PUT", "DELETE", "DELETE"):

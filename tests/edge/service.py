@@ -1,4 +1,4 @@
-"""Services for the tests of the edge: descriptors made here, ports of five lines."""
+"""Services for the tests of the edge: descriptors and ports."""
 
 import json
 import ssl
@@ -10,7 +10,12 @@ from typing import Any
 
 import httpx
 from fastapi import FastAPI
-from google.api import annotations_pb2, http_pb2, httpbody_pb2
+from google.api import (
+    annotations_pb2,
+    field_behavior_pb2,
+    http_pb2,
+    httpbody_pb2,
+)
 from google.protobuf import (
     any_pb2,
     descriptor_pb2,
@@ -37,7 +42,7 @@ VECTORS = Path(__file__).parent / "vectors"
 
 
 def _known() -> bytes:
-    """Give what proto files of tests may import, without its sources."""
+    """Return the files that proto files of tests may import, as descriptors."""
     made = descriptor_pb2.FileDescriptorSet()
     for module in (
         descriptor_pb2,
@@ -50,6 +55,7 @@ def _known() -> bytes:
         wrappers_pb2,
         http_pb2,
         annotations_pb2,
+        field_behavior_pb2,
         httpbody_pb2,
         validate_pb2,
     ):
@@ -59,7 +65,7 @@ def _known() -> bytes:
 
 @cache
 def compiled(source: str) -> bytes:
-    """Give the descriptor set, imports and comments included, of a proto file."""
+    """Return the descriptor set of a proto file, with imports and comments."""
     with tempfile.TemporaryDirectory() as folder:
         Path(folder, "test.proto").write_text(source)
         Path(folder, "known.binpb").write_bytes(_known())
@@ -75,7 +81,7 @@ def compiled(source: str) -> bytes:
 
 @cache
 def vector_files() -> bytes:
-    """Give the descriptor set of vectors.v1.Vector."""
+    """Return the descriptor set of vectors.v1.Vector."""
     source = (VECTORS / "schema.proto").read_text()
     unused = 'import "google/protobuf/empty.proto";\n'
     return compiled(source.replace(unused, ""))
@@ -90,7 +96,7 @@ def _pool(files: bytes) -> descriptor_pool.DescriptorPool:
 
 
 def message_class(files: bytes, name: str) -> type[Message]:
-    """Give the class of a message type of a descriptor set."""
+    """Return the class of a message type of a descriptor set."""
     return GetMessageClass(_pool(files).FindMessageTypeByName(name))
 
 
@@ -98,17 +104,17 @@ Vector = message_class(vector_files(), "vectors.v1.Vector")
 
 
 def vector(**fields: Any) -> Message:
-    """Give a Vector."""
+    """Return a Vector."""
     return Vector(**fields)
 
 
 def as_json(message: Message) -> Any:
-    """Give a message's JSON without defaults, for comparing."""
+    """Return a message's JSON without defaults."""
     return json_format.MessageToDict(message)
 
 
 def rule(**options: Any) -> Any:
-    """Give a google.api.http rule."""
+    """Return a google.api.http rule."""
     return json_format.ParseDict(options, http_pb2.HttpRule())
 
 
@@ -127,7 +133,7 @@ def routes(
     files: bytes | None = None,
     names: Sequence[str] = (),
 ) -> bytes:
-    """Give a descriptor set with service `t.S`, whose method M<i> has the i-th rule."""
+    """Return a descriptor set with service `t.S`; its method M<i> has the i-th rule."""
     made = descriptor_pb2.FileDescriptorSet.FromString(files or vector_files())
     known = {file.name for file in made.file}
     for module in (http_pb2, annotations_pb2, httpbody_pb2):
@@ -166,7 +172,7 @@ class Stream:
 
 
 class Port:
-    """Keeps what it is called with; answers with what it was given, or the request."""
+    """Records its calls; replies with `reply`, or with the request."""
 
     def __init__(
         self,
@@ -197,7 +203,7 @@ class Port:
         request: bytes,
         *,
         metadata: Metadata,
-        timeout: float | None,  # noqa: ASYNC109  # the port's word for it
+        timeout: float | None,  # noqa: ASYNC109  # the port's parameter
     ) -> Reply:
         self._note(method, request, metadata, timeout)
         if self.then:
@@ -222,15 +228,15 @@ class Port:
 
 
 @cache
-def _quiet() -> ssl.SSLContext:
-    """Give a context without certificates: httpx reads them anew for each client."""
+def _tls_context() -> ssl.SSLContext:
+    """Return a context without certificates, which httpx reads for each client."""
     return ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 
 
 def client(app: FastAPI, base: str = "http://edge.test") -> httpx.AsyncClient:
-    """Give a client of an application; it reports what the application raises."""
+    """Return a client of an application; it raises the application's exceptions."""
     transport = httpx.ASGITransport(app=app)
-    return httpx.AsyncClient(transport=transport, base_url=base, verify=_quiet())
+    return httpx.AsyncClient(transport=transport, base_url=base, verify=_tls_context())
 
 
 def edge(
@@ -239,7 +245,7 @@ def edge(
     settings: EdgeSettings | None = None,
     **options: Any,
 ) -> tuple[Port, httpx.AsyncClient]:
-    """Give a port and a client of an application with these rules."""
+    """Return a port and a client of an application with these rules."""
     port = port or Port()
     if settings or options.get("files"):
         return port, client(
@@ -251,7 +257,7 @@ def edge(
 
 
 class Switch:
-    """A port that calls another one, so that applications can be kept."""
+    """A port that calls another one, so that applications can be cached."""
 
     port: Port
 
@@ -264,7 +270,7 @@ class Switch:
 
 @cache
 def kept(rules: str, options: str) -> tuple[FastAPI, Switch]:
-    """Give an application that is made once, and the switch to its port."""
+    """Return an application, built once, and the switch to its port."""
     switch = Switch()
     return create_app(routes(json.loads(rules), **json.loads(options)), switch), switch
 
@@ -278,7 +284,7 @@ async def raw(
     query: bytes = b"",
     peer: str = "127.0.0.1",
 ) -> tuple[int, list[tuple[bytes, bytes]], bytes]:
-    """Call an application with a path exactly as given, which httpx would mend."""
+    """Call an application with an exact path, which httpx would normalise."""
     scope = {
         "type": "http",
         "http_version": "1.1",
@@ -307,7 +313,7 @@ async def raw(
 
 
 def status(code: int, message: str, *details: Message) -> bytes:
-    """Give a serialised google.rpc.Status."""
+    """Return a serialised google.rpc.Status."""
     made = status_pb2.Status(code=code, message=message)
     for detail in details:
         made.details.add().Pack(detail)

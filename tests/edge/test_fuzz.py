@@ -1,4 +1,4 @@
-"""Properties: no input makes a 5xx, and what is accepted comes back as it was."""
+"""Properties: no input causes a 5xx, and accepted JSON is returned unchanged."""
 
 import base64
 import json
@@ -99,18 +99,18 @@ headers = st.lists(
     sent=headers,
     body=bodies,
 )
-async def test_no_input_makes_a_5xx(
+async def test_no_input_causes_a_5xx(
     method: str,
     path: str,
     query: bytes,
     sent: list[tuple[bytes, bytes]],
     body: bytes,
 ) -> None:
-    """R32: whatever is sent, the answer is a 2xx, a 3xx or a 4xx with its reason."""
+    """R32: every request has a 2xx, a 3xx or a 4xx with its reason."""
     text = path.encode().decode("latin-1")
     length = (b"content-length", b"%d" % len(body))
-    told = [*sent, length] if body else sent
-    code, _, answer = await raw(APP, method, text, told, body, query)
+    all_headers = [*sent, length] if body else sent
+    code, _, answer = await raw(APP, method, text, all_headers, body, query)
     assert code < 500, answer
     if code >= 400 and method != "HEAD":
         assert json.loads(answer)["code"]
@@ -144,10 +144,10 @@ messages = st.fixed_dictionaries({}, optional=SCALARS)
 
 @BOUNDED
 @given(body=messages, inner=messages)
-async def test_accepted_json_comes_back_as_it_was(
+async def test_accepted_json_is_returned_unchanged(
     body: dict[str, Any], inner: dict[str, Any]
 ) -> None:
-    """What is written of what was read is equal, number for number."""
+    """Numbers included; only defaults are added."""
     sent = {**body, "recursiveField": inner} if inner else body
     answer = await client(APP).post("/c", json=sent)
     assert answer.status_code == 200, answer.text
@@ -159,7 +159,7 @@ async def test_accepted_json_comes_back_as_it_was(
 
 
 def _part_of(got: Any, like: Any) -> Any:
-    """Give what of an answer was in the request: defaults were not."""
+    """Return the part of an answer that was in the request, without defaults."""
     if isinstance(got, dict) and isinstance(like, dict):
         return {name: _part_of(got.get(name), value) for name, value in like.items()}
     return got

@@ -1,4 +1,4 @@
-"""Properties over contracts made up: any service, any request, both ports."""
+"""Properties of random contracts: any service, any request, every port."""
 
 import json
 from collections.abc import AsyncIterator
@@ -49,7 +49,7 @@ TEXTS = st.one_of(
 
 
 class Contract(NamedTuple):
-    """A service, and the paths that its templates are likely to take."""
+    """A service with its path templates and field names."""
 
     files: bytes
     templates: list[tuple[str, str]]  # HTTP method, path
@@ -58,7 +58,7 @@ class Contract(NamedTuple):
 
 @st.composite
 def contracts(draw: st.DrawFn) -> Contract:
-    """Make a file with an enum, a message that may hold itself, and methods."""
+    """Generate a file with an enum, a recursive message, and methods."""
     files = descriptor_pb2.FileDescriptorSet.FromString(routes([]))
     file = files.file[-1]
     assert file.name == "t.proto"
@@ -84,10 +84,10 @@ def contracts(draw: st.DrawFn) -> Contract:
         del message.oneof_decl[:]
     made = [draw(methods(names)) for _ in range(draw(st.integers(1, 3)))]
     for number, options in enumerate(made):
-        one = file.service[0].method.add(
+        method = file.service[0].method.add(
             name=f"M{number}", input_type=".t.M", output_type=".t.M"
         )
-        bind(one.options, rule(**options))
+        bind(method.options, rule(**options))
     templates = [
         (verb.upper(), path)
         for options in made
@@ -98,7 +98,7 @@ def contracts(draw: st.DrawFn) -> Contract:
 
 @st.composite
 def methods(draw: st.DrawFn, names: list[str]) -> dict[str, Any]:
-    """Make the options of one method; not all of them can be served."""
+    """Generate the http rule of one method; not all of them are valid."""
     field = st.sampled_from(names)
     shapes = st.sampled_from(["{%s}", "{%s=*}", "{%s=x/*}", "{%s=*/y}", "{%s.id}"])
     variable = st.builds(str.__mod__, shapes, field)
@@ -116,8 +116,8 @@ def methods(draw: st.DrawFn, names: list[str]) -> dict[str, Any]:
 
 
 @st.composite
-def asked(draw: st.DrawFn, contract: Contract) -> dict[str, Any]:
-    """Make a request that may well find its route."""
+def requests(draw: st.DrawFn, contract: Contract) -> dict[str, Any]:
+    """Generate a request that probably matches a route."""
     method, template = draw(st.sampled_from(contract.templates))
     method = draw(st.sampled_from([method] * 6 + ["HEAD", "OPTIONS", "GET", "POST"]))
     path = "".join(
@@ -126,8 +126,8 @@ def asked(draw: st.DrawFn, contract: Contract) -> dict[str, Any]:
     )
     fields = st.sampled_from([*contract.fields, "bC", "a.id", "updateMask", "nope"])
     pairs = draw(st.lists(st.tuples(fields, TEXTS), max_size=2))
-    held = draw(st.dictionaries(fields, values, max_size=3))
-    body = json.dumps(held).encode() if draw(st.booleans()) else b""
+    document = draw(st.dictionaries(fields, values, max_size=3))
+    body = json.dumps(document).encode() if draw(st.booleans()) else b""
     length = [(b"content-length", b"%d" % len(body))] if body else []
     return {
         "method": method,
@@ -139,7 +139,7 @@ def asked(draw: st.DrawFn, contract: Contract) -> dict[str, Any]:
 
 
 class Echo(Port):
-    """Gives back what comes, or fails with details."""
+    """Replies with the request, or fails with details."""
 
     async def unary(
         self,
@@ -147,15 +147,15 @@ class Echo(Port):
         request: bytes,
         *,
         metadata: Metadata,
-        timeout: float | None,  # noqa: ASYNC109  # the port's word for it
+        timeout: float | None,  # noqa: ASYNC109  # the port's parameter
     ) -> Reply:
         added = ("user-agent", "x-request-id")
         self.metadata = sorted((k, v) for k, v in metadata if k not in added)
         self.request = request
         if len(request) % 5 == 4:
             detail = error_details_pb2.ErrorInfo(reason="NO", domain="fuzz.test")
-            told = status(9, "no", detail)
-            raise CallError(grpc.StatusCode.FAILED_PRECONDITION.value[0], "no", told)
+            packed = status(9, "no", detail)
+            raise CallError(grpc.StatusCode.FAILED_PRECONDITION.value[0], "no", packed)
         return Reply(request, headers=(("x-cost", str(len(request))),))
 
 
@@ -170,7 +170,7 @@ async def remote(
 
 @BOUNDED
 @given(data=st.data())
-async def test_both_ports_give_one_answer(
+async def test_both_ports_have_equal_answers(
     remote: tuple[RemotePort, Echo], data: st.DataObject
 ) -> None:
     """R32: no 5xx, and the same status, headers, bytes and call over a channel."""
@@ -179,9 +179,9 @@ async def test_both_ports_give_one_answer(
     try:
         apps = [create_app(contract.files, p, SETTINGS) for p in (here, channel)]
     except BindingError:
-        return  # refused at start, with the method's name
+        return  # invalid rules are refused at start
     for _ in range(4):
-        request = data.draw(asked(contract))
+        request = data.draw(requests(contract))
         here.request, there.request = b"none", b"none"
         answers = [comparable(*await raw(app, **request)) for app in apps]
         assert answers[0] == answers[1]
@@ -192,13 +192,13 @@ async def test_both_ports_give_one_answer(
 
 
 def comparable(
-    code: int, told: list[tuple[bytes, bytes]], body: bytes
+    code: int, headers: list[tuple[bytes, bytes]], body: bytes
 ) -> tuple[int, list[tuple[bytes, bytes]], Any]:
-    """Give an answer without the time and the request's id."""
-    left = [pair for pair in told if pair[0] != b"x-request-id"]
+    """Return an answer without its time and request id."""
+    rest = [pair for pair in headers if pair[0] != b"x-request-id"]
     if code < 400 or not body:
-        return code, left, body
+        return code, rest, body
     error = json.loads(body)
     assert error.pop("requestId")
     assert error.pop("timestamp")
-    return code, left, error
+    return code, rest, error

@@ -1,4 +1,4 @@
-"""What a hostile review once found, so that it stays mended."""
+"""Input of hostile clients: costly, ambiguous or malformed requests."""
 
 import gzip
 import json
@@ -27,14 +27,14 @@ async def sent(
     port: Port | None = None,
     **options: Any,
 ) -> tuple[int, Any, bytes, Port]:
-    """Send one request; give its status, headers and body, and the port."""
+    """Send one request; return its status, headers and body, and the port."""
     app, switch = kept(json.dumps(rules), json.dumps(options))
     switch.port = port = port or Port()
-    status, told, answer = await raw(app, method, path, headers or JSON, body)
-    return status, told, answer, port
+    status, response, answer = await raw(app, method, path, headers or JSON, body)
+    return status, response, answer, port
 
 
-async def test_a_double_key_costs_no_more_than_its_body() -> None:
+async def test_duplicate_key_costs_no_more_than_its_body() -> None:
     """R34: a long key and a long list do not multiply."""
     n = 40_000
     body = b'{"' + b"a" * n + b'":[' + b"1," * n + b'1],"b":1,"b":1}'
@@ -56,16 +56,16 @@ async def test_a_double_key_costs_no_more_than_its_body() -> None:
         b'{"fieldMaskField":"a,,b"}',
     ],
 )
-async def test_what_has_no_bytes_or_no_json_is_bad_input(body: bytes) -> None:
-    """R32: 400 with a body that can be read, and no call."""
+async def test_values_without_bytes_or_json_are_400(body: bytes) -> None:
+    """R32: the answer is 400 with a JSON body, and no call is made."""
     status, _, answer, port = await sent([POST], "POST", "/x", body)
     assert (status, port.calls) == (400, [])
     assert json.loads(answer)["status"] == "INVALID_ARGUMENT"
 
 
 @pytest.mark.parametrize("accept", [b"text/csv", b"text/*", b"application/json"])
-async def test_a_raw_reply_says_its_own_type(accept: bytes) -> None:
-    """It is known only when the reply is there: nothing is negotiated before."""
+async def test_raw_reply_has_its_own_media_type(accept: bytes) -> None:
+    """It is known only after the call, so that nothing is negotiated before."""
     port = Port(httpbody_pb2.HttpBody(content_type="text/csv", data=b"a,b"))
     status, headers, answer, _ = await sent(
         [{"get": "/x"}], "GET", "/x", headers=[(b"accept", accept)], port=port,
@@ -75,10 +75,10 @@ async def test_a_raw_reply_says_its_own_type(accept: bytes) -> None:
     assert dict(headers)[b"content-type"] == b"text/csv"
 
 
-async def test_a_raw_reply_splits_no_header() -> None:
-    """A stored type with a line break in it is no media type."""
-    told = "text/csv\r\nSet-Cookie: a=b"
-    port = Port(httpbody_pb2.HttpBody(content_type=told, data=b"a"))
+async def test_raw_reply_cannot_split_a_header() -> None:
+    """A stored type with a line break is not a media type."""
+    injected = "text/csv\r\nSet-Cookie: a=b"
+    port = Port(httpbody_pb2.HttpBody(content_type=injected, data=b"a"))
     _, headers, _, _ = await sent(
         [{"get": "/x"}], "GET", "/x", headers=[(b"accept", b"*/*")], port=port,
         response="google.api.HttpBody",
@@ -87,43 +87,43 @@ async def test_a_raw_reply_splits_no_header() -> None:
 
 
 @pytest.mark.parametrize("path", ["/v/abc%3Ado", "/v/a:b%3Ado"])
-async def test_an_escaped_colon_begins_no_verb(path: str) -> None:
-    """http.proto: the verb stands behind a colon as sent."""
+async def test_escaped_colon_does_not_begin_a_verb(path: str) -> None:
+    """http.proto: the verb follows a colon that is not escaped."""
     rules = [{"post": "/v/{string_field}:do", "body": "*"}]
     status, _, _, port = await sent(rules, "POST", path, b"{}")
     assert (status, port.calls) == (404, [])
 
 
-async def test_the_mask_keeps_what_only_sounds_like_a_path_field() -> None:
-    """A field of the body is another one than the request's of the same name."""
+async def test_mask_keeps_body_field_named_like_a_path_field() -> None:
+    """A field of the body differs from the request's field of the same name."""
     rules = [{"patch": "/x/{string_field}", "body": "recursive_field"}]
     body = b'{"stringField":"new","int32Field":1}'
     status, _, _, port = await sent(rules, "PATCH", "/x/1", body)
     assert status == 200
-    made: Any = port.message
-    assert set(made.field_mask_field.paths) == {"string_field", "int32_field"}
+    message: Any = port.message
+    assert set(message.field_mask_field.paths) == {"string_field", "int32_field"}
 
 
-async def test_any_method_takes_neither_head_nor_a_preflight() -> None:
-    """HEAD belongs to the closest GET; a preflight runs nothing."""
+async def test_any_method_serves_neither_head_nor_preflight() -> None:
+    """HEAD belongs to the closest GET; a preflight makes no call."""
     anything = {"custom": {"kind": "*", "path": "/**"}}
     status, _, _, port = await sent([{"get": "/a/b"}, anything], "HEAD", "/a/b")
     assert status == 200
     assert port.calls[0].endswith("M0")
-    asks = [(b"origin", b"https://x"), (b"access-control-request-method", b"PUT")]
-    status, _, _, port = await sent([anything], "OPTIONS", "/a", headers=asks)
+    preflight = [(b"origin", b"https://x"), (b"access-control-request-method", b"PUT")]
+    status, _, _, port = await sent([anything], "OPTIONS", "/a", headers=preflight)
     assert (status, port.calls) == (204, [])
 
 
 @pytest.mark.parametrize("field", ["value_field", "timestamp_field", "duration_field"])
-async def test_an_absent_part_is_null(field: str) -> None:
+async def test_absent_response_body_is_null(field: str) -> None:
     """An absent Timestamp is no moment in 1970."""
     rules = [{"get": "/x", "response_body": field}]
     status, _, answer, _ = await sent(rules, "GET", "/x", port=Port(vector()))
     assert (status, answer) == (200, b"null")
 
 
-async def test_a_length_of_many_digits_is_too_large() -> None:
+async def test_content_length_of_many_digits_is_413() -> None:
     headers = [*JSON, (b"content-length", b"9" * 5000)]
     status, _, _, _ = await sent([POST], "POST", "/x", b"{}", headers)
     assert status == 413
@@ -137,8 +137,8 @@ async def test_a_length_of_many_digits_is_too_large() -> None:
         b'{"int32WrapperList":[' + b"1," * 200_000 + b"1]}",
     ],
 )
-async def test_what_costs_far_more_than_its_bytes_is_not_read(body: bytes) -> None:
-    """R34: packed or not; text may hold what it likes."""
+async def test_body_that_is_costly_to_parse_is_413(body: bytes) -> None:
+    """R34: compressed or not; the content of strings does not count."""
     for sent_body, coding in ((body, b"identity"), (gzip.compress(body), b"gzip")):
         headers = [*JSON, (b"content-encoding", coding)]
         status, _, _, port = await sent([POST], "POST", "/x", sent_body, headers)
@@ -148,8 +148,8 @@ async def test_what_costs_far_more_than_its_bytes_is_not_read(body: bytes) -> No
     assert status == 200
 
 
-async def test_a_search_for_a_fault_ends() -> None:
-    """R34: one that reads the rest again at every level took 88 seconds."""
+async def test_search_for_the_invalid_field_is_bounded() -> None:
+    """R34: parsing the rest again at every level took 88 seconds."""
     list_ = b'{"recursiveList":[' + b"{}," * 4_900 + b'{"int32Field":"x"}]}'
     body = b'{"recursiveField":' * 20 + list_ + b"}" * 20
     before = time.thread_time()
@@ -170,15 +170,15 @@ async def test_a_search_for_a_fault_ends() -> None:
         (b'{"mapInt64Int64":{"0e99999999999999999999":1}}', "mapInt64Int64"),
     ],
 )
-async def test_no_number_becomes_another(body: bytes, field: str) -> None:
-    """R32: what is no number is refused by its field, whatever else is in the body."""
+async def test_invalid_number_is_refused_by_its_field(body: bytes, field: str) -> None:
+    """R32: whatever else is in the body."""
     status, _, answer, port = await sent([POST], "POST", "/x", body)
     assert (status, port.calls) == (400, [])
-    told = json.loads(answer)["details"][0]["fieldViolations"][0]["field"]
-    assert told.startswith(field)
+    violation = json.loads(answer)["details"][0]["fieldViolations"][0]
+    assert violation["field"].startswith(field)
 
 
-async def test_the_greatest_float_is_read_in_a_query_too() -> None:
+async def test_greatest_float_is_read_in_a_query() -> None:
     port = Port()
     app, switch = kept(json.dumps([{"get": "/x"}]), "{}")
     switch.port = port
@@ -194,16 +194,16 @@ async def test_the_greatest_float_is_read_in_a_query_too() -> None:
         (b'{"mapInt32Int32":{"1":1,"01":2}}', "mapInt32Int32"),
     ],
 )
-async def test_one_field_in_two_spellings_is_refused(body: bytes, field: str) -> None:
-    """Null is a spelling of absence, and 01 one of 1: which was meant is unknown."""
+async def test_field_in_two_spellings_is_refused(body: bytes, field: str) -> None:
+    """Null means absence, and 01 means 1: the intended value is unknown."""
     status, _, answer, port = await sent([POST], "POST", "/x", body)
     assert (status, port.calls) == (400, [])
-    told = json.loads(answer)["details"][0]["fieldViolations"][0]
-    assert (told["field"], told["reason"]) == (field, "DUPLICATE_FIELD")
+    violation = json.loads(answer)["details"][0]["fieldViolations"][0]
+    assert (violation["field"], violation["reason"]) == (field, "DUPLICATE_FIELD")
 
 
-async def test_within_an_any_the_same_holds() -> None:
-    """Its type is known, so its oneofs and its floats are."""
+async def test_rules_apply_within_an_any() -> None:
+    """Its type is known, and so are its oneofs and floats."""
     kind = '"@type":"type.googleapis.com/vectors.v1.Vector"'
     two = f'{{"anyField":{{{kind},"oneofString":"a","oneofUint32":1}}}}'
     status, _, answer, _ = await sent([POST], "POST", "/x", two.encode())
@@ -218,33 +218,34 @@ async def test_within_an_any_the_same_holds() -> None:
 
 
 @pytest.mark.parametrize("text", ["3.4028235e+38", "-3.4028235e38", '"3.4028235e38"'])
-async def test_the_greatest_float_is_read_as_others_print_it(text: str) -> None:
-    """C++, Java and Go print it with a digit more than it has; it rounds to it."""
+async def test_greatest_float_is_read_as_other_languages_print_it(text: str) -> None:
+    """C++, Java and Go print one more digit, which rounds to it."""
     body = f'{{"floatField":{text}}}'.encode()
     status, _, _, port = await sent([POST], "POST", "/x", body)
     assert status == 200
-    made: Any = port.message
-    assert abs(made.float_field) == (2 - 2**-23) * 2.0**127
+    message: Any = port.message
+    assert abs(message.float_field) == (2 - 2**-23) * 2.0**127
 
 
-async def test_a_packed_body_of_an_unknown_any_is_taken() -> None:
-    """Only JSON needs the type; bytes pass through as they are."""
-    held: Any = vector(int32_field=7)
-    held.any_field.type_url, held.any_field.value = "x/not.known", b"\x08\x01"
+async def test_protobuf_body_with_an_unknown_any_is_accepted() -> None:
+    """Only JSON needs the type; bytes are passed on unchanged."""
+    sent_message: Any = vector(int32_field=7)
+    packed = sent_message.any_field
+    packed.type_url, packed.value = "x/not.known", b"\x08\x01"
     kind = b"application/protobuf"
     headers = [(b"content-type", kind), (b"accept", kind)]
-    body = held.SerializeToString()
+    body = sent_message.SerializeToString()
     status, _, _, port = await sent([POST], "POST", "/x", body, headers)
-    assert (status, port.message) == (200, held)
+    assert (status, port.message) == (200, sent_message)
 
 
-async def test_a_protobuf_body_conflicts_as_json_does() -> None:
-    """What the path binds may not stand otherwise in either kind of body."""
+async def test_protobuf_body_conflicts_like_json() -> None:
+    """Neither kind of body may contradict the path."""
     rules = [{"post": "/x/{recursive_field.int32_field}", "body": "*"}]
-    held: Any = vector(int32_field=7)
-    held.recursive_field.int32_field = 2
+    message: Any = vector(int32_field=7)
+    message.recursive_field.int32_field = 2
     headers = [(b"content-type", b"application/protobuf")]
-    body = held.SerializeToString()
+    body = message.SerializeToString()
     status, _, answer, _ = await sent(rules, "POST", "/x/1", body, headers)
     assert status == 400
     assert b"recursiveField.int32Field" in answer
@@ -259,10 +260,10 @@ async def test_a_protobuf_body_conflicts_as_json_does() -> None:
         (b"zstd", zstandard.ZstdCompressor().compress),
     ],
 )
-async def test_a_second_part_is_not_dropped_unseen(
+async def test_second_compressed_part_is_refused(
     coding: bytes, pack: Callable[[bytes], bytes]
 ) -> None:
-    """A gzip member, a zstd frame, or anything behind the first one."""
+    """A second gzip member or zstd frame, or other bytes after the first."""
     headers = [*JSON, (b"content-encoding", coding)]
     for rest in (pack(b'{"int32Field":1}'), b"x"):
         body = pack(b"{}") + rest
@@ -270,8 +271,8 @@ async def test_a_second_part_is_not_dropped_unseen(
         assert (status, port.calls) == (400, [])
 
 
-async def test_metadata_stays_where_grpc_takes_all_of_it() -> None:
-    """R34: gRPC refuses some calls from 8 KiB on; here it is each, and 431."""
+async def test_metadata_is_limited_to_what_grpc_accepts() -> None:
+    """R34: gRPC refuses some calls above 8 KiB; the edge refuses all with 431."""
     many = [(b"grpc-metadata-a%d" % n, b"x" * 40) for n in range(120)]
     status, _, _, port = await sent([POST], "POST", "/x", b"{}", [*JSON, *many])
     assert (status, port.calls) == (431, [])
@@ -285,13 +286,13 @@ async def test_metadata_stays_where_grpc_takes_all_of_it() -> None:
         [{"get": "/{int32_field}/{int32Field}"}],
     ],
 )
-def test_what_cannot_be_a_route_is_refused_at_start(rules: list[Any]) -> None:
+def test_invalid_route_is_refused_at_start(rules: list[Any]) -> None:
     with pytest.raises(BindingError, match=r"vectors\.v1\.S|t\.S"):
         kept(json.dumps(rules), "{}")
 
 
-async def test_the_edges_own_pages_are_no_routes() -> None:
-    """What would never be reached is refused; other methods are told as everywhere."""
+async def test_pages_of_the_edge_are_not_routes() -> None:
+    """A route that is never reached is refused; other methods are 405 as usual."""
     with pytest.raises(BindingError, match="/livez"):
         kept(json.dumps([{"get": "/livez"}]), "{}")
     status, headers, answer, _ = await sent([POST], "POST", "/livez", b"{}")
@@ -299,7 +300,7 @@ async def test_the_edges_own_pages_are_no_routes() -> None:
     assert json.loads(answer)["errorCode"] == "METHOD_NOT_ALLOWED"
 
 
-async def test_equal_values_may_be_spelt_in_two_ways() -> None:
+async def test_equal_values_in_two_spellings_are_accepted() -> None:
     rules = [{"get": "/x/{int32_field}"}, {"get": "/y/{timestamp_field}"}]
     app, switch = kept(json.dumps(rules), "{}")
     switch.port = Port()
@@ -312,7 +313,7 @@ async def test_equal_values_may_be_spelt_in_two_ways() -> None:
     assert (await raw(app, "GET", moment, query=other))[0] == 400
 
 
-async def test_a_null_value_is_a_oneofs_member() -> None:
+async def test_null_value_is_a_oneof_member() -> None:
     rules = [{"post": "/x/{oneof_uint32}", "body": "*"}]
     for body in (b'{"oneofNullValue":null}', b'{"oneofNullValue":"NULL_VALUE"}'):
         status, _, _, port = await sent(rules, "POST", "/x/1", body)
@@ -334,15 +335,15 @@ service S {
 """
 
 
-async def test_an_etag_beside_what_the_path_names_is_no_change() -> None:
-    """It is the precondition, whatever the body's place (AIP-154)."""
+async def test_nested_etag_is_left_out_of_the_mask() -> None:
+    """It is a precondition, wherever the resource is in the request (AIP-154)."""
     app = create_app(compiled(VERSIONED), Port())
     body = b'{"res":{"n":1,"etag":"q"},"force":true}'
     _, _, answer = await raw(app, "PATCH", "/r/a", JSON, body)
     assert json.loads(answer)["mask"] == "res.n,force"
 
 
-async def test_an_instant_is_over_before_any_call() -> None:
+async def test_shortest_timeout_makes_no_call() -> None:
     headers = [*JSON, (b"grpc-timeout", b"1n")]
     status, _, _, port = await sent([POST], "POST", "/x", b"{}", headers)
     assert (status, port.calls) == (504, [])

@@ -1,4 +1,4 @@
-"""The bounds for receiving headers, on a real socket."""
+"""Limits and request framing of the HTTP listener, on a real socket."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -10,22 +10,22 @@ import uvicorn
 from edge.app import create_app
 from edge.listener import DeadlinedProtocol
 from tests.edge.service import Port, compiled
-from tests.edge.test_http import SHOP, events, item
+from tests.edge.shop import SHOP, events, item
 
-Ends = tuple[asyncio.StreamReader, asyncio.StreamWriter]
+Connection = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
 
-class Hasty(DeadlinedProtocol):
+class ImpatientProtocol(DeadlinedProtocol):
     header_timeout = 0.5
     write_timeout = 0.5
 
 
 @asynccontextmanager
-async def connected(answer: Port | None = None) -> AsyncIterator[Ends]:
-    """Give a connection to a server that has little patience."""
-    app = create_app(compiled(SHOP), answer or Port(item(id=1)))
+async def connected(port: Port | None = None) -> AsyncIterator[Connection]:
+    """Yield a connection to a server with short deadlines."""
+    app = create_app(compiled(SHOP), port or Port(item(id=1)))
     config = uvicorn.Config(
-        app, port=0, http=Hasty, lifespan="off", log_level="critical"
+        app, port=0, http=ImpatientProtocol, lifespan="off", log_level="critical"
     )
     server = uvicorn.Server(config)
     config.load()
@@ -43,26 +43,26 @@ async def connected(answer: Port | None = None) -> AsyncIterator[Ends]:
 
 
 @pytest.mark.parametrize("part", [b"", b"GET /items/1 HTTP/1.1\r\nHost: x\r\n"])
-async def test_headers_that_do_not_come_close_the_connection(part: bytes) -> None:
-    """R35: from connecting, and from a request's first byte."""
+async def test_missing_headers_close_the_connection(part: bytes) -> None:
+    """R35: counted from the connection, and from a request's first byte."""
     async with connected() as (reader, writer):
-        good = b"GET /items/1 HTTP/1.1\r\nHost: x\r\n\r\n" if part else b""
-        writer.write(good + part)
+        first = b"GET /items/1 HTTP/1.1\r\nHost: x\r\n\r\n" if part else b""
+        writer.write(first + part)
         async with asyncio.timeout(2):
-            told = await reader.read(-1)
-        assert told.startswith(b"HTTP/1.1 200") if part else told == b""
+            answer = await reader.read(-1)
+        assert answer.startswith(b"HTTP/1.1 200") if part else answer == b""
 
 
-MUCH = 2**26
+MAX_SENT = 2**26  # bytes
 
 
-async def taken_behind(head: bytes) -> int:
-    """Send more and more behind a head; give how much goes until it is closed."""
+async def bytes_accepted_after(head: bytes) -> int:
+    """Return how many bytes can be sent after a head until the server closes."""
     sent = 0
     async with connected() as (_, writer), asyncio.timeout(10):
         writer.write(head)
         with suppress(ConnectionError):
-            while not writer.is_closing() and sent < MUCH:
+            while not writer.is_closing() and sent < MAX_SENT:
                 writer.write(b"a" * 65_536)
                 sent += 65_536
                 await writer.drain()
@@ -70,15 +70,15 @@ async def taken_behind(head: bytes) -> int:
     return sent
 
 
-async def test_headers_that_go_on_and_on_close_the_connection() -> None:
-    """R34: what comes is not kept without bound; a large body is no such thing."""
+async def test_endless_headers_close_the_connection() -> None:
+    """R34: headers are not buffered without a limit; a large body is no header."""
     async with connected() as (reader, writer):
         head = b"POST /items HTTP/1.1\r\nHost: x\r\ncontent-length: 90000\r\n"
         writer.write(head + b"content-type: application/json\r\n\r\n")
         await writer.drain()
         writer.write(b" " * 90_000)
         assert (await reader.readline()).startswith(b"HTTP/1.1 ")
-    assert await taken_behind(b"GET /items/1 HTTP/1.1\r\nx: ") < MUCH
+    assert await bytes_accepted_after(b"GET /items/1 HTTP/1.1\r\nx: ") < MAX_SENT
 
 
 CHUNKED = (
@@ -86,20 +86,20 @@ CHUNKED = (
 )
 
 
-async def test_trailers_are_no_headers_and_have_an_end() -> None:
-    """R34: RFC 9110 6.5.1; they are neither merged nor kept without bound."""
+async def test_trailers_are_ignored_and_bounded() -> None:
+    """R34: they are neither merged into the headers (RFC 9110 6.5.1) nor endless."""
     async with connected() as (reader, writer):
         head = b"GET /items/1 HTTP/1.1\r\nHost: x\r\ntransfer-encoding: chunked\r\n\r\n"
         writer.write(head + b"0\r\naccept: text/nothing\r\n\r\n")
         assert (await reader.readline()).startswith(b"HTTP/1.1 200")
-    assert await taken_behind(CHUNKED + b"x: ") < MUCH
+    assert await bytes_accepted_after(CHUNKED + b"x: ") < MAX_SENT
 
 
 @pytest.mark.parametrize(
     "drip", [CHUNKED + b"x: ", b"GET /items/1 HTTP/1.1\r\nHost: x\r\n\r\n"]
 )
-async def test_dripping_keeps_no_connection(drip: bytes) -> None:
-    """R35: neither the rest of an answered request, nor line breaks behind one."""
+async def test_dripping_bytes_do_not_keep_a_connection(drip: bytes) -> None:
+    """R35: the rest of an answered request, or line breaks after one."""
     async with connected() as (reader, writer):
         writer.write(drip)
         ended = asyncio.ensure_future(reader.read(-1))
@@ -122,28 +122,137 @@ async def test_dripping_keeps_no_connection(drip: bytes) -> None:
         (b"HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: gzip, chunked", b"400"),
     ],
 )
-async def test_what_proxies_may_read_otherwise(head: bytes, status: bytes) -> None:
-    """RFC 9112 3.2 and 6.1: one Host, and no coding that we do not take."""
+async def test_ambiguous_framing_is_refused(head: bytes, status: bytes) -> None:
+    """RFC 9112 3.2 and 6.1: one Host, and chunked as the only transfer coding."""
     async with connected() as (reader, writer):
         writer.write(b"GET /items/1 " + head + b"\r\n\r\n")
         assert (await reader.readline()).split()[1] == status
 
 
-async def test_a_stream_needs_chunks() -> None:
-    """RFC 9112 6.1: a client of HTTP/1.0 gets none."""
+async def test_stream_over_http_1_0_is_refused() -> None:
+    """RFC 9112 6.1: HTTP/1.0 has no chunked coding."""
     async with connected(Port(stream=events("a"))) as (reader, writer):
         writer.write(b"GET /items:watch HTTP/1.0\r\n\r\n")
-        told = await reader.read(-1)
-    assert told.startswith(b"HTTP/1.1 426 ")
-    assert b"upgrade: HTTP/1.1" in told
+        answer = await reader.read(-1)
+    assert answer.startswith(b"HTTP/1.1 426 ")
+    assert b"upgrade: HTTP/1.1" in answer
 
 
-async def test_who_does_not_read_loses_the_connection() -> None:
-    """R35: what is sent to a client does not wait for it without end."""
+async def test_client_that_does_not_read_is_disconnected() -> None:
+    """R35: an answer that a client does not read is dropped after a while."""
     large = Port(item(id=1, name="x" * 2**25))
     async with connected(large) as (reader, writer):
         writer.write(b"GET /items/1 HTTP/1.1\r\nHost: x\r\n\r\n")
         assert (await reader.readline()).split()[1] == b"200"
-        await asyncio.sleep(1.5)  # three times what it is given
+        await asyncio.sleep(1.5)  # three times its write timeout
         with pytest.raises((ConnectionError, EOFError)):
             await reader.readexactly(2**25)
+
+
+SILENCE = 0.4  # seconds
+
+
+async def answers(*parts: bytes, port: Port | None = None) -> list[int]:
+    """Send each part by itself; return the status of every answer until silence."""
+    received = b""
+    async with connected(port) as (reader, writer):
+        for part in parts:
+            writer.write(part)
+            await writer.drain()
+            await asyncio.sleep(0.05)
+        with suppress(ConnectionError, TimeoutError):
+            while answer := await asyncio.wait_for(reader.read(65_536), SILENCE):
+                received += answer
+    return [int(rest[:3]) for rest in received.split(b"HTTP/1.1 ")[1:]]
+
+
+def post(body: bytes, *headers: bytes, length: bytes | None = None) -> bytes:
+    """Return a request that creates an item."""
+    framing = length or b"Content-Length: %d" % len(body)
+    kind = b"Content-Type: application/json"
+    lines = (b"POST /items HTTP/1.1", b"Host: x", kind, *headers, framing, b"", body)
+    return b"\r\n".join(lines)
+
+
+SECOND = b"DELETE /items/9 HTTP/1.1\r\nHost: x\r\n\r\n"
+CHUNKED_BODY = b"2\r\n{}\r\n0\r\n\r\n"
+
+
+@pytest.mark.parametrize("protocol", [b"h2c", b"websocket", b"foo, TLS/1.0"])
+@pytest.mark.parametrize("chunked", [False, True])
+@pytest.mark.parametrize("whole", [False, True])
+async def test_upgrade_offer_with_a_body_is_ignored(
+    protocol: bytes, chunked: bool, whole: bool
+) -> None:
+    """RFC 9110 7.8: the body is read as a body, however the bytes arrive."""
+    offer = (b"Connection: Upgrade, HTTP2-Settings", b"Upgrade: " + protocol)
+    body = SECOND if not chunked else b"%x\r\n%s\r\n0\r\n\r\n" % (len(SECOND), SECOND)
+    length = b"Transfer-Encoding: chunked" if chunked else None
+    request = post(body, *offer, length=length)
+    port = Port(item(id=1))
+    head = request[: -len(body)]
+    parts = [request] if whole else [head, body[:5], body[5:]]
+    assert await answers(*parts, port=port) == [400]  # the body is no JSON
+    assert port.calls == []
+
+
+async def test_upgrade_offer_leaves_the_requests_around_it_alone() -> None:
+    """Every pipelined request has one answer, in order."""
+    offer = (b"Connection: Upgrade", b"Upgrade: h2c")
+    fixed = post(b"{}", *offer)
+    chunked = post(CHUNKED_BODY, *offer, length=b"Transfer-Encoding: chunked")
+    without = b"GET /items/1 HTTP/1.1\r\nHost: x\r\n%s\r\n\r\n" % b"\r\n".join(offer)
+    port = Port(item(id=1))
+    sent = SECOND + fixed + SECOND + chunked + without + SECOND
+    assert await answers(sent, port=port) == [204, 201, 204, 201, 200, 204]
+    names = [call.rpartition("/")[2] for call in port.calls]
+    assert names[1::2] == ["CreateItem", "CreateItem", "DeleteItem"]
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        b"CONNECT x:1 HTTP/1.1\r\nHost: x:1\r\n\r\n",
+        b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+    ],
+)
+async def test_tunnel_is_refused_and_nothing_behind_it_is_read(head: bytes) -> None:
+    """What follows a CONNECT or the preface of HTTP/2 is not HTTP/1."""
+    port = Port(item(id=1))
+    assert await answers(head, SECOND, port=port) == [400]
+    assert port.calls == []
+
+
+@pytest.mark.parametrize("rest", [b"BROKEN\r\n\r\n", b"GET / HTTP/1.1\r\n\r\n"])
+async def test_invalid_request_is_answered_after_the_valid_one_before(
+    rest: bytes,
+) -> None:
+    """A pipelined request keeps its answer; the connection is closed after it."""
+    port = Port(item(id=1))
+    for parts in ([SECOND + SECOND + rest + SECOND], [SECOND + SECOND, rest, SECOND]):
+        assert await answers(*parts, port=port) == [204, 204, 400]
+    assert len(port.calls) == 4
+
+
+async def test_endless_headers_leave_the_answer_before_them() -> None:
+    """A pipelined request keeps its answer also where the next one is too large."""
+
+    async def pause() -> None:
+        await asyncio.sleep(0.3)
+
+    port = Port(item(id=1), then=pause)
+    endless = b"GET / HTTP/1.1\r\nx: " + b"x" * 40_000
+    assert await answers(SECOND + endless, port=port) == [204]
+
+
+async def test_invalid_body_gets_one_answer() -> None:
+    """A chunk without a size is 400, and a request answered before gets no second."""
+    broken = post(b"X\r\n\r\n", length=b"Transfer-Encoding: chunked")
+    port = Port(item(id=1))
+    assert await answers(broken, SECOND, port=port) == [400]
+    assert await answers(SECOND + broken, SECOND, port=port) == [204, 400]
+    head, _, _ = broken.rpartition(b"X\r\n\r\n")
+    refused = head.replace(b"application/json", b"text/plain")
+    early = refused.replace(b"/items", b"/nowhere")
+    assert await answers(early, b"X\r\n\r\n", SECOND, port=port) == [404]
+    assert [call.rpartition("/")[2] for call in port.calls] == ["DeleteItem"]

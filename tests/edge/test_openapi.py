@@ -10,7 +10,7 @@ from edge.app import create_app
 from edge.config import EdgeSettings
 from edge.openapi import document
 from tests.edge.service import Port, client, compiled, routes
-from tests.edge.test_http import SHOP
+from tests.edge.shop import SHOP
 
 RULED = """
 syntax = "proto3";

@@ -16,7 +16,7 @@ from edge.port import CallError, RemotePort, Reply
 from server.rpc.batched_call import CallExecutor
 from server.rpc.batching import BatchingServicer
 from tests.edge.service import Port, Stream, client, compiled, status
-from tests.edge.test_http import SHOP, events, item, kind
+from tests.edge.shop import SHOP, events, item, kind
 
 SETTINGS = EdgeSettings(response_headers=frozenset(("x-cost",)))
 KINDS = (RemotePort, BatchingPort)

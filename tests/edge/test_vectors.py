@@ -1,4 +1,4 @@
-"""The shared transcoding facts, each through the edge's public interface."""
+"""Test vectors of transcoding, through the edge's public interface."""
 
 import base64
 import json
@@ -38,7 +38,7 @@ def _facts(name: str, part: str) -> list[Any]:
 
 
 def _fields(names: dict[str, str], types: dict[str, int]) -> bytes:
-    """Give a descriptor set with message `t.Q` that has these string field paths."""
+    """Return a descriptor set with a message `q.Q` that has these field paths."""
     made = descriptor_pb2.FileDescriptorSet()
     file = made.file.add(name="q.proto", package="q", syntax="proto3")
     messages = {"": file.message_type.add(name="Q")}
@@ -67,7 +67,7 @@ def _fields(names: dict[str, str], types: dict[str, int]) -> bytes:
 
 
 def _app(template_routes: list[dict[str, Any]], port: Port, **types: int) -> Any:
-    """Give an application whose every route has its own request message."""
+    """Return an application in which every route has its own request message."""
     made = descriptor_pb2.FileDescriptorSet.FromString(routes([]))
     made.file.pop()
     for index, route in enumerate(template_routes):
@@ -110,10 +110,10 @@ FOLLOWS_HTTP_PROTO = {
 
 
 @pytest.mark.parametrize("fact", _facts("path_templates.json", "template_parse"))
-def test_templates_are_refused_at_start_unless_the_grammar_allows_them(
+def test_template_is_served_if_the_grammar_allows_it(
     fact: Any,
 ) -> None:
-    """A template is served just if http.proto's grammar allows it."""
+    """Others are refused at start (http.proto)."""
     template = fact["template"]
     valid = fact["valid"] and template not in FOLLOWS_HTTP_PROTO
     route = {"method": "GET", "template": template}
@@ -125,8 +125,8 @@ def test_templates_are_refused_at_start_unless_the_grammar_allows_them(
 
 
 @pytest.mark.parametrize("fact", _facts("path_templates.json", "route_sets"))
-async def test_paths_find_their_route_and_fill_its_variables(fact: Any) -> None:
-    """A literal goes before `*` before `**`; http.proto says how variables decode."""
+async def test_path_finds_its_route_and_fills_the_variables(fact: Any) -> None:
+    """A literal before `*` before `**`; variables are decoded as in http.proto."""
     port = Port()
     app, files = _app(fact["routes"], port)
     ids = [route["id"] for route in fact["routes"]]
@@ -148,8 +148,8 @@ async def test_paths_find_their_route_and_fill_its_variables(fact: Any) -> None:
 
 
 @pytest.mark.parametrize("fact", _facts("path_templates.json", "http_outcomes"))
-async def test_what_no_route_takes_has_its_status(fact: Any) -> None:
-    """405 with Allow, 204 for OPTIONS, 400 for bad escapes, 404 for no path."""
+async def test_request_without_route_has_its_status(fact: Any) -> None:
+    """405 with Allow, 204 for OPTIONS, 400 for bad escapes, 404 for unknown paths."""
     uint64 = 4 if fact["id"] == "bad_scalar_in_path" else 9
     app, _ = _app(fact["routes"], Port(), id=uint64)
     request = fact["request"]
@@ -162,8 +162,8 @@ async def test_what_no_route_takes_has_its_status(fact: Any) -> None:
 
 
 @pytest.mark.parametrize("fact", _facts("query.json", "vectors"))
-async def test_query_parameters_become_fields_or_are_refused(fact: Any) -> None:
-    """A query string fills the request as ProtoJSON would, or is 400 with its field."""
+async def test_query_parameter_fills_a_field_or_is_400(fact: Any) -> None:
+    """Values are read as in ProtoJSON; the error names the field."""
     options: dict[str, Any] = {"get": "/x"}
     if "bound_body" in fact:
         options = {"post": "/x", "body": fact["bound_body"]}
@@ -186,15 +186,15 @@ async def test_query_parameters_become_fields_or_are_refused(fact: Any) -> None:
         assert as_json(port.message) == fact["message"]
 
 
-REFUSED_BY_US = {
+REFUSED_BY_THE_EDGE = {
     "FieldNameDuplicateDifferentCasing1",
     "FieldNameDuplicateDifferentCasing2",
 }
 
 
 @pytest.mark.parametrize("fact", _facts("json_mapping.json", "vectors"))
-async def test_json_is_read_and_written_as_protojson_says(fact: Any) -> None:
-    """The ProtoJSON conformance facts, request and response."""
+async def test_json_is_protojson(fact: Any) -> None:
+    """The ProtoJSON conformance vectors, in requests and responses."""
     kind = fact["kind"]
     port, http = edge([{"post": "/x", "body": "*"}, {"get": "/x"}])
     if kind == "serialize_reject":
@@ -205,7 +205,9 @@ async def test_json_is_read_and_written_as_protojson_says(fact: Any) -> None:
     answer = await http.post(
         "/x", content=fact["input"].encode("utf-8", "surrogatepass")
     )
-    refused = kind in ("reject", "accept_ignore_unknown") or fact["id"] in REFUSED_BY_US
+    refused = (
+        kind in ("reject", "accept_ignore_unknown") or fact["id"] in REFUSED_BY_THE_EDGE
+    )
     if refused:
         assert answer.status_code == 400
         assert answer.json()["code"] == 3
@@ -213,7 +215,7 @@ async def test_json_is_read_and_written_as_protojson_says(fact: Any) -> None:
     assert answer.status_code == 200, answer.text
     wanted = [fact["canonical"], *fact.get("canonical_alternatives", [])]
     got = answer.json()
-    assert any(_holds(got, one) for one in wanted), (got, wanted)
+    assert any(_matches(got, one) for one in wanted), (got, wanted)
 
 
 DEFAULTS: tuple[Any, ...] = (
@@ -230,21 +232,22 @@ DEFAULTS: tuple[Any, ...] = (
 )
 
 
-def _holds(got: Any, wanted: Any) -> bool:
-    """Compare an answer, which writes defaults out, with one that does not."""
-    if isinstance(got, dict) and isinstance(wanted, dict):
-        rest = [value for name, value in got.items() if name not in wanted]
+def _matches(actual: Any, expected: Any) -> bool:
+    """Compare an answer that includes defaults with one that does not."""
+    if isinstance(actual, dict) and isinstance(expected, dict):
+        rest = [value for name, value in actual.items() if name not in expected]
         return all(value in DEFAULTS for value in rest) and all(
-            name in got and _holds(got[name], value) for name, value in wanted.items()
+            name in actual and _matches(actual[name], value)
+            for name, value in expected.items()
         )
-    if isinstance(got, list) and isinstance(wanted, list):
-        return len(got) == len(wanted) and all(map(_holds, got, wanted))
-    return bool(got == wanted)
+    if isinstance(actual, list) and isinstance(expected, list):
+        return len(actual) == len(expected) and all(map(_matches, actual, expected))
+    return bool(actual == expected)
 
 
 @pytest.mark.parametrize("fact", _facts("body.json", "bodies"))
-async def test_bodies_stand_where_the_rule_puts_them(fact: Any) -> None:
-    """`body` and `response_body` place parts of messages; conflicts are refused."""
+async def test_body_and_response_body_follow_the_rule(fact: Any) -> None:
+    """They select parts of messages; conflicts are refused."""
     request, expect = fact["request"], fact["expect"]
     reply: Any = None
     files = routes([fact["rule"]])
@@ -293,8 +296,8 @@ def _page_files() -> bytes:
 
 @pytest.mark.parametrize("fact", _facts("body.json", "patch_field_masks"))
 @pytest.mark.parametrize("body", ["*", "recursive_field"])
-async def test_a_patch_without_a_mask_is_given_one(fact: Any, body: str) -> None:
-    """The derived mask names the leaves of what the body holds (AIP-134)."""
+async def test_mask_is_derived_from_a_patch_body(fact: Any, body: str) -> None:
+    """It names the leaves of the body (AIP-134)."""
     if fact["id"] == "two_masks_in_request":
         return
     port, http = edge([{"patch": "/x", "body": body}])
@@ -311,7 +314,7 @@ STATUS = json.loads((VECTORS / "status_codes.json").read_text())
 
 
 @pytest.mark.parametrize("fact", STATUS["grpc_to_http"], ids=lambda f: f["grpc"])
-async def test_codes_have_their_http_status(fact: Any) -> None:
+async def test_code_has_its_http_status(fact: Any) -> None:
     """google/rpc/code.proto names the HTTP status of each code."""
     if fact["code"] == 0:
         _, http = edge([{"get": "/x"}])
@@ -321,8 +324,8 @@ async def test_codes_have_their_http_status(fact: Any) -> None:
 
 
 @pytest.mark.parametrize("fact", STATUS["error_cases"], ids=lambda f: f["id"])
-async def test_errors_tell_what_the_service_said(fact: Any) -> None:
-    """A status keeps its message and details; the call's own code wins."""
+async def test_error_has_the_message_and_details_of_the_service(fact: Any) -> None:
+    """The code of the call takes precedence over the one of the status."""
     given, expect = fact["grpc_status"], fact["expect"]
     if given["code"] == 0:
         message: Any = Vector()
@@ -356,7 +359,7 @@ def _semantics(*prefixes: str) -> list[Any]:
 
 
 @pytest.mark.parametrize("fact", _semantics("timeout_"))
-async def test_deadlines_come_from_grpc_timeout(fact: Any) -> None:
+async def test_grpc_timeout_sets_the_deadline(fact: Any) -> None:
     """GRPC over HTTP/2: at most eight digits and a unit."""
     port, http = edge([{"get": "/x"}])
     answer = await http.get("/x", headers=fact["input"])
@@ -370,20 +373,20 @@ async def test_deadlines_come_from_grpc_timeout(fact: Any) -> None:
 @pytest.mark.parametrize(
     "fact", _semantics("md_", "invalid_md", "non_ascii", "client_cannot")
 )
-async def test_headers_become_metadata_by_rule(fact: Any) -> None:
-    """Only `Grpc-Metadata-*` headers with legal names and ASCII values pass."""
+async def test_headers_become_metadata_by_name(fact: Any) -> None:
+    """Only `Grpc-Metadata-*` headers with valid names and ASCII values pass."""
     port, http = edge([{"get": "/x"}])
     headers = [(k.encode(), v.encode()) for k, v in fact["input"].items()]
     assert (await http.get("/x", headers=headers)).status_code == 200
-    held: dict[str, list[str | bytes]] = {}
+    metadata: dict[str, list[str | bytes]] = {}
     for key, value in port.metadata:
-        held.setdefault(key, []).append(value)
+        metadata.setdefault(key, []).append(value)
     for key, values in fact["expect"].get("metadata", {}).items():
-        assert held[key] == values
-    assert not set(fact["expect"].get("metadata_absent", ())) & set(held)
+        assert metadata[key] == values
+    assert not set(fact["expect"].get("metadata_absent", ())) & set(metadata)
 
 
-async def test_the_method_override_header_is_not_followed() -> None:
+async def test_method_override_header_is_ignored() -> None:
     """Vector method_override_default_off."""
     port, http = edge([{"post": "/x", "body": "*"}, {"delete": "/x"}])
     await http.post("/x", headers={"x-http-method-override": "DELETE"}, json={})
@@ -391,7 +394,7 @@ async def test_the_method_override_header_is_not_followed() -> None:
 
 
 @pytest.mark.parametrize("fact", _semantics("stream_"))
-async def test_streams_are_framed_by_what_is_accepted(fact: Any) -> None:
+async def test_stream_framing_follows_accept(fact: Any) -> None:
     """NDJSON, events or an array; an early error has its status, a late one a frame."""
     given, expect = fact["input"], fact["expect"]
     names = {"name": "stringField", "a": "int32Field"}
@@ -422,7 +425,7 @@ async def test_streams_are_framed_by_what_is_accepted(fact: Any) -> None:
         assert "error" in answer.json()[-1]
 
 
-async def test_accept_weights_are_followed() -> None:
+async def test_accept_weights_are_applied() -> None:
     """Vectors accept_q_values and accept_protobuf."""
     port, http = edge([{"get": "/x"}])
     answer = await http.get(
@@ -436,7 +439,7 @@ async def test_accept_weights_are_followed() -> None:
     assert Vector.FromString(answer.content) == port.message
 
 
-def test_the_settings_of_an_edge_cannot_change() -> None:
-    """EdgeSettings is frozen: what was checked at start stays so."""
+def test_settings_are_frozen() -> None:
+    """Settings are checked at start and do not change afterwards."""
     with pytest.raises(AttributeError):
         EdgeSettings().docs = True  # type: ignore[misc]  # it is frozen

@@ -1,10 +1,10 @@
 """The contract's rule for e-mail addresses and the mailer's agree."""
 
-import re
 from email import message_from_bytes, policy
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from protovalidate import Validator
 
 from blatam.auth.v1 import auth_pb2
 from buf.validate import validate_pb2
@@ -14,21 +14,25 @@ from tests.fakes import NOON, Clock
 
 BUILDER = MessageBuilder("no-reply@academy.example", "https://academy.example", Clock())
 FIELD = auth_pb2.ChangeEmailRequest.DESCRIPTOR.fields_by_name["new_email"]
-RULES = FIELD.GetOptions().Extensions[validate_pb2.field]
-MAX_LENGTH = RULES.string.max_len
+VALIDATOR = Validator()
 
 
-def pattern(rule_id: str) -> str:
-    """Return the regular expression of a CEL rule that only matches one."""
-    (rule,) = (rule for rule in RULES.cel if rule.id == rule_id)
+def form() -> str:
+    """Return the regular expression of the rule `email.form`."""
+    rules = FIELD.GetOptions().Extensions[validate_pb2.field].cel
+    (rule,) = (rule for rule in rules if rule.id == "email.form")
     text = rule.expression.removeprefix("this.matches('").removesuffix("')")
-    return text.replace("\\\\", "\\").removeprefix("^").removesuffix("$")
+    return text.replace("\\\\", "\\")
 
 
-LOCAL_PART = pattern("email.local_part")
+def is_accepted(address: str) -> bool:
+    request = auth_pb2.ChangeEmailRequest(new_email=address, current_password="x")
+    return not VALIDATOR.collect_violations(request)
+
+
 ADDRESSES = st.from_regex(
-    pattern("email.form"), fullmatch=True, alphabet=st.characters(max_codepoint=127)
-).filter(lambda text: len(text) <= MAX_LENGTH and re.match(LOCAL_PART, text))
+    form(), fullmatch=True, alphabet=st.characters(max_codepoint=127)
+).filter(is_accepted)
 
 
 @settings(deadline=None)

@@ -9,17 +9,21 @@ import pytest
 import structlog
 
 from blatam.user.v1 import user_pb2 as pb
+from edge.http.trusted_proxies import TrustedProxies
+from edge.timers import SharedTimer
 from server.domain.callers import ANONYMOUS
 from server.domain.errors import InvalidFields, StoreUnavailable, Violation
 from server.observability.logging import add_context
-from server.rpc.addresses import TrustedProxies
 from server.rpc.call import Call, Failure, Method, Outcome, Stream, wrap_handler
 from server.rpc.contract import read_method
+from server.rpc.deadlines import TIMER_INTERVAL
 from server.rpc.interceptors.errors import map_errors
 from server.rpc.interceptors.logging import log_calls
 from server.rpc.listener import build_call
 from tests.running import Running
 from tests.status import refusal
+
+TIMER = SharedTimer(TIMER_INTERVAL)
 
 GET_USER = read_method(pb.DESCRIPTOR.services_by_name["UserService"].methods[1])
 SECRET = "postgresql://user:hunter2@db"
@@ -38,7 +42,7 @@ async def broken(_call: Call) -> Outcome:
 
 async def test_unexpected_exception_is_an_internal_error() -> None:
     """R38: the caller gets a request id; the log has the cause under this id."""
-    proceed = wrap_handler([log_calls, map_errors], broken)
+    proceed = wrap_handler([log_calls, map_errors(TIMER)], broken)
     with (
         structlog.testing.capture_logs([add_context]) as lines,
         pytest.raises(Failure) as caught,
@@ -63,7 +67,7 @@ async def test_exception_in_the_middle_of_a_stream_is_an_internal_error() -> Non
     async def stream(_call: Call) -> Outcome:
         return messages()
 
-    outcome = await wrap_handler([log_calls, map_errors], stream)(call())
+    outcome = await wrap_handler([log_calls, map_errors(TIMER)], stream)(call())
     assert not isinstance(outcome, bytes)
     assert await anext(outcome) == b"1"
     with pytest.raises(Failure, match="internal error"):
@@ -82,7 +86,9 @@ async def test_deadline_cancels_the_handler() -> None:
         return b""
 
     with pytest.raises(Failure) as caught:
-        await wrap_handler([log_calls, map_errors], slow)(replace(call(), timeout=0.01))
+        await wrap_handler([log_calls, map_errors(TIMER)], slow)(
+            replace(call(), timeout=0.01)
+        )
     assert caught.value.reason == "DEADLINE_EXCEEDED"
     assert cancelled.is_set()
 
@@ -93,7 +99,7 @@ async def test_store_timeout_is_not_the_callers_deadline() -> None:
     async def unavailable(_call: Call) -> Outcome:
         raise StoreUnavailable from TimeoutError()
 
-    proceed = wrap_handler([log_calls, map_errors], unavailable)
+    proceed = wrap_handler([log_calls, map_errors(TIMER)], unavailable)
     with pytest.raises(Failure) as caught:
         await proceed(replace(call(), timeout=60))
     assert caught.value.reason == "STORE_UNAVAILABLE"
@@ -104,7 +110,7 @@ async def test_cancellation_passes_through_the_chain() -> None:
         await asyncio.sleep(60)
         return b""
 
-    proceed = wrap_handler([log_calls, map_errors], slow)
+    proceed = wrap_handler([log_calls, map_errors(TIMER)], slow)
     with structlog.testing.capture_logs() as lines:
         task = asyncio.ensure_future(proceed(call()))
         await asyncio.sleep(0)
@@ -123,7 +129,7 @@ async def test_details_are_bounded_in_bytes(name: str) -> None:
         raise InvalidFields([Violation(text, text, "rule")] * 1_000)
 
     with pytest.raises(Failure) as caught:
-        await map_errors(call(), refuse)
+        await map_errors(TIMER)(call(), refuse)
     message = caught.value.message
     assert len(caught.value.status) <= 6 * KIB
     # gRPC percent-encodes the message: up to three bytes for one

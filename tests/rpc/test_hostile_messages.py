@@ -55,6 +55,7 @@ VALUES: dict[int, tuple[Any, ...]] = {
     FieldDescriptor.TYPE_BOOL: (True, False),
     FieldDescriptor.TYPE_ENUM: INT32,
     FieldDescriptor.TYPE_STRING: TEXT,
+    FieldDescriptor.TYPE_BYTES: (b"", b"\0", b"\xff" * 1000),
 }
 
 

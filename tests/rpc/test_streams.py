@@ -12,13 +12,15 @@ import structlog
 
 from blatam.policy.v1.policy_pb2 import Access, MethodPolicy
 from blatam.user.v1 import user_pb2 as pb
+from edge.http.trusted_proxies import TrustedProxies
 from edge.port import CallError, CallPort, RemotePort, Reply
+from edge.timers import SharedTimer
 from server.composition.serving import listening_grpc
 from server.domain.audit import AuditEvent, AuditFilter
 from server.domain.errors import UserNotFound
 from server.observability.logging import add_context
-from server.rpc.addresses import TrustedProxies
 from server.rpc.call import Call, Method, Outcome, Stream, wrap_handler
+from server.rpc.deadlines import TIMER_INTERVAL
 from server.rpc.grpc_server import build_grpc_server
 from server.rpc.interceptors.audit import audit_calls
 from server.rpc.interceptors.errors import map_errors
@@ -26,6 +28,8 @@ from server.rpc.interceptors.logging import log_calls
 from server.rpc.listener import Listener
 from server.rpc.local import LocalPort
 from tests.fakes import Clock
+
+TIMER = SharedTimer(TIMER_INTERVAL)
 
 PATH = "/t.Streams/Count"
 METHOD = Method(
@@ -82,7 +86,9 @@ async def ports(source: Source, events: Events) -> AsyncIterator[dict[str, CallP
     """Serve a source by gRPC and in process."""
     audit = audit_calls(METHOD, events, Clock())
     assert audit
-    served = {PATH: (METHOD, wrap_handler([log_calls, audit, map_errors], source))}
+    served = {
+        PATH: (METHOD, wrap_handler([log_calls, audit, map_errors(TIMER)], source))
+    }
     server = build_grpc_server(Listener(TrustedProxies(())).handlers(served))
     async with (
         listening_grpc(server, "127.0.0.1:0") as port,

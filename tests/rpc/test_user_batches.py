@@ -22,25 +22,25 @@ BCRYPT_13 = "$2b$13$abcdefghijklmnopqrstuuLW6kvK4iHrCPuAcGm6WGq1p7uU6Ir4m"
 
 
 def row(name: str, **fields: Any) -> pb.NewUser:
-    given = {"email": f"{name}@example.com", "username": name, "password_hash": HASH}
-    return pb.NewUser(**given | fields)
+    values = {"email": f"{name}@example.com", "username": name, "password_hash": HASH}
+    return pb.NewUser(**values | fields)
 
 
-def told(answer: pb.BatchCreateUsersResponse) -> list[str]:
-    """Give the outcomes in short: a name, or a reason."""
+def summary(answer: pb.BatchCreateUsersResponse) -> list[str]:
+    """Return the username or the error reason of each outcome."""
     assert [o.index for o in answer.outcomes] == list(range(len(answer.outcomes)))
     return [o.user.username or o.error.reason for o in answer.outcomes]
 
 
-async def test_each_row_has_its_outcome(shared: Running) -> None:
-    """What one row lacks keeps no other from being made."""
+async def test_batch_create_has_an_outcome_for_each_row(shared: Running) -> None:
+    """An invalid row does not affect the others."""
     root = await shared.signed_in(Role.ADMIN)
-    there = root.user
+    existing = root.user
     request = pb.BatchCreateUsersRequest(
         users=[
             row("batch_a"),
-            row("batch_b", email=there.email.upper()),
-            row("batch_c", username=there.username.upper()),
+            row("batch_b", email=existing.email.upper()),
+            row("batch_c", username=existing.username.upper()),
             row("batch_d", role=pb.ROLE_TEACHER, password_hash="", password=PASSWORD),
             row("batch_e", email="Batch_A@example.com"),
             row("batch_f", username="BATCH_D"),
@@ -55,19 +55,19 @@ async def test_each_row_has_its_outcome(shared: Running) -> None:
         ]
     )
     answer = await shared.users.BatchCreateUsers(request, metadata=root.metadata)
-    assert told(answer) == [
+    assert summary(answer) == [
         "batch_a", "EMAIL_TAKEN", "USERNAME_TAKEN", "batch_d", "EMAIL_TAKEN",
         "USERNAME_TAKEN", *["INVALID_FIELDS"] * 6, "EMAIL_TAKEN", "batch_m",
     ]  # fmt: skip
-    made = answer.outcomes[3].user
-    assert (made.role, made.is_active) == (pb.ROLE_TEACHER, True)
-    assert made.email == "batch_d@example.com"
-    faults = {
+    created = answer.outcomes[3].user
+    assert (created.role, created.is_active) == (pb.ROLE_TEACHER, True)
+    assert created.email == "batch_d@example.com"
+    violations = {
         o.index: {(f.field, f.rule) for f in o.error.field_violations}
         for o in answer.outcomes
         if o.error.reason == "INVALID_FIELDS"
     }
-    assert faults == {
+    assert violations == {
         6: {
             ("email", "email.form"),
             ("username", "username.form"),
@@ -81,24 +81,24 @@ async def test_each_row_has_its_outcome(shared: Running) -> None:
     }
 
 
-async def test_a_given_hash_is_upgraded_at_the_next_log_in(
+async def test_imported_hash_is_upgraded_at_the_next_log_in(
     service: Running, database_url: str
 ) -> None:
-    """R12: it serves once, and ours stands in its place from then on."""
+    """R12: the first log-in replaces it by our own hash."""
     root = await service.signed_in(Role.ADMIN)
     hashes = {"old_a": HASH, "old_b": bcrypt.using(rounds=4).hash(PASSWORD)}
-    rows = [row(name, password_hash=given) for name, given in hashes.items()]
+    rows = [row(name, password_hash=hashed) for name, hashed in hashes.items()]
     request = pb.BatchCreateUsersRequest(users=rows)
     await service.users.BatchCreateUsers(request, metadata=root.metadata)
     database = Database(database_url)
-    for name, given in hashes.items():
+    for name, hashed in hashes.items():
         query = sa.text("select hashed_password from users where username = :name")
         async with database.reading() as connection:
-            kept = (await connection.execute(query, {"name": name})).scalar_one()
-            assert kept == given
+            stored = (await connection.execute(query, {"name": name})).scalar_one()
+            assert stored == hashed
             await service.log_in(name)
-            kept = (await connection.execute(query, {"name": name})).scalar_one()
-        assert kept.startswith("$argon2id$v=19$m=19456,t=2,p=1$")
+            stored = (await connection.execute(query, {"name": name})).scalar_one()
+        assert stored.startswith("$argon2id$v=19$m=19456,t=2,p=1$")
         await service.log_in(name)
         wrong = auth_pb2.LoginRequest(identifier=name, password="Wrong7horse")
         await refusal(service.auth.Login(wrong))
@@ -121,25 +121,25 @@ async def test_hashes_of_common_cost_are_imported_and_upgraded(
     answer = await service.http.post(
         "/api/v1/users:batchCreate", json={"users": users}, headers=root.headers
     )
-    made, refused = answer.json()["outcomes"]
-    assert made["user"]["username"] == "bcrypt_12"
+    created, refused = answer.json()["outcomes"]
+    assert created["user"]["username"] == "bcrypt_12"
     assert refused["error"]["fieldViolations"][0]["rule"] == "password_hash.cost"
     rows = [row("argon2_64", password_hash=strong.hash(PASSWORD))]
     request = pb.BatchCreateUsersRequest(users=rows)
     outcomes = await service.users.BatchCreateUsers(request, metadata=root.metadata)
-    assert told(outcomes) == ["argon2_64"]
+    assert summary(outcomes) == ["argon2_64"]
     database = Database(database_url)
     for name in ("bcrypt_12", "argon2_64"):
         await service.log_in(name)
         query = sa.text("select hashed_password from users where username = :name")
         async with database.reading() as connection:
-            kept = (await connection.execute(query, {"name": name})).scalar_one()
-        assert kept.startswith("$argon2id$v=19$m=19456,t=2,p=1$")
+            stored = (await connection.execute(query, {"name": name})).scalar_one()
+        assert stored.startswith("$argon2id$v=19$m=19456,t=2,p=1$")
     await database.close()
 
 
-async def test_a_thousand_come_in_one_message(shared: Running) -> None:
-    """The cap on messages lets 1,000 rows with long names and hashes through."""
+async def test_batch_create_takes_a_thousand_rows(shared: Running) -> None:
+    """1,000 rows with long names and hashes are within the message limit."""
     root = await shared.signed_in(Role.ADMIN)
     rows = [
         row(f"thousand_{n:04}", email=f"{n:04}{'x' * 60}@{'mail' * 15}.example.com")
@@ -148,7 +148,7 @@ async def test_a_thousand_come_in_one_message(shared: Running) -> None:
     request = pb.BatchCreateUsersRequest(users=rows, request_id=str(uuid4()))
     assert request.ByteSize() > 250_000
     answer = await shared.users.BatchCreateUsers(request, metadata=root.metadata)
-    assert told(answer) == [new.username for new in rows]
+    assert summary(answer) == [new.username for new in rows]
     again = await shared.users.BatchCreateUsers(request, metadata=root.metadata)
     assert again == answer
     rows.append(row("thousand_and_one"))
@@ -160,7 +160,7 @@ async def test_a_thousand_come_in_one_message(shared: Running) -> None:
     assert refused.violations == {("users", "repeated.max_items")}
 
 
-async def test_a_hundred_may_come_with_a_password(shared: Running) -> None:
+async def test_batch_create_limits_rows_with_passwords(shared: Running) -> None:
     root = await shared.signed_in(Role.ADMIN)
     rows = [row(f"word_{n}", password_hash="", password="x") for n in range(101)]
     request = pb.BatchCreateUsersRequest(users=rows)
@@ -171,7 +171,7 @@ async def test_a_hundred_may_come_with_a_password(shared: Running) -> None:
     assert refused.violations == {("users", "users.max_passwords")}
 
 
-async def test_over_rest_a_row_is_told_by_name(shared: Running) -> None:
+async def test_batch_create_over_rest_has_outcomes(shared: Running) -> None:
     """201, the outcomes in order, no hash and no password in the answer."""
     root = await shared.signed_in(Role.ADMIN)
     rows = [
@@ -188,10 +188,10 @@ async def test_over_rest_a_row_is_told_by_name(shared: Running) -> None:
     assert "argon2" not in answer.text
 
 
-async def test_batches_with_the_same_names_do_not_fail_each_other(
+async def test_concurrent_batches_with_the_same_names_do_not_deadlock(
     shared: Running,
 ) -> None:
-    """L15: in whatever order they share names, each name is made once, no 5xx."""
+    """L15: each name is created once, whatever the order of rows; no 5xx."""
     root = await shared.signed_in(Role.ADMIN)
     rows = [row(f"shared_{n}") for n in range(50)]
     orders = [rows, rows[::-1], rows[25:] + rows[:25], rows]
@@ -203,11 +203,13 @@ async def test_batches_with_the_same_names_do_not_fail_each_other(
             for order in orders
         )
     )
-    made = [name for answer in answers for name in told(answer) if "shared" in name]
-    assert sorted(made) == sorted(new.username for new in rows)
+    created = [
+        name for answer in answers for name in summary(answer) if "shared" in name
+    ]
+    assert sorted(created) == sorted(new.username for new in rows)
 
 
-async def test_nobody_to_make_is_refused(shared: Running) -> None:
+async def test_batch_create_refuses_an_empty_batch(shared: Running) -> None:
     root = await shared.signed_in(Role.ADMIN)
     request = pb.BatchCreateUsersRequest(users=[])
     refused = await refusal(

@@ -1,4 +1,4 @@
-"""ExportUsers: everybody, once, in order, however many there are."""
+"""ExportUsers: every account once, in id order, in bounded memory."""
 
 import itertools
 from typing import Any
@@ -29,10 +29,10 @@ async def fill(database: Database, count: int) -> None:
         await connection.execute(statement, {"count": count})
 
 
-async def test_many_pass_through_flat_memory(
+async def test_export_users_memory_does_not_grow(
     service: Running, database_url: str
 ) -> None:
-    """In the order of ids, none left out, and memory does not grow with the count."""
+    """In id order and complete; memory does not grow with the number of accounts."""
     root = await service.signed_in(Role.ADMIN)
     database = Database(database_url)
     await fill(database, MANY)
@@ -55,14 +55,14 @@ async def aenumerate(stream: Any) -> Any:
         yield next(numbers), item
 
 
-async def test_it_is_resumed_after_the_last_one_received(service: Running) -> None:
+async def test_export_users_resumes_after_an_id(service: Running) -> None:
     root = await service.signed_in(Role.ADMIN)
     for _ in range(3):
         await service.sign_up()
-    everybody = await exported(service, root.metadata, 0)
-    assert len(everybody) == 4
-    assert await exported(service, root.metadata, everybody[1]) == everybody[2:]
-    assert await exported(service, root.metadata, everybody[-1]) == []
+    all_ids = await exported(service, root.metadata, 0)
+    assert len(all_ids) == 4
+    assert await exported(service, root.metadata, all_ids[1]) == all_ids[2:]
+    assert await exported(service, root.metadata, all_ids[-1]) == []
     refused = await refusal(first(service, root.metadata, -1))
     assert refused.violations == {("afterId", "int64.gte")}
 
@@ -78,12 +78,12 @@ async def first(service: Running, metadata: Any, after_id: int) -> object:
     return await service.users.ExportUsers(request, metadata=metadata).read()
 
 
-async def test_over_rest_each_line_is_a_user(shared: Running) -> None:
+async def test_export_users_over_rest_has_a_user_per_line(shared: Running) -> None:
     root = await shared.signed_in(Role.ADMIN)
     answer = await shared.http.get(
         f"/api/v1/users:export?after_id={root.user.id - 1}",
         headers=root.headers | {"accept": "application/x-ndjson"},
     )
-    found = [orjson.loads(line) for line in answer.text.splitlines()]
-    assert found[0]["username"] == root.user.username
-    assert found[0]["email"] == root.user.email
+    users = [orjson.loads(line) for line in answer.text.splitlines()]
+    assert users[0]["username"] == root.user.username
+    assert users[0]["email"] == root.user.email

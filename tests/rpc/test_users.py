@@ -43,10 +43,10 @@ def sign_up(**fields: str) -> pb.CreateUserRequest:
         ({"request_id": "mine"}, {("requestId", "string.uuid")}),
     ],
 )  # fmt: skip
-async def test_bad_sign_ups_name_field_and_rule(
+async def test_create_user_names_invalid_fields(
     shared: Running, fields: dict[str, str], violations: set[tuple[str, str]]
 ) -> None:
-    """R9, R10, R31, R32: every rule is told, by the field's JSON name."""
+    """R9, R10, R31, R32: each broken rule is reported with the field's JSON name."""
     refused = await refusal(shared.users.CreateUser(sign_up(**fields)))
     assert refused.code is grpc.StatusCode.INVALID_ARGUMENT
     assert refused.reason == "INVALID_FIELDS"
@@ -54,7 +54,7 @@ async def test_bad_sign_ups_name_field_and_rule(
     assert all(field in refused.message for field, _ in violations)
 
 
-async def test_taken_in_any_case(service: Running) -> None:
+async def test_create_user_compares_names_without_case(service: Running) -> None:
     """R31: unique without regard to case."""
     await service.users.CreateUser(sign_up())
     for fields, reason in (
@@ -66,8 +66,10 @@ async def test_taken_in_any_case(service: Running) -> None:
         assert refused.reason == reason
 
 
-async def test_fifty_retries_of_one_request_make_one_user(service: Running) -> None:
-    """L14: one user and fifty equal answers; another body is told apart."""
+async def test_create_user_is_idempotent_under_concurrent_retries(
+    service: Running,
+) -> None:
+    """L14: one user and fifty equal responses; another body is refused."""
     request = sign_up(request_id=str(uuid4()))
     answers = await asyncio.gather(
         *(service.users.CreateUser(request) for _ in range(50))
@@ -82,37 +84,39 @@ async def test_fifty_retries_of_one_request_make_one_user(service: Running) -> N
     assert listed.total == 2
 
 
-async def test_a_refused_request_id_may_be_used_again(service: Running) -> None:
-    """Only what was done is remembered; a refusal costs nothing."""
+async def test_create_user_frees_the_request_id_of_a_refused_request(
+    service: Running,
+) -> None:
+    """Only successful requests are remembered."""
     request_id = str(uuid4())
     weak = sign_up(request_id=request_id, password="bluehorse7")
     await refusal(service.users.CreateUser(weak))
-    made = await service.users.CreateUser(sign_up(request_id=request_id))
-    assert made.user.username == "ana"
+    response = await service.users.CreateUser(sign_up(request_id=request_id))
+    assert response.user.username == "ana"
 
 
-async def test_others_see_the_public_part(service: Running) -> None:
+async def test_get_user_hides_private_fields_from_others(service: Running) -> None:
     """R4: e-mail, role and verification are for the owner and admins."""
     ana = await service.signed_in()
     bea, root = await service.signed_in(), await service.signed_in(Role.ADMIN)
-    wanted = pb.GetUserRequest(id=ana.user.id)
-    for who, whole in ((ana, True), (bea, False), (root, True)):
-        found = (await service.users.GetUser(wanted, metadata=who.metadata)).user
+    request = pb.GetUserRequest(id=ana.user.id)
+    for caller, sees_private in ((ana, True), (bea, False), (root, True)):
+        user = (await service.users.GetUser(request, metadata=caller.metadata)).user
         private = {
             field.name
-            for field, _ in found.ListFields()
+            for field, _ in user.ListFields()
             if field.name in ("email", "role", "updated_at", "etag")
         }
-        assert len(private) == (4 if whole else 0)
-        assert (found.id, found.username) == (ana.user.id, ana.user.username)
+        assert len(private) == (4 if sees_private else 0)
+        assert (user.id, user.username) == (ana.user.id, ana.user.username)
         listed = await service.users.ListUsers(
             pb.ListUsersRequest(username_prefix=ana.user.username),
-            metadata=who.metadata,
+            metadata=caller.metadata,
         )
-        assert list(listed.items) == [found]
+        assert list(listed.items) == [user]
 
 
-async def test_reading_whom_there_is_not(shared: Running) -> None:
+async def test_get_user_unknown_id_is_not_found(shared: Running) -> None:
     ana = await shared.signed_in()
     request = pb.GetUserRequest(id=999_999)
     refused = await refusal(shared.users.GetUser(request, metadata=ana.metadata))
@@ -122,7 +126,7 @@ async def test_reading_whom_there_is_not(shared: Running) -> None:
 
 
 @pytest.mark.parametrize("user_id", [0, -1, -(2**63)])
-async def test_ids_are_positive(shared: Running, user_id: int) -> None:
+async def test_get_user_refuses_ids_below_one(shared: Running, user_id: int) -> None:
     ana = await shared.signed_in()
     request = pb.GetUserRequest(id=user_id)
     refused = await refusal(shared.users.GetUser(request, metadata=ana.metadata))
@@ -145,7 +149,7 @@ async def test_ids_are_positive(shared: Running, user_id: int) -> None:
         ({"role": 9}, ("role", "enum.defined_only")),
     ],
 )
-async def test_bad_listings(
+async def test_list_users_names_invalid_fields(
     shared: Running, fields: dict[str, object], violation: tuple[str, str]
 ) -> None:
     ana = await shared.signed_in()
@@ -155,33 +159,33 @@ async def test_bad_listings(
     assert refused.violations == {violation}
 
 
-async def test_following_tokens_gives_everybody_once(service: Running) -> None:
-    """R29: page by page, and a token is of no use to somebody else."""
-    people = [await service.signed_in() for _ in range(5)]
+async def test_list_users_by_token_has_every_user_once(service: Running) -> None:
+    """R29: page by page; another caller cannot use the token."""
+    members = [await service.signed_in() for _ in range(5)]
     seen: list[int] = []
     token = ""
     while True:
         request = pb.ListUsersRequest(
             page_size=2, sort_by="-username", page_token=token
         )
-        page = await service.users.ListUsers(request, metadata=people[0].metadata)
+        page = await service.users.ListUsers(request, metadata=members[0].metadata)
         seen += [user.id for user in page.items]
         assert (page.total, page.pages, page.size) == (5, 3, 2)
         token = page.next_page_token
         if not page.has_next:
             break
-    by_name = sorted(people, key=lambda who: who.user.username, reverse=True)
-    assert seen == [who.user.id for who in by_name]
+    by_name = sorted(members, key=lambda m: m.user.username, reverse=True)
+    assert seen == [member.user.id for member in by_name]
     request = pb.ListUsersRequest(page_size=2, sort_by="-username")
-    first = await service.users.ListUsers(request, metadata=people[0].metadata)
+    first = await service.users.ListUsers(request, metadata=members[0].metadata)
     request.page_token = first.next_page_token
     refused = await refusal(
-        service.users.ListUsers(request, metadata=people[1].metadata)
+        service.users.ListUsers(request, metadata=members[1].metadata)
     )
     assert refused.violations == {("pageToken", "page_token.foreign")}
 
 
-async def test_admins_filter_by_private_fields(service: Running) -> None:
+async def test_list_users_admin_filters_by_private_fields(service: Running) -> None:
     root = await service.signed_in(Role.ADMIN)
     await service.signed_in()
     request = pb.ListUsersRequest(role=pb.ROLE_ADMIN)
@@ -199,8 +203,8 @@ def update(
     return request
 
 
-async def test_a_name_is_changed(shared: Running) -> None:
-    """With a mask, and without one by what is set; a stale etag is refused."""
+async def test_update_user_changes_the_username(shared: Running) -> None:
+    """With a mask or by the fields that are set; a stale etag is refused."""
     ana = await shared.signed_in()
     name = f"{ana.user.username}_x"
     request = update(ana.user.id, "username", username=name)
@@ -232,13 +236,13 @@ async def test_a_name_is_changed(shared: Running) -> None:
         (["username"], {"username": "x!"}, ("user.username", "username.form")),
     ],
 )
-async def test_nobody_writes_what_is_not_theirs(
+async def test_update_user_refuses_unwritable_fields(
     shared: Running,
     paths: list[str],
     values: dict[str, Any],
     violation: tuple[str, str],
 ) -> None:
-    """R28: by body or mask, however the field is spelt."""
+    """R28: by body or mask, in any spelling of the field."""
     ana = await shared.signed_in()
     request = update(ana.user.id, *paths, **values)
     refused = await refusal(shared.users.UpdateUser(request, metadata=ana.metadata))
@@ -249,15 +253,31 @@ async def test_nobody_writes_what_is_not_theirs(
     assert me.user == ana.user
 
 
+async def test_update_user_can_be_sent_back_as_it_was_read(shared: Running) -> None:
+    """AIP-203: without a mask, output-only fields are ignored."""
+    root = await shared.signed_in(Role.ADMIN)
+    user = (await shared.signed_in()).user
+    request = pb.GetUserRequest(id=user.id)
+    sent = (await shared.users.GetUser(request, metadata=root.metadata)).user
+    sent.username = f"{user.username}_new"
+    call = shared.users.UpdateUser(
+        pb.UpdateUserRequest(user=sent), metadata=root.metadata
+    )
+    changed = (await call).user
+    assert (changed.username, changed.role) == (sent.username, sent.role)
+
+
 @pytest.mark.parametrize("change", ["disable", "demote", "delete"])
-async def test_rights_end_with_their_reason(shared: Running, change: str) -> None:
-    """R22: disabled, demoted or deleted, a user's tokens are refused at once."""
+async def test_access_ends_with_disabling_demotion_and_deletion(
+    shared: Running, change: str
+) -> None:
+    """R22: the tokens of the user are refused at once."""
     root, other = await shared.signed_in(Role.ADMIN), await shared.signed_in(Role.ADMIN)
     me = pb.GetCurrentUserRequest()
     await shared.users.GetCurrentUser(me, metadata=other.metadata)
     if change == "delete":
-        gone = pb.DeleteUserRequest(id=other.user.id)
-        await shared.users.DeleteUser(gone, metadata=root.metadata)
+        deletion = pb.DeleteUserRequest(id=other.user.id)
+        await shared.users.DeleteUser(deletion, metadata=root.metadata)
     else:
         request = (
             update(other.user.id, "is_active")
@@ -269,14 +289,14 @@ async def test_rights_end_with_their_reason(shared: Running, change: str) -> Non
     assert refused.reason == "TOKEN_INVALID"
 
 
-async def test_deleted_and_brought_back(shared: Running) -> None:
-    """Gone to everybody, its name reserved; an admin brings it back."""
+async def test_deleted_user_can_be_restored(shared: Running) -> None:
+    """A deleted account is not found and keeps its name; an admin restores it."""
     ana, root = await shared.signed_in(), await shared.signed_in(Role.ADMIN)
     await shared.users.DeleteUser(
         pb.DeleteUserRequest(id=ana.user.id), metadata=ana.metadata
     )
-    wanted = pb.GetUserRequest(id=ana.user.id)
-    refused = await refusal(shared.users.GetUser(wanted, metadata=root.metadata))
+    get = pb.GetUserRequest(id=ana.user.id)
+    refused = await refusal(shared.users.GetUser(get, metadata=root.metadata))
     assert refused.reason == "USER_NOT_FOUND"
     again = sign_up(username=ana.user.username, email="other@x.co")
     assert (await refusal(shared.users.CreateUser(again))).reason == "USERNAME_TAKEN"
@@ -289,7 +309,7 @@ async def test_deleted_and_brought_back(shared: Running) -> None:
     assert await shared.log_in(ana.user.username)
 
 
-async def test_a_repeated_update_changes_once(shared: Running) -> None:
+async def test_update_user_is_idempotent(shared: Running) -> None:
     ana = await shared.signed_in()
     request = update(
         ana.user.id, username=f"{ana.user.username}_z", request_id=str(uuid4())
@@ -300,15 +320,15 @@ async def test_a_repeated_update_changes_once(shared: Running) -> None:
     assert {answer.user.etag for answer in answers} == {"2"}
 
 
-async def test_many_at_once(shared: Running) -> None:
-    """In the order asked for, the missing ones listed, others' public part only."""
+async def test_batch_get_users_keeps_the_order(shared: Running) -> None:
+    """Missing ids are listed; others' private fields are hidden."""
     ana, bea = await shared.signed_in(), await shared.signed_in()
     request = pb.BatchGetUsersRequest(ids=[bea.user.id, 999_999, ana.user.id])
-    found = await shared.users.BatchGetUsers(request, metadata=ana.metadata)
-    assert [user.id for user in found.users] == [bea.user.id, ana.user.id]
-    assert [bool(user.email) for user in found.users] == [False, True]
-    assert list(found.missing_ids) == [999_999]
+    response = await shared.users.BatchGetUsers(request, metadata=ana.metadata)
+    assert [user.id for user in response.users] == [bea.user.id, ana.user.id]
+    assert [bool(user.email) for user in response.users] == [False, True]
+    assert list(response.missing_ids) == [999_999]
     faulty = pb.BatchGetUsersRequest(ids=[0] * 1_000)
-    told = await refusal(shared.users.BatchGetUsers(faulty, metadata=ana.metadata))
-    assert told.reason == "INVALID_FIELDS"  # and not too much for gRPC to tell
-    assert len(told.message) < 500
+    refused = await refusal(shared.users.BatchGetUsers(faulty, metadata=ana.metadata))
+    assert refused.reason == "INVALID_FIELDS"  # in bounded metadata
+    assert len(refused.message) < 500

@@ -1,4 +1,4 @@
-"""Every store twice, in memory and for real, so that one suite holds both."""
+"""Every store in memory and on real servers, for one suite of tests."""
 
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
@@ -51,5 +51,5 @@ def fake_stores() -> Stores:
 
 @pytest.fixture(params=["fake", "real"])
 def stores(request: pytest.FixtureRequest) -> Stores:
-    found: Stores = request.getfixturevalue(f"{request.param}_stores")
-    return found
+    stores: Stores = request.getfixturevalue(f"{request.param}_stores")
+    return stores

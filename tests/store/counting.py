@@ -1,4 +1,4 @@
-"""Counting the statements that a store sends, and making one of them fail."""
+"""Counts the statements of a store, and makes one of them fail."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,7 +11,7 @@ from server.store.connect import Database
 
 @contextmanager
 def counted(database: Database) -> Iterator[list[str]]:
-    """Give the list that every statement is added to."""
+    """Return a list to which every statement is appended."""
     statements: list[str] = []
 
     def note(_c: Any, _k: Any, statement: str, *_: Any) -> None:
@@ -26,12 +26,12 @@ def counted(database: Database) -> Iterator[list[str]]:
 
 
 class Injected(Exception):
-    """A fault that a test put in."""
+    """An error that a test injects."""
 
 
 @contextmanager
 def failing_at(database: Database, number: int) -> Iterator[list[str]]:
-    """Have the statement of this number fail in its place; count from 1."""
+    """Make the statement with this number, from 1, fail before it is sent."""
     with counted(database) as statements:
 
         def fail(*_: Any) -> None:

@@ -1,4 +1,4 @@
-"""A transaction that fails half-way leaves no trace, whichever statement it is."""
+"""A transaction that fails at any of its statements changes nothing."""
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -9,6 +9,7 @@ import pytest_asyncio
 import sqlalchemy as sa
 
 from server.domain.edits import Edit
+from server.domain.errors import CategoryInUse
 from server.domain.idempotency import IdempotencyRecord, RequestKey
 from server.domain.members.profiles import Profile
 from server.domain.members.settings import Settings, Theme
@@ -31,7 +32,7 @@ ONCE: IdempotencyRecord[Any] = IdempotencyRecord(
 
 
 @dataclass(frozen=True, slots=True)
-class Scene:
+class Fixture:
     """Two accounts, a profile, a category and a post, by id."""
 
     database: Database
@@ -42,7 +43,7 @@ class Scene:
 
 
 @pytest_asyncio.fixture
-async def scene(database: Database, real_stores: Stores) -> Scene:
+async def fixture(database: Database, real_stores: Stores) -> Fixture:
     ana = await real_stores.users.add(new("ana"))
     bea = await real_stores.users.add(new("bea"))
     await PostgresProfiles(database).add(profile(ana.id))
@@ -51,7 +52,7 @@ async def scene(database: Database, real_stores: Stores) -> Scene:
     post = await PostgresPosts(database).add(other)
     await PostgresFollows(database).add(ana.id, bea.id, NOON)
     await PostgresFollows(database).add(bea.id, ana.id, NOON)
-    return Scene(database, ana.id, bea.id, category.id, post.id)
+    return Fixture(database, ana.id, bea.id, category.id, post.id)
 
 
 def profile(user_id: int) -> Profile:
@@ -62,7 +63,7 @@ def change(**values: object) -> Edit:
     return Edit(values, "", NOON)
 
 
-WRITES: dict[str, Callable[[Scene], Awaitable[object]]] = {
+WRITES: dict[str, Callable[[Fixture], Awaitable[object]]] = {
     "profile": lambda s: PostgresProfiles(s.database).add(profile(s.bea), ONCE),
     "profile edit": lambda s: PostgresProfiles(s.database).edit(
         s.ana, change(bio="new"), ONCE
@@ -85,14 +86,14 @@ WRITES: dict[str, Callable[[Scene], Awaitable[object]]] = {
 }
 
 
-async def everything(database: Database) -> dict[str, list[str]]:
-    """Give every row there is, as text."""
+async def all_rows(database: Database) -> dict[str, list[str]]:
+    """Return all rows of all tables as text."""
     async with database.reading() as connection:
         return {
             name: [
-                row[0]
+                row.text
                 for row in await connection.execute(
-                    sa.text(f"select r::text from {name} r order by 1")
+                    sa.text(f"select r::text as text from {name} r order by 1")
                 )
             ]
             for name in metadata.tables
@@ -100,33 +101,36 @@ async def everything(database: Database) -> dict[str, list[str]]:
 
 
 @pytest.mark.parametrize("name", WRITES)
-async def test_no_statement_fails_with_a_trace(scene: Scene, name: str) -> None:
-    """Each statement of a write fails in its turn; then it is done, once."""
-    database, write = scene.database, WRITES[name]
-    before = await everything(database)
+async def test_failed_statement_leaves_no_changes(fixture: Fixture, name: str) -> None:
+    """Each statement of a write fails in turn, then the write succeeds."""
+    database, write = fixture.database, WRITES[name]
+    before = await all_rows(database)
     number = 0
     while True:
         number += 1
         try:
             with failing_at(database, number) as statements:
-                await write(scene)
+                await write(fixture)
         except Injected:
-            assert await everything(database) == before
+            assert await all_rows(database) == before
         else:
             assert number == len(statements) + 1
             break
     assert number > 1
-    assert await everything(database) != before
+    assert await all_rows(database) != before
 
 
-async def test_a_category_in_use_keeps_what_deleted_posts_know(scene: Scene) -> None:
-    """Refused at its last statement, it takes the one before back."""
-    posts = PostgresPosts(scene.database)
-    more = NewPost(scene.ana, "t", "b", scene.category, State.DRAFT, NOON)
-    gone = await posts.add(more)
-    await posts.delete(gone.id, "", NOON)
-    before = await everything(scene.database)
-    with counted(scene.database) as statements, pytest.raises(Exception, match="stand"):
-        await PostgresCategories(scene.database).delete(scene.category, "")
+async def test_refused_category_deletion_changes_no_posts(fixture: Fixture) -> None:
+    """The statement before the refused one is rolled back."""
+    posts = PostgresPosts(fixture.database)
+    draft = NewPost(fixture.ana, "t", "b", fixture.category, State.DRAFT, NOON)
+    deleted = await posts.add(draft)
+    await posts.delete(deleted.id, "", NOON)
+    before = await all_rows(fixture.database)
+    with (
+        counted(fixture.database) as statements,
+        pytest.raises(CategoryInUse),
+    ):
+        await PostgresCategories(fixture.database).delete(fixture.category, "")
     assert len(statements) == 3
-    assert await everything(scene.database) == before
+    assert await all_rows(fixture.database) == before

@@ -98,7 +98,8 @@ async def test_end_all_keeps_one_session(stores: Stores) -> None:
     await stores.sessions.end_all(kept.user_id, NOON, keep=kept.id)
     assert await stores.sessions.open_of(kept.user_id, NOON) == [kept]
     assert not await stores.sessions.end(kept.id, NOON, user_id=kept.user_id + 1)
-    assert await stores.sessions.end(kept.id, NOON, user_id=kept.user_id)
+    owner = await stores.sessions.end(kept.id, NOON, user_id=kept.user_id)
+    assert owner == kept.user_id
     assert await stores.sessions.open_of(kept.user_id, NOON) == []
 
 

@@ -1,4 +1,4 @@
-"""What every store of accounts does."""
+"""The contract of every store of accounts, in memory and in Postgres."""
 
 import asyncio
 from datetime import timedelta
@@ -34,7 +34,7 @@ def new(name: str, number: int = 0, role: Role = Role.STUDENT) -> NewUser:
     return NewUser(f"{name.lower()}@example.com", name, "hash", role, at)
 
 
-async def test_what_is_added_is_found(stores: Stores) -> None:
+async def test_added_account_is_found(stores: Stores) -> None:
     user = await stores.users.add(new("Ana"))
     assert await stores.users.by_id(user.id) == user
     assert (user.username, user.version, user.role) == ("Ana", 1, Role.STUDENT)
@@ -46,8 +46,8 @@ async def test_what_is_added_is_found(stores: Stores) -> None:
     assert await stores.users.by_id(user.id + 1) is None
 
 
-async def test_names_and_addresses_are_unique(stores: Stores) -> None:
-    """R31: without regard to case; the constraint decides, not a look before."""
+async def test_usernames_and_emails_are_unique(stores: Stores) -> None:
+    """R31: without regard to case; the constraint decides, not a look-up before."""
     await stores.users.add(new("Ana"))
     with pytest.raises(UsernameTaken):
         await stores.users.add(NewUser("b@x.co", "ANA", "", Role.STUDENT, NOON))
@@ -57,7 +57,7 @@ async def test_names_and_addresses_are_unique(stores: Stores) -> None:
         )
 
 
-async def test_a_hash_is_replaced_only_if_it_is_still_that_one(stores: Stores) -> None:
+async def test_replace_hash_requires_the_current_hash(stores: Stores) -> None:
     user = await stores.users.add(new("ana"))
     await stores.accounts.replace_hash(user.id, "other", "worse")
     await stores.accounts.replace_hash(user.id, "hash", "better")
@@ -66,7 +66,7 @@ async def test_a_hash_is_replaced_only_if_it_is_still_that_one(stores: Stores) -
     assert account.password_hash == "better"
 
 
-async def test_an_answer_is_written_with_its_change(stores: Stores) -> None:
+async def test_idempotent_response_is_written_with_its_change(stores: Stores) -> None:
     """A second request under the same key changes nothing."""
     key = RequestKey("anonymous", "/x/Y", "id")
 
@@ -87,18 +87,18 @@ async def test_an_answer_is_written_with_its_change(stores: Stores) -> None:
 
 @pytest.mark.parametrize("key", ["id", "created_at", "username"])
 @pytest.mark.parametrize("descending", [False, True])
-async def test_pages_hold_every_row_once_in_order(
+async def test_pages_have_every_account_once_in_order(
     stores: Stores, key: str, descending: bool
 ) -> None:
-    """By number and by position alike, for every sort, ties included."""
+    """By number and by position, for every sort, ties included."""
     names = ["ana", "Zoe", "b_b", "bea", "Ben9", "carl", "CARLA"]
     for number, name in enumerate(names):
         await stores.users.add(new(name, number // 3))
-    sort, everyone = Sort(key, descending), UserFilter()
+    sort, no_filter = Sort(key, descending), UserFilter()
     by_number: list[User] = []
     for number in (1, 2, 3):
         request = PageRequest(3, number)
-        rows = await stores.users.page(everyone, sort, request)
+        rows = await stores.users.page(no_filter, sort, request)
         assert (rows.total, rows.total_estimated) == (7, False)
         assert rows.more is (number < 3)
         by_number += rows.items
@@ -108,7 +108,7 @@ async def test_pages_hold_every_row_once_in_order(
     by_position: list[User] = []
     after = None
     while not by_position or rows.more:
-        rows = await stores.users.page(everyone, sort, PageRequest(2, 1, after))
+        rows = await stores.users.page(no_filter, sort, PageRequest(2, 1, after))
         by_position += rows.items
         last = rows.items[-1]
         after = Position(SORT_VALUES[key](last), last.id)
@@ -119,8 +119,8 @@ def _place(user: User, key: str) -> str:
     return f"{user.id:09}" if key == "id" else SORT_VALUES[key](user)
 
 
-async def test_filters(stores: Stores) -> None:
-    """R33: a prefix is plain text, not a pattern."""
+async def test_filters_select_accounts(stores: Stores) -> None:
+    """R33: a prefix is plain text, not a LIKE pattern."""
     for name, role in (
         ("ana_x", Role.STUDENT),
         ("anaYx", Role.ADMIN),
@@ -128,8 +128,8 @@ async def test_filters(stores: Stores) -> None:
     ):
         await stores.users.add(new(name, role=role))
 
-    async def names(wanted: UserFilter) -> list[str]:
-        rows = await stores.users.page(wanted, Sort("id"), PageRequest(10))
+    async def names(user_filter: UserFilter) -> list[str]:
+        rows = await stores.users.page(user_filter, Sort("id"), PageRequest(10))
         assert rows.total == len(rows.items)
         return [user.username for user in rows.items]
 
@@ -145,7 +145,7 @@ def change(etag: str = "", **values: object) -> UserEdit:
     return UserEdit(values, etag, NOON + timedelta(hours=1))
 
 
-async def test_an_edit_changes_what_it_names(stores: Stores) -> None:
+async def test_edit_changes_the_named_fields(stores: Stores) -> None:
     user = await stores.users.add(new("ana"))
     changed = await stores.users.edit(user.id, change(username="Bea"))
     assert (changed.username, changed.email) == ("Bea", user.email)
@@ -156,7 +156,7 @@ async def test_an_edit_changes_what_it_names(stores: Stores) -> None:
     assert same == changed
 
 
-async def test_an_edit_of_another_version_is_refused(stores: Stores) -> None:
+async def test_edit_refuses_a_stale_etag(stores: Stores) -> None:
     """AIP-154: the version known must be the one in force."""
     user = await stores.users.add(new("ana"))
     changed = await stores.users.edit(user.id, change(user.etag, username="bea"))
@@ -165,7 +165,7 @@ async def test_an_edit_of_another_version_is_refused(stores: Stores) -> None:
     assert await stores.users.by_id(user.id) == changed
 
 
-async def test_an_edit_meets_the_same_constraints(stores: Stores) -> None:
+async def test_edit_keeps_the_unique_constraints(stores: Stores) -> None:
     await stores.users.add(new("ana"))
     bea = await stores.users.add(new("bea"))
     with pytest.raises(UsernameTaken):
@@ -177,8 +177,8 @@ async def test_an_edit_meets_the_same_constraints(stores: Stores) -> None:
     assert await stores.users.by_id(bea.id) == bea
 
 
-async def test_one_active_admin_is_always_left(stores: Stores) -> None:
-    """The last one is neither demoted nor disabled nor deleted."""
+async def test_last_active_admin_cannot_be_removed(stores: Stores) -> None:
+    """Neither by demotion nor by disabling nor by deletion."""
     root = await stores.users.add(new("root", role=Role.ADMIN))
     for values in ({"role": Role.STUDENT}, {"is_active": False}):
         with pytest.raises(LastAdmin):
@@ -191,8 +191,8 @@ async def test_one_active_admin_is_always_left(stores: Stores) -> None:
         await stores.users.delete(other.id, NOON)
 
 
-async def test_two_admins_cannot_end_each_other(real_stores: Stores) -> None:
-    """Under locks in one order: one of them stays, and nothing deadlocks."""
+async def test_two_admins_cannot_remove_each_other(real_stores: Stores) -> None:
+    """Locks in one order: one of them stays, without a deadlock."""
     users = real_stores.users
     one = await users.add(new("one", role=Role.ADMIN))
     two = await users.add(new("two", role=Role.ADMIN))
@@ -204,8 +204,10 @@ async def test_two_admins_cannot_end_each_other(real_stores: Stores) -> None:
     assert sum(isinstance(outcome, LastAdmin) for outcome in outcomes) == 1
 
 
-async def test_the_deleted_are_gone_and_keep_their_names(stores: Stores) -> None:
-    """R30: name and address stay reserved, and come back with their owner."""
+async def test_deleted_accounts_are_not_found_and_keep_their_names(
+    stores: Stores,
+) -> None:
+    """R30: username and e-mail stay reserved until the account is restored."""
     user = await stores.users.add(new("ana"))
     await stores.users.delete(user.id, NOON)
     assert await stores.users.by_id(user.id) is None
@@ -218,18 +220,18 @@ async def test_the_deleted_are_gone_and_keep_their_names(stores: Stores) -> None
         await stores.users.add(NewUser("new@x.co", "ANA", "", Role.STUDENT, NOON))
     with pytest.raises(UserNotFound):
         await stores.users.undelete(user.id, NOON, NOON)
-    back = await stores.users.undelete(user.id, NOON - timedelta(seconds=1), NOON)
-    assert await stores.users.by_id(user.id) == back
-    assert back.username == "ana"
+    restored = await stores.users.undelete(user.id, NOON - timedelta(seconds=1), NOON)
+    assert await stores.users.by_id(user.id) == restored
+    assert restored.username == "ana"
 
 
-async def test_many_are_read_at_once(stores: Stores) -> None:
-    made = [await stores.users.add(new(name)) for name in ("ana", "bea")]
-    found = await stores.users.by_ids([made[1].id, 999, made[0].id])
-    assert found == {user.id: user for user in made}
+async def test_by_ids_leaves_out_unknown_ids(stores: Stores) -> None:
+    added = [await stores.users.add(new(name)) for name in ("ana", "bea")]
+    by_id = await stores.users.by_ids([added[1].id, 999, added[0].id])
+    assert by_id == {user.id: user for user in added}
 
 
-async def test_a_page_beyond_the_last_is_empty_and_still_counted(
+async def test_page_beyond_the_last_is_empty_and_counted(
     stores: Stores,
 ) -> None:
     await stores.users.add(new("ana"))
@@ -237,10 +239,10 @@ async def test_a_page_beyond_the_last_is_empty_and_still_counted(
     assert (rows.items, rows.more, rows.total) == ([], False, 1)
 
 
-async def test_totals_above_the_reach_are_estimates(
+async def test_totals_above_10000_are_estimates(
     database: Database, real_stores: Stores
 ) -> None:
-    """Above 10,000 the planner is asked; two statements all the same."""
+    """Two statements: the second one asks the planner."""
     async with database.transaction() as connection:
         await connection.execute(
             sa.text(
@@ -268,8 +270,8 @@ async def test_totals_above_the_reach_are_estimates(
     assert len(statements) == 1
 
 
-async def test_fifty_at_once_make_one(real_stores: Stores) -> None:
-    """L15: a race for a name has one winner; the others are told, none fails."""
+async def test_concurrent_sign_ups_create_one_account(real_stores: Stores) -> None:
+    """L15: one of fifty concurrent sign-ups succeeds; the others are refused."""
     users = real_stores.users
     outcomes = await asyncio.gather(
         *(users.add(new("ana")) for _ in range(50)), return_exceptions=True

@@ -1,1 +1,1 @@
-"""Accounts: the rules of signing up, reading, changing, erasing and watching them."""
+"""The rules of accounts: signing up, reading, changing, erasing and watching them."""

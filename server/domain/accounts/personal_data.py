@@ -1,8 +1,9 @@
-"""What is held about one person: giving it to them, erasing it (GDPR art. 15, 17)."""
+"""The personal data of one user: exporting it and erasing it (GDPR art. 15, 17, 20)."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol
@@ -12,23 +13,31 @@ from server.domain.callers import Caller
 from server.domain.errors import InvalidFields, UserNotFound, Violation
 from server.domain.limits import AccountLimit
 
-# By the name of what keeps it: rows, each by the names of its columns.
-Document = Mapping[str, list[dict[str, object]]]
+
+@dataclass(frozen=True, slots=True)
+class ExportBatch:
+    """Some rows of one section; an empty section has one batch without rows."""
+
+    section: str
+    rows: Sequence[Mapping[str, object]]
 
 
 class PersonalDataStore(Protocol):
-    """Knows where something about a user is held."""
+    """Finds and erases everything stored about a user."""
 
     async def erase(self, user_id: int, now: datetime) -> None:
         """Erase a user and end their sessions. Raises UserNotFound, LastAdmin."""
 
-    async def held(self, user_id: int) -> Document:
-        """Give what is held about a user, without secrets; no account: no rows."""
+    async def exists(self, user_id: int) -> bool:
+        """Return whether the account exists; a soft-deleted one does."""
+
+    def export(self, user_id: int) -> AsyncGenerator[ExportBatch, None]:
+        """Yield everything stored about a user, without secrets, section by section."""
 
 
 @dataclass(frozen=True, slots=True)
 class PersonalData:
-    """The rules of giving and erasing what is held about one user."""
+    """The rules of exporting and erasing personal data."""
 
     store: PersonalDataStore
     authentication: Authentication
@@ -40,27 +49,36 @@ class PersonalData:
         password: str,
         limits: Sequence[AccountLimit],
     ) -> None:
-        """Erase a user; who erases themself proves by their password that it is they.
+        """Erase a user. Callers who erase themselves must prove it by their password.
 
         Raises InvalidFields without one, InvalidCredentials, Overloaded, UserNotFound,
         LastAdmin.
         """
         if caller.user_id == user_id:
             if not password:
-                raise InvalidFields([_NO_PASSWORD])
+                raise InvalidFields([_PASSWORD_REQUIRED])
             rules = self.authentication
             account = await rules.accounts.account_by_id(user_id)
             await rules.verified(account, caller.subject, password, limits)
         await self.store.erase(user_id, self.authentication.clock())
 
-    async def export(self, user_id: int) -> Document:
-        """Give everything that is held about a user. Raises UserNotFound."""
-        document = await self.store.held(user_id)
-        if not document["users"]:
+    async def export(self, user_id: int) -> AsyncGenerator[ExportBatch, None]:
+        """Yield everything stored about a user.
+
+        Raises UserNotFound before the first batch if there is no such account, and
+        after the last one if it was erased meanwhile: the export is incomplete then.
+        """
+        await self._check_exists(user_id)
+        async with aclosing(self.store.export(user_id)) as batches:
+            async for batch in batches:
+                yield batch
+        await self._check_exists(user_id)
+
+    async def _check_exists(self, user_id: int) -> None:
+        if not await self.store.exists(user_id):
             raise UserNotFound(user_id)
-        return document
 
 
-_NO_PASSWORD = Violation(
-    "currentPassword", "must be given by who erases themself", "required"
+_PASSWORD_REQUIRED = Violation(
+    "currentPassword", "is required to erase your own account", "required"
 )

@@ -1,4 +1,4 @@
-"""Making many accounts at once, each with an outcome of its own."""
+"""Creating many accounts in one call, each with its own outcome."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from server.domain.idempotency import IdempotencyRecord
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
-    """An account to be made, with a password or the hash of one."""
+class BatchRow:
+    """An account to create, with either a password or a password hash."""
 
     email: str
     username: str
@@ -41,16 +41,16 @@ class UserBatchStore(Protocol):
         rows: Sequence[NewUser | AcademyError],
         idempotency: IdempotencyRecord[Outcomes] | None = None,
     ) -> Outcomes:
-        """Write accounts in one transaction, and the answer that `once` makes of it.
+        """Write accounts and the idempotent response in one transaction.
 
-        What is refused already stays so; a taken name or address, in the same batch
-        too, refuses its row alone. Raises AnswerExists.
+        Rows that are errors already stay errors. A username or e-mail address that is
+        taken, also by an earlier row, fails its own row only. Raises ResponseExists.
         """
 
 
 @dataclass(frozen=True, slots=True)
 class UserBatches:
-    """The rules of making many accounts."""
+    """The rules of creating many accounts."""
 
     store: UserBatchStore
     hasher: PasswordHasher
@@ -60,10 +60,10 @@ class UserBatches:
 
     async def create(
         self,
-        rows: Sequence[Row | InvalidFields],
+        rows: Sequence[BatchRow | InvalidFields],
         idempotency: IdempotencyRecord[Outcomes] | None = None,
     ) -> Outcomes:
-        """Give what became of each row; one that breaks a rule comes as its refusal.
+        """Return the outcome of each row; for an invalid row it is the error.
 
         Raises Overloaded if too many passwords wait to be hashed.
         """
@@ -71,19 +71,19 @@ class UserBatches:
         passwords = [
             row.password
             for row in checked
-            if isinstance(row, Row) and not row.password_hash
+            if isinstance(row, BatchRow) and not row.password_hash
         ]
         hashes = iter(await self.hasher.hash_all(passwords))
         now = self.clock()
-        new = [
-            _new(row, row.password_hash or next(hashes), now)
-            if isinstance(row, Row)
+        new_users = [
+            _new_user(row, row.password_hash or next(hashes), now)
+            if isinstance(row, BatchRow)
             else row
             for row in checked
         ]
-        return await self.store.add_all(new, idempotency)
+        return await self.store.add_all(new_users, idempotency)
 
-    def _checked(self, row: Row | InvalidFields) -> Row | InvalidFields:
+    def _checked(self, row: BatchRow | InvalidFields) -> BatchRow | InvalidFields:
         if isinstance(row, InvalidFields):
             return row
         if row.password_hash:
@@ -93,10 +93,11 @@ class UserBatches:
             return InvalidFields(violations) if violations else row
         try:
             check_password(row.password, row.username, self.policy, email=row.email)
-        except InvalidFields as refusal:
-            return refusal
+        except InvalidFields as error:
+            return error
         return row
 
 
-def _new(row: Row, hashed: str, now: datetime) -> NewUser:
-    return NewUser(normalize_identifier(row.email), row.username, hashed, row.role, now)
+def _new_user(row: BatchRow, password_hash: str, now: datetime) -> NewUser:
+    email = normalize_identifier(row.email)
+    return NewUser(email, row.username, password_hash, row.role, now)

@@ -1,4 +1,4 @@
-"""Exporting every account, a chunk at a time."""
+"""Exporting every account, in batches."""
 
 from __future__ import annotations
 
@@ -8,33 +8,33 @@ from typing import Protocol
 
 from server.domain.accounts.users import User
 
-CHUNK = 500
+BATCH_SIZE = 500  # accounts
 
 
-class UserChunks(Protocol):
-    """Reads accounts in the order of ids."""
+class UserBatchReader(Protocol):
+    """Reads accounts in id order."""
 
     async def after(self, user_id: int, size: int) -> Sequence[User]:
-        """Give the next accounts above an id."""
+        """Return the next `size` accounts with a greater id."""
 
 
 @dataclass(frozen=True, slots=True)
 class UserExport:
-    """Gives every account there is.
+    """Exports every account.
 
-    Between chunks no connection is held, so that a slow reader costs none. An account
-    that is there all the while is given exactly once.
+    No connection is held between batches, so a slow reader costs none. An account
+    that exists during the whole export is yielded exactly once.
     """
 
-    store: UserChunks
-    chunk: int = CHUNK
+    store: UserBatchReader
+    batch_size: int = BATCH_SIZE
 
     async def stream(self, after_id: int) -> AsyncGenerator[User, None]:
-        """Give the accounts above an id, in the order of ids."""
+        """Yield the accounts with an id greater than `after_id`, in id order."""
         more = True
         while more:
-            found = await self.store.after(after_id, self.chunk)
-            for user in found:
+            users = await self.store.after(after_id, self.batch_size)
+            for user in users:
                 after_id = user.id
                 yield user
-            more = len(found) == self.chunk
+            more = len(users) == self.batch_size

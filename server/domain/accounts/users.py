@@ -1,4 +1,4 @@
-"""Accounts: signing up, reading and listing them, and who may see what."""
+"""Accounts: signing up, reading, listing and changing them, and who may do what."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from server.domain.credentials.passwords import (
     PasswordPolicy,
     check_password,
 )
-from server.domain.edits import check_writable
+from server.domain.edits import Edit, check_writable, etag_of
 from server.domain.errors import InvalidFields, UserNotFound, Violation
 from server.domain.idempotency import IdempotencyRecord
 from server.domain.paging import (
@@ -31,7 +31,7 @@ from server.domain.paging import (
 
 
 class Role(IntEnum):
-    """What a user is in the academy; teachers have a student's rights."""
+    """A user's role in the academy; teachers have the same rights as students."""
 
     STUDENT = 1
     TEACHER = 2
@@ -40,7 +40,7 @@ class Role(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class User:
-    """An account without its password. `version` grows with every change."""
+    """An account, without its password hash. Every change increments `version`."""
 
     id: int
     email: str
@@ -54,13 +54,13 @@ class User:
 
     @property
     def etag(self) -> str:
-        """The version as callers write it."""
-        return f"{self.version:x}"
+        """The etag of this version."""
+        return etag_of(self.version)
 
 
 @dataclass(frozen=True, slots=True)
 class NewUser:
-    """What a sign-up writes."""
+    """An account to create."""
 
     email: str
     username: str
@@ -71,7 +71,7 @@ class NewUser:
 
 @dataclass(frozen=True, slots=True)
 class UserFilter:
-    """Which accounts a listing holds; None and "" let everything through."""
+    """Which accounts a list holds; None and "" do not filter."""
 
     is_active: bool | None = None
     username_prefix: str = ""
@@ -80,35 +80,31 @@ class UserFilter:
 
 
 @dataclass(frozen=True, slots=True)
-class UserEdit:
-    """New values of fields by name, and the version that must be in force, if any."""
-
-    values: Mapping[str, object]
-    etag: str
-    now: datetime
+class UserEdit(Edit):
+    """A partial update of an account."""
 
     @property
     def ends_sessions(self) -> bool:
-        """Whether what tokens say of the account would no longer hold."""
+        """Whether the claims in access tokens become wrong by this edit."""
         return "role" in self.values or self.values.get("is_active") is False
 
 
 class UserStore(Protocol):
-    """Keeps accounts."""
+    """Stores accounts."""
 
     async def add(
         self, new: NewUser, idempotency: IdempotencyRecord[User] | None = None
     ) -> User:
-        """Write an account, and the answer that `once` makes of it.
+        """Write an account, and the idempotent response in the same transaction.
 
-        Raises EmailTaken, UsernameTaken, AnswerExists.
+        Raises EmailTaken, UsernameTaken, ResponseExists.
         """
 
     async def by_id(self, user_id: int) -> User | None:
-        """Give the account with this id."""
+        """Return the account with this id, or None."""
 
     async def by_ids(self, user_ids: Sequence[int]) -> Mapping[int, User]:
-        """Give the accounts that there are among these."""
+        """Return the accounts with these ids, by id; unknown ids are left out."""
 
     async def edit(
         self,
@@ -116,14 +112,14 @@ class UserStore(Protocol):
         edit: UserEdit,
         idempotency: IdempotencyRecord[User] | None = None,
     ) -> User:
-        """Change an account, and end its sessions if the edit says so.
+        """Change an account, and end its sessions if `edit.ends_sessions`.
 
         Raises UserNotFound, EtagMismatch, LastAdmin, EmailTaken, UsernameTaken,
-        AnswerExists.
+        ResponseExists.
         """
 
     async def delete(self, user_id: int, now: datetime) -> None:
-        """Delete an account softly and end its sessions.
+        """Soft-delete an account and end its sessions.
 
         Raises UserNotFound, LastAdmin.
         """
@@ -135,12 +131,15 @@ class UserStore(Protocol):
         now: datetime,
         idempotency: IdempotencyRecord[User] | None = None,
     ) -> User:
-        """Bring back an account deleted since. Raises UserNotFound, AnswerExists."""
+        """Restore an account that was deleted after `deleted_after`.
+
+        Raises UserNotFound, ResponseExists.
+        """
 
     async def page(
-        self, wanted: UserFilter, sort: Sort, request: PageRequest
+        self, user_filter: UserFilter, sort: Sort, request: PageRequest
     ) -> Rows[User]:
-        """Give one page, by at most two statements."""
+        """Return one page, read with at most two statements."""
 
 
 WRITABLE = frozenset({"username"})
@@ -148,10 +147,11 @@ WRITABLE_BY_ADMINS = WRITABLE | {"email", "is_active", "role"}
 
 
 def normalize_identifier(text: str) -> str:
-    """Give the form that e-mail addresses and usernames are compared in.
+    """Return the form in which e-mail addresses and usernames are compared.
 
-    Both are ASCII by contract, where every fold agrees (CVE-2019-19844). Other text
-    stays as it is: Unicode's fold makes a "k" of a Kelvin sign, and two letters of one.
+    Both are ASCII by contract, where every case folding agrees (CVE-2019-19844). Other
+    text is returned unchanged: Unicode folds a Kelvin sign to "k", and some single
+    letters to two.
     """
     return text.lower() if text.isascii() else text
 
@@ -183,28 +183,30 @@ class Users:
         role: Role = Role.STUDENT,
         idempotency: IdempotencyRecord[User] | None = None,
     ) -> User:
-        """Sign a person up.
+        """Create an account.
 
         Raises InvalidFields for a weak password, EmailTaken, UsernameTaken.
         """
         check_password(password, username, self.policy, email=email)
-        hashed = await self.hasher.hash(password)
-        new = NewUser(normalize_identifier(email), username, hashed, role, self.clock())
-        return await self.store.add(new, idempotency)
+        password_hash = await self.hasher.hash(password)
+        new_user = NewUser(
+            normalize_identifier(email), username, password_hash, role, self.clock()
+        )
+        return await self.store.add(new_user, idempotency)
 
     async def get(self, user_id: int) -> User:
-        """Give the account, or raise UserNotFound."""
+        """Return the account with this id. Raises UserNotFound."""
         user = await self.store.by_id(user_id)
         if user is None:
             raise UserNotFound(user_id)
         return user
 
     async def get_many(self, user_ids: Sequence[int]) -> tuple[list[User], list[int]]:
-        """Give the accounts found, and the ids of none, in the order asked for."""
-        found = await self.store.by_ids(user_ids)
-        wanted = dict.fromkeys(user_ids)
-        users = [found[user_id] for user_id in wanted if user_id in found]
-        return users, [user_id for user_id in wanted if user_id not in found]
+        """Return the accounts in the order of `user_ids`, and the unknown ids."""
+        by_id = await self.store.by_ids(user_ids)
+        unique_ids = dict.fromkeys(user_ids)
+        users = [by_id[user_id] for user_id in unique_ids if user_id in by_id]
+        return users, [user_id for user_id in unique_ids if user_id not in by_id]
 
     async def update(
         self,
@@ -219,48 +221,56 @@ class Users:
         Raises InvalidFields for a field that the caller may not write, UserNotFound,
         EtagMismatch, LastAdmin, EmailTaken, UsernameTaken.
         """
-        allowed = WRITABLE_BY_ADMINS if caller.is_admin else WRITABLE
-        check_writable("user", values, allowed)
+        writable = WRITABLE_BY_ADMINS if caller.is_admin else WRITABLE
+        check_writable("user", values, writable)
         edit = UserEdit(values, etag, self.clock())
         return await self.store.edit(user_id, edit, idempotency)
 
     async def delete(self, user_id: int) -> None:
-        """Delete an account softly. Raises UserNotFound, LastAdmin."""
+        """Soft-delete an account. Raises UserNotFound, LastAdmin."""
         await self.store.delete(user_id, self.clock())
 
     async def undelete(
         self, user_id: int, idempotency: IdempotencyRecord[User] | None = None
     ) -> User:
-        """Bring a deleted account back. Raises UserNotFound."""
+        """Restore a deleted account within `retention`. Raises UserNotFound."""
         now = self.clock()
         return await self.store.undelete(
             user_id, now - self.retention, now, idempotency
         )
 
     async def list(
-        self, caller: Caller, wanted: UserFilter, sort: Sort, page_params: PageParams
+        self,
+        caller: Caller,
+        user_filter: UserFilter,
+        sort: Sort,
+        page_params: PageParams,
     ) -> Page[User]:
-        """Give one page. Raises InvalidFields for what is not for this caller."""
-        _check_filter(caller, wanted)
+        """Return one page.
+
+        Raises InvalidFields for a filter that this caller may not use, or a page that
+        cannot be read.
+        """
+        _check_filter(caller, user_filter)
 
         async def read(request: PageRequest) -> Rows[User]:
-            return await self.store.page(wanted, sort, request)
+            return await self.store.page(user_filter, sort, request)
 
-        def end(last: User) -> Position:
-            return Position(SORT_VALUES[sort.key](last), last.id)
+        def position_of(user: User) -> Position:
+            return Position(SORT_VALUES[sort.key](user), user.id)
 
-        context = ["users", caller.subject, wanted, sort]
-        return await paginate(page_params, self.tokens, context, read, end)
+        context = ["users", caller.subject, user_filter, sort]
+        return await paginate(page_params, self.tokens, context, read, position_of)
 
 
-def _check_filter(caller: Caller, wanted: UserFilter) -> None:
+def _check_filter(caller: Caller, user_filter: UserFilter) -> None:
     if caller.is_admin:
         return
-    private = {"email": wanted.email, "role": wanted.role}
-    broken = [
-        Violation(name, "may be filtered by only by admins", "filter.admin_only")
+    private = {"email": user_filter.email, "role": user_filter.role}
+    violations = [
+        Violation(name, "is a filter for admins only", "filter.admin_only")
         for name, value in private.items()
         if value
     ]
-    if broken:
-        raise InvalidFields(broken)
+    if violations:
+        raise InvalidFields(violations)

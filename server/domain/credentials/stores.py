@@ -69,8 +69,8 @@ class SessionStore(Protocol):
         nothing.
         """
 
-    async def end(self, session_id: UUID, now: datetime, user_id: int = 0) -> bool:
-        """End a session, of this user if one is named; return whether it exists.
+    async def end(self, session_id: UUID, now: datetime, user_id: int = 0) -> int:
+        """End a session, of this user if one is named; return its user, 0 for none.
 
         Ending it again is no error. Every process is informed.
         """

@@ -1,1 +1,1 @@
-"""What members say of themselves, whom they follow, and how they take part."""
+"""The rules of profiles, settings, follows, overviews and scores."""

@@ -1,4 +1,4 @@
-"""Follows: who wants to read whom. The deleted neither follow nor are followed."""
+"""Following: who follows whom. Deleted accounts neither follow nor are followed."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from server.domain.paging import (
 
 
 class Side(Enum):
-    """Which way a list looks."""
+    """Which list of a member: their followers, or those whom they follow."""
 
     FOLLOWERS = auto()
     FOLLOWING = auto()
@@ -32,32 +32,32 @@ class Side(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Follow:
-    """The account at the other end, and since when."""
+    """The account on the other side of a follow, and when it began."""
 
     user: User
     since: datetime
 
 
 class FollowStore(Protocol):
-    """Keeps follows."""
+    """Stores follows."""
 
     async def add(self, follower_id: int, followed_id: int, now: datetime) -> None:
-        """Write a follow, unless there is one. Raises UserNotFound."""
+        """Write a follow unless it exists. Raises UserNotFound."""
 
     async def remove(self, follower_id: int, followed_id: int, now: datetime) -> None:
-        """Take a follow away, if there is one."""
+        """Delete a follow if it exists."""
 
     async def page(
         self, side: Side, user_id: int, *, newest_first: bool, request: PageRequest
     ) -> Rows[Follow]:
-        """Give one page in the order of following, by at most three statements."""
+        """Return one page in the order of following, with at most three statements."""
 
 
-class Accounts(Protocol):
-    """Knows who there is."""
+class AccountReader(Protocol):
+    """Reads accounts by id."""
 
     async def by_id(self, user_id: int) -> User | None:
-        """Give the account with this id."""
+        """Return the account with this id, or None."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,12 +65,12 @@ class Follows:
     """The rules of following."""
 
     store: FollowStore
-    accounts: Accounts
+    accounts: AccountReader
     tokens: PageTokens
     clock: Clock
 
     async def follow(self, follower_id: int, followed_id: int) -> None:
-        """Have one follow another; a second time it changes nothing.
+        """Start to follow a member; a repeat changes nothing.
 
         Raises SelfFollow, UserNotFound.
         """
@@ -79,7 +79,7 @@ class Follows:
         await self.store.add(follower_id, followed_id, self.clock())
 
     async def unfollow(self, follower_id: int, followed_id: int) -> None:
-        """End a follow; where there is none it changes nothing."""
+        """Stop following a member; a repeat changes nothing."""
         await self.store.remove(follower_id, followed_id, self.clock())
 
     async def list(
@@ -90,9 +90,9 @@ class Follows:
         sort: Sort,
         page_params: PageParams,
     ) -> Page[Follow]:
-        """Give one page of who follows, or is followed by, an account.
+        """Return one page of an account's followers, or of whom it follows.
 
-        Raises UserNotFound, and InvalidFields for a page that there cannot be.
+        Raises UserNotFound, and InvalidFields for a page that cannot be read.
         """
         if await self.accounts.by_id(user_id) is None:
             raise UserNotFound(user_id)
@@ -104,8 +104,8 @@ class Follows:
             )
 
         context = [side.name, caller.subject, user_id, sort.descending]
-        return await paginate(page_params, self.tokens, context, read, _end)
+        return await paginate(page_params, self.tokens, context, read, _position_of)
 
 
-def _end(follow: Follow) -> Position:
+def _position_of(follow: Follow) -> Position:
     return Position(follow.since.isoformat(), follow.user.id)

@@ -1,6 +1,6 @@
-"""Overviews: an account, its newest posts and followers, read at once.
+"""Overviews: an account, its newest posts and its newest followers, read concurrently.
 
-A part that fails or takes too long is missing; the rest is there all the same.
+A part that fails or takes too long is reported as missing; the others are returned.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ from typing import Any
 
 from server.domain.accounts.users import User
 from server.domain.errors import StoreUnavailable, UserNotFound
-from server.domain.members.follows import Accounts, Follow, FollowStore, Side
+from server.domain.members.follows import AccountReader, Follow, FollowStore, Side
 from server.domain.paging import PageRequest, Rows, Sort
 from server.domain.posts.posts import Post, PostFilter, PostStore, Reader, State
 
-NEWEST = 5
-WITHIN = timedelta(seconds=2)
-KEPT_BACK = 0.8  # of the caller's time; the rest is for answering
-_NOBODY = Reader(0, sees_all=False)
+NEWEST_COUNT = 5  # posts, and followers
+READ_TIMEOUT = timedelta(seconds=2)
+USABLE_FRACTION = 0.8  # of the caller's deadline; the rest is for the response
+_ANYONE = Reader(0, sees_all=False)
 
 
 class Part(Enum):
@@ -34,7 +34,7 @@ class Part(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Overview:
-    """What could be read in time, and why the rest could not."""
+    """The parts that could be read in time, and the errors of the others."""
 
     user: User | None
     posts: Rows[Post] | None
@@ -46,59 +46,60 @@ class Overview:
 class Overviews:
     """Reads overviews."""
 
-    accounts: Accounts
+    accounts: AccountReader
     posts: PostStore
     follows: FollowStore
-    within: timedelta = WITHIN
+    timeout: timedelta = READ_TIMEOUT
 
-    async def of(self, user_id: int, seconds_left: float | None) -> Overview:
-        """Give an account's overview, within `seconds_left` of the caller's time.
+    async def get(self, user_id: int, seconds_left: float | None) -> Overview:
+        """Return an account's overview; `seconds_left` is the caller's deadline.
 
         Raises UserNotFound, and StoreUnavailable if no part can be read.
         """
-        within = self.within.total_seconds()
+        timeout = self.timeout.total_seconds()
         if seconds_left is not None:
-            within = min(within, seconds_left * KEPT_BACK)
-        read, missing = await _together(self._parts(user_id), within)
-        if Part.USER in read and read[Part.USER] is None:
+            timeout = min(timeout, seconds_left * USABLE_FRACTION)
+        parts, missing = await _read_concurrently(self._reads(user_id), timeout)
+        if Part.USER in parts and parts[Part.USER] is None:
             raise UserNotFound(user_id)
-        if not read:
+        if not parts:
             raise StoreUnavailable from missing[Part.USER]
         return Overview(
-            read.get(Part.USER),
-            read.get(Part.POSTS),
-            read.get(Part.FOLLOWERS),
+            parts.get(Part.USER),
+            parts.get(Part.POSTS),
+            parts.get(Part.FOLLOWERS),
             missing,
         )
 
-    def _parts(self, user_id: int) -> dict[Part, Coroutine[Any, Any, Any]]:
-        newest = PageRequest(NEWEST)
+    def _reads(self, user_id: int) -> dict[Part, Coroutine[Any, Any, Any]]:
+        first_page = PageRequest(NEWEST_COUNT)
         published = PostFilter(author_id=user_id, state=State.PUBLISHED)
         return {
             Part.USER: self.accounts.by_id(user_id),
             Part.POSTS: self.posts.page(
-                published, _NOBODY, Sort("created_at", descending=True), newest
+                published, _ANYONE, Sort("published_at", descending=True), first_page
             ),
             Part.FOLLOWERS: self.follows.page(
-                Side.FOLLOWERS, user_id, newest_first=True, request=newest
+                Side.FOLLOWERS, user_id, newest_first=True, request=first_page
             ),
         }
 
 
-async def _together(
-    parts: Mapping[Part, Coroutine[Any, Any, Any]], seconds: float
+async def _read_concurrently(
+    reads: Mapping[Part, Coroutine[Any, Any, Any]],
+    timeout: float,  # noqa: ASYNC109 - seconds; a part that is late is missing, no error
 ) -> tuple[dict[Part, Any], dict[Part, BaseException]]:
-    """Run all parts at once; give what they gave, and why the others gave nothing.
+    """Return the results of the parts read in time, and the errors of the others.
 
-    Nothing runs on after it, not even when it is cancelled.
+    No read outlives the call, not even if the call is cancelled.
     """
-    tasks = {part: asyncio.create_task(work) for part, work in parts.items()}
+    tasks = {part: asyncio.create_task(read) for part, read in reads.items()}
     try:
-        await asyncio.wait(tasks.values(), timeout=seconds)
+        await asyncio.wait(tasks.values(), timeout=timeout)
     finally:
         for task in tasks.values():
             task.cancel()
-        ended = await asyncio.gather(*tasks.values(), return_exceptions=True)
-    outcomes = dict(zip(tasks, ended, strict=True))
+        results = await asyncio.gather(*tasks.values(), return_exceptions=True)
+    outcomes = dict(zip(tasks, results, strict=True))
     missing = {p: o for p, o in outcomes.items() if isinstance(o, BaseException)}
     return {p: o for p, o in outcomes.items() if p not in missing}, missing

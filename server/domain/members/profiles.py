@@ -1,4 +1,4 @@
-"""Profiles: what members say of themselves, and who may read it."""
+"""Profiles: what members publish about themselves, and who may read it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from server.domain.callers import Caller
 from server.domain.clock import Clock
-from server.domain.edits import Edit, check_writable, etag
+from server.domain.edits import Edit, check_writable, etag_of
 from server.domain.errors import (
     AccessDenied,
     InvalidFields,
@@ -23,7 +23,7 @@ from server.domain.idempotency import IdempotencyRecord
 
 @dataclass(frozen=True, slots=True)
 class Profile:
-    """What a member says of themself; "" for what they do not say."""
+    """A member's profile; "" for a field that is not filled in."""
 
     user_id: int
     display_name: str
@@ -37,20 +37,20 @@ class Profile:
 
     @property
     def etag(self) -> str:
-        """The version as callers write it."""
-        return etag(self.version)
+        """The etag of this version."""
+        return etag_of(self.version)
 
 
 class ProfileStore(Protocol):
-    """Keeps profiles; those of deleted accounts are not among them."""
+    """Stores profiles. Those of deleted accounts are not found."""
 
     async def add(
         self, profile: Profile, idempotency: IdempotencyRecord[Profile] | None = None
     ) -> Profile:
-        """Write a profile. Raises ProfileExists, UserNotFound, AnswerExists."""
+        """Write a profile. Raises ProfileExists, UserNotFound, ResponseExists."""
 
-    async def by_user(self, user_id: int, *, private_too: bool) -> Profile | None:
-        """Give an account's profile, if it is not private or private ones count."""
+    async def by_user(self, user_id: int, *, include_private: bool) -> Profile | None:
+        """Return an account's profile, or None; a private one if `include_private`."""
 
     async def edit(
         self,
@@ -58,7 +58,7 @@ class ProfileStore(Protocol):
         edit: Edit,
         idempotency: IdempotencyRecord[Profile] | None = None,
     ) -> Profile:
-        """Change a profile. Raises ProfileNotFound, EtagMismatch, AnswerExists."""
+        """Change a profile. Raises ProfileNotFound, EtagMismatch, ResponseExists."""
 
 
 WRITABLE = frozenset({"display_name", "bio", "avatar_url", "locale", "time_zone"})
@@ -78,22 +78,25 @@ class Profiles:
         values: Mapping[str, Any],
         idempotency: IdempotencyRecord[Profile] | None = None,
     ) -> Profile:
-        """Make an account's profile; 0 is the caller's account.
+        """Create an account's profile; `user_id` 0 is the caller's account.
 
-        Raises AccessDenied, InvalidFields for a time zone that there is not,
-        ProfileExists, UserNotFound.
+        Raises AccessDenied, InvalidFields for an unknown time zone, ProfileExists,
+        UserNotFound.
         """
         user_id = user_id or caller.user_id
         if not _owns(caller, user_id):
-            raise AccessDenied("only you and admins may make your profile")
+            raise AccessDenied(
+                "a profile can be created by its owner and by admins only"
+            )
         _check_time_zone(values["time_zone"], "timeZone")
         now = self.clock()
-        made = Profile(user_id, **values, created_at=now, updated_at=now)
-        return await self.store.add(made, idempotency)
+        profile = Profile(user_id, **values, created_at=now, updated_at=now)
+        return await self.store.add(profile, idempotency)
 
     async def get(self, caller: Caller, user_id: int) -> Profile:
-        """Give a profile; ProfileNotFound for a private one of somebody else."""
-        profile = await self.store.by_user(user_id, private_too=_owns(caller, user_id))
+        """Return a profile. Raises ProfileNotFound, also for another's private one."""
+        include_private = _owns(caller, user_id)
+        profile = await self.store.by_user(user_id, include_private=include_private)
         if profile is None:
             raise ProfileNotFound(user_id)
         return profile
@@ -102,17 +105,17 @@ class Profiles:
         self,
         user_id: int,
         values: Mapping[str, object],
-        known: str,
+        etag: str,
         idempotency: IdempotencyRecord[Profile] | None = None,
     ) -> Profile:
-        """Change fields of a profile; `known` is the etag that must hold, if any.
+        """Change fields of a profile; a non-empty `etag` must be the current one.
 
         Raises InvalidFields, ProfileNotFound, EtagMismatch.
         """
         check_writable("profile", values, WRITABLE)
         _check_time_zone(str(values.get("time_zone", "")), "profile.timeZone")
         return await self.store.edit(
-            user_id, Edit(values, known, self.clock()), idempotency
+            user_id, Edit(values, etag, self.clock()), idempotency
         )
 
 
@@ -121,16 +124,17 @@ def _owns(caller: Caller, user_id: int) -> bool:
 
 
 def _check_time_zone(name: str, field: str) -> None:
-    """Raise InvalidFields for a name that the IANA database does not have."""
-    if not name or _exists(name):
+    """Raise InvalidFields for a name that is not in the IANA database."""
+    if not name or _is_time_zone(name):
         return
-    raise InvalidFields([Violation(field, f"there is no {name!r}", "time_zone.known")])
+    description = f"{name!r} is not in the IANA time zone database"
+    raise InvalidFields([Violation(field, description, "time_zone.known")])
 
 
-def _exists(name: str) -> bool:
+def _is_time_zone(name: str) -> bool:
     try:
         ZoneInfo(name)
     except (ZoneInfoNotFoundError, ValueError, OSError):
         return False
-    # "localtime", "posixrules" and "posix/..." lie beside the names of the database
+    # zoneinfo also opens these files, which stand beside the names of the database
     return re.match(r"posix|right/|localtime$|Factory$", name) is None

@@ -1,16 +1,16 @@
-"""Scores: how much a member takes part, from 0 to 100."""
+"""Scores: how active a member is, from 0 to 100."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import Protocol
 
 from server.domain.clock import Clock
 from server.domain.errors import InvalidFields, UserNotFound, Violation
 
-# What half of a part's points is given for.
+# The amount that yields half of a part's points.
 HALF_OF_POSTS = 20
 HALF_OF_FOLLOWERS = 50
 HALF_OF_DAYS = 365
@@ -20,7 +20,7 @@ SECONDS_PER_DAY = 86_400
 
 @dataclass(frozen=True, slots=True)
 class Weights:
-    """How much each part counts; together 1.0, to within TOLERANCE."""
+    """The weight of each part; their sum is 1.0, within TOLERANCE."""
 
     posts: float = 0.5
     followers: float = 0.3
@@ -29,7 +29,7 @@ class Weights:
 
 @dataclass(frozen=True, slots=True)
 class Metrics:
-    """What a member has done: published posts, followers, days since signing up."""
+    """A member's published posts, followers, and days since they signed up."""
 
     posts: int
     followers: int
@@ -38,7 +38,7 @@ class Metrics:
 
 @dataclass(frozen=True, slots=True)
 class Parts:
-    """Each metric brought to 0..1."""
+    """Each metric, normalized to 0..1."""
 
     posts: float
     followers: float
@@ -47,7 +47,7 @@ class Parts:
 
 @dataclass(frozen=True, slots=True)
 class Score:
-    """A score with what it was made of."""
+    """A score, with the weights and parts it is computed from."""
 
     value: float
     weights: Weights
@@ -55,8 +55,8 @@ class Score:
 
 
 @dataclass(frozen=True, slots=True)
-class Counted:
-    """What a store counts of a member, each to a limit far beyond what matters."""
+class MemberCounts:
+    """A member's posts and followers, each counted to a limit, and their sign-up."""
 
     posts: int
     followers: int
@@ -64,19 +64,19 @@ class Counted:
 
 
 class MetricStore(Protocol):
-    """Counts what members have done."""
+    """Counts posts and followers."""
 
-    async def counted(self, user_id: int) -> Counted | None:
-        """Count, by one statement; None if there is no such account."""
+    async def counts(self, user_id: int) -> MemberCounts | None:
+        """Return a member's counts, by one statement; None for an unknown account."""
 
 
 DEFAULT_WEIGHTS = Weights()
 
 
 def normalized(amount: float, half: float) -> float:
-    """Bring an amount from 0 upwards to 0..1: `amount / (amount + half)`.
+    """Return an amount of 0 or more on the scale 0..1: `amount / (amount + half)`.
 
-    It grows with every bit more, and ever more slowly: `half` is worth 0.5.
+    It grows strictly and ever more slowly; `half` yields 0.5.
 
     >>> [round(normalized(n, 20), 3) for n in (0, 1, 20, 180, 10**6)]
     [0.0, 0.048, 0.5, 0.9, 1.0]
@@ -86,7 +86,7 @@ def normalized(amount: float, half: float) -> float:
 
 
 def user_score(metrics: Metrics, weights: Weights = DEFAULT_WEIGHTS) -> Score:
-    """Give how much a member takes part.
+    """Return a member's score.
 
     Formula: `100 * (w.posts * n(posts, 20) + w.followers * n(followers, 50) +
     w.tenure * n(days, 365))`, where `n` is `normalized`.
@@ -113,44 +113,44 @@ not to 1.5
         normalized(metrics.followers, HALF_OF_FOLLOWERS),
         normalized(metrics.days, HALF_OF_DAYS),
     )
-    weighed = math.fsum(
+    weighted_sum = math.fsum(
         (
             weights.posts * parts.posts,
             weights.followers * parts.followers,
             weights.tenure * parts.tenure,
         )
     )
-    return Score(min(100.0, 100 * weighed), weights, parts)
+    return Score(min(100.0, 100 * weighted_sum), weights, parts)
 
 
 def _check(weights: Weights) -> None:
-    each = {name: getattr(weights, name) for name in ("posts", "followers", "tenure")}
-    broken = [
+    by_name = asdict(weights)
+    violations = [
         Violation(f"weights.{name}", "must be from 0 to 1", "weights.range")
-        for name, weight in each.items()
-        if not 0 <= weight <= 1  # NaN is neither
+        for name, weight in by_name.items()
+        if not 0 <= weight <= 1  # false for NaN, too
     ]
-    total = math.fsum(each.values())
-    if not broken and abs(total - 1) > TOLERANCE:
-        told = f"must sum to 1.0, not to {total:.12g}"
-        broken = [Violation("weights", told, "weights.sum")]
-    if broken:
-        raise InvalidFields(broken)
+    total = math.fsum(by_name.values())
+    if not violations and abs(total - 1) > TOLERANCE:
+        description = f"must sum to 1.0, not to {total:.12g}"
+        violations = [Violation("weights", description, "weights.sum")]
+    if violations:
+        raise InvalidFields(violations)
 
 
 @dataclass(frozen=True, slots=True)
 class Scores:
-    """The scores of members, as of now."""
+    """The current scores of members."""
 
     store: MetricStore
     clock: Clock
 
-    async def of(self, user_id: int, weights: Weights) -> Score:
-        """Give a member's score. Raises InvalidFields, UserNotFound."""
+    async def get(self, user_id: int, weights: Weights) -> Score:
+        """Return a member's score. Raises InvalidFields, UserNotFound."""
         _check(weights)
-        counted = await self.store.counted(user_id)
-        if counted is None:
+        counts = await self.store.counts(user_id)
+        if counts is None:
             raise UserNotFound(user_id)
-        days = (self.clock() - counted.created_at).total_seconds() / SECONDS_PER_DAY
-        metrics = Metrics(counted.posts, counted.followers, days)
+        days = (self.clock() - counts.created_at).total_seconds() / SECONDS_PER_DAY
+        metrics = Metrics(counts.posts, counts.followers, days)
         return user_score(metrics, weights)

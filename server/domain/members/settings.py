@@ -1,4 +1,4 @@
-"""Settings: how members want the academy to be. Who has none has the defaults."""
+"""Settings of members. A member who never wrote any has the defaults."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from enum import IntEnum
 from typing import Protocol
 
 from server.domain.clock import Clock
-from server.domain.edits import etag
+from server.domain.edits import etag_of
 
 
 class Theme(IntEnum):
-    """The look of the academy."""
+    """The colour theme of the user interface."""
 
     SYSTEM = 1
     LIGHT = 2
@@ -20,7 +20,7 @@ class Theme(IntEnum):
 
 
 class Visibility(IntEnum):
-    """Who sees a member's profile; private is the member's own and admins'."""
+    """Who sees a member's profile; PRIVATE means the member and admins."""
 
     MEMBERS = 1
     PRIVATE = 2
@@ -28,7 +28,7 @@ class Visibility(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """A member's settings. Mail is asked for; `digest` has it come once a day."""
+    """A member's settings. Mail is off by default; `digest` combines it, once a day."""
 
     followed_posts: bool = False
     new_followers: bool = False
@@ -39,20 +39,20 @@ class Settings:
 
     @property
     def etag(self) -> str:
-        """The version as callers write it; "0" for defaults never changed."""
-        return etag(self.version)
+        """The etag of this version; "0" for defaults that were never written."""
+        return etag_of(self.version)
 
 
 class SettingsStore(Protocol):
-    """Keeps settings."""
+    """Stores settings."""
 
-    async def of(self, user_id: int) -> Settings | None:
-        """Give an account's settings, if they were ever written."""
+    async def by_user(self, user_id: int) -> Settings | None:
+        """Return an account's settings, or None if it never wrote any."""
 
     async def replace(
-        self, user_id: int, settings: Settings, known: str, now: datetime
+        self, user_id: int, settings: Settings, etag: str, now: datetime
     ) -> Settings:
-        """Put settings in place of an account's; `known` is the etag that must hold.
+        """Replace an account's settings; a non-empty `etag` must be the current one.
 
         Raises UserNotFound, EtagMismatch.
         """
@@ -66,12 +66,12 @@ class MemberSettings:
     clock: Clock
 
     async def get(self, user_id: int) -> Settings:
-        """Give an account's settings."""
-        return await self.store.of(user_id) or Settings()
+        """Return an account's settings, or the defaults."""
+        return await self.store.by_user(user_id) or Settings()
 
-    async def replace(self, user_id: int, settings: Settings, known: str) -> Settings:
-        """Replace an account's settings, all of them.
+    async def replace(self, user_id: int, settings: Settings, etag: str) -> Settings:
+        """Replace all settings of an account.
 
         Raises UserNotFound, EtagMismatch.
         """
-        return await self.store.replace(user_id, settings, known, self.clock())
+        return await self.store.replace(user_id, settings, etag, self.clock())

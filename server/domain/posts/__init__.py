@@ -1,1 +1,1 @@
-"""What members write, and the categories that it stands in."""
+"""The rules of posts and their categories."""

@@ -1,4 +1,4 @@
-"""Categories: what posts stand in. Admins keep them."""
+"""Categories of posts. Admins manage them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Protocol
 
 from server.domain.callers import Caller
 from server.domain.clock import Clock
-from server.domain.edits import Edit, check_writable, etag
+from server.domain.edits import Edit, check_writable, etag_of
 from server.domain.idempotency import IdempotencyRecord
 from server.domain.paging import (
     Page,
@@ -25,7 +25,7 @@ from server.domain.paging import (
 
 @dataclass(frozen=True, slots=True)
 class Category:
-    """What posts stand in; the slug is unique."""
+    """A category of posts; its slug is unique."""
 
     id: int
     slug: str
@@ -36,12 +36,12 @@ class Category:
 
     @property
     def etag(self) -> str:
-        """The version as callers write it."""
-        return etag(self.version)
+        """The etag of this version."""
+        return etag_of(self.version)
 
 
 class CategoryStore(Protocol):
-    """Keeps categories."""
+    """Stores categories."""
 
     async def add(
         self,
@@ -50,7 +50,7 @@ class CategoryStore(Protocol):
         now: datetime,
         idempotency: IdempotencyRecord[Category] | None = None,
     ) -> Category:
-        """Write a category. Raises SlugTaken, AnswerExists."""
+        """Write a category. Raises SlugTaken, ResponseExists."""
 
     async def edit(
         self,
@@ -60,17 +60,17 @@ class CategoryStore(Protocol):
     ) -> Category:
         """Change a category.
 
-        Raises CategoryNotFound, EtagMismatch, SlugTaken, AnswerExists.
+        Raises CategoryNotFound, EtagMismatch, SlugTaken, ResponseExists.
         """
 
-    async def delete(self, category_id: int, known: str) -> None:
-        """Take a category away; deleted posts no longer stand in it.
+    async def delete(self, category_id: int, etag: str) -> None:
+        """Delete a category, and remove it from soft-deleted posts.
 
         Raises CategoryNotFound, EtagMismatch, CategoryInUse.
         """
 
     async def page(self, sort: Sort, request: PageRequest) -> Rows[Category]:
-        """Give one page, by at most three statements."""
+        """Return one page, read with at most three statements."""
 
 
 WRITABLE = frozenset({"slug", "name"})
@@ -95,38 +95,38 @@ class Categories:
         name: str,
         idempotency: IdempotencyRecord[Category] | None = None,
     ) -> Category:
-        """Make a category. Raises SlugTaken."""
+        """Create a category. Raises SlugTaken."""
         return await self.store.add(slug, name, self.clock(), idempotency)
 
     async def update(
         self,
         category_id: int,
         values: Mapping[str, object],
-        known: str,
+        etag: str,
         idempotency: IdempotencyRecord[Category] | None = None,
     ) -> Category:
-        """Change fields of a category; `known` is the etag that must hold, if any.
+        """Change fields of a category; a non-empty `etag` must be the current one.
 
         Raises InvalidFields, CategoryNotFound, EtagMismatch, SlugTaken.
         """
         check_writable("category", values, WRITABLE)
-        edit = Edit(values, known, self.clock())
+        edit = Edit(values, etag, self.clock())
         return await self.store.edit(category_id, edit, idempotency)
 
-    async def delete(self, category_id: int, known: str) -> None:
+    async def delete(self, category_id: int, etag: str) -> None:
         """Delete a category. Raises CategoryNotFound, EtagMismatch, CategoryInUse."""
-        await self.store.delete(category_id, known)
+        await self.store.delete(category_id, etag)
 
     async def list(
         self, caller: Caller, sort: Sort, page_params: PageParams
     ) -> Page[Category]:
-        """Give one page. Raises InvalidFields for one that there cannot be."""
+        """Return one page. Raises InvalidFields for one that cannot be read."""
 
         async def read(request: PageRequest) -> Rows[Category]:
             return await self.store.page(sort, request)
 
-        def end(last: Category) -> Position:
-            return Position(SORT_VALUES[sort.key](last), last.id)
+        def position_of(category: Category) -> Position:
+            return Position(SORT_VALUES[sort.key](category), category.id)
 
         context = ["categories", caller.subject, sort]
-        return await paginate(page_params, self.tokens, context, read, end)
+        return await paginate(page_params, self.tokens, context, read, position_of)

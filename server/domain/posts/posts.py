@@ -1,4 +1,4 @@
-"""Posts: writing, reading and listing them, and who may do what with whose."""
+"""Posts: writing, reading, listing and exporting them, and who may do what."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Protocol
 
 from server.domain.callers import Caller
 from server.domain.clock import Clock
-from server.domain.edits import Edit, check_writable, etag
+from server.domain.edits import Edit, check_writable, etag_of
 from server.domain.errors import (
     AccessDenied,
     InvalidFields,
@@ -30,14 +30,13 @@ from server.domain.paging import (
 )
 from server.domain.posts.categories import Category
 
-EXCERPT = 200  # characters
-MOST_WHOLE = 20  # to a page: 20 of the longest bodies fit into one gRPC message
-
-CHUNK = 50  # of an export: at most 10 MB of bodies are held
+EXCERPT_LENGTH = 200  # characters
+MAX_FULL_PAGE_SIZE = 20  # posts with bodies: 20 of the longest fit a gRPC message
+EXPORT_BATCH_SIZE = 50  # posts: at most 10 MB of bodies in memory
 
 
 class State(IntEnum):
-    """Who sees a post: its author and admins, or every member."""
+    """Who sees a post: a draft its author and admins, a published one every member."""
 
     DRAFT = 1
     PUBLISHED = 2
@@ -45,7 +44,7 @@ class State(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class Author:
-    """Who wrote a post, by the name of now."""
+    """The author of a post, with their current username."""
 
     id: int
     username: str
@@ -53,7 +52,10 @@ class Author:
 
 @dataclass(frozen=True, slots=True)
 class Post:
-    """A post with what belongs to it; `body` is "" where a list leaves it out."""
+    """A post with its author and category; `body` is "" where a list omits it.
+
+    `published_at` is when it was first published, None if it never was.
+    """
 
     id: int
     author: Author
@@ -64,17 +66,25 @@ class Post:
     state: State
     created_at: datetime
     updated_at: datetime
+    published_at: datetime | None
     version: int
 
     @property
     def etag(self) -> str:
-        """The version as callers write it."""
-        return etag(self.version)
+        """The etag of this version."""
+        return etag_of(self.version)
+
+    @property
+    def listed_at(self) -> datetime:
+        """The time by which lists filter: of publication, of a draft its creation."""
+        if self.state is State.PUBLISHED and self.published_at:
+            return self.published_at
+        return self.created_at
 
 
 @dataclass(frozen=True, slots=True)
 class NewPost:
-    """What an author writes; `category_id` 0 is none."""
+    """A post to create; `category_id` 0 means none."""
 
     author_id: int
     title: str
@@ -86,9 +96,10 @@ class NewPost:
 
 @dataclass(frozen=True, slots=True)
 class PostFilter:
-    """Which posts a listing holds; 0 and None let everything through.
+    """Which posts a list holds; 0 and None do not filter.
 
-    `until` is excluded. With `whole` the bodies come along.
+    `since` (inclusive) and `until` (exclusive) compare `Post.listed_at`. With
+    `with_body` the posts have their bodies.
     """
 
     author_id: int = 0
@@ -96,30 +107,30 @@ class PostFilter:
     since: datetime | None = None
     until: datetime | None = None
     state: State | None = None
-    whole: bool = False
+    with_body: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Reader:
-    """Whose drafts a listing may hold besides what is published."""
+    """Whose drafts a list may hold, beside published posts."""
 
     user_id: int
     sees_all: bool
 
 
 class PostStore(Protocol):
-    """Keeps posts; the deleted, and those of deleted accounts, are not among them."""
+    """Stores posts. Deleted ones, and those of deleted accounts, are not found."""
 
     async def add(
         self, new: NewPost, idempotency: IdempotencyRecord[Post] | None = None
     ) -> Post:
         """Write a post.
 
-        Raises InvalidFields if there is no such category, AnswerExists.
+        Raises InvalidFields for an unknown category, ResponseExists.
         """
 
     async def by_id(self, post_id: int) -> Post | None:
-        """Give the post with this id."""
+        """Return the post with this id, or None."""
 
     async def edit(
         self,
@@ -129,26 +140,27 @@ class PostStore(Protocol):
     ) -> Post:
         """Change a post.
 
-        Raises PostNotFound, EtagMismatch, InvalidFields if there is no such category,
-        AnswerExists.
+        Raises PostNotFound, EtagMismatch, InvalidFields for an unknown category,
+        ResponseExists.
         """
 
-    async def delete(self, post_id: int, known: str, now: datetime) -> None:
-        """Delete a post softly. Raises PostNotFound, EtagMismatch."""
+    async def delete(self, post_id: int, etag: str, now: datetime) -> None:
+        """Soft-delete a post. Raises PostNotFound, EtagMismatch."""
 
     async def page(
-        self, wanted: PostFilter, reader: Reader, sort: Sort, request: PageRequest
+        self, post_filter: PostFilter, reader: Reader, sort: Sort, request: PageRequest
     ) -> Rows[Post]:
-        """Give one page, by at most three statements."""
+        """Return one page, read with at most three statements."""
 
     async def after(self, post_id: int, size: int) -> Sequence[Post]:
-        """Give the next posts above an id, drafts too, in the order of ids."""
+        """Return the next `size` posts with a greater id, drafts too, in id order."""
 
 
 WRITABLE = frozenset({"title", "body", "category_id", "state"})
 SORT_VALUES: dict[str, Callable[[Post], str]] = {
     "id": lambda post: str(post.id),
     "created_at": lambda post: post.created_at.isoformat(),
+    "published_at": lambda post: post.listed_at.isoformat(),
 }
 
 
@@ -169,15 +181,17 @@ class Posts:
         state: State,
         idempotency: IdempotencyRecord[Post] | None = None,
     ) -> Post:
-        """Write a post. Raises InvalidFields if there is no such category."""
+        """Write a post. Raises InvalidFields for an unknown category."""
         now = self.clock()
-        new = NewPost(author_id, title, body, category_id, state, now)
-        return await self.store.add(new, idempotency)
+        new_post = NewPost(author_id, title, body, category_id, state, now)
+        return await self.store.add(new_post, idempotency)
 
     async def get(self, caller: Caller, post_id: int) -> Post:
-        """Give a post; PostNotFound for somebody else's draft."""
+        """Return a post. Raises PostNotFound, also for another author's draft."""
         post = await self.store.by_id(post_id)
-        if post is None or not (post.state is State.PUBLISHED or _writes(caller, post)):
+        if post is None or not (
+            post.state is State.PUBLISHED or _may_write(caller, post)
+        ):
             raise PostNotFound(post_id)
         return post
 
@@ -186,70 +200,74 @@ class Posts:
         caller: Caller,
         post_id: int,
         values: Mapping[str, object],
-        known: str,
+        etag: str,
         idempotency: IdempotencyRecord[Post] | None = None,
     ) -> Post:
-        """Change fields of a post; `known` is the etag that must hold, if any.
+        """Change fields of a post; a non-empty `etag` must be the current one.
 
         Raises InvalidFields, PostNotFound, AccessDenied, EtagMismatch.
         """
         check_writable("post", values, WRITABLE)
-        await self._own(caller, post_id)
+        await self._check_may_write(caller, post_id)
         return await self.store.edit(
-            post_id, Edit(values, known, self.clock()), idempotency
+            post_id, Edit(values, etag, self.clock()), idempotency
         )
 
-    async def delete(self, caller: Caller, post_id: int, known: str) -> None:
-        """Delete a post softly. Raises PostNotFound, AccessDenied, EtagMismatch."""
-        await self._own(caller, post_id)
-        await self.store.delete(post_id, known, self.clock())
+    async def delete(self, caller: Caller, post_id: int, etag: str) -> None:
+        """Soft-delete a post. Raises PostNotFound, AccessDenied, EtagMismatch."""
+        await self._check_may_write(caller, post_id)
+        await self.store.delete(post_id, etag, self.clock())
 
-    async def _own(self, caller: Caller, post_id: int) -> None:
-        """Raise unless the caller writes this post; its author never changes."""
-        if not _writes(caller, await self.get(caller, post_id)):
-            raise AccessDenied("only its author and admins may change a post")
+    async def _check_may_write(self, caller: Caller, post_id: int) -> None:
+        """Raise unless the caller may change this post; its author never changes."""
+        if not _may_write(caller, await self.get(caller, post_id)):
+            raise AccessDenied("a post can be changed by its author and by admins only")
 
     async def list(
-        self, caller: Caller, wanted: PostFilter, sort: Sort, page_params: PageParams
+        self,
+        caller: Caller,
+        post_filter: PostFilter,
+        sort: Sort,
+        page_params: PageParams,
     ) -> Page[Post]:
-        """Give one page of what the caller may see.
+        """Return one page of the posts that the caller may see.
 
-        Raises InvalidFields for a page that there cannot be.
+        Raises InvalidFields for a page that cannot be read.
         """
-        if wanted.whole and (page_params.size or 0) > MOST_WHOLE:
-            raise InvalidFields([_TOO_MANY_WHOLE])
+        if post_filter.with_body and (page_params.size or 0) > MAX_FULL_PAGE_SIZE:
+            raise InvalidFields([_FULL_PAGE_TOO_LARGE])
         reader = Reader(caller.user_id, caller.is_admin)
 
         async def read(request: PageRequest) -> Rows[Post]:
-            return await self.store.page(wanted, reader, sort, request)
+            return await self.store.page(post_filter, reader, sort, request)
 
-        def end(last: Post) -> Position:
-            return Position(SORT_VALUES[sort.key](last), last.id)
+        def position_of(post: Post) -> Position:
+            return Position(SORT_VALUES[sort.key](post), post.id)
 
-        context = ["posts", caller.subject, wanted, sort]
-        return await paginate(page_params, self.tokens, context, read, end)
+        context = ["posts", caller.subject, post_filter, sort]
+        return await paginate(page_params, self.tokens, context, read, position_of)
 
     async def export(self, after_id: int) -> AsyncGenerator[Post, None]:
-        """Give the posts above an id, drafts too, in the order of ids.
+        """Yield the posts with a greater id, drafts too, in id order.
 
-        Between chunks no connection is held, so that a slow reader costs none. A post
-        that is there all the while is given exactly once.
+        No connection is held between batches, so a slow reader costs none. A post that
+        exists during the whole export is yielded exactly once.
         """
         more = True
         while more:
-            found = await self.store.after(after_id, CHUNK)
-            for post in found:
+            posts = await self.store.after(after_id, EXPORT_BATCH_SIZE)
+            for post in posts:
                 after_id = post.id
                 yield post
-            more = len(found) == CHUNK
+            more = len(posts) == EXPORT_BATCH_SIZE
 
 
-_TOO_MANY_WHOLE = Violation(
+_FULL_PAGE_TOO_LARGE = Violation(
     "pageSize",
-    f"must not be above {MOST_WHOLE} with POST_VIEW_FULL",
+    f"must not exceed {MAX_FULL_PAGE_SIZE} with POST_VIEW_FULL",
     "page_size.whole",
 )
 
 
-def _writes(caller: Caller, post: Post) -> bool:
+def _may_write(caller: Caller, post: Post) -> bool:
     return caller.is_admin or caller.user_id == post.author.id != 0

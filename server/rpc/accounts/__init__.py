@@ -1,1 +1,1 @@
-"""UserService over accounts: one by one, many at once, and what is held of one."""
+"""UserService: accounts, batches of accounts, and personal data."""

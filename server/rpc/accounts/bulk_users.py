@@ -1,4 +1,4 @@
-"""UserService, many accounts at once: messages in, messages out."""
+"""UserService: creating and exporting many accounts."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing
 
 from blatam.user.v1 import user_pb2 as pb
-from server.domain.accounts.user_batches import Outcomes, Row, UserBatches
+from server.domain.accounts.user_batches import BatchRow, Outcomes, UserBatches
 from server.domain.accounts.user_export import UserExport
 from server.domain.accounts.users import Role, User
 from server.domain.callers import Caller
@@ -17,7 +17,7 @@ from server.rpc.interceptors.validation import broken_rules
 
 
 class BulkUserServicer:
-    """blatam.user.v1.UserService, as far as it is about many accounts."""
+    """The RPCs of blatam.user.v1.UserService for many accounts."""
 
     def __init__(self, batches: UserBatches, export: UserExport) -> None:
         self._batches = batches
@@ -26,36 +26,38 @@ class BulkUserServicer:
     async def BatchCreateUsers(
         self, request: pb.BatchCreateUsersRequest, call: Call
     ) -> pb.BatchCreateUsersResponse:
-        """Make up to 1,000 accounts."""
+        """Create up to 1,000 accounts."""
 
-        def answer(outcomes: Outcomes) -> pb.BatchCreateUsersResponse:
-            told = [
-                _outcome(index, outcome, call.caller)
-                for index, outcome in enumerate(outcomes)
-            ]
-            return pb.BatchCreateUsersResponse(outcomes=told)
+        def response(outcomes: Outcomes) -> pb.BatchCreateUsersResponse:
+            return pb.BatchCreateUsersResponse(
+                outcomes=[
+                    _outcome(index, outcome, call.caller)
+                    for index, outcome in enumerate(outcomes)
+                ]
+            )
 
-        rows = [_row(new) for new in request.users]
-        return answer(await self._batches.create(rows, call.idempotency_record(answer)))
+        rows = [_row(new_user) for new_user in request.users]
+        record = call.idempotency_record(response)
+        return response(await self._batches.create(rows, record))
 
     async def ExportUsers(
         self, request: pb.ExportUsersRequest, call: Call
     ) -> AsyncGenerator[pb.ExportUsersResponse, None]:
         """Stream every account."""
-        async with aclosing(self._export.stream(request.after_id)) as found:
-            async for user in found:
+        async with aclosing(self._export.stream(request.after_id)) as users:
+            async for user in users:
                 yield pb.ExportUsersResponse(user=message(user, call.caller))
 
 
-def _row(new: pb.NewUser) -> Row | InvalidFields:
-    if broken := broken_rules(new):
-        return InvalidFields(broken)
-    return Row(
-        email=new.email,
-        username=new.username,
-        password=new.password,
-        password_hash=new.password_hash,
-        role=Role(new.role) if new.role else Role.STUDENT,
+def _row(new_user: pb.NewUser) -> BatchRow | InvalidFields:
+    if violations := broken_rules(new_user):
+        return InvalidFields(violations)
+    return BatchRow(
+        email=new_user.email,
+        username=new_user.username,
+        password=new_user.password,
+        password_hash=new_user.password_hash,
+        role=Role(new_user.role) if new_user.role else Role.STUDENT,
     )
 
 
@@ -64,11 +66,12 @@ def _outcome(
 ) -> pb.NewUserOutcome:
     if isinstance(outcome, User):
         return pb.NewUserOutcome(index=index, user=message(outcome, caller))
-    faults = [
-        pb.FieldFault(field=v.field, description=v.description, rule=v.rule)
-        for v in outcome.violations
-    ]
     error = pb.NewUserError(
-        reason=outcome.reason, message=str(outcome), field_violations=faults
+        reason=outcome.reason,
+        message=str(outcome),
+        field_violations=[
+            pb.FieldFault(field=v.field, description=v.description, rule=v.rule)
+            for v in outcome.violations
+        ],
     )
     return pb.NewUserOutcome(index=index, error=error)

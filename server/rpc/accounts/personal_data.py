@@ -1,29 +1,33 @@
-"""UserService, what is held about one person: messages in, messages out."""
+"""UserService, personal data: exporting and erasing it."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from datetime import datetime
-from typing import Any
-from uuid import UUID
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+
+from google.api.httpbody_pb2 import HttpBody
 
 from blatam.user.v1 import user_pb2 as pb
 from server.domain.accounts.personal_data import PersonalData
-from server.domain.edits import json_name
+from server.rpc.accounts.export_document import document_parts
 from server.rpc.call import Call
+
+KIB = 1024
+# of data; with the fields around it, a message stays within 256 KiB
+MAX_PART_BYTES = 255 * KIB
 
 
 class PersonalDataServicer:
-    """blatam.user.v1.UserService, as far as it is about personal data."""
+    """The RPCs of blatam.user.v1.UserService for personal data."""
 
-    def __init__(self, data: PersonalData) -> None:
-        self._data = data
+    def __init__(self, personal_data: PersonalData) -> None:
+        self._personal_data = personal_data
 
     async def EraseUser(
         self, request: pb.EraseUserRequest, call: Call
     ) -> pb.EraseUserResponse:
-        """Erase an account and all that is personal."""
-        await self._data.erase(
+        """Erase an account and all personal data."""
+        await self._personal_data.erase(
             call.caller, request.id, request.current_password, call.account_limits
         )
         call.audit_without_address = call.caller.user_id == request.id
@@ -31,21 +35,10 @@ class PersonalDataServicer:
 
     async def ExportUser(
         self, request: pb.ExportUserRequest, call: Call
-    ) -> pb.ExportUserResponse:
-        """Give everything that is held about one user."""
-        held = await self._data.export(request.id)
-        answer = pb.ExportUserResponse()
-        answer.document.update(_plain(held))
-        return answer
-
-
-def _plain(value: Any) -> Any:
-    """Give a value as ProtoJSON writes it: names in camelCase, 64 bits as text."""
-    if isinstance(value, Mapping):
-        return {json_name(name): _plain(item) for name, item in value.items()}
-    if isinstance(value, list):
-        return [_plain(item) for item in value]
-    if isinstance(value, datetime):
-        return value.isoformat()
-    whole = isinstance(value, int) and not isinstance(value, bool)
-    return str(value) if whole or isinstance(value, UUID) else value
+    ) -> AsyncGenerator[pb.ExportUserResponse, None]:
+        """Stream the parts of one JSON document with everything stored about a user."""
+        parts = document_parts(self._personal_data.export(request.id), MAX_PART_BYTES)
+        async with aclosing(parts):
+            async for part in parts:
+                body = HttpBody(content_type="application/json", data=part.data)
+                yield pb.ExportUserResponse(section=part.section, body=body)

@@ -1,4 +1,4 @@
-"""UserService: messages in, messages out."""
+"""UserService: accounts."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from server.domain.paging import Sort
 from server.rpc.call import Call
 from server.rpc.interceptors.validation import check
 from server.rpc.messages.masks import Readers, new_values
-from server.rpc.messages.moments import set_moment
-from server.rpc.messages.pages import numbers, page_params
+from server.rpc.messages.pages import page_fields, page_params
+from server.rpc.messages.timestamps import set_timestamp
 
 
 class UserServicer:
-    """blatam.user.v1.UserService."""
+    """The RPCs of blatam.user.v1.UserService for single accounts and lists."""
 
     def __init__(self, users: Users) -> None:
         self._users = users
@@ -28,19 +28,19 @@ class UserServicer:
     async def CreateUser(
         self, request: pb.CreateUserRequest, call: Call
     ) -> pb.CreateUserResponse:
-        """Sign a person up; the answer shows the whole account to its owner."""
+        """Create an account; the response has its private fields, too."""
 
-        def answer(user: User) -> pb.CreateUserResponse:
+        def response(user: User) -> pb.CreateUserResponse:
             return pb.CreateUserResponse(user=message(user, Caller(user.id)))
 
         user = await self._users.register(
             request.email,
             request.username,
             request.password,
-            idempotency=call.idempotency_record(answer),
+            idempotency=call.idempotency_record(response),
         )
         call.audit_user_id = user.id
-        return answer(user)
+        return response(user)
 
     async def GetUser(
         self, request: pb.GetUserRequest, call: Call
@@ -52,7 +52,7 @@ class UserServicer:
     async def GetCurrentUser(
         self, request: pb.GetCurrentUserRequest, call: Call
     ) -> pb.GetCurrentUserResponse:
-        """Read the caller's own account."""
+        """Read the caller's account."""
         user = await self._users.get(call.caller.user_id)
         return pb.GetCurrentUserResponse(user=message(user, call.caller))
 
@@ -60,16 +60,18 @@ class UserServicer:
         self, request: pb.BatchGetUsersRequest, call: Call
     ) -> pb.BatchGetUsersResponse:
         """Read up to 100 accounts at once."""
-        found, missing = await self._users.get_many(request.ids)
-        shown = [message(user, call.caller) for user in found]
-        return pb.BatchGetUsersResponse(users=shown, missing_ids=missing)
+        users, missing_ids = await self._users.get_many(request.ids)
+        return pb.BatchGetUsersResponse(
+            users=[message(user, call.caller) for user in users],
+            missing_ids=missing_ids,
+        )
 
     async def UpdateUser(
         self, request: pb.UpdateUserRequest, call: Call
     ) -> pb.UpdateUserResponse:
         """Change an account."""
 
-        def answer(user: User) -> pb.UpdateUserResponse:
+        def response(user: User) -> pb.UpdateUserResponse:
             return pb.UpdateUserResponse(user=message(user, call.caller))
 
         user = await self._users.update(
@@ -77,9 +79,9 @@ class UserServicer:
             request.user.id,
             new_values("user", request.user, request.update_mask, _READERS),
             request.user.etag,
-            call.idempotency_record(answer),
+            call.idempotency_record(response),
         )
-        return answer(user)
+        return response(user)
 
     async def DeleteUser(
         self, request: pb.DeleteUserRequest, call: Call
@@ -91,14 +93,14 @@ class UserServicer:
     async def UndeleteUser(
         self, request: pb.UndeleteUserRequest, call: Call
     ) -> pb.UndeleteUserResponse:
-        """Bring a deleted account back."""
+        """Restore a deleted account."""
 
-        def answer(user: User) -> pb.UndeleteUserResponse:
+        def response(user: User) -> pb.UndeleteUserResponse:
             return pb.UndeleteUserResponse(user=message(user, call.caller))
 
         call.audit_user_id = request.id
-        return answer(
-            await self._users.undelete(request.id, call.idempotency_record(answer))
+        return response(
+            await self._users.undelete(request.id, call.idempotency_record(response))
         )
 
     async def ListUsers(
@@ -112,7 +114,7 @@ class UserServicer:
             page_params(request),
         )
         items = [message(user, call.caller) for user in page.rows.items]
-        return pb.ListUsersResponse(items=items, **numbers(page))
+        return pb.ListUsersResponse(items=items, **page_fields(page))
 
 
 _READERS: Readers = {
@@ -133,23 +135,23 @@ def _filter(request: pb.ListUsersRequest) -> UserFilter:
 
 
 def message(user: User, caller: Caller) -> pb.User:
-    """Give the account, as far as the caller may see it (R4)."""
-    shown = pb.User(
+    """Return the account with the fields that the caller may see (R4)."""
+    result = pb.User(
         id=user.id,
         username=user.username,
         is_active=user.is_active,
     )
-    set_moment(shown.created_at, user.created_at)
+    set_timestamp(result.created_at, user.created_at)
     if caller.sees_all_of(user.id):
-        shown.email = user.email
-        shown.role = pb.Role.ValueType(user.role)
-        shown.email_verified = user.email_verified
-        set_moment(shown.updated_at, user.updated_at)
-        shown.etag = user.etag
-    return shown
+        result.email = user.email
+        result.role = pb.Role.ValueType(user.role)
+        result.email_verified = user.email_verified
+        set_timestamp(result.updated_at, user.updated_at)
+        result.etag = user.etag
+    return result
 
 
 def check_sign_up(email: str, username: str, password: str) -> None:
-    """Raise InvalidFields as the chain would, for a sign-up that is no call."""
+    """Validate a sign-up outside of an RPC. Raises InvalidFields as the chain does."""
     request = pb.CreateUserRequest(email=email, username=username, password=password)
     check(request, request.SerializeToString())

@@ -41,15 +41,22 @@ def authorize_calls(
         attrgetter(policy.self) if policy.access == Access.ACCESS_SELF else None
     )
 
+    read_token: Callable[[Any], str] | None = (
+        attrgetter(policy.token_field) if policy.token_field else None
+    )
+
     async def public(call: Call, proceed: Proceed) -> Outcome:
         return await proceed(call)
 
     async def restricted(call: Call, proceed: Proceed) -> Outcome:
         try:
-            caller = call.caller = _identify(call, verify)
-        except KeyUnknown:
-            await refresh_keys()
-            caller = call.caller = _identify(call, verify)
+            caller = call.caller = await _identify_or_refresh(
+                call, verify, refresh_keys
+            )
+        except (TokenMissing, TokenInvalid):
+            if read_token and read_token(call.request):
+                return await proceed(call)  # the RPC verifies this token
+            raise
         if policy.user_required and not caller.user_id:
             raise UserRequired
         owner = read_owner(call.request) if read_owner else 0
@@ -74,6 +81,16 @@ async def _recheck_each_message(
         async for message in messages:
             _identify(call, verify)
             yield message
+
+
+async def _identify_or_refresh(
+    call: Call, verify: VerifyToken, refresh_keys: RefreshKeys
+) -> Caller:
+    try:
+        return _identify(call, verify)
+    except KeyUnknown:
+        await refresh_keys()
+        return _identify(call, verify)
 
 
 def _identify(call: Call, verify: VerifyToken) -> Caller:

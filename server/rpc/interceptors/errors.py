@@ -6,10 +6,10 @@ to the caller, and its cause is in the log under the request id (ASVS 16.5.1).
 
 from __future__ import annotations
 
-import asyncio
 import math
 from collections.abc import Mapping
 from contextlib import aclosing
+from time import monotonic
 
 import structlog
 from google.protobuf.any_pb2 import Any
@@ -18,8 +18,8 @@ from google.protobuf.message import Message
 from google.rpc import code_pb2, error_details_pb2, status_pb2
 
 from server.domain.errors import AcademyError, DeadlineExceeded, ErrorKind
-from server.rpc.call import Call, Failure, Outcome, Proceed, Stream
-from server.rpc.deadlines import Deadline
+from server.rpc.call import Call, Failure, Interceptor, Outcome, Proceed, Stream
+from server.rpc.deadlines import Deadline, DeadlineTimer
 
 log = structlog.get_logger()
 DOMAIN = "blatam.academy"
@@ -28,28 +28,36 @@ _CODES: dict[ErrorKind, int] = {
 }
 
 
-async def map_errors(call: Call, proceed: Proceed) -> Outcome:
-    """Turn what is raised into a Failure; end the call at its deadline."""
-    ends = math.inf
-    if call.timeout is not None:
-        ends = asyncio.get_running_loop().time() + call.timeout
-    deadline = Deadline(ends)
-    try:
-        with deadline:
-            outcome = await proceed(call)
-    except Exception as error:
-        raise _ended(call, error, deadline) from error
-    return outcome if isinstance(outcome, bytes) else _streamed(call, outcome, ends)
+def map_errors(timer: DeadlineTimer) -> Interceptor:
+    """Return the interceptor that maps errors and ends calls at their deadline."""
+
+    async def intercept(call: Call, proceed: Proceed) -> Outcome:
+        due = math.inf
+        if call.timeout is not None:
+            due = monotonic() + call.timeout
+        deadline = Deadline(timer, due)
+        try:
+            with deadline:
+                outcome = await proceed(call)
+        except Exception as error:
+            raise _ended(call, error, deadline) from error
+        if isinstance(outcome, bytes):
+            return outcome
+        return _streamed(call, outcome, timer, due)
+
+    return intercept
 
 
-async def _streamed(call: Call, messages: Stream, ends: float) -> Stream:
-    """Hold a stream to the same: each message is due before the call's deadline.
+async def _streamed(
+    call: Call, messages: Stream, timer: DeadlineTimer, due: float
+) -> Stream:
+    """Apply the same to a stream: each message is due before the call's deadline.
 
-    A deadline spans no `yield`: what the reader does meanwhile is not ours to end.
+    A deadline spans no `yield`: the time that the reader takes does not count.
     """
     async with aclosing(messages):
         while True:
-            deadline = Deadline(ends)
+            deadline = Deadline(timer, due)
             try:
                 with deadline:
                     message = await anext(messages)

@@ -7,7 +7,7 @@ from server.domain.members.follows import Follow, Follows, Side
 from server.domain.paging import Page, Sort
 from server.rpc.accounts.users import message
 from server.rpc.call import Call
-from server.rpc.messages.pages import numbers, page_params
+from server.rpc.messages.pages import page_fields, page_params
 
 
 class FollowServicer:
@@ -19,32 +19,32 @@ class FollowServicer:
     async def FollowUser(
         self, request: pb.FollowUserRequest, call: Call
     ) -> pb.FollowUserResponse:
-        """Have the caller follow somebody."""
+        """Let the caller follow a member."""
         await self._follows.follow(call.caller.user_id, request.id)
         return pb.FollowUserResponse()
 
     async def UnfollowUser(
         self, request: pb.UnfollowUserRequest, call: Call
     ) -> pb.UnfollowUserResponse:
-        """Have the caller follow somebody no longer."""
+        """End the caller's following of a member."""
         await self._follows.unfollow(call.caller.user_id, request.id)
         return pb.UnfollowUserResponse()
 
     async def ListFollowers(
         self, request: pb.ListFollowersRequest, call: Call
     ) -> pb.ListFollowersResponse:
-        """List who follows a member."""
+        """List the followers of a member."""
         page = await self._page(Side.FOLLOWERS, request, call)
-        shown = [message(follow.user, call.caller) for follow in page.rows.items]
-        return pb.ListFollowersResponse(items=shown, **numbers(page))
+        items = [message(follow.user, call.caller) for follow in page.rows.items]
+        return pb.ListFollowersResponse(items=items, **page_fields(page))
 
     async def ListFollowing(
         self, request: pb.ListFollowingRequest, call: Call
     ) -> pb.ListFollowingResponse:
-        """List whom a member follows."""
+        """List the accounts that a member follows."""
         page = await self._page(Side.FOLLOWING, request, call)
-        shown = [message(follow.user, call.caller) for follow in page.rows.items]
-        return pb.ListFollowingResponse(items=shown, **numbers(page))
+        items = [message(follow.user, call.caller) for follow in page.rows.items]
+        return pb.ListFollowingResponse(items=items, **page_fields(page))
 
     async def _page(
         self,

@@ -27,18 +27,22 @@ class OverviewServicer:
     async def GetUserOverview(
         self, request: pb.GetUserOverviewRequest, call: Call
     ) -> pb.GetUserOverviewResponse:
-        """Read an account, its newest posts and its newest followers at once."""
-        found = await self._overviews.of(request.id, call.timeout)
-        shown = pb.GetUserOverviewResponse(missing=[_PARTS[p] for p in found.missing])
-        if found.user:
-            shown.user.CopyFrom(message(found.user, call.caller))
-        if found.posts:
-            shown.posts.extend(post_message(post) for post in found.posts.items)
-            shown.post_count = found.posts.total
-        if found.followers:
-            follows = found.followers.items
-            shown.followers.extend(message(f.user, call.caller) for f in follows)
-            shown.follower_count = found.followers.total
-        for part, cause in found.missing.items():
-            log.warning("a part is missing", part=part.value, cause=repr(cause))
-        return shown
+        """Read an account, its newest posts and its newest followers."""
+        overview = await self._overviews.get(request.id, call.timeout)
+        response = pb.GetUserOverviewResponse(
+            missing=[_PARTS[part] for part in overview.missing]
+        )
+        if overview.user:
+            response.user.CopyFrom(message(overview.user, call.caller))
+        if overview.posts:
+            response.posts.extend(post_message(post) for post in overview.posts.items)
+            response.post_count = overview.posts.total
+        if overview.followers:
+            follows = overview.followers.items
+            response.followers.extend(message(f.user, call.caller) for f in follows)
+            response.follower_count = overview.followers.total
+        for part, error in overview.missing.items():
+            log.warning(
+                "a part of an overview is missing", part=part.value, cause=repr(error)
+            )
+        return response

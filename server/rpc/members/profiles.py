@@ -6,7 +6,7 @@ from blatam.user.v1 import profile_pb2 as pb
 from server.domain.members.profiles import Profile, Profiles
 from server.rpc.call import Call
 from server.rpc.messages.masks import Readers, new_values
-from server.rpc.messages.moments import set_moment
+from server.rpc.messages.timestamps import set_timestamp
 
 _READERS: Readers = {
     "display_name": lambda profile: profile.display_name,
@@ -27,16 +27,16 @@ class ProfileServicer:
     async def CreateUserProfile(
         self, request: pb.CreateUserProfileRequest, call: Call
     ) -> pb.CreateUserProfileResponse:
-        """Make a member's profile."""
+        """Create a member's profile."""
 
-        def answer(profile: Profile) -> pb.CreateUserProfileResponse:
+        def response(profile: Profile) -> pb.CreateUserProfileResponse:
             return pb.CreateUserProfileResponse(profile=_message(profile))
 
         values = {name: read(request) for name, read in _READERS.items()}
-        made = await self._profiles.create(
-            call.caller, request.user_id, values, call.idempotency_record(answer)
+        profile = await self._profiles.create(
+            call.caller, request.user_id, values, call.idempotency_record(response)
         )
-        return answer(made)
+        return response(profile)
 
     async def GetUserProfile(
         self, request: pb.GetUserProfileRequest, call: Call
@@ -50,26 +50,25 @@ class ProfileServicer:
     ) -> pb.UpdateUserProfileResponse:
         """Change a member's profile."""
 
-        def answer(profile: Profile) -> pb.UpdateUserProfileResponse:
+        def response(profile: Profile) -> pb.UpdateUserProfileResponse:
             return pb.UpdateUserProfileResponse(profile=_message(profile))
 
-        given = request.profile
+        sent = request.profile
         values = new_values(
             "profile",
-            given,
+            sent,
             request.update_mask,
             _READERS,
-            bound=("user_id",),
+            identifiers=("user_id",),
             may_be_empty=_MAY_BE_EMPTY,
         )
-        changed = await self._profiles.update(
-            given.user_id, values, given.etag, call.idempotency_record(answer)
-        )
-        return answer(changed)
+        record = call.idempotency_record(response)
+        profile = await self._profiles.update(sent.user_id, values, sent.etag, record)
+        return response(profile)
 
 
 def _message(profile: Profile) -> pb.UserProfile:
-    shown = pb.UserProfile(
+    message = pb.UserProfile(
         user_id=profile.user_id,
         display_name=profile.display_name,
         bio=profile.bio,
@@ -78,6 +77,6 @@ def _message(profile: Profile) -> pb.UserProfile:
         time_zone=profile.time_zone,
         etag=profile.etag,
     )
-    set_moment(shown.created_at, profile.created_at)
-    set_moment(shown.updated_at, profile.updated_at)
-    return shown
+    set_timestamp(message.created_at, profile.created_at)
+    set_timestamp(message.updated_at, profile.updated_at)
+    return message

@@ -18,14 +18,12 @@ class ScoreServicer:
     async def GetUserScore(
         self, request: pb.GetUserScoreRequest, call: Call
     ) -> pb.GetUserScoreResponse:
-        """Tell how much a member takes part."""
-        given = request.weights
-        weights = (
-            Weights(given.posts, given.followers, given.tenure)
-            if request.HasField("weights")
-            else DEFAULT_WEIGHTS
-        )
-        score = await self._scores.of(request.id, weights)
+        """Compute the score of a member."""
+        weights = DEFAULT_WEIGHTS
+        if request.HasField("weights"):
+            sent = request.weights
+            weights = Weights(sent.posts, sent.followers, sent.tenure)
+        score = await self._scores.get(request.id, weights)
         return pb.GetUserScoreResponse(
             user_id=request.id,
             score=score.value,

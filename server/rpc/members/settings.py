@@ -22,24 +22,26 @@ class SettingsServicer:
         self, request: pb.GetUserSettingsRequest, call: Call
     ) -> pb.GetUserSettingsResponse:
         """Read the caller's settings."""
-        found = await self._settings.get(call.caller.user_id)
-        return pb.GetUserSettingsResponse(settings=_message(found))
+        settings = await self._settings.get(call.caller.user_id)
+        return pb.GetUserSettingsResponse(settings=_message(settings))
 
     async def UpdateUserSettings(
         self, request: pb.UpdateUserSettingsRequest, call: Call
     ) -> pb.UpdateUserSettingsResponse:
         """Replace the caller's settings."""
-        given = request.settings
-        wishes = given.notifications
-        wanted = Settings(
-            followed_posts=wishes.followed_posts,
-            new_followers=wishes.new_followers,
-            digest=wishes.digest,
-            theme=Theme(given.theme or Theme.SYSTEM),
-            visibility=Visibility(given.profile_visibility or Visibility.MEMBERS),
+        sent = request.settings
+        settings = await self._settings.replace(
+            call.caller.user_id,
+            Settings(
+                followed_posts=sent.notifications.followed_posts,
+                new_followers=sent.notifications.new_followers,
+                digest=sent.notifications.digest,
+                theme=Theme(sent.theme or Theme.SYSTEM),
+                visibility=Visibility(sent.profile_visibility or Visibility.MEMBERS),
+            ),
+            sent.etag,
         )
-        written = await self._settings.replace(call.caller.user_id, wanted, given.etag)
-        return pb.UpdateUserSettingsResponse(settings=_message(written))
+        return pb.UpdateUserSettingsResponse(settings=_message(settings))
 
 
 def _message(settings: Settings) -> pb.UserSettings:

@@ -1,1 +1,1 @@
-"""What messages of several services have in common: masks, pages, moments."""
+"""Parts of messages that several services share: field masks, pages, timestamps."""

@@ -1,4 +1,4 @@
-"""Pages in messages: every List RPC asks and answers alike."""
+"""The paging fields that all List RPCs share."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ class ListRequest(Protocol):
     def HasField(  # noqa: N802 - protobuf's name
         self, field_name: Literal["page", "page_size"], /
     ) -> bool:
-        """Tell whether a field is set."""
+        """Return whether a field is set."""
 
 
-class PageNumbers(TypedDict):
-    """What an answer says of its page beside the items."""
+class PageFields(TypedDict):
+    """The fields of a List response beside its items."""
 
     total: int
     total_estimated: bool
@@ -34,7 +34,7 @@ class PageNumbers(TypedDict):
 
 
 def page_params(request: ListRequest) -> PageParams:
-    """Give the page that a request asks for."""
+    """Return the paging fields of a request."""
     return PageParams(
         number=request.page if request.HasField("page") else None,
         size=request.page_size if request.HasField("page_size") else None,
@@ -42,9 +42,9 @@ def page_params(request: ListRequest) -> PageParams:
     )
 
 
-def numbers(page: Page[Any]) -> PageNumbers:
-    """Give what an answer says of a page."""
-    return PageNumbers(
+def page_fields(page: Page[Any]) -> PageFields:
+    """Return the fields of a List response beside its items."""
+    return PageFields(
         total=page.rows.total,
         total_estimated=page.rows.total_estimated,
         page=page.number,

@@ -7,8 +7,8 @@ from server.domain.paging import Sort
 from server.domain.posts.categories import Categories, Category
 from server.rpc.call import Call
 from server.rpc.messages.masks import Readers, new_values
-from server.rpc.messages.moments import set_moment
-from server.rpc.messages.pages import numbers, page_params
+from server.rpc.messages.pages import page_fields, page_params
+from server.rpc.messages.timestamps import set_timestamp
 
 _READERS: Readers = {
     "slug": lambda category: category.slug,
@@ -25,15 +25,15 @@ class CategoryServicer:
     async def CreateCategory(
         self, request: pb.CreateCategoryRequest, call: Call
     ) -> pb.CreateCategoryResponse:
-        """Make a category."""
+        """Create a category."""
 
-        def answer(category: Category) -> pb.CreateCategoryResponse:
+        def response(category: Category) -> pb.CreateCategoryResponse:
             return pb.CreateCategoryResponse(category=message(category))
 
-        made = await self._categories.create(
-            request.slug, request.name, call.idempotency_record(answer)
+        category = await self._categories.create(
+            request.slug, request.name, call.idempotency_record(response)
         )
-        return answer(made)
+        return response(category)
 
     async def ListCategories(
         self, request: pb.ListCategoriesRequest, call: Call
@@ -41,23 +41,22 @@ class CategoryServicer:
         """List the categories, a page at a time."""
         sort = Sort.parse(request.sort_by)
         page = await self._categories.list(call.caller, sort, page_params(request))
-        shown = [message(category) for category in page.rows.items]
-        return pb.ListCategoriesResponse(items=shown, **numbers(page))
+        items = [message(category) for category in page.rows.items]
+        return pb.ListCategoriesResponse(items=items, **page_fields(page))
 
     async def UpdateCategory(
         self, request: pb.UpdateCategoryRequest, call: Call
     ) -> pb.UpdateCategoryResponse:
         """Change a category."""
 
-        def answer(category: Category) -> pb.UpdateCategoryResponse:
+        def response(category: Category) -> pb.UpdateCategoryResponse:
             return pb.UpdateCategoryResponse(category=message(category))
 
-        given = request.category
-        values = new_values("category", given, request.update_mask, _READERS)
-        changed = await self._categories.update(
-            given.id, values, given.etag, call.idempotency_record(answer)
-        )
-        return answer(changed)
+        sent = request.category
+        values = new_values("category", sent, request.update_mask, _READERS)
+        record = call.idempotency_record(response)
+        category = await self._categories.update(sent.id, values, sent.etag, record)
+        return response(category)
 
     async def DeleteCategory(
         self, request: pb.DeleteCategoryRequest, call: Call
@@ -68,10 +67,10 @@ class CategoryServicer:
 
 
 def message(category: Category) -> pb.Category:
-    """Give a category as callers see it."""
-    shown = pb.Category(
+    """Return the message of a category."""
+    result = pb.Category(
         id=category.id, slug=category.slug, name=category.name, etag=category.etag
     )
-    set_moment(shown.created_at, category.created_at)
-    set_moment(shown.updated_at, category.updated_at)
-    return shown
+    set_timestamp(result.created_at, category.created_at)
+    set_timestamp(result.updated_at, category.updated_at)
+    return result

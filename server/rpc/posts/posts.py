@@ -10,8 +10,8 @@ from server.domain.paging import Sort
 from server.domain.posts.posts import Post, PostFilter, Posts, State
 from server.rpc.call import Call
 from server.rpc.messages.masks import Readers, new_values
-from server.rpc.messages.moments import moment_at, set_moment
-from server.rpc.messages.pages import numbers, page_params
+from server.rpc.messages.pages import page_fields, page_params
+from server.rpc.messages.timestamps import datetime_of, set_timestamp
 from server.rpc.posts import categories
 
 _READERS: Readers = {
@@ -20,7 +20,7 @@ _READERS: Readers = {
     "category_id": lambda post: post.category_id,
     "state": lambda post: State(post.state) if post.state else None,
 }
-_NEWEST_FIRST = Sort("created_at", descending=True)
+_DEFAULT_SORT = Sort("published_at", descending=True)
 
 
 class PostServicer:
@@ -34,18 +34,18 @@ class PostServicer:
     ) -> pb.CreatePostResponse:
         """Write a post."""
 
-        def answer(post: Post) -> pb.CreatePostResponse:
+        def response(post: Post) -> pb.CreatePostResponse:
             return pb.CreatePostResponse(post=message(post))
 
-        made = await self._posts.create(
+        post = await self._posts.create(
             call.caller.user_id,
             request.title,
             request.body,
             request.category_id,
             State(request.state or State.PUBLISHED),
-            call.idempotency_record(answer),
+            call.idempotency_record(response),
         )
-        return answer(made)
+        return response(post)
 
     async def GetPost(
         self, request: pb.GetPostRequest, call: Call
@@ -59,15 +59,14 @@ class PostServicer:
     ) -> pb.UpdatePostResponse:
         """Change a post."""
 
-        def answer(post: Post) -> pb.UpdatePostResponse:
+        def response(post: Post) -> pb.UpdatePostResponse:
             return pb.UpdatePostResponse(post=message(post))
 
-        given = request.post
-        values = new_values("post", given, request.update_mask, _READERS)
-        changed = await self._posts.update(
-            call.caller, given.id, values, given.etag, call.idempotency_record(answer)
-        )
-        return answer(changed)
+        sent = request.post
+        values = new_values("post", sent, request.update_mask, _READERS)
+        record = call.idempotency_record(response)
+        post = await self._posts.update(call.caller, sent.id, values, sent.etag, record)
+        return response(post)
 
     async def DeletePost(
         self, request: pb.DeletePostRequest, call: Call
@@ -80,19 +79,19 @@ class PostServicer:
         self, request: pb.ListPostsRequest, call: Call
     ) -> pb.ListPostsResponse:
         """List the posts that the caller may see, a page at a time."""
-        sort = Sort.parse(request.sort_by) if request.sort_by else _NEWEST_FIRST
+        sort = Sort.parse(request.sort_by) if request.sort_by else _DEFAULT_SORT
         page = await self._posts.list(
             call.caller, _filter(request), sort, page_params(request)
         )
-        shown = [message(post) for post in page.rows.items]
-        return pb.ListPostsResponse(items=shown, **numbers(page))
+        items = [message(post) for post in page.rows.items]
+        return pb.ListPostsResponse(items=items, **page_fields(page))
 
     async def ExportPosts(
         self, request: pb.ExportPostsRequest, call: Call
     ) -> AsyncGenerator[pb.ExportPostsResponse, None]:
         """Stream every post."""
-        async with aclosing(self._posts.export(request.after_id)) as found:
-            async for post in found:
+        async with aclosing(self._posts.export(request.after_id)) as posts:
+            async for post in posts:
                 yield pb.ExportPostsResponse(post=message(post))
 
 
@@ -100,16 +99,16 @@ def _filter(request: pb.ListPostsRequest) -> PostFilter:
     return PostFilter(
         author_id=request.author_id,
         category_id=request.category_id,
-        since=moment_at(request, "since"),
-        until=moment_at(request, "until"),
+        since=datetime_of(request, "since"),
+        until=datetime_of(request, "until"),
         state=State(request.state) if request.state else None,
-        whole=request.view == pb.POST_VIEW_FULL,
+        with_body=request.view == pb.POST_VIEW_FULL,
     )
 
 
 def message(post: Post) -> pb.Post:
-    """Give a post as those see it who may."""
-    shown = pb.Post(
+    """Return the message of a post."""
+    result = pb.Post(
         id=post.id,
         author_id=post.author.id,
         title=post.title,
@@ -120,8 +119,10 @@ def message(post: Post) -> pb.Post:
         author=pb.Author(id=post.author.id, username=post.author.username),
     )
     if post.category:
-        shown.category_id = post.category.id
-        shown.category.CopyFrom(categories.message(post.category))
-    set_moment(shown.created_at, post.created_at)
-    set_moment(shown.updated_at, post.updated_at)
-    return shown
+        result.category_id = post.category.id
+        result.category.CopyFrom(categories.message(post.category))
+    set_timestamp(result.created_at, post.created_at)
+    set_timestamp(result.updated_at, post.updated_at)
+    if post.published_at:
+        set_timestamp(result.published_at, post.published_at)
+    return result

@@ -1,20 +1,25 @@
-"""Where something about a user is held: every table that names one.
+"""Everything stored about a user: exported section by section, and erased.
 
-A table that names users by a foreign key, or in a column `user_id`, is found by
-itself; those that name them otherwise stand here. A test holds that each of them is
-emptied by erasing, too.
+A section is a table. Tables that name users by a foreign key or a column `user_id`
+are found by their schema; those that name them otherwise are listed here. A test
+checks that each of them is exported and erased.
+
+An export reads batches by key and holds no connection between them. Each batch is one
+statement, so an export is no snapshot, see docs/decisions/exports.md.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import BYTEA
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from server.domain.accounts.personal_data import Document
+from server.domain.accounts.personal_data import ExportBatch
 from server.domain.errors import UserNotFound
 from server.store.accounts.erasure import Erasures, begin_erasure
 from server.store.accounts.users import locked, refuse_last_admin
@@ -22,64 +27,95 @@ from server.store.connect import Database
 from server.store.credentials.revocations import RevocationFeed
 from server.store.tables import (
     audit_events,
+    follows,
     metadata,
     notifications,
     outbox,
+    posts,
     request_answers,
     users,
 )
 
+BATCH_SIZE = 500  # rows
+_BATCH_SIZES = {posts: 20}  # bodies are long: at most 4 MB in memory
 Condition = sa.ColumnElement[bool]
 ADDRESS_BUDGET = timedelta(seconds=1)
 
 
-def _answers(user_id: int) -> Condition:
+@dataclass(frozen=True, slots=True)
+class RowSet:
+    """Some rows about a user, and the key in whose order an index returns them."""
+
+    condition: Condition
+    key: Sequence[sa.Column[object]]
+
+
+def _idempotent_responses(user_id: int) -> list[RowSet]:
     own = request_answers.c.caller == f"user:{user_id}"
-    return sa.or_(own, request_answers.c.about.contains([user_id]))
+    about = request_answers.c.about.contains([user_id])
+    return [_by_primary_key(request_answers, sa.or_(own, about))]
 
 
-def _outbox(user_id: int) -> Condition:
-    mine = [
+def _outbox(user_id: int) -> list[RowSet]:
+    to_user = [
         outbox.c.address.in_(sa.select(name).where(users.c.id == user_id))
         for name in (users.c.email, users.c.username_folded)
     ]
-    return sa.or_(outbox.c.user_id == user_id, *mine)
+    return [_by_primary_key(outbox, sa.or_(outbox.c.user_id == user_id, *to_user))]
 
 
-def _events(user_id: int) -> Condition:
-    done = audit_events.c.actor == f"user:{user_id}"
-    return sa.or_(audit_events.c.user_id == user_id, done)
+def _audit_events(user_id: int) -> list[RowSet]:
+    # two sets: an index is in the order of ids for one of the columns only
+    about = audit_events.c.user_id == user_id
+    by_user = audit_events.c.actor == f"user:{user_id}"
+    return [
+        _by_primary_key(audit_events, about),
+        _by_primary_key(audit_events, sa.and_(by_user, sa.not_(about))),
+    ]
 
 
-def _news(user_id: int) -> Condition:
-    # what an author's followers asked to be told of is theirs alone
-    return notifications.c.user_id == user_id
+def _notifications(user_id: int) -> list[RowSet]:
+    # those that an author's followers received are the followers' data only
+    return [_by_primary_key(notifications, notifications.c.user_id == user_id)]
 
 
-_NAMED_OTHERWISE: dict[sa.Table, Callable[[int], Condition]] = {
-    users: lambda user_id: users.c.id == user_id,
-    request_answers: _answers,
+def _follows(user_id: int) -> list[RowSet]:
+    since = follows.c.created_at
+    return [
+        RowSet(follows.c.follower_id == user_id, (since, follows.c.followed_id)),
+        RowSet(follows.c.followed_id == user_id, (since, follows.c.follower_id)),
+    ]
+
+
+def _by_primary_key(table: sa.Table, condition: Condition) -> RowSet:
+    return RowSet(condition, tuple(table.primary_key))
+
+
+_ROW_SETS: dict[sa.Table, Callable[[int], list[RowSet]]] = {
+    users: lambda user_id: [_by_primary_key(users, users.c.id == user_id)],
+    request_answers: _idempotent_responses,
     outbox: _outbox,
-    audit_events: _events,
-    notifications: _news,
+    audit_events: _audit_events,
+    notifications: _notifications,
+    follows: _follows,
 }
-# Hashes and what is sealed are bytes; beside them, what would tell of others.
-_LEFT_OUT = frozenset({users.c.hashed_password, request_answers.c.about})
+# Beside hashes and encrypted values, which are bytes: ids of other users.
+_NOT_EXPORTED = frozenset({users.c.hashed_password, request_answers.c.about})
 
 
 class PostgresPersonalData:
-    """Gives and erases what is held about one user."""
+    """Exports and erases everything stored about a user."""
 
     def __init__(
         self,
         database: Database,
         feed: RevocationFeed,
-        erased: Callable[[int], None],
+        on_erased: Callable[[int], None],
         erasures: Erasures,
     ) -> None:
         self._database = database
         self._feed = feed
-        self._erased = erased
+        self._on_erased = on_erased
         self._erasures = erasures
 
     async def erase(
@@ -91,28 +127,79 @@ class PostgresPersonalData:
         in the background.
         """
         async with self._database.transaction() as connection:
-            await _check(connection, user_id)
+            await _check_may_be_erased(connection, user_id)
             ended = await begin_erasure(connection, user_id, now)
-        self._erased(user_id)
+        self._on_erased(user_id)
         await self._feed.ended(ended, now)
         await self._erasures.erase_account(user_id, budget)
 
-    async def held(self, user_id: int) -> Document:
-        """Give what is held about a user, without secrets; no account: no rows."""
-        document = {}
+    async def exists(self, user_id: int) -> bool:
+        """Return whether the account exists; a soft-deleted one does."""
+        query = sa.select(users.c.id).where(users.c.id == user_id)
         async with self._database.reading() as connection:
-            for table in tables_about_users():
-                query = sa.select(*_shown(table)).where(_about(table, user_id))
-                rows = await connection.execute(query.order_by(*table.primary_key))
-                document[table.name] = [dict(row._mapping) for row in rows]
-        for event in document[audit_events.name]:
-            if event["actor"] not in (f"user:{user_id}", "anonymous"):
-                event["address"] = ""  # where another one was is theirs
-        return document
+            return (await connection.execute(query)).first() is not None
+
+    async def export(self, user_id: int) -> AsyncGenerator[ExportBatch, None]:
+        """Yield everything stored about a user, without secrets, section by section."""
+        for table in tables_about_users():
+            yield ExportBatch(table.name, [])
+            for row_set in _row_sets(table, user_id):
+                async with aclosing(self._batches(table, row_set)) as batches:
+                    async for rows in batches:
+                        values = [_exported_values(table, row, user_id) for row in rows]
+                        yield ExportBatch(table.name, values)
+
+    async def _batches(
+        self, table: sa.Table, row_set: RowSet
+    ) -> AsyncGenerator[Sequence[sa.RowMapping], None]:
+        """Yield the rows of a set in the order of its key, in batches."""
+        size = _BATCH_SIZES.get(table, BATCH_SIZE)
+        columns = dict.fromkeys([*_exported_columns(table), *row_set.key])
+        query = (
+            sa.select(*columns)
+            .where(row_set.condition)
+            .order_by(*row_set.key)
+            .limit(size)
+        )
+        page = query
+        more = True
+        while more:
+            async with self._database.reading() as connection:
+                rows = (await connection.execute(page)).mappings().all()
+            if rows:
+                yield rows
+                page = query.where(_after(row_set.key, rows[-1]))
+            more = len(rows) == size
 
 
-async def _check(connection: AsyncConnection, user_id: int) -> None:
-    """Lock the account; one that is deleted softly already is nobody's last admin."""
+def _after(key: Sequence[sa.Column[object]], row: sa.RowMapping) -> Condition:
+    last = sa.tuple_(*(sa.literal(row[column.name], column.type) for column in key))
+    return sa.tuple_(*key) > last
+
+
+def _exported_values(
+    table: sa.Table, row: sa.RowMapping, user_id: int
+) -> dict[str, object]:
+    """Return the values of a row that the user may see, by column."""
+    values = {column.name: row[column.name] for column in _exported_columns(table)}
+    if table is audit_events and row["actor"] not in (f"user:{user_id}", "anonymous"):
+        values["address"] = ""  # that of another user
+    return values
+
+
+def _exported_columns(table: sa.Table) -> list[sa.Column[object]]:
+    return [
+        column
+        for column in table.columns
+        if column not in _NOT_EXPORTED and not isinstance(column.type, BYTEA)
+    ]
+
+
+async def _check_may_be_erased(connection: AsyncConnection, user_id: int) -> None:
+    """Lock the account; a soft-deleted one cannot be the last admin.
+
+    Raises UserNotFound, LastAdmin.
+    """
     try:
         before = await locked(connection, user_id, admins=True)
     except UserNotFound:
@@ -124,14 +211,14 @@ async def _check(connection: AsyncConnection, user_id: int) -> None:
 
 
 def tables_about_users() -> Iterator[sa.Table]:
-    """Give the tables that hold something about users."""
+    """Return the tables that store something about users."""
     for table in metadata.sorted_tables:
-        if table in _NAMED_OTHERWISE or user_columns(table):
+        if table in _ROW_SETS or user_columns(table):
             yield table
 
 
 def user_columns(table: sa.Table) -> list[sa.Column[int]]:
-    """Give the columns that hold a user's id."""
+    """Return the columns that hold a user's id."""
     return [
         column
         for column in table.columns
@@ -139,15 +226,8 @@ def user_columns(table: sa.Table) -> list[sa.Column[int]]:
     ]
 
 
-def _about(table: sa.Table, user_id: int) -> Condition:
-    if table in _NAMED_OTHERWISE:
-        return _NAMED_OTHERWISE[table](user_id)
-    return sa.or_(*(column == user_id for column in user_columns(table)))
-
-
-def _shown(table: sa.Table) -> list[sa.Column[object]]:
-    return [
-        column
-        for column in table.columns
-        if column not in _LEFT_OUT and not isinstance(column.type, BYTEA)
-    ]
+def _row_sets(table: sa.Table, user_id: int) -> list[RowSet]:
+    if table in _ROW_SETS:
+        return _ROW_SETS[table](user_id)
+    condition = sa.or_(*(column == user_id for column in user_columns(table)))
+    return [_by_primary_key(table, condition)]

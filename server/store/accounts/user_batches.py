@@ -1,4 +1,4 @@
-"""Making many accounts in Postgres, by one statement however many there are."""
+"""Creating many accounts in Postgres with one INSERT."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from server.store.connect import Database
 from server.store.outbox import enqueue
 from server.store.tables import Moment, users
 
-_LOCK = 7_061_003  # batches that share names in another order would deadlock
-# a type with a length would cut what is longer, without a word
-_WRITTEN: dict[str, sa.types.TypeEngine[Any]] = {
+_BATCH_LOCK = 7_061_003  # without it, batches with the same names may deadlock
+# types without a length: a cast to one with a length truncates silently
+_COLUMN_TYPES: dict[str, sa.types.TypeEngine[Any]] = {
     "email": sa.Text(),
     "username": sa.Text(),
     "username_folded": sa.Text(),
@@ -34,7 +34,7 @@ Key = tuple[str, str]
 
 
 class PostgresUserBatches:
-    """Writes many accounts; unique constraints decide, row by row."""
+    """Writes many accounts; unique constraints decide for each row."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
@@ -44,22 +44,25 @@ class PostgresUserBatches:
         rows: Sequence[NewUser | AcademyError],
         idempotency: IdempotencyRecord[Outcomes] | None = None,
     ) -> Outcomes:
-        """Write accounts in one transaction, and the answer that `once` makes of it.
+        """Write accounts and the idempotent response in one transaction.
 
-        What is refused already stays so; a taken name or address, in the same batch
-        too, refuses its row alone. Raises AnswerExists.
+        Rows that are errors already stay errors. A username or e-mail address that is
+        taken, also by an earlier row, fails its own row only. Raises ResponseExists.
         """
-        wanted = [row for row in rows if isinstance(row, NewUser)]
+        new_users = [row for row in rows if isinstance(row, NewUser)]
         async with self._database.transaction() as connection:
             if idempotency:
                 await idempotent_responses.claim(connection, idempotency)
-            made = await _insert(connection, wanted)
-            about = [user.id for user in made.values()]
-            taken = await _taken_addresses(
-                connection, [row.email for row in wanted if _key(row) not in made]
+            created = await _insert(connection, new_users)
+            about = [user.id for user in created.values()]
+            taken_emails = await _taken_emails(
+                connection,
+                [row.email for row in new_users if _key(row) not in created],
             )
             outcomes = [
-                _outcome(row, made, taken) if isinstance(row, NewUser) else row
+                _outcome(row, created, taken_emails)
+                if isinstance(row, NewUser)
+                else row
                 for row in rows
             ]
             if idempotency:
@@ -76,47 +79,48 @@ def _key(row: NewUser) -> Key:
 async def _insert(
     connection: AsyncConnection, rows: Sequence[NewUser]
 ) -> dict[Key, User]:
-    """Write, in their order, the rows whose names nobody has; give the accounts."""
+    """Insert, in order, the rows whose names are not taken; return the accounts."""
     if not rows:
         return {}
-    await connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_LOCK)))
-    values = zip(*map(_values, rows), strict=True)
+    await connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_BATCH_LOCK)))
+    values = [_values(row) for row in rows]
     arrays = [
-        sa.literal(list(column), ARRAY(kind))
-        for column, kind in zip(values, _WRITTEN.values(), strict=True)
+        sa.literal([row[name] for row in values], ARRAY(column_type))
+        for name, column_type in _COLUMN_TYPES.items()
     ]
-    names = list(_WRITTEN)
-    given = (
+    names = list(_COLUMN_TYPES)
+    batch = (
         sa.func.unnest(*arrays)
-        .table_valued(*names, with_ordinality="place", name="given")
+        .table_valued(*names, with_ordinality="position", name="batch")
         .render_derived()
     )
-    shown = [given.c[name] for name in names]
-    source = sa.select(*shown, given.c.created_at).order_by(given.c.place)
+    columns = [batch.c[name] for name in names]
+    source = sa.select(*columns, batch.c.created_at).order_by(batch.c.position)
     statement = insert(users).from_select([*names, "updated_at"], source)
     statement = statement.on_conflict_do_nothing()
-    made = await connection.execute(statement.returning(*USER_COLUMNS))
-    new = [user_of(row) for row in made]
-    await enqueue(connection, rows[0].created_at, *map(_told, new))
-    return {(user.email, user.username): user for user in new}
+    inserted = await connection.execute(statement.returning(*USER_COLUMNS))
+    created = [user_of(row) for row in inserted]
+    await enqueue(connection, rows[0].created_at, *map(_created_event, created))
+    return {(user.email, user.username): user for user in created}
 
 
-def _told(user: User) -> NewEntry:
+def _created_event(user: User) -> NewEntry:
     return NewEntry(EventType.USER_CREATED, user.id, payload={"version": user.version})
 
 
-def _values(row: NewUser) -> tuple[object, ...]:
-    return (
-        row.email,
-        row.username,
-        normalize_identifier(row.username),
-        row.password_hash,
-        row.role,
-        row.created_at,
-    )
+def _values(row: NewUser) -> dict[str, object]:
+    """Return the values of a row, by column."""
+    return {
+        "email": row.email,
+        "username": row.username,
+        "username_folded": normalize_identifier(row.username),
+        "hashed_password": row.password_hash,
+        "role": row.role,
+        "created_at": row.created_at,
+    }
 
 
-async def _taken_addresses(
+async def _taken_emails(
     connection: AsyncConnection, emails: Sequence[str]
 ) -> frozenset[str]:
     if not emails:
@@ -126,9 +130,9 @@ async def _taken_addresses(
 
 
 def _outcome(
-    row: NewUser, made: dict[Key, User], taken: frozenset[str]
+    row: NewUser, created: dict[Key, User], taken_emails: frozenset[str]
 ) -> User | AcademyError:
-    """Give the account, to the first of equal rows, or why there is none."""
-    if user := made.pop(_key(row), None):
+    """Return the account, for the first of equal rows, or the error of the row."""
+    if user := created.pop(_key(row), None):
         return user
-    return EmailTaken() if row.email in taken else UsernameTaken()
+    return EmailTaken() if row.email in taken_emails else UsernameTaken()

@@ -1,4 +1,4 @@
-"""Changing accounts in Postgres."""
+"""Creating, changing and deleting accounts in Postgres."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ RESERVED = {
 
 
 class PostgresUsers(UserReads):
-    """Keeps accounts; unique constraints decide races, not a look before."""
+    """Stores accounts; unique constraints decide races, not a look-up before."""
 
     def __init__(self, database: Database, feed: RevocationFeed) -> None:
         super().__init__(database)
@@ -54,9 +54,9 @@ class PostgresUsers(UserReads):
     async def add(
         self, new: NewUser, idempotency: IdempotencyRecord[User] | None = None
     ) -> User:
-        """Write an account, and the answer that `once` makes of it.
+        """Write an account, and the idempotent response in the same transaction.
 
-        Raises EmailTaken, UsernameTaken, AnswerExists.
+        Raises EmailTaken, UsernameTaken, ResponseExists.
         """
         statement = (
             sa.insert(users)
@@ -76,7 +76,7 @@ class PostgresUsers(UserReads):
             await enqueue(
                 connection,
                 new.created_at,
-                _told(EventType.USER_CREATED, user),
+                _event(EventType.USER_CREATED, user),
                 NewEntry(EventType.WELCOME, user.id),
             )
             if idempotency:
@@ -91,31 +91,21 @@ class PostgresUsers(UserReads):
         edit: UserEdit,
         idempotency: IdempotencyRecord[User] | None = None,
     ) -> User:
-        """Change an account, and end its sessions if the edit says so.
+        """Change an account, and end its sessions if `edit.ends_sessions`.
 
         Raises UserNotFound, EtagMismatch, LastAdmin, EmailTaken, UsernameTaken,
-        AnswerExists.
+        ResponseExists.
         """
         ended: Sequence[UUID] = ()
         async with writing(self._database, idempotency, RESERVED) as connection:
             before = await locked(connection, user_id, admins=edit.ends_sessions)
             if edit.etag and edit.etag != before.etag:
                 raise EtagMismatch(before.etag)
-            values = _changes(before, edit.values)
-            user = before
-            if values:
-                if edit.ends_sessions:
-                    await refuse_last_admin(connection, before, values)
-                    ended = await end_sessions(connection, user_id, edit.now)
-                if "email" in values:
-                    await invalidate_mailed_tokens(connection, user_id, edit.now)
-                    old = NewEntry(
-                        EventType.EMAIL_CHANGED, user_id, address=before.email
-                    )
-                    await enqueue(connection, edit.now, old)
-                user = await changed(
-                    connection, EventType.USER_UPDATED, user_id, edit.now, values
-                )
+            values = _changes(before, edit)
+            if values and edit.ends_sessions:
+                await refuse_last_admin(connection, before, values)
+                ended = await end_sessions(connection, user_id, edit.now)
+            user = await _apply(connection, before, edit.now, values)
             if idempotency:
                 await idempotent_responses.write(
                     connection, idempotency, user, about=[user_id]
@@ -124,7 +114,7 @@ class PostgresUsers(UserReads):
         return user
 
     async def delete(self, user_id: int, now: datetime) -> None:
-        """Delete an account softly and end its sessions.
+        """Soft-delete an account and end its sessions.
 
         Raises UserNotFound, LastAdmin.
         """
@@ -145,10 +135,13 @@ class PostgresUsers(UserReads):
         now: datetime,
         idempotency: IdempotencyRecord[User] | None = None,
     ) -> User:
-        """Bring back an account deleted since. Raises UserNotFound, AnswerExists."""
+        """Restore an account that was deleted after `deleted_after`.
+
+        Raises UserNotFound, ResponseExists.
+        """
         async with writing(self._database, idempotency, RESERVED) as connection:
-            there = [users.c.id == user_id, users.c.deleted_at > deleted_after]
-            query = sa.select(users.c.id).where(*there).with_for_update()
+            restorable = [users.c.id == user_id, users.c.deleted_at > deleted_after]
+            query = sa.select(users.c.id).where(*restorable).with_for_update()
             if (await connection.execute(query)).first() is None:
                 raise UserNotFound(user_id)
             user = await changed(
@@ -161,31 +154,47 @@ class PostgresUsers(UserReads):
         return user
 
 
-async def locked(connection: AsyncConnection, user_id: int, *, admins: bool) -> User:
-    """Give an account that nobody else changes meanwhile. Raises UserNotFound.
+async def _apply(
+    connection: AsyncConnection,
+    before: User,
+    now: datetime,
+    values: Mapping[str, object],
+) -> User:
+    """Change a locked account; the previous e-mail address is notified of a new one."""
+    if not values:
+        return before
+    if "email" in values:
+        await invalidate_mailed_tokens(connection, before.id, now)
+        notice = NewEntry(EventType.EMAIL_CHANGED, before.id, address=before.email)
+        await enqueue(connection, now, notice)
+    return await changed(connection, EventType.USER_UPDATED, before.id, now, values)
 
-    With `admins` every admin is locked too, in one order, so that two of them cannot
-    end each other's rights at once.
+
+async def locked(connection: AsyncConnection, user_id: int, *, admins: bool) -> User:
+    """Lock an account and return it. Raises UserNotFound.
+
+    With `admins` every admin is locked too, in id order, so that two admins cannot
+    revoke each other's rights at the same time.
     """
-    wanted = users.c.id == user_id
+    condition = users.c.id == user_id
     if admins:
-        wanted = sa.or_(wanted, users.c.role == Role.ADMIN)
-    query = sa.select(*USER_COLUMNS).where(wanted, NOT_DELETED).order_by(users.c.id)
+        condition = sa.or_(condition, users.c.role == Role.ADMIN)
+    query = sa.select(*USER_COLUMNS).where(condition, NOT_DELETED).order_by(users.c.id)
     rows = await connection.execute(query.with_for_update())
-    found = {row.id: user_of(row) for row in rows}
-    if user_id not in found:
+    by_id = {row.id: user_of(row) for row in rows}
+    if user_id not in by_id:
         raise UserNotFound(user_id)
-    return found[user_id]
+    return by_id[user_id]
 
 
 async def refuse_last_admin(
     connection: AsyncConnection, before: User, values: Mapping[str, object]
 ) -> None:
     """Raise LastAdmin if these values would leave no active admin."""
-    stays = values.get("role", Role.ADMIN) == Role.ADMIN
+    stays_admin = values.get("role", Role.ADMIN) == Role.ADMIN
     if before.role is not Role.ADMIN or not before.is_active:
         return
-    if stays and values.get("is_active", True):
+    if stays_admin and values.get("is_active", True):
         return
     others = [users.c.role == Role.ADMIN, users.c.is_active, users.c.id != before.id]
     query = sa.select(users.c.id).where(*others, NOT_DELETED).limit(1)
@@ -193,16 +202,14 @@ async def refuse_last_admin(
         raise LastAdmin
 
 
-def _changes(before: User, values: Mapping[str, object]) -> dict[str, object]:
-    """Give the columns that an edit really changes."""
-    changed = {
-        name: value for name, value in values.items() if getattr(before, name) != value
-    }
-    if "username" in changed:
-        changed["username_folded"] = normalize_identifier(str(changed["username"]))
-    if "email" in changed:
-        changed["email_verified"] = False
-    return changed
+def _changes(before: User, edit: UserEdit) -> dict[str, object]:
+    """Return the columns whose values differ, and those that follow from them."""
+    values = edit.changes(before)
+    if "username" in values:
+        values["username_folded"] = normalize_identifier(str(values["username"]))
+    if "email" in values:
+        values["email_verified"] = False
+    return values
 
 
 async def changed(
@@ -212,7 +219,7 @@ async def changed(
     now: datetime,
     values: Mapping[str, object],
 ) -> User:
-    """Change an account that is locked, and write the event that tells of it."""
+    """Change a locked account, and write the event of the change."""
     statement = (
         sa.update(users)
         .where(users.c.id == user_id)
@@ -220,9 +227,9 @@ async def changed(
         .returning(*USER_COLUMNS)
     )
     user = user_of((await connection.execute(statement)).one())
-    await enqueue(connection, now, _told(kind, user))
+    await enqueue(connection, now, _event(kind, user))
     return user
 
 
-def _told(kind: EventType, user: User) -> NewEntry:
+def _event(kind: EventType, user: User) -> NewEntry:
     return NewEntry(kind, user.id, payload={"version": user.version})

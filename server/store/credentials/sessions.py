@@ -87,8 +87,8 @@ class PostgresSessions:
             await self._feed.ended([session_id], rotation.session.ended_at)
         return rotation, owner
 
-    async def end(self, session_id: UUID, now: datetime, user_id: int = 0) -> bool:
-        """End a session, of this user if one is named; return whether it exists.
+    async def end(self, session_id: UUID, now: datetime, user_id: int = 0) -> int:
+        """End a session, of this user if one is named; return its user, 0 for none.
 
         Ending it again is no error. Every process is informed.
         """
@@ -98,11 +98,14 @@ class PostgresSessions:
         ended_at = sa.func.coalesce(sessions.c.ended_at, now)
         statement = sa.update(sessions).where(*conditions).values(ended_at=ended_at)
         async with self._database.transaction() as connection:
-            ended = await connection.execute(statement.returning(sessions.c.id))
-            ids = ended.scalars().all()
+            ended = await connection.execute(
+                statement.returning(sessions.c.id, sessions.c.user_id)
+            )
+            rows = ended.all()
+            ids = [row.id for row in rows]
             await revoke(connection, ids, now)
         await self._feed.ended(ids, now)
-        return bool(ids)
+        return rows[0].user_id if rows else 0
 
     async def end_all(
         self, user_id: int, now: datetime, keep: UUID | None = None

@@ -1,1 +1,1 @@
-"""Profiles, settings and follows in Postgres, and what is counted of them."""
+"""Profiles, settings, follows, counts and notifications in Postgres."""

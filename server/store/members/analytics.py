@@ -1,7 +1,7 @@
-"""What is counted of members, in Postgres: stale at once, counted anew soon.
+"""Counts of members in Postgres: an event marks them stale, a job recounts them.
 
-However much happens to a member in between, it is counted once; a count that was
-ever wrong mends itself.
+However many events concern a member in between, they are recounted once. A wrong
+count is corrected by the next recount.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _LAST_SEEN = (
 
 
 async def mark_followed_by(connection: AsyncConnection, user_id: int) -> None:
-    """Have everybody counted anew whom a member follows, in a transaction."""
+    """Mark everyone whom a member follows as stale, in the caller's transaction."""
     followed = sa.select(follows.c.followed_id).where(follows.c.follower_id == user_id)
     await connection.execute(
         sa.update(table)
@@ -46,15 +46,15 @@ async def mark_followed_by(connection: AsyncConnection, user_id: int) -> None:
 
 
 class PostgresAnalytics:
-    """Keeps what is counted of members."""
+    """Stores the counts of members."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
 
     async def mark(self, user_id: int) -> None:
-        """Have a member counted anew soon; one who is gone is nobody's to count."""
-        there = sa.select(users.c.id).where(users.c.id == user_id)
-        statement = insert(table).from_select(["user_id"], there)
+        """Mark a member as stale; an account that is gone is ignored."""
+        existing = sa.select(users.c.id).where(users.c.id == user_id)
+        statement = insert(table).from_select(["user_id"], existing)
         async with self._database.transaction() as connection:
             await connection.execute(
                 statement.on_conflict_do_update(
@@ -63,29 +63,29 @@ class PostgresAnalytics:
             )
 
     async def mark_followed_by(self, user_id: int) -> None:
-        """Have everybody counted anew whom a member follows."""
+        """Mark everyone whom a member follows as stale."""
         async with self._database.transaction() as connection:
             await mark_followed_by(connection, user_id)
 
     async def count(self, size: int, now: datetime) -> int:
-        """Count some members anew who need it; give how many those were."""
-        some = (
+        """Recount at most `size` stale members; return how many."""
+        batch = (
             sa.select(table.c.user_id)
             .where(table.c.stale)
             .order_by(table.c.user_id)
             .limit(size)
             .with_for_update(skip_locked=True)
-            .cte("some")
+            .cte("batch")
         )
-        # what was noted before outlives the session that it was read from
-        seen = sa.func.greatest(table.c.last_seen_at, _LAST_SEEN)
+        # sessions are deleted after a while; what they showed is kept
+        last_seen_at = sa.func.greatest(table.c.last_seen_at, _LAST_SEEN)
         statement = (
             sa.update(table)
-            .where(table.c.user_id == some.c.user_id)
+            .where(table.c.user_id == batch.c.user_id)
             .values(
                 posts=_POSTS,
                 followers=_FOLLOWERS,
-                last_seen_at=seen,
+                last_seen_at=last_seen_at,
                 counted_at=now,
                 stale=False,
             )

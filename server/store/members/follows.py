@@ -1,4 +1,4 @@
-"""Follows in Postgres, read in the order of following from either side."""
+"""Follows in Postgres, listed from either side in the order of following."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from server.domain.outbox.entries import EventType, NewEntry
 from server.domain.paging import MAX_OFFSET, PageRequest, Rows
 from server.store.accounts.user_reads import NOT_DELETED, USER_COLUMNS, user_of
 from server.store.connect import Database
-from server.store.keyset import Estimates, Keyset, capped_count, counted
+from server.store.keyset import Estimates, Keyset, capped_count, total_of
 from server.store.outbox import enqueue
 from server.store.tables import follows as table
 from server.store.tables import users
 from server.store.writing import Refusals, writing
 
-# By side: whose list it is, and who stands in it.
+# By side: the column of the list's owner, and that of its members.
 _COLUMNS = {
     Side.FOLLOWERS: (table.c.followed_id, table.c.follower_id),
     Side.FOLLOWING: (table.c.follower_id, table.c.followed_id),
@@ -28,63 +28,76 @@ _COLUMNS = {
 
 
 class PostgresFollows:
-    """Keeps follows."""
+    """Stores follows."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
         self._estimates = Estimates()
 
     async def add(self, follower_id: int, followed_id: int, now: datetime) -> None:
-        """Write a follow, unless there is one.
+        """Write a follow unless it exists.
 
-        Raises UserNotFound; and TokenInvalid if the follower is erased meanwhile.
+        Raises UserNotFound, and TokenInvalid if the follower is erased meanwhile.
         """
-        there = sa.select(users.c.id).where(users.c.id == followed_id, NOT_DELETED)
+        followed = sa.select(users.c.id).where(users.c.id == followed_id, NOT_DELETED)
         row = {"follower_id": follower_id, "followed_id": followed_id}
         statement = insert(table).values(**row, created_at=now)
-        by = {"follower": follower_id}
-        gone: Refusals = {
+        event = NewEntry(
+            EventType.FOLLOWED, followed_id, payload={"follower": follower_id}
+        )
+        violated: Refusals = {
             "fk_follows_followed_id": partial(UserNotFound, followed_id),
             "fk_follows_follower_id": partial(TokenInvalid, "the account is erased"),
         }
-        async with writing(self._database, None, gone) as connection:
-            if (await connection.execute(there)).first() is None:
+        async with writing(self._database, None, violated) as connection:
+            if (await connection.execute(followed)).first() is None:
                 raise UserNotFound(followed_id)
-            new = statement.on_conflict_do_nothing().returning(table.c.follower_id)
-            if (await connection.execute(new)).first():
-                told = NewEntry(EventType.FOLLOWED, followed_id, payload=by)
-                await enqueue(connection, now, told)
+            insertion = statement.on_conflict_do_nothing()
+            inserted = await connection.execute(
+                insertion.returning(table.c.follower_id)
+            )
+            if inserted.first():
+                await enqueue(connection, now, event)
 
     async def remove(self, follower_id: int, followed_id: int, now: datetime) -> None:
-        """Take a follow away, if there is one."""
+        """Delete a follow if it exists."""
         statement = sa.delete(table).where(
             table.c.follower_id == follower_id, table.c.followed_id == followed_id
         )
-        by = {"follower": follower_id}
+        event = NewEntry(
+            EventType.UNFOLLOWED, followed_id, payload={"follower": follower_id}
+        )
         async with self._database.transaction() as connection:
-            ended = statement.returning(table.c.follower_id)
-            if (await connection.execute(ended)).first():
-                told = NewEntry(EventType.UNFOLLOWED, followed_id, payload=by)
-                await enqueue(connection, now, told)
+            deleted = await connection.execute(statement.returning(table.c.follower_id))
+            if deleted.first():
+                await enqueue(connection, now, event)
 
     async def page(
         self, side: Side, user_id: int, *, newest_first: bool, request: PageRequest
     ) -> Rows[Follow]:
-        """Give one page in the order of following, by at most three statements.
+        """Return one page in the order of following, with at most three statements.
 
         Deleted accounts are neither listed nor counted.
         """
-        whose, who = _COLUMNS[side]
-        rows = sa.select(sa.literal(1)).join_from(table, users, users.c.id == who)
-        rows = rows.where(whose == user_id, NOT_DELETED)
-        count = capped_count(rows)
-        keyset = Keyset(table.c.created_at, who, newest_first)
-        query = rows.with_only_columns(*USER_COLUMNS, table.c.created_at, count)
+        owner, member = _COLUMNS[side]
+        matching = sa.select(sa.literal(1)).join_from(
+            table, users, users.c.id == member
+        )
+        matching = matching.where(owner == user_id, NOT_DELETED)
+        count = capped_count(matching)
+        keyset = Keyset(table.c.created_at, member, newest_first)
+        query = matching.with_only_columns(
+            *USER_COLUMNS, table.c.created_at.label("since"), count.label("total")
+        )
         async with self._database.reading() as connection:
-            found = (await connection.execute(keyset.turned(query, request))).all()
-            known = found[0][-1] if found else None
-            total = await counted(
-                connection, known, count, rows, self._estimates, (side, user_id)
+            rows = (await connection.execute(keyset.page(query, request))).all()
+            total = await total_of(
+                connection,
+                rows[0].total if rows else None,
+                count,
+                matching,
+                self._estimates,
+                (side, user_id),
             )
-        items = [Follow(user_of(row[:-2]), row[-2]) for row in found[: request.size]]
-        return Rows(items, len(found) > request.size, total, total > MAX_OFFSET)
+        items = [Follow(user_of(row), row.since) for row in rows[: request.size]]
+        return Rows(items, len(rows) > request.size, total, total > MAX_OFFSET)

@@ -1,6 +1,6 @@
-"""What members want to be told, in Postgres: noted once, then mailed alone or together.
+"""Notifications of members in Postgres: written once, mailed one by one or as a digest.
 
-A note and the mail that tells of it are written in one transaction.
+A notification and the outbox entry of its mail are written in one transaction.
 """
 
 from __future__ import annotations
@@ -21,66 +21,69 @@ from server.store.outbox import enqueue
 from server.store.tables import follows, posts, user_settings, users
 from server.store.tables import notifications as table
 
-CHUNK = 1_000  # followers looked at in one transaction
-LINES = 20  # of a letter; what is beyond is read at the academy
+BATCH_SIZE = 1_000  # followers per transaction
+MAX_LINES = 20  # per mail
 _actors = users.alias()
-_HERE = sa.and_(users.c.is_active, users.c.deleted_at.is_(None))
+_CAN_READ_MAIL = sa.and_(users.c.is_active, users.c.deleted_at.is_(None))
 
 
 class PostgresNotifications:
-    """Keeps what members want to be told."""
+    """Stores notifications."""
 
-    def __init__(self, database: Database, clock: Clock, chunk: int = CHUNK) -> None:
+    def __init__(
+        self, database: Database, clock: Clock, batch_size: int = BATCH_SIZE
+    ) -> None:
         self._database = database
         self._clock = clock
-        self._chunk = chunk
+        self._batch_size = batch_size
 
     async def fan_out(self, entry: Entry) -> None:
-        """Note a post for some followers whose settings ask for it, then go on.
+        """Notify one batch of followers of a post, if their settings ask for it.
 
-        What goes on is an entry of its own, so that nothing else waits for the many
-        who follow one author. Who came after the post is not told of it.
+        The next batch is an outbox entry of its own, so that other entries do not wait
+        for an author with many followers. Those who followed after the publication are
+        not notified.
         """
         post_id, author_id = int(entry.payload["post"]), entry.user_id
-        some = _followers_after(entry, self._chunk)
-        wanted = (
+        batch = _followers_after(entry, self._batch_size)
+        recipients = (
             sa.select(
-                some.c.follower_id,
+                batch.c.follower_id,
                 sa.literal(author_id, sa.BigInteger),
                 posts.c.id,
                 sa.literal(self._clock(), table.c.created_at.type),
             )
-            .join_from(some, users, users.c.id == some.c.follower_id)
+            .join_from(batch, users, users.c.id == batch.c.follower_id)
             .join(user_settings, user_settings.c.user_id == users.c.id)
             .join(posts, posts.c.id == post_id)
-            .where(user_settings.c.followed_posts, _HERE)
+            .where(user_settings.c.followed_posts, _CAN_READ_MAIL)
             .where(posts.c.state == State.PUBLISHED)
-            # in one order, so that two chunks cannot block each other
-            .order_by(some.c.follower_id)
+            # in one order, so that two batches cannot deadlock
+            .order_by(batch.c.follower_id)
         )
         async with self._database.transaction() as connection:
-            await self._note(connection, wanted, EventType.FOLLOWED_POST)
+            await self._write(connection, recipients, EventType.FOLLOWED_POST)
             last = (
                 await connection.execute(
-                    sa.select(some)
-                    .order_by(some.c.created_at, some.c.follower_id)
-                    .offset(self._chunk - 1)
+                    sa.select(batch)
+                    .order_by(batch.c.created_at, batch.c.follower_id)
+                    .offset(self._batch_size - 1)
                 )
             ).first()
             if last:
-                rest = {
+                next_batch = {
                     "post": post_id,
                     "since": last.created_at.isoformat(),
                     "after": last.follower_id,
                     "until": _until(entry).isoformat(),
                 }
-                more = NewEntry(EventType.POST_FAN_OUT, author_id, payload=rest)
-                await enqueue(connection, self._clock(), more)
+                event = NewEntry(EventType.POST_FAN_OUT, author_id, payload=next_batch)
+                await enqueue(connection, self._clock(), event)
 
     async def follower(self, entry: Entry) -> None:
-        """Note a follower for the member, if their settings ask for it."""
+        """Notify a member of a follower, if their settings ask for it."""
         follower_id = int(entry.payload["follower"])
-        wanted = (
+        recipients = (
             sa.select(
                 follows.c.followed_id,
                 follows.c.follower_id,
@@ -91,39 +94,39 @@ class PostgresNotifications:
             .join(user_settings, user_settings.c.user_id == users.c.id)
             .where(follows.c.follower_id == follower_id)
             .where(follows.c.followed_id == entry.user_id)
-            .where(user_settings.c.new_followers, _HERE)
+            .where(user_settings.c.new_followers, _CAN_READ_MAIL)
         )
         async with self._database.transaction() as connection:
-            await self._note(connection, wanted, EventType.NEW_FOLLOWER)
+            await self._write(connection, recipients, EventType.NEW_FOLLOWER)
 
-    async def _note(
-        self, connection: AsyncConnection, wanted: sa.Select[Any], kind: EventType
+    async def _write(
+        self, connection: AsyncConnection, recipients: sa.Select[Any], kind: EventType
     ) -> None:
-        """Write notes that are not there yet, and a mail for each but in digests."""
+        """Write the missing notifications, and a mail for each outside digests."""
         now = self._clock()
         columns = ["user_id", "actor_id", "post_id", "created_at"]
-        noted = (
+        insertion = (
             insert(table)
-            .from_select(columns, wanted)
+            .from_select(columns, recipients)
             .on_conflict_do_nothing()
             .returning(table.c.id, table.c.user_id)
         )
-        rows = (await connection.execute(noted)).all()
-        digested = await _digested(connection, [row.user_id for row in rows])
-        alone = [row for row in rows if row.user_id not in digested]
-        await _told(connection, [row.id for row in alone], now)
+        rows = (await connection.execute(insertion)).all()
+        in_digests = await _with_digest(connection, [row.user_id for row in rows])
+        immediate = [row for row in rows if row.user_id not in in_digests]
+        await _mark_sent(connection, [row.id for row in immediate], now)
         mails = [
             NewEntry(kind, row.user_id, payload={"first": row.id, "last": row.id})
-            for row in alone
+            for row in immediate
         ]
         await enqueue(connection, now, *mails)
 
     async def digest(self, before: datetime, now: datetime) -> bool:
-        """Mail one member all their news, if the oldest is from before then.
+        """Mail one member all pending notifications, if the oldest is due.
 
-        Gives whether there was one.
+        It is due if it was written before `before`. Return whether there was one.
         """
-        # the settings' row, which no two processes hold, stands for all of the news
+        # the lock on the settings' row stands for all notifications of the member
         oldest = (
             sa.select(table.c.user_id)
             .join(user_settings, user_settings.c.user_id == table.c.user_id)
@@ -136,34 +139,39 @@ class PostgresNotifications:
             user_id = (await connection.execute(oldest)).scalar()
             if user_id is None:
                 return False
-            untold = [table.c.user_id == user_id, table.c.told_at.is_(None)]
-            told = sa.update(table).where(*untold).values(told_at=now)
-            ids = (await connection.execute(told.returning(table.c.id))).scalars().all()
-            if ids:  # else another process was quicker
+            pending = [table.c.user_id == user_id, table.c.told_at.is_(None)]
+            update = sa.update(table).where(*pending).values(told_at=now)
+            sent = await connection.execute(update.returning(table.c.id))
+            ids = sent.scalars().all()
+            if ids:  # otherwise another process was faster
                 bounds = {"first": min(ids), "last": max(ids)}
                 mail = NewEntry(EventType.DIGEST, user_id, payload=bounds)
                 await enqueue(connection, now, mail)
         return True
 
     async def lines(self, user_id: int, first: int, last: int) -> Sequence[str]:
-        """Give the news of a member from one to another, as they stand now.
+        """Return the lines of a mail for the notifications `first` to `last`.
 
-        What is gone, or no longer asked for, is no news.
+        A notification has no line if its post or follow is gone, or if the member has
+        turned this kind off.
         """
-        asked = sa.case(
+        enabled = sa.case(
             (table.c.post_id.is_(None), user_settings.c.new_followers),
             else_=user_settings.c.followed_posts,
         )
-        there = sa.or_(table.c.post_id.is_(None), posts.c.state == State.PUBLISHED)
+        still_published = sa.or_(
+            table.c.post_id.is_(None), posts.c.state == State.PUBLISHED
+        )
         query = (
             sa.select(_actors.c.username, posts.c.title)
             .join_from(table, _actors, _actors.c.id == table.c.actor_id)
             .join(user_settings, user_settings.c.user_id == table.c.user_id)
             .outerjoin(posts, posts.c.id == table.c.post_id)
             .where(table.c.user_id == user_id, table.c.id.between(first, last))
-            .where(asked, there, _actors.c.deleted_at.is_(None), sa.exists(_still))
+            .where(enabled, still_published, sa.exists(_still_follows))
+            .where(_actors.c.deleted_at.is_(None))
             .order_by(table.c.id)
-            .limit(LINES + 1)
+            .limit(MAX_LINES + 1)
         )
         async with self._database.reading() as connection:
             rows = (await connection.execute(query)).all()
@@ -171,13 +179,13 @@ class PostgresNotifications:
             f"{row.username}: {row.title}"
             if row.title
             else f"{row.username} follows you"
-            for row in rows[:LINES]
+            for row in rows[:MAX_LINES]
         ]
-        return [*lines, "... and more"] if len(rows) > LINES else lines
+        return [*lines, "... and more"] if len(rows) > MAX_LINES else lines
 
 
-# whom a line is about still follows, or is followed
-_still = sa.select(follows.c.follower_id).where(
+# the follow that a notification is about
+_still_follows = sa.select(follows.c.follower_id).where(
     sa.case(
         (
             table.c.post_id.is_(None),
@@ -195,36 +203,38 @@ _still = sa.select(follows.c.follower_id).where(
 
 
 def _until(entry: Entry) -> datetime:
-    """Give when the post was published, however many entries ago."""
+    """Return when the post was published, also for a later batch."""
     text = entry.payload.get("until")
     return datetime.fromisoformat(str(text)) if text else entry.created_at
 
 
-def _followers_after(entry: Entry, most: int) -> sa.Subquery:
-    """Give the next followers of an author, in the order of following."""
-    some = sa.select(follows.c.follower_id, follows.c.created_at).where(
+def _followers_after(entry: Entry, size: int) -> sa.Subquery:
+    """Return the next followers of an author, in the order of following."""
+    batch = sa.select(follows.c.follower_id, follows.c.created_at).where(
         follows.c.followed_id == entry.user_id, follows.c.created_at <= _until(entry)
     )
     if "after" in entry.payload:
         since = datetime.fromisoformat(str(entry.payload["since"]))
-        there = sa.tuple_(
+        last = sa.tuple_(
             sa.literal(since, follows.c.created_at.type),
             sa.literal(int(entry.payload["after"]), sa.BigInteger),
         )
-        here = sa.tuple_(follows.c.created_at, follows.c.follower_id)
-        some = some.where(here > there)
-    some = some.order_by(follows.c.created_at, follows.c.follower_id).limit(most)
-    return some.subquery("some")
+        row_key = sa.tuple_(follows.c.created_at, follows.c.follower_id)
+        batch = batch.where(row_key > last)
+    batch = batch.order_by(follows.c.created_at, follows.c.follower_id).limit(size)
+    return batch.subquery("batch")
 
 
-async def _digested(connection: AsyncConnection, ids: Sequence[int]) -> set[int]:
-    """Give who of these wants the news together."""
+async def _with_digest(connection: AsyncConnection, ids: Sequence[int]) -> set[int]:
+    """Return those of these members whose settings ask for a digest."""
     query = sa.select(user_settings.c.user_id).where(
         user_settings.c.user_id.in_(ids), user_settings.c.digest
     )
     return set((await connection.execute(query)).scalars())
 
 
-async def _told(connection: AsyncConnection, ids: Sequence[int], now: datetime) -> None:
+async def _mark_sent(
+    connection: AsyncConnection, ids: Sequence[int], now: datetime
+) -> None:
     statement = sa.update(table).where(table.c.id.in_(ids)).values(told_at=now)
     await connection.execute(statement)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import asdict
 from functools import partial
+from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -22,10 +22,12 @@ from server.domain.members.settings import Visibility
 from server.store import idempotent_responses
 from server.store.accounts.user_reads import NOT_DELETED
 from server.store.connect import Database
+from server.store.mapping import columns_of, entity_of
 from server.store.tables import user_profiles as table
 from server.store.tables import user_settings, users
 from server.store.writing import Refusals, writing
 
+_PROFILE = columns_of(Profile, table)
 _PRIVATE = sa.exists().where(
     user_settings.c.user_id == table.c.user_id,
     user_settings.c.visibility == Visibility.PRIVATE,
@@ -33,7 +35,7 @@ _PRIVATE = sa.exists().where(
 
 
 class PostgresProfiles:
-    """Keeps profiles; a deleted account's is not shown."""
+    """Stores profiles. Those of deleted accounts are not found."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
@@ -41,38 +43,37 @@ class PostgresProfiles:
     async def add(
         self, profile: Profile, idempotency: IdempotencyRecord[Profile] | None = None
     ) -> Profile:
-        """Write a profile. Raises ProfileExists, UserNotFound, AnswerExists."""
+        """Write a profile. Raises ProfileExists, UserNotFound, ResponseExists."""
         values = asdict(profile)
         owner = sa.select(
             *(sa.literal(value, table.c[name].type) for name, value in values.items())
         ).where(users.c.id == profile.user_id, NOT_DELETED)
         statement = (
-            sa.insert(table).from_select(list(values), owner).returning(*table.c)
+            sa.insert(table).from_select(list(values), owner).returning(*_PROFILE)
         )
-        taken: Refusals = {
+        violated: Refusals = {
             "pk_user_profiles": partial(ProfileExists, profile.user_id),
             "fk_user_profiles_user_id": partial(UserNotFound, profile.user_id),
         }
-        async with writing(self._database, idempotency, taken) as connection:
+        async with writing(self._database, idempotency, violated) as connection:
             row = (await connection.execute(statement)).first()
             if row is None:
                 raise UserNotFound(profile.user_id)
+            written = entity_of(Profile, row)
             if idempotency:
                 await idempotent_responses.write(
-                    connection, idempotency, Profile(*row), about=[profile.user_id]
+                    connection, idempotency, written, about=[profile.user_id]
                 )
-        return Profile(*row)
+        return written
 
-    async def by_user(self, user_id: int, *, private_too: bool) -> Profile | None:
-        """Give an account's profile, if it is not private or private ones count."""
-        query = (
-            sa.select(table).join(users).where(table.c.user_id == user_id, NOT_DELETED)
-        )
-        if not private_too:
+    async def by_user(self, user_id: int, *, include_private: bool) -> Profile | None:
+        """Return an account's profile, or None; a private one if `include_private`."""
+        query = _select(user_id)
+        if not include_private:
             query = query.where(~_PRIVATE)
         async with self._database.reading() as connection:
             row = (await connection.execute(query)).first()
-        return Profile(*row) if row else None
+        return entity_of(Profile, row) if row else None
 
     async def edit(
         self,
@@ -80,7 +81,7 @@ class PostgresProfiles:
         edit: Edit,
         idempotency: IdempotencyRecord[Profile] | None = None,
     ) -> Profile:
-        """Change a profile. Raises ProfileNotFound, EtagMismatch, AnswerExists."""
+        """Change a profile. Raises ProfileNotFound, EtagMismatch, ResponseExists."""
         async with writing(self._database, idempotency, {}) as connection:
             before = await _locked(connection, user_id)
             if edit.etag and edit.etag != before.etag:
@@ -94,25 +95,26 @@ class PostgresProfiles:
 
 
 async def _locked(connection: AsyncConnection, user_id: int) -> Profile:
-    query = sa.select(table).join(users).where(table.c.user_id == user_id, NOT_DELETED)
-    row = (await connection.execute(query.with_for_update(of=table))).first()
+    query = _select(user_id).with_for_update(of=table)
+    row = (await connection.execute(query)).first()
     if row is None:
         raise ProfileNotFound(user_id)
-    return Profile(*row)
+    return entity_of(Profile, row)
+
+
+def _select(user_id: int) -> sa.Select[Any]:
+    query = sa.select(*_PROFILE).join_from(table, users)
+    return query.where(table.c.user_id == user_id, NOT_DELETED)
 
 
 async def _changed(connection: AsyncConnection, before: Profile, edit: Edit) -> Profile:
-    values: Mapping[str, object] = {
-        name: value
-        for name, value in edit.values.items()
-        if getattr(before, name) != value
-    }
+    values = edit.changes(before)
     if not values:
         return before
     statement = (
         sa.update(table)
         .where(table.c.user_id == before.user_id)
         .values(**values, updated_at=edit.now, version=table.c.version + 1)
-        .returning(*table.c)
+        .returning(*_PROFILE)
     )
-    return Profile(*(await connection.execute(statement)).one())
+    return entity_of(Profile, (await connection.execute(statement)).one())

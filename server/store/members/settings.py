@@ -14,45 +14,39 @@ from server.domain.errors import EtagMismatch, UserNotFound
 from server.domain.members.settings import Settings, Theme, Visibility
 from server.store.accounts.user_reads import NOT_DELETED
 from server.store.connect import Database
+from server.store.mapping import columns_of, entity_of
 from server.store.tables import user_settings as table
 from server.store.tables import users
 
-_SETTINGS = (
-    table.c.followed_posts,
-    table.c.new_followers,
-    table.c.digest,
-    table.c.theme,
-    table.c.visibility,
-    table.c.version,
-)
+_SETTINGS = columns_of(Settings, table)
 
 
 class PostgresSettings:
-    """Keeps settings."""
+    """Stores settings."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    async def of(self, user_id: int) -> Settings | None:
-        """Give an account's settings, if they were ever written."""
+    async def by_user(self, user_id: int) -> Settings | None:
+        """Return an account's settings, or None if it never wrote any."""
         async with self._database.reading() as connection:
             return await _read(connection, user_id)
 
     async def replace(
-        self, user_id: int, settings: Settings, known: str, now: datetime
+        self, user_id: int, settings: Settings, etag: str, now: datetime
     ) -> Settings:
-        """Put settings in place of an account's; `known` is the etag that must hold.
+        """Replace an account's settings; a non-empty `etag` must be the current one.
 
         Raises UserNotFound, EtagMismatch.
         """
         async with self._database.transaction() as connection:
             owner = sa.select(users.c.id).where(users.c.id == user_id, NOT_DELETED)
-            # the account's row stands for settings that are not there yet
+            # locks also settings that do not exist yet
             locked = owner.with_for_update(key_share=True)
             if (await connection.execute(locked)).first() is None:
                 raise UserNotFound(user_id)
             before = await _read(connection, user_id) or Settings()
-            if known and known != before.etag:
+            if etag and etag != before.etag:
                 raise EtagMismatch(before.etag)
             if before.version and replace(settings, version=before.version) == before:
                 return before
@@ -80,9 +74,11 @@ async def _read(connection: AsyncConnection, user_id: int) -> Settings | None:
     row = (await connection.execute(query)).first()
     if row is None:
         return None
-    posts, followers, digest, theme, visibility, version = row
-    return Settings(
-        posts, followers, digest, Theme(theme), Visibility(visibility), version
+    return entity_of(
+        Settings,
+        row,
+        theme=Theme(row.theme),
+        visibility=Visibility(row.visibility),
     )
 
 

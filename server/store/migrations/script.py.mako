@@ -10,5 +10,5 @@ down_revision = ${repr(down_revision)}
 
 
 def upgrade() -> None:
-    """Add what is new; old code still runs on it."""
+    """Add to the schema; the previous release must still run on it."""
     ${upgrades if upgrades else "pass"}

@@ -1,11 +1,12 @@
 """Pages of posts.
 
-What a reader may see is the published posts and some drafts. Each is a branch of its
-own with one state, so that each reads an index in the order of the page and stops.
+A reader sees published posts and some drafts. Each state is one branch of a UNION ALL,
+so that each branch reads an index in the order of the page, and stops.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import sqlalchemy as sa
@@ -13,93 +14,130 @@ import sqlalchemy as sa
 from server.domain.paging import MAX_OFFSET, PageRequest, Rows, Sort
 from server.domain.posts.posts import Post, PostFilter, Reader, State
 from server.store.connect import Database
-from server.store.keyset import Estimates, Keyset, capped_count, counted
+from server.store.keyset import Estimates, Keyset, capped_count, total_of
 from server.store.posts.rows import (
     AUTHOR_NOT_DELETED,
     AUTHORS_NOT_DELETED,
-    BRIEF,
-    WHOLE,
+    BASIC_COLUMNS,
+    FULL_COLUMNS,
     posts_of,
 )
 from server.store.tables import posts as table
 
-Branch = list[sa.ColumnElement[bool]]
+# The time of a post in lists, see Post.listed_at.
+_LISTED_AT: dict[State, sa.Column[Any]] = {
+    State.DRAFT: table.c.created_at,
+    State.PUBLISHED: table.c.published_at,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Branch:
+    """The posts of one state that a page may hold."""
+
+    state: State
+    conditions: tuple[sa.ColumnElement[bool], ...]
+
+    def sort_column(self, key: str) -> sa.Column[Any]:
+        """Return the column that a sort key stands for in this state."""
+        return _LISTED_AT[self.state] if key == "published_at" else table.c[key]
+
+    @property
+    def matching(self) -> sa.Select[Any]:
+        """The rows, for counting."""
+        return sa.select(sa.literal(1)).select_from(table).where(*self.conditions)
 
 
 async def page(
     database: Database,
     estimates: Estimates,
-    wanted: PostFilter,
+    post_filter: PostFilter,
     reader: Reader,
     sort: Sort,
     request: PageRequest,
 ) -> Rows[Post]:
-    """Give one page, by at most three statements."""
-    branches = branches_of(wanted, reader)
+    """Return one page, read with at most three statements."""
+    branches = branches_of(post_filter, reader)
     if not branches:
         return Rows([], False, 0, False)
-    rows = [sa.select(sa.literal(1)).select_from(table).where(*b) for b in branches]
-    count: sa.ColumnElement[int] = capped_count(rows[0].where(AUTHORS_NOT_DELETED))
-    for more in rows[1:]:
-        count = count + capped_count(more.where(AUTHORS_NOT_DELETED))
-    query = query_of(branches, WHOLE if wanted.whole else BRIEF, count, sort, request)
+    counts = [
+        capped_count(branch.matching.where(AUTHORS_NOT_DELETED)) for branch in branches
+    ]
+    count: sa.ColumnElement[int] = (
+        counts[0] if len(counts) == 1 else counts[0] + counts[1]
+    )
+    columns = FULL_COLUMNS if post_filter.with_body else BASIC_COLUMNS
+    query = page_query(branches, columns, count, sort, request)
     async with database.reading() as connection:
-        found = (await connection.execute(query)).all()
-        known = found[0].total if found else None
-        # of what everybody sees; a reader's own drafts are too few to matter
-        key = wanted, reader if wanted.state is State.DRAFT else None
-        total = await counted(connection, known, count, rows[0], estimates, key)
-        items = await posts_of(connection, found[: request.size])
-    return Rows(items, len(found) > request.size, total, total > MAX_OFFSET)
+        rows = (await connection.execute(query)).all()
+        # estimates are of published posts: a reader's own drafts are too few to matter
+        key = post_filter, reader if post_filter.state is State.DRAFT else None
+        total = await total_of(
+            connection,
+            rows[0].total if rows else None,
+            count,
+            branches[0].matching,
+            estimates,
+            key,
+        )
+        items = await posts_of(connection, rows[: request.size])
+    return Rows(items, len(rows) > request.size, total, total > MAX_OFFSET)
 
 
-def branches_of(wanted: PostFilter, reader: Reader) -> list[Branch]:
-    """Give the conditions of each branch; none where there is nothing to be seen."""
-    common: Branch = []
-    if wanted.author_id:
-        common.append(table.c.user_id == wanted.author_id)
-    if wanted.category_id:
-        common.append(table.c.category_id == wanted.category_id)
-    if wanted.since:
-        common.append(table.c.created_at >= wanted.since)
-    if wanted.until:
-        common.append(table.c.created_at < wanted.until)
+def branches_of(post_filter: PostFilter, reader: Reader) -> list[Branch]:
+    """Return one branch for each state that the reader may see; at most two."""
     branches = []
-    if wanted.state in (None, State.PUBLISHED):
-        branches.append([table.c.state == State.PUBLISHED, *common])
-    if wanted.state in (None, State.DRAFT):
-        drafts: Branch = [table.c.state == State.DRAFT, *common]
+    if post_filter.state in (None, State.PUBLISHED):
+        branches.append(_branch(State.PUBLISHED, post_filter))
+    if post_filter.state in (None, State.DRAFT):
         if reader.sees_all:
-            branches.append(drafts)
-        elif reader.user_id and wanted.author_id in (0, reader.user_id):
-            branches.append([table.c.user_id == reader.user_id, *drafts])
+            branches.append(_branch(State.DRAFT, post_filter))
+        elif reader.user_id and post_filter.author_id in (0, reader.user_id):
+            own = table.c.user_id == reader.user_id
+            branches.append(_branch(State.DRAFT, post_filter, own))
     return branches
 
 
-def query_of(
+def _branch(
+    state: State, post_filter: PostFilter, *conditions: sa.ColumnElement[bool]
+) -> Branch:
+    matching = [table.c.state == state, *conditions]
+    if post_filter.author_id:
+        matching.append(table.c.user_id == post_filter.author_id)
+    if post_filter.category_id:
+        matching.append(table.c.category_id == post_filter.category_id)
+    if post_filter.since:
+        matching.append(_LISTED_AT[state] >= post_filter.since)
+    if post_filter.until:
+        matching.append(_LISTED_AT[state] < post_filter.until)
+    return Branch(state, tuple(matching))
+
+
+def page_query(
     branches: list[Branch],
     columns: tuple[sa.ColumnElement[Any], ...],
     count: sa.ColumnElement[int],
     sort: Sort,
     request: PageRequest,
 ) -> sa.Select[Any]:
-    """Give the page's rows; a branch gives as many as could stand on the page."""
-    inner = Keyset(table.c[sort.key], table.c.id, sort.descending)
-    behind = [inner.beyond(request.after)] if request.after else []
-    most = request.offset + request.size + 1
-    found = sa.union_all(
-        *(
-            sa.select(*columns)
-            .where(*branch, AUTHOR_NOT_DELETED, *behind)
-            .order_by(*inner.order)
-            .limit(most)
-            for branch in branches
+    """Return the query of a page; each branch reads as many rows as may be needed."""
+    max_rows = request.offset + request.size + 1
+    selects = []
+    for branch in branches:
+        column = branch.sort_column(sort.key)
+        keyset = Keyset(column, table.c.id, sort.descending)
+        after = [keyset.after(request.after)] if request.after else []
+        selects.append(
+            sa.select(*columns, column.label("sort_value"))
+            .where(*branch.conditions, AUTHOR_NOT_DELETED, *after)
+            .order_by(*keyset.order)
+            .limit(max_rows)
         )
-    ).subquery("found")
-    outer = Keyset(found.c[sort.key], found.c.id, sort.descending)
+    candidates = sa.union_all(*selects).subquery("candidates")
+    keyset = Keyset(candidates.c.sort_value, candidates.c.id, sort.descending)
     return (
-        sa.select(found, count.label("total"))
-        .order_by(*outer.order)
+        sa.select(candidates, count.label("total"))
+        .order_by(*keyset.order)
         .offset(request.offset)
         .limit(request.size + 1)
     )

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
+from dataclasses import replace
 from datetime import datetime
 from functools import partial
 
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from server.domain.edits import Edit, etag
+from server.domain.edits import Edit, etag_of
 from server.domain.errors import (
     EtagMismatch,
     InvalidFields,
@@ -29,19 +30,19 @@ from server.store.outbox import enqueue
 from server.store.posts import listing
 from server.store.posts.rows import (
     AUTHOR_NOT_DELETED,
+    FULL_COLUMNS,
     NOT_DELETED,
-    WHOLE,
     Row,
     posts_of,
 )
 from server.store.tables import posts as table
 from server.store.writing import Refusals, writing
 
-DELETED = 3  # a state that no list asks for
+DELETED = 3  # the state of soft-deleted posts; no list selects it
 
 
 class PostgresPosts:
-    """Keeps posts; the deleted, and those of deleted accounts, are not shown."""
+    """Stores posts. Deleted ones, and those of deleted accounts, are not found."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
@@ -52,7 +53,7 @@ class PostgresPosts:
     ) -> Post:
         """Write a post.
 
-        Raises InvalidFields if there is no such category, AnswerExists.
+        Raises InvalidFields for an unknown category, ResponseExists.
         """
         statement = (
             sa.insert(table)
@@ -65,12 +66,12 @@ class PostgresPosts:
                 created_at=new.created_at,
                 updated_at=new.created_at,
             )
-            .returning(*WHOLE)
+            .returning(*FULL_COLUMNS)
         )
         async with self._writing(idempotency, "categoryId") as connection:
             rows = (await connection.execute(statement)).all()
             (post,) = await posts_of(connection, rows)
-            await _tell(connection, new.created_at, None, rows[0])
+            await _enqueue_event(connection, new.created_at, None, rows[0])
             if idempotency:
                 await idempotent_responses.write(
                     connection, idempotency, post, about=[new.author_id]
@@ -78,14 +79,14 @@ class PostgresPosts:
         return post
 
     async def by_id(self, post_id: int) -> Post | None:
-        """Give the post with this id."""
-        query = sa.select(*WHOLE).where(
+        """Return the post with this id, or None."""
+        query = sa.select(*FULL_COLUMNS).where(
             table.c.id == post_id, NOT_DELETED, AUTHOR_NOT_DELETED
         )
         async with self._database.reading() as connection:
             rows = (await connection.execute(query)).all()
-            found = await posts_of(connection, rows)
-        return found[0] if found else None
+            posts = await posts_of(connection, rows)
+        return posts[0] if posts else None
 
     async def edit(
         self,
@@ -95,12 +96,12 @@ class PostgresPosts:
     ) -> Post:
         """Change a post.
 
-        Raises PostNotFound, EtagMismatch, InvalidFields if there is no such category,
-        AnswerExists.
+        Raises PostNotFound, EtagMismatch, InvalidFields for an unknown category,
+        ResponseExists.
         """
         async with self._writing(idempotency, "post.categoryId") as connection:
             row = await _locked(connection, post_id, edit.etag)
-            values = _changes(row, edit.values)
+            values = _changes(row, edit)
             if values:
                 row = await _changed(connection, row, edit.now, values)
             (post,) = await posts_of(connection, [row])
@@ -110,27 +111,27 @@ class PostgresPosts:
                 )
         return post
 
-    async def delete(self, post_id: int, known: str, now: datetime) -> None:
-        """Delete a post softly. Raises PostNotFound, EtagMismatch."""
+    async def delete(self, post_id: int, etag: str, now: datetime) -> None:
+        """Soft-delete a post. Raises PostNotFound, EtagMismatch."""
         async with self._database.transaction() as connection:
-            row = await _locked(connection, post_id, known)
+            row = await _locked(connection, post_id, etag)
             values = {"state": DELETED, "deleted_at": now}
             await _changed(connection, row, now, values)
 
     async def page(
-        self, wanted: PostFilter, reader: Reader, sort: Sort, request: PageRequest
+        self, post_filter: PostFilter, reader: Reader, sort: Sort, request: PageRequest
     ) -> Rows[Post]:
-        """Give one page, by at most three statements."""
+        """Return one page, read with at most three statements."""
         return await listing.page(
-            self._database, self._estimates, wanted, reader, sort, request
+            self._database, self._estimates, post_filter, reader, sort, request
         )
 
     async def after(self, post_id: int, size: int) -> Sequence[Post]:
-        """Give the next posts above an id, drafts too, in the order of ids."""
-        above = sa.select(*WHOLE).where(
+        """Return the next `size` posts with a greater id, drafts too, in id order."""
+        following = sa.select(*FULL_COLUMNS).where(
             table.c.id > post_id, NOT_DELETED, AUTHOR_NOT_DELETED
         )
-        query = above.order_by(table.c.id).limit(size)
+        query = following.order_by(table.c.id).limit(size)
         async with self._database.reading() as connection:
             rows = (await connection.execute(query)).all()
             return await posts_of(connection, rows)
@@ -138,36 +139,33 @@ class PostgresPosts:
     def _writing(
         self, idempotency: IdempotencyRecord[Post] | None, field: str
     ) -> AbstractAsyncContextManager[AsyncConnection]:
-        unknown = Violation(field, "there is no such category", "category_id.known")
-        refusals: Refusals = {
+        unknown = Violation(field, "is not the id of a category", "category_id.known")
+        violated: Refusals = {
             "fk_posts_category_id": partial(InvalidFields, [unknown]),
             "fk_posts_user_id": partial(TokenInvalid, "the account is erased"),
         }
-        return writing(self._database, idempotency, refusals)
+        return writing(self._database, idempotency, violated)
 
 
-async def _locked(connection: AsyncConnection, post_id: int, known: str) -> Row:
-    """Give a post that nobody else changes meanwhile.
-
-    Raises PostNotFound, EtagMismatch.
-    """
-    query = sa.select(*WHOLE).where(
+async def _locked(connection: AsyncConnection, post_id: int, etag: str) -> Row:
+    """Lock a post and return its row. Raises PostNotFound, EtagMismatch."""
+    query = sa.select(*FULL_COLUMNS).where(
         table.c.id == post_id, NOT_DELETED, AUTHOR_NOT_DELETED
     )
     row = (await connection.execute(query.with_for_update(of=table))).first()
     if row is None:
         raise PostNotFound(post_id)
-    if known and known != etag(row.version):
-        raise EtagMismatch(etag(row.version))
+    if etag and etag != etag_of(row.version):
+        raise EtagMismatch(etag_of(row.version))
     return row
 
 
-def _changes(row: Row, values: Mapping[str, object]) -> dict[str, object]:
-    """Give the columns that an edit really changes; no category is NULL there."""
-    wanted = dict(values)
-    if "category_id" in wanted:
-        wanted["category_id"] = wanted["category_id"] or None
-    return {n: value for n, value in wanted.items() if getattr(row, n) != value}
+def _changes(row: Row, edit: Edit) -> dict[str, object]:
+    """Return the columns whose values differ; no category is NULL in the table."""
+    values = dict(edit.values)
+    if "category_id" in values:
+        values["category_id"] = values["category_id"] or None
+    return replace(edit, values=values).changes(row)
 
 
 async def _changed(
@@ -176,24 +174,24 @@ async def _changed(
     now: datetime,
     values: Mapping[str, object],
 ) -> Row:
-    """Change a post that is locked, and write what follows from it."""
+    """Change a locked post, and write the event that follows from it."""
     statement = (
         sa.update(table)
         .where(table.c.id == before.id)
         .values(**values, updated_at=now, version=table.c.version + 1)
-        .returning(*WHOLE)
+        .returning(*FULL_COLUMNS)
     )
     after = (await connection.execute(statement)).one()
-    await _tell(connection, now, before, after)
+    await _enqueue_event(connection, now, before, after)
     return after
 
 
-async def _tell(
+async def _enqueue_event(
     connection: AsyncConnection, now: datetime, before: Row | None, after: Row
 ) -> None:
-    """Tell of a post that comes into, or goes out of, what members see."""
-    was = before is not None and before.state == State.PUBLISHED
-    if was is not (after.state == State.PUBLISHED):
-        kind = EventType.POST_WITHDRAWN if was else EventType.POST_PUBLISHED
-        told = NewEntry(kind, after.user_id, payload={"post": after.id})
-        await enqueue(connection, now, told)
+    """Write an event if the post becomes visible to members, or no longer is."""
+    was_published = before is not None and before.state == State.PUBLISHED
+    if was_published is not (after.state == State.PUBLISHED):
+        kind = EventType.POST_WITHDRAWN if was_published else EventType.POST_PUBLISHED
+        event = NewEntry(kind, after.user_id, payload={"post": after.id})
+        await enqueue(connection, now, event)

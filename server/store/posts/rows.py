@@ -1,4 +1,4 @@
-"""Rows of posts, and what belongs to them: one statement more, however many."""
+"""Rows of posts to entities; one more statement reads their authors and categories."""
 
 from __future__ import annotations
 
@@ -10,61 +10,60 @@ from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from server.domain.posts.categories import Category
-from server.domain.posts.posts import EXCERPT, Author, Post, State
+from server.domain.posts.posts import EXCERPT_LENGTH, Author, Post, State
+from server.store.mapping import columns_of, entity_of
 from server.store.tables import categories, users
 from server.store.tables import posts as table
 
-Row = Any  # of WHOLE or BRIEF; SQLAlchemy types rows by place, not by name
-_EXCERPT = sa.func.left(table.c.body, EXCERPT).label("excerpt")
-_REST = (
-    _EXCERPT,
+Row = Any  # with FULL_COLUMNS or BASIC_COLUMNS; SQLAlchemy types rows by position
+_COMMON = (
+    table.c.id,
+    table.c.user_id,
+    table.c.title,
+    sa.func.left(table.c.body, EXCERPT_LENGTH).label("excerpt"),
     table.c.category_id,
     table.c.state,
     table.c.created_at,
     table.c.updated_at,
+    table.c.published_at,
     table.c.version,
 )
-_FIRST = (table.c.id, table.c.user_id, table.c.title)
-WHOLE = (*_FIRST, table.c.body, *_REST)
-BRIEF = (*_FIRST, sa.literal("", sa.Text).label("body"), *_REST)
+FULL_COLUMNS = (*_COMMON, table.c.body)
+BASIC_COLUMNS = (*_COMMON, sa.literal("", sa.Text).label("body"))
+_CATEGORY = columns_of(Category, categories)
 
-# few are deleted at a time: asking for them costs less than asking for the others
-_GONE = (
+# Few accounts are deleted at any time, so looking for those costs the least.
+_DELETED_USERS = (
     sa.select(users.c.id)
     .where(users.c.deleted_at.is_not(None))
-    .cte("gone")
-    # else the planner may walk through all users, expecting to find one soon
+    .cte("deleted_users")
+    # otherwise the planner may scan all users, expecting an early match
     .prefix_with("MATERIALIZED", dialect="postgresql")
 )
 AUTHOR_NOT_DELETED = ~sa.exists().where(
     users.c.id == table.c.user_id, users.c.deleted_at.is_not(None)
 )
-# the same for many rows at once
-AUTHORS_NOT_DELETED = ~sa.exists().where(_GONE.c.id == table.c.user_id)
+# the same condition, for counting many rows
+AUTHORS_NOT_DELETED = ~sa.exists().where(_DELETED_USERS.c.id == table.c.user_id)
 NOT_DELETED = table.c.deleted_at.is_(None)
 
 
 async def posts_of(connection: AsyncConnection, rows: Sequence[Row]) -> list[Post]:
-    """Give the posts in rows of WHOLE or BRIEF, by one statement for all of them."""
+    """Return the posts of rows, with one more statement for all of them."""
     if not rows:
         return []
-    authors, found = await _related(
+    authors, categories_by_id = await _related(
         connection,
         {row.user_id for row in rows},
         {row.category_id for row in rows if row.category_id},
     )
     return [
-        Post(
-            id=row.id,
+        entity_of(
+            Post,
+            row,
             author=authors[row.user_id],
-            title=row.title,
-            body=row.body,
-            excerpt=row.excerpt,
-            category=found.get(row.category_id),
+            category=categories_by_id.get(row.category_id),
             state=State(row.state),
-            created_at=row.created_at,
-            updated_at=row.updated_at,
-            version=row.version,
         )
         for row in rows
     ]
@@ -73,26 +72,35 @@ async def posts_of(connection: AsyncConnection, rows: Sequence[Row]) -> list[Pos
 async def _related(
     connection: AsyncConnection, author_ids: set[int], category_ids: set[int]
 ) -> tuple[dict[int, Author], dict[int, Category]]:
-    """Give authors and categories by id; both lie in rows of the same columns."""
-    authors = sa.select(
-        sa.false().label("is_category"),
-        users.c.id,
-        users.c.username,
-        sa.literal("", sa.Text),
-        users.c.created_at,
-        users.c.updated_at,
-        users.c.version,
-    ).where(_among(users.c.id, author_ids))
-    standing = sa.select(sa.true(), *categories.c).where(
-        _among(categories.c.id, category_ids)
+    """Return authors and categories by id, read with one statement.
+
+    A full join on `false` puts both kinds of rows side by side, in columns of their
+    own.
+    """
+    authors = (
+        sa.select(users.c.id, users.c.username)
+        .where(_any_of(users.c.id, author_ids))
+        .subquery("authors")
     )
-    found = (await connection.execute(sa.union_all(authors, standing))).all()
+    of_posts = (
+        sa.select(*_CATEGORY)
+        .where(_any_of(categories.c.id, category_ids))
+        .subquery("of_posts")
+    )
+    query = sa.select(
+        authors.c.id.label("author_id"), authors.c.username, *of_posts.c
+    ).select_from(authors.outerjoin(of_posts, sa.false(), full=True))
+    rows = (await connection.execute(query)).all()
     return (
-        {row[1]: Author(row[1], row[2]) for row in found if not row.is_category},
-        {row[1]: Category(*row[1:]) for row in found if row.is_category},
+        {
+            row.author_id: Author(row.author_id, row.username)
+            for row in rows
+            if row.author_id
+        },
+        {row.id: entity_of(Category, row) for row in rows if row.id},
     )
 
 
-def _among(column: sa.ColumnElement[int], ids: set[int]) -> sa.ColumnElement[bool]:
-    """Give a condition whose text, and so its plan, is the same for any number."""
+def _any_of(column: sa.ColumnElement[int], ids: set[int]) -> sa.ColumnElement[bool]:
+    """Return a condition with the same statement text for any number of ids."""
     return column == sa.any_(sa.literal(sorted(ids), ARRAY(sa.BigInteger)))

@@ -1,4 +1,4 @@
-"""Overviews: what fails or takes too long is missing, and nothing runs on."""
+"""Overviews: failed and late parts are missing, and no read outlives the call."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -17,7 +17,7 @@ from tests.fakes import NOON
 
 ANA = User(1, "ana@example.com", "ana", Role.STUDENT, True, False, NOON, NOON, 1)
 NOTHING: Rows[Any] = Rows([], False, 0, False)
-Work = Callable[[], Awaitable[Any]]
+Read = Callable[[], Awaitable[Any]]
 
 
 async def ana() -> User:
@@ -34,7 +34,7 @@ async def outage() -> Any:
 
 @dataclass
 class Slow:
-    """Answers far too late; knows whether it was told to stop."""
+    """Returns far too late, and records its cancellation."""
 
     stopped: bool = False
 
@@ -48,15 +48,15 @@ class Slow:
 
 @dataclass
 class Stores:
-    """Does what each test wants, in place of every store."""
+    """Every store in one, with the reads of each test."""
 
-    user: Work = ana
-    rows: Work = nothing
-    followers: Work = nothing
+    user: Read = ana
+    rows: Read = nothing
+    followers: Read = nothing
 
     async def by_id(self, user_id: int) -> User | None:
-        found: User | None = await self.user()
-        return found
+        user: User | None = await self.user()
+        return user
 
     async def page(self, *place: Any, **_: Any) -> Rows[Any]:
         is_posts = len(place) == 4
@@ -64,19 +64,23 @@ class Stores:
         return rows
 
 
-def overviews(seconds: float = 0.05, /, **works: Work) -> Overviews:
-    stores: Any = Stores(**works)
+def overviews(seconds: float = 0.05, /, **reads: Read) -> Overviews:
+    stores: Any = Stores(**reads)
     return Overviews(stores, stores, stores, timedelta(seconds=seconds))
 
 
-async def test_all_parts() -> None:
-    found = await overviews().of(1, None)
-    assert (found.user, found.posts, found.followers) == (ANA, NOTHING, NOTHING)
-    assert not found.missing
+async def test_overview_has_all_parts() -> None:
+    overview = await overviews().get(1, None)
+    assert (overview.user, overview.posts, overview.followers) == (
+        ANA,
+        NOTHING,
+        NOTHING,
+    )
+    assert not overview.missing
 
 
 @pytest.mark.parametrize(
-    ("works", "part"),
+    ("reads", "part"),
     [
         ({"user": outage}, Part.USER),
         ({"rows": outage}, Part.POSTS),
@@ -84,42 +88,44 @@ async def test_all_parts() -> None:
         ({"rows": Slow()}, Part.POSTS),
     ],
 )
-async def test_a_part_that_fails_is_missing(works: dict[str, Work], part: Part) -> None:
-    """The rest is there."""
-    found = await overviews(**works).of(1, None)
-    assert set(found.missing) == {part}
-    there = {Part.USER: found.user, Part.POSTS: found.posts,
-             Part.FOLLOWERS: found.followers}  # fmt: skip
-    assert {p for p, value in there.items() if value is None} == {part}
+async def test_overview_reports_failed_parts_as_missing(
+    reads: dict[str, Read], part: Part
+) -> None:
+    """The other parts are returned."""
+    overview = await overviews(**reads).get(1, None)
+    assert set(overview.missing) == {part}
+    values = {Part.USER: overview.user, Part.POSTS: overview.posts,
+             Part.FOLLOWERS: overview.followers}  # fmt: skip
+    assert {p for p, value in values.items() if value is None} == {part}
 
 
-async def test_parts_are_read_at_once() -> None:
-    """All take as long as one; each waits until all have begun."""
+async def test_overview_reads_its_parts_concurrently() -> None:
+    """Each read waits until all three have begun."""
     begun = asyncio.Barrier(3)
 
     async def waits_for_the_others() -> Any:
         await begun.wait()
         return NOTHING
 
-    works = dict.fromkeys(("user", "rows", "followers"), waits_for_the_others)
-    found = await overviews(5, **works).of(1, None)
-    assert not found.missing
+    reads = dict.fromkeys(("user", "rows", "followers"), waits_for_the_others)
+    overview = await overviews(5, **reads).get(1, None)
+    assert not overview.missing
 
 
-async def test_the_callers_time_counts_for_all_parts_together() -> None:
-    """One deadline: two slow parts do not take twice as long, and are stopped."""
+async def test_overview_shares_one_deadline_between_parts() -> None:
+    """Two slow parts do not take twice as long, and both are cancelled."""
     slow, slower = Slow(), Slow()
     began = perf_counter()
-    found = await overviews(60, rows=slow, followers=slower).of(1, 0.1)
+    overview = await overviews(60, rows=slow, followers=slower).get(1, 0.1)
     assert perf_counter() - began < 1
-    assert set(found.missing) == {Part.POSTS, Part.FOLLOWERS}
+    assert set(overview.missing) == {Part.POSTS, Part.FOLLOWERS}
     assert slow.stopped
     assert slower.stopped
 
 
-async def test_a_caller_who_goes_away_stops_all_parts() -> None:
+async def test_overview_cancels_its_reads_with_the_call() -> None:
     slow = Slow()
-    call = asyncio.create_task(overviews(60, rows=slow).of(1, None))
+    call = asyncio.create_task(overviews(60, rows=slow).get(1, None))
     await asyncio.sleep(0.01)
     call.cancel()
     with pytest.raises(asyncio.CancelledError):
@@ -127,13 +133,13 @@ async def test_a_caller_who_goes_away_stops_all_parts() -> None:
     assert slow.stopped
 
 
-async def test_nobody_and_nothing() -> None:
-    """An account that there is not is told; so is it when nothing can be read."""
+async def test_overview_fails_for_unknown_users_and_without_parts() -> None:
+    """NOT_FOUND for an unknown account, UNAVAILABLE if no part can be read."""
 
-    async def nobody() -> None:
+    async def no_user() -> None:
         return None
 
     with pytest.raises(UserNotFound):
-        await overviews(user=nobody, rows=outage).of(1, None)
+        await overviews(user=no_user, rows=outage).get(1, None)
     with pytest.raises(StoreUnavailable):
-        await overviews(user=outage, rows=outage, followers=outage).of(1, None)
+        await overviews(user=outage, rows=outage, followers=outage).get(1, None)

@@ -1,4 +1,4 @@
-"""Scores: documented, monotonic, from 0 to 100."""
+"""Scores are documented, monotonic and between 0 and 100."""
 
 import doctest
 import math
@@ -15,18 +15,18 @@ amounts = st.integers(0, 10**9)
 days = st.floats(0, 1e6)
 
 
-def test_the_examples_are_true() -> None:
-    """What the docstrings show is what happens."""
+def test_score_docstring_examples_hold() -> None:
+    """The examples in the docstrings are run."""
     result = doctest.testmod(scores)
     assert result.attempted >= 5
     assert result.failed == 0
 
 
 @given(posts=amounts, followers=amounts, tenure=days, more=st.integers(0, 10**6))
-def test_it_is_monotonic_and_bounded(
+def test_score_is_monotonic_and_bounded(
     posts: int, followers: int, tenure: float, more: int
 ) -> None:
-    """More of anything never costs points; 0 to 100 whatever there is."""
+    """A higher metric never lowers the score, which stays between 0 and 100."""
     score = user_score(Metrics(posts, followers, tenure)).value
     assert 0 <= score <= 100
     for better in (
@@ -37,8 +37,8 @@ def test_it_is_monotonic_and_bounded(
         assert user_score(better).value >= score - 1e-12
 
 
-def test_one_more_is_seen() -> None:
-    """A member who does something sees it, not only in the long run."""
+def test_score_rises_with_a_single_post() -> None:
+    """One post, one follower or one day is visible in the score."""
     nothing, something = Metrics(0, 0, 0), Metrics(1, 1, 1)
     assert user_score(something).value > user_score(nothing).value == 0
 
@@ -55,13 +55,13 @@ def test_one_more_is_seen() -> None:
         (Weights(0, 1, math.inf), "weights.tenure"),
     ],
 )
-def test_weights_that_are_none(weights: Weights, field: str) -> None:
-    """They are from 0 to 1 and sum to 1.0 within 1e-9."""
+def test_score_refuses_invalid_weights(weights: Weights, field: str) -> None:
+    """Weights are from 0 to 1 and sum to 1.0 within 1e-9."""
     with pytest.raises(InvalidFields) as caught:
         user_score(Metrics(1, 1, 1), weights)
     assert field in {violation.field for violation in caught.value.violations}
 
 
-def test_rounding_is_forgiven() -> None:
-    """0.1 ten times over is not 1.0 in a computer, and near enough."""
+def test_score_tolerates_rounding_of_weights() -> None:
+    """A sum within 1e-9 of 1.0 is accepted."""
     assert user_score(Metrics(0, 0, 0), Weights(0.7, 0.1, 0.2 - 5e-10))

@@ -15,41 +15,41 @@ from tests.running import Running, SignedIn
 from tests.status import refusal
 
 
-async def follow(service: Running, who: SignedIn, user_id: int) -> None:
+async def follow(service: Running, caller: SignedIn, user_id: int) -> None:
     request = pb.FollowUserRequest(id=user_id)
-    await service.users.FollowUser(request, metadata=who.metadata)
+    await service.users.FollowUser(request, metadata=caller.metadata)
 
 
-async def unfollow(service: Running, who: SignedIn, user_id: int) -> None:
+async def unfollow(service: Running, caller: SignedIn, user_id: int) -> None:
     request = pb.UnfollowUserRequest(id=user_id)
-    await service.users.UnfollowUser(request, metadata=who.metadata)
+    await service.users.UnfollowUser(request, metadata=caller.metadata)
 
 
 async def followers(
-    service: Running, who: SignedIn, user_id: int, **page: Any
+    service: Running, caller: SignedIn, user_id: int, **page: Any
 ) -> pb.ListFollowersResponse:
     request = pb.ListFollowersRequest(id=user_id, **page)
-    return await service.users.ListFollowers(request, metadata=who.metadata)
+    return await service.users.ListFollowers(request, metadata=caller.metadata)
 
 
-async def supervise(
-    service: Running, who: SignedIn, user_id: int, **page: Any
+async def following(
+    service: Running, caller: SignedIn, user_id: int, **page: Any
 ) -> pb.ListFollowingResponse:
     request = pb.ListFollowingRequest(id=user_id, **page)
-    return await service.users.ListFollowing(request, metadata=who.metadata)
+    return await service.users.ListFollowing(request, metadata=caller.metadata)
 
 
 def ids(users: Sequence[pb.User]) -> list[int]:
     return [user.id for user in users]
 
 
-async def test_following_twice_is_following_once(shared: Running) -> None:
-    """PUT and DELETE are idempotent, also all at once."""
+async def test_follow_and_unfollow_are_idempotent(shared: Running) -> None:
+    """Also concurrently."""
     ana, bea = await shared.signed_in(), await shared.signed_in()
     await asyncio.gather(*(follow(shared, ana, bea.user.id) for _ in range(8)))
     listed = await followers(shared, ana, bea.user.id)
     assert (ids(listed.items), listed.total) == ([ana.user.id], 1)
-    listed_other = await supervise(shared, bea, ana.user.id)
+    listed_other = await following(shared, bea, ana.user.id)
     assert (ids(listed_other.items), listed_other.total) == ([bea.user.id], 1)
     assert (await followers(shared, ana, ana.user.id)).total == 0
     await asyncio.gather(*(unfollow(shared, ana, bea.user.id) for _ in range(8)))
@@ -57,8 +57,8 @@ async def test_following_twice_is_following_once(shared: Running) -> None:
     await unfollow(shared, ana, 10**9)
 
 
-async def test_whom_nobody_follows(shared: Running) -> None:
-    """Not oneself, with a reason; nobody who is not there; a service nobody."""
+async def test_follow_refuses_self_unknown_users_and_services(shared: Running) -> None:
+    """Each refusal has its own reason."""
     ana, root = await shared.signed_in(), await shared.signed_in(Role.ADMIN)
     refused = await refusal(follow(shared, ana, ana.user.id))
     assert refused.code is grpc.StatusCode.INVALID_ARGUMENT
@@ -70,27 +70,27 @@ async def test_whom_nobody_follows(shared: Running) -> None:
         "USER_NOT_FOUND",
     )
     request = auth_pb2.CreateServiceKeyRequest(name="test")
-    made = await shared.auth.CreateServiceKey(request, metadata=root.metadata)
-    key = SignedIn(root.user, auth_pb2.TokenPair(access_token=made.secret))
+    created = await shared.auth.CreateServiceKey(request, metadata=root.metadata)
+    key = SignedIn(root.user, auth_pb2.TokenPair(access_token=created.secret))
     refused = await refusal(follow(shared, key, ana.user.id))
     assert refused.reason == "USER_REQUIRED"
-    for call in (followers, supervise):
+    for call in (followers, following):
         refused = await refusal(call(shared, ana, 10**9))
         assert refused.reason == "USER_NOT_FOUND"
 
 
-async def test_pages_in_the_order_of_following(shared: Running) -> None:
-    """R29: by token every one once; the token is good for this list and caller."""
+async def test_list_followers_pages_in_the_order_of_following(shared: Running) -> None:
+    """R29: by token each once; a token is valid for one list and caller."""
     ana = await shared.signed_in()
     fans = [await shared.signed_in() for _ in range(5)]
     order = [fans[n] for n in (3, 0, 4, 1, 2)]
     for fan in order:
         await follow(shared, fan, ana.user.id)
-    wanted = [fan.user.id for fan in order]
+    in_order = [fan.user.id for fan in order]
     for sort_by, expected in (
-        ("", wanted),
-        ("created_at", wanted),
-        ("-created_at", wanted[::-1]),
+        ("", in_order),
+        ("created_at", in_order),
+        ("-created_at", in_order[::-1]),
     ):
         seen: list[int] = []
         page = pb.ListFollowersResponse(has_next=True)
@@ -107,7 +107,7 @@ async def test_pages_in_the_order_of_following(shared: Running) -> None:
             assert (page.total, page.pages) == (5, 3)
         assert seen == expected
     second = await followers(shared, ana, ana.user.id, page_size=2, page=2)
-    assert ids(second.items) == wanted[2:4]
+    assert ids(second.items) == in_order[2:4]
     assert (second.has_prev, second.has_next, second.page) == (True, True, 2)
     token = second.next_page_token
     foreign = {("pageToken", "page_token.foreign")}
@@ -115,7 +115,7 @@ async def test_pages_in_the_order_of_following(shared: Running) -> None:
         followers(shared, fans[0], ana.user.id, page_token=token),
         followers(shared, ana, fans[0].user.id, page_token=token),
         followers(shared, ana, ana.user.id, page_token=token, sort_by="-created_at"),
-        supervise(shared, ana, ana.user.id, page_token=token),
+        following(shared, ana, ana.user.id, page_token=token),
     ):
         assert (await refusal(call)).violations == foreign
 
@@ -131,59 +131,59 @@ async def test_pages_in_the_order_of_following(shared: Running) -> None:
         ({"page_token": "x"}, ("pageToken", "page_token.foreign")),
     ],
 )
-async def test_bad_lists(
+async def test_list_follows_names_invalid_fields(
     shared: Running, fields: dict[str, Any], violation: tuple[str, str]
 ) -> None:
     ana = await shared.signed_in()
-    given = {"id": ana.user.id} | fields
-    user_id = given.pop("id")
-    for call in (followers, supervise):
-        refused = await refusal(call(shared, ana, user_id, **given))
+    values = {"id": ana.user.id} | fields
+    user_id = values.pop("id")
+    for call in (followers, following):
+        refused = await refusal(call(shared, ana, user_id, **values))
         assert refused.violations == {violation}
 
 
-async def test_the_deleted_vanish(shared: Running) -> None:
-    """From lists and counts; brought back, they are there again."""
+async def test_list_follows_leaves_out_deleted_accounts(shared: Running) -> None:
+    """From items and totals; restored accounts are listed again."""
     ana, bea, cat = [await shared.signed_in() for _ in range(3)]
     root = await shared.signed_in(Role.ADMIN)
     await follow(shared, bea, ana.user.id)
     await follow(shared, cat, ana.user.id)
     await follow(shared, cat, bea.user.id)
-    gone = pb.DeleteUserRequest(id=bea.user.id)
-    await shared.users.DeleteUser(gone, metadata=bea.metadata)
+    deletion = pb.DeleteUserRequest(id=bea.user.id)
+    await shared.users.DeleteUser(deletion, metadata=bea.metadata)
     listed = await followers(shared, cat, ana.user.id)
     assert (ids(listed.items), listed.total) == ([cat.user.id], 1)
-    assert (await supervise(shared, ana, cat.user.id)).total == 1
+    assert (await following(shared, ana, cat.user.id)).total == 1
     refused = await refusal(followers(shared, cat, bea.user.id))
     assert refused.reason == "USER_NOT_FOUND"
     assert (await refusal(follow(shared, ana, bea.user.id))).reason == "USER_NOT_FOUND"
-    back = pb.UndeleteUserRequest(id=bea.user.id)
-    await shared.users.UndeleteUser(back, metadata=root.metadata)
+    restore = pb.UndeleteUserRequest(id=bea.user.id)
+    await shared.users.UndeleteUser(restore, metadata=root.metadata)
     assert (await followers(shared, cat, ana.user.id)).total == 2
 
 
-async def test_lists_show_the_public_part(shared: Running) -> None:
+async def test_list_followers_hides_private_fields_from_others(shared: Running) -> None:
     """R4: e-mail, role and verification are for the owner and admins."""
     ana, bea = await shared.signed_in(), await shared.signed_in()
     root = await shared.signed_in(Role.ADMIN)
     await follow(shared, ana, bea.user.id)
-    for who, whole in ((ana, True), (bea, False), (root, True)):
-        (shown,) = (await followers(shared, who, bea.user.id)).items
-        assert bool(shown.email) is whole
-        assert bool(shown.role) is whole
-        assert shown.username == ana.user.username
+    for caller, sees_private in ((ana, True), (bea, False), (root, True)):
+        (user,) = (await followers(shared, caller, bea.user.id)).items
+        assert bool(user.email) is sees_private
+        assert bool(user.role) is sees_private
+        assert user.username == ana.user.username
 
 
 async def score(
-    service: Running, who: SignedIn, user_id: int, **weights: float
+    service: Running, caller: SignedIn, user_id: int, **weights: float
 ) -> score_pb2.GetUserScoreResponse:
     request = score_pb2.GetUserScoreRequest(id=user_id)
     if weights:
         request.weights.CopyFrom(score_pb2.ScoreWeights(**weights))
-    return await service.users.GetUserScore(request, metadata=who.metadata)
+    return await service.users.GetUserScore(request, metadata=caller.metadata)
 
 
-async def test_followers_raise_the_score(shared: Running) -> None:
+async def test_score_rises_with_followers(shared: Running) -> None:
     ana, bea = await shared.signed_in(), await shared.signed_in()
     before = await score(shared, bea, ana.user.id)
     assert before.weights == score_pb2.ScoreWeights(
@@ -207,17 +207,17 @@ async def test_followers_raise_the_score(shared: Running) -> None:
         ({"followers": float("inf")}, ("weights.followers", "double.gte_lte")),
     ],
 )  # fmt: skip
-async def test_bad_weights(
+async def test_score_names_invalid_weights(
     shared: Running, weights: dict[str, float], violation: tuple[str, str]
 ) -> None:
-    """R32: NaN and infinity are no weights either."""
+    """R32: NaN and infinity are refused, too."""
     ana = await shared.signed_in()
     refused = await refusal(score(shared, ana, ana.user.id, **weights))
     assert refused.code is grpc.StatusCode.INVALID_ARGUMENT
     assert refused.violations == {violation}
 
 
-async def test_nobody_has_no_score(shared: Running) -> None:
+async def test_score_of_an_unknown_user_is_not_found(shared: Running) -> None:
     ana = await shared.signed_in()
     assert (await refusal(score(shared, ana, 10**9))).reason == "USER_NOT_FOUND"
     overview = pb.GetUserOverviewRequest(id=10**9)

@@ -10,22 +10,22 @@ from tests.running import Running
 from tests.status import refusal
 
 
-async def test_a_part_that_fails_is_missing(
+async def test_overview_reports_a_failed_part_as_missing(
     service: Running, database_url: str
 ) -> None:
-    """The rest is told all the same; a list of just that part fails."""
+    """The other parts are returned; a list of the failed part alone is an error."""
     ana, bea = await service.signed_in(), await service.signed_in()
     follow = pb.FollowUserRequest(id=ana.user.id)
     await service.users.FollowUser(follow, metadata=bea.metadata)
     database = Database(database_url)
     async with database.transaction() as connection:
-        await connection.execute(sa.text("alter table posts rename title to gone"))
+        await connection.execute(sa.text("alter table posts rename title to renamed"))
     await database.close()
     request = pb.GetUserOverviewRequest(id=ana.user.id)
-    found = await service.users.GetUserOverview(request, metadata=bea.metadata)
-    assert list(found.missing) == [pb.OVERVIEW_PART_POSTS]
-    assert found.user.id == ana.user.id
-    assert [user.id for user in found.followers] == [bea.user.id]
+    overview = await service.users.GetUserOverview(request, metadata=bea.metadata)
+    assert list(overview.missing) == [pb.OVERVIEW_PART_POSTS]
+    assert overview.user.id == ana.user.id
+    assert [user.id for user in overview.followers] == [bea.user.id]
     listed = post_pb2.ListPostsRequest(author_id=ana.user.id)
     refused = await refusal(service.posts.ListPosts(listed, metadata=bea.metadata))
     assert (refused.code, refused.message) == (
@@ -34,7 +34,7 @@ async def test_a_part_that_fails_is_missing(
     )
 
 
-async def test_drafts_and_what_is_beyond_the_newest_are_left_out(
+async def test_overview_has_the_newest_published_posts(
     shared: Running,
 ) -> None:
     """Five published posts, the newest first, without bodies; all are counted."""
@@ -47,9 +47,9 @@ async def test_drafts_and_what_is_beyond_the_newest_are_left_out(
     )
     await shared.posts.CreatePost(draft, metadata=ana.metadata)
     request = pb.GetUserOverviewRequest(id=ana.user.id)
-    found = await shared.users.GetUserOverview(request, metadata=ana.metadata)
-    assert [post.title for post in found.posts] == [
+    overview = await shared.users.GetUserOverview(request, metadata=ana.metadata)
+    assert [post.title for post in overview.posts] == [
         f"Post {n}" for n in (6, 5, 4, 3, 2)
     ]
-    assert not any(post.body for post in found.posts)
-    assert found.post_count == 7
+    assert not any(post.body for post in overview.posts)
+    assert overview.post_count == 7

@@ -22,47 +22,47 @@ ANA = {
 
 
 async def create(
-    service: Running, who: SignedIn, **values: Any
+    service: Running, caller: SignedIn, **values: Any
 ) -> profile_pb2.UserProfile:
     request = profile_pb2.CreateUserProfileRequest(**ANA | values)
-    made = await service.users.CreateUserProfile(request, metadata=who.metadata)
-    return made.profile
+    response = await service.users.CreateUserProfile(request, metadata=caller.metadata)
+    return response.profile
 
 
 async def read(
-    service: Running, who: SignedIn, user_id: int
+    service: Running, caller: SignedIn, user_id: int
 ) -> profile_pb2.UserProfile:
     request = profile_pb2.GetUserProfileRequest(user_id=user_id)
-    found = await service.users.GetUserProfile(request, metadata=who.metadata)
-    return found.profile
+    response = await service.users.GetUserProfile(request, metadata=caller.metadata)
+    return response.profile
 
 
 def update(
-    who: SignedIn, *paths: str, etag: str = "", request_id: str = "", **values: Any
+    caller: SignedIn, *paths: str, etag: str = "", request_id: str = "", **values: Any
 ) -> profile_pb2.UpdateUserProfileRequest:
-    given = profile_pb2.UserProfile(user_id=who.user.id, etag=etag, **values)
-    request = profile_pb2.UpdateUserProfileRequest(profile=given, request_id=request_id)
+    sent = profile_pb2.UserProfile(user_id=caller.user.id, etag=etag, **values)
+    request = profile_pb2.UpdateUserProfileRequest(profile=sent, request_id=request_id)
     request.update_mask.paths.extend(paths)
     return request
 
 
-async def privacy(service: Running, who: SignedIn, *, private: bool) -> None:
-    wanted = (
+async def set_private(service: Running, caller: SignedIn, *, private: bool) -> None:
+    visibility = (
         settings_pb2.PROFILE_VISIBILITY_PRIVATE
         if private
         else settings_pb2.PROFILE_VISIBILITY_MEMBERS
     )
     request = settings_pb2.UpdateUserSettingsRequest()
-    request.settings.profile_visibility = wanted
-    await service.users.UpdateUserSettings(request, metadata=who.metadata)
+    request.settings.profile_visibility = visibility
+    await service.users.UpdateUserSettings(request, metadata=caller.metadata)
 
 
-async def test_members_read_what_a_member_says(shared: Running) -> None:
+async def test_profile_is_read_as_it_was_created(shared: Running) -> None:
     ana, bea = await shared.signed_in(), await shared.signed_in()
-    made = await create(shared, ana)
-    assert made.user_id == ana.user.id
-    assert {name: getattr(made, name) for name in ANA} == ANA
-    assert await read(shared, bea, ana.user.id) == made
+    created = await create(shared, ana)
+    assert created.user_id == ana.user.id
+    assert {name: getattr(created, name) for name in ANA} == ANA
+    assert await read(shared, bea, ana.user.id) == created
     refused = await refusal(create(shared, ana))
     assert (refused.code, refused.reason) == (
         grpc.StatusCode.ALREADY_EXISTS,
@@ -87,16 +87,22 @@ async def test_members_read_what_a_member_says(shared: Running) -> None:
         ({"avatar_url": "https://x.co/" + "a" * 2048}, ("avatarUrl", "string.max_len")),
         ({"locale": "spanish_CO"}, ("locale", "locale.form")),
         ({"locale": "es\n"}, ("locale", "locale.form")),
+        ({"locale": "de-u"}, ("locale", "locale.form")),
+        ({"locale": "de-u-c-o"}, ("locale", "locale.form")),
+        ({"locale": "de--DE"}, ("locale", "locale.form")),
+        ({"locale": "de-"}, ("locale", "locale.form")),
+        ({"locale": "de-toolongtag"}, ("locale", "locale.form")),
+        ({"locale": "\u0664\u0665-DE"}, ("locale", "locale.form")),
         ({"time_zone": "../../etc/passwd"}, ("timeZone", "time_zone.form")),
         ({"time_zone": "Mars/Phobos"}, ("timeZone", "time_zone.known")),
         ({"time_zone": "posix/UTC"}, ("timeZone", "time_zone.known")),
         ({"request_id": "x"}, ("requestId", "string.uuid")),
     ],
 )  # fmt: skip
-async def test_bad_profiles_name_the_field(
+async def test_create_profile_names_invalid_fields(
     shared: Running, fields: dict[str, Any], violation: tuple[str, str]
 ) -> None:
-    """A clear error, and nothing half written."""
+    """The error names the field and the rule; nothing is written."""
     ana = await shared.signed_in()
     refused = await refusal(create(shared, ana, **fields))
     assert refused.code is grpc.StatusCode.INVALID_ARGUMENT
@@ -106,13 +112,65 @@ async def test_bad_profiles_name_the_field(
     assert refused.reason == "PROFILE_NOT_FOUND"
 
 
-async def test_only_the_member_and_admins_write(shared: Running) -> None:
+@pytest.mark.parametrize(
+    "locale",
+    [
+        "es",
+        "pt-BR",
+        "zh-Hant-TW",
+        "sl-rozaj-biske",
+        "de-u-co-phonebk",
+        "en-a-bbb-x-a-1",
+        "de-DE-u-nu-latn-t-en-x-y",
+        "en-0-abc",
+    ],
+)
+async def test_profile_locale_is_a_bcp_47_tag(shared: Running, locale: str) -> None:
+    """Extensions and private use, too, on create and on update, over gRPC and REST."""
+    ana, bea = await shared.signed_in(), await shared.signed_in()
+    created = await create(shared, ana, locale=locale)
+    assert created.locale == locale
+    request = update(ana, locale=locale, bio="new")
+    call = shared.users.UpdateUserProfile(request, metadata=ana.metadata)
+    assert (await call).profile.locale == locale
+    profile = {"displayName": "Bea", "locale": locale}
+    response = await shared.http.post(
+        "/api/v1/user-profiles", json=profile, headers=bea.headers
+    )
+    assert (response.status_code, response.json()["locale"]) == (201, locale)
+    path = f"/api/v1/user-profiles/{bea.user.id}"
+    body = {"locale": "fr"}
+    await shared.http.patch(path, json=body, headers=bea.headers)
+    body = {"locale": locale}
+    response = await shared.http.patch(path, json=body, headers=bea.headers)
+    assert (response.status_code, response.json()["locale"]) == (200, locale)
+
+
+async def test_profile_can_be_sent_back_as_it_was_read(shared: Running) -> None:
+    """AIP-203: without a mask, output-only fields are ignored; a mask names them."""
+    ana = await shared.signed_in()
+    profile = await create(shared, ana)
+    profile.bio = "new"
+    request = profile_pb2.UpdateUserProfileRequest(profile=profile)
+    call = shared.users.UpdateUserProfile
+    changed = (await call(request, metadata=ana.metadata)).profile
+    assert (changed.bio, changed.created_at) == ("new", profile.created_at)
+    request.profile.etag = ""
+    request.update_mask.paths.extend(["bio", "created_at", "updated_at"])
+    refused = await refusal(call(request, metadata=ana.metadata))
+    assert refused.violations == {
+        ("profile.createdAt", "update_mask.not_writable"),
+        ("profile.updatedAt", "update_mask.not_writable"),
+    }
+
+
+async def test_profile_is_written_by_owner_and_admins_only(shared: Running) -> None:
     ana, bea = await shared.signed_in(), await shared.signed_in()
     root = await shared.signed_in(Role.ADMIN)
     refused = await refusal(create(shared, bea, user_id=ana.user.id))
     assert refused.code is grpc.StatusCode.PERMISSION_DENIED
-    made = await create(shared, root, user_id=ana.user.id)
-    assert made.user_id == ana.user.id
+    created = await create(shared, root, user_id=ana.user.id)
+    assert created.user_id == ana.user.id
     request = update(ana, display_name="Bea was here")
     refused = await refusal(
         shared.users.UpdateUserProfile(request, metadata=bea.metadata)
@@ -120,24 +178,24 @@ async def test_only_the_member_and_admins_write(shared: Running) -> None:
     assert refused.code is grpc.StatusCode.PERMISSION_DENIED
     changed = await shared.users.UpdateUserProfile(request, metadata=root.metadata)
     assert changed.profile.display_name == "Bea was here"
-    nobody = profile_pb2.CreateUserProfileRequest(user_id=10**9, display_name="x")
+    unknown = profile_pb2.CreateUserProfileRequest(user_id=10**9, display_name="x")
     refused = await refusal(
-        shared.users.CreateUserProfile(nobody, metadata=root.metadata)
+        shared.users.CreateUserProfile(unknown, metadata=root.metadata)
     )
     assert refused.reason == "USER_NOT_FOUND"
 
 
-async def test_single_fields_change(shared: Running) -> None:
-    """By mask, or by what is set; a stale etag and unwritable fields are refused."""
+async def test_update_profile_changes_single_fields(shared: Running) -> None:
+    """By mask or by the fields that are set; a stale etag is refused."""
     ana = await shared.signed_in()
-    made = await create(shared, ana)
+    created = await create(shared, ana)
     call = shared.users.UpdateUserProfile
     request = update(ana, "bio", "locale", bio="", locale="pt-BR")
     changed = (await call(request, metadata=ana.metadata)).profile
     assert (changed.bio, changed.locale) == ("", "pt-BR")
-    assert changed.display_name == made.display_name
-    assert changed.etag != made.etag
-    stale = update(ana, display_name="Other", etag=made.etag)
+    assert changed.display_name == created.display_name
+    assert changed.etag != created.etag
+    stale = update(ana, display_name="Other", etag=created.etag)
     refused = await refusal(call(stale, metadata=ana.metadata))
     assert (refused.code, refused.reason) == (
         grpc.StatusCode.ABORTED,
@@ -160,42 +218,42 @@ async def test_single_fields_change(shared: Running) -> None:
     assert await read(shared, ana, ana.user.id) == changed
 
 
-async def test_repeats_change_once(shared: Running) -> None:
-    """L14: a repeat of a write is given the first answer."""
+async def test_profile_writes_are_idempotent(shared: Running) -> None:
+    """L14: a repeat gets the first response."""
     ana = await shared.signed_in()
     request_id = str(uuid4())
-    made = await asyncio.gather(
+    created = await asyncio.gather(
         *(create(shared, ana, request_id=request_id) for _ in range(5))
     )
-    assert len({profile.SerializeToString() for profile in made}) == 1
+    assert len({profile.SerializeToString() for profile in created}) == 1
     request = update(ana, bio="new", request_id=str(uuid4()))
     call = shared.users.UpdateUserProfile
     changed = [await call(request, metadata=ana.metadata) for _ in range(3)]
     assert {answer.profile.etag for answer in changed} == {"2"}
 
 
-async def test_a_private_profile_is_not_there_for_others(shared: Running) -> None:
-    """NOT_FOUND as if there were none; the member and admins read it all the same."""
+async def test_private_profile_is_not_found_by_others(shared: Running) -> None:
+    """The same NOT_FOUND as for a missing one; the owner and admins read it."""
     ana, bea = await shared.signed_in(), await shared.signed_in()
     root = await shared.signed_in(Role.ADMIN)
-    made = await create(shared, ana)
-    await privacy(shared, ana, private=True)
+    created = await create(shared, ana)
+    await set_private(shared, ana, private=True)
     refused = await refusal(read(shared, bea, ana.user.id))
     none = await refusal(read(shared, bea, bea.user.id))
     assert (refused.code, refused.reason) == (none.code, none.reason)
-    for who in (ana, root):
-        assert await read(shared, who, ana.user.id) == made
-    await privacy(shared, ana, private=False)
-    assert await read(shared, bea, ana.user.id) == made
+    for caller in (ana, root):
+        assert await read(shared, caller, ana.user.id) == created
+    await set_private(shared, ana, private=False)
+    assert await read(shared, bea, ana.user.id) == created
 
 
-async def test_a_deleted_members_profile_is_gone(shared: Running) -> None:
+async def test_deleted_members_profile_is_not_found(shared: Running) -> None:
     ana, root = await shared.signed_in(), await shared.signed_in(Role.ADMIN)
-    made = await create(shared, ana)
-    gone = user_pb2.DeleteUserRequest(id=ana.user.id)
-    await shared.users.DeleteUser(gone, metadata=ana.metadata)
+    created = await create(shared, ana)
+    deletion = user_pb2.DeleteUserRequest(id=ana.user.id)
+    await shared.users.DeleteUser(deletion, metadata=ana.metadata)
     refused = await refusal(read(shared, root, ana.user.id))
     assert refused.reason == "PROFILE_NOT_FOUND"
-    back = user_pb2.UndeleteUserRequest(id=ana.user.id)
-    await shared.users.UndeleteUser(back, metadata=root.metadata)
-    assert await read(shared, root, ana.user.id) == made
+    restore = user_pb2.UndeleteUserRequest(id=ana.user.id)
+    await shared.users.UndeleteUser(restore, metadata=root.metadata)
+    assert await read(shared, root, ana.user.id) == created

@@ -18,23 +18,23 @@ DARK = pb.UserSettings(
 )
 
 
-async def read(service: Running, who: SignedIn) -> pb.UserSettings:
+async def read(service: Running, caller: SignedIn) -> pb.UserSettings:
     request = pb.GetUserSettingsRequest()
-    found = await service.users.GetUserSettings(request, metadata=who.metadata)
-    return found.settings
+    response = await service.users.GetUserSettings(request, metadata=caller.metadata)
+    return response.settings
 
 
 async def replace(
-    service: Running, who: SignedIn, settings: pb.UserSettings, etag: str = ""
+    service: Running, caller: SignedIn, settings: pb.UserSettings, etag: str = ""
 ) -> pb.UserSettings:
     request = pb.UpdateUserSettingsRequest(settings=settings)
     request.settings.etag = etag
-    done = await service.users.UpdateUserSettings(request, metadata=who.metadata)
-    return done.settings
+    response = await service.users.UpdateUserSettings(request, metadata=caller.metadata)
+    return response.settings
 
 
-async def test_they_are_replaced_whole(shared: Running) -> None:
-    """What is left out goes back to its default; nobody else's are touched."""
+async def test_update_settings_replaces_all_fields(shared: Running) -> None:
+    """Omitted fields get their default; other members' settings stay."""
     ana, bea = await shared.signed_in(), await shared.signed_in()
     default = await read(shared, ana)
     assert default.theme == pb.THEME_SYSTEM
@@ -49,8 +49,8 @@ async def test_they_are_replaced_whole(shared: Running) -> None:
     assert await read(shared, bea) == default
 
 
-async def test_an_etag_holds_them_together(shared: Running) -> None:
-    """Of writers who know one version one succeeds; the same again changes nothing."""
+async def test_update_settings_with_one_etag_succeeds_once(shared: Running) -> None:
+    """One of several writers succeeds; writing equal values changes nothing."""
     ana = await shared.signed_in()
     known = (await read(shared, ana)).etag
     themes = (pb.THEME_DARK, pb.THEME_LIGHT, pb.THEME_DARK)
@@ -68,7 +68,7 @@ async def test_an_etag_holds_them_together(shared: Running) -> None:
     assert again == written[0]
 
 
-async def test_bad_settings_name_the_field(shared: Running) -> None:
+async def test_update_settings_names_invalid_fields(shared: Running) -> None:
     ana = await shared.signed_in()
     before = await read(shared, ana)
     bad = [
@@ -89,9 +89,9 @@ async def test_bad_settings_name_the_field(shared: Running) -> None:
     assert await read(shared, ana) == before
 
 
-async def test_services_have_none(shared: Running) -> None:
+async def test_settings_refuse_services(shared: Running) -> None:
     root = await shared.signed_in(Role.ADMIN)
     request = auth_pb2.CreateServiceKeyRequest(name="test")
-    made = await shared.auth.CreateServiceKey(request, metadata=root.metadata)
-    key = SignedIn(root.user, auth_pb2.TokenPair(access_token=made.secret))
+    created = await shared.auth.CreateServiceKey(request, metadata=root.metadata)
+    key = SignedIn(root.user, auth_pb2.TokenPair(access_token=created.secret))
     assert (await refusal(read(shared, key))).reason == "USER_REQUIRED"

@@ -14,30 +14,32 @@ from tests.running import Running, SignedIn
 from tests.status import refusal
 
 
-async def create(service: Running, who: SignedIn, **values: Any) -> pb.Category:
+async def create(service: Running, caller: SignedIn, **values: Any) -> pb.Category:
     request = pb.CreateCategoryRequest(**{"name": "Numbers"} | values)
-    made = await service.posts.CreateCategory(request, metadata=who.metadata)
-    return made.category
+    response = await service.posts.CreateCategory(request, metadata=caller.metadata)
+    return response.category
 
 
-async def delete(service: Running, who: SignedIn, category_id: int, **f: Any) -> None:
+async def delete(
+    service: Running, caller: SignedIn, category_id: int, **f: Any
+) -> None:
     request = pb.DeleteCategoryRequest(id=category_id, **f)
-    await service.posts.DeleteCategory(request, metadata=who.metadata)
+    await service.posts.DeleteCategory(request, metadata=caller.metadata)
 
 
 def slug() -> str:
     return f"c-{uuid4()}"
 
 
-async def test_slugs_are_unique(shared: Running) -> None:
-    """The constraint decides: of many at once one is made."""
+async def test_category_slugs_are_unique(shared: Running) -> None:
+    """The constraint decides: of concurrent requests one succeeds."""
     root = await shared.signed_in(Role.ADMIN)
     taken = slug()
     outcomes = await asyncio.gather(
         *(create(shared, root, slug=taken) for _ in range(8)), return_exceptions=True
     )
-    made = [o for o in outcomes if isinstance(o, pb.Category)]
-    assert len(made) == 1
+    created = [o for o in outcomes if isinstance(o, pb.Category)]
+    assert len(created) == 1
     refused = await refusal(create(shared, root, slug=taken))
     assert (refused.code, refused.reason) == (
         grpc.StatusCode.ALREADY_EXISTS,
@@ -63,10 +65,10 @@ async def test_slugs_are_unique(shared: Running) -> None:
         ({"request_id": "x"}, {("requestId", "string.uuid")}),
     ],
 )
-async def test_bad_categories_name_the_field(
+async def test_create_category_names_invalid_fields(
     service: Running, fields: dict[str, Any], violations: set[tuple[str, str]]
 ) -> None:
-    """A clear error, and nothing half written."""
+    """The error names the field and the rule; nothing is written."""
     root = await service.signed_in(Role.ADMIN)
     refused = await refusal(create(service, root, **{"slug": "a"} | fields))
     assert refused.violations == violations
@@ -76,15 +78,15 @@ async def test_bad_categories_name_the_field(
     assert listed.total == 0
 
 
-async def test_they_change_by_mask_and_etag(shared: Running) -> None:
+async def test_update_category_follows_mask_and_etag(shared: Running) -> None:
     root = await shared.signed_in(Role.ADMIN)
-    made = await create(shared, root, slug=slug())
+    numbers = await create(shared, root, slug=slug())
     call = shared.posts.UpdateCategory
     request = pb.UpdateCategoryRequest(
-        category=pb.Category(id=made.id, name="Shapes", etag=made.etag)
+        category=pb.Category(id=numbers.id, name="Shapes", etag=numbers.etag)
     )
     changed = (await call(request, metadata=root.metadata)).category
-    assert (changed.name, changed.slug) == ("Shapes", made.slug)
+    assert (changed.name, changed.slug) == ("Shapes", numbers.slug)
     refused = await refusal(call(request, metadata=root.metadata))
     assert refused.reason == "ETAG_MISMATCH"
     request.category.etag = ""
@@ -97,46 +99,61 @@ async def test_they_change_by_mask_and_etag(shared: Running) -> None:
     assert refused.reason == "CATEGORY_NOT_FOUND"
 
 
-async def test_one_in_use_stays(shared: Running) -> None:
-    """By a draft, too; once its posts are deleted or moved it may go."""
+async def test_category_can_be_sent_back_as_it_was_read(shared: Running) -> None:
+    """AIP-203: without a mask, output-only fields are ignored."""
+    root = await shared.signed_in(Role.ADMIN)
+    sent = await create(shared, root, slug=slug())
+    sent.name = "Shapes"
+    request = pb.UpdateCategoryRequest(category=sent)
+    call = shared.posts.UpdateCategory(request, metadata=root.metadata)
+    changed = (await call).category
+    assert (changed.name, changed.created_at) == ("Shapes", sent.created_at)
+
+
+async def test_category_in_use_cannot_be_deleted(shared: Running) -> None:
+    """Drafts count as well; a category of deleted posts only can be deleted."""
     root, ana = await shared.signed_in(Role.ADMIN), await shared.signed_in()
-    made = await create(shared, root, slug=slug())
+    numbers = await create(shared, root, slug=slug())
     request = post_pb2.CreatePostRequest(
-        title="x", body="y", category_id=made.id, state=post_pb2.POST_STATE_DRAFT
+        title="x", body="y", category_id=numbers.id, state=post_pb2.POST_STATE_DRAFT
     )
     post = (await shared.posts.CreatePost(request, metadata=ana.metadata)).post
-    refused = await refusal(delete(shared, root, made.id))
+    refused = await refusal(delete(shared, root, numbers.id))
     assert (refused.code, refused.reason) == (
         grpc.StatusCode.FAILED_PRECONDITION,
         "CATEGORY_IN_USE",
     )
-    gone = post_pb2.DeletePostRequest(id=post.id)
-    await shared.posts.DeletePost(gone, metadata=ana.metadata)
-    stale = delete(shared, root, made.id, etag="ff")
+    deletion = post_pb2.DeletePostRequest(id=post.id)
+    await shared.posts.DeletePost(deletion, metadata=ana.metadata)
+    stale = delete(shared, root, numbers.id, etag="ff")
     assert (await refusal(stale)).reason == "ETAG_MISMATCH"
-    await delete(shared, root, made.id)
-    refused = await refusal(delete(shared, root, made.id))
+    await delete(shared, root, numbers.id)
+    refused = await refusal(delete(shared, root, numbers.id))
     assert refused.reason == "CATEGORY_NOT_FOUND"
 
 
-async def test_a_post_and_the_end_of_its_category_race(shared: Running) -> None:
-    """Whoever is first wins: no post ever stands in a category that is not there."""
+async def test_post_and_deletion_of_its_category_exclude_each_other(
+    shared: Running,
+) -> None:
+    """One of the two is refused: no post is in a deleted category."""
     root, ana = await shared.signed_in(Role.ADMIN), await shared.signed_in()
     for _ in range(5):
-        made = await create(shared, root, slug=slug())
-        request = post_pb2.CreatePostRequest(title="x", body="y", category_id=made.id)
+        numbers = await create(shared, root, slug=slug())
+        request = post_pb2.CreatePostRequest(
+            title="x", body="y", category_id=numbers.id
+        )
         written, ended = await asyncio.gather(
             shared.posts.CreatePost(request, metadata=ana.metadata),
-            delete(shared, root, made.id),
+            delete(shared, root, numbers.id),
             return_exceptions=True,
         )
         assert isinstance(written, Exception) is not isinstance(ended, Exception)
 
 
-async def test_pages(service: Running) -> None:
-    """Every one once, by token, in every order."""
+async def test_list_categories_has_every_category_once(service: Running) -> None:
+    """By token, in each order."""
     root = await service.signed_in(Role.ADMIN)
-    made = [await create(service, root, slug=name) for name in ("b", "a", "c")]
+    created = [await create(service, root, slug=name) for name in ("b", "a", "c")]
     for sort_by, order in (
         ("", [0, 1, 2]),
         ("-created_at", [2, 1, 0]),
@@ -152,4 +169,4 @@ async def test_pages(service: Running) -> None:
             page = await service.posts.ListCategories(request, metadata=root.metadata)
             seen += [category.id for category in page.items]
             assert page.total == 3
-        assert seen == [made[n].id for n in order]
+        assert seen == [created[n].id for n in order]

@@ -1,4 +1,4 @@
-"""ExportPosts: every post, once, in order, whole; a slow reader costs nothing."""
+"""ExportPosts: every post once, in id order, in bounded memory."""
 
 import asyncio
 from contextlib import suppress
@@ -20,7 +20,7 @@ MIB = 1024 * 1024
 
 
 async def fill(database_url: str, author_id: int, length: int = 5_000) -> None:
-    """Write posts by SQL, the last one a deleted one."""
+    """Write posts by SQL; the last one is soft-deleted."""
     statement = sa.text(
         "insert into posts (user_id, title, body, state, created_at, updated_at,"
         " deleted_at) select :author, 't' || n, repeat('x', :length),"
@@ -34,10 +34,10 @@ async def fill(database_url: str, author_id: int, length: int = 5_000) -> None:
     await database.close()
 
 
-async def test_many_pass_through_flat_memory(
+async def test_export_posts_memory_does_not_grow(
     service: Running, database_url: str
 ) -> None:
-    """In the order of ids, drafts too, none left out; memory does not grow."""
+    """In id order, with drafts, and complete; memory does not grow."""
     root = await service.signed_in(Role.ADMIN)
     await fill(database_url, root.user.id)
     stream = service.posts.ExportPosts(pb.ExportPostsRequest(), metadata=root.metadata)
@@ -53,12 +53,12 @@ async def test_many_pass_through_flat_memory(
     assert max(sizes[2:]) - sizes[2] < 8 * MIB  # of 20 MB that passed
 
 
-async def test_who_stops_reading_holds_no_connection(
+async def test_export_posts_slow_reader_holds_no_connection(
     service: Running, database_url: str
 ) -> None:
-    """Not even before the stream's deadline, which ends it all the same.
+    """Posts that the client does not read are not fetched, but for the buffers.
 
-    What is not read is not fetched: the client finds no more than buffers held.
+    The deadline of the call ends the stream.
     """
     root = await service.signed_in(Role.ADMIN)
     await fill(database_url, root.user.id, length=20_000)
@@ -66,15 +66,15 @@ async def test_who_stops_reading_holds_no_connection(
         pb.ExportPostsRequest(), metadata=root.metadata, timeout=2
     )
     assert (await stream.read()).post.id
-    held = sa.text(
+    active = sa.text(
         "select count(*) from pg_stat_activity where datname = current_database()"
         " and pid <> pg_backend_pid() and state <> 'idle' and query ~ 'posts.body'"
     )
     database = Database(database_url)
     idle = 0
     async with database.reading() as connection, asyncio.timeout(1.8):
-        while idle < 20:  # nobody reads; until the buffers between are full
-            busy = (await connection.execute(held)).scalar_one()
+        while idle < 20:  # until the buffers are full
+            busy = (await connection.execute(active)).scalar_one()
             idle = 0 if busy else idle + 1
             await asyncio.sleep(0.01)
     await database.close()
@@ -86,15 +86,15 @@ async def test_who_stops_reading_holds_no_connection(
     assert read < MANY / 2
 
 
-async def test_it_is_resumed_after_the_last_one_received(service: Running) -> None:
+async def test_export_posts_resumes_after_an_id(service: Running) -> None:
     root = await service.signed_in(Role.ADMIN)
     for n in range(4):
         request = pb.CreatePostRequest(title=str(n), body="x")
         await service.posts.CreatePost(request, metadata=root.metadata)
-    everything = await exported(service, root.metadata, 0)
-    assert len(everything) == 4
-    assert await exported(service, root.metadata, everything[1]) == everything[2:]
-    assert await exported(service, root.metadata, everything[-1]) == []
+    all_ids = await exported(service, root.metadata, 0)
+    assert len(all_ids) == 4
+    assert await exported(service, root.metadata, all_ids[1]) == all_ids[2:]
+    assert await exported(service, root.metadata, all_ids[-1]) == []
     refused = await refusal(exported(service, root.metadata, -1))
     assert refused.violations == {("afterId", "int64.gte")}
 
@@ -105,7 +105,7 @@ async def exported(service: Running, metadata: Any, after_id: int) -> list[int]:
     return [answer.post.id async for answer in stream]
 
 
-async def test_over_rest_each_line_is_a_post(service: Running) -> None:
+async def test_export_posts_over_rest_has_a_post_per_line(service: Running) -> None:
     root = await service.signed_in(Role.ADMIN)
     request = pb.CreatePostRequest(title="One", body="x")
     await service.posts.CreatePost(request, metadata=root.metadata)

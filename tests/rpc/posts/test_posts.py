@@ -12,35 +12,36 @@ from blatam.post.v1 import category_pb2
 from blatam.post.v1 import post_pb2 as pb
 from blatam.user.v1 import user_pb2
 from server.domain.accounts.users import Role
+from server.domain.edits import json_name
 from tests.running import Running, SignedIn
 from tests.status import refusal
 
 TEXT = {"title": "On numbers", "body": "There are many. " * 20}
 
 
-async def write(service: Running, who: SignedIn, **values: Any) -> pb.Post:
+async def write(service: Running, caller: SignedIn, **values: Any) -> pb.Post:
     request = pb.CreatePostRequest(**TEXT | values)
-    made = await service.posts.CreatePost(request, metadata=who.metadata)
-    return made.post
+    response = await service.posts.CreatePost(request, metadata=caller.metadata)
+    return response.post
 
 
-async def read(service: Running, who: SignedIn, post_id: int) -> pb.Post:
+async def read(service: Running, caller: SignedIn, post_id: int) -> pb.Post:
     request = pb.GetPostRequest(id=post_id)
-    return (await service.posts.GetPost(request, metadata=who.metadata)).post
+    return (await service.posts.GetPost(request, metadata=caller.metadata)).post
 
 
 async def listed(
-    service: Running, who: SignedIn, **fields: Any
+    service: Running, caller: SignedIn, **fields: Any
 ) -> pb.ListPostsResponse:
     request = pb.ListPostsRequest(**fields)
-    return await service.posts.ListPosts(request, metadata=who.metadata)
+    return await service.posts.ListPosts(request, metadata=caller.metadata)
 
 
 def update(
     post: pb.Post, *paths: str, etag: str = "", request_id: str = "", **values: Any
 ) -> pb.UpdatePostRequest:
-    given = pb.Post(id=post.id, etag=etag, **values)
-    request = pb.UpdatePostRequest(post=given, request_id=request_id)
+    sent = pb.Post(id=post.id, etag=etag, **values)
+    request = pb.UpdatePostRequest(post=sent, request_id=request_id)
     request.update_mask.paths.extend(paths)
     return request
 
@@ -48,12 +49,12 @@ def update(
 async def category(service: Running) -> category_pb2.Category:
     root = await service.signed_in(Role.ADMIN)
     request = category_pb2.CreateCategoryRequest(slug=f"c-{uuid4()}", name="Numbers")
-    made = await service.posts.CreateCategory(request, metadata=root.metadata)
-    return made.category
+    response = await service.posts.CreateCategory(request, metadata=root.metadata)
+    return response.category
 
 
-async def test_what_is_written_is_read(shared: Running) -> None:
-    """With its author by name and its category; lists leave the body out."""
+async def test_post_is_read_as_it_was_written(shared: Running) -> None:
+    """With its author and category; lists omit the body."""
     ana, bea = await shared.signed_in(), await shared.signed_in()
     numbers = await category(shared)
     post = await write(shared, ana, category_id=numbers.id)
@@ -86,10 +87,10 @@ async def test_what_is_written_is_read(shared: Running) -> None:
         ({"request_id": "x"}, ("requestId", "string.uuid")),
     ],
 )
-async def test_bad_posts_name_the_field(
+async def test_create_post_names_invalid_fields(
     shared: Running, fields: dict[str, Any], violation: tuple[str, str]
 ) -> None:
-    """A clear error, and nothing half written."""
+    """The error names the field and the rule; nothing is written."""
     ana = await shared.signed_in()
     refused = await refusal(write(shared, ana, **fields))
     assert refused.code is grpc.StatusCode.INVALID_ARGUMENT
@@ -98,7 +99,7 @@ async def test_bad_posts_name_the_field(
     assert (await listed(shared, ana, author_id=ana.user.id)).total == 0
 
 
-async def test_the_longest_post(shared: Running) -> None:
+async def test_longest_posts_fit_one_page(shared: Running) -> None:
     """200 and 50,000 characters, of four bytes each; 20 of them fit on a page."""
     ana = await shared.signed_in()
     long = {"title": "😀" * 200, "body": "😀" * 50_000}
@@ -111,8 +112,8 @@ async def test_the_longest_post(shared: Running) -> None:
     assert (await refusal(too_many)).violations == {("pageSize", "page_size.whole")}
 
 
-async def test_drafts_are_their_authors(shared: Running) -> None:
-    """Nobody else sees, lists or finds them, but admins; published, everybody does."""
+async def test_drafts_are_visible_to_author_and_admins_only(shared: Running) -> None:
+    """Other members neither read nor list a draft until it is published."""
     ana, bea = await shared.signed_in(), await shared.signed_in()
     root = await shared.signed_in(Role.ADMIN)
     draft = await write(shared, ana, state=pb.POST_STATE_DRAFT)
@@ -121,12 +122,12 @@ async def test_drafts_are_their_authors(shared: Running) -> None:
         grpc.StatusCode.NOT_FOUND,
         "POST_NOT_FOUND",
     )
-    mine = {"author_id": ana.user.id}
+    by_ana = {"author_id": ana.user.id}
     for fields in ({}, {"state": pb.POST_STATE_DRAFT}):
-        assert (await listed(shared, bea, **mine, **fields)).total == 0
-        for who in (ana, root):
-            found = await listed(shared, who, **mine, **fields)
-            assert [post.id for post in found.items] == [draft.id]
+        assert (await listed(shared, bea, **by_ana, **fields)).total == 0
+        for caller in (ana, root):
+            page = await listed(shared, caller, **by_ana, **fields)
+            assert [post.id for post in page.items] == [draft.id]
     assert draft.id in {p.id for p in (await listed(shared, ana)).items}
     assert draft.id not in {p.id for p in (await listed(shared, bea)).items}
     for call in (
@@ -139,10 +140,10 @@ async def test_drafts_are_their_authors(shared: Running) -> None:
     request = update(draft, state=pb.POST_STATE_PUBLISHED)
     await shared.posts.UpdatePost(request, metadata=ana.metadata)
     assert (await read(shared, bea, draft.id)).state == pb.POST_STATE_PUBLISHED
-    assert (await listed(shared, bea, **mine)).total == 1
+    assert (await listed(shared, bea, **by_ana)).total == 1
 
 
-async def test_only_the_author_and_admins_write(shared: Running) -> None:
+async def test_post_is_written_by_author_and_admins_only(shared: Running) -> None:
     ana, bea = await shared.signed_in(), await shared.signed_in()
     root = await shared.signed_in(Role.ADMIN)
     post = await write(shared, ana)
@@ -168,8 +169,8 @@ async def test_only_the_author_and_admins_write(shared: Running) -> None:
     assert (await refusal(read(shared, ana, post.id))).reason == "POST_NOT_FOUND"
 
 
-async def test_single_fields_change(shared: Running) -> None:
-    """By mask, or by what is set; a stale etag and unwritable fields are refused."""
+async def test_update_post_changes_single_fields(shared: Running) -> None:
+    """By mask or by the fields that are set; a stale etag is refused."""
     ana = await shared.signed_in()
     numbers = await category(shared)
     post = await write(shared, ana)
@@ -197,31 +198,53 @@ async def test_single_fields_change(shared: Running) -> None:
         refused = await refusal(call(bad, metadata=ana.metadata))
         assert refused.violations == {violation}
     assert await read(shared, ana, post.id) == second
-    gone = pb.DeletePostRequest(id=post.id, etag=first.etag)
-    refused = await refusal(shared.posts.DeletePost(gone, metadata=ana.metadata))
+    deletion = pb.DeletePostRequest(id=post.id, etag=first.etag)
+    refused = await refusal(shared.posts.DeletePost(deletion, metadata=ana.metadata))
     assert refused.code is grpc.StatusCode.ABORTED
-    gone.etag = second.etag
-    await shared.posts.DeletePost(gone, metadata=ana.metadata)
-    refused = await refusal(shared.posts.DeletePost(gone, metadata=ana.metadata))
+    deletion.etag = second.etag
+    await shared.posts.DeletePost(deletion, metadata=ana.metadata)
+    refused = await refusal(shared.posts.DeletePost(deletion, metadata=ana.metadata))
     assert refused.reason == "POST_NOT_FOUND"
 
 
-async def test_repeats_write_once(shared: Running) -> None:
-    """L14: a repeat of a write is given the first answer."""
+async def test_post_can_be_sent_back_as_it_was_read(shared: Running) -> None:
+    """AIP-203: without a mask, output-only fields are ignored; a mask names them."""
+    ana = await shared.signed_in()
+    numbers = await category(shared)
+    post = await write(shared, ana, category_id=numbers.id)
+    post.title = "new"
+    request = pb.UpdatePostRequest(post=post)
+    call = shared.posts.UpdatePost
+    changed = (await call(request, metadata=ana.metadata)).post
+    assert (changed.title, changed.created_at) == ("new", post.created_at)
+    output_only = [
+        "author_id", "created_at", "updated_at", "published_at", "excerpt",
+        "author", "category",
+    ]  # fmt: skip
+    request.post.etag = ""
+    request.update_mask.paths.extend(["title", *output_only])
+    refused = await refusal(call(request, metadata=ana.metadata))
+    assert refused.violations == {
+        (f"post.{json_name(name)}", "update_mask.not_writable") for name in output_only
+    }
+
+
+async def test_post_writes_are_idempotent(shared: Running) -> None:
+    """L14: a repeat gets the first response."""
     ana = await shared.signed_in()
     request_id = str(uuid4())
-    made = await asyncio.gather(
+    posts = await asyncio.gather(
         *(write(shared, ana, request_id=request_id) for _ in range(8))
     )
-    assert len({post.id for post in made}) == 1
-    request = update(made[0], title="New", request_id=str(uuid4()))
+    assert len({post.id for post in posts}) == 1
+    request = update(posts[0], title="New", request_id=str(uuid4()))
     answers = [
         await shared.posts.UpdatePost(request, metadata=ana.metadata) for _ in range(3)
     ]
     assert {answer.post.etag for answer in answers} == {"2"}
 
 
-async def test_lists_by_author_category_and_time(service: Running) -> None:
+async def test_list_posts_filters_by_author_category_and_time(service: Running) -> None:
     ana, bea = await service.signed_in(), await service.signed_in()
     numbers = await category(service)
     first = await write(service, ana, category_id=numbers.id)
@@ -229,7 +252,7 @@ async def test_lists_by_author_category_and_time(service: Running) -> None:
     third = await write(service, ana)
     between = Timestamp(seconds=second.created_at.seconds)
     between.nanos = second.created_at.nanos
-    for fields, wanted in (
+    for fields, expected in (
         ({}, [third, second, first]),
         ({"author_id": ana.user.id}, [third, first]),
         ({"category_id": numbers.id}, [second, first]),
@@ -242,12 +265,12 @@ async def test_lists_by_author_category_and_time(service: Running) -> None:
         ({"category_id": 10**9}, []),
     ):
         page = await listed(service, bea, **fields)
-        assert [p.id for p in page.items] == [p.id for p in wanted]
-        assert page.total == len(wanted)
+        assert [p.id for p in page.items] == [p.id for p in expected]
+        assert page.total == len(expected)
 
 
-async def test_following_tokens_gives_every_post_once(service: Running) -> None:
-    """R29: drafts among the published, in order; a token is for one caller and list."""
+async def test_list_posts_by_token_has_every_post_once(service: Running) -> None:
+    """R29: drafts and published posts in order; a token is bound to caller and list."""
     ana, bea = await service.signed_in(), await service.signed_in()
     posts = [
         await write(service, ana, state=pb.POST_STATE_DRAFT if n % 3 else 0)
@@ -302,7 +325,7 @@ async def test_following_tokens_gives_every_post_once(service: Running) -> None:
         ({"view": 9}, ("view", "enum.defined_only")),
     ],
 )
-async def test_bad_lists(
+async def test_list_posts_names_invalid_fields(
     shared: Running, fields: dict[str, Any], violation: tuple[str, str]
 ) -> None:
     ana = await shared.signed_in()
@@ -311,18 +334,18 @@ async def test_bad_lists(
     assert refused.violations == {violation}
 
 
-async def test_a_deleted_members_posts_vanish(shared: Running) -> None:
-    """From reads, lists, counts and the export, for admins too."""
+async def test_deleted_members_posts_are_not_found(shared: Running) -> None:
+    """Neither by id nor in lists and totals, for admins, too."""
     ana, bea = await shared.signed_in(), await shared.signed_in()
     root = await shared.signed_in(Role.ADMIN)
     numbers = await category(shared)
     post = await write(shared, ana, category_id=numbers.id)
-    gone = user_pb2.DeleteUserRequest(id=ana.user.id)
-    await shared.users.DeleteUser(gone, metadata=ana.metadata)
-    for who in (bea, root):
-        assert (await refusal(read(shared, who, post.id))).reason == "POST_NOT_FOUND"
-        assert (await listed(shared, who, author_id=ana.user.id)).total == 0
-        assert (await listed(shared, who, category_id=numbers.id)).total == 0
-    back = user_pb2.UndeleteUserRequest(id=ana.user.id)
-    await shared.users.UndeleteUser(back, metadata=root.metadata)
+    deletion = user_pb2.DeleteUserRequest(id=ana.user.id)
+    await shared.users.DeleteUser(deletion, metadata=ana.metadata)
+    for caller in (bea, root):
+        assert (await refusal(read(shared, caller, post.id))).reason == "POST_NOT_FOUND"
+        assert (await listed(shared, caller, author_id=ana.user.id)).total == 0
+        assert (await listed(shared, caller, category_id=numbers.id)).total == 0
+    restore = user_pb2.UndeleteUserRequest(id=ana.user.id)
+    await shared.users.UndeleteUser(restore, metadata=root.metadata)
     assert await read(shared, bea, post.id) == post

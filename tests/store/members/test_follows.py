@@ -1,4 +1,4 @@
-"""Following in Postgres, while one of the two is erased."""
+"""Writes for an account that is erased at the same time."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -23,52 +23,51 @@ from tests.store.test_users import new
 Write = Callable[[Database, User, User], Awaitable[object]]
 
 
-def follow(database: Database, who: User, whom: User) -> Awaitable[object]:
-    return PostgresFollows(database).add(who.id, whom.id, NOON)
+def follow(database: Database, follower: User, followed: User) -> Awaitable[object]:
+    return PostgresFollows(database).add(follower.id, followed.id, NOON)
 
 
-def post(database: Database, who: User, whom: User) -> Awaitable[object]:
-    made = NewPost(who.id, "Title", "body", 0, State.PUBLISHED, NOON)
-    return PostgresPosts(database).add(made)
+def post(database: Database, follower: User, followed: User) -> Awaitable[object]:
+    new_post = NewPost(follower.id, "Title", "body", 0, State.PUBLISHED, NOON)
+    return PostgresPosts(database).add(new_post)
 
 
-def profile(database: Database, who: User, whom: User) -> Awaitable[object]:
-    made = a_profile(who.id, NOON)
-    return PostgresProfiles(database).add(made)
+def profile(database: Database, follower: User, followed: User) -> Awaitable[object]:
+    return PostgresProfiles(database).add(new_profile(follower.id, NOON))
 
 
-def a_profile(user_id: int, now: datetime) -> Profile:
+def new_profile(user_id: int, now: datetime) -> Profile:
     return Profile(user_id, "Ana", "", "", "", "", now, now, 1)
 
 
 @pytest.mark.parametrize(
     ("write", "erased", "refusal"),
     [
-        (follow, "who", TokenInvalid),
-        (follow, "whom", UserNotFound),
-        (post, "who", TokenInvalid),
-        (profile, "who", UserNotFound),
+        (follow, "follower", TokenInvalid),
+        (follow, "followed", UserNotFound),
+        (post, "follower", TokenInvalid),
+        (profile, "follower", UserNotFound),
     ],
 )
-async def test_who_is_erased_meanwhile_is_gone(
+async def test_write_for_an_account_erased_meanwhile_is_refused(
     real_stores: Stores,
     database: Database,
     write: Write,
     erased: str,
     refusal: type[AcademyError],
 ) -> None:
-    """A refusal, not an internal error, and nothing is written."""
+    """Not an internal error; nothing is written."""
     ana = await real_stores.users.add(new("ana"))
     bea = await real_stores.users.add(new("bea"))
-    gone = ana if erased == "who" else bea
+    user = ana if erased == "follower" else bea
     async with database.transaction() as connection:
-        await begin_erasure(connection, gone.id, NOON)
-        await delete_account(connection, gone.id)
-        writing = asyncio.create_task(_run(write(database, ana, bea)))
+        await begin_erasure(connection, user.id, NOON)
+        await delete_account(connection, user.id)
+        task = asyncio.create_task(_run(write(database, ana, bea)))
         await blocked(database)
     with pytest.raises(refusal):
-        await writing
+        await task
 
 
-async def _run(work: Awaitable[object]) -> object:
-    return await work
+async def _run(call: Awaitable[object]) -> object:
+    return await call

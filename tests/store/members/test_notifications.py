@@ -19,7 +19,7 @@ from server.domain.posts.posts import NewPost, Post, State
 from server.store.connect import Database
 from server.store.members.analytics import PostgresAnalytics
 from server.store.members.follows import PostgresFollows
-from server.store.members.notifications import LINES, PostgresNotifications
+from server.store.members.notifications import MAX_LINES, PostgresNotifications
 from server.store.members.settings import PostgresSettings
 from server.store.outbox import PostgresOutbox
 from server.store.posts.posts import PostgresPosts
@@ -192,7 +192,7 @@ async def test_new_follower_is_notified_once(world: World) -> None:
 
 async def test_post_notifies_many_followers_in_chunks(world: World) -> None:
     """Each follower once, also when several followed at the same time."""
-    small = PostgresNotifications(world.database, world.clock, chunk=3)
+    small = PostgresNotifications(world.database, world.clock, batch_size=3)
     world.event_handlers = replace(world.event_handlers, notifications=small)
     ana = await world.member("ana")
     fans = [await world.member(f"fan{n}", followed_posts=True) for n in range(8)]
@@ -263,14 +263,14 @@ async def test_digest_with_more_lines_than_the_limit_ends_with_and_more(
     ana = await world.member("ana")
     bea = await world.member("bea", followed_posts=True, digest=True)
     await world.follow(bea, ana)
-    for number in range(LINES + 1):
+    for number in range(MAX_LINES + 1):
         await world.post(ana, f"Post {number}")
     await world.deliver()
     world.clock.now = NOON + 2 * DIGEST_AFTER
     await world.periodic_jobs.run_once()
     (mail,) = await world.deliver()
     lines = await world.lines(mail)
-    assert (len(lines), lines[-1]) == (LINES + 1, "... and more")
+    assert (len(lines), lines[-1]) == (MAX_LINES + 1, "... and more")
 
 
 async def test_last_seen_outlives_the_session(

@@ -101,21 +101,27 @@ class LoginRequest(_message.Message):
 
     IDENTIFIER_FIELD_NUMBER: _builtins.int
     PASSWORD_FIELD_NUMBER: _builtins.int
+    REFRESH_TOKEN_FIELD_NUMBER: _builtins.int
     identifier: _builtins.str
     """The username or the e-mail address of the account, 1 to 255 characters.
     Case is ignored.
     """
     password: _builtins.str
     """The password of the account, 1 to 128 characters."""
+    refresh_token: _builtins.str
+    """The refresh token of an older session of this client, if it has one. A log-in
+    that succeeds ends that session. A token that is not valid is ignored.
+    """
     def __init__(
         self,
         *,
         identifier: _builtins.str = ...,
         password: _builtins.str = ...,
+        refresh_token: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["identifier", b"identifier", "password", b"password"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["identifier", b"identifier", "password", b"password", "refresh_token", b"refresh_token"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -197,12 +203,19 @@ class LogoutRequest(_message.Message):
 
     DESCRIPTOR: _descriptor.Descriptor
 
+    REFRESH_TOKEN_FIELD_NUMBER: _builtins.int
+    refresh_token: _builtins.str
+    """The refresh token of the session to end. It suffices without an access token,
+    which may have expired.
+    """
     def __init__(
         self,
+        *,
+        refresh_token: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["refresh_token", b"refresh_token"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

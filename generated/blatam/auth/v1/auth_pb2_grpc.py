@@ -167,9 +167,14 @@ class AuthServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def Logout(self, request, context):
-        """Ends the caller's session and revokes its access tokens.
+        """Ends the caller's session and the session of the refresh token.
 
-        Returns PERMISSION_DENIED (USER_REQUIRED) if the caller is a service.
+        Usually these are the same. Revokes their access tokens. Ending a session again
+        succeeds.
+
+        Returns UNAUTHENTICATED (REFRESH_TOKEN_INVALID) if the refresh token was never
+        issued and there is no valid access token. Returns PERMISSION_DENIED
+        (USER_REQUIRED) if the caller is a service.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

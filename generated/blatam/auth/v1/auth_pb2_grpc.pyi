@@ -34,9 +34,14 @@ class AuthServiceStub:
     has expired or was used before, or if its session has ended.
     """
     Logout: _aio.UnaryUnaryMultiCallable[_auth_pb2.LogoutRequest, _auth_pb2.LogoutResponse]
-    """Ends the caller's session and revokes its access tokens.
+    """Ends the caller's session and the session of the refresh token.
 
-    Returns PERMISSION_DENIED (USER_REQUIRED) if the caller is a service.
+    Usually these are the same. Revokes their access tokens. Ending a session again
+    succeeds.
+
+    Returns UNAUTHENTICATED (REFRESH_TOKEN_INVALID) if the refresh token was never
+    issued and there is no valid access token. Returns PERMISSION_DENIED
+    (USER_REQUIRED) if the caller is a service.
     """
     LogoutAll: _aio.UnaryUnaryMultiCallable[_auth_pb2.LogoutAllRequest, _auth_pb2.LogoutAllResponse]
     """Ends all sessions of the caller and revokes their access tokens.
@@ -185,9 +190,14 @@ class AuthServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _auth_pb2.LogoutRequest,
         context: _aio.ServicerContext[_auth_pb2.LogoutRequest, _abc.Awaitable[_auth_pb2.LogoutResponse]],
     ) -> _abc.Awaitable[_auth_pb2.LogoutResponse]:
-        """Ends the caller's session and revokes its access tokens.
+        """Ends the caller's session and the session of the refresh token.
 
-        Returns PERMISSION_DENIED (USER_REQUIRED) if the caller is a service.
+        Usually these are the same. Revokes their access tokens. Ending a session again
+        succeeds.
+
+        Returns UNAUTHENTICATED (REFRESH_TOKEN_INVALID) if the refresh token was never
+        issued and there is no valid access token. Returns PERMISSION_DENIED
+        (USER_REQUIRED) if the caller is a service.
         """
 
     @_abc_1.abstractmethod

@@ -119,6 +119,7 @@ class MethodPolicy(_message.Message):
     USER_REQUIRED_FIELD_NUMBER: _builtins.int
     PUBLIC_CACHE_FIELD_NUMBER: _builtins.int
     CLEARS_COOKIES_FIELD_NUMBER: _builtins.int
+    TOKEN_FIELD_FIELD_NUMBER: _builtins.int
     access: Global___Access.ValueType
     """The callers that may call it."""
     self: _builtins.str
@@ -132,6 +133,11 @@ class MethodPolicy(_message.Message):
     user_required: _builtins.bool
     """True if the call acts on the caller's own account, so that services may not
     make it.
+    """
+    token_field: _builtins.str
+    """The path of a string field of the request that can replace the access token: a
+    call without a valid access token is let through if the field is set. The RPC
+    then verifies its value.
     """
     @_builtins.property
     def rate_limits(self) -> _containers.RepeatedCompositeFieldContainer[Global___RateLimit]:
@@ -160,10 +166,11 @@ class MethodPolicy(_message.Message):
         user_required: _builtins.bool = ...,
         public_cache: _duration_pb2.Duration | None = ...,
         clears_cookies: _abc.Iterable[_builtins.str] | None = ...,
+        token_field: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["public_cache", b"public_cache"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["access", b"access", "audit", b"audit", "clears_cookies", b"clears_cookies", "idempotent", b"idempotent", "public_cache", b"public_cache", "rate_limits", b"rate_limits", "self", b"self", "user_required", b"user_required"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["access", b"access", "audit", b"audit", "clears_cookies", b"clears_cookies", "idempotent", b"idempotent", "public_cache", b"public_cache", "rate_limits", b"rate_limits", "self", b"self", "token_field", b"token_field", "user_required", b"user_required"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -114,6 +114,7 @@ class Post(_message.Message):
     EXCERPT_FIELD_NUMBER: _builtins.int
     AUTHOR_FIELD_NUMBER: _builtins.int
     CATEGORY_FIELD_NUMBER: _builtins.int
+    PUBLISHED_AT_FIELD_NUMBER: _builtins.int
     id: _builtins.int
     """The id of the post, assigned by the server and never reused."""
     author_id: _builtins.int
@@ -150,6 +151,12 @@ class Post(_message.Message):
     def category(self) -> _category_pb2.Category:
         """The category. Absent if it has none."""
 
+    @_builtins.property
+    def published_at(self) -> _timestamp_pb2.Timestamp:
+        """When the post was first published. Absent if it never was. Publishing it again
+        after a withdrawal does not change it.
+        """
+
     def __init__(
         self,
         *,
@@ -165,10 +172,11 @@ class Post(_message.Message):
         excerpt: _builtins.str = ...,
         author: Global___Author | None = ...,
         category: _category_pb2.Category | None = ...,
+        published_at: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["author", b"author", "category", b"category", "created_at", b"created_at", "updated_at", b"updated_at"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["author", b"author", "category", b"category", "created_at", b"created_at", "published_at", b"published_at", "updated_at", b"updated_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["author", b"author", "author_id", b"author_id", "body", b"body", "category", b"category", "category_id", b"category_id", "created_at", b"created_at", "etag", b"etag", "excerpt", b"excerpt", "id", b"id", "state", b"state", "title", b"title", "updated_at", b"updated_at"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["author", b"author", "author_id", b"author_id", "body", b"body", "category", b"category", "category_id", b"category_id", "created_at", b"created_at", "etag", b"etag", "excerpt", b"excerpt", "id", b"id", "published_at", b"published_at", "state", b"state", "title", b"title", "updated_at", b"updated_at"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -416,8 +424,9 @@ class ListPostsRequest(_message.Message):
     page_size: _builtins.int
     """The number of items on a page, 1 to 100. The default is 20."""
     sort_by: _builtins.str
-    """The sort order: `-created_at` (the default, newest first), `created_at`,
-    `-id` or `id`.
+    """The sort order: `-published_at` (the default, most recently published first),
+    `published_at`, `-created_at`, `created_at`, `-id` or `id`. By `published_at`,
+    drafts are sorted by their `created_at`.
     """
     page_token: _builtins.str
     """The `next_page_token` of the previous response, at most 1,024 characters.
@@ -433,11 +442,11 @@ class ListPostsRequest(_message.Message):
     """The fields to return for each post."""
     @_builtins.property
     def since(self) -> _timestamp_pb2.Timestamp:
-        """Only posts created at or after this time."""
+        """Only posts published at or after this time, and drafts created at or after it."""
 
     @_builtins.property
     def until(self) -> _timestamp_pb2.Timestamp:
-        """Only posts created before this time."""
+        """Only posts published before this time, and drafts created before it."""
 
     def __init__(
         self,

@@ -5,10 +5,10 @@ User accounts, followers, scores and exports."""
 
 from blatam.post.v1 import post_pb2 as _post_pb2
 from collections import abc as _abc
+from google.api import httpbody_pb2 as _httpbody_pb2
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import field_mask_pb2 as _field_mask_pb2
 from google.protobuf import message as _message
-from google.protobuf import struct_pb2 as _struct_pb2
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
@@ -908,25 +908,29 @@ Global___ExportUserRequest: _TypeAlias = ExportUserRequest  # noqa: Y015
 
 @_typing.final
 class ExportUserResponse(_message.Message):
-    """Response of ExportUser."""
+    """One part of the document that ExportUser streams, at most 256 KiB."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
-    DOCUMENT_FIELD_NUMBER: _builtins.int
+    SECTION_FIELD_NUMBER: _builtins.int
+    BODY_FIELD_NUMBER: _builtins.int
+    section: _builtins.str
+    """The section of the document that this part belongs to, such as "posts". A long
+    section has several parts.
+    """
     @_builtins.property
-    def document(self) -> _struct_pb2.Struct:
-        """All data about the user, grouped by the table that stores it. Secrets are
-        not included: they are stored as hashes or not at all.
-        """
+    def body(self) -> _httpbody_pb2.HttpBody:
+        """The next bytes of the JSON document. A part may end anywhere in its text."""
 
     def __init__(
         self,
         *,
-        document: _struct_pb2.Struct | None = ...,
+        section: _builtins.str = ...,
+        body: _httpbody_pb2.HttpBody | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["document", b"document"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["body", b"body"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["document", b"document"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["body", b"body", "section", b"section"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

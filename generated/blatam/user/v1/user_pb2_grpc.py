@@ -78,7 +78,7 @@ class UserServiceStub:
                 request_serializer=blatam_dot_user_dot_v1_dot_user__pb2.EraseUserRequest.SerializeToString,
                 response_deserializer=blatam_dot_user_dot_v1_dot_user__pb2.EraseUserResponse.FromString,
                 _registered_method=True)
-        self.ExportUser = channel.unary_unary(
+        self.ExportUser = channel.unary_stream(
                 '/blatam.user.v1.UserService/ExportUser',
                 request_serializer=blatam_dot_user_dot_v1_dot_user__pb2.ExportUserRequest.SerializeToString,
                 response_deserializer=blatam_dot_user_dot_v1_dot_user__pb2.ExportUserResponse.FromString,
@@ -260,9 +260,16 @@ class UserServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ExportUser(self, request, context):
-        """Returns all data about one user (GDPR articles 15 and 20).
+        """Streams all data about one user (GDPR articles 15 and 20): one JSON document in
+        parts, an object with a list of rows for each section. Secrets are not included:
+        they are stored as hashes or not at all. The document is the concatenation of
+        the `body.data` of all parts; over REST it is the response. A row that exists
+        during the whole export is included exactly once; a row that is written during
+        the export may be included. The document is complete only if the stream ends
+        with OK.
 
-        Returns NOT_FOUND (USER_NOT_FOUND) if there is no such user.
+        Returns NOT_FOUND (USER_NOT_FOUND) if there is no such user, or, at the end of
+        the stream, if the user was erased during the export.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -489,7 +496,7 @@ def add_UserServiceServicer_to_server(servicer, server):
                     request_deserializer=blatam_dot_user_dot_v1_dot_user__pb2.EraseUserRequest.FromString,
                     response_serializer=blatam_dot_user_dot_v1_dot_user__pb2.EraseUserResponse.SerializeToString,
             ),
-            'ExportUser': grpc.unary_unary_rpc_method_handler(
+            'ExportUser': grpc.unary_stream_rpc_method_handler(
                     servicer.ExportUser,
                     request_deserializer=blatam_dot_user_dot_v1_dot_user__pb2.ExportUserRequest.FromString,
                     response_serializer=blatam_dot_user_dot_v1_dot_user__pb2.ExportUserResponse.SerializeToString,
@@ -813,7 +820,7 @@ class UserService:
             wait_for_ready=None,
             timeout=None,
             metadata=None):
-        return grpc.experimental.unary_unary(
+        return grpc.experimental.unary_stream(
             request,
             target,
             '/blatam.user.v1.UserService/ExportUser',

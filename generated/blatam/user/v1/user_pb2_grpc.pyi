@@ -77,10 +77,17 @@ class UserServiceStub:
     is wrong. Returns FAILED_PRECONDITION (LAST_ADMIN) if no active admin would
     be left.
     """
-    ExportUser: _aio.UnaryUnaryMultiCallable[_user_pb2.ExportUserRequest, _user_pb2.ExportUserResponse]
-    """Returns all data about one user (GDPR articles 15 and 20).
+    ExportUser: _aio.UnaryStreamMultiCallable[_user_pb2.ExportUserRequest, _user_pb2.ExportUserResponse]
+    """Streams all data about one user (GDPR articles 15 and 20): one JSON document in
+    parts, an object with a list of rows for each section. Secrets are not included:
+    they are stored as hashes or not at all. The document is the concatenation of
+    the `body.data` of all parts; over REST it is the response. A row that exists
+    during the whole export is included exactly once; a row that is written during
+    the export may be included. The document is complete only if the stream ends
+    with OK.
 
-    Returns NOT_FOUND (USER_NOT_FOUND) if there is no such user.
+    Returns NOT_FOUND (USER_NOT_FOUND) if there is no such user, or, at the end of
+    the stream, if the user was erased during the export.
     """
     UpdateUser: _aio.UnaryUnaryMultiCallable[_user_pb2.UpdateUserRequest, _user_pb2.UpdateUserResponse]
     """Changes an account. Disabling an account or changing its role ends its
@@ -310,11 +317,18 @@ class UserServiceServicer(metaclass=_abc_1.ABCMeta):
     def ExportUser(
         self,
         request: _user_pb2.ExportUserRequest,
-        context: _aio.ServicerContext[_user_pb2.ExportUserRequest, _abc.Awaitable[_user_pb2.ExportUserResponse]],
-    ) -> _abc.Awaitable[_user_pb2.ExportUserResponse]:
-        """Returns all data about one user (GDPR articles 15 and 20).
+        context: _aio.ServicerContext[_user_pb2.ExportUserRequest, _abc.AsyncIterator[_user_pb2.ExportUserResponse]],
+    ) -> _abc.AsyncIterator[_user_pb2.ExportUserResponse]:
+        """Streams all data about one user (GDPR articles 15 and 20): one JSON document in
+        parts, an object with a list of rows for each section. Secrets are not included:
+        they are stored as hashes or not at all. The document is the concatenation of
+        the `body.data` of all parts; over REST it is the response. A row that exists
+        during the whole export is included exactly once; a row that is written during
+        the export may be included. The document is complete only if the stream ends
+        with OK.
 
-        Returns NOT_FOUND (USER_NOT_FOUND) if there is no such user.
+        Returns NOT_FOUND (USER_NOT_FOUND) if there is no such user, or, at the end of
+        the stream, if the user was erased during the export.
         """
 
     @_abc_1.abstractmethod

@@ -1,4 +1,4 @@
-"""Accounts, sessions, revocations, signing keys and first answers."""
+"""Accounts, sessions, revocations, signing keys and idempotent responses."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ down_revision = None
 
 
 def upgrade() -> None:
-    """Make the first tables."""
+    """Create the first tables."""
     _request_answers()
     _revocations()
     _signing_keys()

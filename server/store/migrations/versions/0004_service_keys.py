@@ -1,4 +1,4 @@
-"""Keys of services."""
+"""Service keys."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ down_revision = "0003"
 
 
 def upgrade() -> None:
-    """Make the table."""
+    """Create the table."""
     op.create_table(
         "service_keys",
         sa.Column("id", sa.BigInteger(), sa.Identity(always=True), nullable=False),

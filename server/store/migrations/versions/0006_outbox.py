@@ -1,4 +1,4 @@
-"""The outbox, and the tokens of the mails it sends."""
+"""The outbox, and the single-use tokens of its mails."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ down_revision = "0005"
 
 
 def upgrade() -> None:
-    """Make the tables; what erasing a user has to find gets an index."""
+    """Create the tables, and indexes for erasing a user."""
     _outbox()
-    _tell_of_entries()
+    _notify_of_entries()
     _mailed_tokens()
-    _answers_name_their_users()
+    _responses_name_their_users()
     op.create_index("idx_audit_events_actor", "audit_events", ["actor"])
     op.create_index("idx_sessions_expires_at", "sessions", ["expires_at"])
     op.create_index(
@@ -63,8 +63,8 @@ def _outbox() -> None:
     op.create_index("idx_outbox_delivered_at", "outbox", ["delivered_at"])
 
 
-def _tell_of_entries() -> None:
-    """Tell on channel `outbox`, when it commits, that there are new entries."""
+def _notify_of_entries() -> None:
+    """Notify channel `outbox` of new entries when they commit."""
     op.execute(
         """
         create function tell_outbox_written() returns trigger language plpgsql as $$
@@ -103,8 +103,8 @@ def _mailed_tokens() -> None:
     op.create_index("idx_mailed_tokens_expires_at", "mailed_tokens", ["expires_at"])
 
 
-def _answers_name_their_users() -> None:
-    """Let an answer say whom it shows, so that erasing them finds it."""
+def _responses_name_their_users() -> None:
+    """Store the users in a response, so that erasing one of them deletes it."""
     op.add_column(
         "request_answers",
         sa.Column(

@@ -10,7 +10,7 @@ down_revision = "0006"
 
 
 def upgrade() -> None:
-    """Make the tables."""
+    """Create the tables."""
     op.create_table(
         "user_profiles",
         sa.Column("user_id", sa.BigInteger(), nullable=False),
@@ -23,7 +23,7 @@ def upgrade() -> None:
         sa.Column("updated_at", sa.DateTime(timezone=True), nullable=False),
         sa.Column("version", sa.BigInteger(), server_default="1", nullable=False),
         sa.PrimaryKeyConstraint("user_id", name=op.f("pk_user_profiles")),
-        _user("user_profiles", "user_id"),
+        _user_reference("user_profiles", "user_id"),
     )
     op.create_table(
         "user_settings",
@@ -36,7 +36,7 @@ def upgrade() -> None:
         sa.Column("updated_at", sa.DateTime(timezone=True), nullable=False),
         sa.Column("version", sa.BigInteger(), nullable=False),
         sa.PrimaryKeyConstraint("user_id", name=op.f("pk_user_settings")),
-        _user("user_settings", "user_id"),
+        _user_reference("user_settings", "user_id"),
     )
     op.create_table(
         "follows",
@@ -45,8 +45,8 @@ def upgrade() -> None:
         sa.Column("created_at", sa.DateTime(timezone=True), nullable=False),
         sa.PrimaryKeyConstraint("follower_id", "followed_id", name=op.f("pk_follows")),
         sa.CheckConstraint("follower_id <> followed_id", name=op.f("ck_follows_self")),
-        _user("follows", "follower_id"),
-        _user("follows", "followed_id"),
+        _user_reference("follows", "follower_id"),
+        _user_reference("follows", "followed_id"),
     )
     for column, other in (
         ("follower_id", "followed_id"),
@@ -57,7 +57,7 @@ def upgrade() -> None:
         )
 
 
-def _user(table: str, column: str) -> sa.ForeignKeyConstraint:
+def _user_reference(table: str, column: str) -> sa.ForeignKeyConstraint:
     return sa.ForeignKeyConstraint(
         [column],
         ["users.id"],

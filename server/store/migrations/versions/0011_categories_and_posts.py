@@ -10,7 +10,7 @@ down_revision = "0010"
 
 
 def upgrade() -> None:
-    """Make the tables; the indexes hold what a list asks for, in its order."""
+    """Create the tables, with an index for each order of lists."""
     op.create_table(
         "categories",
         sa.Column("id", sa.BigInteger(), sa.Identity(always=True), nullable=False),
@@ -53,9 +53,9 @@ def _posts() -> None:
             ondelete="RESTRICT",
         ),
     )
-    listed = ["state", "created_at", "id"]
+    key = ["state", "created_at", "id"]
     op.create_index(
-        "idx_posts_created_at", "posts", listed, postgresql_include=["user_id"]
+        "idx_posts_created_at", "posts", key, postgresql_include=["user_id"]
     )
     op.create_index(
         "idx_posts_deleted_at",
@@ -63,10 +63,10 @@ def _posts() -> None:
         ["deleted_at"],
         postgresql_where=sa.text("deleted_at is not null"),
     )
-    op.create_index("idx_posts_user_id", "posts", ["user_id", *listed])
+    op.create_index("idx_posts_user_id", "posts", ["user_id", *key])
     op.create_index(
         "idx_posts_category_id",
         "posts",
-        ["category_id", *listed],
+        ["category_id", *key],
         postgresql_include=["user_id"],
     )

@@ -1,4 +1,4 @@
-"""What follows from posts and follows: counts, and news for members."""
+"""Counts of posts and followers, and notifications of members."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ down_revision = "0011"
 
 
 def upgrade() -> None:
-    """Make the tables; every account there is gets counted."""
+    """Create the tables; every existing account is counted."""
     _analytics()
     _notifications()
 

@@ -1,16 +1,16 @@
-"""Erasures run in batches: how far each one is, and events of an actor by id."""
+"""Add the progress of erasures, which run in batches."""
 
 from __future__ import annotations
 
 import sqlalchemy as sa
 from alembic import op
 
-revision = "0013"
-down_revision = "0012"
+revision = "0015"
+down_revision = "0014"
 
 
 def upgrade() -> None:
-    """Add the table, and replace an index by one that can continue after an id."""
+    """Add the table."""
     op.create_table(
         "erasures",
         sa.Column("account_id", sa.BigInteger(), nullable=False),
@@ -21,5 +21,3 @@ def upgrade() -> None:
         ),
         sa.PrimaryKeyConstraint("account_id", name=op.f("pk_erasures")),
     )
-    op.create_index("idx_audit_events_actor_id", "audit_events", ["actor", "id"])
-    op.drop_index("idx_audit_events_actor", "audit_events")

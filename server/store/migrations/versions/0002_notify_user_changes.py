@@ -1,4 +1,4 @@
-"""Every change of an account is told on a channel, when it commits."""
+"""Every change of an account is notified on a channel when it commits."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ down_revision = "0001"
 
 
 def upgrade() -> None:
-    """Tell "id version" on channel `users`, whoever makes the change, and how."""
+    """Notify channel `users` with "id version", for changes by any client."""
     op.execute(
         """
         create function tell_user_changed() returns trigger language plpgsql as $$

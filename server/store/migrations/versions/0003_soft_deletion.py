@@ -1,4 +1,4 @@
-"""Accounts can be deleted, and admins are found quickly."""
+"""Soft deletion of accounts, and indexes for lists of users."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ down_revision = "0002"
 
 
 def upgrade() -> None:
-    """Add when an account was deleted; old code sees deleted ones as before."""
+    """Add the time of deletion; an older release still shows deleted accounts."""
     op.add_column("users", sa.Column("deleted_at", sa.DateTime(timezone=True)))
     op.create_index(
         "idx_users_deleted_at",

@@ -1,0 +1,129 @@
+"""Errors -> HTTP responses: every error has the same body."""
+
+import base64
+import math
+import re
+from datetime import UTC, datetime
+from typing import Any
+
+import orjson
+from protobuf import Registry
+
+from edge.config import EdgeSettings
+from edge.errors import HTTP, Code, Header, HttpError, sendable
+from edge.port import CallError
+from edge.reply import Response
+
+_TYPE_URL = "type.googleapis.com/google.rpc."
+_RETRYABLE = (429, 503)
+_DURATION = re.compile(r"[0-9]+(?:\.[0-9]+)?s")  # ProtoJSON, not negative
+_LAST_CODE = len(HTTP) - 1
+
+
+class Failures:
+    """Renders errors as responses."""
+
+    def __init__(self, registry: Registry, settings: EdgeSettings) -> None:
+        self._registry = registry
+        self._domain = settings.error_domain
+        self._retry_after = settings.retry_after
+        status = registry.message("google.rpc.Status")
+        assert status is not None  # noqa: S101  # the codec adds it to every registry
+        self._status = status.type
+
+    def response(self, error: Exception, request_id: str, *, match: bool) -> Response:
+        """Return the response to an error; `match`: the request had If-Match.
+
+        An unexpected error reveals nothing but the request id.
+        """
+        if isinstance(error, HttpError):
+            body = _error(error.code, error.message, error.reason, request_id)
+            body["details"] = [*self._info(error.reason), *_violations(error)]
+            return self._response(error.http, body, [*error.headers])
+        if isinstance(error, CallError):
+            return self._of_call(error, request_id, match=match)
+        body = _error(Code.INTERNAL, "internal error", "", request_id)
+        return self._response(500, body, [])
+
+    def _info(self, reason: str) -> list[Any]:
+        """Return the reason as a service writes it, if the settings name a domain."""
+        kind = f"{_TYPE_URL}ErrorInfo"
+        info = {"@type": kind, "reason": reason, "domain": self._domain}
+        return [info] if self._domain else []
+
+    def _of_call(self, error: CallError, request_id: str, *, match: bool) -> Response:
+        """Return the response to a failed call; with If-Match, ABORTED is 412."""
+        code = error.code if 0 < error.code <= _LAST_CODE else Code.UNKNOWN
+        details = [self._unpacked(packed) for packed in self._details(error.status)]
+        reason, headers = "", []
+        for detail in details:
+            kind = detail["@type"].rpartition("/")[2]
+            if kind == "google.rpc.ErrorInfo":
+                reason = reason or detail.get("reason", "")
+            elif kind == "google.rpc.RetryInfo":
+                headers = _retry_after(detail.get("retryDelay", "0s"))
+        body = _error(code, error.message, reason, request_id)
+        body |= {"code": error.code, "details": details}
+        http = 412 if match and code == Code.ABORTED else HTTP[code]
+        return self._response(http, body, headers)
+
+    def _response(
+        self, http: int, body: dict[str, Any], headers: list[Header]
+    ) -> Response:
+        if body["code"] == Code.UNAUTHENTICATED:
+            headers.append((b"www-authenticate", b"Bearer"))
+        if http in _RETRYABLE and not any(
+            name == b"retry-after" for name, _ in headers
+        ):
+            headers.append((b"retry-after", b"%d" % self._retry_after))
+        return Response(http, headers, orjson.dumps(body))
+
+    def _details(self, status: bytes) -> list[Any]:
+        try:
+            parsed: Any = self._status.from_binary(status)
+        except ValueError:
+            return []
+        return list(parsed.details)
+
+    def _unpacked(self, packed: Any) -> dict[str, Any]:
+        """Return an Any as JSON; one of an unknown type stays in base64."""
+        try:
+            value = orjson.loads(packed.to_json(registry=self._registry))
+            if isinstance(value.get("@type"), str):
+                return dict(value)
+        except (ValueError, TypeError, RecursionError):
+            pass  # an unknown type, or bytes that are not of it
+        value = base64.b64encode(packed.value).decode()
+        return {"@type": packed.type_url, "value": value}
+
+
+def _error(code: int, message: str, reason: str, request_id: str) -> dict[str, Any]:
+    now = datetime.now(UTC).isoformat(timespec="milliseconds")
+    name = Code.Name(code)
+    return {
+        "error": sendable(message) or name.replace("_", " ").lower(),
+        "errorCode": reason or name,
+        "timestamp": now.replace("+00:00", "Z"),
+        "code": code,
+        "status": name,
+        "requestId": request_id,
+        "details": [],
+    }
+
+
+def _violations(error: HttpError) -> list[Any]:
+    if not error.violations:
+        return []
+    violations = [
+        {"field": v.field, "description": v.description, "reason": v.reason}
+        for v in error.violations
+    ]
+    return [{"@type": f"{_TYPE_URL}BadRequest", "fieldViolations": violations}]
+
+
+def _retry_after(duration: object) -> list[Header]:
+    """Return a Retry-After of a ProtoJSON duration, rounded up to whole seconds."""
+    if not isinstance(duration, str) or not _DURATION.fullmatch(duration):
+        return []
+    seconds = math.ceil(float(duration.removesuffix("s")))
+    return [(b"retry-after", b"%d" % seconds)] if seconds > 0 else []

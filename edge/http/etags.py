@@ -1,0 +1,63 @@
+"""Entity tags: one covers every byte of an answer, and names the resource's version.
+
+The strong tag of a resource is "<version>;<digest>": If-None-Match compares all of it,
+If-Match the version alone, so that a change of an embedded resource makes a cached
+copy stale but does not refuse an update (RFC 9110 8.8.3 and 13.1). The answer to a
+change has the tag of its version alone.
+"""
+
+import re
+from collections.abc import Sequence
+from hashlib import blake2b
+
+from edge.errors import Header, HttpError
+
+_DIGEST_BYTES = 12
+_TAG = re.compile(rb'"[^"]*"')  # without its W/; it may hold a comma
+_STRONG_TAG = re.compile(r'"([^"]+)"|([^",/]+)')  # many clients omit the quotes
+_SUFFIX = re.compile(rf";[0-9a-f]{{{2 * _DIGEST_BYTES}}}(?:;[a-z]+)?$")
+
+
+def version_tag(version: str) -> bytes:
+    """Return the tag of a version alone, for answers to changes; b"" if it has none."""
+    if version and version.isascii() and version.isprintable() and '"' not in version:
+        return b'"%s"' % version.encode()
+    return b""
+
+
+def entity_tag(body: bytes, version: bytes, coding: str = "") -> bytes:
+    """Return the tag of an answer: a strong one if there is a version's tag.
+
+    `body` is without its content coding, which the strong tag names: the coded bytes
+    follow from both.
+    """
+    digest = blake2b(body, digest_size=_DIGEST_BYTES).hexdigest()
+    if not version:
+        return f'W/"{digest}"'.encode()
+    suffix = f";{digest};{coding}" if coding else f";{digest}"
+    return b'%s%s"' % (version[:-1], suffix.encode())
+
+
+def is_unchanged(if_none_match: bytes, headers: Sequence[Header]) -> bool:
+    """Compare If-None-Match with an answer's tag, weakly (RFC 9110 13.1.2)."""
+    etag = dict(headers).get(b"etag")
+    if etag is None:
+        return False
+    return if_none_match == b"*" or etag.removeprefix(b"W/") in _TAG.findall(
+        if_none_match
+    )
+
+
+def matched_version(if_match: str) -> str:
+    """Return the version that If-Match requires; "" for any (RFC 9110 13.1.1).
+
+    The version alone is a tag, too: it is what a resource's own field says. A weak
+    tag belongs to an answer without a version, so it never matches: 412.
+    """
+    match = _STRONG_TAG.fullmatch(if_match)
+    if match is None:
+        message = "If-Match takes one strong entity tag or *"
+        raise HttpError(message, "ETAG_MISMATCH", http=412)
+    if if_match == "*":
+        return ""
+    return _SUFFIX.sub("", match[1] or match[2])
