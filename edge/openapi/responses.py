@@ -10,7 +10,6 @@ from edge.errors import HTTP, Code
 from edge.http.negotiation import EVENTS, JSON, NDJSON
 from edge.reply import status_of
 from edge.schema.components import Schemas, comment
-from edge.schema.fields import find_string
 from edge.schema.kinds import Schema
 
 _TEXT: Schema = {"type": "string"}
@@ -109,7 +108,7 @@ class Responses:
         response: dict[str, Any] = {"description": text or _SUCCESS[status]}
         if status != 204:
             response["content"] = self._content(binding)
-        if find_string(binding.resource, "etag"):
+        if binding.etag:
             description = "The version of the resource, for `If-Match`."
             tag = {"description": description, "schema": _TEXT}
             response["headers"] = {"ETag": tag}

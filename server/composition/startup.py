@@ -19,8 +19,8 @@ Step = Callable[[], Awaitable[object]]
 class Startup:
     """Runs steps in their order until all have succeeded, then the tasks.
 
-    `complete` tells whether calls may be served. What waiting cannot mend, such as a
-    wrong password, ends the startup: `check` raises it.
+    `complete` tells whether calls may be served. An error that waiting
+    cannot fix, such as a wrong password, ends the startup: `check` raises it.
     """
 
     name = "startup"
@@ -40,7 +40,7 @@ class Startup:
     async def attempt(self) -> None:
         """Run the steps; return without completing if Postgres is away.
 
-        Raises an error that waiting cannot mend.
+        Raises an error that waiting cannot fix.
         """
         try:
             for step in self._steps:

@@ -62,7 +62,7 @@ class Retention:
         return CONTINUE_AFTER if self._unfinished else SWEEP_INTERVAL
 
     async def sweep(self) -> None:
-        """Give every deletion and every due erasure its share of time.
+        """Run every deletion and every due erasure, each within the budget.
 
         Raises StoreUnavailable if the accounts to erase cannot be read.
         """

@@ -84,7 +84,7 @@ async def test_application_refreshes_before_serving_in_feature_order() -> None:
 
 
 async def test_application_does_not_start_when_a_refresh_fails() -> None:
-    """An error that waiting cannot mend reaches the caller; no task runs."""
+    """An error that waiting cannot fix reaches the caller; no task runs."""
     recorder = Recorder()
 
     async def fail() -> None:

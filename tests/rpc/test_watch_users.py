@@ -47,8 +47,8 @@ async def of(stream: Any, user_id: int, count: int) -> list[pb.WatchUsersRespons
     async with asyncio.timeout(10):
         while len(changes) < count:
             answer = await stream.read()
-            shown = getattr(answer, answer.WhichOneof("event"))
-            if getattr(shown, "id", 0) == user_id:
+            event = getattr(answer, answer.WhichOneof("event"))
+            if getattr(event, "id", 0) == user_id:
                 changes.append(answer)
     return changes
 
@@ -76,8 +76,8 @@ async def test_watch_users_streams_changes_and_resumes(shared: Running) -> None:
         await shared.users.UndeleteUser(back, metadata=root.metadata)
         assert kinds(await of(stream, ana.user.id, 1)) == ["created"]
     async with watching(shared, key, created[0].resume_token) as stream:
-        told = kinds(await of(stream, ana.user.id, 3))
-    assert told == ["updated", "deleted", "created"]
+        received = kinds(await of(stream, ana.user.id, 3))
+    assert received == ["updated", "deleted", "created"]
 
 
 @pytest.mark.parametrize("private", [False, True])
@@ -88,9 +88,9 @@ async def test_watch_users_sends_private_fields_to_authorized_keys_only(
     key = await service_key(shared, private=private)
     async with watching(shared, key) as stream:
         ana = await shared.sign_up()
-        (told,) = await of(stream, ana.id, 1)
-    assert bool(told.created.email) is private
-    assert bool(told.created.role) is private
+        (change,) = await of(stream, ana.id, 1)
+    assert bool(change.created.email) is private
+    assert bool(change.created.role) is private
 
 
 async def test_watch_users_ends_when_service_key_is_revoked(shared: Running) -> None:

@@ -1,1 +1,1 @@
-"""What follows a change once it has committed: events told, mails sent."""
+"""Outbox entries and the e-mails composed from them."""

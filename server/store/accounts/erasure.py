@@ -3,8 +3,8 @@
 `begin_erasure` removes the identity in one short transaction. `Erasures` deletes the
 rest in batches: first the rows that reference the account, then the account, then
 the addresses in audit events. So an account with millions of rows needs no long
-transaction. A row in `erasures` says how far an erasure is, until it is complete; any
-process continues from there. The id is never used again.
+transaction. A row in `erasures` records the progress until the erasure is complete;
+any process continues from there. The id is never used again.
 """
 
 from __future__ import annotations
@@ -93,11 +93,11 @@ async def _delete_mails(
 
 async def _delete_responses(connection: AsyncConnection, user_id: int) -> None:
     """Delete stored responses to the user, and those that contain the user."""
-    shown = sa.or_(
+    condition = sa.or_(
         request_answers.c.caller == f"user:{user_id}",
         request_answers.c.about.contains([user_id]),
     )
-    await connection.execute(sa.delete(request_answers).where(shown))
+    await connection.execute(sa.delete(request_answers).where(condition))
 
 
 async def delete_account(connection: AsyncConnection, user_id: int) -> None:
