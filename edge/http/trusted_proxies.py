@@ -50,6 +50,7 @@ class TrustedProxies:
         """Read the networks; raises ValueError for one that is invalid."""
         self._networks = tuple(_network(network) for network in networks)
         self._hop = lru_cache(maxsize=_CACHE_SIZE)(self._parse_hop)
+        self._client = lru_cache(maxsize=_CACHE_SIZE)(self._find_client)
 
     def _parse_hop(self, text: str) -> tuple[str, bool]:
         address = parse_address(text)
@@ -69,8 +70,11 @@ class TrustedProxies:
         empty `peer` is this process, which is trusted. A hop that is no address
         counts as the proxy that added it; "" where that is this process.
         """
+        return self._client(peer, ",".join(forwarded))
+
+    def _find_client(self, peer: str, forwarded: str) -> str:
         client = ""
-        for hop in reversed([*",".join(forwarded).split(","), peer]):
+        for hop in reversed([*forwarded.split(","), peer]):
             if not hop or hop.isspace():
                 continue
             address, trusted = self._hop(hop)

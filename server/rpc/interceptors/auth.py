@@ -30,13 +30,15 @@ _SCHEME = "bearer"
 
 def authorize_calls(
     method: Method, verify: VerifyToken, refresh_keys: RefreshKeys
-) -> Interceptor:
-    """Return the interceptor that enforces the access rule of one RPC.
+) -> Interceptor | None:
+    """Return the interceptor that enforces the access rule of one RPC; None if public.
 
     `verify` raises TokenInvalid. If it raises KeyUnknown, `refresh_keys` is awaited
     and the token is verified once more.
     """
     policy = method.policy
+    if policy.access == Access.ACCESS_PUBLIC:
+        return None
     read_owner: Callable[[Any], int] | None = (
         attrgetter(policy.self) if policy.access == Access.ACCESS_SELF else None
     )
@@ -45,14 +47,14 @@ def authorize_calls(
         attrgetter(policy.token_field) if policy.token_field else None
     )
 
-    async def public(call: Call, proceed: Proceed) -> Outcome:
-        return await proceed(call)
-
     async def restricted(call: Call, proceed: Proceed) -> Outcome:
         try:
-            caller = call.caller = await _identify_or_refresh(
-                call, verify, refresh_keys
-            )
+            try:
+                caller = _identify(call, verify)
+            except KeyUnknown:
+                await refresh_keys()
+                caller = _identify(call, verify)
+            call.caller = caller
         except (TokenMissing, TokenInvalid):
             if read_token and read_token(call.request):
                 return await proceed(call)  # the RPC verifies this token
@@ -67,7 +69,7 @@ def authorize_calls(
             return outcome
         return _recheck_each_message(call, outcome, verify)
 
-    return public if policy.access == Access.ACCESS_PUBLIC else restricted
+    return restricted
 
 
 async def _recheck_each_message(
@@ -81,16 +83,6 @@ async def _recheck_each_message(
         async for message in messages:
             _identify(call, verify)
             yield message
-
-
-async def _identify_or_refresh(
-    call: Call, verify: VerifyToken, refresh_keys: RefreshKeys
-) -> Caller:
-    try:
-        return _identify(call, verify)
-    except KeyUnknown:
-        await refresh_keys()
-        return _identify(call, verify)
 
 
 def _identify(call: Call, verify: VerifyToken) -> Caller:
