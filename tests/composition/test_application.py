@@ -270,12 +270,15 @@ async def test_resources_close_in_reverse_order(
 ) -> None:
     """When Postgres is closed, hashing threads and Redis are closed already."""
     states: list[tuple[bool, bool]] = []
+    threads_before = set(threading.enumerate())  # of other services in this process
     async with open_resources(load(**settings(database_url, redis_url))) as resources:
+        hashing_threads = set(threading.enumerate()) - threads_before
+        hashing_threads = {t for t in hashing_threads if t.name.startswith("hash-")}
         await resources.redis.ping()
         (connection,) = resources.redis.connection_pool._available_connections
 
         def state(_engine: object = None) -> tuple[bool, bool]:
-            hashing = any(t.name.startswith("hash-") for t in threading.enumerate())
+            hashing = any(thread.is_alive() for thread in hashing_threads)
             return hashing, bool(connection.is_connected)
 
         engine = resources.database.engine.sync_engine
