@@ -73,7 +73,7 @@ WRAPPED = {"UpdateUserProfile": "profile", "UpdateUserSettings": "settings",
 HTTP = {"ALREADY_EXISTS": 409, "NOT_FOUND": 404, "UNAUTHENTICATED": 401,
         "INVALID_ARGUMENT": 400, "FAILED_PRECONDITION": 400,
         "PERMISSION_DENIED": 403, "ABORTED": 409,
-        "RESOURCE_EXHAUSTED": 429}  # fmt: skip
+        "RESOURCE_EXHAUSTED": 429, "UNAVAILABLE": 503}  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,6 +22,7 @@ from server.store.connect import Database
 from server.store.migrate import upgrade
 from tests.running import Running, running
 
+START_SECONDS = 30
 TEMPLATE = "blatam_template"
 # Tests start processes while gRPC runs. Its fork handlers serve children that do not
 # exec; here they could hang or write to the child's standard error.
@@ -127,7 +128,15 @@ async def shared(
         fresh_database(servers, admin, template) as url,
         running(url, key_space(servers, 1)) as started,
     ):
+        await ready(started)
         yield started
+
+
+async def ready(service: Running) -> None:
+    """Wait until calls are served, which a slow Postgres delays."""
+    async with asyncio.timeout(START_SECONDS):
+        while not (await service.http.get("/readyz")).is_success:
+            await asyncio.sleep(0.05)
 
 
 @pytest.fixture

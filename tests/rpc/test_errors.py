@@ -20,6 +20,7 @@ from server.rpc.deadlines import TIMER_INTERVAL
 from server.rpc.interceptors.errors import map_errors
 from server.rpc.interceptors.logging import log_calls
 from server.rpc.listener import build_call
+from tests.logs import captured_lines
 from tests.running import Running
 from tests.status import refusal
 
@@ -111,7 +112,7 @@ async def test_cancellation_passes_through_the_chain() -> None:
         return b""
 
     proceed = wrap_handler([log_calls, map_errors(TIMER)], slow)
-    with structlog.testing.capture_logs() as lines:
+    with captured_lines(event="call") as lines:
         task = asyncio.ensure_future(proceed(call()))
         await asyncio.sleep(0)
         task.cancel()
