@@ -135,7 +135,7 @@ async def shared(
 async def ready(service: Running) -> None:
     """Wait until calls are served, which a slow Postgres delays."""
     async with asyncio.timeout(START_SECONDS):
-        while not (await service.http.get("/readyz")).is_success:
+        while not (await service.http.get("/readyz")).is_success:  # noqa: ASYNC110
             await asyncio.sleep(0.05)
 
 
