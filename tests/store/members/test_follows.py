@@ -9,7 +9,7 @@ import pytest
 from server.domain.accounts.users import User
 from server.domain.errors import AcademyError, TokenInvalid, UserNotFound
 from server.domain.members.profiles import Profile
-from server.domain.posts.posts import NewPost, State
+from server.domain.posts.posts import NewPost, PostState
 from server.store.accounts.erasure import begin_erasure, delete_account
 from server.store.connect import Database
 from server.store.members.follows import PostgresFollows
@@ -28,7 +28,7 @@ def follow(database: Database, follower: User, followed: User) -> Awaitable[obje
 
 
 def post(database: Database, follower: User, followed: User) -> Awaitable[object]:
-    new_post = NewPost(follower.id, "Title", "body", 0, State.PUBLISHED, NOON)
+    new_post = NewPost(follower.id, "Title", "body", 0, PostState.PUBLISHED, NOON)
     return PostgresPosts(database).add(new_post)
 
 

@@ -12,10 +12,10 @@ import sqlalchemy as sa
 from server.domain.accounts.users import User
 from server.domain.credentials.sessions import Session
 from server.domain.edits import Edit
-from server.domain.members.event_handlers import EventHandlers
-from server.domain.members.settings import Settings
+from server.domain.members.event_handlers import MemberEventHandlers
+from server.domain.members.settings import UserSettings
 from server.domain.outbox.entries import Entry, EventType
-from server.domain.posts.posts import NewPost, Post, State
+from server.domain.posts.posts import NewPost, Post, PostState
 from server.store.connect import Database
 from server.store.members.analytics import PostgresAnalytics
 from server.store.members.follows import PostgresFollows
@@ -42,13 +42,13 @@ class World:
         self.settings = PostgresSettings(database)
         self.notifications = PostgresNotifications(database, self.clock)
         counts = PostgresAnalytics(database)
-        self.event_handlers = EventHandlers(counts, self.notifications)
+        self.event_handlers = MemberEventHandlers(counts, self.notifications)
         self.periodic_jobs = PeriodicJobs(counts, self.notifications, self.clock)
 
     async def member(self, name: str, **settings: bool) -> User:
         user = await self.users.add(new(name))
         if settings:
-            values = replace(Settings(), **settings)  # type: ignore[arg-type]  # all bool
+            values = replace(UserSettings(), **settings)  # type: ignore[arg-type]  # all bool
             await self.settings.replace(user.id, values, "", NOON)
         return user
 
@@ -56,7 +56,10 @@ class World:
         await self.follows.add(follower.id, followed.id, self.clock())
 
     async def post(
-        self, author: User, title: str = "On numbers", state: State = State.PUBLISHED
+        self,
+        author: User,
+        title: str = "On numbers",
+        state: PostState = PostState.PUBLISHED,
     ) -> Post:
         made = NewPost(author.id, title, "body", 0, state, self.clock())
         return await self.posts.add(made)
@@ -103,13 +106,13 @@ async def test_counts_follow_posts_and_follows(world: World) -> None:
     ana, bea = await world.member("ana"), await world.member("bea")
     await world.follow(bea, ana)
     post = await world.post(ana)
-    await world.post(ana, state=State.DRAFT)
+    await world.post(ana, state=PostState.DRAFT)
     await world.deliver()
     assert await world.counts(ana) == (1, 1)
-    await world.posts.edit(post.id, Edit({"state": State.DRAFT}, "", NOON))
+    await world.posts.edit(post.id, Edit({"state": PostState.DRAFT}, "", NOON))
     await world.deliver()
     assert await world.counts(ana) == (0, 1)
-    await world.posts.edit(post.id, Edit({"state": State.PUBLISHED}, "", NOON))
+    await world.posts.edit(post.id, Edit({"state": PostState.PUBLISHED}, "", NOON))
     await world.users.delete(bea.id, NOON)
     await world.deliver()
     assert await world.counts(ana) == (1, 0)
@@ -157,7 +160,7 @@ async def test_post_notifies_followers_whose_settings_ask_for_it(world: World) -
     (mail,) = await world.deliver()
     assert (mail.kind, mail.user_id) == (EventType.FOLLOWED_POST, asks.id)
     assert await world.lines(mail) == ["ana: On numbers"]
-    for state in (State.DRAFT, State.PUBLISHED):
+    for state in (PostState.DRAFT, PostState.PUBLISHED):
         await world.posts.edit(post.id, Edit({"state": state}, "", NOON))
     assert await world.deliver() == []
 
@@ -170,9 +173,9 @@ async def test_notification_omits_deleted_post_and_changed_setting(
     await world.follow(bea, ana)
     post = await world.post(ana)
     (mail,) = await world.deliver()
-    await world.settings.replace(bea.id, Settings(), "", NOON)
+    await world.settings.replace(bea.id, UserSettings(), "", NOON)
     assert await world.lines(mail) == []
-    await world.settings.replace(bea.id, Settings(followed_posts=True), "", NOON)
+    await world.settings.replace(bea.id, UserSettings(followed_posts=True), "", NOON)
     assert await world.lines(mail) == ["ana: On numbers"]
     await world.posts.delete(post.id, "", NOON)
     assert await world.lines(mail) == []
