@@ -6,14 +6,14 @@ from typing import Any
 from uuid import uuid4
 
 from tests.clients import Answer, Client, Grpc, Rest
-from tests.running import PASSWORD, Running
+from tests.running import PASSWORD, RunningService
 
 CALLERS = 50
 TIMEOUT_SECONDS = 30
 
 
 async def sign_up_concurrently(
-    service: Running, *calls: dict[str, Any]
+    service: RunningService, *calls: dict[str, Any]
 ) -> list[Answer]:
     """Sign up concurrently, alternating between both transports.
 
@@ -33,7 +33,7 @@ async def sign_up_concurrently(
     return await asyncio.gather(*(sign_up(n, call) for n, call in enumerate(calls)))
 
 
-async def test_concurrent_sign_ups_create_one_account(shared: Running) -> None:
+async def test_concurrent_sign_ups_create_one_account(shared: RunningService) -> None:
     """L15, R30, R31: the other 49 get USERNAME_TAKEN, in upper case too."""
     name = f"race_{uuid4().hex[:8]}"
     spellings = [name, name.upper(), name.title()]
@@ -61,7 +61,7 @@ async def test_concurrent_sign_ups_create_one_account(shared: Running) -> None:
 
 
 async def test_concurrent_repeats_of_a_request_id_create_one_account(
-    shared: Running,
+    shared: RunningService,
 ) -> None:
     """L14: fifty equal responses over both transports."""
     name = f"again_{uuid4().hex[:8]}"

@@ -22,7 +22,7 @@ from server.store.posts.categories import PostgresCategories
 from server.store.posts.posts import PostgresPosts
 from server.store.tables import metadata
 from tests.fakes import NOON
-from tests.store.conftest import Stores
+from tests.store.conftest import StoresUnderTest
 from tests.store.counting import Injected, counted, failing_at
 from tests.store.test_users import new
 
@@ -43,7 +43,7 @@ class Fixture:
 
 
 @pytest_asyncio.fixture
-async def fixture(database: Database, real_stores: Stores) -> Fixture:
+async def fixture(database: Database, real_stores: StoresUnderTest) -> Fixture:
     ana = await real_stores.users.add(new("ana"))
     bea = await real_stores.users.add(new("bea"))
     await PostgresProfiles(database).add(profile(ana.id))

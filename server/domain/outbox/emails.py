@@ -57,7 +57,7 @@ class Email:
     details: Mapping[str, str | int | tuple[str, ...]] = field(default_factory=dict)
 
 
-class AccountReader(Protocol):
+class UserReader(Protocol):
     """Reads accounts, without a cache."""
 
     async def by_id(self, user_id: int) -> User | None:
@@ -91,7 +91,7 @@ class NotificationReader(Protocol):
 class EmailComposer:
     """Composes e-mails when they are sent, from the current data."""
 
-    users: AccountReader
+    users: UserReader
     accounts: Accounts
     delivery_log: DeliveryLog
     tokens: MailedTokens

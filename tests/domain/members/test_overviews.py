@@ -47,7 +47,7 @@ class Slow:
 
 
 @dataclass
-class Stores:
+class OverviewStores:
     """Every store in one, with the reads of each test."""
 
     user: Read = ana
@@ -65,7 +65,7 @@ class Stores:
 
 
 def overviews(seconds: float = 0.05, /, **reads: Read) -> Overviews:
-    stores: Any = Stores(**reads)
+    stores: Any = OverviewStores(**reads)
     return Overviews(stores, stores, stores, timedelta(seconds=seconds))
 
 

@@ -16,7 +16,7 @@ from server.store.members.follows import PostgresFollows
 from server.store.members.profiles import PostgresProfiles
 from server.store.posts.posts import PostgresPosts
 from tests.fakes import NOON
-from tests.store.conftest import Stores
+from tests.store.conftest import StoresUnderTest
 from tests.store.test_sessions import blocked
 from tests.store.test_users import new
 
@@ -50,7 +50,7 @@ def new_profile(user_id: int, now: datetime) -> Profile:
     ],
 )
 async def test_write_for_an_account_erased_meanwhile_is_refused(
-    real_stores: Stores,
+    real_stores: StoresUnderTest,
     database: Database,
     write: Write,
     erased: str,

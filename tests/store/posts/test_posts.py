@@ -19,7 +19,7 @@ from server.store.posts.listing import branches_of, page_query
 from server.store.posts.posts import PostgresPosts
 from server.store.posts.rows import BASIC_COLUMNS
 from tests.fakes import NOON
-from tests.store.conftest import Stores
+from tests.store.conftest import StoresUnderTest
 from tests.store.counting import counted
 from tests.store.test_users import new
 
@@ -28,7 +28,7 @@ NEWEST = Sort("published_at", descending=True)
 
 
 @pytest_asyncio.fixture
-async def ana(real_stores: Stores) -> User:
+async def ana(real_stores: StoresUnderTest) -> User:
     return await real_stores.users.add(new("ana"))
 
 
