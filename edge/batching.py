@@ -43,7 +43,7 @@ class BatchingPort(RemotePort):
         self._open: Any = channel.stream_stream(
             "/batching.v1.BatchingService/ExecuteBatch"
         )
-        self._stream_of_calls: _BatchStream | None = None
+        self._stream_of_calls: ClientBatchStream | None = None
         self._not_before = 0.0  # the loop's time of the next attempt
 
     async def unary(
@@ -81,7 +81,7 @@ class BatchingPort(RemotePort):
         stream = self._current_stream()
         return await stream.execute(call, deadline) if stream else None
 
-    def _current_stream(self) -> "_BatchStream | None":
+    def _current_stream(self) -> "ClientBatchStream | None":
         """Return a stream that takes one more call; open one if there is none."""
         stream, loop = self._stream_of_calls, asyncio.get_running_loop()
         if stream is not None and stream.refused:
@@ -90,11 +90,11 @@ class BatchingPort(RemotePort):
         if stream is None or stream.closed:
             if loop.time() < self._not_before:
                 return None
-            stream = self._stream_of_calls = _BatchStream(self._open(), loop)
+            stream = self._stream_of_calls = ClientBatchStream(self._open(), loop)
         return stream if stream.has_room else None
 
 
-class _BatchStream:
+class ClientBatchStream:
     """One stream and its calls."""
 
     def __init__(self, stream: Any, loop: asyncio.AbstractEventLoop) -> None:

@@ -21,7 +21,7 @@ from edge.schema.fields import (
     find_string,
     resolve,
 )
-from edge.template import Template, Variable, parse
+from edge.template import PathTemplate, Variable, parse
 
 HTTP_BODY = "google.api.HttpBody"
 _METHOD = re.compile(r"[\w!#$%&'*+.^`|~-]+", re.ASCII)  # RFC 9110 9.1
@@ -38,7 +38,7 @@ class Binding:
     method: str  # "/pkg.Service/Method"
     desc: DescMethod
     verb: str  # GET, ... or "*"
-    template: Template
+    template: PathTemplate
     variables: tuple[tuple[Variable, Parameter], ...]
     request: Shape
     takes_body: bool
@@ -176,7 +176,7 @@ def _bind(
 
 
 def _variables(
-    request: Shape, template: Template
+    request: Shape, template: PathTemplate
 ) -> Iterator[tuple[Variable, Parameter]]:
     """Yield a template's variables with their fields, one value each (http.proto)."""
     oneofs: dict[object, str] = {}

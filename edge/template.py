@@ -45,7 +45,7 @@ class Variable:
 
 
 @dataclass(slots=True)
-class Template:
+class PathTemplate:
     """A parsed template; its literals are percent-decoded."""
 
     text: str
@@ -91,9 +91,9 @@ class Template:
                 raise ValueError("the verb after ':' must be a literal")
 
 
-def parse(text: str) -> Template:
+def parse(text: str) -> PathTemplate:
     """Return the parsed template; raises ValueError naming the fault."""
-    template = Template(text, [], [])
+    template = PathTemplate(text, [], [])
     try:
         template.read()
     except ValueError as error:

@@ -5,7 +5,7 @@ from time import monotonic
 from typing import Protocol
 
 
-class Entry(Protocol):
+class TimerEntry(Protocol):
     """Something that expires."""
 
     due: float  # by time.monotonic()
@@ -19,10 +19,10 @@ class SharedTimer:
 
     def __init__(self, interval: float) -> None:
         self._interval = interval
-        self._entries: set[Entry] = set()
+        self._entries: set[TimerEntry] = set()
         self._loop: asyncio.AbstractEventLoop | None = None
 
-    def add(self, entry: Entry) -> None:
+    def add(self, entry: TimerEntry) -> None:
         """Expire an entry unless it is removed before it is due."""
         self._entries.add(entry)
         loop = asyncio.get_running_loop()
@@ -30,7 +30,7 @@ class SharedTimer:
             self._loop = loop
             loop.call_later(self._interval, self._expire_due, loop)
 
-    def remove(self, entry: Entry) -> None:
+    def remove(self, entry: TimerEntry) -> None:
         """Forget an entry; it may have expired."""
         self._entries.discard(entry)
 

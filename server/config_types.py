@@ -196,7 +196,7 @@ def _unique_names(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
     return values
 
 
-class RateRule(BaseModel):
+class RateLimitSetting(BaseModel):
     """One rule of RATE_LIMITS, with the fields of the policy option."""
 
     model_config = ConfigDict(extra="forbid", hide_input_in_errors=True)
@@ -226,5 +226,5 @@ SmtpUrl = Annotated[SecretStr, AfterValidator(_check_smtp_url)]
 SecretKeyText = Annotated[SecretStr, AfterValidator(_check_secret_key)]
 MailFrom = Annotated[str, AfterValidator(_check_mail_from)]
 RateLimits = Annotated[
-    dict[str, list[RateRule]], NoDecode, BeforeValidator(_parse_rate_limits)
+    dict[str, list[RateLimitSetting]], NoDecode, BeforeValidator(_parse_rate_limits)
 ]

@@ -11,7 +11,7 @@ from google.protobuf.message_factory import GetMessageClass
 from google.rpc import error_details_pb2, status_pb2
 
 from server.rpc import contract
-from tests.running import Running
+from tests.running import RunningService
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,14 +73,14 @@ WRAPPED = {"UpdateUserProfile": "profile", "UpdateUserSettings": "settings",
 HTTP = {"ALREADY_EXISTS": 409, "NOT_FOUND": 404, "UNAUTHENTICATED": 401,
         "INVALID_ARGUMENT": 400, "FAILED_PRECONDITION": 400,
         "PERMISSION_DENIED": 403, "ABORTED": 409,
-        "RESOURCE_EXHAUSTED": 429}  # fmt: skip
+        "RESOURCE_EXHAUSTED": 429, "UNAVAILABLE": 503}  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
 class Rest:
     """A client over REST."""
 
-    service: Running
+    service: RunningService
 
     async def call(self, name: str, token: str = "", /, **fields: Any) -> Answer:
         method, path = PATHS[name]
@@ -109,7 +109,7 @@ class Rest:
 class Grpc:
     """A client over gRPC."""
 
-    service: Running
+    service: RunningService
 
     async def call(self, name: str, token: str = "", /, **fields: Any) -> Answer:
         fields = {WRAPPED[name]: fields} if name in WRAPPED else fields

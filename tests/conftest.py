@@ -20,8 +20,9 @@ from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from server.embedded.servers import EmbeddedServers
 from server.store.connect import Database
 from server.store.migrate import upgrade
-from tests.running import Running, running
+from tests.running import RunningService, running
 
+START_SECONDS = 30
 TEMPLATE = "blatam_template"
 # Tests start processes while gRPC runs. Its fork handlers serve children that do not
 # exec; here they could hang or write to the child's standard error.
@@ -121,13 +122,21 @@ async def database_url(
 @pytest_asyncio.fixture(scope="session")
 async def shared(
     servers: Servers, admin: AsyncEngine, template: str
-) -> AsyncIterator[Running]:
+) -> AsyncIterator[RunningService]:
     """Return one service for all tests that leave only new accounts behind."""
     async with (
         fresh_database(servers, admin, template) as url,
         running(url, key_space(servers, 1)) as started,
     ):
+        await ready(started)
         yield started
+
+
+async def ready(service: RunningService) -> None:
+    """Wait until calls are served, which a slow Postgres delays."""
+    async with asyncio.timeout(START_SECONDS):
+        while not (await service.http.get("/readyz")).is_success:  # noqa: ASYNC110
+            await asyncio.sleep(0.05)
 
 
 @pytest.fixture

@@ -40,7 +40,7 @@ _numbers = count(1)
 
 
 @dataclass(frozen=True, slots=True)
-class Running:
+class RunningService:
     """A running application: by gRPC, by REST, and in process."""
 
     channel: grpc.aio.Channel
@@ -72,18 +72,18 @@ class Running:
         request = auth_pb2.LoginRequest(identifier=identifier, password=PASSWORD)
         return (await self.auth.Login(request)).tokens
 
-    async def signed_in(self, role: Role = Role.STUDENT) -> "SignedIn":
+    async def signed_in(self, role: Role = Role.STUDENT) -> "SignedInUser":
         """Return a new account with a session."""
         username = f"user{next(_numbers)}"
         user = await self.sign_up(username)
         if role is not Role.STUDENT:
             now = datetime.now(UTC)
             await self.accounts.edit(user.id, UserEdit({"role": role}, "", now))
-        return SignedIn(user, await self.log_in(username))
+        return SignedInUser(user, await self.log_in(username))
 
 
 @dataclass(frozen=True, slots=True)
-class SignedIn:
+class SignedInUser:
     """An account with a session."""
 
     user: user_pb2.User
@@ -103,7 +103,7 @@ class SignedIn:
 @asynccontextmanager
 async def running(
     database_url: str, redis_url: str, **settings: Any
-) -> AsyncIterator[Running]:
+) -> AsyncIterator[RunningService]:
     """Start the application on these stores, without rate limits by default."""
     values = {
         "secret_key": SECRET,
@@ -124,7 +124,9 @@ async def running(
     ):
         accounts = PostgresUsers(resources.database, resources.feed)
         address, drain = f"127.0.0.1:{port}", application.drain
-        yield Running(channel, address, http, application.port, accounts, box, drain)
+        yield RunningService(
+            channel, address, http, application.port, accounts, box, drain
+        )
 
 
 def _settings(

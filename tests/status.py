@@ -13,7 +13,7 @@ Detail = TypeVar("Detail", bound=Message)
 
 
 @dataclass(frozen=True, slots=True)
-class Refused:
+class RpcError:
     """The status of a refused call, with its details."""
 
     code: grpc.StatusCode
@@ -47,7 +47,7 @@ class Refused:
         return {(v.field, v.reason) for v in request.field_violations}
 
 
-async def refusal(call: Awaitable[object]) -> Refused:
+async def expect_rpc_error(call: Awaitable[object]) -> RpcError:
     """Await a call that must be refused and return its status."""
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await call
@@ -56,6 +56,6 @@ async def refusal(call: Awaitable[object]) -> Refused:
     assert status.code == caught.value.code().value[0]
     assert status.message == caught.value.details()
     request_id = str(trailers["x-request-id"])
-    refused = Refused(caught.value.code(), status.message, status, request_id)
+    refused = RpcError(caught.value.code(), status.message, status, request_id)
     assert refused.detail(error_details_pb2.RequestInfo).request_id == request_id
     return refused

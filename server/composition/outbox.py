@@ -9,7 +9,7 @@ from server.composition.resources import Resources, Stores, unsubscribe_tokens
 from server.config import Settings
 from server.domain.clock import Clock
 from server.domain.credentials.mailed_tokens import MailedTokens
-from server.domain.members.event_handlers import EventHandlers
+from server.domain.members.event_handlers import MemberEventHandlers
 from server.domain.outbox.emails import EmailComposer
 from server.mail.files import FileMailer
 from server.mail.message import MessageBuilder
@@ -41,7 +41,7 @@ def outbox_feature(resources: Resources, stores: Stores) -> Feature:
             unsubscribe_tokens=unsubscribe_tokens(resources),
         ),
         mailer,
-        EventHandlers(PostgresAnalytics(database), notifications),
+        MemberEventHandlers(PostgresAnalytics(database), notifications),
     )
     dispatcher = OutboxDispatcher(outbox, router.route, clock, random.random)
     return Feature(

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from server.domain.outbox.emails import Template
+from server.domain.outbox.emails import EmailTemplate
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,8 +41,8 @@ Confirm that this is your e-mail address, within 24 hours:
 If you have no account with us, you can ignore this e-mail.
 """
 
-TEXTS: Mapping[Template, Text] = {
-    Template.WELCOME: Text(
+TEXTS: Mapping[EmailTemplate, Text] = {
+    EmailTemplate.WELCOME: Text(
         "Welcome to Blatam Academy",
         """\
 Welcome, {username}.
@@ -50,7 +50,7 @@ Welcome, {username}.
 {confirm}""",
         "verify-email",
     ),
-    Template.VERIFICATION: Text(
+    EmailTemplate.VERIFICATION: Text(
         "Confirm your e-mail address",
         """\
 Hello {username},
@@ -58,7 +58,7 @@ Hello {username},
 {confirm}""",
         "verify-email",
     ),
-    Template.PASSWORD_RESET: Text(
+    EmailTemplate.PASSWORD_RESET: Text(
         "Choose a new password",
         """\
 Hello {username},
@@ -72,7 +72,7 @@ If it was not you, you can ignore this e-mail: your password does not change.
 """,
         "reset-password",
     ),
-    Template.PASSWORD_CHANGED: Text(
+    EmailTemplate.PASSWORD_CHANGED: Text(
         "Your password was changed",
         f"""\
 Hello {{username}},
@@ -81,7 +81,7 @@ your password was changed, and your other sessions were ended.
 
 {_NOT_YOU}""",
     ),
-    Template.EMAIL_CHANGE: Text(
+    EmailTemplate.EMAIL_CHANGE: Text(
         "Confirm your new e-mail address",
         """\
 Hello {username},
@@ -95,7 +95,7 @@ If it was not you, you can ignore this e-mail.
 """,
         "verify-email",
     ),
-    Template.EMAIL_CHANGE_ASKED: Text(
+    EmailTemplate.EMAIL_CHANGE_ASKED: Text(
         "Your e-mail address is about to change",
         f"""\
 Hello {{username}},
@@ -105,7 +105,7 @@ This address stays in use until the new one is confirmed.
 
 {_NOT_YOU}""",
     ),
-    Template.EMAIL_CHANGED: Text(
+    EmailTemplate.EMAIL_CHANGED: Text(
         "Your e-mail address was changed",
         """\
 Hello {username},
@@ -115,7 +115,7 @@ your account no longer uses this e-mail address.
 If this was not you, contact the academy at once.
 """,
     ),
-    Template.ADDRESS_TAKEN: Text(
+    EmailTemplate.ADDRESS_TAKEN: Text(
         "Your e-mail address was asked for",
         """\
 Hello {username},
@@ -125,7 +125,7 @@ changed: the address belongs to your account. If it was you, log in as
 {username}.
 """,
     ),
-    Template.NEW_DEVICE: Text(
+    EmailTemplate.NEW_DEVICE: Text(
         "A log-in from a new device",
         f"""\
 Hello {{username}},
@@ -137,7 +137,7 @@ someone, probably you, logged in from a new device or address:
 
 {_NOT_YOU}""",
     ),
-    Template.FAILED_LOG_INS: Text(
+    EmailTemplate.FAILED_LOG_INS: Text(
         "Many failed log-ins",
         """\
 Hello {username},
@@ -147,7 +147,7 @@ locked, and your password has not changed. If you use the same password for
 other services, change it.
 """,
     ),
-    Template.FOLLOWED_POST: Text("Somebody you follow has posted", _NEWS),
-    Template.NEW_FOLLOWER: Text("Somebody follows you", _NEWS),
-    Template.DIGEST: Text("News of the academy", _NEWS),
+    EmailTemplate.FOLLOWED_POST: Text("Somebody you follow has posted", _NEWS),
+    EmailTemplate.NEW_FOLLOWER: Text("Somebody follows you", _NEWS),
+    EmailTemplate.DIGEST: Text("News of the academy", _NEWS),
 }

@@ -8,7 +8,7 @@ from typing import Protocol
 from urllib.parse import unquote
 
 
-class TrustedProxies(Protocol):
+class ProxyTrust(Protocol):
     """Knows which hosts may name the client's address (R7)."""
 
     def covers(self, address: str) -> bool:

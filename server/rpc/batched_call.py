@@ -10,7 +10,7 @@ from typing import cast
 import grpc
 
 from batching.v1 import batching_pb2 as pb
-from server.rpc.addresses import TrustedProxies, peer_address
+from server.rpc.addresses import ProxyTrust, peer_address
 from server.rpc.call import Failure, Method, Proceed
 from server.rpc.grpc_server import MAX_METADATA_SIZE
 from server.rpc.listener import STATUS_DETAILS_KEY, build_call
@@ -24,7 +24,7 @@ CallExecutor = Callable[[pb.Call, float | None, str], Awaitable[pb.CallResult]]
 
 
 def call_executor(
-    served: Mapping[str, tuple[Method, Proceed]], proxies: TrustedProxies
+    served: Mapping[str, tuple[Method, Proceed]], proxies: ProxyTrust
 ) -> CallExecutor:
     """Return what executes a batched call through the interceptor chain."""
 

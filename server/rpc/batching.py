@@ -33,7 +33,9 @@ class BatchingServicer:
         """Execute calls, at most `max_calls` at a time over all streams."""
         self._execute = execute
         self._max_calls = max_calls
-        self._streams: dict[str, _BatchStream] = {}  # by gRPC's name of the connection
+        self._streams: dict[
+            str, ServerBatchStream
+        ] = {}  # by gRPC's name of the connection
         self._draining = False
         self.running = 0  # calls that are being executed
 
@@ -53,7 +55,7 @@ class BatchingServicer:
         peer = context.peer()
         if self._draining or peer in self._streams:
             await context.abort(grpc.StatusCode.UNIMPLEMENTED, _UNAVAILABLE_HERE)
-        self._streams[peer] = stream = _BatchStream(self, context)
+        self._streams[peer] = stream = ServerBatchStream(self, context)
         try:
             await stream.serve()
         except DecodeError:
@@ -80,7 +82,7 @@ class BatchingServicer:
         self.running -= 1
 
 
-class _BatchStream:
+class ServerBatchStream:
     """One stream and its calls.
 
     Unsent results are bounded by not reading: a client that does not read its results

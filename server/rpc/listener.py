@@ -26,7 +26,7 @@ from server.domain.audit import AuditStore
 from server.domain.clock import Clock
 from server.domain.idempotency import Idempotency
 from server.domain.limits import Limiter
-from server.rpc.addresses import TrustedProxies, peer_address
+from server.rpc.addresses import ProxyTrust, peer_address
 from server.rpc.call import (
     Call,
     Failure,
@@ -152,7 +152,7 @@ async def _serialized(messages: AsyncGenerator[Message, None]) -> Stream:
 class Listener:
     """Turns gRPC requests into calls of the chain."""
 
-    def __init__(self, proxies: TrustedProxies) -> None:
+    def __init__(self, proxies: ProxyTrust) -> None:
         self._proxies = proxies
 
     def handlers(
@@ -215,7 +215,7 @@ def build_call(
     pairs: Iterable[tuple[str, str | bytes]],
     peer: str,
     trusted: bool,
-    proxies: TrustedProxies,
+    proxies: ProxyTrust,
 ) -> Call:
     """Return a call. Only a trusted peer may set the client address and request id."""
     entries = tuple(pairs)

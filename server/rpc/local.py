@@ -8,7 +8,7 @@ from typing import Generic, TypeVar, cast
 
 import grpc
 
-from server.rpc.addresses import TrustedProxies
+from server.rpc.addresses import ProxyTrust
 from server.rpc.call import Call, Failure, Method, Proceed, Stream
 from server.rpc.listener import STATUS_DETAILS_KEY, build_call
 
@@ -27,7 +27,7 @@ class LocalPort(Generic[Reply]):
     def __init__(
         self,
         served: Mapping[str, tuple[Method, Proceed]],
-        proxies: TrustedProxies,
+        proxies: ProxyTrust,
         reply: Callable[[bytes, Pairs, Pairs], Reply],
         error: Callable[[int, str, bytes, Pairs, Pairs], Exception],
     ) -> None:

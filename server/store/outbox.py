@@ -20,9 +20,9 @@ from server.domain.outbox.entries import (
     MAIL,
     DeadEntry,
     Entry,
+    EntryState,
     EventType,
     NewEntry,
-    State,
 )
 from server.store.connect import Database
 from server.store.tables import mailed_tokens, outbox
@@ -65,7 +65,7 @@ async def invalidate_mailed_tokens(
         sa.delete(outbox).where(
             outbox.c.user_id == user_id,
             outbox.c.kind == EventType.EMAIL_CHANGE,
-            outbox.c.state != State.DELIVERED,
+            outbox.c.state != EntryState.DELIVERED,
         )
     )
 
@@ -87,7 +87,7 @@ class PostgresOutbox:
     ) -> Sequence[Entry]:
         """Claim entries that are due; no other process gets them during the lease."""
         conditions = [
-            outbox.c.state == State.PENDING,
+            outbox.c.state == EntryState.PENDING,
             outbox.c.next_attempt_at <= sa.func.now(),
         ]
         if not mails:
@@ -125,7 +125,11 @@ class PostgresOutbox:
 
     async def delivered(self, entry_id: int, now: datetime) -> None:
         """Mark an entry as delivered; the recipient of a mail is deleted."""
-        values = {"state": State.DELIVERED, "delivered_at": now, "last_error": None}
+        values = {
+            "state": EntryState.DELIVERED,
+            "delivered_at": now,
+            "last_error": None,
+        }
         address = sa.case((_IS_MAIL, sa.null()), else_=outbox.c.address)
         payload = sa.case(
             (_IS_MAIL, sa.literal({}, outbox.c.payload.type)), else_=outbox.c.payload
@@ -149,12 +153,12 @@ class PostgresOutbox:
 
     async def dead_letter(self, entry_id: int, now: datetime, cause: str) -> None:
         """Keep an entry for an operator; it is not retried by itself."""
-        values = {"state": State.DEAD, "delivered_at": now, "last_error": cause}
+        values = {"state": EntryState.DEAD, "delivered_at": now, "last_error": cause}
         await self._update_pending([entry_id], **values)
 
     async def _update_pending(self, ids: Sequence[int], **values: Any) -> None:
         statement = sa.update(outbox).where(
-            outbox.c.id.in_(ids), outbox.c.state == State.PENDING
+            outbox.c.id.in_(ids), outbox.c.state == EntryState.PENDING
         )
         async with self._database.reading() as connection:
             await connection.execute(statement.values(values))
@@ -162,7 +166,7 @@ class PostgresOutbox:
     async def dead(self) -> Sequence[DeadEntry]:
         """Return the dead letters, the oldest first."""
         columns = [outbox.c[field.name] for field in fields(DeadEntry)]
-        query = sa.select(*columns).where(outbox.c.state == State.DEAD)
+        query = sa.select(*columns).where(outbox.c.state == EntryState.DEAD)
         async with self._database.reading() as connection:
             rows = await connection.execute(query.order_by(outbox.c.id))
             return [DeadEntry(**row._mapping) for row in rows]
@@ -171,9 +175,9 @@ class PostgresOutbox:
         """Make dead letters due again; return how many there were."""
         statement = (
             sa.update(outbox)
-            .where(outbox.c.id.in_(ids), outbox.c.state == State.DEAD)
+            .where(outbox.c.id.in_(ids), outbox.c.state == EntryState.DEAD)
             .values(
-                state=State.PENDING,
+                state=EntryState.PENDING,
                 attempts=0,
                 next_attempt_at=sa.func.now(),
                 delivered_at=None,
@@ -190,7 +194,7 @@ class PostgresOutbox:
         query = sa.select(outbox.c.id).where(
             outbox.c.user_id == user_id,
             outbox.c.kind == kind,
-            outbox.c.state == State.DELIVERED,
+            outbox.c.state == EntryState.DELIVERED,
             outbox.c.created_at >= since,
         )
         async with self._database.reading() as connection:

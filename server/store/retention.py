@@ -14,7 +14,7 @@ import sqlalchemy as sa
 
 from server.domain.credentials.revocations import REVOCATION_RETENTION
 from server.domain.idempotency import RESPONSE_RETENTION
-from server.domain.outbox.entries import State
+from server.domain.outbox.entries import EntryState
 from server.store.connect import Database
 from server.store.tables import (
     audit_events,
@@ -63,15 +63,15 @@ def expiries(now: datetime, audit_retention: timedelta) -> list[Expiry]:
         Expiry(revocations, revocations.c.ended_at < now - REVOCATION_RETENTION),
         Expiry(mailed_tokens, mailed_tokens.c.expires_at < now - TOKEN_RETENTION),
         Expiry(request_answers, request_answers.c.answered_at < old_response),
-        _finished_entries(State.DELIVERED, now - ENTRY_RETENTION),
-        _finished_entries(State.DEAD, now - DEAD_LETTER_RETENTION),
+        _finished_entries(EntryState.DELIVERED, now - ENTRY_RETENTION),
+        _finished_entries(EntryState.DEAD, now - DEAD_LETTER_RETENTION),
         Expiry(notifications, notifications.c.created_at < old_notification),
         Expiry(posts, posts.c.deleted_at < now - POST_RETENTION),
         Expiry(audit_events, audit_events.c.at < now - audit_retention),
     ]
 
 
-def _finished_entries(state: State, before: datetime) -> Expiry:
+def _finished_entries(state: EntryState, before: datetime) -> Expiry:
     expired = sa.and_(outbox.c.state == state, outbox.c.delivered_at < before)
     return Expiry(outbox, expired)
 

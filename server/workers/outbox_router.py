@@ -23,7 +23,7 @@ class Mailer(Protocol):
         """Close open connections."""
 
 
-class EventHandlers(Protocol):
+class EventHandler(Protocol):
     """Handles events after they have committed."""
 
     async def handle(self, entry: Entry) -> None:
@@ -36,7 +36,7 @@ class OutboxRouter:
 
     emails: EmailComposer
     mailer: Mailer
-    event_handlers: EventHandlers
+    event_handlers: EventHandler
 
     async def route(self, entry: Entry) -> bool:
         """Deliver an entry; return whether there was anything to deliver.

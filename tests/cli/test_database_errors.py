@@ -1,11 +1,8 @@
 """What the commands print when the database refuses them: one line, and what to do."""
 
 import asyncio
-import subprocess
-import sys
 import uuid
-from collections.abc import AsyncIterator
-from pathlib import Path
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from typing import Any
 
 import pytest
@@ -15,11 +12,10 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from server.store import migrate
 from server.store.connect import Database
+from tests.command_server import CommandServer, command_server
 from tests.conftest import Servers, run, url_of
 from tests.processes import FREE_PORTS
 
-ROOT = Path(__file__).parents[2]
-SECONDS = 30
 ADMIN = ("admin", "create", "--email", "ana@x.co", "--username", "ana")
 COMMANDS = [("migrate",), ("serve",), ("doctor",), ADMIN]
 
@@ -46,92 +42,96 @@ def url_with(url: str, **parts: Any) -> str:
     return sa.make_url(url).set(**parts).render_as_string(hide_password=False)
 
 
-async def output(command: tuple[str, ...], database_url: str, redis_url: str) -> str:
-    """Run a command that must fail; return what it prints."""
-    env = {
-        "SECRET_KEY": "0123456789abcdef" * 2,
-        "DATABASE_URL": database_url,
-        "REDIS_URL": redis_url,
-        "STATE_DIR": "/nonexistent",
-        **FREE_PORTS,
-    }
-    result = await asyncio.to_thread(
-        subprocess.run,
-        [sys.executable, "-m", "server", *command],
-        cwd=ROOT,
-        env=env,
-        input="Green8horse\n",
-        capture_output=True,
-        text=True,
-        timeout=SECONDS,
-        check=False,
-    )
-    assert result.returncode == 1
-    assert "Traceback" not in result.stderr
-    if command != ("doctor",):
-        assert result.stderr.count("\n") == 1
-    return result.stdout + result.stderr
+@pytest.fixture(scope="module")
+def commands() -> Iterator[CommandServer]:
+    with command_server() as server:
+        yield server
 
 
-async def test_migrate_names_the_missing_grant_on_the_schema(
-    empty: str, role: str, redis_url: str
+Output = Callable[[tuple[str, ...], str], Awaitable[str]]
+
+
+@pytest.fixture
+def output(commands: CommandServer, redis_url: str) -> Output:
+    """Return a function that runs a command that must fail and returns its output."""
+
+    async def run_command(command: tuple[str, ...], database_url: str) -> str:
+        env = {
+            "SECRET_KEY": "0123456789abcdef" * 2,
+            "DATABASE_URL": database_url,
+            "REDIS_URL": redis_url,
+            "STATE_DIR": "/nonexistent",
+            **FREE_PORTS,
+        }
+        result = await asyncio.to_thread(commands.run, command, env, "Green8horse\n")
+        assert result.returncode == 1
+        assert "Traceback" not in result.stderr
+        if command != ("doctor",):
+            assert result.stderr.count("\n") == 1
+        return result.stdout + result.stderr
+
+    return run_command
+
+
+async def test_migrate_names_missing_grant_on_schema(
+    empty: str, role: str, output: Output
 ) -> None:
-    printed = await output(("migrate",), url_with(empty, username=role), redis_url)
+    printed = await output(("migrate",), url_with(empty, username=role))
     assert f'GRANT CREATE ON SCHEMA public TO "{role}"' in printed
 
 
 @pytest.mark.parametrize("command", COMMANDS, ids=lambda c: c[0])
-async def test_a_missing_grant_on_a_table_is_named(
-    database_url: str, role: str, redis_url: str, command: tuple[str, ...]
+async def test_command_names_missing_grant_on_table(
+    database_url: str, role: str, output: Output, command: tuple[str, ...]
 ) -> None:
-    printed = await output(command, url_with(database_url, username=role), redis_url)
+    printed = await output(command, url_with(database_url, username=role))
     assert "permission denied for table" in printed
     assert "GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES" in printed
     assert f'TO "{role}"' in printed
 
 
 @pytest.mark.parametrize("command", COMMANDS, ids=lambda c: c[0])
-async def test_a_missing_database_is_named(
-    database_url: str, redis_url: str, command: tuple[str, ...]
+async def test_command_names_missing_database(
+    database_url: str, output: Output, command: tuple[str, ...]
 ) -> None:
     url = url_with(database_url, database="nowhere")
-    printed = await output(command, url, redis_url)
+    printed = await output(command, url)
     assert 'database "nowhere" does not exist: create it' in printed
 
 
 @pytest.mark.parametrize("command", COMMANDS, ids=lambda c: c[0])
-async def test_a_refused_log_in_is_named(
-    database_url: str, redis_url: str, command: tuple[str, ...]
+async def test_command_names_refused_database_user(
+    database_url: str, output: Output, command: tuple[str, ...]
 ) -> None:
-    url = url_with(database_url, username="nobody", password="hunter2")
-    printed = await output(command, url, redis_url)
+    url = url_with(database_url, username="unknown", password="hunter2")
+    printed = await output(command, url)
     assert "correct the user and the password in DATABASE_URL" in printed
     assert "hunter2" not in printed
 
 
 @pytest.mark.parametrize("command", COMMANDS, ids=lambda c: c[0])
-async def test_a_read_only_server_is_named(
-    empty: str, admin: AsyncEngine, redis_url: str, command: tuple[str, ...]
+async def test_command_names_read_only_database(
+    empty: str, admin: AsyncEngine, output: Output, command: tuple[str, ...]
 ) -> None:
     if command != ("migrate",):
         await migrate.upgrade(Database(empty))
     name = sa.make_url(empty).database
     await run(admin, f"alter database {name} set default_transaction_read_only = on")
-    printed = await output(command, empty, redis_url)
+    printed = await output(command, empty)
     assert "this server is read-only: set DATABASE_URL to the primary" in printed
 
 
 @pytest.mark.parametrize("command", [("migrate",), ("doctor",), ADMIN])
-async def test_an_unreachable_server_is_named(
-    redis_url: str, command: tuple[str, ...]
+async def test_command_names_unreachable_database(
+    output: Output, command: tuple[str, ...]
 ) -> None:
     url = "postgresql://ana:hunter2@127.0.0.1:1/none"
-    printed = await output(command, url, redis_url)
+    printed = await output(command, url)
     assert "no connection to Postgres (Connection refused)" in printed
     assert "hunter2" not in printed
 
 
-async def test_an_untrusted_certificate_file_is_named(redis_url: str) -> None:
+async def test_command_names_unreadable_certificate_file(output: Output) -> None:
     url = "postgresql://h/d?sslmode=verify-full&sslrootcert=/nonexistent"
-    printed = await output(("migrate",), url, redis_url)
+    printed = await output(("migrate",), url)
     assert "DATABASE_URL: sslrootcert names a file that cannot be read" in printed

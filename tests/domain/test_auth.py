@@ -32,7 +32,7 @@ def limits_from(address: str) -> list[AccountLimit]:
 
 
 @dataclass(frozen=True, slots=True)
-class World:
+class AuthHarness:
     clock: Clock
     accounts: FakeUsers
     users: Users
@@ -55,7 +55,7 @@ def hasher() -> Iterator[PasswordHasher]:
 
 
 @pytest.fixture
-def world(hasher: PasswordHasher) -> World:
+def harness(hasher: PasswordHasher) -> AuthHarness:
     clock, accounts, ring = Clock(), FakeUsers(), KeyRing()
     mailing = FakeMailing()
     known = Revocations(clock)
@@ -83,19 +83,19 @@ def world(hasher: PasswordHasher) -> World:
         timedelta(days=30),
         clock,
     )
-    return World(clock, accounts, users, auth, mailing)
+    return AuthHarness(clock, accounts, users, auth, mailing)
 
 
-async def signed_up(world: World) -> int:
-    user = await world.users.register("Ana@Example.com", "Ana", "Blue7horse")
+async def signed_up(harness: AuthHarness) -> int:
+    user = await harness.users.register("Ana@Example.com", "Ana", "Blue7horse")
     return user.id
 
 
 async def refused(
-    world: World, identifier: str, password: str, address: str = "a"
+    harness: AuthHarness, identifier: str, password: str, address: str = "a"
 ) -> str:
     with pytest.raises(InvalidCredentials) as caught:
-        await world.log_in(identifier, password, address)
+        await harness.log_in(identifier, password, address)
     return f"{caught.value!r} {caught.value.metadata} {caught.value.reason}"
 
 
@@ -103,119 +103,123 @@ async def refused(
     "identifier", ["ana", "ANA", "ana@example.com", "ANA@EXAMPLE.COM"]
 )
 async def test_log_in_takes_name_or_email_in_any_case(
-    world: World, identifier: str
+    harness: AuthHarness, identifier: str
 ) -> None:
     """Usernames and e-mail addresses identify an account without regard to case."""
-    user_id = await signed_up(world)
-    tokens = await world.log_in(identifier)
-    assert world.auth.verify(tokens.access_token).user_id == user_id
+    user_id = await signed_up(harness)
+    tokens = await harness.log_in(identifier)
+    assert harness.auth.verify(tokens.access_token).user_id == user_id
     assert tokens.expires_in == timedelta(minutes=15)
 
 
-async def test_log_in_failures_have_one_answer(world: World) -> None:
+async def test_log_in_failures_have_one_answer(harness: AuthHarness) -> None:
     """R1: unknown, wrong and disabled cannot be told apart."""
-    user_id = await signed_up(world)
+    user_id = await signed_up(harness)
     answers = {
-        await refused(world, "nobody", "Blue7horse"),
-        await refused(world, "ana", "Wrong7horse"),
+        await refused(harness, "nobody", "Blue7horse"),
+        await refused(harness, "ana", "Wrong7horse"),
     }
-    world.accounts.disable(user_id)
-    answers.add(await refused(world, "ana", "Blue7horse"))
+    harness.accounts.disable(user_id)
+    answers.add(await refused(harness, "ana", "Blue7horse"))
     assert len(answers) == 1
 
 
-async def test_account_limit_holds_for_every_spelling(world: World) -> None:
+async def test_account_limit_holds_for_every_spelling(harness: AuthHarness) -> None:
     """R5: the sixth try of a minute fails, whatever the password and the spelling."""
-    await signed_up(world)
+    await signed_up(harness)
     for identifier in ("ana", "ANA", "ana@example.com", "Ana@Example.com", "aNa"):
-        await refused(world, identifier, "Wrong7horse")
-    await refused(world, "ana", "Blue7horse")
-    world.clock.advance(60)
-    assert await world.log_in("ana")
+        await refused(harness, identifier, "Wrong7horse")
+    await refused(harness, "ana", "Blue7horse")
+    harness.clock.advance(60)
+    assert await harness.log_in("ana")
 
 
-async def test_account_limit_is_shared_by_address_and_limit(world: World) -> None:
+async def test_account_limit_is_shared_by_address_and_limit(
+    harness: AuthHarness,
+) -> None:
     """Another address has a count of its own; without a limit nothing is counted."""
-    await signed_up(world)
+    await signed_up(harness)
     for _ in range(5):
-        await refused(world, "ana", "Wrong7horse")
-    assert await world.log_in("ana", address="b")
-    assert await world.auth.log_in("ana", "Blue7horse", "a", "test", [])
-    await refused(world, "ana", "Blue7horse")
+        await refused(harness, "ana", "Wrong7horse")
+    assert await harness.log_in("ana", address="b")
+    assert await harness.auth.log_in("ana", "Blue7horse", "a", "test", [])
+    await refused(harness, "ana", "Blue7horse")
 
 
-async def test_password_that_was_not_verified_is_no_failure(world: World) -> None:
+async def test_password_that_was_not_verified_is_no_failure(
+    harness: AuthHarness,
+) -> None:
     """Right passwords beyond the limit do not warn the owner of failed log-ins."""
-    await signed_up(world)
+    await signed_up(harness)
     for _ in range(5):
-        assert await world.log_in("ana")
+        assert await harness.log_in("ana")
     for _ in range(20):
-        await refused(world, "ana", "Blue7horse")
-    assert not world.mailing.entries
+        await refused(harness, "ana", "Blue7horse")
+    assert not harness.mailing.entries
 
 
 async def test_failures_from_other_addresses_do_not_lock_out_the_owner(
-    world: World,
+    harness: AuthHarness,
 ) -> None:
     """R6: failures from 200 other addresses leave the owner's own count untouched.
 
     The owner is warned once a day; an unknown account costs the same row.
     """
-    user_id = await signed_up(world)
+    user_id = await signed_up(harness)
     for number in range(200):
-        await refused(world, "ana", "", f"198.51.100.{number}")
-    assert await world.log_in("ana", address="192.0.2.1")
-    assert world.mailing.entries == [NewEntry(EventType.FAILED_LOG_INS, user_id)]
+        await refused(harness, "ana", "", f"198.51.100.{number}")
+    assert await harness.log_in("ana", address="192.0.2.1")
+    assert harness.mailing.entries == [NewEntry(EventType.FAILED_LOG_INS, user_id)]
     for number in range(10):
-        await refused(world, "nobody", "", f"198.51.100.{number}")
-    assert world.mailing.entries[1:] == [NewEntry(EventType.FAILED_LOG_INS)]
-    world.clock.advance(24 * 3600)
+        await refused(harness, "nobody", "", f"198.51.100.{number}")
+    assert harness.mailing.entries[1:] == [NewEntry(EventType.FAILED_LOG_INS)]
+    harness.clock.advance(24 * 3600)
     for number in range(10):
-        await refused(world, "ana", "", f"198.51.100.{number}")
-    assert len(world.mailing.entries) == 3
+        await refused(harness, "ana", "", f"198.51.100.{number}")
+    assert len(harness.mailing.entries) == 3
 
 
-async def test_few_failures_send_no_warning(world: World) -> None:
+async def test_few_failures_send_no_warning(harness: AuthHarness) -> None:
     """Nine failures within an hour are no reason for a mail."""
-    await signed_up(world)
+    await signed_up(harness)
     for number in range(9):
-        await refused(world, "ana", "", f"198.51.100.{number}")
-    world.clock.advance(3600)
-    await refused(world, "ana", "", "198.51.100.1")
-    assert not world.mailing.entries
+        await refused(harness, "ana", "", f"198.51.100.{number}")
+    harness.clock.advance(3600)
+    await refused(harness, "ana", "", "198.51.100.1")
+    assert not harness.mailing.entries
 
 
-async def test_log_out_ends_both_tokens(world: World) -> None:
+async def test_log_out_ends_both_tokens(harness: AuthHarness) -> None:
     """R22: the access token is refused by the very next call."""
-    await signed_up(world)
-    tokens = await world.log_in("ana")
-    await world.auth.log_out(tokens.session_id)
+    await signed_up(harness)
+    tokens = await harness.log_in("ana")
+    await harness.auth.log_out(tokens.session_id)
     with pytest.raises(TokenInvalid):
-        world.auth.verify(tokens.access_token)
+        harness.auth.verify(tokens.access_token)
     with pytest.raises(RefreshTokenInvalid):
-        await world.auth.refresh_tokens(tokens.refresh_token)
+        await harness.auth.refresh_tokens(tokens.refresh_token)
 
 
-async def test_refresh_reuse_revokes_access_tokens(world: World) -> None:
+async def test_refresh_reuse_revokes_access_tokens(harness: AuthHarness) -> None:
     """R18: the access tokens of a revoked session are refused."""
-    await signed_up(world)
-    first = await world.log_in("ana")
-    second = await world.auth.refresh_tokens(first.refresh_token)
-    third = await world.auth.refresh_tokens(second.refresh_token)
+    await signed_up(harness)
+    first = await harness.log_in("ana")
+    second = await harness.auth.refresh_tokens(first.refresh_token)
+    third = await harness.auth.refresh_tokens(second.refresh_token)
     with pytest.raises(RefreshTokenInvalid):
-        await world.auth.refresh_tokens(first.refresh_token)
+        await harness.auth.refresh_tokens(first.refresh_token)
     for tokens in (first, second, third):
         with pytest.raises(TokenInvalid):
-            world.auth.verify(tokens.access_token)
+            harness.auth.verify(tokens.access_token)
 
 
-async def test_refresh_of_disabled_account_is_refused(world: World) -> None:
+async def test_refresh_of_disabled_account_is_refused(harness: AuthHarness) -> None:
     """R22: disabling an account ends its refreshes."""
-    user_id = await signed_up(world)
-    tokens = await world.log_in("ana")
-    world.accounts.disable(user_id)
+    user_id = await signed_up(harness)
+    tokens = await harness.log_in("ana")
+    harness.accounts.disable(user_id)
     with pytest.raises(RefreshTokenInvalid):
-        await world.auth.refresh_tokens(tokens.refresh_token)
+        await harness.auth.refresh_tokens(tokens.refresh_token)
 
 
 @dataclass(slots=True)
@@ -235,16 +239,18 @@ class ChangingUsers(FakeUsers):
 
 @pytest.mark.parametrize(("changes", "succeeds"), [(0, True), (1, True), (9, False)])
 async def test_log_in_retries_when_the_account_changes(
-    world: World, changes: int, succeeds: bool
+    harness: AuthHarness, changes: int, succeeds: bool
 ) -> None:
     """R13, R22: a password is verified again if it may have changed meanwhile."""
-    await signed_up(world)
-    busy = ChangingUsers(users=world.accounts.users, hashes=world.accounts.hashes)
+    await signed_up(harness)
+    busy = ChangingUsers(users=harness.accounts.users, hashes=harness.accounts.hashes)
     busy.changes = changes
-    sessions = FakeSessions(busy, world.auth.revocations)
-    world = replace(world, auth=replace(world.auth, accounts=busy, sessions=sessions))
+    sessions = FakeSessions(busy, harness.auth.revocations)
+    harness = replace(
+        harness, auth=replace(harness.auth, accounts=busy, sessions=sessions)
+    )
     if succeeds:
-        assert await world.log_in("ana")
+        assert await harness.log_in("ana")
     else:
-        await refused(world, "ana", "Blue7horse")
+        await refused(harness, "ana", "Blue7horse")
     assert len(sessions.sessions) == succeeds

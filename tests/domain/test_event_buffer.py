@@ -19,7 +19,7 @@ from tests.fakes import NOON
 SHORT = timedelta(milliseconds=10)
 
 
-class Log:
+class InMemoryRevocationLog:
     """Revocations in memory; each is written by the transaction of its number."""
 
     def __init__(
@@ -49,7 +49,7 @@ def short(message: RevocationEvent) -> object:
 
 async def test_revocation_stream_sends_stored_then_marker_then_new() -> None:
     """In chunks; a revocation written meanwhile may be sent twice."""
-    log = Log()
+    log = InMemoryRevocationLog()
     log.write(1, 2, 3)
     stream = RevocationWatch(log, chunk_size=2).stream("")
     seen = [short(await anext(stream))]
@@ -63,7 +63,7 @@ async def test_revocation_stream_sends_stored_then_marker_then_new() -> None:
 
 
 async def test_revocation_stream_resumes_after_older_transactions() -> None:
-    log = Log()
+    log = InMemoryRevocationLog()
     log.write(1, 2, 3)
     stream = RevocationWatch(log).stream("3")
     assert [short(await anext(stream)) for _ in range(2)] == [3, Marker.CAUGHT_UP]
@@ -72,15 +72,17 @@ async def test_revocation_stream_resumes_after_older_transactions() -> None:
 @pytest.mark.parametrize("token", ["x", "-1", "1.5", "9" * 19, "\u0661", "1\n"])
 async def test_revocation_stream_refuses_invalid_token(token: str) -> None:
     with pytest.raises(InvalidFields):
-        await anext(RevocationWatch(Log()).stream(token))
+        await anext(RevocationWatch(InMemoryRevocationLog()).stream(token))
 
 
 async def test_revocation_stream_sends_heartbeat_only_while_reads_succeed() -> None:
     """Without a successful read the stream ends with StoreUnavailable."""
-    stream = RevocationWatch(Log(), SHORT).stream("")
+    stream = RevocationWatch(InMemoryRevocationLog(), SHORT).stream("")
     seen = [short(await anext(stream)) for _ in range(3)]
     assert seen == [Marker.CAUGHT_UP, Marker.HEARTBEAT, Marker.HEARTBEAT]
-    stale_after = RevocationWatch(Log(stale_after=SHORT / 2), SHORT).stream("")
+    stale_after = RevocationWatch(
+        InMemoryRevocationLog(stale_after=SHORT / 2), SHORT
+    ).stream("")
     assert short(await anext(stale_after)) is Marker.CAUGHT_UP
     with pytest.raises(StoreUnavailable):
         await anext(stale_after)
@@ -88,7 +90,7 @@ async def test_revocation_stream_sends_heartbeat_only_while_reads_succeed() -> N
 
 async def test_revocation_stream_reads_store_when_it_falls_behind_buffer() -> None:
     """A slow stream uses no memory and misses no event."""
-    log = Log(max_items=2)
+    log = InMemoryRevocationLog(max_items=2)
     stream = RevocationWatch(log).stream("")
     assert short(await anext(stream)) is Marker.CAUGHT_UP
     log.write(1, 2, 3, 4)
@@ -99,7 +101,7 @@ async def test_revocation_stream_reads_store_when_it_falls_behind_buffer() -> No
 
 async def test_event_buffer_close_ends_every_stream() -> None:
     """One that waits, and one that is opened later."""
-    log = Log()
+    log = InMemoryRevocationLog()
     waiting = RevocationWatch(log).stream("")
     assert short(await anext(waiting)) is Marker.CAUGHT_UP
     ended = asyncio.ensure_future(anext(waiting))

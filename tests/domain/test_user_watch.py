@@ -15,7 +15,7 @@ from tests.fakes import Clock
 WEEK = timedelta(days=7)
 
 
-class Log:
+class InMemoryChangeLog:
     """Changes in memory, settled by the test."""
 
     def __init__(self) -> None:
@@ -35,7 +35,9 @@ class Log:
         return [change for change in self.stored if change.id > after][:size]
 
 
-def watch(log: Log, clock: Clock, heartbeat: timedelta = timedelta(60)) -> UserWatch:
+def watch(
+    log: InMemoryChangeLog, clock: Clock, heartbeat: timedelta = timedelta(60)
+) -> UserWatch:
     return UserWatch(log, WEEK, clock, heartbeat, chunk_size=2)
 
 
@@ -45,7 +47,7 @@ def short(message: UserChangeEvent) -> int:
 
 async def test_user_stream_without_token_begins_at_settled_entry() -> None:
     """It waits for the first read of the process."""
-    log = Log()
+    log = InMemoryChangeLog()
     stream = watch(log, Clock()).stream("")
     first = asyncio.ensure_future(anext(stream))
     await asyncio.sleep(0)
@@ -57,7 +59,7 @@ async def test_user_stream_without_token_begins_at_settled_entry() -> None:
 
 async def test_user_stream_heartbeat_renews_token() -> None:
     """A client can resume after a long time without changes."""
-    log, clock = Log(), Clock()
+    log, clock = InMemoryChangeLog(), Clock()
     log.settle(1)
     stream = watch(log, clock, timedelta(milliseconds=5)).stream("")
     old = await anext(stream)
@@ -72,7 +74,7 @@ async def test_user_stream_heartbeat_renews_token() -> None:
 
 
 async def test_user_stream_ends_when_server_stops() -> None:
-    log = Log()
+    log = InMemoryChangeLog()
     log.settle(1)
     stream = watch(log, Clock()).stream("")
     await anext(stream)

@@ -9,11 +9,11 @@ import pytest
 
 from server.domain.accounts.users import Role
 from tests.clients import Answer, Client, Grpc, Rest
-from tests.running import Running, SignedIn
+from tests.running import RunningService, SignedInUser
 
 
 @dataclass(frozen=True, slots=True)
-class Member:
+class ClientUser:
     """A signed-in user of one transport."""
 
     client: Client
@@ -37,21 +37,21 @@ class Member:
 class Participants:
     """Two members and an admin."""
 
-    ana: Member
-    bea: Member
-    root: Member
+    ana: ClientUser
+    bea: ClientUser
+    root: ClientUser
 
 
 @pytest.fixture(params=[Rest, Grpc])
-def client(request: pytest.FixtureRequest, shared: Running) -> Client:
-    make: Callable[[Running], Client] = request.param
+def client(request: pytest.FixtureRequest, shared: RunningService) -> Client:
+    make: Callable[[RunningService], Client] = request.param
     return make(shared)
 
 
-async def participants(shared: Running, client: Client) -> Participants:
-    def member(signed_in: SignedIn) -> Member:
+async def participants(shared: RunningService, client: Client) -> Participants:
+    def member(signed_in: SignedInUser) -> ClientUser:
         token = signed_in.tokens.access_token
-        return Member(client, str(signed_in.user.id), token)
+        return ClientUser(client, str(signed_in.user.id), token)
 
     ana, bea = await shared.signed_in(), await shared.signed_in()
     root = await shared.signed_in(Role.ADMIN)
@@ -59,7 +59,7 @@ async def participants(shared: Running, client: Client) -> Participants:
 
 
 async def test_two_members_see_each_others_changes(
-    shared: Running, client: Client
+    shared: RunningService, client: Client
 ) -> None:
     """Each step is visible to the other member, also on a second read (from caches)."""
     people = await participants(shared, client)
@@ -83,7 +83,7 @@ async def test_two_members_see_each_others_changes(
     )
 
 
-async def create_profiles(ana: Member, bea: Member) -> None:
+async def create_profiles(ana: ClientUser, bea: ClientUser) -> None:
     profile = await ana("CreateUserProfile", display_name="Ana", locale="es")
     await bea("CreateUserProfile", user_id=bea.id, display_name="Bea")
     assert await bea("GetUserProfile", user_id=ana.id) == profile
@@ -99,7 +99,7 @@ async def create_profiles(ana: Member, bea: Member) -> None:
     assert (await bea("GetUserProfile", user_id=ana.id))["displayName"] == "Ana"
 
 
-async def follow_each_other(ana: Member, bea: Member) -> None:
+async def follow_each_other(ana: ClientUser, bea: ClientUser) -> None:
     before = (await bea("GetUserScore", id=ana.id))["score"]
     for _ in range(2):
         await bea("FollowUser", id=ana.id)
@@ -113,7 +113,7 @@ async def follow_each_other(ana: Member, bea: Member) -> None:
 
 
 async def read_the_post(
-    bea: Member, ana_id: str, post: dict[str, Any], category: dict[str, Any]
+    bea: ClientUser, ana_id: str, post: dict[str, Any], category: dict[str, Any]
 ) -> None:
     for _ in range(2):
         assert await bea("GetPost", id=post["id"]) == post
@@ -133,7 +133,9 @@ async def read_the_post(
     assert await bea.refused("GetUserScore", id=ana_id, **wrong) == "INVALID_FIELDS"
 
 
-async def change_the_post(ana: Member, bea: Member, post: dict[str, Any]) -> None:
+async def change_the_post(
+    ana: ClientUser, bea: ClientUser, post: dict[str, Any]
+) -> None:
     assert await bea.refused("UpdatePost", id=post["id"], title="x") == "ACCESS_DENIED"
     changed = await ana("UpdatePost", id=post["id"], title="On more numbers")
     for _ in range(2):
@@ -147,7 +149,7 @@ async def change_the_post(ana: Member, bea: Member, post: dict[str, Any]) -> Non
 
 
 async def check_nothing_is_found(
-    bea: Member, ana_id: str, post: dict[str, Any], category: dict[str, Any]
+    bea: ClientUser, ana_id: str, post: dict[str, Any], category: dict[str, Any]
 ) -> None:
     for name in ("GetUser", "GetUserOverview", "GetUserScore", "ListFollowers"):
         assert await bea.refused(name, id=ana_id) == "USER_NOT_FOUND"
@@ -157,7 +159,7 @@ async def check_nothing_is_found(
     assert (await bea("ListFollowing", id=bea.id))["items"] == []
 
 
-async def test_members_get_the_mails_they_ask_for(shared: Running) -> None:
+async def test_members_get_the_mails_they_ask_for(shared: RunningService) -> None:
     """About followers and posts, from the write to the delivered mail."""
     ana, bea = await shared.signed_in(), await shared.signed_in()
     settings = {"notifications": {"followedPosts": True, "newFollowers": True}}
@@ -209,7 +211,7 @@ REQUESTS = [
 
 @pytest.mark.parametrize(("method", "path", "body", "field"), REQUESTS)
 async def test_invalid_input_names_the_field(
-    shared: Running, method: str, path: str, body: object, field: str
+    shared: RunningService, method: str, path: str, body: object, field: str
 ) -> None:
     """R32: 400 with the field's name; nothing is written."""
     ana = await shared.signed_in()
@@ -231,7 +233,7 @@ async def test_invalid_input_names_the_field(
     assert await state_of(shared, ana) == before
 
 
-async def state_of(shared: Running, caller: SignedIn) -> list[bytes]:
+async def state_of(shared: RunningService, caller: SignedInUser) -> list[bytes]:
     paths = [
         f"/api/v1/user-profiles/{caller.user.id}",
         "/api/v1/user-settings",
@@ -241,7 +243,7 @@ async def state_of(shared: Running, caller: SignedIn) -> list[bytes]:
     return [(await shared.http.get(p, headers=caller.headers)).content for p in paths]
 
 
-async def test_if_match_refuses_stale_etags(shared: Running) -> None:
+async def test_if_match_refuses_stale_etags(shared: RunningService) -> None:
     """The ETag header is the etag of the post; a stale one is 412."""
     ana = await shared.signed_in()
     created = await shared.http.post(
@@ -263,7 +265,7 @@ async def test_if_match_refuses_stale_etags(shared: Running) -> None:
     assert deleted.status_code == 204
 
 
-async def test_follow_needs_no_body(shared: Running) -> None:
+async def test_follow_needs_no_body(shared: RunningService) -> None:
     ana, bea = await shared.signed_in(), await shared.signed_in()
     path = f"/api/v1/users/{bea.user.id}/follow"
     for verb in ("PUT", "PUT", "DELETE", "DELETE"):

@@ -7,8 +7,8 @@ import pytest
 from google.rpc import error_details_pb2
 
 from blatam.user.v1 import user_pb2
-from tests.running import PASSWORD, Running, running
-from tests.status import refusal
+from tests.running import PASSWORD, RunningService, running
+from tests.status import expect_rpc_error
 
 VALID = {"email": "ana@example.com", "username": "ana", "password": PASSWORD}
 JSON = {"content-type": "application/json"}
@@ -35,11 +35,11 @@ def violations(body: dict[str, Any]) -> list[tuple[str, str, str]]:
     ],
 )
 async def test_violations_are_the_same_on_both_transports(
-    shared: Running, fields: dict[str, str]
+    shared: RunningService, fields: dict[str, str]
 ) -> None:
     """R32: the same fields, rules and descriptions."""
     request = user_pb2.CreateUserRequest(**VALID | fields)
-    refused = await refusal(shared.users.CreateUser(request))
+    refused = await expect_rpc_error(shared.users.CreateUser(request))
     expected = refused.detail(error_details_pb2.BadRequest).field_violations
     response = await shared.http.post("/api/v1/users", json=VALID | fields)
     assert response.status_code == 400
@@ -67,7 +67,7 @@ async def test_violations_are_the_same_on_both_transports(
     ],
 )
 async def test_invalid_body_is_a_400_that_names_the_field(
-    shared: Running, body: bytes, field: str | None
+    shared: RunningService, body: bytes, field: str | None
 ) -> None:
     """R32: never 5xx; without a field if none is at fault."""
     response = await shared.http.post("/api/v1/users", content=body, headers=JSON)
@@ -79,7 +79,7 @@ async def test_invalid_body_is_a_400_that_names_the_field(
         assert field in error["error"]
 
 
-async def test_oversized_body_is_a_413(shared: Running) -> None:
+async def test_oversized_body_is_a_413(shared: RunningService) -> None:
     """R34: before the body is read completely."""
     body = orjson.dumps(VALID | {"username": "a" * 2**21})
     response = await shared.http.post("/api/v1/users", content=body, headers=JSON)
@@ -106,7 +106,7 @@ async def test_oversized_body_is_a_413(shared: Running) -> None:
     ],
 )
 async def test_invalid_path_or_query_is_a_400_that_names_the_field(
-    shared: Running, path: str, field: str
+    shared: RunningService, path: str, field: str
 ) -> None:
     ana = await shared.signed_in()
     response = await shared.http.get(path, headers=ana.headers)
@@ -114,7 +114,9 @@ async def test_invalid_path_or_query_is_a_400_that_names_the_field(
     assert violations(response.json())[0][0] == field
 
 
-async def test_unknown_path_is_404_and_unknown_method_405(shared: Running) -> None:
+async def test_unknown_path_is_404_and_unknown_method_405(
+    shared: RunningService,
+) -> None:
     """405 comes with Allow."""
     assert (await shared.http.get("/api/v1/nothing")).status_code == 404
     response = await shared.http.patch("/api/v1/users", json={})
@@ -122,7 +124,7 @@ async def test_unknown_path_is_404_and_unknown_method_405(shared: Running) -> No
     assert {"GET", "POST"} <= set(response.headers["allow"].replace(" ", "").split(","))
 
 
-async def test_missing_token_is_a_401_with_a_challenge(shared: Running) -> None:
+async def test_missing_token_is_a_401_with_a_challenge(shared: RunningService) -> None:
     response = await shared.http.get("/api/v1/users/999999")
     assert response.status_code == 401
     assert response.headers["www-authenticate"].startswith("Bearer")

@@ -8,8 +8,8 @@ import pytest
 
 from blatam.auth.v1 import auth_pb2
 from blatam.user.v1 import user_pb2
-from tests.running import PASSWORD, Running, SignedIn
-from tests.status import refusal
+from tests.running import PASSWORD, RunningService, SignedInUser
+from tests.status import expect_rpc_error
 
 COOKIE = "__Host-refresh_token"
 BROWSER = {"x-token-mode": "cookie", "sec-fetch-site": "same-origin"}
@@ -17,7 +17,10 @@ LOGOUT = "/api/v1/auth/logout"
 
 
 async def log_in(
-    service: Running, username: str = "", password: str = PASSWORD, **headers: str
+    service: RunningService,
+    username: str = "",
+    password: str = PASSWORD,
+    **headers: str,
 ) -> httpx.Response:
     username = username or (await service.sign_up()).username
     body = {"identifier": username, "password": password}
@@ -33,14 +36,14 @@ def cookie(response: httpx.Response) -> str:
 
 
 async def refresh(
-    service: Running, token_cookie: str, headers: dict[str, str], **body: str
+    service: RunningService, token_cookie: str, headers: dict[str, str], **body: str
 ) -> httpx.Response:
     return await service.http.post(
         "/api/v1/auth/refresh", json=body, headers=headers | {"cookie": token_cookie}
     )
 
 
-async def is_valid(service: Running, access_token: str) -> bool:
+async def is_valid(service: RunningService, access_token: str) -> bool:
     """Return whether a service accepts an access token."""
     headers = {"authorization": f"Bearer {access_token}"}
     response = await service.http.get("/api/v1/users/me", headers=headers)
@@ -48,7 +51,7 @@ async def is_valid(service: Running, access_token: str) -> bool:
     return response.status_code == 200
 
 
-async def test_token_is_in_the_cookie_only(shared: Running) -> None:
+async def test_token_is_in_the_cookie_only(shared: RunningService) -> None:
     """R23: HttpOnly, Secure, SameSite=Strict, of this host; not in the body."""
     response = await log_in(shared)
     assert response.status_code == 200
@@ -61,7 +64,7 @@ async def test_token_is_in_the_cookie_only(shared: Running) -> None:
 
 
 @pytest.mark.parametrize("mode", ["cookie, cookie", "header"])
-async def test_unknown_token_mode_is_refused(shared: Running, mode: str) -> None:
+async def test_unknown_token_mode_is_refused(shared: RunningService, mode: str) -> None:
     """R23: a typing error must not put a token into a body."""
     ana = await shared.signed_in()
     body = {"identifier": ana.user.username, "password": PASSWORD}
@@ -71,7 +74,7 @@ async def test_unknown_token_mode_is_refused(shared: Running, mode: str) -> None
 
 
 async def test_cookie_is_replaced_by_refresh_and_cleared_by_logout(
-    shared: Running,
+    shared: RunningService,
 ) -> None:
     """ASVS 14.3.1: a log-out clears the data that the browser stored, too."""
     first = await log_in(shared)
@@ -91,7 +94,9 @@ async def test_cookie_is_replaced_by_refresh_and_cleared_by_logout(
 
 
 @pytest.mark.parametrize("access", ["", "Bearer expired"])
-async def test_logout_needs_the_cookie_only(shared: Running, access: str) -> None:
+async def test_logout_needs_the_cookie_only(
+    shared: RunningService, access: str
+) -> None:
     """The access token of an idle page has expired; the refresh token suffices."""
     response = await log_in(shared)
     headers = BROWSER | {"cookie": cookie(response)}
@@ -107,7 +112,7 @@ async def test_logout_needs_the_cookie_only(shared: Running, access: str) -> Non
 
 @pytest.mark.parametrize("token_cookie", ["", f"{COOKIE}=x", "other=1"])
 async def test_logout_without_a_valid_token_is_401(
-    shared: Running, token_cookie: str
+    shared: RunningService, token_cookie: str
 ) -> None:
     """R27: a made-up refresh token ends nothing and clears nothing."""
     headers = BROWSER | ({"cookie": token_cookie} if token_cookie else {})
@@ -116,7 +121,9 @@ async def test_logout_without_a_valid_token_is_401(
     assert "set-cookie" not in out.headers
 
 
-async def test_logout_over_grpc_needs_the_refresh_token_only(shared: Running) -> None:
+async def test_logout_over_grpc_needs_the_refresh_token_only(
+    shared: RunningService,
+) -> None:
     """The same over gRPC, where the token is a field of the request."""
     ana = await shared.signed_in()
     request = auth_pb2.LogoutRequest(refresh_token=ana.tokens.refresh_token)
@@ -124,23 +131,23 @@ async def test_logout_over_grpc_needs_the_refresh_token_only(shared: Running) ->
     me = shared.users.GetCurrentUser(
         user_pb2.GetCurrentUserRequest(), metadata=ana.metadata
     )
-    assert (await refusal(me)).code is grpc.StatusCode.UNAUTHENTICATED
+    assert (await expect_rpc_error(me)).code is grpc.StatusCode.UNAUTHENTICATED
     made_up = auth_pb2.LogoutRequest(refresh_token="x")
     assert (
-        await refusal(shared.auth.Logout(made_up))
+        await expect_rpc_error(shared.auth.Logout(made_up))
     ).reason == "REFRESH_TOKEN_INVALID"
     empty = shared.auth.Logout(auth_pb2.LogoutRequest())
-    assert (await refusal(empty)).reason == "TOKEN_MISSING"
+    assert (await expect_rpc_error(empty)).reason == "TOKEN_MISSING"
 
 
-async def test_logout_ends_the_sessions_of_both_tokens(shared: Running) -> None:
+async def test_logout_ends_the_sessions_of_both_tokens(shared: RunningService) -> None:
     """An access token of one session and a refresh token of another, or of none."""
     user = await shared.sign_up()
     tokens = []
     for _ in range(3):
         login = auth_pb2.LoginRequest(identifier=user.username, password=PASSWORD)
         tokens.append((await shared.auth.Login(login)).tokens)
-    first, second, third = (SignedIn(user, pair) for pair in tokens)
+    first, second, third = (SignedInUser(user, pair) for pair in tokens)
     request = auth_pb2.LogoutRequest(refresh_token=second.tokens.refresh_token)
     await shared.auth.Logout(request, metadata=first.metadata)
     made_up = auth_pb2.LogoutRequest(refresh_token="x")
@@ -149,7 +156,7 @@ async def test_logout_ends_the_sessions_of_both_tokens(shared: Running) -> None:
         assert not await is_valid(shared, session.tokens.access_token)
 
 
-async def test_login_ends_the_session_of_the_cookie(shared: Running) -> None:
+async def test_login_ends_the_session_of_the_cookie(shared: RunningService) -> None:
     """ASVS 7.2.4: an older session of the browser ends, whoever's it was."""
     first = await log_in(shared)
     failed = await log_in(shared, password="Wrong-1234", cookie=cookie(first))
@@ -166,7 +173,7 @@ async def test_login_ends_the_session_of_the_cookie(shared: Running) -> None:
 
 
 async def test_login_over_grpc_ends_the_session_that_it_replaces(
-    shared: Running,
+    shared: RunningService,
 ) -> None:
     """The same over gRPC, where the older token is a field of the request."""
     ana = await shared.signed_in()
@@ -180,7 +187,7 @@ async def test_login_over_grpc_ends_the_session_that_it_replaces(
     assert await is_valid(shared, tokens.access_token)
 
 
-async def test_other_sites_cannot_use_the_cookie(shared: Running) -> None:
+async def test_other_sites_cannot_use_the_cookie(shared: RunningService) -> None:
     """R24: a cross-site request, a foreign origin and a form are refused."""
     token_cookie = cookie(await log_in(shared))
     for wrong in (
@@ -199,14 +206,16 @@ async def test_other_sites_cannot_use_the_cookie(shared: Running) -> None:
     assert (await refresh(shared, token_cookie, BROWSER)).status_code == 200
 
 
-async def test_cookie_beside_a_value_is_400(shared: Running) -> None:
+async def test_cookie_beside_a_value_is_400(shared: RunningService) -> None:
     """Which of them is meant is unknown."""
     token_cookie = cookie(await log_in(shared))
     response = await refresh(shared, token_cookie, BROWSER, refreshToken="x")
     assert response.status_code == 400
 
 
-async def test_without_token_mode_the_token_is_in_the_body(shared: Running) -> None:
+async def test_without_token_mode_the_token_is_in_the_body(
+    shared: RunningService,
+) -> None:
     """Not stored by any cache either (RFC 6749 5.1)."""
     user = await shared.sign_up()
     body = {"identifier": user.username, "password": PASSWORD}

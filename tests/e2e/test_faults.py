@@ -8,7 +8,7 @@ from blatam.user.v1 import user_pb2
 from server.observability.logging import add_context
 from server.store.connect import Database
 from tests.running import PASSWORD, running
-from tests.status import refusal
+from tests.status import expect_rpc_error
 
 
 async def test_unexpected_exception_is_not_shown_to_the_caller(
@@ -25,7 +25,7 @@ async def test_unexpected_exception_is_not_shown_to_the_caller(
             email="canary@example.com", username="canary", password=PASSWORD
         )
         with structlog.testing.capture_logs([add_context]) as lines:
-            refused = await refusal(service.users.CreateUser(request))
+            refused = await expect_rpc_error(service.users.CreateUser(request))
             body = {"email": request.email, "username": "canary", "password": PASSWORD}
             response = await service.http.post("/api/v1/users", json=body)
     await database.close()

@@ -16,12 +16,12 @@ from edge.port import RemotePort
 from server.composition.serving import listening_http
 from server.config import Settings
 from server.rpc import contract
-from tests.running import Running, SignedIn
+from tests.running import RunningService, SignedInUser
 
 POST = {"title": "Primes", "body": "An essay."}
 
 
-async def new_post(service: Running, author: SignedIn) -> str:
+async def new_post(service: RunningService, author: SignedInUser) -> str:
     """Return the path of a new post."""
     response = await service.http.post(
         "/api/v1/posts", json=POST, headers=author.headers
@@ -30,7 +30,7 @@ async def new_post(service: Running, author: SignedIn) -> str:
     return f"/api/v1/posts/{response.json()['id']}"
 
 
-async def test_etag_of_a_post_covers_its_author(shared: Running) -> None:
+async def test_etag_of_a_post_covers_its_author(shared: RunningService) -> None:
     """RFC 9110 8.8.1: the author is in the answer; If-Match compares the post alone."""
     ana = await shared.signed_in()
     path = await new_post(shared, ana)
@@ -52,7 +52,7 @@ async def test_etag_of_a_post_covers_its_author(shared: Running) -> None:
     assert stale.status_code == 412
 
 
-async def test_resource_can_be_sent_back_as_it_was_read(shared: Running) -> None:
+async def test_resource_can_be_sent_back_as_it_was_read(shared: RunningService) -> None:
     """AIP-203: output-only fields are ignored, unless the caller's mask names them."""
     ana = await shared.signed_in()
     await shared.http.post(
@@ -78,7 +78,9 @@ async def test_resource_can_be_sent_back_as_it_was_read(shared: Running) -> None
 
 
 @pytest.mark.parametrize("user_id", ["%D9%A5", "+5", "1_0", "%205", "%2e%2e", "%2E"])
-async def test_user_id_in_a_path_is_ascii_digits(shared: Running, user_id: str) -> None:
+async def test_user_id_in_a_path_is_ascii_digits(
+    shared: RunningService, user_id: str
+) -> None:
     """Neither another spelling of a number, nor a segment that proxies remove."""
     ana = await shared.signed_in()
     request = shared.http.build_request("GET", "/x", headers=ana.headers)
@@ -104,7 +106,9 @@ async def test_unreachable_server_is_503_with_retry_after(
     assert int(response.headers["retry-after"]) > 0
 
 
-async def test_idle_connection_is_closed_after_the_setting(shared: Running) -> None:
+async def test_idle_connection_is_closed_after_the_setting(
+    shared: RunningService,
+) -> None:
     """Longer than common proxies keep it, or they send a request into a closed one."""
     assert Settings(_env_file=None).http_keep_alive == timedelta(seconds=75)
     request = b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n"

@@ -6,18 +6,18 @@ import pytest
 import pytest_asyncio
 
 from tests.clients import Client, Grpc, Rest
-from tests.running import PASSWORD, Running, running
+from tests.running import PASSWORD, RunningService, running
 
 
 @pytest_asyncio.fixture
-async def service(database_url: str, redis_url: str) -> AsyncIterator[Running]:
+async def service(database_url: str, redis_url: str) -> AsyncIterator[RunningService]:
     async with running(database_url, redis_url) as started:
         yield started
 
 
 @pytest.fixture(params=[Rest, Grpc])
-def client(request: pytest.FixtureRequest, service: Running) -> Client:
-    make: Callable[[Running], Client] = request.param
+def client(request: pytest.FixtureRequest, service: RunningService) -> Client:
+    make: Callable[[RunningService], Client] = request.param
     return make(service)
 
 

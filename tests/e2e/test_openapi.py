@@ -28,7 +28,7 @@ from tests.e2e.schema_values import (
     is_int64,
     valid,
 )
-from tests.running import Running
+from tests.running import RunningService
 
 FORM_REASONS = ("INVALID_FIELDS", "MALFORMED_REQUEST")  # others depend on state
 UNUSED_ID = 10**9  # no greater id is in use
@@ -71,7 +71,7 @@ operations = pytest.mark.parametrize("name", [n for n in NAMES if n not in EXCLU
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
+class RequestPart:
     """A parameter, or a property of the body."""
 
     location: str  # path, query or body
@@ -85,7 +85,7 @@ class Part:
         return re.sub("_(.)", lambda match: match[1].upper(), self.name)
 
 
-PartValues = dict[Part, Any]
+PartValues = dict[RequestPart, Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +94,7 @@ class Operation:
 
     method: str
     path: str
-    parts: tuple[Part, ...]
+    parts: tuple[RequestPart, ...]
     takes_body: bool
 
     async def send(
@@ -125,14 +125,14 @@ def as_text(value: Any) -> Any:
 
 
 @pytest_asyncio.fixture(scope="session")
-async def served(shared: Running) -> Schema:
+async def served(shared: RunningService) -> Schema:
     response = await shared.http.get("/openapi.json")
     made: Schema = response.raise_for_status().json()
     return made
 
 
 @pytest_asyncio.fixture(scope="session")
-async def bearer(shared: Running) -> dict[str, str]:
+async def bearer(shared: RunningService) -> dict[str, str]:
     """Return the headers of an admin, who may use every filter."""
     return (await shared.signed_in(Role.ADMIN)).headers
 
@@ -143,7 +143,7 @@ def read_operation(served: Schema, name: str) -> Operation:
         found for found in operations_of(served) if found[2]["operationId"] == name
     )
     parts = [
-        Part(p["in"], p["name"], p["required"], inlined(p["schema"], served))
+        RequestPart(p["in"], p["name"], p["required"], inlined(p["schema"], served))
         for p in operation.get("parameters", ())
     ]
     content = operation.get("requestBody", {}).get("content", {})
@@ -151,7 +151,7 @@ def read_operation(served: Schema, name: str) -> Operation:
         body = inlined(json_content["schema"], served)
         assert body["additionalProperties"] is False
         parts += [
-            Part("body", name, name in body["required"], schema)
+            RequestPart("body", name, name in body["required"], schema)
             for name, schema in body["properties"].items()
         ]
     return Operation(method, path, tuple(parts), "application/json" in content)
@@ -174,7 +174,7 @@ def inlined(schema: Schema, served: Schema) -> Schema:
     return made
 
 
-def suitable(part: Part) -> st.SearchStrategy[Any]:
+def suitable(part: RequestPart) -> st.SearchStrategy[Any]:
     """Return values for a part: ids in a path are of no resource of other tests.
 
     No mask: one that names a field which cannot be written is an error as well.
@@ -199,7 +199,7 @@ def drawn(data: st.DataObject, called: Operation, *, complete: bool) -> PartValu
     return {part: values[part] for part in parts.values()}
 
 
-def without(values: PartValues, part: Part) -> PartValues:
+def without(values: PartValues, part: RequestPart) -> PartValues:
     """Return a request without a field, wherever it is set."""
     return {p: value for p, value in values.items() if p.field != part.field}
 
@@ -216,7 +216,7 @@ def violations(response: httpx.Response) -> list[tuple[str, str]]:
     ] or [("", error["errorCode"])]
 
 
-def names_part(part: Part, field: str) -> bool:
+def names_part(part: RequestPart, field: str) -> bool:
     """Return whether a violation is of a part, which may be inside its resource.
 
     Paths that differ in nothing but the names of their parameters share the names, so
@@ -230,7 +230,7 @@ def names_part(part: Part, field: str) -> bool:
 @BOUNDED
 @given(data=st.data())
 async def test_allowed_requests_are_accepted(
-    shared: Running,
+    shared: RunningService,
     served: Schema,
     bearer: dict[str, str],
     name: str,
@@ -263,7 +263,7 @@ async def test_allowed_requests_are_accepted(
 @BOUNDED
 @given(data=st.data())
 async def test_each_constraint_is_enforced(
-    shared: Running,
+    shared: RunningService,
     served: Schema,
     bearer: dict[str, str],
     name: str,
@@ -273,7 +273,7 @@ async def test_each_constraint_is_enforced(
     called = read_operation(served, name)
     values = drawn(data, called, complete=True)
 
-    requests: list[tuple[Part, str, PartValues]] = []
+    requests: list[tuple[RequestPart, str, PartValues]] = []
     for part in called.parts:
         others = without(values, part)
         for constraint, wrong in broken(part.schema, as_text=part.location != "body"):
@@ -285,7 +285,9 @@ async def test_each_constraint_is_enforced(
             requests.append((part, constraint, others | {part: value}))
         if part.required and part.location != "path":
             requests.append((part, "required", others))
-    unknown = Part("body" if called.takes_body else "query", "nothing", False, {})
+    unknown = RequestPart(
+        "body" if called.takes_body else "query", "nothing", False, {}
+    )
     requests.append((unknown, "additionalProperties", values | {unknown: "a"}))
     for part, constraint, request in requests:
         response = await called.send(shared.http, bearer, request)
@@ -297,7 +299,7 @@ async def test_each_constraint_is_enforced(
         assert all(names_part(part, field) for field in fields), detail
 
 
-async def test_numbers_are_accepted_for_64_bit_integers(shared: Running) -> None:
+async def test_numbers_are_accepted_for_64_bit_integers(shared: RunningService) -> None:
     """The document has text only; ProtoJSON accepts both, and so does the service."""
     headers = (await shared.signed_in(Role.ADMIN)).headers
     for category in (0, "0"):

@@ -9,7 +9,7 @@ import httpx
 import sqlalchemy as sa
 
 from server.store.connect import Database
-from tests.running import PASSWORD, Running, running
+from tests.running import PASSWORD, RunningService, running
 from tests.silent_proxy import silent_proxy
 
 FAST_SECONDS = 1.0
@@ -19,7 +19,7 @@ LOG_INS = 60
 _numbers = count()
 
 
-async def log_in(service: Running) -> tuple[int, float]:
+async def log_in(service: RunningService) -> tuple[int, float]:
     """Log in to an account that does not exist; return the status and the seconds.
 
     The status is 401 when Postgres has answered, and no limit per account counts it.

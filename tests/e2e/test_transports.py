@@ -20,7 +20,7 @@ from edge.port import CallError, Metadata, RemotePort, Reply
 from server.composition.edge import edge_app, edge_settings
 from server.config import load
 from tests.conftest import Servers, fresh_database, key_space
-from tests.running import PASSWORD, Running, SignedIn, running
+from tests.running import PASSWORD, RunningService, SignedInUser, running
 
 USERS, AUTH = "/blatam.user.v1.UserService", "/blatam.auth.v1.AuthService"
 REQUEST_ID = "00112233445566778899aabbccddeeff"
@@ -30,8 +30,8 @@ REQUEST_ID = "00112233445566778899aabbccddeeff"
 class Scene:
     """A service, and the user ana with a session."""
 
-    service: Running
-    ana: SignedIn
+    service: RunningService
+    ana: SignedInUser
 
 
 @pytest_asyncio.fixture(scope="module")
@@ -45,7 +45,7 @@ async def scene(
         running(url, key_space(servers, 3), trusted_proxies=local_host) as started,
     ):
         user = await started.sign_up("ana")
-        yield Scene(started, SignedIn(user, await started.log_in("ana")))
+        yield Scene(started, SignedInUser(user, await started.log_in("ana")))
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,7 +173,7 @@ async def test_edge_in_process_and_edge_process_respond_alike(scene: Scene) -> N
     transport = httpx.ASGITransport(app, client=("192.0.2.7", 4711))
     async with httpx.AsyncClient(transport=transport, base_url="http://x") as remote:
         callers = [
-            (http, SignedIn(user_pb2.User(), await service.log_in("ana")).headers)
+            (http, SignedInUser(user_pb2.User(), await service.log_in("ana")).headers)
             for http in (service.http, remote)
         ]
         for method, path, body in REQUESTS:

@@ -15,7 +15,7 @@ from blatam.auth.v1 import auth_pb2, auth_pb2_grpc
 from blatam.user.v1 import user_pb2, user_pb2_grpc
 from tests.conftest import Servers, fresh_database, key_space
 from tests.processes import serving
-from tests.running import NO_LIMITS, Running, running
+from tests.running import NO_LIMITS, RunningService, running
 
 SECRET_KEY = "0123456789abcdef" * 4
 ME = user_pb2.GetCurrentUserRequest()
@@ -26,7 +26,7 @@ Refresh = Callable[[str], Awaitable[str]]
 class Pair:
     """The service in the test's process, and one in a process of its own."""
 
-    local: Running
+    local: RunningService
     channel: grpc.aio.Channel
     http: httpx.AsyncClient
 

@@ -171,7 +171,7 @@ class Stream:
         return self._items
 
 
-class Port:
+class FakePort:
     """Records its calls; replies with `reply`, or with the request."""
 
     def __init__(
@@ -241,12 +241,12 @@ def client(app: FastAPI, base: str = "http://edge.test") -> httpx.AsyncClient:
 
 def edge(
     rules: Sequence[dict[str, Any]],
-    port: Port | None = None,
+    port: FakePort | None = None,
     settings: EdgeSettings | None = None,
     **options: Any,
-) -> tuple[Port, httpx.AsyncClient]:
+) -> tuple[FakePort, httpx.AsyncClient]:
     """Return a port and a client of an application with these rules."""
-    port = port or Port()
+    port = port or FakePort()
     if settings or options.get("files"):
         return port, client(
             create_app(routes(rules, **options), port, settings or EdgeSettings())
@@ -259,7 +259,7 @@ def edge(
 class Switch:
     """A port that calls another one, so that applications can be cached."""
 
-    port: Port
+    port: FakePort
 
     async def unary(self, method: str, request: bytes, **rest: Any) -> Reply:
         return await self.port.unary(method, request, **rest)

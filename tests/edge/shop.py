@@ -8,7 +8,7 @@ from edge.app import create_app
 from edge.config import EdgeSettings
 from edge.port import CallError
 from tests.edge.service import (
-    Port,
+    FakePort,
     client,
     compiled,
     message_class,
@@ -96,7 +96,7 @@ def kind(name: str) -> Any:
     return message_class(compiled(SHOP), f"shop.v1.{name}")
 
 
-def shop(port: Port, settings: EdgeSettings | None = None) -> Any:
+def shop(port: FakePort, settings: EdgeSettings | None = None) -> Any:
     return client(create_app(compiled(SHOP), port, settings or EdgeSettings()))
 
 

@@ -19,7 +19,7 @@ from batching.v1.batching_pb2 import (
 from edge.batching import MAX_CALLS, BatchingPort
 from edge.port import CallError, Metadata, RemotePort, Reply
 from server.rpc.batching import BatchingServicer
-from tests.edge.service import Port
+from tests.edge.service import FakePort
 from tests.edge.test_ports import Remote, port_executor
 
 METHOD = "/shop.v1.Shop/GetItem"
@@ -29,7 +29,7 @@ UNAVAILABLE = grpc.StatusCode.UNAVAILABLE.value[0]
 MAX_TIMEOUT = 49 * 86_400.0
 
 
-class GatedService(Port):
+class GatedService(FakePort):
     """Blocks every call until the gate opens, and counts the calls.
 
     A cancelled call ends after `cleanup` seconds.
@@ -67,7 +67,7 @@ async def until(condition: Callable[[], bool]) -> None:
 
 
 @asynccontextmanager
-async def batching_port(service: Port) -> AsyncIterator[BatchingPort]:
+async def batching_port(service: FakePort) -> AsyncIterator[BatchingPort]:
     """Serve the service and return a batching port to it."""
     async with Remote(service, BatchingPort) as port:
         assert isinstance(port, BatchingPort)
@@ -77,8 +77,8 @@ async def batching_port(service: Port) -> AsyncIterator[BatchingPort]:
 @asynccontextmanager
 async def port_to(serve: Any) -> AsyncIterator[BatchingPort]:
     """Return a port whose batching stream is served by `serve(request, context)`."""
-    remote = Remote(Port())
-    servicer = BatchingServicer(port_executor(Port()), 1)
+    remote = Remote(FakePort())
+    servicer = BatchingServicer(port_executor(FakePort()), 1)
     servicer._serve = serve  # type: ignore[method-assign]
     remote.server.add_generic_rpc_handlers((servicer.handler(),))
     async with remote:
@@ -104,7 +104,7 @@ async def test_concurrent_calls_get_their_own_results(
 ) -> None:
     """Results that arrive in another order than the calls reach the right callers."""
 
-    class SlowService(Port):
+    class SlowService(FakePort):
         async def unary(
             self,
             method: str,
@@ -173,7 +173,7 @@ async def test_invalid_response_is_unavailable_without_second_attempt(
 
 async def test_large_call_uses_the_plain_port(plain_calls: list[float | None]) -> None:
     """A large request must not delay the others."""
-    async with batching_port(Port()) as port:
+    async with batching_port(FakePort()) as port:
         await call(port, b"x" * 64 * 1024)
     assert len(plain_calls) == 1
 
@@ -182,7 +182,7 @@ async def test_large_call_uses_the_plain_port(plain_calls: list[float | None]) -
 async def test_response_of_any_size_arrives_complete(size: int) -> None:
     """Large responses are sent in parts."""
     response = bytes(n % 251 for n in range(size))
-    async with batching_port(Port(Reply(response))) as port:
+    async with batching_port(FakePort(Reply(response))) as port:
         first, second = await asyncio.gather(call(port), call(port))
         assert first == second == response
 
@@ -203,7 +203,7 @@ async def test_calls_above_the_stream_limit_use_the_plain_port(
 @pytest.mark.parametrize("seconds", [None, 0.05, 1.0, MAX_TIMEOUT, math.inf])
 async def test_deadline_reaches_the_service(seconds: float | None) -> None:
     """The service gets what is left, rounded up to milliseconds; at most 49 days."""
-    service = Port()
+    service = FakePort()
     async with batching_port(service) as port:
         await call(port, timeout=seconds)
     if seconds is None:
@@ -215,7 +215,7 @@ async def test_deadline_reaches_the_service(seconds: float | None) -> None:
 
 @pytest.mark.parametrize("seconds", [0.0, -1.0])
 async def test_call_after_its_deadline_is_not_executed(seconds: float) -> None:
-    service = Port()
+    service = FakePort()
     async with batching_port(service) as port:
         with pytest.raises(CallError) as caught:
             await call(port, timeout=seconds)
@@ -228,7 +228,7 @@ async def test_server_without_batching_gets_plain_calls(
     plain_calls: list[float | None],
 ) -> None:
     """Every call is executed once; batching is not tried again for a while."""
-    service = Port()
+    service = FakePort()
     remote = Remote(service)
     async with remote:
         port = BatchingPort(remote.channel)
@@ -256,7 +256,7 @@ class OpenedStreams:
 
 async def test_draining_server_loses_no_call() -> None:
     """Calls that arrive while the server drains are executed once and answered."""
-    service = Port(then=partial(asyncio.sleep, 0.005))
+    service = FakePort(then=partial(asyncio.sleep, 0.005))
     remote = Remote(service, BatchingPort)
     done = 0
 
@@ -292,7 +292,7 @@ async def test_cancelled_call_ends_at_the_service(
 
 async def test_cancelled_calls_free_their_places() -> None:
     """However early a call is cancelled."""
-    service = Port()
+    service = FakePort()
     async with batching_port(service) as port:
         for _ in range(MAX_CALLS * 2):
             task = asyncio.create_task(call(port))
@@ -358,7 +358,7 @@ async def test_lost_server_is_unavailable_and_the_next_call_reconnects(
             assert "127.0.0.1" not in caught.value.message
         assert "3 calls failed" in caplog.text
         await until(lambda: service.cancelled == 3)
-        async with batching_port(Port()) as other:
+        async with batching_port(FakePort()) as other:
             port._open = other._open
             assert await call(port, b"again") == b"again"
 

@@ -6,21 +6,21 @@ from edge.config import EdgeSettings
 from edge.http.negotiation import PROTOBUF
 from edge.port import CallError, Reply
 from tests.edge.service import (
-    Port,
+    FakePort,
 )
 from tests.edge.shop import item, kind, shop, violations
 
 
 async def test_etag_is_strong_with_a_version_and_weak_without() -> None:
     """RFC 9110 8.8.3 and 13.1.2: 304 for a tag that is still current."""
-    http = shop(Port(item(id=1, etag="v1")))
+    http = shop(FakePort(item(id=1, etag="v1")))
     strong = (await http.get("/items/1")).headers["etag"]
     assert strong.startswith('"v1;')
     known = {"if-none-match": f'W/"x", {strong}'}
     answer = await http.get("/items/1", headers=known)
     assert (answer.status_code, answer.content) == (304, b"")
     assert answer.headers["etag"] == strong
-    http = shop(Port(Reply(b"")))
+    http = shop(FakePort(Reply(b"")))
     weak = (await http.get("/items")).headers["etag"]
     assert weak.startswith('W/"')
     answer = await http.get("/items", headers={"if-none-match": weak})
@@ -33,7 +33,7 @@ async def test_etag_is_strong_with_a_version_and_weak_without() -> None:
 
 async def test_if_match_fills_the_etag_field() -> None:
     """The request's own field, else the body's; a conflict or a weak tag is refused."""
-    port = Port(Reply(b""))
+    port = FakePort(Reply(b""))
     http = shop(port)
     await http.delete("/items/1", headers={"if-match": '"v1"'})
     assert kind("DeleteItemRequest").FromString(port.request).etag == "v1"
@@ -58,7 +58,7 @@ async def test_if_match_fills_the_etag_field() -> None:
 
 async def test_aborted_is_412_with_if_match() -> None:
     """The client asked for a precondition, so its failure is one: 412, not 409."""
-    http = shop(Port(CallError(10, "stale")))
+    http = shop(FakePort(CallError(10, "stale")))
     assert (await http.delete("/items/1")).status_code == 409
     answer = await http.delete("/items/1", headers={"if-match": '"v1"'})
     assert answer.status_code == 412
@@ -66,7 +66,7 @@ async def test_aborted_is_412_with_if_match() -> None:
 
 async def test_idempotency_key_fills_the_request_id() -> None:
     """draft-ietf-httpapi-idempotency-key-header, for requests with `request_id`."""
-    port = Port(Reply(b""))
+    port = FakePort(Reply(b""))
     http = shop(port)
     await http.post("/items", json={"name": "a"}, headers={"idempotency-key": '"k1"'})
     assert kind("CreateItemRequest").FromString(port.request).request_id == "k1"
@@ -78,7 +78,7 @@ async def test_idempotency_key_fills_the_request_id() -> None:
 
 async def test_etag_covers_every_byte_of_the_answer() -> None:
     """An embedded resource changes without the version of the one around it."""
-    port = Port(item(id=1, etag="v1", size={"wide": 1}))
+    port = FakePort(item(id=1, etag="v1", size={"wide": 1}))
     http = shop(port)
     before = (await http.get("/items/1")).headers["etag"]
     port.reply = item(id=1, etag="v1", size={"wide": 2})
@@ -96,7 +96,7 @@ async def test_etag_covers_every_byte_of_the_answer() -> None:
 
 async def test_etag_differs_by_content_coding() -> None:
     """RFC 9110 8.8.3.3: other bytes have another strong tag, of the same version."""
-    port = Port(item(id=1, etag="v1", name="x" * 5000))
+    port = FakePort(item(id=1, etag="v1", name="x" * 5000))
     http = shop(port)
     tags = {}
     for coding in ("identity", "gzip", "br"):
@@ -114,7 +114,7 @@ async def test_etag_differs_by_content_coding() -> None:
 @pytest.mark.parametrize("version", ["2", "a;b", "W/x", "v;0123456789abcdef01234567"])
 async def test_etag_leads_back_to_the_version(version: str) -> None:
     """Whatever the version is, If-Match with the tag of an answer names it."""
-    port = Port(item(id=1, etag=version))
+    port = FakePort(item(id=1, etag=version))
     http = shop(port)
     tag = (await http.get("/items/1")).headers["etag"]
     await http.delete("/items/1", headers={"if-match": tag})
@@ -124,7 +124,7 @@ async def test_etag_leads_back_to_the_version(version: str) -> None:
 async def test_field_names_without_a_setting_have_no_meaning() -> None:
     """`etag` and `request_id` are fields like any other then."""
     settings = EdgeSettings(etag_field="", request_id_field="")
-    port = Port(item(id=1, etag="v1"))
+    port = FakePort(item(id=1, etag="v1"))
     http = shop(port, settings)
     answer = await http.get("/items/1")
     assert answer.headers["etag"].startswith("W/")

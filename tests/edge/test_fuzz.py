@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from edge.app import create_app
-from tests.edge.service import Port, Vector, as_json, client, raw, routes
+from tests.edge.service import FakePort, Vector, as_json, client, raw, routes
 
 RULES = [
     {"get": "/a/{string_field}"},
@@ -20,7 +20,7 @@ RULES = [
     {"put": "/f", "body": "double_list", "response_body": "map_string_string"},
     {"get": "/{timestamp_field=**}"},
 ]
-PORT = Port()
+PORT = FakePort()
 APP = create_app(routes(RULES), PORT)
 BOUNDED = settings(
     max_examples=150, deadline=None, suppress_health_check=list(HealthCheck)

@@ -16,7 +16,7 @@ from edge.app import create_app
 from edge.bindings import BindingError
 from edge.config import EdgeSettings
 from edge.port import CallError, Metadata, RemotePort, Reply
-from tests.edge.service import Port, bind, raw, routes, rule, status
+from tests.edge.service import FakePort, bind, raw, routes, rule, status
 from tests.edge.test_fuzz import headers, values
 from tests.edge.test_ports import KINDS, Remote
 
@@ -138,7 +138,7 @@ def requests(draw: st.DrawFn, contract: Contract) -> dict[str, Any]:
     }
 
 
-class Echo(Port):
+class EchoPort(FakePort):
     """Replies with the request, or fails with details."""
 
     async def unary(
@@ -162,8 +162,8 @@ class Echo(Port):
 @pytest_asyncio.fixture(scope="session", params=KINDS)
 async def remote(
     request: pytest.FixtureRequest,
-) -> AsyncIterator[tuple[RemotePort, Echo]]:
-    echo = Echo()
+) -> AsyncIterator[tuple[RemotePort, EchoPort]]:
+    echo = EchoPort()
     async with Remote(echo, request.param) as port:
         yield port, echo
 
@@ -171,11 +171,11 @@ async def remote(
 @BOUNDED
 @given(data=st.data())
 async def test_both_ports_have_equal_answers(
-    remote: tuple[RemotePort, Echo], data: st.DataObject
+    remote: tuple[RemotePort, EchoPort], data: st.DataObject
 ) -> None:
     """R32: no 5xx, and the same status, headers, bytes and call over a channel."""
     contract = data.draw(contracts())
-    here, (channel, there) = Echo(), remote
+    here, (channel, there) = EchoPort(), remote
     try:
         apps = [create_app(contract.files, p, SETTINGS) for p in (here, channel)]
     except BindingError:

@@ -9,14 +9,14 @@ from edge.app import create_app
 from edge.config import EdgeSettings
 from edge.port import Reply
 from tests.edge.service import (
-    Port,
+    FakePort,
     compiled,
     raw,
 )
 from tests.edge.shop import SHOP, item, shop
 
 
-def metadata(port: Port) -> dict[str, Any]:
+def metadata(port: FakePort) -> dict[str, Any]:
     return dict(port.metadata)
 
 
@@ -34,7 +34,7 @@ async def test_only_a_trusted_proxy_names_the_client() -> None:
         (b"user-agent", b"test/1"),
         (b"grpc-metadata-raw-bin", b"AAE"),
     ]
-    port = Port(item(id=1))
+    port = FakePort(item(id=1))
     settings = EdgeSettings(trusted_proxies=("10.0.0.0/8",))
     app = create_app(compiled(SHOP), port, settings)
     _, response, _ = await raw(app, "GET", "/items/1", headers, peer="9.9.9.9")
@@ -58,7 +58,7 @@ async def test_only_a_trusted_proxy_names_the_client() -> None:
 
 async def test_forwarded_lines_reach_the_service_in_order() -> None:
     """R7: a byte that is not text does not hide a hop that a proxy added."""
-    port = Port(item(id=1))
+    port = FakePort(item(id=1))
     settings = EdgeSettings(trusted_proxies=("10.0.0.0/8",))
     app = create_app(compiled(SHOP), port, settings)
     lines = [(b"x-forwarded-for", b"\xff"), (b"x-forwarded-for", b"6.6.6.6:41000")]
@@ -74,7 +74,7 @@ async def test_reply_metadata_is_sent_by_allow_list() -> None:
     """Other metadata, and values that are no header, are left out."""
     reply = Reply(b"", headers=(("x-cost", "3"), ("x-secret", "s"), ("x-cut", "a\nb")))
     settings = EdgeSettings(response_headers=frozenset(("x-cost", "x-cut")))
-    answer = await shop(Port(reply), settings).get("/items/1")
+    answer = await shop(FakePort(reply), settings).get("/items/1")
     assert answer.headers["x-cost"] == "3"
     assert "x-secret" not in answer.headers
     assert "x-cut" not in answer.headers
@@ -83,7 +83,7 @@ async def test_reply_metadata_is_sent_by_allow_list() -> None:
 async def test_only_listed_origins_may_read_responses() -> None:
     """R25: exact origins, never `*`."""
     settings = EdgeSettings(cors_origins=("https://app.example",))
-    http = shop(Port(item(id=1)), settings)
+    http = shop(FakePort(item(id=1)), settings)
     good, bad = {"origin": "https://app.example"}, {"origin": "https://evil.example"}
     answer = await http.get("/items/1", headers=good)
     assert answer.headers["access-control-allow-origin"] == "https://app.example"
@@ -120,7 +120,7 @@ async def test_only_listed_origins_may_read_responses() -> None:
 @pytest.mark.parametrize("path", ["/items/1", "/livez"])
 async def test_invalid_host_is_400(host: bytes, path: str) -> None:
     """RFC 9110 7.2: other parties read such a request differently."""
-    port = Port(item(id=1))
+    port = FakePort(item(id=1))
     app = create_app(compiled(SHOP), port)
     code, _, body = await raw(app, "GET", path, [(b"host", host)])
     assert (code, port.calls) == (400, [])
@@ -133,14 +133,14 @@ async def test_invalid_host_is_400(host: bytes, path: str) -> None:
 )
 async def test_valid_host_is_accepted(host: bytes) -> None:
     """RFC 3986 3.2.2: a name or an address, with an optional port."""
-    app = create_app(compiled(SHOP), Port(item(id=1)))
+    app = create_app(compiled(SHOP), FakePort(item(id=1)))
     code, _, _ = await raw(app, "GET", "/items/1", [(b"host", host)])
     assert code == 200
 
 
 async def test_white_space_around_a_value_is_ignored() -> None:
     """RFC 9110 5.5: optional white space is no part of a field value."""
-    port = Port(item(id=1))
+    port = FakePort(item(id=1))
     app = create_app(compiled(SHOP), port)
     headers = [
         (b"authorization", b" Bearer t \t"),
@@ -180,7 +180,7 @@ async def test_numbers_in_headers_are_ascii_digits(
     name: bytes, value: str, status: int
 ) -> None:
     """Python's own parsers take other digits, signs and underscores, too."""
-    port = Port(item(id=1))
+    port = FakePort(item(id=1))
     app = create_app(compiled(SHOP), port)
     code, _, _ = await raw(app, "GET", "/items/1", [(name, value.encode())])
     assert code == status

@@ -12,7 +12,7 @@ from google.api import httpbody_pb2
 
 from edge.app import create_app
 from edge.bindings import BindingError
-from tests.edge.service import Port, compiled, kept, raw, vector
+from tests.edge.service import FakePort, compiled, kept, raw, vector
 
 JSON = [(b"content-type", b"application/json")]
 POST = {"post": "/x", "body": "*"}
@@ -24,12 +24,12 @@ async def sent(
     path: str,
     body: bytes = b"",
     headers: list[tuple[bytes, bytes]] | None = None,
-    port: Port | None = None,
+    port: FakePort | None = None,
     **options: Any,
-) -> tuple[int, Any, bytes, Port]:
+) -> tuple[int, Any, bytes, FakePort]:
     """Send one request; return its status, headers and body, and the port."""
     app, switch = kept(json.dumps(rules), json.dumps(options))
-    switch.port = port = port or Port()
+    switch.port = port = port or FakePort()
     status, response, answer = await raw(app, method, path, headers or JSON, body)
     return status, response, answer, port
 
@@ -66,7 +66,7 @@ async def test_values_without_bytes_or_json_are_400(body: bytes) -> None:
 @pytest.mark.parametrize("accept", [b"text/csv", b"text/*", b"application/json"])
 async def test_raw_reply_has_its_own_media_type(accept: bytes) -> None:
     """It is known only after the call, so that nothing is negotiated before."""
-    port = Port(httpbody_pb2.HttpBody(content_type="text/csv", data=b"a,b"))
+    port = FakePort(httpbody_pb2.HttpBody(content_type="text/csv", data=b"a,b"))
     status, headers, answer, _ = await sent(
         [{"get": "/x"}], "GET", "/x", headers=[(b"accept", accept)], port=port,
         response="google.api.HttpBody",
@@ -78,7 +78,7 @@ async def test_raw_reply_has_its_own_media_type(accept: bytes) -> None:
 async def test_raw_reply_cannot_split_a_header() -> None:
     """A stored type with a line break is not a media type."""
     injected = "text/csv\r\nSet-Cookie: a=b"
-    port = Port(httpbody_pb2.HttpBody(content_type=injected, data=b"a"))
+    port = FakePort(httpbody_pb2.HttpBody(content_type=injected, data=b"a"))
     _, headers, _, _ = await sent(
         [{"get": "/x"}], "GET", "/x", headers=[(b"accept", b"*/*")], port=port,
         response="google.api.HttpBody",
@@ -119,7 +119,7 @@ async def test_any_method_serves_neither_head_nor_preflight() -> None:
 async def test_absent_response_body_is_null(field: str) -> None:
     """An absent Timestamp is no moment in 1970."""
     rules = [{"get": "/x", "response_body": field}]
-    status, _, answer, _ = await sent(rules, "GET", "/x", port=Port(vector()))
+    status, _, answer, _ = await sent(rules, "GET", "/x", port=FakePort(vector()))
     assert (status, answer) == (200, b"null")
 
 
@@ -179,7 +179,7 @@ async def test_invalid_number_is_refused_by_its_field(body: bytes, field: str) -
 
 
 async def test_greatest_float_is_read_in_a_query() -> None:
-    port = Port()
+    port = FakePort()
     app, switch = kept(json.dumps([{"get": "/x"}]), "{}")
     switch.port = port
     query = b"float_field=3.4028235e38&float_wrapper_field=-3.4028235e%2B38"
@@ -212,7 +212,7 @@ async def test_rules_apply_within_an_any() -> None:
     one = f'{{"anyField":{{{kind},"floatField":0.1}}}}'
     status, _, _, port = await sent([POST], "POST", "/x", one.encode())
     assert status == 200
-    echo = Port(port.message)
+    echo = FakePort(port.message)
     status, _, answer, _ = await sent([POST], "POST", "/x", b"{}", port=echo)
     assert json.loads(answer)["anyField"]["floatField"] == 0.1
 
@@ -303,7 +303,7 @@ async def test_pages_of_the_edge_are_not_routes() -> None:
 async def test_equal_values_in_two_spellings_are_accepted() -> None:
     rules = [{"get": "/x/{int32_field}"}, {"get": "/y/{timestamp_field}"}]
     app, switch = kept(json.dumps(rules), "{}")
-    switch.port = Port()
+    switch.port = FakePort()
     status, _, _ = await raw(app, "GET", "/x/1", query=b"int32_field=01")
     assert status == 200
     moment = "/y/1970-01-01T00:00:00Z"
@@ -337,7 +337,7 @@ service S {
 
 async def test_nested_etag_is_left_out_of_the_mask() -> None:
     """It is a precondition, wherever the resource is in the request (AIP-154)."""
-    app = create_app(compiled(VERSIONED), Port())
+    app = create_app(compiled(VERSIONED), FakePort())
     body = b'{"res":{"n":1,"etag":"q"},"force":true}'
     _, _, answer = await raw(app, "PATCH", "/r/a", JSON, body)
     assert json.loads(answer)["mask"] == "res.n,force"

@@ -9,7 +9,7 @@ import uvicorn
 
 from edge.app import create_app
 from edge.listener import DeadlinedProtocol
-from tests.edge.service import Port, compiled
+from tests.edge.service import FakePort, compiled
 from tests.edge.shop import SHOP, events, item
 
 Connection = tuple[asyncio.StreamReader, asyncio.StreamWriter]
@@ -21,9 +21,9 @@ class ImpatientProtocol(DeadlinedProtocol):
 
 
 @asynccontextmanager
-async def connected(port: Port | None = None) -> AsyncIterator[Connection]:
+async def connected(port: FakePort | None = None) -> AsyncIterator[Connection]:
     """Yield a connection to a server with short deadlines."""
-    app = create_app(compiled(SHOP), port or Port(item(id=1)))
+    app = create_app(compiled(SHOP), port or FakePort(item(id=1)))
     config = uvicorn.Config(
         app, port=0, http=ImpatientProtocol, lifespan="off", log_level="critical"
     )
@@ -131,7 +131,7 @@ async def test_ambiguous_framing_is_refused(head: bytes, status: bytes) -> None:
 
 async def test_stream_over_http_1_0_is_refused() -> None:
     """RFC 9112 6.1: HTTP/1.0 has no chunked coding."""
-    async with connected(Port(stream=events("a"))) as (reader, writer):
+    async with connected(FakePort(stream=events("a"))) as (reader, writer):
         writer.write(b"GET /items:watch HTTP/1.0\r\n\r\n")
         answer = await reader.read(-1)
     assert answer.startswith(b"HTTP/1.1 426 ")
@@ -140,7 +140,7 @@ async def test_stream_over_http_1_0_is_refused() -> None:
 
 async def test_client_that_does_not_read_is_disconnected() -> None:
     """R35: an answer that a client does not read is dropped after a while."""
-    large = Port(item(id=1, name="x" * 2**25))
+    large = FakePort(item(id=1, name="x" * 2**25))
     async with connected(large) as (reader, writer):
         writer.write(b"GET /items/1 HTTP/1.1\r\nHost: x\r\n\r\n")
         assert (await reader.readline()).split()[1] == b"200"
@@ -152,7 +152,7 @@ async def test_client_that_does_not_read_is_disconnected() -> None:
 SILENCE = 0.4  # seconds
 
 
-async def answers(*parts: bytes, port: Port | None = None) -> list[int]:
+async def answers(*parts: bytes, port: FakePort | None = None) -> list[int]:
     """Send each part by itself; return the status of every answer until silence."""
     received = b""
     async with connected(port) as (reader, writer):
@@ -189,7 +189,7 @@ async def test_upgrade_offer_with_a_body_is_ignored(
     body = SECOND if not chunked else b"%x\r\n%s\r\n0\r\n\r\n" % (len(SECOND), SECOND)
     length = b"Transfer-Encoding: chunked" if chunked else None
     request = post(body, *offer, length=length)
-    port = Port(item(id=1))
+    port = FakePort(item(id=1))
     head = request[: -len(body)]
     parts = [request] if whole else [head, body[:5], body[5:]]
     assert await answers(*parts, port=port) == [400]  # the body is no JSON
@@ -202,7 +202,7 @@ async def test_upgrade_offer_leaves_the_requests_around_it_alone() -> None:
     fixed = post(b"{}", *offer)
     chunked = post(CHUNKED_BODY, *offer, length=b"Transfer-Encoding: chunked")
     without = b"GET /items/1 HTTP/1.1\r\nHost: x\r\n%s\r\n\r\n" % b"\r\n".join(offer)
-    port = Port(item(id=1))
+    port = FakePort(item(id=1))
     sent = SECOND + fixed + SECOND + chunked + without + SECOND
     assert await answers(sent, port=port) == [204, 201, 204, 201, 200, 204]
     names = [call.rpartition("/")[2] for call in port.calls]
@@ -218,7 +218,7 @@ async def test_upgrade_offer_leaves_the_requests_around_it_alone() -> None:
 )
 async def test_tunnel_is_refused_and_nothing_behind_it_is_read(head: bytes) -> None:
     """What follows a CONNECT or the preface of HTTP/2 is not HTTP/1."""
-    port = Port(item(id=1))
+    port = FakePort(item(id=1))
     assert await answers(head, SECOND, port=port) == [400]
     assert port.calls == []
 
@@ -228,7 +228,7 @@ async def test_invalid_request_is_answered_after_the_valid_one_before(
     rest: bytes,
 ) -> None:
     """A pipelined request keeps its answer; the connection is closed after it."""
-    port = Port(item(id=1))
+    port = FakePort(item(id=1))
     for parts in ([SECOND + SECOND + rest + SECOND], [SECOND + SECOND, rest, SECOND]):
         assert await answers(*parts, port=port) == [204, 204, 400]
     assert len(port.calls) == 4
@@ -240,7 +240,7 @@ async def test_endless_headers_leave_the_answer_before_them() -> None:
     async def pause() -> None:
         await asyncio.sleep(0.3)
 
-    port = Port(item(id=1), then=pause)
+    port = FakePort(item(id=1), then=pause)
     endless = b"GET / HTTP/1.1\r\nx: " + b"x" * 40_000
     assert await answers(SECOND + endless, port=port) == [204]
 
@@ -248,7 +248,7 @@ async def test_endless_headers_leave_the_answer_before_them() -> None:
 async def test_invalid_body_gets_one_answer() -> None:
     """A chunk without a size is 400, and a request answered before gets no second."""
     broken = post(b"X\r\n\r\n", length=b"Transfer-Encoding: chunked")
-    port = Port(item(id=1))
+    port = FakePort(item(id=1))
     assert await answers(broken, SECOND, port=port) == [400]
     assert await answers(SECOND + broken, SECOND, port=port) == [204, 400]
     head, _, _ = broken.rpartition(b"X\r\n\r\n")

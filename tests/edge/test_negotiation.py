@@ -10,14 +10,14 @@ import zstandard
 
 from edge.config import EdgeSettings
 from tests.edge.service import (
-    Port,
+    FakePort,
 )
 from tests.edge.shop import item, kind, shop
 
 
 async def test_unsupported_media_type_is_406_or_415() -> None:
     """The request is refused before the call is made."""
-    port = Port(item(id=1))
+    port = FakePort(item(id=1))
     http = shop(port)
     answer = await http.get("/items/1", headers={"accept": "text/html"})
     assert answer.status_code == 406
@@ -47,7 +47,7 @@ async def test_bodies_are_compressed_both_ways(coding: str) -> None:
         "br": brotli.compress,
         "zstd": zstandard.ZstdCompressor().compress,
     }
-    port = Port(item(id=1, name="x" * 5000))
+    port = FakePort(item(id=1, name="x" * 5000))
     http = shop(port, EdgeSettings(max_decompressed_bytes=100_000))
     headers = {"content-encoding": coding, "accept-encoding": f"{coding};q=1, x;q=0"}
     body = compressors[coding](json.dumps({"name": "y" * 2000}).encode())
@@ -89,7 +89,7 @@ async def test_only_the_charset_of_a_json_body_matters(
     content_type: str, status: int
 ) -> None:
     """RFC 9110 8.3: unknown parameters are ignored; JSON is UTF-8 (RFC 8259 8.1)."""
-    port = Port(item(id=1))
+    port = FakePort(item(id=1))
     headers = {"content-type": content_type}
     answer = await shop(port).post("/items", content=b"{}", headers=headers)
     assert answer.status_code == status

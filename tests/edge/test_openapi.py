@@ -9,7 +9,7 @@ import pytest
 from edge.app import create_app
 from edge.config import EdgeSettings
 from edge.openapi import document
-from tests.edge.service import Port, client, compiled, routes
+from tests.edge.service import FakePort, client, compiled, routes
 from tests.edge.shop import SHOP
 
 RULED = """
@@ -371,7 +371,7 @@ def test_streams_and_empty_responses_are_documented() -> None:
 
 async def test_docs_page_loads_own_assets_only() -> None:
     """R36: a strict policy, no external script or style; off by default."""
-    app = create_app(_files(), Port(), EdgeSettings(docs=True))
+    app = create_app(_files(), FakePort(), EdgeSettings(docs=True))
     http = client(app)
     page = await http.get("/docs")
     assert "http" not in page.text.replace("http-equiv", "")
@@ -381,5 +381,5 @@ async def test_docs_page_loads_own_assets_only() -> None:
         assert asset.status_code == 200
     served = (await http.get("/openapi.json")).json()
     assert served == app.openapi()
-    off = client(create_app(_files(), Port()))
+    off = client(create_app(_files(), FakePort()))
     assert (await off.get("/openapi.json")).status_code == 404

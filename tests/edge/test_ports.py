@@ -15,7 +15,7 @@ from edge.config import EdgeSettings
 from edge.port import CallError, RemotePort, Reply
 from server.rpc.batched_call import CallExecutor
 from server.rpc.batching import BatchingServicer
-from tests.edge.service import Port, Stream, client, compiled, status
+from tests.edge.service import FakePort, Stream, client, compiled, status
 from tests.edge.shop import SHOP, events, item, kind
 
 SETTINGS = EdgeSettings(response_headers=frozenset(("x-cost",)))
@@ -28,7 +28,7 @@ WATCH = "/shop.v1.Shop/WatchItems"
 class Servicer(grpc.GenericRpcHandler):
     """Serves a port's answers over gRPC."""
 
-    def __init__(self, port: Port) -> None:
+    def __init__(self, port: FakePort) -> None:
         self.port = port
 
     def service(self, details: Any) -> Any:
@@ -69,7 +69,7 @@ class Servicer(grpc.GenericRpcHandler):
         await context.abort(code, error.message, trailers)
 
 
-def port_executor(port: Port) -> CallExecutor:
+def port_executor(port: FakePort) -> CallExecutor:
     """Return an executor that answers batched calls through a port."""
 
     async def execute(
@@ -113,7 +113,7 @@ class Remote:
     """A server of a port, and the port that calls it: batched or by unary calls."""
 
     def __init__(
-        self, port: Port, kind: type[RemotePort] = RemotePort, most: int = MOST
+        self, port: FakePort, kind: type[RemotePort] = RemotePort, most: int = MOST
     ) -> None:
         self.server = grpc.aio.server()
         self.batching = BatchingServicer(port_executor(port), most)
@@ -135,14 +135,14 @@ class Remote:
 
 
 INFO = error_details_pb2.ErrorInfo(reason="SOLD_OUT", domain="shop")
-ANSWERS: dict[str, Port] = {
-    "message": Port(item(id=1, name="é", etag="v")),
-    "headers": Port(Reply(b"", headers=(("x-cost", "3"),))),
-    "error": Port(CallError(9, "no — none", status(9, "no — none", INFO))),
-    "stream": Port(stream=events("a", "b")),
-    "early": Port(stream=events(fail=CallError(5, "none"))),
-    "late": Port(stream=events("a", fail=CallError(14, "gone"))),
-    "empty": Port(stream=events()),
+ANSWERS: dict[str, FakePort] = {
+    "message": FakePort(item(id=1, name="é", etag="v")),
+    "headers": FakePort(Reply(b"", headers=(("x-cost", "3"),))),
+    "error": FakePort(CallError(9, "no — none", status(9, "no — none", INFO))),
+    "stream": FakePort(stream=events("a", "b")),
+    "early": FakePort(stream=events(fail=CallError(5, "none"))),
+    "late": FakePort(stream=events("a", fail=CallError(14, "gone"))),
+    "empty": FakePort(stream=events()),
 }
 
 
@@ -182,7 +182,7 @@ async def test_a_client_that_goes_away_cancels_the_remote_call(
         finally:
             ended.set()
 
-    async with Remote(Port(then=wait), way) as remote:
+    async with Remote(FakePort(then=wait), way) as remote:
         call = remote.unary("/shop.v1.Shop/GetItem", b"", metadata=(), timeout=5)
         task = asyncio.create_task(call)
         await begun.wait()
@@ -202,7 +202,7 @@ async def test_a_deadline_is_kept_where_the_service_does_not(
     async def wait() -> None:
         await asyncio.sleep(5)
 
-    async with Remote(Port(then=wait), way) as remote:
+    async with Remote(FakePort(then=wait), way) as remote:
         http = client(create_app(compiled(SHOP), remote))
         answer = await http.get("/items/1", headers={"grpc-timeout": "20m"})
         assert (answer.status_code, answer.json()["code"]) == (504, 4)
@@ -215,7 +215,7 @@ async def test_a_streams_deadline_is_told_in_our_words() -> None:
         yield b""
         await asyncio.sleep(SECONDS)
 
-    async with Remote(Port(stream=items)) as remote:
+    async with Remote(FakePort(stream=items)) as remote:
         stream = remote.server_stream(WATCH, b"", metadata=(), timeout=0.1)
         with pytest.raises(CallError) as caught:
             [_ async for _ in stream]
@@ -224,7 +224,7 @@ async def test_a_streams_deadline_is_told_in_our_words() -> None:
 
 async def test_a_remote_stream_has_its_metadata() -> None:
     """Headers before the first message, trailers after the last."""
-    async with Remote(Port(stream=events("a"))) as remote:
+    async with Remote(FakePort(stream=events("a"))) as remote:
         stream = remote.server_stream(WATCH, b"", metadata=(), timeout=5)
         names = []
         async for message in stream:

@@ -10,7 +10,7 @@ from edge.app import create_app
 from edge.config import EdgeSettings
 from edge.port import Reply
 from tests.edge.service import (
-    Port,
+    FakePort,
     client,
     compiled,
     edge,
@@ -41,7 +41,7 @@ AMBIGUOUS = {
 async def test_ambiguous_or_invalid_body_is_400_with_its_field(case: str) -> None:
     """No value is guessed; the path of the field begins at the request."""
     body, fields = AMBIGUOUS[case]
-    port = Port()
+    port = FakePort()
     answer = await shop(port).patch("/items/1", content=body)
     assert answer.status_code == 400, answer.text
     assert not port.calls
@@ -54,14 +54,14 @@ async def test_ambiguous_or_invalid_body_is_400_with_its_field(case: str) -> Non
 
 async def test_oneof_member_beside_a_path_field_is_refused() -> None:
     """The error names the other member, which is in the query."""
-    answer = await shop(Port()).get("/pages/1/items?token=x")
+    answer = await shop(FakePort()).get("/pages/1/items?token=x")
     assert answer.status_code == 400
     assert violations(answer) == ["token"]
 
 
 async def test_equal_value_in_path_and_body_is_accepted() -> None:
     """Only different values conflict."""
-    port = Port(Reply(b""))
+    port = FakePort(Reply(b""))
     answer = await shop(port).patch("/items/7", json={"id": "7", "name": "x"})
     assert answer.status_code == 200
     sent = kind("UpdateItemRequest").FromString(port.request)
@@ -70,7 +70,7 @@ async def test_equal_value_in_path_and_body_is_accepted() -> None:
 
 async def test_explicit_mask_is_kept() -> None:
     """In the query, with proto names and with ProtoJSON's names."""
-    port = Port(Reply(b""))
+    port = FakePort(Reply(b""))
     for spelling in ("update_mask=size.wide,name", "updateMask=size.wide,name"):
         await shop(port).patch(f"/items/7?{spelling}", json={"name": "x"})
         sent = kind("UpdateItemRequest").FromString(port.request)
@@ -79,7 +79,7 @@ async def test_explicit_mask_is_kept() -> None:
 
 async def test_protobuf_bodies_are_read_and_sent() -> None:
     """application/protobuf in and out, with the same conflicts refused."""
-    port = Port(item(id=1, name="a"))
+    port = FakePort(item(id=1, name="a"))
     http = shop(port)
     sent = kind("Item")(name="x", id=5)
     headers = {
@@ -104,7 +104,7 @@ async def test_protobuf_bodies_are_read_and_sent() -> None:
 
 async def test_sizes_are_limited() -> None:
     """413 for bodies, with a length or not; 431 for headers; 414 for addresses."""
-    port = Port()
+    port = FakePort()
     http = shop(port)
     answer = await http.post("/items", content=b" " * 2_000_000)
     assert answer.status_code == 413
@@ -122,7 +122,7 @@ async def test_sizes_are_limited() -> None:
 
 async def test_slow_body_is_408() -> None:
     """R35: a body must arrive within a time limit."""
-    app = create_app(compiled(SHOP), Port(), EdgeSettings(body_timeout=0.01))
+    app = create_app(compiled(SHOP), FakePort(), EdgeSettings(body_timeout=0.01))
     sent: list[Any] = []
 
     async def receive() -> Any:
@@ -172,7 +172,7 @@ service Articles {
 
 async def test_output_only_fields_are_left_out_of_a_derived_mask() -> None:
     """AIP-203: a client may send back what it read; a mask of its own is kept."""
-    port = Port(Reply(b""))
+    port = FakePort(Reply(b""))
     http = client(create_app(compiled(ARTICLES), port))
     author = {"name": "Ana", "nick": ""}
     read = {"id": "1", "title": "b", "createdAt": "x", "author": author, "etag": "v"}

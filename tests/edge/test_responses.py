@@ -9,7 +9,7 @@ from google.rpc import error_details_pb2
 from edge.config import EdgeSettings
 from edge.port import CallError, Reply
 from tests.edge.service import (
-    Port,
+    FakePort,
     status,
 )
 from tests.edge.shop import events, item, kind, shop
@@ -17,13 +17,13 @@ from tests.edge.shop import events, item, kind, shop
 
 async def test_response_has_status_and_caching() -> None:
     """201 for Create, 204 for a reply without fields; private, revalidated."""
-    port = Port(kind("CreateItemResponse")(item=kind("Item")(id=1)))
+    port = FakePort(kind("CreateItemResponse")(item=kind("Item")(id=1)))
     answer = await shop(port).post("/items", json={"name": "a"})
     assert answer.status_code == 201
     assert answer.json()["id"] == "1"
     assert answer.headers["cache-control"] == "private, no-cache"
     assert {"Authorization", "Cookie"} <= set(answer.headers["vary"].split(", "))
-    answer = await shop(Port(Reply(b""))).delete("/items/1")
+    answer = await shop(FakePort(Reply(b""))).delete("/items/1")
     assert (answer.status_code, answer.content) == (204, b"")
     assert "content-length" not in answer.headers
 
@@ -31,7 +31,7 @@ async def test_response_has_status_and_caching() -> None:
 async def test_public_response_is_cacheable() -> None:
     """`public_max_age` names the methods whose replies do not depend on the caller."""
     settings = EdgeSettings(public_max_age={"/shop.v1.Shop/GetItem": 300})
-    answer = await shop(Port(item(id=1)), settings).get("/items/1")
+    answer = await shop(FakePort(item(id=1)), settings).get("/items/1")
     assert answer.headers["cache-control"] == "public, max-age=300"
     assert "Authorization" not in answer.headers["vary"]
 
@@ -43,7 +43,7 @@ async def test_error_has_the_details_of_its_status() -> None:
     retry = rpc.RetryInfo(retry_delay=duration_pb2.Duration(seconds=2, nanos=5))
     packed = status(8, "slow down", info, retry, item(id=1), rpc.QuotaFailure())
     broken = packed.replace(b"shop.v1.GetItemResponse", b"shop.v1.NoItemResponse2")
-    answer = await shop(Port(CallError(8, "slow down", broken))).get("/items/1")
+    answer = await shop(FakePort(CallError(8, "slow down", broken))).get("/items/1")
     assert answer.status_code == 429
     assert answer.headers["retry-after"] == "3"
     body = answer.json()
@@ -53,10 +53,10 @@ async def test_error_has_the_details_of_its_status() -> None:
     kinds = [detail["@type"].rpartition(".")[2] for detail in body["details"]]
     assert kinds == ["ErrorInfo", "RetryInfo", "NoItemResponse2", "QuotaFailure"]
     assert isinstance(body["details"][2]["value"], str)
-    answer = await shop(Port(CallError(16, "who?"))).get("/items/1")
+    answer = await shop(FakePort(CallError(16, "who?"))).get("/items/1")
     assert (answer.status_code, answer.headers["www-authenticate"]) == (401, "Bearer")
     assert answer.json()["errorCode"] == "UNAUTHENTICATED"
-    answer = await shop(Port(CallError(5, "no", b"\xff"))).get("/items/1")
+    answer = await shop(FakePort(CallError(5, "no", b"\xff"))).get("/items/1")
     assert (answer.status_code, answer.json()["details"]) == (404, [])
 
 
@@ -69,7 +69,7 @@ async def test_unexpected_error_is_500_without_details(
         raise RuntimeError("postgresql://user:SECRET@db")
 
     with caplog.at_level(logging.ERROR, logger="edge"):
-        answer = await shop(Port(then=fail)).get("/items/1")
+        answer = await shop(FakePort(then=fail)).get("/items/1")
     assert answer.status_code == 500
     assert answer.json()["error"] == "internal error"
     assert "SECRET" not in answer.text
@@ -85,12 +85,12 @@ async def test_health_checks_report_liveness_and_readiness() -> None:
     async def is_ready() -> bool:
         return ready[0]
 
-    http = shop(Port(), EdgeSettings(ready=is_ready))
+    http = shop(FakePort(), EdgeSettings(ready=is_ready))
     assert (await http.get("/livez")).status_code == 200
     assert (await http.get("/readyz")).status_code == 200
     ready[0] = False
     assert (await http.get("/readyz")).status_code == 503
-    assert (await shop(Port()).get("/docs")).status_code == 404
+    assert (await shop(FakePort()).get("/docs")).status_code == 404
 
 
 SECURITY_HEADERS = {
@@ -107,7 +107,7 @@ async def test_every_json_answer_has_security_headers(path: str) -> None:
     """ASVS 3.4: no framing, no referrer, no sniffing; HSTS where the site is https."""
     for url, hsts in (("https://shop.example", True), ("http://shop.example", False)):
         settings = EdgeSettings(public_url=url, docs=True)
-        port = Port(item(id=1), stream=events("a"))
+        port = FakePort(item(id=1), stream=events("a"))
         answer = await shop(port, settings).get(path)
         assert answer.headers["content-type"] == "application/json"
         for name, value in SECURITY_HEADERS.items():
@@ -127,7 +127,7 @@ async def test_every_429_and_503_has_retry_after(code: int) -> None:
             details = [error_details_pb2.RetryInfo(retry_delay=retry)]
         error = CallError(code, "no", status(code, "no", *details))
         settings = EdgeSettings(retry_after=7)
-        answer = await shop(Port(error), settings).get("/items/1")
+        answer = await shop(FakePort(error), settings).get("/items/1")
         assert answer.status_code in (429, 503)
         assert answer.headers["retry-after"] == expected
 
@@ -138,5 +138,7 @@ async def test_failed_readiness_has_retry_after() -> None:
     async def fail() -> bool:
         raise RuntimeError
 
-    answer = await shop(Port(), EdgeSettings(ready=fail, retry_after=7)).get("/readyz")
+    answer = await shop(FakePort(), EdgeSettings(ready=fail, retry_after=7)).get(
+        "/readyz"
+    )
     assert (answer.status_code, answer.headers["retry-after"]) == (503, "7")

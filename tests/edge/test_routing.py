@@ -13,7 +13,7 @@ from edge.bindings import BindingError
 from edge.config import EdgeSettings, TokenCookie
 from edge.port import CallError
 from tests.edge.service import (
-    Port,
+    FakePort,
     as_json,
     client,
     compiled,
@@ -26,7 +26,7 @@ from tests.edge.shop import SHOP, item, shop
 
 async def test_head_options_and_unknown_methods() -> None:
     """RFC 9110 9.3: HEAD is GET without a body, OPTIONS lists, others are 405."""
-    http = shop(Port(item(id=1)))
+    http = shop(FakePort(item(id=1)))
     head, get = await http.head("/items/1"), await http.get("/items/1")
     assert (head.status_code, head.content) == (200, b"")
     assert head.headers["content-length"] == get.headers["content-length"]
@@ -40,16 +40,16 @@ async def test_head_options_and_unknown_methods() -> None:
     nowhere = await http.get("/nowhere")
     assert nowhere.status_code == 404
     assert nowhere.json()["errorCode"] == "PATH_NOT_FOUND"
-    served = shop(Port(CallError(12, "not yet")))
+    served = shop(FakePort(CallError(12, "not yet")))
     assert (await served.get("/items/1")).status_code == 501
 
 
 async def test_trailing_slash_is_served_without_redirect_if_enabled() -> None:
     """Without `serve_trailing_slash` it is another path, and not found."""
     settings = EdgeSettings(serve_trailing_slash=True)
-    answer = await shop(Port(item(id=1)), settings).get("/items/1/")
+    answer = await shop(FakePort(item(id=1)), settings).get("/items/1/")
     assert answer.status_code == 200
-    assert (await shop(Port(item(id=1))).get("/items/1/")).status_code == 404
+    assert (await shop(FakePort(item(id=1))).get("/items/1/")).status_code == 404
 
 
 INVALID_RULES: dict[str, dict[str, Any]] = {
@@ -75,14 +75,14 @@ INVALID_RULES: dict[str, dict[str, Any]] = {
 def test_invalid_annotation_is_refused_at_start(case: str) -> None:
     """The error names the method."""
     with pytest.raises(BindingError, match=r"t\.S\.M0"):
-        create_app(routes([INVALID_RULES[case]]), Port())
+        create_app(routes([INVALID_RULES[case]]), FakePort())
 
 
 def test_duplicate_route_is_refused_at_start() -> None:
     """The error names both methods."""
     rules = [{"get": "/x/{string_field}"}, {"get": "/x/{bytes_field=*}"}]
     with pytest.raises(BindingError, match=r"t\.S\.M1.*M0"):
-        create_app(routes(rules), Port())
+        create_app(routes(rules), FakePort())
 
 
 async def test_custom_method_and_any_method() -> None:
@@ -121,7 +121,7 @@ def test_setting_for_an_unknown_method_is_refused(
 ) -> None:
     """The error names the method: a typing error must not disable a rule."""
     with pytest.raises(BindingError, match=UNKNOWN_METHOD):
-        create_app(compiled(SHOP), Port(), settings)
+        create_app(compiled(SHOP), FakePort(), settings)
 
 
 async def test_extra_binding_serves_a_method_without_annotation() -> None:
@@ -135,7 +135,7 @@ async def test_extra_binding_serves_a_method_without_annotation() -> None:
 
     extra = {"/grpc.health.v1.Health/Watch": "GET /health:watch"}
     settings = EdgeSettings(extra_bindings=extra)
-    port = Port(stream=items)
+    port = FakePort(stream=items)
     http = client(create_app(files.SerializeToString(), port, settings))
     accept = {"accept": "application/x-ndjson"}
     answer = await http.get("/health:watch?service=x", headers=accept)
@@ -153,7 +153,7 @@ async def test_extra_binding_serves_a_method_without_annotation() -> None:
 )
 async def test_dot_segment_is_400(path: str) -> None:
     """RFC 3986 5.2.4: proxies and clients remove them and read another path."""
-    port = Port(item(id=1))
+    port = FakePort(item(id=1))
     settings = EdgeSettings(serve_trailing_slash=True)
     app = create_app(compiled(SHOP), port, settings)
     code, _, body = await raw(app, "GET", path)
@@ -174,7 +174,7 @@ async def test_dots_within_a_segment_are_a_value() -> None:
 )
 async def test_integers_in_paths_are_ascii_digits(text: str) -> None:
     """Python's int() takes other digits, signs, spaces and underscores, too."""
-    port = Port(item(id=1))
+    port = FakePort(item(id=1))
     http = shop(port)
     assert (await http.get(f"/items/{text}")).status_code == 400
     assert (await http.get(f"/items?number={text}")).status_code == 400

@@ -9,7 +9,7 @@ from edge.app import create_app
 from edge.config import EdgeSettings
 from edge.port import CallError
 from tests.edge.service import (
-    Port,
+    FakePort,
     compiled,
 )
 from tests.edge.shop import SHOP, events, kind, shop
@@ -17,7 +17,7 @@ from tests.edge.shop import SHOP, events, kind, shop
 
 async def test_events_have_ids_to_resume_from() -> None:
     """`resume_token` is the event's id, and Last-Event-ID the request's token."""
-    port = Port(stream=events("a", "b"))
+    port = FakePort(stream=events("a", "b"))
     headers = {"accept": "text/event-stream", "last-event-id": "t-0"}
     answer = await shop(port).get("/items:watch", headers=headers)
     assert answer.text == (
@@ -29,7 +29,7 @@ async def test_events_have_ids_to_resume_from() -> None:
 
 async def test_idle_event_stream_sends_heartbeats() -> None:
     """Comment lines keep proxies from closing the connection."""
-    port = Port(stream=events("a", pause=0.05))
+    port = FakePort(stream=events("a", pause=0.05))
     http = shop(port, EdgeSettings(heartbeat=0.01))
     answer = await http.get("/items:watch", headers={"accept": "text/event-stream"})
     assert answer.text.count(":\n\n") >= 1
@@ -37,7 +37,7 @@ async def test_idle_event_stream_sends_heartbeats() -> None:
 
 async def test_late_stream_failure_is_an_error_frame() -> None:
     """In each format; an early failure has its real status."""
-    late = Port(stream=events("a", fail=CallError(14, "gone")))
+    late = FakePort(stream=events("a", fail=CallError(14, "gone")))
     last_frames: dict[str, Callable[[str], str]] = {
         "application/x-ndjson": lambda text: text.splitlines()[-1],
         "text/event-stream": lambda text: text.split("data: ")[-1],
@@ -47,7 +47,7 @@ async def test_late_stream_failure_is_an_error_frame() -> None:
         answer = await shop(late).get("/items:watch", headers={"accept": accept})
         assert answer.status_code == 200
         assert json.loads(last_frame(answer.text))["error"] == "gone"
-    early = Port(stream=events(fail=CallError(7, "no")))
+    early = FakePort(stream=events(fail=CallError(7, "no")))
     assert (await shop(early).get("/items:watch")).status_code == 403
 
 
@@ -97,7 +97,7 @@ async def test_disconnect_ends_the_call() -> None:
         finally:
             ended.append("stream")
 
-    app = create_app(compiled(SHOP), Port(then=wait, stream=items))
+    app = create_app(compiled(SHOP), FakePort(then=wait, stream=items))
     await disconnect_after(app, "/items/1", 0)
     await disconnect_after(app, "/items:watch", 1)
     assert ended == ["unary", "stream"]
@@ -109,7 +109,7 @@ async def test_deadline_holds_without_the_port() -> None:
     async def wait() -> None:
         await asyncio.sleep(30)
 
-    answer = await shop(Port(then=wait)).get(
+    answer = await shop(FakePort(then=wait)).get(
         "/items/1", headers={"grpc-timeout": "10m"}
     )
     assert answer.status_code == 504
@@ -117,7 +117,7 @@ async def test_deadline_holds_without_the_port() -> None:
 
 async def test_stream_deadline_holds_after_the_first_message() -> None:
     """The stream ends in an error frame, also where the port keeps no deadline."""
-    port = Port(stream=events("a", pause=30))
+    port = FakePort(stream=events("a", pause=30))
     headers = {"accept": "application/x-ndjson", "grpc-timeout": "10m"}
     async with asyncio.timeout(2):
         answer = await shop(port).get("/items:watch", headers=headers)
@@ -128,11 +128,11 @@ async def test_stream_deadline_holds_after_the_first_message() -> None:
 
 async def test_head_of_a_stream_ends_after_the_first_message() -> None:
     """HEAD has the headers of GET, and does not wait for the whole stream."""
-    answer = await shop(Port(stream=events("a", pause=30))).head("/items:watch")
+    answer = await shop(FakePort(stream=events("a", pause=30))).head("/items:watch")
     assert (answer.status_code, answer.content) == (200, b"")
 
 
 async def test_empty_stream_is_an_empty_array() -> None:
     """The body of a stream is valid JSON without a message, too."""
-    answer = await shop(Port(stream=events())).get("/items:watch")
+    answer = await shop(FakePort(stream=events())).get("/items:watch")
     assert (answer.status_code, answer.json()) == (200, [])

@@ -8,7 +8,7 @@ from edge.timers import SharedTimer
 INTERVAL = 0.01  # seconds
 
 
-class Entry:
+class RecordingEntry:
     """Notes when it expires."""
 
     def __init__(self, seconds: float) -> None:
@@ -22,7 +22,7 @@ class Entry:
 async def test_entries_expire_once_when_they_are_due() -> None:
     """Not before, and not much later; an entry that is removed never does."""
     timer = SharedTimer(INTERVAL)
-    entries = [Entry(seconds) for seconds in (0, 0.05, 0.05, 60)]
+    entries = [RecordingEntry(seconds) for seconds in (0, 0.05, 0.05, 60)]
     for entry in entries:
         timer.add(entry)
     timer.remove(entries[2])
@@ -38,7 +38,7 @@ def test_timer_works_in_one_loop_after_another() -> None:
     timer = SharedTimer(INTERVAL)
 
     async def run() -> int:
-        entry = Entry(0)
+        entry = RecordingEntry(0)
         timer.add(entry)
         await asyncio.sleep(0.1)
         return len(entry.expired)
@@ -49,7 +49,7 @@ def test_timer_works_in_one_loop_after_another() -> None:
 async def test_idle_timer_schedules_nothing() -> None:
     """Its callback runs only while there are entries."""
     timer = SharedTimer(INTERVAL)
-    entry = Entry(60)
+    entry = RecordingEntry(60)
     timer.add(entry)
     timer.remove(entry)
     await asyncio.sleep(0.1)

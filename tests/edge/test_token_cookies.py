@@ -8,7 +8,7 @@ from edge.app import create_app
 from edge.config import EdgeSettings, TokenCookie
 from edge.port import CallError, Reply
 from tests.edge.service import (
-    Port,
+    FakePort,
     compiled,
     raw,
 )
@@ -41,7 +41,7 @@ def tokens() -> Any:
 
 async def test_token_is_in_the_cookie_only() -> None:
     """R23: `__Host-`, HttpOnly, Secure, SameSite=Strict; not stored."""
-    http = shop(Port(tokens()), COOKIES)
+    http = shop(FakePort(tokens()), COOKIES)
     answer = await http.post("/login", json={"name": "a"}, headers=MODE)
     assert answer.headers["set-cookie"] == (
         "__Host-refresh=r-1; Path=/; HttpOnly; Secure; SameSite=Strict; Max-Age=60"
@@ -57,7 +57,7 @@ async def test_token_is_in_the_cookie_only() -> None:
 
 async def test_cookie_fills_its_request_field() -> None:
     """Together with a value in the body it is 400, even an equal one."""
-    port = Port(tokens())
+    port = FakePort(tokens())
     http = shop(port, COOKIES)
     browser = {**MODE, "cookie": "x; other=1; __Host-refresh=r-0"}
     answer = await http.post("/refresh", headers=browser)
@@ -73,7 +73,7 @@ async def test_cookie_fills_its_request_field() -> None:
 
 async def test_logout_clears_the_cookie() -> None:
     """Max-Age=0 on the replies of the methods in `cleared_by`."""
-    answer = await shop(Port(Reply(b"")), COOKIES).post("/logout", headers=MODE)
+    answer = await shop(FakePort(Reply(b"")), COOKIES).post("/logout", headers=MODE)
     assert answer.status_code == 204
     assert answer.headers["set-cookie"].startswith("__Host-refresh=; ")
     assert "Max-Age=0" in answer.headers["set-cookie"]
@@ -97,7 +97,7 @@ async def test_cookie_mode_refuses_other_origins(
 ) -> None:
     """R24: Origin and Sec-Fetch-Site are checked, and the body is application/json."""
     sent = {"x-token-mode": "cookie", "content-type": "application/json", **headers}
-    http = shop(Port(tokens()), COOKIES)
+    http = shop(FakePort(tokens()), COOKIES)
     answer = await http.post("/login", content=b"{}", headers=sent)
     assert answer.status_code == code
 
@@ -105,7 +105,7 @@ async def test_cookie_mode_refuses_other_origins(
 async def test_cookie_on_plain_loopback_in_debug_has_no_prefix() -> None:
     """A browser refuses a Secure cookie of a plain-http page."""
     settings = EdgeSettings(cookies=COOKIES.cookies, debug=True)
-    port = Port(tokens())
+    port = FakePort(tokens())
     http = shop(port, settings)
     mode = {"x-token-mode": "cookie"}
     answer = await http.post("/login", json={}, headers=mode)
@@ -117,30 +117,36 @@ async def test_cookie_on_plain_loopback_in_debug_has_no_prefix() -> None:
 @pytest.mark.parametrize("mode", [{}, MODE])
 async def test_tokens_are_not_stored_in_either_mode(mode: dict[str, str]) -> None:
     """RFC 6749 5.1: an answer with tokens is never kept by a cache."""
-    answer = await shop(Port(tokens()), COOKIES).post("/login", json={}, headers=mode)
+    answer = await shop(FakePort(tokens()), COOKIES).post(
+        "/login", json={}, headers=mode
+    )
     assert answer.status_code == 200
     assert answer.headers["cache-control"] == "no-store"
     accept = mode | {"accept-encoding": "gzip"}
-    answer = await shop(Port(tokens()), COOKIES).post("/login", json={}, headers=accept)
+    answer = await shop(FakePort(tokens()), COOKIES).post(
+        "/login", json={}, headers=accept
+    )
     assert "content-encoding" not in answer.headers
 
 
 @pytest.mark.parametrize("mode", [{}, MODE])
 async def test_logout_clears_the_data_of_the_site(mode: dict[str, str]) -> None:
     """ASVS 14.3.1: what the browser stored of the session; only if it has ended."""
-    answer = await shop(Port(Reply(b"")), COOKIES).post("/logout", headers=mode)
+    answer = await shop(FakePort(Reply(b"")), COOKIES).post("/logout", headers=mode)
     assert answer.headers["clear-site-data"] == '"cache", "storage"'
-    failed = Port(CallError(16, "no"))
+    failed = FakePort(CallError(16, "no"))
     answer = await shop(failed, COOKIES).post("/logout", headers=mode)
     assert "clear-site-data" not in answer.headers
-    answer = await shop(Port(tokens()), COOKIES).post("/login", json={}, headers=mode)
+    answer = await shop(FakePort(tokens()), COOKIES).post(
+        "/login", json={}, headers=mode
+    )
     assert "clear-site-data" not in answer.headers
 
 
 @pytest.mark.parametrize("mode", [b"cookie ", b" Cookie", b"cookie\t"])
 async def test_token_mode_is_read_without_white_space(mode: bytes) -> None:
     """RFC 9110 5.5: optional white space is no part of a field value."""
-    app = create_app(compiled(SHOP), Port(tokens()), COOKIES)
+    app = create_app(compiled(SHOP), FakePort(tokens()), COOKIES)
     headers = [(b"x-token-mode", mode), (b"content-type", b"application/json")]
     code, response, _ = await raw(app, "POST", "/login", headers, b"{}")
     assert code == 200

@@ -15,7 +15,7 @@ from edge.config import EdgeSettings
 from edge.port import CallError, Reply
 from tests.edge.service import (
     VECTORS,
-    Port,
+    FakePort,
     Vector,
     as_json,
     bind,
@@ -66,7 +66,7 @@ def _fields(names: dict[str, str], types: dict[str, int]) -> bytes:
     return made.SerializeToString()
 
 
-def _app(template_routes: list[dict[str, Any]], port: Port, **types: int) -> Any:
+def _app(template_routes: list[dict[str, Any]], port: FakePort, **types: int) -> Any:
     """Return an application in which every route has its own request message."""
     made = descriptor_pb2.FileDescriptorSet.FromString(routes([]))
     made.file.pop()
@@ -118,16 +118,16 @@ def test_template_is_served_if_the_grammar_allows_it(
     valid = fact["valid"] and template not in FOLLOWS_HTTP_PROTO
     route = {"method": "GET", "template": template}
     if valid:
-        _app([route], Port())
+        _app([route], FakePort())
     else:
         with pytest.raises(BindingError, match=r"t\.S"):
-            _app([route], Port())
+            _app([route], FakePort())
 
 
 @pytest.mark.parametrize("fact", _facts("path_templates.json", "route_sets"))
 async def test_path_finds_its_route_and_fills_the_variables(fact: Any) -> None:
     """A literal before `*` before `**`; variables are decoded as in http.proto."""
-    port = Port()
+    port = FakePort()
     app, files = _app(fact["routes"], port)
     ids = [route["id"] for route in fact["routes"]]
     for look in fact["lookups"]:
@@ -151,7 +151,7 @@ async def test_path_finds_its_route_and_fills_the_variables(fact: Any) -> None:
 async def test_request_without_route_has_its_status(fact: Any) -> None:
     """405 with Allow, 204 for OPTIONS, 400 for bad escapes, 404 for unknown paths."""
     uint64 = 4 if fact["id"] == "bad_scalar_in_path" else 9
-    app, _ = _app(fact["routes"], Port(), id=uint64)
+    app, _ = _app(fact["routes"], FakePort(), id=uint64)
     request = fact["request"]
     code, headers, _ = await raw(app, request["method"], request["path"])
     assert code == fact["status"]
@@ -259,7 +259,7 @@ async def test_body_and_response_body_follow_the_rule(fact: Any) -> None:
             content_type=held["content_type"], data=held["data"].encode()
         )
         files = _with_page()
-    port = Port(reply)
+    port = FakePort(reply)
     http = client(create_app(files, port))
     method = next(
         name for name in ("get", "put", "post", "patch") if name in fact["rule"]
@@ -319,7 +319,7 @@ async def test_code_has_its_http_status(fact: Any) -> None:
     if fact["code"] == 0:
         _, http = edge([{"get": "/x"}])
     else:
-        _, http = edge([{"get": "/x"}], Port(CallError(fact["code"], "no")))
+        _, http = edge([{"get": "/x"}], FakePort(CallError(fact["code"], "no")))
     assert (await http.get("/x")).status_code == fact["http"]
 
 
@@ -330,7 +330,7 @@ async def test_error_has_the_message_and_details_of_the_service(fact: Any) -> No
     if given["code"] == 0:
         message: Any = Vector()
         message.value_field.number_value = float("nan")
-        port = Port(message)
+        port = FakePort(message)
     else:
         inner = given.get("details_status_code", given["code"])
         from google.rpc import error_details_pb2
@@ -338,7 +338,7 @@ async def test_error_has_the_message_and_details_of_the_service(fact: Any) -> No
         details = (
             [error_details_pb2.PreconditionFailure()] if "details" in given else []
         )
-        port = Port(
+        port = FakePort(
             CallError(given["code"], given["message"], status(inner, "inner", *details))
         )
     _, http = edge([{"get": "/x"}], port)
@@ -409,7 +409,7 @@ async def test_stream_framing_follows_accept(fact: Any) -> None:
     accept = given.get("accept", "application/json")
     if "ndjson" in fact["id"]:
         accept = "application/x-ndjson"
-    _, http = edge([{"get": "/x"}], Port(stream=items), streams=True)
+    _, http = edge([{"get": "/x"}], FakePort(stream=items), streams=True)
     answer = await http.get("/x", headers={"accept": accept})
     assert answer.status_code == expect.get("http", 200)
     assert expect.get("content_type") in (None, answer.headers["content-type"])

@@ -12,7 +12,7 @@ from edge.codec import Codec
 from edge.config import EdgeSettings
 from edge.router import Router, pick
 from tests.edge.service import routes
-from tests.load.row import Row
+from tests.load.row import ResultRow
 from tests.load.stopwatch import Work, race
 
 CONTRACT = Path(__file__).parents[2] / "generated" / "contract.binpb"
@@ -28,12 +28,12 @@ RULES = (
 )
 
 
-def rows() -> list[Row]:
+def rows() -> list[ResultRow]:
     """Return P8 (JSON of 100 users) and P11 (growth and time of a route look-up)."""
     return [_list(), *_lookup()]
 
 
-def _list() -> Row:
+def _list() -> ResultRow:
     wire = _hundred_users()
     codec = Codec(CONTRACT.read_bytes())
     (method,) = [m for m in codec.methods() if m.name == "ListUsers"]
@@ -54,7 +54,7 @@ def _list() -> Row:
     notes = (
         f"message bytes to JSON bytes: {result.bare_us:.0f} / {result.ours_us:.0f} us"
     )
-    return Row("P8 list of 100 users / json_format", result.ratio, 6, notes=notes)
+    return ResultRow("P8 list of 100 users / json_format", result.ratio, 6, notes=notes)
 
 
 def _hundred_users() -> bytes:
@@ -75,7 +75,7 @@ def _hundred_users() -> bytes:
     return page.SerializeToString()
 
 
-def _lookup() -> list[Row]:
+def _lookup() -> list[ResultRow]:
     result = race(_lookups(10), _lookups(500))
     few, many = result.bare_us / LOOKUPS, result.ours_us / LOOKUPS
     notes = f"10 bindings {few:.2f} us, 500 bindings {many:.2f} us"
@@ -84,8 +84,8 @@ def _lookup() -> list[Row]:
         "P11 route look-up, 500 bindings",
     )
     return [
-        Row(growth, 1 / result.ratio, 1.3, better="lower", notes=notes),
-        Row(time, many, 2, better="lower", unit="us"),
+        ResultRow(growth, 1 / result.ratio, 1.3, better="lower", notes=notes),
+        ResultRow(time, many, 2, better="lower", unit="us"),
     ]
 
 

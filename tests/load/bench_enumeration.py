@@ -22,7 +22,7 @@ from server.domain.credentials.passwords import PasswordHasher
 from server.store.connect import Database
 from server.workers.hashing import HashingPool
 from tests.load import service
-from tests.load.row import Row
+from tests.load.row import ResultRow
 
 SAMPLES = 500  # known and unknown each; the standard error of an AUC is 0.018
 LOAD_CLIENTS = 2
@@ -38,7 +38,7 @@ _numbers = count()
 Request = Callable[[str], Awaitable[object]]
 
 
-async def rows() -> list[Row]:
+async def rows() -> list[ResultRow]:
     """Return the distance of each AUC from 0.5."""
     service.LIFTED.update(LIFTED)
     with service.running() as started:
@@ -148,11 +148,11 @@ class Durations:
         return (ranks - lowest) / (len(self.known) * len(self.unknown))
 
 
-async def _row(name: str, send: Request) -> Row:
+async def _row(name: str, send: Request) -> ResultRow:
     known, unknown = await _timed(send)
     durations = Durations(known, unknown)
     medians = sorted(known)[len(known) // 2], sorted(unknown)[len(unknown) // 2]
-    return Row(
+    return ResultRow(
         f"{name}: AUC from 0.5",
         abs(durations.auc - 0.5),
         MAX_DISTANCE,

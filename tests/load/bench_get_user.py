@@ -7,20 +7,20 @@ import httpx
 
 from blatam.user.v1 import user_pb2
 from tests.load.loader import Target, serving
-from tests.load.row import Row
+from tests.load.row import ResultRow
 from tests.load.service import Service, compared, rest_target, running
 
 Unary: TypeAlias = "grpc.UnaryUnaryMultiCallable[bytes, bytes]"
 METHOD = "/blatam.user.v1.UserService/GetUser"
 
 
-def rows() -> list[Row]:
+def rows() -> list[ResultRow]:
     """Return P1 (gRPC) and P3 (REST), each measured in rounds with its peer."""
     with running() as service:
         return [_over_grpc(service), _over_rest(service)]
 
 
-def _over_grpc(service: Service) -> Row:
+def _over_grpc(service: Service) -> ResultRow:
     message = user_pb2.GetUserRequest(id=service.user).SerializeToString()
     answer = service.folder / "answer.bin"
     answer.write_bytes(_call(service, message))
@@ -36,7 +36,7 @@ def _over_grpc(service: Service) -> Row:
         )
 
 
-def _over_rest(service: Service) -> Row:
+def _over_rest(service: Service) -> ResultRow:
     url = f"http://{service.rest}{service.path}"
     ours = rest_target("ours", service.process, url, service.bearer)
     answer = service.folder / "answer.json"

@@ -22,7 +22,7 @@ from server.domain.credentials.revocations import Revocations
 from server.store.accounts.users import PostgresUsers
 from server.store.connect import Database, redis_client
 from server.store.credentials.revocations import RevocationFeed
-from tests.load.row import Row
+from tests.load.row import ResultRow
 from tests.load.service import ANA, Service, running
 
 ROWS = 1_000
@@ -34,7 +34,7 @@ MIB = 1024 * 1024
 _numbers = count()
 
 
-async def rows() -> list[Row]:
+async def rows() -> list[ResultRow]:
     """Return P13: a batch against single inserts, and the memory of an export."""
     with running() as service:
         database = Database(service.database)
@@ -60,7 +60,7 @@ async def _admin(service: Service, database: Database) -> Any:
     return (("authorization", f"Bearer {answer.tokens.access_token}"),)
 
 
-async def _batches(users: Any, metadata: Any, database: Database) -> Row:
+async def _batches(users: Any, metadata: Any, database: Database) -> ResultRow:
     """Time whole calls of 1,000 rows against inserts of one row, in turn."""
     feed = RevocationFeed(
         database,
@@ -76,7 +76,7 @@ async def _batches(users: Any, metadata: Any, database: Database) -> Row:
     ]
     together = statistics.median(batch for batch, _ in pairs)
     alone = statistics.median(single for _, single in pairs)
-    return Row(
+    return ResultRow(
         "P13 BatchCreateUsers of 1,000 / single inserts",
         statistics.median(single / batch for batch, single in pairs),
         20,
@@ -113,7 +113,9 @@ def _names(size: int) -> list[str]:
     return [f"bench_{next(_numbers)}" for _ in range(size)]
 
 
-async def _export(users: Any, metadata: Any, database: Database, process: int) -> Row:
+async def _export(
+    users: Any, metadata: Any, database: Database, process: int
+) -> ResultRow:
     """Export many accounts; return how much memory the server took after a warm-up."""
     insert = sa.text(
         "insert into users (email, username, username_folded, hashed_password, role,"
@@ -134,7 +136,7 @@ async def _export(users: Any, metadata: Any, database: Database, process: int) -
             await asyncio.sleep(0)
     seconds = time.perf_counter() - started
     growth = (max(sizes[2:]) - sizes[1]) / MIB
-    return Row(
+    return ResultRow(
         f"P13 ExportUsers of {EXPORTED:,}: memory growth",
         growth,
         8,

@@ -19,7 +19,7 @@ from blatam.user.v1 import user_pb2, user_pb2_grpc
 from server.embedded.servers import EmbeddedServers
 from server.store.connect import Database
 from server.store.migrate import upgrade
-from tests.load.row import Row
+from tests.load.row import ResultRow
 from tests.mailbox import Mailbox, mailbox
 from tests.processes import serving, settled
 from tests.running import NO_LIMITS, PASSWORD
@@ -40,7 +40,7 @@ class Tally:
     answered: Counter[str] = field(default_factory=Counter)
 
 
-def rows() -> list[Row]:
+def rows() -> list[ResultRow]:
     """Return the mails that are missing or unexpected, and the duplicates."""
     with TemporaryDirectory(prefix="blatam-bench-", dir="/tmp") as name:
         folder = Path(name)
@@ -53,7 +53,7 @@ def rows() -> list[Row]:
             servers.stop()
 
 
-async def _measured(database_url: str, redis_url: str) -> list[Row]:
+async def _measured(database_url: str, redis_url: str) -> list[ResultRow]:
     await upgrade(Database(database_url))
     tally = Tally()
     async with mailbox() as box:
@@ -106,7 +106,7 @@ async def _calling(
     await asyncio.gather(*tasks, return_exceptions=True)
 
 
-def _results(box: Mailbox, tally: Tally) -> list[Row]:
+def _results(box: Mailbox, tally: Tally) -> list[ResultRow]:
     mails = [m for m in box.mails if "Confirm" in m["Subject"]]
     once = Counter(to for to, _ in {(m["To"], m["Message-ID"]) for m in mails})
     missing = sum((tally.answered - once).values())
@@ -114,7 +114,7 @@ def _results(box: Mailbox, tally: Tally) -> list[Row]:
     total, duplicates = once.total(), len(mails) - once.total()
     notes = f"{total:,} mails, {tally.answered.total():,} calls answered"
     return [
-        Row(
+        ResultRow(
             f"L18 kill -9 x{KILLS}: mails missing or unexpected",
             missing + unexpected,
             0,
@@ -122,7 +122,7 @@ def _results(box: Mailbox, tally: Tally) -> list[Row]:
             unit="mails",
             notes=f"{missing} missing, {unexpected} unexpected; {notes}",
         ),
-        Row(
+        ResultRow(
             f"L18 kill -9 x{KILLS}: duplicate mails",
             100 * duplicates / total,
             1,

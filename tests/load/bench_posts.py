@@ -18,7 +18,7 @@ from server.domain.paging import PageRequest, PageTokens, Position, Sort
 from server.domain.posts.posts import PostFilter, Reader
 from server.store.connect import Database
 from server.store.posts.posts import PostgresPosts
-from tests.load.row import Row
+from tests.load.row import ResultRow
 from tests.load.service import Service, running
 from tests.store.counting import counted
 
@@ -81,7 +81,7 @@ class Dataset:
         return tokens.make(position, orjson.dumps(context, default=str))
 
 
-async def rows() -> list[Row]:
+async def rows() -> list[ResultRow]:
     """Return each list of MANY posts against the first page of FEW."""
     with running() as few, running() as many:
         async with (
@@ -111,19 +111,19 @@ async def _filled(service: Service, posts: Any, count: int) -> Dataset:
     return Dataset(service, database, posts, row.user_id, row.category_id)
 
 
-async def _by_author(small: Dataset, large: Dataset) -> list[Row]:
+async def _by_author(small: Dataset, large: Dataset) -> list[ResultRow]:
     request = pb.ListPostsRequest(page_size=SIZE, author_id=large.author)
     post_filter = PostFilter(author_id=large.author)
     return await _row("by author", small, large, request, post_filter)
 
 
-async def _by_category(small: Dataset, large: Dataset) -> list[Row]:
+async def _by_category(small: Dataset, large: Dataset) -> list[ResultRow]:
     request = pb.ListPostsRequest(page_size=SIZE, category_id=large.category)
     post_filter = PostFilter(category_id=large.category)
     return await _row("by category", small, large, request, post_filter)
 
 
-async def _last_page(small: Dataset, large: Dataset) -> list[Row]:
+async def _last_page(small: Dataset, large: Dataset) -> list[ResultRow]:
     token = await large.last_page()
     request = pb.ListPostsRequest(page_size=SIZE, page_token=token)
     page = await large.list(request)
@@ -141,7 +141,7 @@ async def _row(
     large: Dataset,
     request: pb.ListPostsRequest,
     post_filter: PostFilter,
-) -> list[Row]:
+) -> list[ResultRow]:
     """Time both alternately and count statements; return medians of the rounds."""
     first = pb.ListPostsRequest(page_size=SIZE)
     for _ in range(2):  # plans and pages are cached afterwards
@@ -155,7 +155,7 @@ async def _row(
     after = statistics.median(o for _, o in pairs)
     counts = [await _statements(large, post_filter, size) for size in (1, 100)]
     return [
-        Row(
+        ResultRow(
             f"ListPosts {name}, {MANY:,} posts / first of {FEW:,}",
             statistics.median(o / b for b, o in pairs),
             MAX_RATIO,
@@ -163,7 +163,7 @@ async def _row(
             unit="by time",
             notes=f"{before:.2f} / {after:.2f} ms a call",
         ),
-        Row(
+        ResultRow(
             f"ListPosts {name}: statements",
             max(counts),
             MAX_STATEMENTS,

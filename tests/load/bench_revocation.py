@@ -25,7 +25,7 @@ from blatam.user.v1 import user_pb2, user_pb2_grpc
 from server.embedded.servers import EmbeddedServers
 from server.store.connect import Database
 from server.store.migrate import upgrade
-from tests.load.row import Row
+from tests.load.row import ResultRow
 from tests.mailbox import mailbox
 from tests.processes import serving
 from tests.running import NO_LIMITS, PASSWORD
@@ -48,7 +48,7 @@ class Processes:
 
 
 @dataclass(frozen=True, slots=True)
-class Member:
+class SignedInMember:
     """A user with a session, and with another one that is to end."""
 
     id: int
@@ -56,10 +56,10 @@ class Member:
     other: Any
 
 
-Revoke = Callable[[Processes, Member], Awaitable[object]]
+Revoke = Callable[[Processes, SignedInMember], Awaitable[object]]
 
 
-def rows() -> list[Row]:
+def rows() -> list[ResultRow]:
     """Return the p99 of the delay."""
     with TemporaryDirectory(prefix="blatam-bench-", dir="/tmp") as name:
         folder = Path(name)
@@ -73,7 +73,9 @@ def rows() -> list[Row]:
             servers.stop()
 
 
-async def _measured(database_url: str, redis_url: str, unreachable: str) -> list[Row]:
+async def _measured(
+    database_url: str, redis_url: str, unreachable: str
+) -> list[ResultRow]:
     await upgrade(Database(database_url))
     rows = []
     for condition, url in (("with Redis", redis_url), ("without Redis", unreachable)):
@@ -133,7 +135,7 @@ async def _delays(both: Processes, revoke: Revoke) -> list[float]:
 
 async def _delay(both: Processes, revoke: Revoke) -> float:
     user_id, name = await _signed_up(both.first)
-    member = Member(
+    member = SignedInMember(
         user_id, await _session(both.auth, name), await _session(both.auth, name)
     )
     await both.second.GetCurrentUser(REQUEST, metadata=member.other)
@@ -156,28 +158,28 @@ async def _is_accepted(users: Any, bearer: Any) -> bool:
     return True
 
 
-def _log_out(both: Processes, member: Member) -> Any:
+def _log_out(both: Processes, member: SignedInMember) -> Any:
     return both.auth.Logout(auth_pb2.LogoutRequest(), metadata=member.other)
 
 
-def _delete(both: Processes, member: Member) -> Any:
+def _delete(both: Processes, member: SignedInMember) -> Any:
     request = user_pb2.DeleteUserRequest(id=member.id)
     return both.first.DeleteUser(request, metadata=member.bearer)
 
 
-def _disable(both: Processes, member: Member) -> Any:
+def _disable(both: Processes, member: SignedInMember) -> Any:
     request = user_pb2.UpdateUserRequest(user=user_pb2.User(id=member.id))
     request.update_mask.paths.append("is_active")
     return both.first.UpdateUser(request, metadata=both.admin)
 
 
-def _promote(both: Processes, member: Member) -> Any:
+def _promote(both: Processes, member: SignedInMember) -> Any:
     user = user_pb2.User(id=member.id, role=user_pb2.ROLE_TEACHER)
     request = user_pb2.UpdateUserRequest(user=user)
     return both.first.UpdateUser(request, metadata=both.admin)
 
 
-def _change_password(both: Processes, member: Member) -> Any:
+def _change_password(both: Processes, member: SignedInMember) -> Any:
     request = auth_pb2.ChangePasswordRequest(
         current_password=PASSWORD, new_password=NEW_PASSWORD
     )
@@ -193,11 +195,11 @@ REVOKED: dict[str, Revoke] = {
 }
 
 
-def _row(condition: str, delays: dict[str, list[float]]) -> Row:
+def _row(condition: str, delays: dict[str, list[float]]) -> ResultRow:
     everything = sorted(delay for values in delays.values() for delay in values)
     p99 = everything[math.ceil(len(everything) * 0.99) - 1]
     worst = ", ".join(f"{n} {max(values) * 1e3:.0f}" for n, values in delays.items())
-    return Row(
+    return ResultRow(
         f"R22 refused elsewhere, {condition}: p99",
         p99,
         MAX_SECONDS,

@@ -14,7 +14,7 @@ import httpx
 import jwt
 
 from tests.load.loader import Target, aside
-from tests.load.row import Row
+from tests.load.row import ResultRow
 from tests.load.service import (
     ACADEMY,
     Service,
@@ -28,13 +28,13 @@ from tests.load.service import (
 JWT_SECRET = "shared by the FastAPI app and this benchmark"
 
 
-def rows() -> list[Row]:
+def rows() -> list[ResultRow]:
     """Return P4 (in process) and P5 (behind a hop), each in rounds with its peer."""
     with running() as service:
         return [_in_process(service), _over_a_hop(service)]
 
 
-def _in_process(service: Service) -> Row:
+def _in_process(service: Service) -> ResultRow:
     environment = {"DATABASE_URL": service.database, "JWT_SECRET": JWT_SECRET}
     url = f"http://{service.rest}{service.path}"
     ours = rest_target("ours", service.process, url, service.bearer)
@@ -46,7 +46,7 @@ def _in_process(service: Service) -> Row:
         return compared(name, 8, usual, ours)
 
 
-def _over_a_hop(service: Service) -> Row:
+def _over_a_hop(service: Service) -> ResultRow:
     environment = {"GRPC_SERVER": service.grpc}
     silent = "--no-access-log"  # in P5 the gRPC server writes it
     with (

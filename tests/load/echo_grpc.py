@@ -15,7 +15,7 @@ import uvloop
 Handler: TypeAlias = "grpc.RpcMethodHandler[bytes, bytes]"
 
 
-class Echo(grpc.GenericRpcHandler):
+class EchoHandler(grpc.GenericRpcHandler):
     """Answers every method with constant bytes; decodes nothing."""
 
     def __init__(self, answer: bytes) -> None:
@@ -30,7 +30,7 @@ class Echo(grpc.GenericRpcHandler):
 
 async def serve(answer: bytes) -> None:
     server = grpc.aio.server()
-    server.add_generic_rpc_handlers((Echo(answer),))
+    server.add_generic_rpc_handlers((EchoHandler(answer),))
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
     print(port, flush=True)  # noqa: T201 - the parent reads it

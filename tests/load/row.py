@@ -5,7 +5,7 @@ from typing import Literal
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class ResultRow:
     """A figure and its target; `notes` has the measurements behind it."""
 
     name: str

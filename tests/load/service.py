@@ -15,7 +15,7 @@ from tempfile import TemporaryDirectory
 import httpx
 
 from tests.load.loader import Target, compare, pinned
-from tests.load.row import Row
+from tests.load.row import ResultRow
 
 ANA = {
     "email": "ana@example.com",
@@ -102,7 +102,7 @@ def rest_target(
 
 def compared(
     name: str, target: float, bare: Target, ours: Target, note: str = ""
-) -> Row:
+) -> ResultRow:
     """Return the ratio of CPU per request; the notes have the other measurements."""
     comparison = compare(bare, ours)
     notes = (
@@ -113,7 +113,7 @@ def compared(
     )
     if note:
         notes += f"; {note}"
-    return Row(
+    return ResultRow(
         name, comparison.cpu_ratio, target, unit="by CPU per request", notes=notes
     )
 

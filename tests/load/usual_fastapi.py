@@ -31,7 +31,7 @@ class Base(DeclarativeBase):
     """The declarative base."""
 
 
-class User(Base):
+class UserRow(Base):
     """A row of the service's users."""
 
     __tablename__ = "users"
@@ -87,7 +87,7 @@ async def read_user(
     db: Annotated[AsyncSession, Depends(session)],
 ) -> UserOut:
     """Read one account; its owner gets all fields."""
-    user = await db.get(User, user_id)
+    user = await db.get(UserRow, user_id)
     if user is None:
         raise HTTPException(404, "not found")
     own = signed_in["sub"] == str(user.id)

@@ -8,7 +8,7 @@ from protovalidate import Validator
 
 from blatam.auth.v1 import auth_pb2
 from buf.validate import validate_pb2
-from server.domain.outbox.emails import Email, Template
+from server.domain.outbox.emails import Email, EmailTemplate
 from server.mail.message import MessageBuilder
 from tests.fakes import NOON, Clock
 
@@ -39,6 +39,6 @@ ADDRESSES = st.from_regex(
 @given(ADDRESSES)
 def test_addresses_of_the_contract_can_be_mailed(address: str) -> None:
     """A message is written for each, and its To header is that address."""
-    message = BUILDER.message(Email(7, NOON, Template.WELCOME, address, "ana"))
+    message = BUILDER.message(Email(7, NOON, EmailTemplate.WELCOME, address, "ana"))
     read = message_from_bytes(message.as_bytes(), policy=policy.default)
     assert read["To"].addresses[0].addr_spec == address

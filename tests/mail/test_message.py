@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from server.domain.outbox.emails import Email, Template
+from server.domain.outbox.emails import Email, EmailTemplate
 from server.mail.files import FileMailer
 from server.mail.message import MessageBuilder
 from server.mail.smtp import MailServer, StartTls
@@ -23,12 +23,12 @@ DETAILS: dict[str, str | int | tuple[str, ...]] = {
 }
 
 
-def email(template: Template, token: str = "", **details: str) -> Email:
+def email(template: EmailTemplate, token: str = "", **details: str) -> Email:
     return Email(7, NOON, template, "a@x.co", "ana", token, details=DETAILS | details)
 
 
-@pytest.mark.parametrize("template", Template)
-def test_every_template_has_a_text(template: Template) -> None:
+@pytest.mark.parametrize("template", EmailTemplate)
+def test_every_template_has_a_text(template: EmailTemplate) -> None:
     """All fields are filled in, the token is in the link, and lines are short."""
     message = BUILDER.message(email(template, "T0KEN"))
     body = message.get_content()
@@ -46,21 +46,21 @@ def test_every_template_has_a_text(template: Template) -> None:
 
 def test_unsubscribe_headers_need_a_token() -> None:
     """RFC 8058 2: both headers, if the mail can be turned off; else none."""
-    news = replace(email(Template.DIGEST), unsubscribe_token="T0KEN")
+    news = replace(email(EmailTemplate.DIGEST), unsubscribe_token="T0KEN")
     message = BUILDER.message(news)
     assert message["List-Unsubscribe"] == (
         "<https://academy.example/app/api/v1/unsubscribe/T0KEN>"
     )
     assert message["List-Unsubscribe-Post"] == "List-Unsubscribe=One-Click"
     assert "T0KEN" not in repr(news)
-    plain = BUILDER.message(email(Template.NEW_DEVICE))
+    plain = BUILDER.message(email(EmailTemplate.NEW_DEVICE))
     assert not [name for name in plain if name.startswith("List-")]
 
 
 def test_message_id_is_the_same_when_repeated() -> None:
     """A receiver can recognise a repeated delivery."""
     first, again = (
-        BUILDER.message(email(Template.WELCOME))["Message-ID"] for _ in range(2)
+        BUILDER.message(email(EmailTemplate.WELCOME))["Message-ID"] for _ in range(2)
     )
     assert first == again
     assert first.endswith("@academy.example>")
@@ -69,7 +69,7 @@ def test_message_id_is_the_same_when_repeated() -> None:
 @pytest.mark.parametrize("address", ["a@x.co\r\nBcc: b@x.co", "a@x.co, b@x.co", "a"])
 def test_address_cannot_add_headers(address: str) -> None:
     """A message is written for exactly one address, or not at all."""
-    welcome = Email(7, NOON, Template.WELCOME, address, "ana")
+    welcome = Email(7, NOON, EmailTemplate.WELCOME, address, "ana")
     with pytest.raises((ValueError, IndexError)):
         BUILDER.message(welcome)
 
@@ -77,7 +77,7 @@ def test_address_cannot_add_headers(address: str) -> None:
 def test_foreign_text_stays_on_its_line() -> None:
     """A device name is sent by clients and can be any text."""
     name = "x\r\n\r\nDear user,\x1b[31m é\u202e {link}" + "y" * 500
-    body = BUILDER.message(email(Template.NEW_DEVICE, device=name)).get_content()
+    body = BUILDER.message(email(EmailTemplate.NEW_DEVICE, device=name)).get_content()
     (line,) = (line for line in body.splitlines() if "device:" in line)
     assert line.startswith("  device:  x????Dear user,?[31m é? {link}yyy")
     assert len(line) < 120
@@ -85,7 +85,7 @@ def test_foreign_text_stays_on_its_line() -> None:
 
 def test_non_ascii_text_is_encoded() -> None:
     """The encoding is one that every relay accepts (RFC 2045)."""
-    message = BUILDER.message(email(Template.NEW_DEVICE, device="Ñandú"))
+    message = BUILDER.message(email(EmailTemplate.NEW_DEVICE, device="Ñandú"))
     assert message.as_bytes().isascii()
     assert "Ñandú" in message.get_content()
 
@@ -99,7 +99,7 @@ async def test_file_mailer_writes_private_files(
     """
     mailer = FileMailer(tmp_path / "mail", BUILDER)
     for _ in range(2):
-        await mailer.send(email(Template.PASSWORD_RESET, "T0KEN"))
+        await mailer.send(email(EmailTemplate.PASSWORD_RESET, "T0KEN"))
     (file,) = (tmp_path / "mail").iterdir()
     assert file.suffix == ".eml"
     assert file.stat().st_mode & 0o077 == 0

@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from server.domain.outbox.emails import Email, MailerUnavailable, Template
+from server.domain.outbox.emails import Email, EmailTemplate, MailerUnavailable
 from server.mail.message import MessageBuilder
 from server.mail.smtp import MailServer, SmtpMailer
 from tests.fakes import NOON, Clock
@@ -39,7 +39,7 @@ async def mailer(box: Mailbox) -> AsyncIterator[SmtpMailer]:
 
 
 def email(to: str = "a@x.co") -> Email:
-    return Email(7, NOON, Template.WELCOME, to, "ana")
+    return Email(7, NOON, EmailTemplate.WELCOME, to, "ana")
 
 
 async def test_mailer_reuses_its_connection(box: Mailbox, mailer: SmtpMailer) -> None:
@@ -95,7 +95,14 @@ async def test_unsubscribe_header_arrives_in_one_line(
     """RFC 8058: the URL is not folded or encoded, however long it is."""
     token = "t" * 100
     news = Email(
-        7, NOON, Template.DIGEST, "a@x.co", "ana", "", token, {"news": ("bea: Hi",)}
+        7,
+        NOON,
+        EmailTemplate.DIGEST,
+        "a@x.co",
+        "ana",
+        "",
+        token,
+        {"news": ("bea: Hi",)},
     )
     await mailer.send(news)
     (mail,) = box.mails

@@ -21,7 +21,7 @@ from edge.port import CallError
 from server.domain.accounts.users import Role
 from server.rpc import contract
 from server.rpc.call import Method
-from tests.running import Running, SignedIn
+from tests.running import RunningService, SignedInUser
 
 METHODS = {method.name: method for method in contract.methods()}
 HTTP: Any = annotations_pb2.http
@@ -30,16 +30,16 @@ STREAM_TIMEOUT_SECONDS = 0.3  # some streams never end by themselves
 
 
 @dataclass(frozen=True, slots=True)
-class Caller:
+class AccessCase:
     """A caller, and whether the request concerns their own account."""
 
-    user: SignedIn | None
+    user: SignedInUser | None
     own: bool = False
     admin: bool = False
     service: bool = False
 
 
-def expected(method: Method, caller: Caller) -> str:
+def expected(method: Method, caller: AccessCase) -> str:
     """Return the refusal's code that the policy demands, or "" if it permits."""
     access = method.policy.access
     if access == Access.ACCESS_PUBLIC:
@@ -68,7 +68,7 @@ def request_about(method: Method, user_id: int) -> Message:
 
 
 async def by_grpc(
-    service: Running, method: Method, body: Message, caller: Caller
+    service: RunningService, method: Method, body: Message, caller: AccessCase
 ) -> str:
     message = body.SerializeToString()
     metadata = caller.user.metadata if caller.user else ()
@@ -87,7 +87,7 @@ async def by_grpc(
 
 
 async def by_rest(
-    service: Running, method: Method, body: Message, caller: Caller
+    service: RunningService, method: Method, body: Message, caller: AccessCase
 ) -> str:
     template, verb = rest(method)
     unknown_id = str(2**62)  # rows of other tests must not be deleted
@@ -118,20 +118,20 @@ def _at(message: Message, path: str) -> object:
     return value
 
 
-async def service_key(shared: Running, admin: SignedIn) -> SignedIn:
+async def service_key(shared: RunningService, admin: SignedInUser) -> SignedInUser:
     """Return a service with a new service key."""
     request = auth_pb2.CreateServiceKeyRequest(name="test")
     key = await shared.auth.CreateServiceKey(request, metadata=admin.metadata)
     tokens = auth_pb2.TokenPair(access_token=key.secret)
-    return SignedIn(user_pb2.User(), tokens)
+    return SignedInUser(user_pb2.User(), tokens)
 
 
 @pytest.mark.parametrize("name", METHODS)
 @pytest.mark.parametrize("transport", [by_grpc, by_rest])
 async def test_access_follows_the_contract(
-    shared: Running,
+    shared: RunningService,
     name: str,
-    transport: Callable[[Running, Method, Message, Caller], Awaitable[str]],
+    transport: Callable[[RunningService, Method, Message, AccessCase], Awaitable[str]],
 ) -> None:
     method = METHODS[name]
     admin = await shared.signed_in(Role.ADMIN)
@@ -139,11 +139,11 @@ async def test_access_follows_the_contract(
     key = await service_key(shared, admin)
     student = await shared.signed_in()
     for caller in (
-        Caller(None),
-        Caller(other),
-        Caller(key, service=True),
-        Caller(student, own=True),  # may log out or delete the account: comes late
-        Caller(admin, admin=True),
+        AccessCase(None),
+        AccessCase(other),
+        AccessCase(key, service=True),
+        AccessCase(student, own=True),  # may log out or delete the account: comes late
+        AccessCase(admin, admin=True),
     ):
         body = request_about(method, student.user.id)
         outcome = await transport(shared, method, body, caller)
@@ -172,7 +172,7 @@ async def test_access_follows_the_contract(
     ],
 )
 async def test_white_space_in_the_authorization_header(
-    shared: Running, pattern: str, accepted: bool
+    shared: RunningService, pattern: str, accepted: bool
 ) -> None:
     """RFC 9110: optional around the value (5.5); one or more SP in it (11.6.2)."""
     user = await shared.signed_in()

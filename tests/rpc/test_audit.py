@@ -3,27 +3,27 @@
 from blatam.auth.v1 import auth_pb2 as pb
 from blatam.user.v1 import user_pb2
 from server.domain.accounts.users import Role
-from tests.running import Running, SignedIn
-from tests.status import refusal
+from tests.running import RunningService, SignedInUser
+from tests.status import expect_rpc_error
 
 
 async def events(
-    shared: Running, admin: SignedIn, user_id: int
+    shared: RunningService, admin: SignedInUser, user_id: int
 ) -> list[tuple[str, str, str, str]]:
     request = pb.ListAuditEventsRequest(user_id=user_id, page_size=100)
     listed = await shared.auth.ListAuditEvents(request, metadata=admin.metadata)
     return [(e.event, e.actor, e.outcome, e.address) for e in reversed(listed.items)]
 
 
-async def test_calls_of_an_account_are_audited(shared: Running) -> None:
+async def test_calls_of_an_account_are_audited(shared: RunningService) -> None:
     """R40: with actor, address and outcome; a failed log-in has the account's id."""
     admin, ana = await shared.signed_in(Role.ADMIN), await shared.signed_in()
     wrong = pb.LoginRequest(identifier=ana.user.username, password="Wrong7horse")
-    refused = await refusal(shared.auth.Login(wrong))
+    refused = await expect_rpc_error(shared.auth.Login(wrong))
     update = user_pb2.UpdateUserRequest(
         user=user_pb2.User(id=ana.user.id, role=user_pb2.ROLE_TEACHER)
     )
-    await refusal(shared.users.UpdateUser(update, metadata=ana.metadata))
+    await expect_rpc_error(shared.users.UpdateUser(update, metadata=ana.metadata))
     await shared.users.UpdateUser(update, metadata=admin.metadata)
     own, by_admin = f"user:{ana.user.id}", f"user:{admin.user.id}"
     assert await events(shared, admin, ana.user.id) == [
@@ -37,7 +37,7 @@ async def test_calls_of_an_account_are_audited(shared: Running) -> None:
     assert refused.request_id in {event.request_id for event in listed.items}
 
 
-async def test_pages_contain_every_event_once(shared: Running) -> None:
+async def test_pages_contain_every_event_once(shared: RunningService) -> None:
     """The newest first; a page token is bound to the filter."""
     admin, ana = await shared.signed_in(Role.ADMIN), await shared.signed_in()
     for _ in range(3):
@@ -53,7 +53,7 @@ async def test_pages_contain_every_event_once(shared: Running) -> None:
     assert ids == sorted(set(ids), reverse=True)
     assert (first.has_next, second.has_next) == (True, False)
     request.event = "user.created"
-    refused = await refusal(
+    refused = await expect_rpc_error(
         shared.auth.ListAuditEvents(request, metadata=admin.metadata)
     )
     assert refused.violations == {("pageToken", "page_token.foreign")}
@@ -63,11 +63,11 @@ async def test_pages_contain_every_event_once(shared: Running) -> None:
     assert [event.id for event in since.items] == ids[:1]
 
 
-async def test_early_refusals_are_not_audited(shared: Running) -> None:
+async def test_early_refusals_are_not_audited(shared: RunningService) -> None:
     """A flood of bad calls must not become a flood of rows."""
     admin, ana = await shared.signed_in(Role.ADMIN), await shared.signed_in()
     before = await events(shared, admin, ana.user.id)
     update = user_pb2.UpdateUserRequest(user=user_pb2.User(id=ana.user.id))
-    await refusal(shared.users.UpdateUser(update))
-    await refusal(shared.users.UpdateUser(update, metadata=ana.metadata))
+    await expect_rpc_error(shared.users.UpdateUser(update))
+    await expect_rpc_error(shared.users.UpdateUser(update, metadata=ana.metadata))
     assert await events(shared, admin, ana.user.id) == before

@@ -19,8 +19,15 @@ from server.domain.credentials.tokens import KeyRing
 from server.rpc import contract
 from server.store.connect import Database, redis_client
 from server.store.credentials.signing_keys import PostgresSigningKeys
-from tests.running import NO_LIMITS, PASSWORD, SECRET, Running, SignedIn, running
-from tests.status import refusal
+from tests.running import (
+    NO_LIMITS,
+    PASSWORD,
+    SECRET,
+    RunningService,
+    SignedInUser,
+    running,
+)
+from tests.status import expect_rpc_error
 
 ME = user_pb2.GetCurrentUserRequest()
 LOGIN = "/blatam.auth.v1.AuthService/Login"
@@ -30,12 +37,14 @@ def login(identifier: str, password: str = PASSWORD) -> pb.LoginRequest:
     return pb.LoginRequest(identifier=identifier, password=password)
 
 
-async def refresh(service: Running, token: str) -> pb.TokenPair:
+async def refresh(service: RunningService, token: str) -> pb.TokenPair:
     request = pb.RefreshTokenRequest(refresh_token=token)
     return (await service.auth.RefreshToken(request)).tokens
 
 
-async def test_access_token_verifies_with_published_keys(shared: Running) -> None:
+async def test_access_token_verifies_with_published_keys(
+    shared: RunningService,
+) -> None:
     """An internal service needs only the key set."""
     ana = await shared.signed_in()
     keys = (await shared.auth.GetJsonWebKeySet(pb.GetJsonWebKeySetRequest())).keys
@@ -55,22 +64,22 @@ async def test_access_token_verifies_with_published_keys(shared: Running) -> Non
     "value",
     ["Bearer x", "Basic YTpi", "Bearer ", "x", "Bearer blatam_sk_x"],
 )
-async def test_invalid_tokens_are_refused(shared: Running, value: str) -> None:
+async def test_invalid_tokens_are_refused(shared: RunningService, value: str) -> None:
     """R16, R41: every invalid token gets the same answer."""
     header = (("authorization", value),)
-    refused = await refusal(shared.users.GetCurrentUser(ME, metadata=header))
+    refused = await expect_rpc_error(shared.users.GetCurrentUser(ME, metadata=header))
     assert refused.code is grpc.StatusCode.UNAUTHENTICATED
     assert refused.reason == "TOKEN_INVALID"
 
 
-async def test_missing_token_is_refused(shared: Running) -> None:
+async def test_missing_token_is_refused(shared: RunningService) -> None:
     """A missing token has a reason of its own."""
-    refused = await refusal(shared.users.GetCurrentUser(ME))
+    refused = await expect_rpc_error(shared.users.GetCurrentUser(ME))
     assert refused.reason == "TOKEN_MISSING"
 
 
 async def test_token_with_converted_claims_is_refused(
-    service: Running, database_url: str
+    service: RunningService, database_url: str
 ) -> None:
     """R15: a signature does not help a claim of another type, on any transport."""
     ana = await service.signed_in()
@@ -99,7 +108,9 @@ async def test_token_with_converted_claims_is_refused(
             await service.users.GetCurrentUser(ME, metadata=bearer)
             continue
         assert answer.json()["errorCode"] == "TOKEN_INVALID"
-        refused = await refusal(service.users.GetCurrentUser(ME, metadata=bearer))
+        refused = await expect_rpc_error(
+            service.users.GetCurrentUser(ME, metadata=bearer)
+        )
         assert refused.reason == "TOKEN_INVALID"
         root = await service.signed_in(Role.ADMIN)
         response = await service.auth.VerifyToken(verify, metadata=root.metadata)
@@ -107,13 +118,13 @@ async def test_token_with_converted_claims_is_refused(
 
 
 @pytest.mark.parametrize("change", ["!", "==", "\n", " "])
-async def test_page_token_has_one_spelling(shared: Running, change: str) -> None:
+async def test_page_token_has_one_spelling(shared: RunningService, change: str) -> None:
     """R29: a page token with foreign characters or padding is refused."""
     root = await shared.signed_in(Role.ADMIN)
     listing = pb.ListAuditEventsRequest(page_size=1)
     page = await shared.auth.ListAuditEvents(listing, metadata=root.metadata)
     listing.page_token = page.next_page_token + change
-    refused = await refusal(
+    refused = await expect_rpc_error(
         shared.auth.ListAuditEvents(listing, metadata=root.metadata)
     )
     assert refused.violations == {("pageToken", "page_token.foreign")}
@@ -125,22 +136,22 @@ async def test_page_token_has_one_spelling(shared: Running, change: str) -> None
     assert answer.status_code == 400
 
 
-async def test_refresh_reuse_revokes_session(shared: Running) -> None:
+async def test_refresh_reuse_revokes_session(shared: RunningService) -> None:
     """R18: the grandparent is refused and ends the session, access tokens too."""
     ana = await shared.signed_in()
     second = await refresh(shared, ana.tokens.refresh_token)
     third = await refresh(shared, second.refresh_token)
     for token in (ana.tokens.refresh_token, third.refresh_token):
         request = pb.RefreshTokenRequest(refresh_token=token)
-        refused = await refusal(shared.auth.RefreshToken(request))
+        refused = await expect_rpc_error(shared.auth.RefreshToken(request))
         assert refused.reason == "REFRESH_TOKEN_INVALID"
     for tokens in (ana.tokens, second, third):
-        session = SignedIn(ana.user, tokens)
+        session = SignedInUser(ana.user, tokens)
         call = shared.users.GetCurrentUser(ME, metadata=session.metadata)
-        assert (await refusal(call)).reason == "TOKEN_INVALID"
+        assert (await expect_rpc_error(call)).reason == "TOKEN_INVALID"
 
 
-async def test_concurrent_refreshes_have_one_successor(shared: Running) -> None:
+async def test_concurrent_refreshes_have_one_successor(shared: RunningService) -> None:
     """R19, L16: retries and races neither fork nor end the session."""
     ana = await shared.signed_in()
     pairs = await asyncio.gather(
@@ -150,42 +161,44 @@ async def test_concurrent_refreshes_have_one_successor(shared: Running) -> None:
     assert await refresh(shared, pairs[0].refresh_token)
 
 
-async def test_log_out_ends_one_session(shared: Running) -> None:
+async def test_log_out_ends_one_session(shared: RunningService) -> None:
     """R22: the next call with the access token is refused; other sessions stay."""
     ana = await shared.signed_in()
-    again = SignedIn(ana.user, await shared.log_in(ana.user.email))
+    again = SignedInUser(ana.user, await shared.log_in(ana.user.email))
     await shared.auth.Logout(pb.LogoutRequest(), metadata=ana.metadata)
     call = shared.users.GetCurrentUser(ME, metadata=ana.metadata)
-    assert (await refusal(call)).reason == "TOKEN_INVALID"
+    assert (await expect_rpc_error(call)).reason == "TOKEN_INVALID"
     assert await shared.users.GetCurrentUser(ME, metadata=again.metadata)
 
 
-async def test_failed_log_ins_have_one_answer(shared: Running) -> None:
+async def test_failed_log_ins_have_one_answer(shared: RunningService) -> None:
     """R1: unknown and wrong differ only in the request id."""
     ana = await shared.signed_in()
     seen = set()
     for request in (login("nobody"), login(ana.user.username, "Wrong7horse")):
-        refused = await refusal(shared.auth.Login(request))
+        refused = await expect_rpc_error(shared.auth.Login(request))
         refused.status.details.pop()  # RequestInfo
         seen.add(refused.status.SerializeToString())
     assert len(seen) == 1
 
 
-async def test_sixth_log_in_within_a_minute_is_rate_limited(limited: Running) -> None:
+async def test_sixth_log_in_within_a_minute_is_rate_limited(
+    limited: RunningService,
+) -> None:
     """RetryInfo says when to retry; another identifier is not limited."""
     ana = await limited.sign_up()
     for _ in range(5):
         wrong = login(ana.username, "Wrong7horse")
         assert (
-            await refusal(limited.auth.Login(wrong))
+            await expect_rpc_error(limited.auth.Login(wrong))
         ).reason == "INVALID_CREDENTIALS"
-    refused = await refusal(limited.auth.Login(login(ana.username.upper())))
+    refused = await expect_rpc_error(limited.auth.Login(login(ana.username.upper())))
     assert refused.code is grpc.StatusCode.RESOURCE_EXHAUSTED
     assert refused.reason == "RATE_LIMITED"
     delay = refused.detail(error_details_pb2.RetryInfo).retry_delay
     assert 0 < delay.ToTimedelta().total_seconds() <= 60
     assert refused.detail(error_details_pb2.QuotaFailure).violations
-    await refusal(limited.auth.Login(login("somebody_else")))
+    await expect_rpc_error(limited.auth.Login(login("somebody_else")))
 
 
 ACCOUNT_LIMITED = {
@@ -197,7 +210,7 @@ ACCOUNT_LIMITED = {
 
 
 async def test_account_limit_is_shared_by_all_rpcs_with_a_password(
-    limited: Running,
+    limited: RunningService,
 ) -> None:
     """R5: five passwords of one account a minute and address, whatever the RPC.
 
@@ -206,7 +219,7 @@ async def test_account_limit_is_shared_by_all_rpcs_with_a_password(
     ana = await limited.signed_in()
     for _ in range(4):
         wrong = login(ana.user.username, "Wrong7horse")
-        await refusal(limited.auth.Login(wrong))
+        await expect_rpc_error(limited.auth.Login(wrong))
     mine = ana.metadata
     calls: dict[str, Awaitable[object]] = {
         "Login": limited.auth.Login(login(ana.user.email)),
@@ -226,7 +239,7 @@ async def test_account_limit_is_shared_by_all_rpcs_with_a_password(
         ),
     }
     for call in calls.values():
-        assert (await refusal(call)).reason == "INVALID_CREDENTIALS"
+        assert (await expect_rpc_error(call)).reason == "INVALID_CREDENTIALS"
     by_account = {
         method.name
         for method in contract.methods()
@@ -255,17 +268,17 @@ async def test_account_limit_follows_rate_limits(
         ana = await service.sign_up()
         for _ in range(limit or 5):
             wrong = login(ana.username, "Wrong7horse")
-            await refusal(service.auth.Login(wrong))
+            await expect_rpc_error(service.auth.Login(wrong))
             body = {"identifier": ana.email, "password": "Wrong7horse"}
             await service.http.post("/api/v1/auth/login", json=body)
         body = {"identifier": ana.username, "password": PASSWORD}
         answer = await service.http.post("/api/v1/auth/login", json=body)
         if limit:
-            refused = await refusal(service.auth.Login(login(ana.username)))
+            refused = await expect_rpc_error(service.auth.Login(login(ana.username)))
             assert refused.reason == "INVALID_CREDENTIALS"
             assert answer.json()["errorCode"] == "INVALID_CREDENTIALS"
             for _ in range(10):
-                await refusal(service.auth.Login(login(ana.username)))
+                await expect_rpc_error(service.auth.Login(login(ana.username)))
             reset = pb.RequestPasswordResetRequest(identifier=ana.email)
             await service.auth.RequestPasswordReset(reset)
             await service.mailbox.mail(ana.email, "new password")
@@ -275,19 +288,19 @@ async def test_account_limit_follows_rate_limits(
             assert answer.status_code == 200
 
 
-async def test_account_limit_is_documented(shared: Running) -> None:
+async def test_account_limit_is_documented(shared: RunningService) -> None:
     """OpenAPI names it beside the other rates."""
     document = (await shared.http.get("/openapi.json")).json()
     described = str(document["paths"]["/api/v1/auth/change-password"]["post"])
     assert "at most 5 in 60 s by account and address" in described
 
 
-async def test_client_cannot_choose_its_address(limited: Running) -> None:
+async def test_client_cannot_choose_its_address(limited: RunningService) -> None:
     """R7: x-forwarded-for from an untrusted peer is ignored, also in batches."""
     for number in range(6):
         header = (("x-forwarded-for", f"198.51.100.{number}"),)
         call = limited.auth.Login(login("nobody"), metadata=header)
-        refused = await refusal(call)
+        refused = await expect_rpc_error(call)
     assert refused.reason == "RATE_LIMITED"
     batching = BatchingPort(limited.channel)
     forwarded = (("x-forwarded-for", "198.51.100.9"),)
@@ -297,10 +310,10 @@ async def test_client_cannot_choose_its_address(limited: Running) -> None:
     assert caught.value.code == grpc.StatusCode.RESOURCE_EXHAUSTED.value[0]
 
 
-async def test_sessions_are_listed_and_revoked(shared: Running) -> None:
+async def test_sessions_are_listed_and_revoked(shared: RunningService) -> None:
     """One by one or all; only admins can tell another user's session from none."""
     ana, bea = await shared.signed_in(), await shared.signed_in()
-    second = SignedIn(ana.user, await shared.log_in(ana.user.username))
+    second = SignedInUser(ana.user, await shared.log_in(ana.user.username))
     listing = pb.ListSessionsRequest()
     listed = await shared.auth.ListSessions(listing, metadata=ana.metadata)
     assert [(s.id, s.current) for s in listed.sessions] == [
@@ -308,46 +321,50 @@ async def test_sessions_are_listed_and_revoked(shared: Running) -> None:
         (ana.tokens.session_id, True),
     ]
     revoke = pb.RevokeSessionRequest(id=second.tokens.session_id)
-    refused = await refusal(shared.auth.RevokeSession(revoke, metadata=bea.metadata))
+    refused = await expect_rpc_error(
+        shared.auth.RevokeSession(revoke, metadata=bea.metadata)
+    )
     assert refused.reason == "SESSION_NOT_FOUND"
     await shared.auth.RevokeSession(revoke, metadata=ana.metadata)
     call = shared.users.GetCurrentUser(ME, metadata=second.metadata)
-    assert (await refusal(call)).reason == "TOKEN_INVALID"
-    third = SignedIn(ana.user, await shared.log_in(ana.user.username))
+    assert (await expect_rpc_error(call)).reason == "TOKEN_INVALID"
+    third = SignedInUser(ana.user, await shared.log_in(ana.user.username))
     await shared.auth.LogoutAll(pb.LogoutAllRequest(), metadata=ana.metadata)
     for who in (ana, third):
         call = shared.users.GetCurrentUser(ME, metadata=who.metadata)
-        assert (await refusal(call)).reason == "TOKEN_INVALID"
+        assert (await expect_rpc_error(call)).reason == "TOKEN_INVALID"
     other = pb.ListSessionsRequest(user_id=ana.user.id)
-    refused = await refusal(shared.auth.ListSessions(other, metadata=bea.metadata))
+    refused = await expect_rpc_error(
+        shared.auth.ListSessions(other, metadata=bea.metadata)
+    )
     assert refused.reason == "ACCESS_DENIED"
 
 
-async def test_change_password_ends_other_sessions(shared: Running) -> None:
+async def test_change_password_ends_other_sessions(shared: RunningService) -> None:
     """R13: needs the current one, enforces the policy, ends the other sessions."""
     ana = await shared.signed_in()
-    other = SignedIn(ana.user, await shared.log_in(ana.user.username))
+    other = SignedInUser(ana.user, await shared.log_in(ana.user.username))
 
     def change(current: str, new: str) -> pb.ChangePasswordRequest:
         return pb.ChangePasswordRequest(current_password=current, new_password=new)
 
     call = shared.auth.ChangePassword
     wrong = change("Wrong7horse", "Green8horse")
-    refused = await refusal(call(wrong, metadata=ana.metadata))
+    refused = await expect_rpc_error(call(wrong, metadata=ana.metadata))
     assert refused.reason == "INVALID_CREDENTIALS"
     weak = change(PASSWORD, "greenhorse")
-    refused = await refusal(call(weak, metadata=ana.metadata))
+    refused = await expect_rpc_error(call(weak, metadata=ana.metadata))
     assert ("newPassword", "password.upper") in refused.violations
     await call(change(PASSWORD, "Green8horse"), metadata=ana.metadata)
     await shared.users.GetCurrentUser(ME, metadata=ana.metadata)
     ended = shared.users.GetCurrentUser(ME, metadata=other.metadata)
-    assert (await refusal(ended)).reason == "TOKEN_INVALID"
+    assert (await expect_rpc_error(ended)).reason == "TOKEN_INVALID"
     assert await shared.auth.Login(login(ana.user.username, "Green8horse"))
 
 
-async def test_two_authorization_headers_are_refused(shared: Running) -> None:
+async def test_two_authorization_headers_are_refused(shared: RunningService) -> None:
     """A proxy may have checked one of them: neither may be used."""
     ana = await shared.signed_in()
     twice = (*ana.metadata, *ana.metadata)
-    refused = await refusal(shared.users.GetCurrentUser(ME, metadata=twice))
+    refused = await expect_rpc_error(shared.users.GetCurrentUser(ME, metadata=twice))
     assert refused.reason == "TOKEN_INVALID"

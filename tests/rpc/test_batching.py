@@ -20,10 +20,10 @@ from blatam.auth.v1 import auth_pb2
 from edge.batching import BatchingPort
 from edge.port import Reply
 from server.rpc.grpc_server import MAX_CALLS_PER_CONNECTION
-from tests.edge.service import Port
+from tests.edge.service import FakePort
 from tests.edge.test_batching import METHOD, GatedService, until
 from tests.edge.test_ports import Remote
-from tests.running import Running
+from tests.running import RunningService
 
 EXECUTE_BATCH = "/batching.v1.BatchingService/ExecuteBatch"
 LOGIN = "/blatam.auth.v1.AuthService/Login"
@@ -32,7 +32,9 @@ DEADLINE_EXCEEDED = grpc.StatusCode.DEADLINE_EXCEEDED.value[0]
 
 
 @asynccontextmanager
-async def opened(service: Port, most: int = 1_000) -> AsyncIterator[tuple[Any, Remote]]:
+async def opened(
+    service: FakePort, most: int = 1_000
+) -> AsyncIterator[tuple[Any, Remote]]:
     """Return a raw batching stream to the service, and the server."""
     remote = Remote(service, BatchingPort, most)
     async with remote:
@@ -84,7 +86,7 @@ async def test_invalid_request_ends_the_stream(
 @pytest.mark.parametrize("most", [0, 1_000])
 async def test_client_that_does_not_read_is_not_served_further(most: int) -> None:
     """R34: a call takes a place until its result is sent, a refused one too."""
-    service = Port(Reply(b"x" * 100_000))
+    service = FakePort(Reply(b"x" * 100_000))
     async with opened(service, most) as (stream, remote):
 
         async def write_calls() -> None:
@@ -139,7 +141,7 @@ async def test_calls_behind_slow_cancellations_are_not_executed() -> None:
 
 async def test_deadline_counts_from_the_arrival_of_the_message() -> None:
     """Calls that waited for the client to read results get what is left."""
-    service = Port(Reply(b"x" * 100_000))
+    service = FakePort(Reply(b"x" * 100_000))
     async with opened(service) as (stream, remote):
         # Results that the client does not read yet fill every place of the stream.
         await stream.write(batch(*range(MAX_CALLS_PER_CONNECTION)))
@@ -226,7 +228,7 @@ async def test_exception_in_one_call_leaves_the_others_alone() -> None:
     async def fail() -> None:
         raise KeyError("secret")
 
-    service = Port(then=fail)
+    service = FakePort(then=fail)
     async with opened(service) as (stream, _):
         await stream.write(batch(1))
         (result,) = await read_results(stream, 1)
@@ -258,7 +260,9 @@ CALLS = {
 
 
 @pytest.mark.parametrize("name", CALLS)
-async def test_metadata_is_limited_as_in_grpc(shared: Running, name: str) -> None:
+async def test_metadata_is_limited_as_in_grpc(
+    shared: RunningService, name: str
+) -> None:
     """R32: what gRPC refuses is refused here; the last case reaches the servicer."""
     method, metadata, code = CALLS[name]
     login = auth_pb2.LoginRequest(identifier="nobody", password="Blue7horse")

@@ -182,4 +182,5 @@ def test_other_errors_of_grpc_are_logged(
 ) -> None:
     grpc_server.build_grpc_server([])
     logging.getLogger("grpc._cython.cygrpc").error("Unexpected [X] raised")
-    assert [record.getMessage() for record in grpc_errors] == ["Unexpected [X] raised"]
+    messages = [record.getMessage() for record in grpc_errors]
+    assert "Unexpected [X] raised" in messages

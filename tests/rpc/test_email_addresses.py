@@ -13,8 +13,8 @@ from server.domain.accounts.users import Role
 from server.domain.errors import InvalidFields
 from server.rpc.accounts.users import check_sign_up
 from server.store.connect import Database
-from tests.running import PASSWORD, Running
-from tests.status import refusal
+from tests.running import PASSWORD, RunningService
+from tests.status import expect_rpc_error
 
 REFUSED = [
     ("a..b@example.com", "email.form"),
@@ -51,7 +51,7 @@ def test_email_rules_are_the_same_in_every_message() -> None:
 
 @pytest.mark.parametrize(("email", "rule"), REFUSED)
 async def test_email_that_cannot_be_mailed_is_refused(
-    shared: Running, email: str, rule: str
+    shared: RunningService, email: str, rule: str
 ) -> None:
     """Sign-up, change, administration, import and command line, both transports."""
     root = await shared.signed_in(Role.ADMIN)
@@ -64,7 +64,7 @@ async def test_email_that_cannot_be_mailed_is_refused(
         (shared.users.UpdateUser(edit, metadata=root.metadata), "user.email"),
     ]
     for call, field in calls:
-        assert (await refusal(call)).violations == {(field, rule)}
+        assert (await expect_rpc_error(call)).violations == {(field, rule)}
     with pytest.raises(InvalidFields) as caught:
         check_sign_up(email, "unmailed", PASSWORD)
     assert [violation.rule for violation in caught.value.violations] == [rule]
@@ -79,7 +79,7 @@ async def test_email_that_cannot_be_mailed_is_refused(
 
 
 async def test_email_of_an_older_account_still_logs_in(
-    service: Running, database_url: str
+    service: RunningService, database_url: str
 ) -> None:
     """An address that was accepted before still identifies its account."""
     user = await service.sign_up()

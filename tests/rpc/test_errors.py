@@ -20,8 +20,9 @@ from server.rpc.deadlines import TIMER_INTERVAL
 from server.rpc.interceptors.errors import map_errors
 from server.rpc.interceptors.logging import log_calls
 from server.rpc.listener import build_call
-from tests.running import Running
-from tests.status import refusal
+from tests.logs import captured_lines
+from tests.running import RunningService
+from tests.status import expect_rpc_error
 
 TIMER = SharedTimer(TIMER_INTERVAL)
 
@@ -111,7 +112,7 @@ async def test_cancellation_passes_through_the_chain() -> None:
         return b""
 
     proceed = wrap_handler([log_calls, map_errors(TIMER)], slow)
-    with structlog.testing.capture_logs() as lines:
+    with captured_lines(event="call") as lines:
         task = asyncio.ensure_future(proceed(call()))
         await asyncio.sleep(0)
         task.cancel()
@@ -140,24 +141,28 @@ async def test_details_are_bounded_in_bytes(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", TEXTS)
-async def test_many_violations_reach_a_grpc_client(shared: Running, name: str) -> None:
+async def test_many_violations_reach_a_grpc_client(
+    shared: RunningService, name: str
+) -> None:
     """The same code each time, not RESOURCE_EXHAUSTED from the client's limit."""
     caller = await shared.signed_in()
     request = pb.UpdateUserRequest(user=pb.User(id=caller.user.id))
     request.update_mask.paths.extend(f"{TEXTS[name] * 300}{n}" for n in range(30))
     refused = await asyncio.gather(
         *(
-            refusal(shared.users.UpdateUser(request, metadata=caller.metadata))
+            expect_rpc_error(shared.users.UpdateUser(request, metadata=caller.metadata))
             for _ in range(40)
         )
     )
     assert {each.reason for each in refused} == {"INVALID_FIELDS"}
 
 
-async def test_undecodable_bytes_are_a_malformed_request(shared: Running) -> None:
+async def test_undecodable_bytes_are_a_malformed_request(
+    shared: RunningService,
+) -> None:
     """R32: not UNKNOWN with the name of an exception."""
     login: Any = shared.channel.unary_unary("/blatam.auth.v1.AuthService/Login")
-    refused = await refusal(login(b"\xff\xff"))
+    refused = await expect_rpc_error(login(b"\xff\xff"))
     assert refused.code is grpc.StatusCode.INVALID_ARGUMENT
     assert refused.reason == "MALFORMED_REQUEST"
     assert refused.message == (
@@ -165,7 +170,7 @@ async def test_undecodable_bytes_are_a_malformed_request(shared: Running) -> Non
     )
 
 
-async def test_oversized_message_is_refused(shared: Running) -> None:
+async def test_oversized_message_is_refused(shared: RunningService) -> None:
     """R34: by the transport, before it is decoded."""
     request = pb.CreateUserRequest(email="x" * 2**21)
     with pytest.raises(grpc.aio.AioRpcError) as caught:

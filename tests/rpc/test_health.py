@@ -5,10 +5,10 @@ from datetime import timedelta
 import grpc
 
 from server.rpc.health import Health, remote_readiness
-from tests.running import Running
+from tests.running import RunningService
 
 
-class Postgres:
+class FakePostgres:
     """Answers a ping, or raises `error`."""
 
     error: Exception | None = None
@@ -18,13 +18,13 @@ class Postgres:
             raise self.error
 
 
-def health(postgres: Postgres) -> Health:
+def health(postgres: FakePostgres) -> Health:
     return Health(postgres.ping, ["pkg.Service"], timedelta(0))
 
 
 async def test_health_follows_any_failure_of_postgres() -> None:
     """Also an unforeseen one; it is SERVING again afterwards."""
-    postgres = Postgres()
+    postgres = FakePostgres()
     subject = health(postgres)
     await subject.refresh()
     assert await subject.ready()
@@ -38,14 +38,14 @@ async def test_health_follows_any_failure_of_postgres() -> None:
 
 async def test_health_stays_not_serving_once_drained() -> None:
     """L12: no later poll makes it SERVING again."""
-    subject = health(Postgres())
+    subject = health(FakePostgres())
     await subject.refresh()
     await subject.drain()
     await subject.refresh()
     assert not await subject.ready()
 
 
-async def test_remote_readiness_follows_server(shared: Running) -> None:
+async def test_remote_readiness_follows_server(shared: RunningService) -> None:
     """A separate edge is ready when the server behind it is."""
     assert await remote_readiness(shared.channel)()
     async with grpc.aio.insecure_channel("127.0.0.1:1") as nowhere:

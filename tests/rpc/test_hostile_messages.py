@@ -13,7 +13,7 @@ from google.protobuf.message_factory import GetMessageClass
 from server.domain.accounts.users import Role
 from server.rpc import contract
 from server.rpc.call import Method
-from tests.running import Running, SignedIn
+from tests.running import RunningService, SignedInUser
 
 # Rotating the keys would invalidate the tokens of all other tests.
 EXCLUDED = "blatam.auth.v1.AuthService/RotateSigningKey"
@@ -127,7 +127,7 @@ def plausible(kind: Any) -> Message:
 
 
 async def call(
-    service: Running, method: Method, request: Message, caller: SignedIn
+    service: RunningService, method: Method, request: Message, caller: SignedInUser
 ) -> grpc.StatusCode:
     body = request.SerializeToString()
     try:
@@ -146,13 +146,13 @@ async def call(
 
 
 @pytest_asyncio.fixture(scope="module")
-async def admin_user(shared: Running) -> SignedIn:
+async def admin_user(shared: RunningService) -> SignedInUser:
     return await shared.signed_in(Role.ADMIN)
 
 
 @pytest.mark.parametrize("name", METHODS)
 async def test_extreme_values_are_never_an_internal_error(
-    shared: Running, admin_user: SignedIn, name: str
+    shared: RunningService, admin_user: SignedInUser, name: str
 ) -> None:
     """R32: whatever an admin sends is executed or refused."""
     method = METHODS[name]

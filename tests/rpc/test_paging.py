@@ -9,14 +9,14 @@ import pytest
 
 from blatam.user.v1 import user_pb2 as pb
 from server.domain.accounts.users import NewUser, Role
-from tests.running import Running, SignedIn
+from tests.running import RunningService, SignedInUser
 
 COUNT = 40
 PAGE_SIZE = 5
 _numbers = count()
 
 
-async def add_account(service: Running) -> int:
+async def add_account(service: RunningService) -> int:
     """Create an account that sorts before, between or after the permanent ones."""
     number = next(_numbers)
     name = f"{'abmz'[number % 4]}{number}_pages"
@@ -24,13 +24,15 @@ async def add_account(service: Running) -> int:
     return (await service.accounts.add(new)).id
 
 
-async def add_two_delete_one(service: Running) -> None:
+async def add_two_delete_one(service: RunningService) -> None:
     """Create two accounts, and delete one of them."""
     user_id, _ = await add_account(service), await add_account(service)
     await service.accounts.delete(user_id, datetime.now(UTC))
 
 
-async def ids_by_token(service: Running, caller: SignedIn, sort_by: str) -> list[int]:
+async def ids_by_token(
+    service: RunningService, caller: SignedInUser, sort_by: str
+) -> list[int]:
     """Read all pages by token while accounts are created and deleted."""
     ids: list[int] = []
     token, more = "", True
@@ -50,7 +52,7 @@ async def ids_by_token(service: Running, caller: SignedIn, sort_by: str) -> list
 
 @pytest.mark.parametrize("sort_by", ["-id", "username", "-username", "-created_at"])
 async def test_paging_has_every_user_once_under_concurrent_changes(
-    service: Running, sort_by: str
+    service: RunningService, sort_by: str
 ) -> None:
     """While accounts before, on and after the page are created and deleted."""
     permanent = {await add_account(service) for _ in range(COUNT)}

@@ -15,8 +15,8 @@ from server.domain.accounts.users import Role
 from server.domain.edits import json_name
 from server.store.connect import Database
 from server.store.tables import metadata, users
-from tests.running import PASSWORD, Running, SignedIn
-from tests.status import refusal
+from tests.running import PASSWORD, RunningService, SignedInUser
+from tests.status import expect_rpc_error
 
 KIB = 1024
 MIB = 1024 * KIB
@@ -34,7 +34,7 @@ def names_users(table: sa.Table) -> bool:
     return table is users or "user_id" in table.columns or users in keys
 
 
-async def user_with_traces(service: Running) -> SignedIn:
+async def user_with_traces(service: RunningService) -> SignedInUser:
     """Return a user about whom every table holds something."""
     request = pb.CreateUserRequest(
         email="anastasia@example.com",
@@ -48,7 +48,7 @@ async def user_with_traces(service: Running) -> SignedIn:
         "/api/v1/auth/login", json=login, headers={"user-agent": DEVICE}
     )
     tokens = auth_pb2.TokenPair(access_token=response.json()["accessToken"])
-    ana = SignedIn(user, tokens)
+    ana = SignedInUser(user, tokens)
     wrong = {"identifier": "Anastasia@example.com", "password": "Wrong7horse"}
     await service.http.post("/api/v1/auth/login", json=wrong)
     edit = pb.UpdateUserRequest(
@@ -88,7 +88,7 @@ def traces(dumped: dict[str, str]) -> set[str]:
 
 
 async def test_erasure_leaves_only_the_id(
-    service: Running, database_url: str, redis_url: str
+    service: RunningService, database_url: str, redis_url: str
 ) -> None:
     """No table and no Redis key holds personal data; the audit log keeps the id."""
     ana = await user_with_traces(service)
@@ -106,11 +106,13 @@ async def test_erasure_leaves_only_the_id(
             if client.type(key) == b"hash":
                 assert b"anastasia" not in b"".join(client.hvals(key)).lower()
     me = pb.GetCurrentUserRequest()
-    refused = await refusal(service.users.GetCurrentUser(me, metadata=ana.metadata))
+    refused = await expect_rpc_error(
+        service.users.GetCurrentUser(me, metadata=ana.metadata)
+    )
     assert refused.reason == "TOKEN_INVALID"
 
 
-async def test_erasure_frees_names_but_not_the_id(service: Running) -> None:
+async def test_erasure_frees_names_but_not_the_id(service: RunningService) -> None:
     """R30: a new account of the same name has another id, and none of its rights."""
     ana = await user_with_traces(service)
     await service.users.EraseUser(
@@ -125,41 +127,43 @@ async def test_erasure_frees_names_but_not_the_id(service: Running) -> None:
     call = service.users.GetUser(
         pb.GetUserRequest(id=ana.user.id), metadata=root.metadata
     )
-    assert (await refusal(call)).reason == "USER_NOT_FOUND"
+    assert (await expect_rpc_error(call)).reason == "USER_NOT_FOUND"
 
 
-async def test_erasing_oneself_requires_the_password(shared: Running) -> None:
+async def test_erasing_oneself_requires_the_password(shared: RunningService) -> None:
     """An access token does not suffice (ASVS 7.5.3); admins erase others without."""
     ana, root = await shared.signed_in(), await shared.signed_in(Role.ADMIN)
     for user in (ana, root):
         call = shared.users.EraseUser(
             erase_request(user.user.id), metadata=user.metadata
         )
-        assert (await refusal(call)).violations == {("currentPassword", "required")}
+        assert (await expect_rpc_error(call)).violations == {
+            ("currentPassword", "required")
+        }
     wrong = shared.users.EraseUser(
         erase_request(ana.user.id, "Wrong7horse"), metadata=ana.metadata
     )
-    assert (await refusal(wrong)).reason == "INVALID_CREDENTIALS"
+    assert (await expect_rpc_error(wrong)).reason == "INVALID_CREDENTIALS"
     response = await shared.http.post(
         f"/api/v1/users/{ana.user.id}:erase", json={}, headers=root.headers
     )
     assert response.status_code == 204
     erased = shared.users.EraseUser(erase_request(ana.user.id), metadata=root.metadata)
-    assert (await refusal(erased)).reason == "USER_NOT_FOUND"
+    assert (await expect_rpc_error(erased)).reason == "USER_NOT_FOUND"
 
 
-async def test_the_last_admin_cannot_be_erased(service: Running) -> None:
+async def test_the_last_admin_cannot_be_erased(service: RunningService) -> None:
     root = await service.signed_in(Role.ADMIN)
     call = service.users.EraseUser(
         erase_request(root.user.id, PASSWORD), metadata=root.metadata
     )
-    assert (await refusal(call)).reason == "LAST_ADMIN"
+    assert (await expect_rpc_error(call)).reason == "LAST_ADMIN"
     await service.signed_in(Role.ADMIN)
     request = erase_request(root.user.id, PASSWORD)
     await service.users.EraseUser(request, metadata=root.metadata)
 
 
-async def test_a_soft_deleted_account_can_be_erased(shared: Running) -> None:
+async def test_a_soft_deleted_account_can_be_erased(shared: RunningService) -> None:
     """An admin need not wait for the retention period to end."""
     ana, root = await shared.signed_in(), await shared.signed_in(Role.ADMIN)
     deletion = pb.DeleteUserRequest(id=ana.user.id)
@@ -167,24 +171,24 @@ async def test_a_soft_deleted_account_can_be_erased(shared: Running) -> None:
     await shared.users.EraseUser(erase_request(ana.user.id), metadata=root.metadata)
     request = pb.UndeleteUserRequest(id=ana.user.id)
     call = shared.users.UndeleteUser(request, metadata=root.metadata)
-    assert (await refusal(call)).reason == "USER_NOT_FOUND"
+    assert (await expect_rpc_error(call)).reason == "USER_NOT_FOUND"
 
 
 async def parts_of(
-    service: Running, caller: SignedIn, user_id: int
+    service: RunningService, caller: SignedInUser, user_id: int
 ) -> list[pb.ExportUserResponse]:
     request = pb.ExportUserRequest(id=user_id)
     stream = service.users.ExportUser(request, metadata=caller.metadata)
     return [part async for part in stream]
 
 
-async def exported(service: Running, caller: SignedIn, user_id: int) -> Any:
+async def exported(service: RunningService, caller: SignedInUser, user_id: int) -> Any:
     """Return the document that the parts of an export make up."""
     parts = await parts_of(service, caller, user_id)
     return orjson.loads(b"".join(part.body.data for part in parts))
 
 
-async def test_export_has_everything_but_secrets(service: Running) -> None:
+async def test_export_has_everything_but_secrets(service: RunningService) -> None:
     """GDPR art. 15: one JSON document, the same over gRPC and REST."""
     ana = await user_with_traces(service)
     over_grpc = await exported(service, ana, ana.user.id)
@@ -210,7 +214,7 @@ async def test_export_has_everything_but_secrets(service: Running) -> None:
 
 
 async def test_export_lists_audit_events_by_and_about_the_user(
-    service: Running,
+    service: RunningService,
 ) -> None:
     """Each once; the address of another actor is left out."""
     ana = await user_with_traces(service)
@@ -234,7 +238,7 @@ async def test_export_lists_audit_events_by_and_about_the_user(
 
 
 async def test_export_is_refused_to_others_and_for_unknown_users(
-    service: Running,
+    service: RunningService,
 ) -> None:
     """Before the first part, with the status of the error on both transports."""
     ana, bea = await service.signed_in(), await service.signed_in()
@@ -243,7 +247,7 @@ async def test_export_is_refused_to_others_and_for_unknown_users(
         (bea, ana.user.id, "ACCESS_DENIED", 403),
         (root, 999, "USER_NOT_FOUND", 404),
     ):
-        refused = await refusal(parts_of(service, caller, user_id))
+        refused = await expect_rpc_error(parts_of(service, caller, user_id))
         assert refused.reason == reason
         response = await service.http.get(
             f"/api/v1/users/{user_id}:export", headers=caller.headers
@@ -253,7 +257,7 @@ async def test_export_is_refused_to_others_and_for_unknown_users(
 
 
 async def test_a_large_export_streams_in_bounded_parts(
-    service: Running, database_url: str
+    service: RunningService, database_url: str
 ) -> None:
     """Over gRPC's default limit of 4 MiB in total; each message within 256 KiB."""
     ana = await service.signed_in()
@@ -297,7 +301,7 @@ async def write_large_history(database_url: str, user_id: int) -> None:
 
 
 async def test_an_account_erased_during_its_export_ends_it_with_an_error(
-    service: Running, database_url: str
+    service: RunningService, database_url: str
 ) -> None:
     """What was streamed is no complete document, and the status says so."""
     ana, root = await service.signed_in(), await service.signed_in(Role.ADMIN)
@@ -311,13 +315,13 @@ async def test_an_account_erased_during_its_export_ends_it_with_an_error(
         async for part in stream:
             parts.append(part)  # noqa: PERF401 - some arrive before the error
 
-    assert (await refusal(read_on())).reason == "USER_NOT_FOUND"
+    assert (await expect_rpc_error(read_on())).reason == "USER_NOT_FOUND"
     with pytest.raises(orjson.JSONDecodeError):
         orjson.loads(b"".join(part.body.data for part in parts))
 
 
 async def test_every_table_about_users_is_exported_and_erased(
-    shared: Running,
+    shared: RunningService,
 ) -> None:
     """A new table with a `user_id` is covered, or this test names it."""
     ana = await shared.signed_in()

@@ -11,14 +11,14 @@ from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 from grpc_reflection.v1alpha import reflection_pb2
 
 from server.rpc.reflection import ALPHA_NAME, V1_NAME, reflection_v1_file
-from tests.running import Running, running
+from tests.running import RunningService, running
 
 PAGES = ("/docs", "/openapi.json")
 USERS = "blatam.user.v1.UserService"
 BUF = Path(sys.executable).parent / "buf"
 
 
-async def list_services(service: Running, name: str) -> list[str] | str:
+async def list_services(service: RunningService, name: str) -> list[str] | str:
     """Return the services that reflection lists, or the status of its refusal."""
     request = reflection_pb2.ServerReflectionRequest(list_services="")
     try:
@@ -29,7 +29,7 @@ async def list_services(service: Running, name: str) -> list[str] | str:
     return [each.name for each in services.list_services_response.service]
 
 
-async def ask(service: Running, name: str, request: bytes) -> bytes:
+async def ask(service: RunningService, name: str, request: bytes) -> bytes:
     reflect: Any = service.channel.stream_stream(f"/{name}/ServerReflectionInfo")
     call = reflect(timeout=5)
     try:
@@ -69,7 +69,9 @@ async def test_developer_features_are_off_without_debug(
         ALPHA_NAME,
     ],
 )
-async def test_reflection_v1_describes_symbols(shared: Running, symbol: str) -> None:
+async def test_reflection_v1_describes_symbols(
+    shared: RunningService, symbol: str
+) -> None:
     """A client that has the v1 messages only can read every descriptor."""
     pool = descriptor_pool.DescriptorPool()
     pool.Add(reflection_v1_file())
@@ -91,7 +93,7 @@ async def test_reflection_v1_describes_symbols(shared: Running, symbol: str) -> 
     assert any(symbol.startswith(f"{package}.") for package in packages)
 
 
-async def test_buf_curl_calls_through_reflection(shared: Running) -> None:
+async def test_buf_curl_calls_through_reflection(shared: RunningService) -> None:
     """A command line client needs no proto files."""
     url = f"http://{shared.address}/blatam.auth.v1.AuthService/GetJsonWebKeySet"
     for protocol in ("grpc-v1", "grpc-v1alpha"):

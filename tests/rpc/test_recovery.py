@@ -10,8 +10,8 @@ from blatam.auth.v1 import auth_pb2 as pb
 from blatam.user.v1 import user_pb2
 from server.domain.accounts.users import Role
 from tests.mailbox import link_of, token_of
-from tests.running import PASSWORD, Running, SignedIn
-from tests.status import refusal
+from tests.running import PASSWORD, RunningService, SignedInUser
+from tests.status import expect_rpc_error
 
 NEW = "Green8horse"
 ME = user_pb2.GetCurrentUserRequest()
@@ -21,7 +21,9 @@ def login(identifier: str, password: str = PASSWORD) -> pb.LoginRequest:
     return pb.LoginRequest(identifier=identifier, password=password)
 
 
-async def reset_token_of(service: Running, user: user_pb2.User, number: int = 1) -> str:
+async def reset_token_of(
+    service: RunningService, user: user_pb2.User, number: int = 1
+) -> str:
     """Request a reset; return the token in the mail."""
     await service.auth.RequestPasswordReset(
         pb.RequestPasswordResetRequest(identifier=user.username)
@@ -37,38 +39,42 @@ def change(new_email: str, password: str = PASSWORD) -> pb.ChangeEmailRequest:
     return pb.ChangeEmailRequest(new_email=new_email, current_password=password)
 
 
-async def ended(service: Running, who: SignedIn) -> bool:
+async def ended(service: RunningService, who: SignedInUser) -> bool:
     call = service.users.GetCurrentUser(ME, metadata=who.metadata)
-    return (await refusal(call)).reason == "TOKEN_INVALID"
+    return (await expect_rpc_error(call)).reason == "TOKEN_INVALID"
 
 
-async def me(service: Running, who: SignedIn) -> user_pb2.User:
+async def me(service: RunningService, who: SignedInUser) -> user_pb2.User:
     return (await service.users.GetCurrentUser(ME, metadata=who.metadata)).user
 
 
-async def test_password_reset_by_mail(shared: Running) -> None:
+async def test_password_reset_by_mail(shared: RunningService) -> None:
     """The token is valid once, ends every session, and the owner gets a notice."""
     ana = await shared.signed_in()
     token = await reset_token_of(shared, ana.user)
     await shared.auth.ResetPassword(reset(token))
     assert await ended(shared, ana)
     assert await shared.auth.Login(login(ana.user.username, NEW))
-    refused = await refusal(shared.auth.ResetPassword(reset(token)))
+    refused = await expect_rpc_error(shared.auth.ResetPassword(reset(token)))
     assert refused.code is grpc.StatusCode.INVALID_ARGUMENT
     assert refused.reason == "MAILED_TOKEN_INVALID"
     await shared.mailbox.mail(ana.user.email, "password was changed")
 
 
-async def test_weak_password_leaves_reset_token_unused(shared: Running) -> None:
+async def test_weak_password_leaves_reset_token_unused(shared: RunningService) -> None:
     """A refused password can be corrected with the same token."""
     ana = await shared.sign_up()
     token = await reset_token_of(shared, ana)
-    refused = await refusal(shared.auth.ResetPassword(reset(token, "greenhorse")))
+    refused = await expect_rpc_error(
+        shared.auth.ResetPassword(reset(token, "greenhorse"))
+    )
     assert ("newPassword", "password.upper") in refused.violations
     await shared.auth.ResetPassword(reset(token))
 
 
-async def test_reset_token_is_used_once_under_concurrency(shared: Running) -> None:
+async def test_reset_token_is_used_once_under_concurrency(
+    shared: RunningService,
+) -> None:
     """One of five calls succeeds; only its password is set."""
     ana = await shared.sign_up()
     token = await reset_token_of(shared, ana)
@@ -79,7 +85,7 @@ async def test_reset_token_is_used_once_under_concurrency(shared: Running) -> No
     assert await shared.auth.Login(login(ana.username, f"{NEW}{won[0]}"))
 
 
-async def test_reset_token_ends_with_password_change(shared: Running) -> None:
+async def test_reset_token_ends_with_password_change(shared: RunningService) -> None:
     """A mail that others may read must not outlive the password that it replaces."""
     ana = await shared.signed_in()
     token = await reset_token_of(shared, ana.user)
@@ -88,24 +94,24 @@ async def test_reset_token_ends_with_password_change(shared: Running) -> None:
         metadata=ana.metadata,
     )
     await shared.mailbox.mail(ana.user.email, "password was changed")
-    refused = await refusal(shared.auth.ResetPassword(reset(token)))
+    refused = await expect_rpc_error(shared.auth.ResetPassword(reset(token)))
     assert refused.reason == "MAILED_TOKEN_INVALID"
 
 
-async def test_reset_token_ends_with_account(shared: Running) -> None:
+async def test_reset_token_ends_with_account(shared: RunningService) -> None:
     """Restoring a deleted account does not restore its tokens."""
     ana, root = await shared.signed_in(), await shared.signed_in(Role.ADMIN)
     token = await reset_token_of(shared, ana.user)
     gone = user_pb2.DeleteUserRequest(id=ana.user.id)
     await shared.users.DeleteUser(gone, metadata=ana.metadata)
-    assert (await refusal(shared.auth.ResetPassword(reset(token)))).reason
+    assert (await expect_rpc_error(shared.auth.ResetPassword(reset(token)))).reason
     back = user_pb2.UndeleteUserRequest(id=ana.user.id)
     await shared.users.UndeleteUser(back, metadata=root.metadata)
-    refused = await refusal(shared.auth.ResetPassword(reset(token)))
+    refused = await expect_rpc_error(shared.auth.ResetPassword(reset(token)))
     assert refused.reason == "MAILED_TOKEN_INVALID"
 
 
-async def test_password_reset_reveals_no_account(shared: Running) -> None:
+async def test_password_reset_reveals_no_account(shared: RunningService) -> None:
     """R3: one answer for all; only an account gets a mail."""
     ana = await shared.sign_up()
     for identifier in ("nobody", "nobody@example.com", ana.email):
@@ -116,7 +122,7 @@ async def test_password_reset_reveals_no_account(shared: Running) -> None:
     assert not shared.mailbox.to("nobody@example.com")
 
 
-async def test_password_reset_mails_are_limited_per_day(shared: Running) -> None:
+async def test_password_reset_mails_are_limited_per_day(shared: RunningService) -> None:
     """Beyond them the answer is the same, and no mail comes."""
     ana = await shared.signed_in()
     for number in range(1, 11):
@@ -131,7 +137,7 @@ async def test_password_reset_mails_are_limited_per_day(shared: Running) -> None
     assert shared.mailbox.subjects(ana.user.email).count("Choose a new password") == 10
 
 
-async def test_verification_link_opened_again_succeeds(shared: Running) -> None:
+async def test_verification_link_opened_again_succeeds(shared: RunningService) -> None:
     """The link of the first mail verifies the address, and opening it again is OK.
 
     It is refused as soon as the address is no longer the account's verified one.
@@ -150,12 +156,12 @@ async def test_verification_link_opened_again_succeeds(shared: Running) -> None:
         edit = user_pb2.User(id=ana.user.id, email=email)
         request = user_pb2.UpdateUserRequest(user=edit)
         await shared.users.UpdateUser(request, metadata=root.metadata)
-        refused = await refusal(shared.auth.VerifyEmail(verify))
+        refused = await expect_rpc_error(shared.auth.VerifyEmail(verify))
         assert refused.reason == "MAILED_TOKEN_INVALID"
     assert not (await me(shared, ana)).email_verified
 
 
-async def test_new_address_link_opened_again_succeeds(shared: Running) -> None:
+async def test_new_address_link_opened_again_succeeds(shared: RunningService) -> None:
     """The link of a new address too; a token for a password never verifies one."""
     ana = await shared.signed_in()
     new = f"again_{ana.user.email}"
@@ -168,15 +174,15 @@ async def test_new_address_link_opened_again_succeeds(shared: Running) -> None:
     )
     for _ in range(2):
         verify = pb.VerifyEmailRequest(token=reset_token)
-        refused = await refusal(shared.auth.VerifyEmail(verify))
+        refused = await expect_rpc_error(shared.auth.VerifyEmail(verify))
         assert refused.reason == "MAILED_TOKEN_INVALID"
         await shared.auth.VerifyEmail(pb.VerifyEmailRequest(token=token))
     await shared.auth.ResetPassword(reset(reset_token))
-    refused = await refusal(shared.auth.ResetPassword(reset(reset_token)))
+    refused = await expect_rpc_error(shared.auth.ResetPassword(reset(reset_token)))
     assert refused.reason == "MAILED_TOKEN_INVALID"
 
 
-async def test_links_use_public_url(shared: Running) -> None:
+async def test_links_use_public_url(shared: RunningService) -> None:
     """R26: neither Host nor X-Forwarded-Host appears in a mail."""
     evil = {"host": "evil.example", "x-forwarded-host": "evil.example"}
     body = {"email": "h@example.com", "username": "host_test", "password": PASSWORD}
@@ -186,13 +192,13 @@ async def test_links_use_public_url(shared: Running) -> None:
     assert "evil" not in mail.as_string()
 
 
-async def test_change_email(shared: Running) -> None:
+async def test_change_email(shared: RunningService) -> None:
     """A new address is used once it is verified; the old one gets a notice.
 
     R13: the other sessions end.
     """
     ana = await shared.signed_in()
-    other = SignedIn(ana.user, await shared.log_in(ana.user.username))
+    other = SignedInUser(ana.user, await shared.log_in(ana.user.username))
     reset_token = await reset_token_of(shared, ana.user)
     new = f"new_{ana.user.email}"
     await shared.auth.ChangeEmail(change(new.upper()), metadata=ana.metadata)
@@ -204,11 +210,11 @@ async def test_change_email(shared: Running) -> None:
     changed = await me(shared, ana)
     assert (changed.email, changed.email_verified) == (new, True)
     await shared.mailbox.mail(ana.user.email, "was changed")
-    refused = await refusal(shared.auth.ResetPassword(reset(reset_token)))
+    refused = await expect_rpc_error(shared.auth.ResetPassword(reset(reset_token)))
     assert refused.reason == "MAILED_TOKEN_INVALID"
 
 
-async def test_change_email_to_taken_address(shared: Running) -> None:
+async def test_change_email_to_taken_address(shared: RunningService) -> None:
     """R3: the caller sees no difference; the owner of the address gets a notice."""
     ana, bea = await shared.signed_in(), await shared.sign_up()
     answer = await shared.auth.ChangeEmail(change(bea.email), metadata=ana.metadata)
@@ -217,27 +223,31 @@ async def test_change_email_to_taken_address(shared: Running) -> None:
     assert (await me(shared, ana)).email == ana.user.email
 
 
-async def test_change_email_to_address_taken_meanwhile(shared: Running) -> None:
+async def test_change_email_to_address_taken_meanwhile(shared: RunningService) -> None:
     """The unique constraint decides, and the caller learns of it."""
     ana = await shared.signed_in()
     new = f"late_{ana.user.email}"
     await shared.auth.ChangeEmail(change(new), metadata=ana.metadata)
     token = token_of(await shared.mailbox.mail(new, "Confirm your new"))
     await shared.sign_up(new.partition("@")[0])
-    refused = await refusal(shared.auth.VerifyEmail(pb.VerifyEmailRequest(token=token)))
+    refused = await expect_rpc_error(
+        shared.auth.VerifyEmail(pb.VerifyEmailRequest(token=token))
+    )
     assert refused.reason == "EMAIL_TAKEN"
 
 
-async def test_change_email_needs_the_password(shared: Running) -> None:
+async def test_change_email_needs_the_password(shared: RunningService) -> None:
     """A session alone is not enough."""
     ana = await shared.signed_in()
     call = shared.auth.ChangeEmail
-    refused = await refusal(call(change("x@example.com", NEW), metadata=ana.metadata))
+    refused = await expect_rpc_error(
+        call(change("x@example.com", NEW), metadata=ana.metadata)
+    )
     assert refused.reason == "INVALID_CREDENTIALS"
     assert not shared.mailbox.to("x@example.com")
 
 
-async def test_password_reset_cancels_change_email(shared: Running) -> None:
+async def test_password_reset_cancels_change_email(shared: RunningService) -> None:
     """A thief's pending change of address ends with a password reset."""
     ana = await shared.signed_in()
     await shared.auth.ChangeEmail(
@@ -248,11 +258,11 @@ async def test_password_reset_cancels_change_email(shared: Running) -> None:
     )
     await shared.auth.ResetPassword(reset(await reset_token_of(shared, ana.user)))
     verify = pb.VerifyEmailRequest(token=token_of(request_mail))
-    refused = await refusal(shared.auth.VerifyEmail(verify))
+    refused = await expect_rpc_error(shared.auth.VerifyEmail(verify))
     assert refused.reason == "MAILED_TOKEN_INVALID"
 
 
-async def test_log_in_from_new_device_is_mailed(shared: Running) -> None:
+async def test_log_in_from_new_device_is_mailed(shared: RunningService) -> None:
     """Not for the first log-in, and once for each device and address."""
     ana = await shared.sign_up()
     body = {"identifier": ana.username, "password": PASSWORD}
@@ -267,7 +277,7 @@ async def test_log_in_from_new_device_is_mailed(shared: Running) -> None:
     assert "127.0.0.1" in mail.get_content()
 
 
-async def test_many_failed_log_ins_are_mailed(shared: Running) -> None:
+async def test_many_failed_log_ins_are_mailed(shared: RunningService) -> None:
     """R6: the owner gets a notice, and can log in from another address."""
     ana = await shared.sign_up()
     wrong = login(ana.username, "Wrong7horse")
@@ -281,7 +291,7 @@ async def test_many_failed_log_ins_are_mailed(shared: Running) -> None:
     assert elsewhere.status_code == 200
 
 
-async def test_admin_edit_of_email_is_mailed(shared: Running) -> None:
+async def test_admin_edit_of_email_is_mailed(shared: RunningService) -> None:
     """The old address gets a notice."""
     ana, root = await shared.signed_in(), await shared.signed_in(Role.ADMIN)
     request = user_pb2.UpdateUserRequest(
@@ -292,7 +302,7 @@ async def test_admin_edit_of_email_is_mailed(shared: Running) -> None:
 
 
 @pytest.mark.parametrize("header", ["From", "To", "Subject", "Date", "Message-ID"])
-async def test_mail_has_expected_headers(shared: Running, header: str) -> None:
+async def test_mail_has_expected_headers(shared: RunningService, header: str) -> None:
     """One recipient, one plain part in ASCII, one of each header."""
     ana = await shared.sign_up()
     mail: EmailMessage = await shared.mailbox.mail(ana.email, "Welcome")
@@ -302,7 +312,7 @@ async def test_mail_has_expected_headers(shared: Running, header: str) -> None:
     assert ana.username in mail.get_content()
 
 
-async def test_recovery_over_rest_has_empty_responses(shared: Running) -> None:
+async def test_recovery_over_rest_has_empty_responses(shared: RunningService) -> None:
     """204 without a body, for known and unknown accounts."""
     ana = await shared.signed_in()
     calls = {

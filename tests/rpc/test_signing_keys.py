@@ -9,8 +9,8 @@ import pytest
 from blatam.auth.v1 import auth_pb2 as pb
 from blatam.user.v1 import user_pb2
 from server.domain.accounts.users import Role
-from tests.running import Running, SignedIn, running
-from tests.status import refusal
+from tests.running import RunningService, SignedInUser, running
+from tests.status import expect_rpc_error
 
 NOWHERE = "unix:///nowhere"
 
@@ -19,7 +19,9 @@ def kid(token: str) -> str:
     return str(jwt.get_unverified_header(token)["kid"])
 
 
-async def rotated(service: Running, root: SignedIn) -> pb.RotateSigningKeyResponse:
+async def rotated(
+    service: RunningService, root: SignedInUser
+) -> pb.RotateSigningKeyResponse:
     request = pb.RotateSigningKeyRequest(force=True)
     return await service.auth.RotateSigningKey(request, metadata=root.metadata)
 
@@ -38,7 +40,9 @@ async def test_rotation_fails_no_calls(
         people = [await one.signed_in() for _ in range(3)]
         done, seen = asyncio.Event(), [root.tokens.access_token]
 
-        async def use(first: Running, second: Running, person: SignedIn) -> None:
+        async def use(
+            first: RunningService, second: RunningService, person: SignedInUser
+        ) -> None:
             """Get tokens from one process, and call both processes with them."""
             mine = person.tokens
             for turn in count():
@@ -67,18 +71,20 @@ async def test_rotation_fails_no_calls(
         assert len({kid(token) for token in seen}) >= 3
 
 
-async def me(service: Running, token: str) -> user_pb2.User:
+async def me(service: RunningService, token: str) -> user_pb2.User:
     mine = (("authorization", f"Bearer {token}"),)
     request = user_pb2.GetCurrentUserRequest()
     return (await service.users.GetCurrentUser(request, metadata=mine)).user
 
 
-async def refreshed(service: Running, tokens: pb.TokenPair) -> pb.TokenPair:
+async def refreshed(service: RunningService, tokens: pb.TokenPair) -> pb.TokenPair:
     request = pb.RefreshTokenRequest(refresh_token=tokens.refresh_token)
     return (await service.auth.RefreshToken(request)).tokens
 
 
-async def test_key_set_contains_next_active_and_retired(service: Running) -> None:
+async def test_key_set_contains_next_active_and_retired(
+    service: RunningService,
+) -> None:
     """R17: a key is published before and after it signs; the rotation is audited."""
     root = await service.signed_in(Role.ADMIN)
     rotation = await rotated(service, root)
@@ -94,13 +100,13 @@ async def test_key_set_contains_next_active_and_retired(service: Running) -> Non
     assert [event.actor for event in events.items] == [f"user:{root.user.id}"]
 
 
-async def test_rotation_waits_for_cached_key_sets(shared: Running) -> None:
+async def test_rotation_waits_for_cached_key_sets(shared: RunningService) -> None:
     """Verifiers cache the key set for 300 seconds, so a new key must wait."""
     root = await shared.signed_in(Role.ADMIN)
     call = shared.auth.RotateSigningKey(
         pb.RotateSigningKeyRequest(), metadata=root.metadata
     )
-    refused = await refusal(call)
+    refused = await expect_rpc_error(call)
     assert (refused.code.name, refused.reason) == (
         "FAILED_PRECONDITION",
         "NEXT_KEY_TOO_NEW",

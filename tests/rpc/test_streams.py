@@ -58,7 +58,7 @@ class Events:
 
 
 @dataclass(slots=True)
-class Source:
+class NumberStream:
     """A stream of numbers; `then` runs after the last."""
 
     count: int
@@ -82,7 +82,9 @@ class Source:
 
 
 @asynccontextmanager
-async def ports(source: Source, events: Events) -> AsyncIterator[dict[str, CallPort]]:
+async def ports(
+    source: NumberStream, events: Events
+) -> AsyncIterator[dict[str, CallPort]]:
     """Serve a source by gRPC and in process."""
     audit = audit_calls(METHOD, events, Clock())
     assert audit
@@ -141,7 +143,7 @@ def capture() -> Any:
 @pytest.mark.parametrize("name", ["grpc", "local"])
 async def test_stream_end_is_logged_with_message_count(name: str) -> None:
     """One line and one audit event, at the end."""
-    source, events = Source(3), Events()
+    source, events = NumberStream(3), Events()
     async with ports(source, events) as served_ports:
         with capture() as lines:
             got = [message async for message in messages(served_ports[name])]
@@ -159,7 +161,7 @@ async def test_stream_error_after_messages_reaches_caller(name: str) -> None:
     async def refuse() -> None:
         raise UserNotFound(7)
 
-    source, events = Source(2, refuse), Events()
+    source, events = NumberStream(2, refuse), Events()
     async with ports(source, events) as served_ports:
         got: list[bytes] = []
         with capture() as lines:
@@ -182,7 +184,7 @@ async def test_stream_ends_at_deadline(name: str) -> None:
     async def forever() -> None:
         await asyncio.sleep(60)
 
-    source, events = Source(1, forever), Events()
+    source, events = NumberStream(1, forever), Events()
     async with ports(source, events) as served_ports:
         with pytest.raises(CallError) as caught:
             await read(served_ports[name], [], seconds=0.2)
@@ -198,7 +200,7 @@ async def test_stream_generator_is_closed_when_caller_cancels(name: str) -> None
     async def forever() -> None:
         await asyncio.sleep(60)
 
-    source, events = Source(2, forever), Events()
+    source, events = NumberStream(2, forever), Events()
     async with ports(source, events) as served_ports:
         with capture() as lines:
             async with aclosing(messages(served_ports[name])) as stream:
@@ -214,7 +216,7 @@ async def test_stream_generator_is_closed_when_caller_cancels(name: str) -> None
 async def test_stream_waits_for_slow_reader(name: str) -> None:
     """Messages are produced as they are read, apart from those in transit."""
     most = 1_000
-    source, events = Source(most, size=64 * KIB), Events()
+    source, events = NumberStream(most, size=64 * KIB), Events()
     async with ports(source, events) as served_ports:
         async with aclosing(messages(served_ports[name])) as stream:
             assert await anext(stream)

@@ -12,8 +12,8 @@ from blatam.auth.v1 import auth_pb2
 from blatam.user.v1 import user_pb2 as pb
 from server.domain.accounts.users import Role
 from server.store.connect import Database
-from tests.running import PASSWORD, Running
-from tests.status import refusal
+from tests.running import PASSWORD, RunningService
+from tests.status import expect_rpc_error
 
 _argon2: Any = argon2  # its types are not published
 CHEAP = _argon2.using(type="ID", memory_cost=64, time_cost=1, parallelism=1)
@@ -32,7 +32,7 @@ def summary(answer: pb.BatchCreateUsersResponse) -> list[str]:
     return [o.user.username or o.error.reason for o in answer.outcomes]
 
 
-async def test_batch_create_has_an_outcome_for_each_row(shared: Running) -> None:
+async def test_batch_create_has_an_outcome_for_each_row(shared: RunningService) -> None:
     """An invalid row does not affect the others."""
     root = await shared.signed_in(Role.ADMIN)
     existing = root.user
@@ -82,7 +82,7 @@ async def test_batch_create_has_an_outcome_for_each_row(shared: Running) -> None
 
 
 async def test_imported_hash_is_upgraded_at_the_next_log_in(
-    service: Running, database_url: str
+    service: RunningService, database_url: str
 ) -> None:
     """R12: the first log-in replaces it by our own hash."""
     root = await service.signed_in(Role.ADMIN)
@@ -101,12 +101,12 @@ async def test_imported_hash_is_upgraded_at_the_next_log_in(
         assert stored.startswith("$argon2id$v=19$m=19456,t=2,p=1$")
         await service.log_in(name)
         wrong = auth_pb2.LoginRequest(identifier=name, password="Wrong7horse")
-        await refusal(service.auth.Login(wrong))
+        await expect_rpc_error(service.auth.Login(wrong))
     await database.close()
 
 
 async def test_hashes_of_common_cost_are_imported_and_upgraded(
-    service: Running, database_url: str
+    service: RunningService, database_url: str
 ) -> None:
     """R12: bcrypt with 12 rounds and argon2id t=3 m=64 MiB p=4, on both transports."""
     root = await service.signed_in(Role.ADMIN)
@@ -138,7 +138,7 @@ async def test_hashes_of_common_cost_are_imported_and_upgraded(
     await database.close()
 
 
-async def test_batch_create_takes_a_thousand_rows(shared: Running) -> None:
+async def test_batch_create_takes_a_thousand_rows(shared: RunningService) -> None:
     """1,000 rows with long names and hashes are within the message limit."""
     root = await shared.signed_in(Role.ADMIN)
     rows = [
@@ -152,7 +152,7 @@ async def test_batch_create_takes_a_thousand_rows(shared: Running) -> None:
     again = await shared.users.BatchCreateUsers(request, metadata=root.metadata)
     assert again == answer
     rows.append(row("thousand_and_one"))
-    refused = await refusal(
+    refused = await expect_rpc_error(
         shared.users.BatchCreateUsers(
             pb.BatchCreateUsersRequest(users=rows), metadata=root.metadata
         )
@@ -160,18 +160,18 @@ async def test_batch_create_takes_a_thousand_rows(shared: Running) -> None:
     assert refused.violations == {("users", "repeated.max_items")}
 
 
-async def test_batch_create_limits_rows_with_passwords(shared: Running) -> None:
+async def test_batch_create_limits_rows_with_passwords(shared: RunningService) -> None:
     root = await shared.signed_in(Role.ADMIN)
     rows = [row(f"word_{n}", password_hash="", password="x") for n in range(101)]
     request = pb.BatchCreateUsersRequest(users=rows)
-    refused = await refusal(
+    refused = await expect_rpc_error(
         shared.users.BatchCreateUsers(request, metadata=root.metadata)
     )
     assert refused.code is grpc.StatusCode.INVALID_ARGUMENT
     assert refused.violations == {("users", "users.max_passwords")}
 
 
-async def test_batch_create_over_rest_has_outcomes(shared: Running) -> None:
+async def test_batch_create_over_rest_has_outcomes(shared: RunningService) -> None:
     """201, the outcomes in order, no hash and no password in the answer."""
     root = await shared.signed_in(Role.ADMIN)
     rows = [
@@ -189,7 +189,7 @@ async def test_batch_create_over_rest_has_outcomes(shared: Running) -> None:
 
 
 async def test_concurrent_batches_with_the_same_names_do_not_deadlock(
-    shared: Running,
+    shared: RunningService,
 ) -> None:
     """L15: each name is created once, whatever the order of rows; no 5xx."""
     root = await shared.signed_in(Role.ADMIN)
@@ -209,10 +209,10 @@ async def test_concurrent_batches_with_the_same_names_do_not_deadlock(
     assert sorted(created) == sorted(new.username for new in rows)
 
 
-async def test_batch_create_refuses_an_empty_batch(shared: Running) -> None:
+async def test_batch_create_refuses_an_empty_batch(shared: RunningService) -> None:
     root = await shared.signed_in(Role.ADMIN)
     request = pb.BatchCreateUsersRequest(users=[])
-    refused = await refusal(
+    refused = await expect_rpc_error(
         shared.users.BatchCreateUsers(request, metadata=root.metadata)
     )
     assert refused.violations == {("users", "repeated.min_items")}

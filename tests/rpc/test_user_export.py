@@ -10,8 +10,8 @@ import sqlalchemy as sa
 from blatam.user.v1 import user_pb2 as pb
 from server.domain.accounts.users import Role
 from server.store.connect import Database
-from tests.running import Running
-from tests.status import refusal
+from tests.running import RunningService
+from tests.status import expect_rpc_error
 
 MANY = 20_000
 MIB = 1024 * 1024
@@ -30,7 +30,7 @@ async def fill(database: Database, count: int) -> None:
 
 
 async def test_export_users_memory_does_not_grow(
-    service: Running, database_url: str
+    service: RunningService, database_url: str
 ) -> None:
     """In id order and complete; memory does not grow with the number of accounts."""
     root = await service.signed_in(Role.ADMIN)
@@ -55,7 +55,7 @@ async def aenumerate(stream: Any) -> Any:
         yield next(numbers), item
 
 
-async def test_export_users_resumes_after_an_id(service: Running) -> None:
+async def test_export_users_resumes_after_an_id(service: RunningService) -> None:
     root = await service.signed_in(Role.ADMIN)
     for _ in range(3):
         await service.sign_up()
@@ -63,22 +63,24 @@ async def test_export_users_resumes_after_an_id(service: Running) -> None:
     assert len(all_ids) == 4
     assert await exported(service, root.metadata, all_ids[1]) == all_ids[2:]
     assert await exported(service, root.metadata, all_ids[-1]) == []
-    refused = await refusal(first(service, root.metadata, -1))
+    refused = await expect_rpc_error(first(service, root.metadata, -1))
     assert refused.violations == {("afterId", "int64.gte")}
 
 
-async def exported(service: Running, metadata: Any, after_id: int) -> list[int]:
+async def exported(service: RunningService, metadata: Any, after_id: int) -> list[int]:
     request = pb.ExportUsersRequest(after_id=after_id)
     stream = service.users.ExportUsers(request, metadata=metadata)
     return [answer.user.id async for answer in stream]
 
 
-async def first(service: Running, metadata: Any, after_id: int) -> object:
+async def first(service: RunningService, metadata: Any, after_id: int) -> object:
     request = pb.ExportUsersRequest(after_id=after_id)
     return await service.users.ExportUsers(request, metadata=metadata).read()
 
 
-async def test_export_users_over_rest_has_a_user_per_line(shared: Running) -> None:
+async def test_export_users_over_rest_has_a_user_per_line(
+    shared: RunningService,
+) -> None:
     root = await shared.signed_in(Role.ADMIN)
     answer = await shared.http.get(
         f"/api/v1/users:export?after_id={root.user.id - 1}",

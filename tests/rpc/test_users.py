@@ -10,8 +10,8 @@ from google.rpc import error_details_pb2
 
 from blatam.user.v1 import user_pb2 as pb
 from server.domain.accounts.users import Role
-from tests.running import PASSWORD, Running
-from tests.status import refusal
+from tests.running import PASSWORD, RunningService
+from tests.status import expect_rpc_error
 
 
 def sign_up(**fields: str) -> pb.CreateUserRequest:
@@ -44,30 +44,30 @@ def sign_up(**fields: str) -> pb.CreateUserRequest:
     ],
 )  # fmt: skip
 async def test_create_user_names_invalid_fields(
-    shared: Running, fields: dict[str, str], violations: set[tuple[str, str]]
+    shared: RunningService, fields: dict[str, str], violations: set[tuple[str, str]]
 ) -> None:
     """R9, R10, R31, R32: each broken rule is reported with the field's JSON name."""
-    refused = await refusal(shared.users.CreateUser(sign_up(**fields)))
+    refused = await expect_rpc_error(shared.users.CreateUser(sign_up(**fields)))
     assert refused.code is grpc.StatusCode.INVALID_ARGUMENT
     assert refused.reason == "INVALID_FIELDS"
     assert refused.violations == violations
     assert all(field in refused.message for field, _ in violations)
 
 
-async def test_create_user_compares_names_without_case(service: Running) -> None:
+async def test_create_user_compares_names_without_case(service: RunningService) -> None:
     """R31: unique without regard to case."""
     await service.users.CreateUser(sign_up())
     for fields, reason in (
         ({"email": "ANA@Example.com", "username": "bea"}, "EMAIL_TAKEN"),
         ({"email": "bea@example.com", "username": "ANA"}, "USERNAME_TAKEN"),
     ):
-        refused = await refusal(service.users.CreateUser(sign_up(**fields)))
+        refused = await expect_rpc_error(service.users.CreateUser(sign_up(**fields)))
         assert refused.code is grpc.StatusCode.ALREADY_EXISTS
         assert refused.reason == reason
 
 
 async def test_create_user_is_idempotent_under_concurrent_retries(
-    service: Running,
+    service: RunningService,
 ) -> None:
     """L14: one user and fifty equal responses; another body is refused."""
     request = sign_up(request_id=str(uuid4()))
@@ -76,7 +76,7 @@ async def test_create_user_is_idempotent_under_concurrent_retries(
     )
     assert len({answer.SerializeToString() for answer in answers}) == 1
     other = sign_up(request_id=request.request_id, username="bea")
-    refused = await refusal(service.users.CreateUser(other))
+    refused = await expect_rpc_error(service.users.CreateUser(other))
     assert refused.reason == "REQUEST_ID_REUSED"
     listed = await service.users.ListUsers(
         pb.ListUsersRequest(), metadata=(await service.signed_in()).metadata
@@ -85,17 +85,19 @@ async def test_create_user_is_idempotent_under_concurrent_retries(
 
 
 async def test_create_user_frees_the_request_id_of_a_refused_request(
-    service: Running,
+    service: RunningService,
 ) -> None:
     """Only successful requests are remembered."""
     request_id = str(uuid4())
     weak = sign_up(request_id=request_id, password="bluehorse7")
-    await refusal(service.users.CreateUser(weak))
+    await expect_rpc_error(service.users.CreateUser(weak))
     response = await service.users.CreateUser(sign_up(request_id=request_id))
     assert response.user.username == "ana"
 
 
-async def test_get_user_hides_private_fields_from_others(service: Running) -> None:
+async def test_get_user_hides_private_fields_from_others(
+    service: RunningService,
+) -> None:
     """R4: e-mail, role and verification are for the owner and admins."""
     ana = await service.signed_in()
     bea, root = await service.signed_in(), await service.signed_in(Role.ADMIN)
@@ -116,20 +118,26 @@ async def test_get_user_hides_private_fields_from_others(service: Running) -> No
         assert list(listed.items) == [user]
 
 
-async def test_get_user_unknown_id_is_not_found(shared: Running) -> None:
+async def test_get_user_unknown_id_is_not_found(shared: RunningService) -> None:
     ana = await shared.signed_in()
     request = pb.GetUserRequest(id=999_999)
-    refused = await refusal(shared.users.GetUser(request, metadata=ana.metadata))
+    refused = await expect_rpc_error(
+        shared.users.GetUser(request, metadata=ana.metadata)
+    )
     assert refused.code is grpc.StatusCode.NOT_FOUND
     info = refused.detail(error_details_pb2.ErrorInfo)
     assert (info.reason, dict(info.metadata)) == ("USER_NOT_FOUND", {"id": "999999"})
 
 
 @pytest.mark.parametrize("user_id", [0, -1, -(2**63)])
-async def test_get_user_refuses_ids_below_one(shared: Running, user_id: int) -> None:
+async def test_get_user_refuses_ids_below_one(
+    shared: RunningService, user_id: int
+) -> None:
     ana = await shared.signed_in()
     request = pb.GetUserRequest(id=user_id)
-    refused = await refusal(shared.users.GetUser(request, metadata=ana.metadata))
+    refused = await expect_rpc_error(
+        shared.users.GetUser(request, metadata=ana.metadata)
+    )
     assert refused.violations == {("id", "int64.gt")}
 
 
@@ -150,16 +158,18 @@ async def test_get_user_refuses_ids_below_one(shared: Running, user_id: int) -> 
     ],
 )
 async def test_list_users_names_invalid_fields(
-    shared: Running, fields: dict[str, object], violation: tuple[str, str]
+    shared: RunningService, fields: dict[str, object], violation: tuple[str, str]
 ) -> None:
     ana = await shared.signed_in()
     request = pb.ListUsersRequest(**fields)  # type: ignore[arg-type]  # by table
-    refused = await refusal(shared.users.ListUsers(request, metadata=ana.metadata))
+    refused = await expect_rpc_error(
+        shared.users.ListUsers(request, metadata=ana.metadata)
+    )
     assert refused.code is grpc.StatusCode.INVALID_ARGUMENT
     assert refused.violations == {violation}
 
 
-async def test_list_users_by_token_has_every_user_once(service: Running) -> None:
+async def test_list_users_by_token_has_every_user_once(service: RunningService) -> None:
     """R29: page by page; another caller cannot use the token."""
     members = [await service.signed_in() for _ in range(5)]
     seen: list[int] = []
@@ -179,13 +189,15 @@ async def test_list_users_by_token_has_every_user_once(service: Running) -> None
     request = pb.ListUsersRequest(page_size=2, sort_by="-username")
     first = await service.users.ListUsers(request, metadata=members[0].metadata)
     request.page_token = first.next_page_token
-    refused = await refusal(
+    refused = await expect_rpc_error(
         service.users.ListUsers(request, metadata=members[1].metadata)
     )
     assert refused.violations == {("pageToken", "page_token.foreign")}
 
 
-async def test_list_users_admin_filters_by_private_fields(service: Running) -> None:
+async def test_list_users_admin_filters_by_private_fields(
+    service: RunningService,
+) -> None:
     root = await service.signed_in(Role.ADMIN)
     await service.signed_in()
     request = pb.ListUsersRequest(role=pb.ROLE_ADMIN)
@@ -203,7 +215,7 @@ def update(
     return request
 
 
-async def test_update_user_changes_the_username(shared: Running) -> None:
+async def test_update_user_changes_the_username(shared: RunningService) -> None:
     """With a mask or by the fields that are set; a stale etag is refused."""
     ana = await shared.signed_in()
     name = f"{ana.user.username}_x"
@@ -214,7 +226,9 @@ async def test_update_user_changes_the_username(shared: Running) -> None:
     second = await shared.users.UpdateUser(request, metadata=ana.metadata)
     assert second.user.username == name + "y"
     stale = update(ana.user.id, username=name, etag=first.user.etag)
-    refused = await refusal(shared.users.UpdateUser(stale, metadata=ana.metadata))
+    refused = await expect_rpc_error(
+        shared.users.UpdateUser(stale, metadata=ana.metadata)
+    )
     assert refused.code is grpc.StatusCode.ABORTED
     info = refused.detail(error_details_pb2.ErrorInfo)
     assert dict(info.metadata) == {"etag": second.user.etag}
@@ -237,7 +251,7 @@ async def test_update_user_changes_the_username(shared: Running) -> None:
     ],
 )
 async def test_update_user_refuses_unwritable_fields(
-    shared: Running,
+    shared: RunningService,
     paths: list[str],
     values: dict[str, Any],
     violation: tuple[str, str],
@@ -245,7 +259,9 @@ async def test_update_user_refuses_unwritable_fields(
     """R28: by body or mask, in any spelling of the field."""
     ana = await shared.signed_in()
     request = update(ana.user.id, *paths, **values)
-    refused = await refusal(shared.users.UpdateUser(request, metadata=ana.metadata))
+    refused = await expect_rpc_error(
+        shared.users.UpdateUser(request, metadata=ana.metadata)
+    )
     assert violation in refused.violations
     me = await shared.users.GetCurrentUser(
         pb.GetCurrentUserRequest(), metadata=ana.metadata
@@ -253,7 +269,9 @@ async def test_update_user_refuses_unwritable_fields(
     assert me.user == ana.user
 
 
-async def test_update_user_can_be_sent_back_as_it_was_read(shared: Running) -> None:
+async def test_update_user_can_be_sent_back_as_it_was_read(
+    shared: RunningService,
+) -> None:
     """AIP-203: without a mask, output-only fields are ignored."""
     root = await shared.signed_in(Role.ADMIN)
     user = (await shared.signed_in()).user
@@ -269,7 +287,7 @@ async def test_update_user_can_be_sent_back_as_it_was_read(shared: Running) -> N
 
 @pytest.mark.parametrize("change", ["disable", "demote", "delete"])
 async def test_access_ends_with_disabling_demotion_and_deletion(
-    shared: Running, change: str
+    shared: RunningService, change: str
 ) -> None:
     """R22: the tokens of the user are refused at once."""
     root, other = await shared.signed_in(Role.ADMIN), await shared.signed_in(Role.ADMIN)
@@ -285,21 +303,25 @@ async def test_access_ends_with_disabling_demotion_and_deletion(
             else update(other.user.id, role=pb.ROLE_STUDENT)
         )
         await shared.users.UpdateUser(request, metadata=root.metadata)
-    refused = await refusal(shared.users.GetCurrentUser(me, metadata=other.metadata))
+    refused = await expect_rpc_error(
+        shared.users.GetCurrentUser(me, metadata=other.metadata)
+    )
     assert refused.reason == "TOKEN_INVALID"
 
 
-async def test_deleted_user_can_be_restored(shared: Running) -> None:
+async def test_deleted_user_can_be_restored(shared: RunningService) -> None:
     """A deleted account is not found and keeps its name; an admin restores it."""
     ana, root = await shared.signed_in(), await shared.signed_in(Role.ADMIN)
     await shared.users.DeleteUser(
         pb.DeleteUserRequest(id=ana.user.id), metadata=ana.metadata
     )
     get = pb.GetUserRequest(id=ana.user.id)
-    refused = await refusal(shared.users.GetUser(get, metadata=root.metadata))
+    refused = await expect_rpc_error(shared.users.GetUser(get, metadata=root.metadata))
     assert refused.reason == "USER_NOT_FOUND"
     again = sign_up(username=ana.user.username, email="other@x.co")
-    assert (await refusal(shared.users.CreateUser(again))).reason == "USERNAME_TAKEN"
+    assert (
+        await expect_rpc_error(shared.users.CreateUser(again))
+    ).reason == "USERNAME_TAKEN"
     request = pb.UndeleteUserRequest(id=ana.user.id, request_id=str(uuid4()))
     back = [
         await shared.users.UndeleteUser(request, metadata=root.metadata)
@@ -309,7 +331,7 @@ async def test_deleted_user_can_be_restored(shared: Running) -> None:
     assert await shared.log_in(ana.user.username)
 
 
-async def test_update_user_is_idempotent(shared: Running) -> None:
+async def test_update_user_is_idempotent(shared: RunningService) -> None:
     ana = await shared.signed_in()
     request = update(
         ana.user.id, username=f"{ana.user.username}_z", request_id=str(uuid4())
@@ -320,7 +342,7 @@ async def test_update_user_is_idempotent(shared: Running) -> None:
     assert {answer.user.etag for answer in answers} == {"2"}
 
 
-async def test_batch_get_users_keeps_the_order(shared: Running) -> None:
+async def test_batch_get_users_keeps_the_order(shared: RunningService) -> None:
     """Missing ids are listed; others' private fields are hidden."""
     ana, bea = await shared.signed_in(), await shared.signed_in()
     request = pb.BatchGetUsersRequest(ids=[bea.user.id, 999_999, ana.user.id])
@@ -329,6 +351,8 @@ async def test_batch_get_users_keeps_the_order(shared: Running) -> None:
     assert [bool(user.email) for user in response.users] == [False, True]
     assert list(response.missing_ids) == [999_999]
     faulty = pb.BatchGetUsersRequest(ids=[0] * 1_000)
-    refused = await refusal(shared.users.BatchGetUsers(faulty, metadata=ana.metadata))
+    refused = await expect_rpc_error(
+        shared.users.BatchGetUsers(faulty, metadata=ana.metadata)
+    )
     assert refused.reason == "INVALID_FIELDS"  # in bounded metadata
     assert len(refused.message) < 500

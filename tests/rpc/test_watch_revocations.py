@@ -14,15 +14,15 @@ import sqlalchemy as sa
 from blatam.auth.v1 import auth_pb2 as pb
 from server.domain.accounts.users import Role
 from server.store.connect import Database
-from tests.running import Running, running
-from tests.status import refusal
+from tests.running import RunningService, running
+from tests.status import expect_rpc_error
 
 Stream = Any
 
 
 @asynccontextmanager
 async def watching(
-    service: Running, metadata: Any, token: str = ""
+    service: RunningService, metadata: Any, token: str = ""
 ) -> AsyncIterator[tuple[Stream, set[str], str]]:
     """Open a stream; return it with the stored session ids and the token after them."""
     request = pb.WatchRevocationsRequest(resume_token=token)
@@ -50,7 +50,7 @@ async def until_sent(stream: Stream, session_id: str, seconds: float = 10) -> st
                 return str(answer.resume_token)
 
 
-async def test_watch_revocations_sends_stored_then_new(shared: Running) -> None:
+async def test_watch_revocations_sends_stored_then_new(shared: RunningService) -> None:
     """R22: a service receives each revocation within a second."""
     root = await shared.signed_in(Role.ADMIN)
     before, after = await shared.signed_in(), await shared.signed_in()
@@ -68,7 +68,7 @@ async def test_watch_revocations_sends_stored_then_new(shared: Running) -> None:
 
 
 async def test_watch_revocations_sends_late_commit(
-    service: Running, database_url: str
+    service: RunningService, database_url: str
 ) -> None:
     """A token taken between two overlapping transactions misses neither."""
     root, ana = await service.signed_in(Role.ADMIN), await service.signed_in()
@@ -104,7 +104,9 @@ async def test_watch_revocations_works_without_redis(database_url: str) -> None:
             await until_sent(stream, ana.tokens.session_id, seconds=1)
 
 
-async def test_watch_revocations_ends_when_server_stops(service: Running) -> None:
+async def test_watch_revocations_ends_when_server_stops(
+    service: RunningService,
+) -> None:
     """UNAVAILABLE, so that the client reconnects; a new stream gets the same error."""
     root = await service.signed_in(Role.ADMIN)
     async with watching(service, root.metadata) as (stream, _, _):
@@ -112,24 +114,26 @@ async def test_watch_revocations_ends_when_server_stops(service: Running) -> Non
         for call in (stream, service.auth.WatchRevocations(
             pb.WatchRevocationsRequest(), metadata=root.metadata
         )):  # fmt: skip
-            refused = await refusal(call.read())
+            refused = await expect_rpc_error(call.read())
             assert refused.code is grpc.StatusCode.UNAVAILABLE
             assert refused.reason == "SERVER_STOPPING"
 
 
 @pytest.mark.parametrize("token", ["x", "-1", "\u0665", "01", "1\n", " 1", "1_0"])
 async def test_watch_revocations_refuses_invalid_resume_token(
-    shared: Running, token: str
+    shared: RunningService, token: str
 ) -> None:
     root = await shared.signed_in(Role.ADMIN)
     request = pb.WatchRevocationsRequest(resume_token=token)
     call = shared.auth.WatchRevocations(request, metadata=root.metadata)
-    assert (await refusal(call.read())).violations == {
+    assert (await expect_rpc_error(call.read())).violations == {
         ("resumeToken", "resume_token.foreign")
     }
 
 
-async def test_watch_revocations_is_event_stream_over_rest(shared: Running) -> None:
+async def test_watch_revocations_is_event_stream_over_rest(
+    shared: RunningService,
+) -> None:
     """A browser's EventSource resumes after `id:` with Last-Event-ID."""
     root, ana = await shared.signed_in(Role.ADMIN), await shared.signed_in()
     await shared.auth.Logout(pb.LogoutRequest(), metadata=ana.metadata)

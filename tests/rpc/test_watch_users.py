@@ -12,13 +12,13 @@ import pytest
 from blatam.auth.v1 import auth_pb2
 from blatam.user.v1 import user_pb2 as pb
 from server.domain.accounts.users import Role
-from tests.running import Running
-from tests.status import refusal
+from tests.running import RunningService
+from tests.status import expect_rpc_error
 
 Metadata = Any
 
 
-async def service_key(service: Running, *, private: bool) -> Metadata:
+async def service_key(service: RunningService, *, private: bool) -> Metadata:
     root = await service.signed_in(Role.ADMIN)
     request = auth_pb2.CreateServiceKeyRequest(name="watch", private_fields=private)
     made = await service.auth.CreateServiceKey(request, metadata=root.metadata)
@@ -27,7 +27,7 @@ async def service_key(service: Running, *, private: bool) -> Metadata:
 
 @asynccontextmanager
 async def watching(
-    service: Running, key: Metadata, token: str = ""
+    service: RunningService, key: Metadata, token: str = ""
 ) -> AsyncIterator[Any]:
     request = pb.WatchUsersRequest(resume_token=token)
     stream: Any = service.users.WatchUsers(request, metadata=key)
@@ -57,7 +57,7 @@ def kinds(answers: list[pb.WatchUsersResponse]) -> list[str | None]:
     return [answer.WhichOneof("event") for answer in answers]
 
 
-async def test_watch_users_streams_changes_and_resumes(shared: Running) -> None:
+async def test_watch_users_streams_changes_and_resumes(shared: RunningService) -> None:
     """Created, updated, deleted, undeleted; a token resumes after its message."""
     key = await service_key(shared, private=False)
     root = await shared.signed_in(Role.ADMIN)
@@ -82,7 +82,7 @@ async def test_watch_users_streams_changes_and_resumes(shared: Running) -> None:
 
 @pytest.mark.parametrize("private", [False, True])
 async def test_watch_users_sends_private_fields_to_authorized_keys_only(
-    shared: Running, private: bool
+    shared: RunningService, private: bool
 ) -> None:
     """R4: the key's `private_fields` decides."""
     key = await service_key(shared, private=private)
@@ -93,7 +93,9 @@ async def test_watch_users_sends_private_fields_to_authorized_keys_only(
     assert bool(change.created.role) is private
 
 
-async def test_watch_users_ends_when_service_key_is_revoked(shared: Running) -> None:
+async def test_watch_users_ends_when_service_key_is_revoked(
+    shared: RunningService,
+) -> None:
     """R22, R41: an open stream ends before the next change."""
     root = await shared.signed_in(Role.ADMIN)
     request = auth_pb2.CreateServiceKeyRequest(name="watch")
@@ -103,24 +105,24 @@ async def test_watch_users_ends_when_service_key_is_revoked(shared: Running) -> 
         revoke = auth_pb2.RevokeServiceKeyRequest(id=made.service_key.id)
         await shared.auth.RevokeServiceKey(revoke, metadata=root.metadata)
         ana = await shared.sign_up()
-        refused = await refusal(of(stream, ana.id, 1))
+        refused = await expect_rpc_error(of(stream, ana.id, 1))
     assert refused.reason == "TOKEN_INVALID"
 
 
 async def test_watch_users_ends_when_session_ends(
-    shared: Running,
+    shared: RunningService,
 ) -> None:
     """R22: an open stream ends with the session that opened it."""
     root = await shared.signed_in(Role.ADMIN)
     async with watching(shared, root.metadata) as stream:
         await shared.auth.Logout(auth_pb2.LogoutRequest(), metadata=root.metadata)
         ana = await shared.sign_up()
-        refused = await refusal(of(stream, ana.id, 1))
+        refused = await expect_rpc_error(of(stream, ana.id, 1))
     assert refused.reason == "TOKEN_INVALID"
 
 
 async def test_watch_users_refuses_expired_and_invalid_resume_tokens(
-    shared: Running,
+    shared: RunningService,
 ) -> None:
     """Too old, of another database, or malformed."""
     key = await service_key(shared, private=False)
@@ -134,13 +136,13 @@ async def test_watch_users_refuses_expired_and_invalid_resume_tokens(
     ):
         request = pb.WatchUsersRequest(resume_token=token)
         call: Any = shared.users.WatchUsers(request, metadata=key)
-        assert (await refusal(call.read())).reason == reason
+        assert (await expect_rpc_error(call.read())).reason == reason
 
 
-async def test_watch_users_ends_when_server_stops(service: Running) -> None:
+async def test_watch_users_ends_when_server_stops(service: RunningService) -> None:
     key = await service_key(service, private=False)
     async with watching(service, key) as stream:
         await service.drain()
-        refused = await refusal(stream.read())
+        refused = await expect_rpc_error(stream.read())
     assert refused.code is grpc.StatusCode.UNAVAILABLE
     assert refused.reason == "SERVER_STOPPING"

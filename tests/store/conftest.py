@@ -17,7 +17,7 @@ from tests.fakes import NOON, Clock, FakeResponses, FakeSessions, FakeUsers
 
 
 @dataclass(frozen=True, slots=True)
-class Stores:
+class StoresUnderTest:
     users: FakeUsers | PostgresUsers
     accounts: FakeUsers | PostgresAccounts
     sessions: FakeSessions | PostgresSessions
@@ -32,24 +32,28 @@ async def database(database_url: str) -> AsyncIterator[Database]:
 
 
 @pytest_asyncio.fixture
-async def real_stores(database: Database, redis_url: str) -> AsyncIterator[Stores]:
+async def real_stores(
+    database: Database, redis_url: str
+) -> AsyncIterator[StoresUnderTest]:
     redis, clock = redis_client(redis_url), Clock(NOON)
     feed = RevocationFeed(database, redis, Revocations(clock), clock)
     sessions = PostgresSessions(database, feed)
     users, accounts = PostgresUsers(database, feed), PostgresAccounts(database)
-    yield Stores(users, accounts, sessions, PostgresIdempotentResponses(database))
+    yield StoresUnderTest(
+        users, accounts, sessions, PostgresIdempotentResponses(database)
+    )
     await redis.aclose()
 
 
 @pytest.fixture
-def fake_stores() -> Stores:
+def fake_stores() -> StoresUnderTest:
     answers = FakeResponses()
     users = FakeUsers(answers)
     sessions = FakeSessions(users, Revocations(Clock(NOON)))
-    return Stores(users, users, sessions, answers)
+    return StoresUnderTest(users, users, sessions, answers)
 
 
 @pytest.fixture(params=["fake", "real"])
-def stores(request: pytest.FixtureRequest) -> Stores:
-    stores: Stores = request.getfixturevalue(f"{request.param}_stores")
+def stores(request: pytest.FixtureRequest) -> StoresUnderTest:
+    stores: StoresUnderTest = request.getfixturevalue(f"{request.param}_stores")
     return stores

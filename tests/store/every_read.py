@@ -11,10 +11,10 @@ from server.domain.edits import Edit
 from server.domain.members.follows import Side
 from server.domain.members.profiles import Profile
 from server.domain.members.scores import MemberCounts
-from server.domain.members.settings import Settings, Theme, Visibility
+from server.domain.members.settings import Theme, UserSettings, Visibility
 from server.domain.outbox.entries import EventType, NewEntry
 from server.domain.paging import PageRequest, Sort
-from server.domain.posts.posts import NewPost, PostFilter, Reader, State
+from server.domain.posts.posts import NewPost, PostFilter, PostState, Reader
 from server.store.accounts.erasure import Erasures
 from server.store.accounts.personal_data import PostgresPersonalData
 from server.store.accounts.user_batches import PostgresUserBatches
@@ -96,12 +96,12 @@ async def posts(database: Database, ana: User) -> None:
     assert (category.slug, category.name, category.version) == ("numbers", "N", 2)
     assert list((await categories.page(Sort("slug"), PAGE)).items) == [category]
     post = await store.add(
-        NewPost(ana.id, "title", "body", category.id, State.PUBLISHED, NOON)
+        NewPost(ana.id, "title", "body", category.id, PostState.PUBLISHED, NOON)
     )
     post = await store.edit(post.id, Edit({"title": "new"}, post.etag, NOON))
     assert (post.title, post.body, post.excerpt) == ("new", "body", "body")
     assert (post.author.username, post.category) == ("ana", category)
-    assert (post.state, post.published_at) == (State.PUBLISHED, NOON)
+    assert (post.state, post.published_at) == (PostState.PUBLISHED, NOON)
     assert await store.by_id(post.id) == post
     assert list(await store.after(0, 5)) == [post]
     post_filter = PostFilter(with_body=True)
@@ -116,7 +116,7 @@ async def members(database: Database, ana: User, bea: User) -> None:
     assert await profiles.by_user(ana.id, include_private=False) == profile
     edited = await profiles.edit(ana.id, Edit({"bio": "new"}, "", NOON))
     assert (edited.bio, edited.version) == ("new", 2)
-    settings = Settings(True, False, True, Theme.DARK, Visibility.MEMBERS)
+    settings = UserSettings(True, False, True, Theme.DARK, Visibility.MEMBERS)
     written = await PostgresSettings(database).replace(ana.id, settings, "", NOON)
     assert await PostgresSettings(database).by_user(ana.id) == written
     assert (written.theme, written.digest) == (Theme.DARK, True)

@@ -6,7 +6,7 @@ from server.domain.errors import StoreUnavailable
 from server.store.circuit_breaker import PROBE_INTERVAL_SECONDS, CircuitBreaker
 
 
-class Clock:
+class MonotonicClock:
     """A clock that moves only when told to."""
 
     def __init__(self) -> None:
@@ -17,7 +17,7 @@ class Clock:
 
 
 def test_an_open_breaker_admits_one_probe_per_interval() -> None:
-    clock = Clock()
+    clock = MonotonicClock()
     breaker = CircuitBreaker(clock)
     assert breaker.admit() is False
     breaker.record_failure()
@@ -32,7 +32,7 @@ def test_an_open_breaker_admits_one_probe_per_interval() -> None:
 
 
 def test_a_success_closes_the_breaker() -> None:
-    breaker = CircuitBreaker(Clock())
+    breaker = CircuitBreaker(MonotonicClock())
     breaker.record_failure()
     assert breaker.is_open
     breaker.record_success()

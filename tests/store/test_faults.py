@@ -12,8 +12,8 @@ from server.domain.edits import Edit
 from server.domain.errors import CategoryInUse
 from server.domain.idempotency import IdempotencyRecord, RequestKey
 from server.domain.members.profiles import Profile
-from server.domain.members.settings import Settings, Theme
-from server.domain.posts.posts import NewPost, State
+from server.domain.members.settings import Theme, UserSettings
+from server.domain.posts.posts import NewPost, PostState
 from server.store.connect import Database
 from server.store.members.follows import PostgresFollows
 from server.store.members.profiles import PostgresProfiles
@@ -22,7 +22,7 @@ from server.store.posts.categories import PostgresCategories
 from server.store.posts.posts import PostgresPosts
 from server.store.tables import metadata
 from tests.fakes import NOON
-from tests.store.conftest import Stores
+from tests.store.conftest import StoresUnderTest
 from tests.store.counting import Injected, counted, failing_at
 from tests.store.test_users import new
 
@@ -43,12 +43,12 @@ class Fixture:
 
 
 @pytest_asyncio.fixture
-async def fixture(database: Database, real_stores: Stores) -> Fixture:
+async def fixture(database: Database, real_stores: StoresUnderTest) -> Fixture:
     ana = await real_stores.users.add(new("ana"))
     bea = await real_stores.users.add(new("bea"))
     await PostgresProfiles(database).add(profile(ana.id))
     category = await PostgresCategories(database).add("numbers", "Numbers", NOON)
-    other = NewPost(ana.id, "t", "b", category.id, State.DRAFT, NOON)
+    other = NewPost(ana.id, "t", "b", category.id, PostState.DRAFT, NOON)
     post = await PostgresPosts(database).add(other)
     await PostgresFollows(database).add(ana.id, bea.id, NOON)
     await PostgresFollows(database).add(bea.id, ana.id, NOON)
@@ -69,7 +69,7 @@ WRITES: dict[str, Callable[[Fixture], Awaitable[object]]] = {
         s.ana, change(bio="new"), ONCE
     ),
     "settings": lambda s: PostgresSettings(s.database).replace(
-        s.ana, Settings(theme=Theme.DARK), "", NOON
+        s.ana, UserSettings(theme=Theme.DARK), "", NOON
     ),
     "unfollow": lambda s: PostgresFollows(s.database).remove(s.ana, s.bea, NOON),
     "category": lambda s: PostgresCategories(s.database).add("x", "X", NOON, ONCE),
@@ -77,10 +77,10 @@ WRITES: dict[str, Callable[[Fixture], Awaitable[object]]] = {
         s.category, change(name="Other"), ONCE
     ),
     "post": lambda s: PostgresPosts(s.database).add(
-        NewPost(s.bea, "t", "b", s.category, State.PUBLISHED, NOON), ONCE
+        NewPost(s.bea, "t", "b", s.category, PostState.PUBLISHED, NOON), ONCE
     ),
     "post published": lambda s: PostgresPosts(s.database).edit(
-        s.post, change(state=State.PUBLISHED), ONCE
+        s.post, change(state=PostState.PUBLISHED), ONCE
     ),
     "post deleted": lambda s: PostgresPosts(s.database).delete(s.post, "", NOON),
 }
@@ -123,7 +123,7 @@ async def test_failed_statement_leaves_no_changes(fixture: Fixture, name: str) -
 async def test_refused_category_deletion_changes_no_posts(fixture: Fixture) -> None:
     """The statement before the refused one is rolled back."""
     posts = PostgresPosts(fixture.database)
-    draft = NewPost(fixture.ana, "t", "b", fixture.category, State.DRAFT, NOON)
+    draft = NewPost(fixture.ana, "t", "b", fixture.category, PostState.DRAFT, NOON)
     deleted = await posts.add(draft)
     await posts.delete(deleted.id, "", NOON)
     before = await all_rows(fixture.database)

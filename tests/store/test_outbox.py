@@ -19,7 +19,7 @@ from server.store.outbox import PostgresOutbox
 from server.store.tables import outbox
 from server.workers.supervisor import Subscription, supervise
 from tests.fakes import NOON, FakeSessions
-from tests.store.conftest import Stores
+from tests.store.conftest import StoresUnderTest
 
 MINUTE, NO_TIME = timedelta(minutes=1), timedelta(0)
 LONG_AGO = NOON - timedelta(days=30)
@@ -66,7 +66,7 @@ async def logged_in(
 
 
 async def test_outbox_holds_event_for_every_change_of_account(
-    real_stores: Stores, database: Database
+    real_stores: StoresUnderTest, database: Database
 ) -> None:
     """Each event is written in the transaction of its change, with its version."""
     users, sessions = real_stores.users, real_stores.sessions
@@ -86,7 +86,7 @@ async def test_outbox_holds_event_for_every_change_of_account(
 
 
 async def test_outbox_holds_no_event_for_refused_or_empty_change(
-    real_stores: Stores, database: Database
+    real_stores: StoresUnderTest, database: Database
 ) -> None:
     ana = await real_stores.users.add(new("ana", Role.ADMIN))
     with pytest.raises(EmailTaken):

@@ -9,7 +9,6 @@ from uuid import uuid4
 import pytest
 import pytest_asyncio
 import sqlalchemy as sa
-import structlog
 
 from server.domain.accounts.users import NewUser, Role, User
 from server.domain.audit import AuditEvent
@@ -30,7 +29,8 @@ from server.store.retention import PostgresRetention
 from server.store.tables import audit_events, metadata
 from server.workers.retention import Retention
 from tests.fakes import NOON, Clock
-from tests.store.conftest import Stores
+from tests.logs import captured_lines
+from tests.store.conftest import StoresUnderTest
 from tests.store.counting import counted
 
 USER_RETENTION = timedelta(days=30)
@@ -39,10 +39,12 @@ A_DAY = timedelta(days=1)
 BATCH_SIZE = 1_000
 
 
-class World:
+class RetentionHarness:
     """The stores of one database, and its retention."""
 
-    def __init__(self, stores: Stores, database: Database, redis_url: str) -> None:
+    def __init__(
+        self, stores: StoresUnderTest, database: Database, redis_url: str
+    ) -> None:
         self.stores, self.database, self.clock = stores, database, Clock()
         self.redis = redis_client(redis_url)
         revocations = Revocations(self.clock)
@@ -102,12 +104,12 @@ class World:
 
 
 @pytest_asyncio.fixture
-async def world(
-    real_stores: Stores, database: Database, redis_url: str
-) -> AsyncIterator[World]:
-    world = World(real_stores, database, redis_url)
-    yield world
-    await world.redis.aclose()
+async def harness(
+    real_stores: StoresUnderTest, database: Database, redis_url: str
+) -> AsyncIterator[RetentionHarness]:
+    harness = RetentionHarness(real_stores, database, redis_url)
+    yield harness
+    await harness.redis.aclose()
 
 
 def idempotency(caller: str) -> IdempotencyRecord[User]:
@@ -115,125 +117,140 @@ def idempotency(caller: str) -> IdempotencyRecord[User]:
     return IdempotencyRecord(key, b"f", NOON, lambda user: user.email.encode())
 
 
-async def test_retention_erases_deleted_users(world: World) -> None:
+async def test_retention_erases_deleted_users(harness: RetentionHarness) -> None:
     """R30: the names can be used again, the id cannot."""
-    ana, bea = await world.signed_up(), await world.signed_up("bea")
-    await world.stores.users.delete(ana.id, NOON)
-    await world.sweep(USER_RETENTION)
-    assert {row.id for row in await world.rows("users")} == {ana.id, bea.id}
-    await world.sweep(USER_RETENTION + timedelta(seconds=1))
-    assert [row.id for row in await world.rows("users")] == [bea.id]
-    again = await world.signed_up()
+    ana, bea = await harness.signed_up(), await harness.signed_up("bea")
+    await harness.stores.users.delete(ana.id, NOON)
+    await harness.sweep(USER_RETENTION)
+    assert {row.id for row in await harness.rows("users")} == {ana.id, bea.id}
+    await harness.sweep(USER_RETENTION + timedelta(seconds=1))
+    assert [row.id for row in await harness.rows("users")] == [bea.id]
+    again = await harness.signed_up()
     assert again.id > bea.id
 
 
-async def test_erasure_leaves_nothing_personal_in_any_table(world: World) -> None:
+async def test_erasure_leaves_nothing_personal_in_any_table(
+    harness: RetentionHarness,
+) -> None:
     """Audit events and the events of the account keep the id only."""
-    ana = await world.signed_up("zzana", idempotency("anonymous"))
-    await world.logged_in(ana)
-    await world.mailed(ana)
-    await world.outbox.add(
+    ana = await harness.signed_up("zzana", idempotency("anonymous"))
+    await harness.logged_in(ana)
+    await harness.mailed(ana)
+    await harness.outbox.add(
         NOON,
         NewEntry(EventType.PASSWORD_RESET, address="zzana"),
         NewEntry(EventType.PASSWORD_RESET, address="zzana@x.co"),
         NewEntry(EventType.NEW_DEVICE, ana.id, payload={"address": "192.0.2.1"}),
     )
     event = AuditEvent(0, NOON, "x", f"user:{ana.id}", ana.id, "192.0.2.1", "OK", "r")
-    audit = PostgresAudit(world.database)
+    audit = PostgresAudit(harness.database)
     await audit.add(event)
     await audit.add(replace(event, user_id=0))
-    await world.stores.users.delete(ana.id, NOON)
-    await world.sweep(USER_RETENTION + A_DAY)
+    await harness.stores.users.delete(ana.id, NOON)
+    await harness.sweep(USER_RETENTION + A_DAY)
     values_by_table = {
-        name: [str(value) for row in await world.rows(name) for value in row]
+        name: [str(value) for row in await harness.rows(name) for value in row]
         for name in metadata.tables
     }
     for name, values in values_by_table.items():
         assert not [v for v in values if "zzana" in v or "192.0.2" in v], name
-    events = [row for row in await world.rows("outbox") if row.user_id == ana.id]
+    events = [row for row in await harness.rows("outbox") if row.user_id == ana.id]
     assert [row.kind for row in events][-1] == "user.erased"
     assert not [row for row in events if row.kind.startswith("mail.")]
-    assert [row.user_id for row in await world.rows("audit_events")] == [ana.id, 0]
+    assert [row.user_id for row in await harness.rows("audit_events")] == [ana.id, 0]
 
 
-async def test_retention_deletes_sessions_after_30_days(world: World) -> None:
+async def test_retention_deletes_sessions_after_30_days(
+    harness: RetentionHarness,
+) -> None:
     """Until then they distinguish a known device from a new one."""
-    ana = await world.signed_up()
-    expired, ended = await world.logged_in(ana), await world.logged_in(ana, 99 * A_DAY)
-    lasting = await world.logged_in(ana, 99 * A_DAY)
-    await world.stores.sessions.end(ended.id, NOON)
-    await world.sweep(29 * A_DAY)
-    assert len(await world.rows("sessions")) == 3
-    await world.sweep(32 * A_DAY)
-    assert [row.id for row in await world.rows("sessions")] == [lasting.id]
+    ana = await harness.signed_up()
+    expired, ended = (
+        await harness.logged_in(ana),
+        await harness.logged_in(ana, 99 * A_DAY),
+    )
+    lasting = await harness.logged_in(ana, 99 * A_DAY)
+    await harness.stores.sessions.end(ended.id, NOON)
+    await harness.sweep(29 * A_DAY)
+    assert len(await harness.rows("sessions")) == 3
+    await harness.sweep(32 * A_DAY)
+    assert [row.id for row in await harness.rows("sessions")] == [lasting.id]
     assert expired.id != lasting.id
 
 
 async def test_retention_deletes_revocations_when_their_tokens_have_expired(
-    world: World,
+    harness: RetentionHarness,
 ) -> None:
-    ana = await world.signed_up()
-    await world.stores.sessions.end((await world.logged_in(ana)).id, NOON)
-    await world.sweep(timedelta(minutes=15))
-    assert len(await world.rows("revocations")) == 1
-    await world.sweep(timedelta(minutes=17))
-    assert not await world.rows("revocations")
+    ana = await harness.signed_up()
+    await harness.stores.sessions.end((await harness.logged_in(ana)).id, NOON)
+    await harness.sweep(timedelta(minutes=15))
+    assert len(await harness.rows("revocations")) == 1
+    await harness.sweep(timedelta(minutes=17))
+    assert not await harness.rows("revocations")
 
 
-async def test_retention_deletes_mailed_tokens_a_day_after_expiry(world: World) -> None:
-    await world.mailed(await world.signed_up())
-    await world.sweep(2 * A_DAY)
-    assert len(await world.rows("mailed_tokens")) == 1
-    await world.sweep(2 * A_DAY + timedelta(seconds=1))
-    assert not await world.rows("mailed_tokens")
+async def test_retention_deletes_mailed_tokens_a_day_after_expiry(
+    harness: RetentionHarness,
+) -> None:
+    await harness.mailed(await harness.signed_up())
+    await harness.sweep(2 * A_DAY)
+    assert len(await harness.rows("mailed_tokens")) == 1
+    await harness.sweep(2 * A_DAY + timedelta(seconds=1))
+    assert not await harness.rows("mailed_tokens")
 
 
-async def test_retention_deletes_idempotent_responses_after_a_day(world: World) -> None:
-    await world.signed_up(idempotency=idempotency("anonymous"))
-    await world.sweep(A_DAY)
-    assert len(await world.rows("request_answers")) == 1
-    await world.sweep(A_DAY + timedelta(seconds=1))
-    assert not await world.rows("request_answers")
+async def test_retention_deletes_idempotent_responses_after_a_day(
+    harness: RetentionHarness,
+) -> None:
+    await harness.signed_up(idempotency=idempotency("anonymous"))
+    await harness.sweep(A_DAY)
+    assert len(await harness.rows("request_answers")) == 1
+    await harness.sweep(A_DAY + timedelta(seconds=1))
+    assert not await harness.rows("request_answers")
 
 
-async def test_retention_deletes_finished_outbox_entries(world: World) -> None:
+async def test_retention_deletes_finished_outbox_entries(
+    harness: RetentionHarness,
+) -> None:
     """Delivered ones after 7 days, dead letters after 30."""
-    await world.signed_up()
-    created, welcome = sorted(row.id for row in await world.rows("outbox"))
-    await world.outbox.delivered(created, NOON)
-    await world.outbox.dead_letter(welcome, NOON, "SMTPDataError")
-    await world.sweep(7 * A_DAY)
-    assert len(await world.rows("outbox")) == 2
-    await world.sweep(7 * A_DAY + timedelta(seconds=1))
-    assert [row.id for row in await world.rows("outbox")] == [welcome]
-    await world.sweep(30 * A_DAY + timedelta(seconds=1))
-    assert not await world.rows("outbox")
+    await harness.signed_up()
+    created, welcome = sorted(row.id for row in await harness.rows("outbox"))
+    await harness.outbox.delivered(created, NOON)
+    await harness.outbox.dead_letter(welcome, NOON, "SMTPDataError")
+    await harness.sweep(7 * A_DAY)
+    assert len(await harness.rows("outbox")) == 2
+    await harness.sweep(7 * A_DAY + timedelta(seconds=1))
+    assert [row.id for row in await harness.rows("outbox")] == [welcome]
+    await harness.sweep(30 * A_DAY + timedelta(seconds=1))
+    assert not await harness.rows("outbox")
 
 
-async def test_retention_deletes_several_batches_in_one_sweep(world: World) -> None:
+async def test_retention_deletes_several_batches_in_one_sweep(
+    harness: RetentionHarness,
+) -> None:
     table = metadata.tables["revocations"]
     rows = [{"session_id": uuid4(), "ended_at": NOON} for _ in range(BATCH_SIZE + 1)]
-    async with world.database.transaction() as connection:
+    async with harness.database.transaction() as connection:
         await connection.execute(sa.insert(table), rows)
-    await world.sweep(A_DAY)
-    assert not await world.rows("revocations")
+    await harness.sweep(A_DAY)
+    assert not await harness.rows("revocations")
 
 
 async def test_retention_deletes_audit_events_after_their_setting(
-    world: World,
+    harness: RetentionHarness,
 ) -> None:
     event = AuditEvent(0, NOON, "x", "anonymous", 0, "192.0.2.1", "OK", "r")
-    await PostgresAudit(world.database).add(event)
-    await world.sweep(AUDIT_RETENTION)
-    assert len(await world.rows("audit_events")) == 1
-    await world.sweep(AUDIT_RETENTION + timedelta(seconds=1))
-    assert not await world.rows("audit_events")
+    await PostgresAudit(harness.database).add(event)
+    await harness.sweep(AUDIT_RETENTION)
+    assert len(await harness.rows("audit_events")) == 1
+    await harness.sweep(AUDIT_RETENTION + timedelta(seconds=1))
+    assert not await harness.rows("audit_events")
 
 
 EVENTS = 20_500
 
 
-async def with_many_events(world: World, user: User) -> None:
+async def with_many_events(harness: RetentionHarness, user: User) -> None:
     """Insert events about a user, by the user, and by the user about others."""
     rows = (
         "insert into audit_events"
@@ -243,58 +260,61 @@ async def with_many_events(world: World, user: User) -> None:
         " from generate_series(1, :count) n"
     )
     values = {"actor": f"user:{user.id}", "id": user.id, "count": EVENTS}
-    async with world.database.transaction() as connection:
+    async with harness.database.transaction() as connection:
         await connection.execute(sa.text(rows), values)
 
 
-async def addresses_left(world: World) -> int:
+async def addresses_left(harness: RetentionHarness) -> int:
     query = sa.select(sa.func.count()).where(audit_events.c.address != "")
-    async with world.database.reading() as connection:
+    async with harness.database.reading() as connection:
         return int((await connection.execute(query)).scalar_one())
 
 
-async def test_erasure_continues_where_it_stopped(world: World) -> None:
+async def test_erasure_continues_where_it_stopped(harness: RetentionHarness) -> None:
     """Each slice commits; no sweep reads the events of an earlier one again."""
-    ana = await world.signed_up()
-    await with_many_events(world, ana)
-    await world.stores.users.delete(ana.id, NOON)
-    world.retention.budget = timedelta(0)
+    ana = await harness.signed_up()
+    await with_many_events(harness, ana)
+    await harness.stores.users.delete(ana.id, NOON)
+    harness.retention.budget = timedelta(0)
     left = [EVENTS]
     for _ in range(2 * EVENTS // BATCH_SIZE):
-        await world.sweep(USER_RETENTION + A_DAY)
-        assert not await world.rows("users")
-        if not await world.rows("erasures"):
+        await harness.sweep(USER_RETENTION + A_DAY)
+        assert not await harness.rows("users")
+        if not await harness.rows("erasures"):
             break
-        assert world.retention.interval() < timedelta(minutes=1)
-        left.append(await addresses_left(world))
+        assert harness.retention.interval() < timedelta(minutes=1)
+        left.append(await addresses_left(harness))
         assert left[-2] - left[-1] <= BATCH_SIZE
     assert len(left) > EVENTS / BATCH_SIZE
-    assert await addresses_left(world) == 0
-    assert world.retention.interval() == timedelta(minutes=1)
-    kinds = [row.kind for row in await world.rows("outbox")]
+    assert await addresses_left(harness) == 0
+    assert harness.retention.interval() == timedelta(minutes=1)
+    kinds = [row.kind for row in await harness.rows("outbox")]
     assert kinds.count("user.erased") == 1
 
 
 async def test_erasure_continues_in_another_process(
-    world: World, real_stores: Stores, database: Database, redis_url: str
+    harness: RetentionHarness,
+    real_stores: StoresUnderTest,
+    database: Database,
+    redis_url: str,
 ) -> None:
     """Nothing but the database says where it stopped."""
-    ana = await world.signed_up()
-    await with_many_events(world, ana)
-    await world.stores.users.delete(ana.id, NOON)
-    world.retention.budget = timedelta(0)
-    await world.sweep(USER_RETENTION + A_DAY)
-    assert 0 < await addresses_left(world) < EVENTS
-    other = World(real_stores, database, redis_url)
+    ana = await harness.signed_up()
+    await with_many_events(harness, ana)
+    await harness.stores.users.delete(ana.id, NOON)
+    harness.retention.budget = timedelta(0)
+    await harness.sweep(USER_RETENTION + A_DAY)
+    assert 0 < await addresses_left(harness) < EVENTS
+    other = RetentionHarness(real_stores, database, redis_url)
     await other.sweep(USER_RETENTION + A_DAY)
     await other.redis.aclose()
-    assert await addresses_left(world) == 0
-    assert not await world.rows("erasures")
+    assert await addresses_left(harness) == 0
+    assert not await harness.rows("erasures")
 
 
-async def refuse_deletion(world: World, user_id: int) -> None:
+async def refuse_deletion(harness: RetentionHarness, user_id: int) -> None:
     """Make Postgres refuse to delete a user."""
-    async with world.database.transaction() as connection:
+    async with harness.database.transaction() as connection:
         await connection.execute(
             sa.text(
                 "create function refuse() returns trigger language plpgsql as"
@@ -309,102 +329,108 @@ async def refuse_deletion(world: World, user_id: int) -> None:
         )
 
 
-async def test_failing_erasure_does_not_delay_the_next(world: World) -> None:
+async def test_failing_erasure_does_not_delay_the_next(
+    harness: RetentionHarness,
+) -> None:
     """It is logged with the id, and tried again by the next sweep."""
-    ana, bea = await world.signed_up(), await world.signed_up("bea")
-    await refuse_deletion(world, ana.id)
+    ana, bea = await harness.signed_up(), await harness.signed_up("bea")
+    await refuse_deletion(harness, ana.id)
     for user in (ana, bea):
-        await world.stores.users.delete(user.id, NOON)
-    with structlog.testing.capture_logs() as lines:
-        await world.sweep(USER_RETENTION + A_DAY)
-    assert [row.id for row in await world.rows("users")] == [ana.id]
-    assert [(line["event"], line["user_id"]) for line in lines] == [
-        ("retention failed", ana.id)
-    ]
-    async with world.database.transaction() as connection:
+        await harness.stores.users.delete(user.id, NOON)
+    with captured_lines(event="retention failed") as lines:
+        await harness.sweep(USER_RETENTION + A_DAY)
+    assert [row.id for row in await harness.rows("users")] == [ana.id]
+    assert [line["user_id"] for line in lines] == [ana.id]
+    async with harness.database.transaction() as connection:
         await connection.execute(sa.text("drop trigger refuse on users"))
-    await world.sweep(USER_RETENTION + A_DAY)
-    assert not await world.rows("users")
+    await harness.sweep(USER_RETENTION + A_DAY)
+    assert not await harness.rows("users")
 
 
-async def test_slow_erasure_does_not_delay_the_next(world: World) -> None:
-    ana, bea = await world.signed_up(), await world.signed_up("bea")
-    await with_many_events(world, ana)
+async def test_slow_erasure_does_not_delay_the_next(harness: RetentionHarness) -> None:
+    ana, bea = await harness.signed_up(), await harness.signed_up("bea")
+    await with_many_events(harness, ana)
     for user in (ana, bea):
-        await world.stores.users.delete(user.id, NOON)
-    world.retention.budget = timedelta(0)
-    await world.sweep(USER_RETENTION + A_DAY)
-    assert [row.account_id for row in await world.rows("erasures")] == [ana.id]
-    assert not await world.rows("users")
+        await harness.stores.users.delete(user.id, NOON)
+    harness.retention.budget = timedelta(0)
+    await harness.sweep(USER_RETENTION + A_DAY)
+    assert [row.account_id for row in await harness.rows("erasures")] == [ana.id]
+    assert not await harness.rows("users")
 
 
 async def test_erase_call_removes_all_but_audit_addresses_at_once(
-    world: World,
+    harness: RetentionHarness,
 ) -> None:
     """The rest of the addresses is cleared in the background, which is woken."""
-    ana = await world.signed_up("zzana", idempotency("anonymous"))
-    await world.logged_in(ana)
-    await world.mailed(ana)
-    await with_many_events(world, ana)
-    await world.personal_data.erase(ana.id, NOON, timedelta(0))
-    assert 0 < await addresses_left(world) < EVENTS
-    assert world.erasures.wake.is_set()
+    ana = await harness.signed_up("zzana", idempotency("anonymous"))
+    await harness.logged_in(ana)
+    await harness.mailed(ana)
+    await with_many_events(harness, ana)
+    await harness.personal_data.erase(ana.id, NOON, timedelta(0))
+    assert 0 < await addresses_left(harness) < EVENTS
+    assert harness.erasures.wake.is_set()
     for name in metadata.tables:
-        values = [str(value) for row in await world.rows(name) for value in row]
+        values = [str(value) for row in await harness.rows(name) for value in row]
         assert not [value for value in values if "zzana" in value], name
     for name in ("sessions", "mailed_tokens", "request_answers"):
-        assert not await world.rows(name)
-    assert await world.stores.users.by_id(ana.id) is None
-    assert not await world.personal_data.exists(ana.id)
-    again = await world.signed_up("zzana")
+        assert not await harness.rows(name)
+    assert await harness.stores.users.by_id(ana.id) is None
+    assert not await harness.personal_data.exists(ana.id)
+    again = await harness.signed_up("zzana")
     assert again.id != ana.id
-    await world.sweep(A_DAY)
-    assert await addresses_left(world) == 0
-    assert not await world.rows("erasures")
-    assert [row.id for row in await world.rows("users")] == [again.id]
+    await harness.sweep(A_DAY)
+    assert await addresses_left(harness) == 0
+    assert not await harness.rows("erasures")
+    assert [row.id for row in await harness.rows("users")] == [again.id]
 
 
-async def test_interrupted_erase_call_can_be_repeated(world: World) -> None:
+async def test_interrupted_erase_call_can_be_repeated(
+    harness: RetentionHarness,
+) -> None:
     """It continues; one event is written, and afterwards the account is unknown."""
-    ana = await world.signed_up()
-    await refuse_deletion(world, ana.id)
+    ana = await harness.signed_up()
+    await refuse_deletion(harness, ana.id)
     with pytest.raises(sa.exc.DBAPIError):
-        await world.personal_data.erase(ana.id, NOON)
-    assert await world.stores.users.by_id(ana.id) is None
-    async with world.database.transaction() as connection:
+        await harness.personal_data.erase(ana.id, NOON)
+    assert await harness.stores.users.by_id(ana.id) is None
+    async with harness.database.transaction() as connection:
         await connection.execute(sa.text("drop trigger refuse on users"))
-    await world.personal_data.erase(ana.id, NOON)
-    kinds = [row.kind for row in await world.rows("outbox")]
+    await harness.personal_data.erase(ana.id, NOON)
+    kinds = [row.kind for row in await harness.rows("outbox")]
     assert kinds.count("user.erased") == 1
-    assert not await world.rows("users")
-    assert not await world.rows("erasures")
+    assert not await harness.rows("users")
+    assert not await harness.rows("erasures")
     with pytest.raises(UserNotFound):
-        await world.personal_data.erase(ana.id, NOON)
+        await harness.personal_data.erase(ana.id, NOON)
 
 
-async def test_account_with_erasure_begun_cannot_be_undeleted(world: World) -> None:
-    ana = await world.signed_up()
-    async with world.database.transaction() as connection:
+async def test_account_with_erasure_begun_cannot_be_undeleted(
+    harness: RetentionHarness,
+) -> None:
+    ana = await harness.signed_up()
+    async with harness.database.transaction() as connection:
         await begin_erasure(connection, ana.id, NOON)
     with pytest.raises(UserNotFound):
-        await world.stores.users.undelete(ana.id, NOON - USER_RETENTION, NOON)
+        await harness.stores.users.undelete(ana.id, NOON - USER_RETENTION, NOON)
 
 
-async def test_account_undeleted_meanwhile_is_not_erased(world: World) -> None:
+async def test_account_undeleted_meanwhile_is_not_erased(
+    harness: RetentionHarness,
+) -> None:
     """Between the reading of what is due and its erasure an admin may undelete."""
-    ana = await world.signed_up()
-    erased = await world.erasures.erase(
+    ana = await harness.signed_up()
+    erased = await harness.erasures.erase(
         ana.id, NOON, NOON - USER_RETENTION, timedelta(minutes=1)
     )
     assert erased
-    assert (await world.stores.users.by_id(ana.id)) == ana
+    assert (await harness.stores.users.by_id(ana.id)) == ana
 
 
 async def test_erasure_deletes_rows_of_account_in_batches(
-    world: World, database: Database
+    harness: RetentionHarness, database: Database
 ) -> None:
     """No statement touches more rows than a batch."""
-    ana = await world.signed_up()
+    ana = await harness.signed_up()
     sessions = (
         "insert into sessions (id, user_id, token_hash, parent_hash, nonce, created_at,"
         " last_used_at, expires_at, address, device, ended_at)"
@@ -415,7 +441,7 @@ async def test_erasure_deletes_rows_of_account_in_batches(
     async with database.transaction() as connection:
         await connection.execute(sa.text(sessions), values)
     with counted(database) as statements:
-        await world.personal_data.erase(ana.id, NOON)
+        await harness.personal_data.erase(ana.id, NOON)
     deletes = [s for s in statements if s.startswith("WITH batch") and "sessions" in s]
     assert len(deletes) == 3
-    assert not await world.rows("sessions")
+    assert not await harness.rows("sessions")

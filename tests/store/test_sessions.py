@@ -21,10 +21,10 @@ from server.store.credentials.sessions import PostgresSessions
 from server.workers.poller import Poller
 from server.workers.supervisor import Subscription, supervise
 from tests.fakes import NOON, Clock
-from tests.store.conftest import Stores
+from tests.store.conftest import StoresUnderTest
 
 
-async def opened(stores: Stores) -> Session:
+async def opened(stores: StoresUnderTest) -> Session:
     user = await stores.users.add(NewUser("a@x.co", "ana", "", Role.STUDENT, NOON))
     session = Session(
         id=uuid4(),
@@ -42,14 +42,14 @@ async def opened(stores: Stores) -> Session:
     return session
 
 
-async def present(stores: Stores, session: Session) -> Session:
+async def present(stores: StoresUnderTest, session: Session) -> Session:
     """Return the stored session."""
     rotated = await stores.sessions.rotate(session.id, lambda found, _: Rotation(found))
     assert rotated
     return rotated[0].session
 
 
-async def test_rotate_writes_the_decision(stores: Stores) -> None:
+async def test_rotate_writes_the_decision(stores: StoresUnderTest) -> None:
     """The session that `decide` returns is read by the next rotation."""
     session = await opened(stores)
     wanted = replace(session, token_hash=b"2", parent_hash=b"1", nonce=b"n")
@@ -68,7 +68,7 @@ async def test_rotate_writes_the_decision(stores: Stores) -> None:
     assert await stores.sessions.rotate(uuid4(), refresh) is None
 
 
-async def test_rotate_refused_changes_nothing(stores: Stores) -> None:
+async def test_rotate_refused_changes_nothing(stores: StoresUnderTest) -> None:
     """R20: a failed refresh costs nothing."""
     session = await opened(stores)
 
@@ -80,7 +80,7 @@ async def test_rotate_refused_changes_nothing(stores: Stores) -> None:
     assert (await present(stores, session)) == session
 
 
-async def test_end_twice_is_no_error(stores: Stores) -> None:
+async def test_end_twice_is_no_error(stores: StoresUnderTest) -> None:
     """The first end stays."""
     session = await opened(stores)
     await stores.sessions.end(session.id, NOON)
@@ -88,7 +88,7 @@ async def test_end_twice_is_no_error(stores: Stores) -> None:
     assert (await present(stores, session)).ended_at == NOON
 
 
-async def test_end_all_keeps_one_session(stores: Stores) -> None:
+async def test_end_all_keeps_one_session(stores: StoresUnderTest) -> None:
     """R13, R22: all of this user's, none of another's."""
     kept = await opened(stores)
     other = replace(kept, id=uuid4(), created_at=NOON + timedelta(seconds=1))
@@ -103,7 +103,7 @@ async def test_end_all_keeps_one_session(stores: Stores) -> None:
     assert await stores.sessions.open_of(kept.user_id, NOON) == []
 
 
-async def test_change_password_ends_other_sessions(stores: Stores) -> None:
+async def test_change_password_ends_other_sessions(stores: StoresUnderTest) -> None:
     """R13: in one transaction with the new hash."""
     kept = await opened(stores)
     assert await stores.sessions.add(replace(kept, id=uuid4()), 1)
@@ -115,7 +115,7 @@ async def test_change_password_ends_other_sessions(stores: Stores) -> None:
 
 
 async def test_changes_after_account_change_are_refused(
-    stores: Stores,
+    stores: StoresUnderTest,
 ) -> None:
     """R13, R22: a password verified before the account changed is too late."""
     kept = await opened(stores)
@@ -130,7 +130,7 @@ async def test_changes_after_account_change_are_refused(
 
 
 async def test_add_waits_for_concurrent_account_change(
-    real_stores: Stores, database: Database
+    real_stores: StoresUnderTest, database: Database
 ) -> None:
     """R22: whichever commits first, no session outlives a change that ends it."""
     kept = await opened(real_stores)
@@ -153,13 +153,15 @@ async def blocked(database: Database) -> None:
             waiting = (await connection.execute(query)).scalar_one()
 
 
-async def account_of(stores: Stores, session: Session) -> Account:
+async def account_of(stores: StoresUnderTest, session: Session) -> Account:
     account = await stores.accounts.account_by_id(session.user_id)
     assert account
     return account
 
 
-async def test_concurrent_rotations_are_serialized(real_stores: Stores) -> None:
+async def test_concurrent_rotations_are_serialized(
+    real_stores: StoresUnderTest,
+) -> None:
     """R20: under a row lock each sees the result of the one before."""
     session = await opened(real_stores)
 
@@ -179,7 +181,7 @@ async def test_end_is_seen_by_other_process_without_redis(database: Database) ->
     feed = RevocationFeed(database, nowhere, ours, clock)
     other = RevocationFeed(database, nowhere, theirs, clock)
     await other.refresh()
-    stores = Stores(
+    stores = StoresUnderTest(
         PostgresUsers(database, feed),
         PostgresAccounts(database),
         PostgresSessions(database, feed),
@@ -230,7 +232,7 @@ async def test_message_triggers_refresh(database: Database, redis_url: str) -> N
     await redis.aclose()
 
 
-async def test_ended_session_cannot_change_account(stores: Stores) -> None:
+async def test_ended_session_cannot_change_account(stores: StoresUnderTest) -> None:
     """It may end after its password was verified, for example by a reset."""
     session = await opened(stores)
     await stores.sessions.end(session.id, NOON)

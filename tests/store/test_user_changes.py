@@ -13,7 +13,7 @@ from server.store.accounts.users import PostgresUsers
 from server.store.connect import Database
 from server.store.outbox import enqueue
 from tests.fakes import NOON
-from tests.store.conftest import Stores
+from tests.store.conftest import StoresUnderTest
 from tests.store.test_users import change, new
 
 
@@ -31,7 +31,7 @@ async def changes(feed: UserChangeFeed, after: int = 0) -> list[tuple[EventType,
 
 
 async def test_user_changes_are_read_in_order(
-    real_stores: Stores, feed: UserChangeFeed
+    real_stores: StoresUnderTest, feed: UserChangeFeed
 ) -> None:
     users = real_stores.users
     ana, bea = await users.add(new("ana")), await users.add(new("bea"))
@@ -53,7 +53,7 @@ async def test_user_changes_are_read_in_order(
 
 
 async def test_user_changes_wait_for_late_commit(
-    database: Database, real_stores: Stores, feed: UserChangeFeed
+    database: Database, real_stores: StoresUnderTest, feed: UserChangeFeed
 ) -> None:
     """Its entry has the lower id: later entries are not returned before it ends."""
     users = real_stores.users
@@ -70,7 +70,7 @@ async def test_user_changes_wait_for_late_commit(
 
 
 async def test_user_changes_do_not_wait_after_rollback(
-    database: Database, real_stores: Stores, feed: UserChangeFeed
+    database: Database, real_stores: StoresUnderTest, feed: UserChangeFeed
 ) -> None:
     connection = await database.engine.connect()
     await connection.begin()
@@ -83,7 +83,7 @@ async def test_user_changes_do_not_wait_after_rollback(
 
 
 async def test_user_changes_of_one_account_keep_their_order(
-    database: Database, real_stores: Stores, feed: UserChangeFeed
+    database: Database, real_stores: StoresUnderTest, feed: UserChangeFeed
 ) -> None:
     """Even if the later change has the older transaction and a third one is open."""
     ana = await real_stores.users.add(new("ana"))
@@ -109,7 +109,7 @@ async def test_user_changes_of_one_account_keep_their_order(
 
 
 async def test_user_changes_outside_buffer_are_read_from_postgres(
-    database: Database, real_stores: Stores, feed: UserChangeFeed
+    database: Database, real_stores: StoresUnderTest, feed: UserChangeFeed
 ) -> None:
     """More at once than the buffer holds, and older than this process."""
     assert isinstance(real_stores.users, PostgresUsers)

@@ -20,14 +20,16 @@ from server.store.accounts.users import PostgresUsers
 from server.store.connect import Database, redis_client
 from server.store.credentials.revocations import RevocationFeed
 from tests.fakes import NOON, Clock
-from tests.store.conftest import Stores
+from tests.store.conftest import StoresUnderTest
 from tests.store.counting import counted
 from tests.store.test_users import new
 
 MIB = 1024 * 1024
 
 
-async def test_export_of_accounts_skips_and_repeats_none(stores: Stores) -> None:
+async def test_export_of_accounts_skips_and_repeats_none(
+    stores: StoresUnderTest,
+) -> None:
     """Accounts that exist during the whole export are in it once, whoever else goes."""
     users = stores.users
     added = [await users.add(new(f"user{n}")) for n in range(6)]
@@ -41,7 +43,7 @@ async def test_export_of_accounts_skips_and_repeats_none(stores: Stores) -> None
 
 
 async def test_export_of_accounts_holds_no_connection_between_batches(
-    real_stores: Stores, database: Database
+    real_stores: StoresUnderTest, database: Database
 ) -> None:
     users = real_stores.users
     assert isinstance(users, PostgresUsers)
@@ -96,7 +98,7 @@ async def rows_by_section(
     "count", [0, 1, BATCH_SIZE * 2, BATCH_SIZE * 4, BATCH_SIZE * 5 + 3]
 )
 async def test_personal_data_has_every_row_once(
-    real_stores: Stores,
+    real_stores: StoresUnderTest,
     database: Database,
     personal_data: PostgresPersonalData,
     count: int,
@@ -114,7 +116,9 @@ async def test_personal_data_has_every_row_once(
 
 
 async def test_personal_data_is_read_as_the_reader_asks_for_it(
-    real_stores: Stores, database: Database, personal_data: PostgresPersonalData
+    real_stores: StoresUnderTest,
+    database: Database,
+    personal_data: PostgresPersonalData,
 ) -> None:
     """No connection is held between batches, and none is read ahead."""
     ana = await real_stores.users.add(new("ana"))
@@ -129,7 +133,9 @@ async def test_personal_data_is_read_as_the_reader_asks_for_it(
 
 
 async def test_personal_data_passes_through_bounded_memory(
-    real_stores: Stores, database: Database, personal_data: PostgresPersonalData
+    real_stores: StoresUnderTest,
+    database: Database,
+    personal_data: PostgresPersonalData,
 ) -> None:
     """A document of 60 MiB needs a fraction of it at any time."""
     ana = await real_stores.users.add(new("ana"))

@@ -26,7 +26,7 @@ from server.domain.idempotency import IdempotencyRecord, RequestKey, ResponseExi
 from server.domain.paging import PageRequest, Position, Sort
 from server.store.connect import Database
 from tests.fakes import NOON
-from tests.store.conftest import Stores
+from tests.store.conftest import StoresUnderTest
 
 
 def new(name: str, number: int = 0, role: Role = Role.STUDENT) -> NewUser:
@@ -34,7 +34,7 @@ def new(name: str, number: int = 0, role: Role = Role.STUDENT) -> NewUser:
     return NewUser(f"{name.lower()}@example.com", name, "hash", role, at)
 
 
-async def test_added_account_is_found(stores: Stores) -> None:
+async def test_added_account_is_found(stores: StoresUnderTest) -> None:
     user = await stores.users.add(new("Ana"))
     assert await stores.users.by_id(user.id) == user
     assert (user.username, user.version, user.role) == ("Ana", 1, Role.STUDENT)
@@ -46,7 +46,7 @@ async def test_added_account_is_found(stores: Stores) -> None:
     assert await stores.users.by_id(user.id + 1) is None
 
 
-async def test_usernames_and_emails_are_unique(stores: Stores) -> None:
+async def test_usernames_and_emails_are_unique(stores: StoresUnderTest) -> None:
     """R31: without regard to case; the constraint decides, not a look-up before."""
     await stores.users.add(new("Ana"))
     with pytest.raises(UsernameTaken):
@@ -57,7 +57,7 @@ async def test_usernames_and_emails_are_unique(stores: Stores) -> None:
         )
 
 
-async def test_replace_hash_requires_the_current_hash(stores: Stores) -> None:
+async def test_replace_hash_requires_the_current_hash(stores: StoresUnderTest) -> None:
     user = await stores.users.add(new("ana"))
     await stores.accounts.replace_hash(user.id, "other", "worse")
     await stores.accounts.replace_hash(user.id, "hash", "better")
@@ -66,7 +66,9 @@ async def test_replace_hash_requires_the_current_hash(stores: Stores) -> None:
     assert account.password_hash == "better"
 
 
-async def test_idempotent_response_is_written_with_its_change(stores: Stores) -> None:
+async def test_idempotent_response_is_written_with_its_change(
+    stores: StoresUnderTest,
+) -> None:
     """A second request under the same key changes nothing."""
     key = RequestKey("anonymous", "/x/Y", "id")
 
@@ -88,7 +90,7 @@ async def test_idempotent_response_is_written_with_its_change(stores: Stores) ->
 @pytest.mark.parametrize("key", ["id", "created_at", "username"])
 @pytest.mark.parametrize("descending", [False, True])
 async def test_pages_have_every_account_once_in_order(
-    stores: Stores, key: str, descending: bool
+    stores: StoresUnderTest, key: str, descending: bool
 ) -> None:
     """By number and by position, for every sort, ties included."""
     names = ["ana", "Zoe", "b_b", "bea", "Ben9", "carl", "CARLA"]
@@ -119,7 +121,7 @@ def _place(user: User, key: str) -> str:
     return f"{user.id:09}" if key == "id" else SORT_VALUES[key](user)
 
 
-async def test_filters_select_accounts(stores: Stores) -> None:
+async def test_filters_select_accounts(stores: StoresUnderTest) -> None:
     """R33: a prefix is plain text, not a LIKE pattern."""
     for name, role in (
         ("ana_x", Role.STUDENT),
@@ -145,7 +147,7 @@ def change(etag: str = "", **values: object) -> UserEdit:
     return UserEdit(values, etag, NOON + timedelta(hours=1))
 
 
-async def test_edit_changes_the_named_fields(stores: Stores) -> None:
+async def test_edit_changes_the_named_fields(stores: StoresUnderTest) -> None:
     user = await stores.users.add(new("ana"))
     changed = await stores.users.edit(user.id, change(username="Bea"))
     assert (changed.username, changed.email) == ("Bea", user.email)
@@ -156,7 +158,7 @@ async def test_edit_changes_the_named_fields(stores: Stores) -> None:
     assert same == changed
 
 
-async def test_edit_refuses_a_stale_etag(stores: Stores) -> None:
+async def test_edit_refuses_a_stale_etag(stores: StoresUnderTest) -> None:
     """AIP-154: the version known must be the one in force."""
     user = await stores.users.add(new("ana"))
     changed = await stores.users.edit(user.id, change(user.etag, username="bea"))
@@ -165,7 +167,7 @@ async def test_edit_refuses_a_stale_etag(stores: Stores) -> None:
     assert await stores.users.by_id(user.id) == changed
 
 
-async def test_edit_keeps_the_unique_constraints(stores: Stores) -> None:
+async def test_edit_keeps_the_unique_constraints(stores: StoresUnderTest) -> None:
     await stores.users.add(new("ana"))
     bea = await stores.users.add(new("bea"))
     with pytest.raises(UsernameTaken):
@@ -177,7 +179,7 @@ async def test_edit_keeps_the_unique_constraints(stores: Stores) -> None:
     assert await stores.users.by_id(bea.id) == bea
 
 
-async def test_last_active_admin_cannot_be_removed(stores: Stores) -> None:
+async def test_last_active_admin_cannot_be_removed(stores: StoresUnderTest) -> None:
     """Neither by demotion nor by disabling nor by deletion."""
     root = await stores.users.add(new("root", role=Role.ADMIN))
     for values in ({"role": Role.STUDENT}, {"is_active": False}):
@@ -191,7 +193,9 @@ async def test_last_active_admin_cannot_be_removed(stores: Stores) -> None:
         await stores.users.delete(other.id, NOON)
 
 
-async def test_two_admins_cannot_remove_each_other(real_stores: Stores) -> None:
+async def test_two_admins_cannot_remove_each_other(
+    real_stores: StoresUnderTest,
+) -> None:
     """Locks in one order: one of them stays, without a deadlock."""
     users = real_stores.users
     one = await users.add(new("one", role=Role.ADMIN))
@@ -205,7 +209,7 @@ async def test_two_admins_cannot_remove_each_other(real_stores: Stores) -> None:
 
 
 async def test_deleted_accounts_are_not_found_and_keep_their_names(
-    stores: Stores,
+    stores: StoresUnderTest,
 ) -> None:
     """R30: username and e-mail stay reserved until the account is restored."""
     user = await stores.users.add(new("ana"))
@@ -225,14 +229,14 @@ async def test_deleted_accounts_are_not_found_and_keep_their_names(
     assert restored.username == "ana"
 
 
-async def test_by_ids_leaves_out_unknown_ids(stores: Stores) -> None:
+async def test_by_ids_leaves_out_unknown_ids(stores: StoresUnderTest) -> None:
     added = [await stores.users.add(new(name)) for name in ("ana", "bea")]
     by_id = await stores.users.by_ids([added[1].id, 999, added[0].id])
     assert by_id == {user.id: user for user in added}
 
 
 async def test_page_beyond_the_last_is_empty_and_counted(
-    stores: Stores,
+    stores: StoresUnderTest,
 ) -> None:
     await stores.users.add(new("ana"))
     rows = await stores.users.page(UserFilter(), Sort("id"), PageRequest(20, 9))
@@ -240,7 +244,7 @@ async def test_page_beyond_the_last_is_empty_and_counted(
 
 
 async def test_totals_above_10000_are_estimates(
-    database: Database, real_stores: Stores
+    database: Database, real_stores: StoresUnderTest
 ) -> None:
     """Two statements: the second one asks the planner."""
     async with database.transaction() as connection:
@@ -270,7 +274,9 @@ async def test_totals_above_10000_are_estimates(
     assert len(statements) == 1
 
 
-async def test_concurrent_sign_ups_create_one_account(real_stores: Stores) -> None:
+async def test_concurrent_sign_ups_create_one_account(
+    real_stores: StoresUnderTest,
+) -> None:
     """L15: one of fifty concurrent sign-ups succeeds; the others are refused."""
     users = real_stores.users
     outcomes = await asyncio.gather(

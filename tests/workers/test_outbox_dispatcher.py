@@ -68,7 +68,7 @@ class FakeOutbox:
 
 
 @dataclass(slots=True)
-class World:
+class DispatcherHarness:
     """A dispatcher and its route, which raises `errors` by entry id."""
 
     clock: Clock = field(default_factory=Clock)
@@ -102,99 +102,101 @@ def entry(number: int, kind: str) -> Entry:
 
 async def test_dispatcher_delivers_due_entries_in_order() -> None:
     """An entry for which there is nothing to deliver is deleted."""
-    world = World(empty={2})
-    world.mails(1, 2, 3)
-    assert await world.dispatcher.deliver() == 3
-    assert (world.store.done, world.store.dropped) == ([1, 3], [2])
-    assert await world.dispatcher.deliver() == 0
+    harness = DispatcherHarness(empty={2})
+    harness.mails(1, 2, 3)
+    assert await harness.dispatcher.deliver() == 3
+    assert (harness.store.done, harness.store.dropped) == ([1, 3], [2])
+    assert await harness.dispatcher.deliver() == 0
 
 
 async def test_dispatcher_retries_failed_entry_and_delivers_others() -> None:
-    world = World(errors={1: ValueError("550")})
-    world.mails(1, 2)
-    await world.dispatcher.deliver()
-    assert world.store.done == [2]
-    assert world.store.later == {1: FIRST_RETRY_DELAY}
+    harness = DispatcherHarness(errors={1: ValueError("550")})
+    harness.mails(1, 2)
+    await harness.dispatcher.deliver()
+    assert harness.store.done == [2]
+    assert harness.store.later == {1: FIRST_RETRY_DELAY}
 
 
 async def test_dispatcher_makes_dead_letter_after_max_attempts() -> None:
     """With the class of its last error; the delays grow to the maximum."""
-    world = World(errors={1: ValueError("550")})
-    world.mails(1)
+    harness = DispatcherHarness(errors={1: ValueError("550")})
+    harness.mails(1)
     delays = []
     for _ in range(MAX_ATTEMPTS):
-        await world.dispatcher.deliver()
-        delays.append(world.store.later[1])
-    assert world.store.dead == {1: "ValueError"}
-    assert not world.store.due
+        await harness.dispatcher.deliver()
+        delays.append(harness.store.later[1])
+    assert harness.store.dead == {1: "ValueError"}
+    assert not harness.store.due
     assert delays == sorted(delays)
     assert delays[-1] == MAX_RETRY_DELAY
 
 
 async def test_dispatcher_counts_no_attempt_while_mailer_is_unavailable() -> None:
     """All mails wait together; events are still delivered."""
-    world = World(errors={1: MailerUnavailable("x"), 2: MailerUnavailable("x")})
-    world.mails(1, 2)
-    world.store.due.append(entry(3, "user.created"))
+    harness = DispatcherHarness(
+        errors={1: MailerUnavailable("x"), 2: MailerUnavailable("x")}
+    )
+    harness.mails(1, 2)
+    harness.store.due.append(entry(3, "user.created"))
     for _ in range(100):
-        await world.dispatcher.deliver()
-        world.clock.advance(MAX_MAILER_DELAY.total_seconds())
-    assert world.store.done == [3]
-    assert [e.attempts for e in world.store.due] == [0, 0]
-    world.errors.clear()
-    await world.dispatcher.deliver()
-    assert world.store.done == [3, 1, 2]
+        await harness.dispatcher.deliver()
+        harness.clock.advance(MAX_MAILER_DELAY.total_seconds())
+    assert harness.store.done == [3]
+    assert [e.attempts for e in harness.store.due] == [0, 0]
+    harness.errors.clear()
+    await harness.dispatcher.deliver()
+    assert harness.store.done == [3, 1, 2]
 
 
 async def test_dispatcher_waits_before_it_tries_the_mailer_again() -> None:
-    world = World(errors={1: MailerUnavailable("x")})
-    world.mails(1)
-    await world.dispatcher.deliver()
-    world.errors.clear()
-    await world.dispatcher.deliver()
-    assert not world.delivered
-    world.clock.advance(FIRST_RETRY_DELAY.total_seconds())
-    await world.dispatcher.deliver()
-    assert world.delivered == [1]
+    harness = DispatcherHarness(errors={1: MailerUnavailable("x")})
+    harness.mails(1)
+    await harness.dispatcher.deliver()
+    harness.errors.clear()
+    await harness.dispatcher.deliver()
+    assert not harness.delivered
+    harness.clock.advance(FIRST_RETRY_DELAY.total_seconds())
+    await harness.dispatcher.deliver()
+    assert harness.delivered == [1]
 
 
 async def test_dispatcher_records_delivery_after_store_outage() -> None:
     """Otherwise it would be delivered twice."""
-    world = World()
-    world.store.outages = 3
-    world.mails(1)
-    await world.dispatcher.deliver()
-    assert (world.delivered, world.store.done) == ([1], [1])
+    harness = DispatcherHarness()
+    harness.store.outages = 3
+    harness.mails(1)
+    await harness.dispatcher.deliver()
+    assert (harness.delivered, harness.store.done) == ([1], [1])
 
 
 async def test_dispatcher_drain_finishes_delivery_and_releases_rest() -> None:
     """The released entries are due for other processes at once."""
-    world = World(blocked=asyncio.Event())
-    assert world.blocked
-    world.mails(1, 2)
+    harness = DispatcherHarness(blocked=asyncio.Event())
+    assert harness.blocked
+    harness.mails(1, 2)
     async with asyncio.timeout(10):
-        delivering = asyncio.create_task(world.dispatcher.deliver())
-        while not world.store._claimed:  # noqa: ASYNC110 - the fake sets no event
+        delivering = asyncio.create_task(harness.dispatcher.deliver())
+        while not harness.store._claimed:  # noqa: ASYNC110 - the fake sets no event
             await asyncio.sleep(0)
-        draining = asyncio.create_task(world.dispatcher.drain())
+        draining = asyncio.create_task(harness.dispatcher.drain())
         await asyncio.sleep(0)
         assert not draining.done()
-        world.blocked.set()
+        harness.blocked.set()
         await asyncio.gather(delivering, draining)
-    assert world.store.done == [1]
-    assert [(e.id, e.attempts) for e in world.store.due] == [(2, 0)]
-    assert await world.dispatcher.deliver() == 0
-    assert [e.id for e in world.store.due] == [2]
+    assert harness.store.done == [1]
+    assert [(e.id, e.attempts) for e in harness.store.due] == [(2, 0)]
+    assert await harness.dispatcher.deliver() == 0
+    assert [e.id for e in harness.store.due] == [2]
 
 
 async def test_dispatcher_polls_at_once_while_batches_are_full() -> None:
-    world = World()
-    world.mails(*range(1, BATCH_SIZE + 2))
-    assert world.dispatcher.interval()
-    await world.dispatcher.deliver()
-    assert not world.dispatcher.interval()
-    await world.dispatcher.deliver()
-    assert world.dispatcher.interval()
+    harness = DispatcherHarness()
+    harness.mails(*range(1, BATCH_SIZE + 2))
+    assert harness.dispatcher.interval()
+    await harness.dispatcher.deliver()
+    assert not harness.dispatcher.interval()
+    await harness.dispatcher.deliver()
+    assert harness.dispatcher.interval()
 
 
 @pytest.mark.parametrize(

@@ -6,17 +6,16 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
 
-import structlog
-
 from server.domain.errors import StoreUnavailable
 from server.workers.poller import Poller
 from server.workers.supervisor import supervise
+from tests.logs import captured_lines
 
 NEVER = timedelta(hours=1)
 
 
 @dataclass
-class Source:
+class RefreshSource:
     """Counts its refreshes; fails with the errors given, in their order."""
 
     errors: list[Exception | None] = field(default_factory=list)
@@ -43,13 +42,13 @@ async def polling(poller: Poller) -> AsyncIterator[None]:
 
 
 async def test_poller_refreshes_at_its_interval() -> None:
-    source = Source()
+    source = RefreshSource()
     async with polling(Poller("p", source.refresh, timedelta(milliseconds=1))):
         await source.reach(3)
 
 
 async def test_poller_asks_for_a_computed_interval_after_each_refresh() -> None:
-    source = Source()
+    source = RefreshSource()
     intervals = [NEVER, timedelta(0), timedelta(0)]
     async with polling(Poller("p", source.refresh, intervals.pop)):
         await source.reach(3)
@@ -58,13 +57,13 @@ async def test_poller_asks_for_a_computed_interval_after_each_refresh() -> None:
 
 async def test_poller_refreshes_when_woken() -> None:
     """A wake-up during a refresh is not lost: it leads to another one."""
-    source, wake = Source(), asyncio.Event()
+    source, wake = RefreshSource(), asyncio.Event()
     async with polling(Poller("p", source.refresh, NEVER, wake)):
         await source.reach(1)
         wake.set()
         await source.reach(2)
 
-    slow, wake = Source(), asyncio.Event()
+    slow, wake = RefreshSource(), asyncio.Event()
 
     async def refresh_and_wake() -> None:
         await slow.refresh()
@@ -76,7 +75,7 @@ async def test_poller_refreshes_when_woken() -> None:
 
 
 async def test_poller_merges_wakeups_within_its_minimum_interval() -> None:
-    source, wake = Source(), asyncio.Event()
+    source, wake = RefreshSource(), asyncio.Event()
     poller = Poller(
         "p", source.refresh, NEVER, wake, min_interval=timedelta(milliseconds=50)
     )
@@ -93,20 +92,19 @@ async def test_poller_merges_wakeups_within_its_minimum_interval() -> None:
 async def test_poller_continues_after_failure_and_logs_it_once() -> None:
     """One line when an outage begins and one when it ends."""
     away = StoreUnavailable()
-    source = Source([away, away, away, None])
+    source = RefreshSource([away, away, away, None])
     poller = Poller("the poller", source.refresh, timedelta(milliseconds=1))
-    with structlog.testing.capture_logs() as lines:
+    with captured_lines(task="the poller") as lines:
         async with polling(poller):
             await source.reach(5)
     events = [(line["event"], line["log_level"]) for line in lines]
     assert events == [("poll failed", "warning"), ("poll recovered", "info")]
-    assert {line["task"] for line in lines} == {"the poller"}
 
 
 async def test_poller_logs_unforeseen_error_with_its_trace() -> None:
-    source = Source([ValueError("unforeseen")])
+    source = RefreshSource([ValueError("unforeseen")])
     poller = Poller("p", source.refresh, timedelta(milliseconds=1))
-    with structlog.testing.capture_logs() as lines:
+    with captured_lines(task="p") as lines:
         async with polling(poller):
             await source.reach(2)
     assert isinstance(lines[0]["exc_info"], ValueError)

@@ -4,10 +4,9 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from datetime import timedelta
 
-import structlog
-
 from server.domain.errors import StoreUnavailable
 from server.workers.supervisor import Subscription, supervise
+from tests.logs import captured_lines
 
 NO_DELAY = timedelta(0)
 
@@ -30,11 +29,10 @@ async def test_supervise_restarts_task_that_fails() -> None:
         starts.append(1)
         raise ValueError("unforeseen")
 
-    with structlog.testing.capture_logs() as lines:
+    with captured_lines(task="the task") as lines:
         async with supervise(task(fail), restart_delay=NO_DELAY):
             await until(lambda: len(starts) > 3)
     assert {line["event"] for line in lines} == {"background task failed"}
-    assert {line["task"] for line in lines} == {"the task"}
 
 
 async def test_supervise_restarts_task_that_returns() -> None:
@@ -55,7 +53,7 @@ async def test_supervise_logs_outage_once() -> None:
         starts.append(1)
         raise StoreUnavailable from OSError("refused")
 
-    with structlog.testing.capture_logs() as lines:
+    with captured_lines(task="the task") as lines:
         async with supervise(task(disconnect), restart_delay=NO_DELAY):
             await until(lambda: len(starts) > 3)
     (line,) = lines

@@ -131,7 +131,7 @@ class Verdict:
     upgraded: str | None = None
 
 
-class HashingPool(Protocol):
+class JobPool(Protocol):
     """Runs jobs that would block the event loop."""
 
     async def run(self, work: Callable[[], Result]) -> Result:
@@ -144,7 +144,7 @@ class HashingPool(Protocol):
 class PasswordHasher:
     """Hashes with argon2id (19 MiB, t=2, p=1: OWASP) in a pool; verifies bcrypt too."""
 
-    def __init__(self, pool: HashingPool) -> None:
+    def __init__(self, pool: JobPool) -> None:
         self._pool = pool
         self._context = CryptContext(
             ["argon2", "bcrypt"],

@@ -34,7 +34,7 @@ class Counts(Protocol):
         """Mark the counts of everyone whom a member follows as stale."""
 
 
-class Notifications(Protocol):
+class NotificationWriter(Protocol):
     """Stores notifications that members have asked for."""
 
     async def fan_out(self, entry: Entry) -> None:
@@ -45,11 +45,11 @@ class Notifications(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class EventHandlers:
+class MemberEventHandlers:
     """Updates statistics and notifications."""
 
     counts: Counts
-    notifications: Notifications
+    notifications: NotificationWriter
 
     async def handle(self, entry: Entry) -> None:
         """Handle an event. Raises StoreUnavailable."""

@@ -16,7 +16,7 @@ from server.domain.accounts.users import User
 from server.domain.errors import StoreUnavailable, UserNotFound
 from server.domain.members.follows import AccountReader, Follow, FollowStore, Side
 from server.domain.paging import PageRequest, Rows, Sort
-from server.domain.posts.posts import Post, PostFilter, PostStore, Reader, State
+from server.domain.posts.posts import Post, PostFilter, PostState, PostStore, Reader
 
 NEWEST_COUNT = 5  # posts, and followers
 READ_TIMEOUT = timedelta(seconds=2)
@@ -24,7 +24,7 @@ USABLE_FRACTION = 0.8  # of the caller's deadline; the rest is for the response
 _ANYONE = Reader(0, sees_all=False)
 
 
-class Part(Enum):
+class OverviewPart(Enum):
     """A part of an overview."""
 
     USER = "user"
@@ -39,7 +39,7 @@ class Overview:
     user: User | None
     posts: Rows[Post] | None
     followers: Rows[Follow] | None
-    missing: Mapping[Part, BaseException]
+    missing: Mapping[OverviewPart, BaseException]
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,35 +60,35 @@ class Overviews:
         if seconds_left is not None:
             timeout = min(timeout, seconds_left * USABLE_FRACTION)
         parts, missing = await _read_concurrently(self._reads(user_id), timeout)
-        if Part.USER in parts and parts[Part.USER] is None:
+        if OverviewPart.USER in parts and parts[OverviewPart.USER] is None:
             raise UserNotFound(user_id)
         if not parts:
-            raise StoreUnavailable from missing[Part.USER]
+            raise StoreUnavailable from missing[OverviewPart.USER]
         return Overview(
-            parts.get(Part.USER),
-            parts.get(Part.POSTS),
-            parts.get(Part.FOLLOWERS),
+            parts.get(OverviewPart.USER),
+            parts.get(OverviewPart.POSTS),
+            parts.get(OverviewPart.FOLLOWERS),
             missing,
         )
 
-    def _reads(self, user_id: int) -> dict[Part, Coroutine[Any, Any, Any]]:
+    def _reads(self, user_id: int) -> dict[OverviewPart, Coroutine[Any, Any, Any]]:
         first_page = PageRequest(NEWEST_COUNT)
-        published = PostFilter(author_id=user_id, state=State.PUBLISHED)
+        published = PostFilter(author_id=user_id, state=PostState.PUBLISHED)
         return {
-            Part.USER: self.accounts.by_id(user_id),
-            Part.POSTS: self.posts.page(
+            OverviewPart.USER: self.accounts.by_id(user_id),
+            OverviewPart.POSTS: self.posts.page(
                 published, _ANYONE, Sort("published_at", descending=True), first_page
             ),
-            Part.FOLLOWERS: self.follows.page(
+            OverviewPart.FOLLOWERS: self.follows.page(
                 Side.FOLLOWERS, user_id, newest_first=True, request=first_page
             ),
         }
 
 
 async def _read_concurrently(
-    reads: Mapping[Part, Coroutine[Any, Any, Any]],
+    reads: Mapping[OverviewPart, Coroutine[Any, Any, Any]],
     timeout: float,  # noqa: ASYNC109 - seconds; a part that is late is missing, no error
-) -> tuple[dict[Part, Any], dict[Part, BaseException]]:
+) -> tuple[dict[OverviewPart, Any], dict[OverviewPart, BaseException]]:
     """Return the results of the parts read in time, and the errors of the others.
 
     No read outlives the call, not even if the call is cancelled.

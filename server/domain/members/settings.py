@@ -27,7 +27,7 @@ class Visibility(IntEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Settings:
+class UserSettings:
     """A member's settings. Mail is off by default; `digest` combines it, once a day."""
 
     followed_posts: bool = False
@@ -46,12 +46,12 @@ class Settings:
 class SettingsStore(Protocol):
     """Stores settings."""
 
-    async def by_user(self, user_id: int) -> Settings | None:
+    async def by_user(self, user_id: int) -> UserSettings | None:
         """Return an account's settings, or None if it never wrote any."""
 
     async def replace(
-        self, user_id: int, settings: Settings, etag: str, now: datetime
-    ) -> Settings:
+        self, user_id: int, settings: UserSettings, etag: str, now: datetime
+    ) -> UserSettings:
         """Replace an account's settings; a non-empty `etag` must be the current one.
 
         Raises UserNotFound, EtagMismatch.
@@ -65,11 +65,13 @@ class MemberSettings:
     store: SettingsStore
     clock: Clock
 
-    async def get(self, user_id: int) -> Settings:
+    async def get(self, user_id: int) -> UserSettings:
         """Return an account's settings, or the defaults."""
-        return await self.store.by_user(user_id) or Settings()
+        return await self.store.by_user(user_id) or UserSettings()
 
-    async def replace(self, user_id: int, settings: Settings, etag: str) -> Settings:
+    async def replace(
+        self, user_id: int, settings: UserSettings, etag: str
+    ) -> UserSettings:
         """Replace all settings of an account.
 
         Raises UserNotFound, EtagMismatch.

@@ -21,7 +21,7 @@ class MailerUnavailable(Exception):
     """No email can be sent at present; not the fault of an email."""
 
 
-class Template(StrEnum):
+class EmailTemplate(StrEnum):
     """The kinds of e-mails; each has a text."""
 
     WELCOME = "welcome"
@@ -49,7 +49,7 @@ class Email:
 
     entry: int
     written_at: datetime
-    template: Template
+    template: EmailTemplate
     to: str
     username: str
     token: str = field(default="", repr=False)
@@ -57,7 +57,7 @@ class Email:
     details: Mapping[str, str | int | tuple[str, ...]] = field(default_factory=dict)
 
 
-class Users(Protocol):
+class UserReader(Protocol):
     """Reads accounts, without a cache."""
 
     async def by_id(self, user_id: int) -> User | None:
@@ -80,7 +80,7 @@ class DeliveryLog(Protocol):
         """Return whether an entry of this kind, written since, was delivered."""
 
 
-class Notifications(Protocol):
+class NotificationReader(Protocol):
     """Reads members' notifications."""
 
     async def lines(self, user_id: int, first: int, last: int) -> Sequence[str]:
@@ -91,11 +91,11 @@ class Notifications(Protocol):
 class EmailComposer:
     """Composes e-mails when they are sent, from the current data."""
 
-    users: Users
+    users: UserReader
     accounts: Accounts
     delivery_log: DeliveryLog
     tokens: MailedTokens
-    notifications: Notifications
+    notifications: NotificationReader
     unsubscribe_tokens: UnsubscribeTokens
 
     async def email(self, entry: Entry) -> Email | None:
@@ -113,7 +113,7 @@ class EmailComposer:
             return await self._news(entry, user)
         if entry.kind == EventType.FAILED_LOG_INS and await self._warned(entry, user):
             return None
-        template = Template(entry.kind.partition(".")[2])
+        template = EmailTemplate(entry.kind.partition(".")[2])
         return _email(entry, template, user, entry.address or user.email)
 
     async def _reset(self, entry: Entry) -> Email | None:
@@ -122,11 +122,11 @@ class EmailComposer:
         if user is None:
             return None
         return await self._with_token(
-            entry, Template.PASSWORD_RESET, Purpose.RESET, user
+            entry, EmailTemplate.PASSWORD_RESET, Purpose.RESET, user
         )
 
     async def _verification(self, entry: Entry, user: User) -> Email | None:
-        template = Template(entry.kind.partition(".")[2])
+        template = EmailTemplate(entry.kind.partition(".")[2])
         if not user.email_verified:
             return await self._with_token(entry, template, Purpose.VERIFY, user)
         return _email(entry, template, user) if template == "welcome" else None
@@ -137,17 +137,17 @@ class EmailComposer:
         account = await self.accounts.account(new_address)
         if account is None:
             return await self._with_token(
-                entry, Template.EMAIL_CHANGE, Purpose.CHANGE, user, new_address
+                entry, EmailTemplate.EMAIL_CHANGE, Purpose.CHANGE, user, new_address
             )
         owner = await self.users.by_id(account.user_id)
         if owner is None or not owner.is_active or owner.id == user.id:
             return None
-        return _email(entry, Template.ADDRESS_TAKEN, owner)
+        return _email(entry, EmailTemplate.ADDRESS_TAKEN, owner)
 
     async def _with_token(
         self,
         entry: Entry,
-        template: Template,
+        template: EmailTemplate,
         purpose: Purpose,
         user: User,
         address: str = "",
@@ -161,7 +161,7 @@ class EmailComposer:
         lines = await self.notifications.lines(user.id, first, last)
         if not lines:
             return None
-        template = Template(entry.kind.partition(".")[2])
+        template = EmailTemplate(entry.kind.partition(".")[2])
         return replace(
             _email(entry, template, user),
             unsubscribe_token=self.unsubscribe_tokens.make(
@@ -178,7 +178,7 @@ class EmailComposer:
 
 
 def _email(
-    entry: Entry, template: Template, user: User, to: str = "", token: str = ""
+    entry: Entry, template: EmailTemplate, user: User, to: str = "", token: str = ""
 ) -> Email:
     return Email(
         entry=entry.id,

@@ -38,7 +38,7 @@ class EventType(StrEnum):
     DIGEST = "mail.digest"
 
 
-class State(IntEnum):
+class EntryState(IntEnum):
     """The state of an entry; a dead one waits for an operator."""
 
     PENDING = 0

@@ -35,7 +35,7 @@ MAX_FULL_PAGE_SIZE = 20  # posts with bodies: 20 of the longest fit a gRPC messa
 EXPORT_BATCH_SIZE = 50  # posts: at most 10 MB of bodies in memory
 
 
-class State(IntEnum):
+class PostState(IntEnum):
     """Who sees a post: a draft its author and admins, a published one every member."""
 
     DRAFT = 1
@@ -63,7 +63,7 @@ class Post:
     body: str
     excerpt: str
     category: Category | None
-    state: State
+    state: PostState
     created_at: datetime
     updated_at: datetime
     published_at: datetime | None
@@ -77,7 +77,7 @@ class Post:
     @property
     def listed_at(self) -> datetime:
         """The time by which lists filter: of publication, of a draft its creation."""
-        if self.state is State.PUBLISHED and self.published_at:
+        if self.state is PostState.PUBLISHED and self.published_at:
             return self.published_at
         return self.created_at
 
@@ -90,7 +90,7 @@ class NewPost:
     title: str
     body: str
     category_id: int
-    state: State
+    state: PostState
     created_at: datetime
 
 
@@ -106,7 +106,7 @@ class PostFilter:
     category_id: int = 0
     since: datetime | None = None
     until: datetime | None = None
-    state: State | None = None
+    state: PostState | None = None
     with_body: bool = False
 
 
@@ -178,7 +178,7 @@ class Posts:
         title: str,
         body: str,
         category_id: int,
-        state: State,
+        state: PostState,
         idempotency: IdempotencyRecord[Post] | None = None,
     ) -> Post:
         """Write a post. Raises InvalidFields for an unknown category."""
@@ -190,7 +190,7 @@ class Posts:
         """Return a post. Raises PostNotFound, also for another author's draft."""
         post = await self.store.by_id(post_id)
         if post is None or not (
-            post.state is State.PUBLISHED or _may_write(caller, post)
+            post.state is PostState.PUBLISHED or _may_write(caller, post)
         ):
             raise PostNotFound(post_id)
         return post

@@ -5,16 +5,16 @@ from __future__ import annotations
 import structlog
 
 from blatam.user.v1 import user_pb2 as pb
-from server.domain.members.overviews import Overviews, Part
+from server.domain.members.overviews import OverviewPart, Overviews
 from server.rpc.accounts.users import message
 from server.rpc.call import Call
 from server.rpc.posts.posts import message as post_message
 
 log = structlog.get_logger()
 _PARTS = {
-    Part.USER: pb.OVERVIEW_PART_USER,
-    Part.POSTS: pb.OVERVIEW_PART_POSTS,
-    Part.FOLLOWERS: pb.OVERVIEW_PART_FOLLOWERS,
+    OverviewPart.USER: pb.OVERVIEW_PART_USER,
+    OverviewPart.POSTS: pb.OVERVIEW_PART_POSTS,
+    OverviewPart.FOLLOWERS: pb.OVERVIEW_PART_FOLLOWERS,
 }
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from blatam.user.v1 import settings_pb2 as pb
 from server.domain.members.settings import (
     MemberSettings,
-    Settings,
     Theme,
+    UserSettings,
     Visibility,
 )
 from server.rpc.call import Call
@@ -32,7 +32,7 @@ class SettingsServicer:
         sent = request.settings
         settings = await self._settings.replace(
             call.caller.user_id,
-            Settings(
+            UserSettings(
                 followed_posts=sent.notifications.followed_posts,
                 new_followers=sent.notifications.new_followers,
                 digest=sent.notifications.digest,
@@ -44,7 +44,7 @@ class SettingsServicer:
         return pb.UpdateUserSettingsResponse(settings=_message(settings))
 
 
-def _message(settings: Settings) -> pb.UserSettings:
+def _message(settings: UserSettings) -> pb.UserSettings:
     return pb.UserSettings(
         notifications=pb.NotificationSettings(
             followed_posts=settings.followed_posts,

@@ -7,7 +7,7 @@ from contextlib import aclosing
 
 from blatam.post.v1 import post_pb2 as pb
 from server.domain.paging import Sort
-from server.domain.posts.posts import Post, PostFilter, Posts, State
+from server.domain.posts.posts import Post, PostFilter, Posts, PostState
 from server.rpc.call import Call
 from server.rpc.messages.masks import Readers, new_values
 from server.rpc.messages.pages import page_fields, page_params
@@ -18,7 +18,7 @@ _READERS: Readers = {
     "title": lambda post: post.title,
     "body": lambda post: post.body,
     "category_id": lambda post: post.category_id,
-    "state": lambda post: State(post.state) if post.state else None,
+    "state": lambda post: PostState(post.state) if post.state else None,
 }
 _DEFAULT_SORT = Sort("published_at", descending=True)
 
@@ -42,7 +42,7 @@ class PostServicer:
             request.title,
             request.body,
             request.category_id,
-            State(request.state or State.PUBLISHED),
+            PostState(request.state or PostState.PUBLISHED),
             call.idempotency_record(response),
         )
         return response(post)
@@ -101,7 +101,7 @@ def _filter(request: pb.ListPostsRequest) -> PostFilter:
         category_id=request.category_id,
         since=datetime_of(request, "since"),
         until=datetime_of(request, "until"),
-        state=State(request.state) if request.state else None,
+        state=PostState(request.state) if request.state else None,
         with_body=request.view == pb.POST_VIEW_FULL,
     )
 

@@ -17,7 +17,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from server.domain.accounts.users import User
 from server.domain.credentials.mailed_tokens import MailedToken, Purpose, TokenOwner
 from server.domain.errors import MailedTokenInvalid
-from server.domain.outbox.entries import EventType, NewEntry, State
+from server.domain.outbox.entries import EntryState, EventType, NewEntry
 from server.store.accounts.user_reads import NOT_DELETED
 from server.store.accounts.users import RESERVED, changed
 from server.store.connect import Database
@@ -190,7 +190,7 @@ async def _needed(connection: AsyncConnection, token: MailedToken) -> bool:
     )
     user = (await connection.execute(query.with_for_update(key_share=True))).first()
     entry = sa.select(outbox.c.id).where(
-        outbox.c.id == token.outbox_id, outbox.c.state == State.PENDING
+        outbox.c.id == token.outbox_id, outbox.c.state == EntryState.PENDING
     )
     if user is None or not user.is_active:
         return False

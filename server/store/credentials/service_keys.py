@@ -33,6 +33,7 @@ class PostgresServiceKeys:
         self._clock = clock
         self._known: dict[bytes, ServiceKey] = {}
         self._used: set[int] = set()
+        self._changes = 0  # additions and revocations in this process
 
     async def add(
         self,
@@ -53,6 +54,7 @@ class PostgresServiceKeys:
         statement = sa.insert(table).values(row).returning(*_KEY_COLUMNS)
         async with self._database.transaction() as connection:
             key = _service_key((await connection.execute(statement)).one())
+        self._changes += 1
         self._known[digest] = key
         return key
 
@@ -72,6 +74,7 @@ class PostgresServiceKeys:
         )
         async with self._database.transaction() as connection:
             digest = (await connection.execute(statement)).scalar()
+        self._changes += 1
         self._known.pop(digest, None)
         return digest is not None
 
@@ -91,8 +94,11 @@ class PostgresServiceKeys:
                 statement = sa.update(table).where(table.c.id.in_(used))
                 now = self._clock()
                 await connection.execute(statement.values(last_used_at=now))
-            rows = (await connection.execute(query)).all()
-        self._known = {row.digest: _service_key(row) for row in rows}
+            changes = -1
+            while changes != self._changes:  # else rows may be older than a change
+                changes = self._changes
+                rows = (await connection.execute(query)).all()
+            self._known = {row.digest: _service_key(row) for row in rows}
 
 
 def _service_key(row: Any) -> ServiceKey:

@@ -12,14 +12,14 @@ import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from server.domain.posts.posts import State
+from server.domain.posts.posts import PostState
 from server.store.connect import Database
 from server.store.tables import follows, posts, sessions, users
 from server.store.tables import user_analytics as table
 
 _POSTS = (
     sa.select(sa.func.count())
-    .where(posts.c.user_id == table.c.user_id, posts.c.state == State.PUBLISHED)
+    .where(posts.c.user_id == table.c.user_id, posts.c.state == PostState.PUBLISHED)
     .scalar_subquery()
 )
 _FOLLOWERS = (

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sqlalchemy as sa
 
 from server.domain.members.scores import MemberCounts
-from server.domain.posts.posts import State
+from server.domain.posts.posts import PostState
 from server.store.accounts.user_reads import NOT_DELETED
 from server.store.connect import Database
 from server.store.keyset import capped_count
@@ -27,7 +27,7 @@ class PostgresMetrics:
         Counts stop just above 10,000, where a score no longer changes visibly.
         """
         published = sa.select(sa.literal(1)).where(
-            posts.c.user_id == user_id, posts.c.state == State.PUBLISHED
+            posts.c.user_id == user_id, posts.c.state == PostState.PUBLISHED
         )
         followers = (
             sa.select(sa.literal(1))

@@ -15,7 +15,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from server.domain.clock import Clock
 from server.domain.outbox.entries import Entry, EventType, NewEntry
-from server.domain.posts.posts import State
+from server.domain.posts.posts import PostState
 from server.store.connect import Database
 from server.store.outbox import enqueue
 from server.store.tables import follows, posts, user_settings, users
@@ -57,7 +57,7 @@ class PostgresNotifications:
             .join(user_settings, user_settings.c.user_id == users.c.id)
             .join(posts, posts.c.id == post_id)
             .where(user_settings.c.followed_posts, _CAN_READ_MAIL)
-            .where(posts.c.state == State.PUBLISHED)
+            .where(posts.c.state == PostState.PUBLISHED)
             # in one order, so that two batches cannot deadlock
             .order_by(batch.c.follower_id)
         )
@@ -160,7 +160,7 @@ class PostgresNotifications:
             else_=user_settings.c.followed_posts,
         )
         still_published = sa.or_(
-            table.c.post_id.is_(None), posts.c.state == State.PUBLISHED
+            table.c.post_id.is_(None), posts.c.state == PostState.PUBLISHED
         )
         query = (
             sa.select(_actors.c.username, posts.c.title)

@@ -11,14 +11,14 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from server.domain.errors import EtagMismatch, UserNotFound
-from server.domain.members.settings import Settings, Theme, Visibility
+from server.domain.members.settings import Theme, UserSettings, Visibility
 from server.store.accounts.user_reads import NOT_DELETED
 from server.store.connect import Database
 from server.store.mapping import columns_of, entity_of
 from server.store.tables import user_settings as table
 from server.store.tables import users
 
-_SETTINGS = columns_of(Settings, table)
+_SETTINGS = columns_of(UserSettings, table)
 
 
 class PostgresSettings:
@@ -27,14 +27,14 @@ class PostgresSettings:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    async def by_user(self, user_id: int) -> Settings | None:
+    async def by_user(self, user_id: int) -> UserSettings | None:
         """Return an account's settings, or None if it never wrote any."""
         async with self._database.reading() as connection:
             return await _read(connection, user_id)
 
     async def replace(
-        self, user_id: int, settings: Settings, etag: str, now: datetime
-    ) -> Settings:
+        self, user_id: int, settings: UserSettings, etag: str, now: datetime
+    ) -> UserSettings:
         """Replace an account's settings; a non-empty `etag` must be the current one.
 
         Raises UserNotFound, EtagMismatch.
@@ -45,7 +45,7 @@ class PostgresSettings:
             locked = owner.with_for_update(key_share=True)
             if (await connection.execute(locked)).first() is None:
                 raise UserNotFound(user_id)
-            before = await _read(connection, user_id) or Settings()
+            before = await _read(connection, user_id) or UserSettings()
             if etag and etag != before.etag:
                 raise EtagMismatch(before.etag)
             if before.version and replace(settings, version=before.version) == before:
@@ -69,13 +69,13 @@ class PostgresSettings:
             await connection.execute(statement)
 
 
-async def _read(connection: AsyncConnection, user_id: int) -> Settings | None:
+async def _read(connection: AsyncConnection, user_id: int) -> UserSettings | None:
     query = sa.select(*_SETTINGS).where(table.c.user_id == user_id)
     row = (await connection.execute(query)).first()
     if row is None:
         return None
     return entity_of(
-        Settings,
+        UserSettings,
         row,
         theme=Theme(row.theme),
         visibility=Visibility(row.visibility),
@@ -83,7 +83,7 @@ async def _read(connection: AsyncConnection, user_id: int) -> Settings | None:
 
 
 async def _write(
-    connection: AsyncConnection, user_id: int, settings: Settings, now: datetime
+    connection: AsyncConnection, user_id: int, settings: UserSettings, now: datetime
 ) -> None:
     values = asdict(settings) | {"updated_at": now}
     statement = insert(table).values(user_id=user_id, **values)

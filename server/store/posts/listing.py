@@ -12,7 +12,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from server.domain.paging import MAX_OFFSET, PageRequest, Rows, Sort
-from server.domain.posts.posts import Post, PostFilter, Reader, State
+from server.domain.posts.posts import Post, PostFilter, PostState, Reader
 from server.store.connect import Database
 from server.store.keyset import Estimates, Keyset, capped_count, total_of
 from server.store.posts.rows import (
@@ -25,9 +25,9 @@ from server.store.posts.rows import (
 from server.store.tables import posts as table
 
 # The time of a post in lists, see Post.listed_at.
-_LISTED_AT: dict[State, sa.Column[Any]] = {
-    State.DRAFT: table.c.created_at,
-    State.PUBLISHED: table.c.published_at,
+_LISTED_AT: dict[PostState, sa.Column[Any]] = {
+    PostState.DRAFT: table.c.created_at,
+    PostState.PUBLISHED: table.c.published_at,
 }
 
 
@@ -35,7 +35,7 @@ _LISTED_AT: dict[State, sa.Column[Any]] = {
 class Branch:
     """The posts of one state that a page may hold."""
 
-    state: State
+    state: PostState
     conditions: tuple[sa.ColumnElement[bool], ...]
 
     def sort_column(self, key: str) -> sa.Column[Any]:
@@ -71,7 +71,7 @@ async def page(
     async with database.reading() as connection:
         rows = (await connection.execute(query)).all()
         # estimates are of published posts: a reader's own drafts are too few to matter
-        key = post_filter, reader if post_filter.state is State.DRAFT else None
+        key = post_filter, reader if post_filter.state is PostState.DRAFT else None
         total = await total_of(
             connection,
             rows[0].total if rows else None,
@@ -87,19 +87,19 @@ async def page(
 def branches_of(post_filter: PostFilter, reader: Reader) -> list[Branch]:
     """Return one branch for each state that the reader may see; at most two."""
     branches = []
-    if post_filter.state in (None, State.PUBLISHED):
-        branches.append(_branch(State.PUBLISHED, post_filter))
-    if post_filter.state in (None, State.DRAFT):
+    if post_filter.state in (None, PostState.PUBLISHED):
+        branches.append(_branch(PostState.PUBLISHED, post_filter))
+    if post_filter.state in (None, PostState.DRAFT):
         if reader.sees_all:
-            branches.append(_branch(State.DRAFT, post_filter))
+            branches.append(_branch(PostState.DRAFT, post_filter))
         elif reader.user_id and post_filter.author_id in (0, reader.user_id):
             own = table.c.user_id == reader.user_id
-            branches.append(_branch(State.DRAFT, post_filter, own))
+            branches.append(_branch(PostState.DRAFT, post_filter, own))
     return branches
 
 
 def _branch(
-    state: State, post_filter: PostFilter, *conditions: sa.ColumnElement[bool]
+    state: PostState, post_filter: PostFilter, *conditions: sa.ColumnElement[bool]
 ) -> Branch:
     matching = [table.c.state == state, *conditions]
     if post_filter.author_id:

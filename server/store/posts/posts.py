@@ -22,7 +22,7 @@ from server.domain.errors import (
 from server.domain.idempotency import IdempotencyRecord
 from server.domain.outbox.entries import EventType, NewEntry
 from server.domain.paging import PageRequest, Rows, Sort
-from server.domain.posts.posts import NewPost, Post, PostFilter, Reader, State
+from server.domain.posts.posts import NewPost, Post, PostFilter, PostState, Reader
 from server.store import idempotent_responses
 from server.store.connect import Database
 from server.store.keyset import Estimates
@@ -190,8 +190,8 @@ async def _enqueue_event(
     connection: AsyncConnection, now: datetime, before: Row | None, after: Row
 ) -> None:
     """Write an event if the post becomes visible to members, or no longer is."""
-    was_published = before is not None and before.state == State.PUBLISHED
-    if was_published is not (after.state == State.PUBLISHED):
+    was_published = before is not None and before.state == PostState.PUBLISHED
+    if was_published is not (after.state == PostState.PUBLISHED):
         kind = EventType.POST_WITHDRAWN if was_published else EventType.POST_PUBLISHED
         event = NewEntry(kind, after.user_id, payload={"post": after.id})
         await enqueue(connection, now, event)

@@ -10,7 +10,7 @@ from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from server.domain.posts.categories import Category
-from server.domain.posts.posts import EXCERPT_LENGTH, Author, Post, State
+from server.domain.posts.posts import EXCERPT_LENGTH, Author, Post, PostState
 from server.store.mapping import columns_of, entity_of
 from server.store.tables import categories, users
 from server.store.tables import posts as table
@@ -63,7 +63,7 @@ async def posts_of(connection: AsyncConnection, rows: Sequence[Row]) -> list[Pos
             row,
             author=authors[row.user_id],
             category=categories_by_id.get(row.category_id),
-            state=State(row.state),
+            state=PostState(row.state),
         )
         for row in rows
     ]

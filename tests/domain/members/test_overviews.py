@@ -11,7 +11,7 @@ import pytest
 
 from server.domain.accounts.users import Role, User
 from server.domain.errors import StoreUnavailable, UserNotFound
-from server.domain.members.overviews import Overviews, Part
+from server.domain.members.overviews import OverviewPart, Overviews
 from server.domain.paging import Rows
 from tests.fakes import NOON
 
@@ -47,7 +47,7 @@ class Slow:
 
 
 @dataclass
-class Stores:
+class OverviewStores:
     """Every store in one, with the reads of each test."""
 
     user: Read = ana
@@ -65,7 +65,7 @@ class Stores:
 
 
 def overviews(seconds: float = 0.05, /, **reads: Read) -> Overviews:
-    stores: Any = Stores(**reads)
+    stores: Any = OverviewStores(**reads)
     return Overviews(stores, stores, stores, timedelta(seconds=seconds))
 
 
@@ -82,20 +82,20 @@ async def test_overview_has_all_parts() -> None:
 @pytest.mark.parametrize(
     ("reads", "part"),
     [
-        ({"user": outage}, Part.USER),
-        ({"rows": outage}, Part.POSTS),
-        ({"followers": outage}, Part.FOLLOWERS),
-        ({"rows": Slow()}, Part.POSTS),
+        ({"user": outage}, OverviewPart.USER),
+        ({"rows": outage}, OverviewPart.POSTS),
+        ({"followers": outage}, OverviewPart.FOLLOWERS),
+        ({"rows": Slow()}, OverviewPart.POSTS),
     ],
 )
 async def test_overview_reports_failed_parts_as_missing(
-    reads: dict[str, Read], part: Part
+    reads: dict[str, Read], part: OverviewPart
 ) -> None:
     """The other parts are returned."""
     overview = await overviews(**reads).get(1, None)
     assert set(overview.missing) == {part}
-    values = {Part.USER: overview.user, Part.POSTS: overview.posts,
-             Part.FOLLOWERS: overview.followers}  # fmt: skip
+    values = {OverviewPart.USER: overview.user, OverviewPart.POSTS: overview.posts,
+             OverviewPart.FOLLOWERS: overview.followers}  # fmt: skip
     assert {p for p, value in values.items() if value is None} == {part}
 
 
@@ -118,7 +118,7 @@ async def test_overview_shares_one_deadline_between_parts() -> None:
     began = perf_counter()
     overview = await overviews(60, rows=slow, followers=slower).get(1, 0.1)
     assert perf_counter() - began < 1
-    assert set(overview.missing) == {Part.POSTS, Part.FOLLOWERS}
+    assert set(overview.missing) == {OverviewPart.POSTS, OverviewPart.FOLLOWERS}
     assert slow.stopped
     assert slower.stopped
 

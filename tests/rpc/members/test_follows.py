@@ -11,29 +11,29 @@ from blatam.auth.v1 import auth_pb2
 from blatam.user.v1 import score_pb2
 from blatam.user.v1 import user_pb2 as pb
 from server.domain.accounts.users import Role
-from tests.running import Running, SignedIn
-from tests.status import refusal
+from tests.running import RunningService, SignedInUser
+from tests.status import expect_rpc_error
 
 
-async def follow(service: Running, caller: SignedIn, user_id: int) -> None:
+async def follow(service: RunningService, caller: SignedInUser, user_id: int) -> None:
     request = pb.FollowUserRequest(id=user_id)
     await service.users.FollowUser(request, metadata=caller.metadata)
 
 
-async def unfollow(service: Running, caller: SignedIn, user_id: int) -> None:
+async def unfollow(service: RunningService, caller: SignedInUser, user_id: int) -> None:
     request = pb.UnfollowUserRequest(id=user_id)
     await service.users.UnfollowUser(request, metadata=caller.metadata)
 
 
 async def followers(
-    service: Running, caller: SignedIn, user_id: int, **page: Any
+    service: RunningService, caller: SignedInUser, user_id: int, **page: Any
 ) -> pb.ListFollowersResponse:
     request = pb.ListFollowersRequest(id=user_id, **page)
     return await service.users.ListFollowers(request, metadata=caller.metadata)
 
 
 async def following(
-    service: Running, caller: SignedIn, user_id: int, **page: Any
+    service: RunningService, caller: SignedInUser, user_id: int, **page: Any
 ) -> pb.ListFollowingResponse:
     request = pb.ListFollowingRequest(id=user_id, **page)
     return await service.users.ListFollowing(request, metadata=caller.metadata)
@@ -43,7 +43,7 @@ def ids(users: Sequence[pb.User]) -> list[int]:
     return [user.id for user in users]
 
 
-async def test_follow_and_unfollow_are_idempotent(shared: Running) -> None:
+async def test_follow_and_unfollow_are_idempotent(shared: RunningService) -> None:
     """Also concurrently."""
     ana, bea = await shared.signed_in(), await shared.signed_in()
     await asyncio.gather(*(follow(shared, ana, bea.user.id) for _ in range(8)))
@@ -57,29 +57,33 @@ async def test_follow_and_unfollow_are_idempotent(shared: Running) -> None:
     await unfollow(shared, ana, 10**9)
 
 
-async def test_follow_refuses_self_unknown_users_and_services(shared: Running) -> None:
+async def test_follow_refuses_self_unknown_users_and_services(
+    shared: RunningService,
+) -> None:
     """Each refusal has its own reason."""
     ana, root = await shared.signed_in(), await shared.signed_in(Role.ADMIN)
-    refused = await refusal(follow(shared, ana, ana.user.id))
+    refused = await expect_rpc_error(follow(shared, ana, ana.user.id))
     assert refused.code is grpc.StatusCode.INVALID_ARGUMENT
     assert refused.reason == "SELF_FOLLOW"
     assert refused.violations == {("id", "id.self")}
-    refused = await refusal(follow(shared, ana, 10**9))
+    refused = await expect_rpc_error(follow(shared, ana, 10**9))
     assert (refused.code, refused.reason) == (
         grpc.StatusCode.NOT_FOUND,
         "USER_NOT_FOUND",
     )
     request = auth_pb2.CreateServiceKeyRequest(name="test")
     created = await shared.auth.CreateServiceKey(request, metadata=root.metadata)
-    key = SignedIn(root.user, auth_pb2.TokenPair(access_token=created.secret))
-    refused = await refusal(follow(shared, key, ana.user.id))
+    key = SignedInUser(root.user, auth_pb2.TokenPair(access_token=created.secret))
+    refused = await expect_rpc_error(follow(shared, key, ana.user.id))
     assert refused.reason == "USER_REQUIRED"
     for call in (followers, following):
-        refused = await refusal(call(shared, ana, 10**9))
+        refused = await expect_rpc_error(call(shared, ana, 10**9))
         assert refused.reason == "USER_NOT_FOUND"
 
 
-async def test_list_followers_pages_in_the_order_of_following(shared: Running) -> None:
+async def test_list_followers_pages_in_the_order_of_following(
+    shared: RunningService,
+) -> None:
     """R29: by token each once; a token is valid for one list and caller."""
     ana = await shared.signed_in()
     fans = [await shared.signed_in() for _ in range(5)]
@@ -117,7 +121,7 @@ async def test_list_followers_pages_in_the_order_of_following(shared: Running) -
         followers(shared, ana, ana.user.id, page_token=token, sort_by="-created_at"),
         following(shared, ana, ana.user.id, page_token=token),
     ):
-        assert (await refusal(call)).violations == foreign
+        assert (await expect_rpc_error(call)).violations == foreign
 
 
 @pytest.mark.parametrize(
@@ -132,17 +136,17 @@ async def test_list_followers_pages_in_the_order_of_following(shared: Running) -
     ],
 )
 async def test_list_follows_names_invalid_fields(
-    shared: Running, fields: dict[str, Any], violation: tuple[str, str]
+    shared: RunningService, fields: dict[str, Any], violation: tuple[str, str]
 ) -> None:
     ana = await shared.signed_in()
     values = {"id": ana.user.id} | fields
     user_id = values.pop("id")
     for call in (followers, following):
-        refused = await refusal(call(shared, ana, user_id, **values))
+        refused = await expect_rpc_error(call(shared, ana, user_id, **values))
         assert refused.violations == {violation}
 
 
-async def test_list_follows_leaves_out_deleted_accounts(shared: Running) -> None:
+async def test_list_follows_leaves_out_deleted_accounts(shared: RunningService) -> None:
     """From items and totals; restored accounts are listed again."""
     ana, bea, cat = [await shared.signed_in() for _ in range(3)]
     root = await shared.signed_in(Role.ADMIN)
@@ -154,15 +158,19 @@ async def test_list_follows_leaves_out_deleted_accounts(shared: Running) -> None
     listed = await followers(shared, cat, ana.user.id)
     assert (ids(listed.items), listed.total) == ([cat.user.id], 1)
     assert (await following(shared, ana, cat.user.id)).total == 1
-    refused = await refusal(followers(shared, cat, bea.user.id))
+    refused = await expect_rpc_error(followers(shared, cat, bea.user.id))
     assert refused.reason == "USER_NOT_FOUND"
-    assert (await refusal(follow(shared, ana, bea.user.id))).reason == "USER_NOT_FOUND"
+    assert (
+        await expect_rpc_error(follow(shared, ana, bea.user.id))
+    ).reason == "USER_NOT_FOUND"
     restore = pb.UndeleteUserRequest(id=bea.user.id)
     await shared.users.UndeleteUser(restore, metadata=root.metadata)
     assert (await followers(shared, cat, ana.user.id)).total == 2
 
 
-async def test_list_followers_hides_private_fields_from_others(shared: Running) -> None:
+async def test_list_followers_hides_private_fields_from_others(
+    shared: RunningService,
+) -> None:
     """R4: e-mail, role and verification are for the owner and admins."""
     ana, bea = await shared.signed_in(), await shared.signed_in()
     root = await shared.signed_in(Role.ADMIN)
@@ -175,7 +183,7 @@ async def test_list_followers_hides_private_fields_from_others(shared: Running) 
 
 
 async def score(
-    service: Running, caller: SignedIn, user_id: int, **weights: float
+    service: RunningService, caller: SignedInUser, user_id: int, **weights: float
 ) -> score_pb2.GetUserScoreResponse:
     request = score_pb2.GetUserScoreRequest(id=user_id)
     if weights:
@@ -183,7 +191,7 @@ async def score(
     return await service.users.GetUserScore(request, metadata=caller.metadata)
 
 
-async def test_score_rises_with_followers(shared: Running) -> None:
+async def test_score_rises_with_followers(shared: RunningService) -> None:
     ana, bea = await shared.signed_in(), await shared.signed_in()
     before = await score(shared, bea, ana.user.id)
     assert before.weights == score_pb2.ScoreWeights(
@@ -208,18 +216,20 @@ async def test_score_rises_with_followers(shared: Running) -> None:
     ],
 )  # fmt: skip
 async def test_score_names_invalid_weights(
-    shared: Running, weights: dict[str, float], violation: tuple[str, str]
+    shared: RunningService, weights: dict[str, float], violation: tuple[str, str]
 ) -> None:
     """R32: NaN and infinity are refused, too."""
     ana = await shared.signed_in()
-    refused = await refusal(score(shared, ana, ana.user.id, **weights))
+    refused = await expect_rpc_error(score(shared, ana, ana.user.id, **weights))
     assert refused.code is grpc.StatusCode.INVALID_ARGUMENT
     assert refused.violations == {violation}
 
 
-async def test_score_of_an_unknown_user_is_not_found(shared: Running) -> None:
+async def test_score_of_an_unknown_user_is_not_found(shared: RunningService) -> None:
     ana = await shared.signed_in()
-    assert (await refusal(score(shared, ana, 10**9))).reason == "USER_NOT_FOUND"
+    assert (
+        await expect_rpc_error(score(shared, ana, 10**9))
+    ).reason == "USER_NOT_FOUND"
     overview = pb.GetUserOverviewRequest(id=10**9)
     call = shared.users.GetUserOverview(overview, metadata=ana.metadata)
-    assert (await refusal(call)).reason == "USER_NOT_FOUND"
+    assert (await expect_rpc_error(call)).reason == "USER_NOT_FOUND"

@@ -6,12 +6,12 @@ import sqlalchemy as sa
 from blatam.post.v1 import post_pb2
 from blatam.user.v1 import user_pb2 as pb
 from server.store.connect import Database
-from tests.running import Running
-from tests.status import refusal
+from tests.running import RunningService
+from tests.status import expect_rpc_error
 
 
 async def test_overview_reports_a_failed_part_as_missing(
-    service: Running, database_url: str
+    service: RunningService, database_url: str
 ) -> None:
     """The other parts are returned; a list of the failed part alone is an error."""
     ana, bea = await service.signed_in(), await service.signed_in()
@@ -27,7 +27,9 @@ async def test_overview_reports_a_failed_part_as_missing(
     assert overview.user.id == ana.user.id
     assert [user.id for user in overview.followers] == [bea.user.id]
     listed = post_pb2.ListPostsRequest(author_id=ana.user.id)
-    refused = await refusal(service.posts.ListPosts(listed, metadata=bea.metadata))
+    refused = await expect_rpc_error(
+        service.posts.ListPosts(listed, metadata=bea.metadata)
+    )
     assert (refused.code, refused.message) == (
         grpc.StatusCode.INTERNAL,
         "internal error",
@@ -35,7 +37,7 @@ async def test_overview_reports_a_failed_part_as_missing(
 
 
 async def test_overview_has_the_newest_published_posts(
-    shared: Running,
+    shared: RunningService,
 ) -> None:
     """Five published posts, the newest first, without bodies; all are counted."""
     ana = await shared.signed_in()

@@ -12,13 +12,15 @@ from server.store.accounts.personal_data import user_columns
 from server.store.connect import Database
 from server.store.tables import metadata
 from tests.rpc.test_personal_data import exported
-from tests.running import PASSWORD, Running, SignedIn
+from tests.running import PASSWORD, RunningService, SignedInUser
 
 TABLES = ("user_profiles", "user_settings", "follows", "posts", "user_analytics",
           "notifications")  # fmt: skip
 
 
-async def fill_tables(service: Running, ana: SignedIn, bea: SignedIn) -> None:
+async def fill_tables(
+    service: RunningService, ana: SignedInUser, bea: SignedInUser
+) -> None:
     """Write to every table; the last mail arrives when all is written."""
     for member in (ana, bea):
         await write(service, member)
@@ -29,7 +31,7 @@ async def fill_tables(service: Running, ana: SignedIn, bea: SignedIn) -> None:
         await service.mailbox.mail(member.user.email, "Somebody follows you")
 
 
-async def write(service: Running, member: SignedIn) -> None:
+async def write(service: RunningService, member: SignedInUser) -> None:
     profile = profile_pb2.CreateUserProfileRequest(display_name="Anastasia")
     await service.users.CreateUserProfile(profile, metadata=member.metadata)
     settings = settings_pb2.UpdateUserSettingsRequest()
@@ -53,7 +55,7 @@ async def row_counts(database: Database, user_id: int) -> dict[str, int]:
 
 @pytest.mark.parametrize("role", [Role.STUDENT, Role.ADMIN])
 async def test_personal_data_is_exported_and_erased(
-    service: Running, database_url: str, role: Role
+    service: RunningService, database_url: str, role: Role
 ) -> None:
     """By the member and by an admin alike; the data of others stays."""
     ana, bea = await service.signed_in(), await service.signed_in()

@@ -9,8 +9,8 @@ import pytest
 
 from blatam.user.v1 import profile_pb2, settings_pb2, user_pb2
 from server.domain.accounts.users import Role
-from tests.running import Running, SignedIn
-from tests.status import refusal
+from tests.running import RunningService, SignedInUser
+from tests.status import expect_rpc_error
 
 ANA = {
     "display_name": "Ana María",
@@ -22,7 +22,7 @@ ANA = {
 
 
 async def create(
-    service: Running, caller: SignedIn, **values: Any
+    service: RunningService, caller: SignedInUser, **values: Any
 ) -> profile_pb2.UserProfile:
     request = profile_pb2.CreateUserProfileRequest(**ANA | values)
     response = await service.users.CreateUserProfile(request, metadata=caller.metadata)
@@ -30,7 +30,7 @@ async def create(
 
 
 async def read(
-    service: Running, caller: SignedIn, user_id: int
+    service: RunningService, caller: SignedInUser, user_id: int
 ) -> profile_pb2.UserProfile:
     request = profile_pb2.GetUserProfileRequest(user_id=user_id)
     response = await service.users.GetUserProfile(request, metadata=caller.metadata)
@@ -38,7 +38,11 @@ async def read(
 
 
 def update(
-    caller: SignedIn, *paths: str, etag: str = "", request_id: str = "", **values: Any
+    caller: SignedInUser,
+    *paths: str,
+    etag: str = "",
+    request_id: str = "",
+    **values: Any,
 ) -> profile_pb2.UpdateUserProfileRequest:
     sent = profile_pb2.UserProfile(user_id=caller.user.id, etag=etag, **values)
     request = profile_pb2.UpdateUserProfileRequest(profile=sent, request_id=request_id)
@@ -46,7 +50,9 @@ def update(
     return request
 
 
-async def set_private(service: Running, caller: SignedIn, *, private: bool) -> None:
+async def set_private(
+    service: RunningService, caller: SignedInUser, *, private: bool
+) -> None:
     visibility = (
         settings_pb2.PROFILE_VISIBILITY_PRIVATE
         if private
@@ -57,18 +63,18 @@ async def set_private(service: Running, caller: SignedIn, *, private: bool) -> N
     await service.users.UpdateUserSettings(request, metadata=caller.metadata)
 
 
-async def test_profile_is_read_as_it_was_created(shared: Running) -> None:
+async def test_profile_is_read_as_it_was_created(shared: RunningService) -> None:
     ana, bea = await shared.signed_in(), await shared.signed_in()
     created = await create(shared, ana)
     assert created.user_id == ana.user.id
     assert {name: getattr(created, name) for name in ANA} == ANA
     assert await read(shared, bea, ana.user.id) == created
-    refused = await refusal(create(shared, ana))
+    refused = await expect_rpc_error(create(shared, ana))
     assert (refused.code, refused.reason) == (
         grpc.StatusCode.ALREADY_EXISTS,
         "PROFILE_EXISTS",
     )
-    refused = await refusal(read(shared, ana, bea.user.id))
+    refused = await expect_rpc_error(read(shared, ana, bea.user.id))
     assert refused.reason == "PROFILE_NOT_FOUND"
 
 
@@ -100,15 +106,15 @@ async def test_profile_is_read_as_it_was_created(shared: Running) -> None:
     ],
 )  # fmt: skip
 async def test_create_profile_names_invalid_fields(
-    shared: Running, fields: dict[str, Any], violation: tuple[str, str]
+    shared: RunningService, fields: dict[str, Any], violation: tuple[str, str]
 ) -> None:
     """The error names the field and the rule; nothing is written."""
     ana = await shared.signed_in()
-    refused = await refusal(create(shared, ana, **fields))
+    refused = await expect_rpc_error(create(shared, ana, **fields))
     assert refused.code is grpc.StatusCode.INVALID_ARGUMENT
     assert refused.violations == {violation}
     assert violation[0] in refused.message
-    refused = await refusal(read(shared, ana, ana.user.id))
+    refused = await expect_rpc_error(read(shared, ana, ana.user.id))
     assert refused.reason == "PROFILE_NOT_FOUND"
 
 
@@ -125,7 +131,9 @@ async def test_create_profile_names_invalid_fields(
         "en-0-abc",
     ],
 )
-async def test_profile_locale_is_a_bcp_47_tag(shared: Running, locale: str) -> None:
+async def test_profile_locale_is_a_bcp_47_tag(
+    shared: RunningService, locale: str
+) -> None:
     """Extensions and private use, too, on create and on update, over gRPC and REST."""
     ana, bea = await shared.signed_in(), await shared.signed_in()
     created = await create(shared, ana, locale=locale)
@@ -146,7 +154,7 @@ async def test_profile_locale_is_a_bcp_47_tag(shared: Running, locale: str) -> N
     assert (response.status_code, response.json()["locale"]) == (200, locale)
 
 
-async def test_profile_can_be_sent_back_as_it_was_read(shared: Running) -> None:
+async def test_profile_can_be_sent_back_as_it_was_read(shared: RunningService) -> None:
     """AIP-203: without a mask, output-only fields are ignored; a mask names them."""
     ana = await shared.signed_in()
     profile = await create(shared, ana)
@@ -157,35 +165,37 @@ async def test_profile_can_be_sent_back_as_it_was_read(shared: Running) -> None:
     assert (changed.bio, changed.created_at) == ("new", profile.created_at)
     request.profile.etag = ""
     request.update_mask.paths.extend(["bio", "created_at", "updated_at"])
-    refused = await refusal(call(request, metadata=ana.metadata))
+    refused = await expect_rpc_error(call(request, metadata=ana.metadata))
     assert refused.violations == {
         ("profile.createdAt", "update_mask.not_writable"),
         ("profile.updatedAt", "update_mask.not_writable"),
     }
 
 
-async def test_profile_is_written_by_owner_and_admins_only(shared: Running) -> None:
+async def test_profile_is_written_by_owner_and_admins_only(
+    shared: RunningService,
+) -> None:
     ana, bea = await shared.signed_in(), await shared.signed_in()
     root = await shared.signed_in(Role.ADMIN)
-    refused = await refusal(create(shared, bea, user_id=ana.user.id))
+    refused = await expect_rpc_error(create(shared, bea, user_id=ana.user.id))
     assert refused.code is grpc.StatusCode.PERMISSION_DENIED
     created = await create(shared, root, user_id=ana.user.id)
     assert created.user_id == ana.user.id
     request = update(ana, display_name="Bea was here")
-    refused = await refusal(
+    refused = await expect_rpc_error(
         shared.users.UpdateUserProfile(request, metadata=bea.metadata)
     )
     assert refused.code is grpc.StatusCode.PERMISSION_DENIED
     changed = await shared.users.UpdateUserProfile(request, metadata=root.metadata)
     assert changed.profile.display_name == "Bea was here"
     unknown = profile_pb2.CreateUserProfileRequest(user_id=10**9, display_name="x")
-    refused = await refusal(
+    refused = await expect_rpc_error(
         shared.users.CreateUserProfile(unknown, metadata=root.metadata)
     )
     assert refused.reason == "USER_NOT_FOUND"
 
 
-async def test_update_profile_changes_single_fields(shared: Running) -> None:
+async def test_update_profile_changes_single_fields(shared: RunningService) -> None:
     """By mask or by the fields that are set; a stale etag is refused."""
     ana = await shared.signed_in()
     created = await create(shared, ana)
@@ -196,7 +206,7 @@ async def test_update_profile_changes_single_fields(shared: Running) -> None:
     assert changed.display_name == created.display_name
     assert changed.etag != created.etag
     stale = update(ana, display_name="Other", etag=created.etag)
-    refused = await refusal(call(stale, metadata=ana.metadata))
+    refused = await expect_rpc_error(call(stale, metadata=ana.metadata))
     assert (refused.code, refused.reason) == (
         grpc.StatusCode.ABORTED,
         "ETAG_MISMATCH",
@@ -213,12 +223,12 @@ async def test_update_profile_changes_single_fields(shared: Running) -> None:
          ("profile.timeZone", "time_zone.known")),
         (update(ana, locale="-"), ("profile.locale", "locale.form")),
     ):  # fmt: skip
-        refused = await refusal(call(bad, metadata=ana.metadata))
+        refused = await expect_rpc_error(call(bad, metadata=ana.metadata))
         assert refused.violations == {violation}
     assert await read(shared, ana, ana.user.id) == changed
 
 
-async def test_profile_writes_are_idempotent(shared: Running) -> None:
+async def test_profile_writes_are_idempotent(shared: RunningService) -> None:
     """L14: a repeat gets the first response."""
     ana = await shared.signed_in()
     request_id = str(uuid4())
@@ -232,14 +242,14 @@ async def test_profile_writes_are_idempotent(shared: Running) -> None:
     assert {answer.profile.etag for answer in changed} == {"2"}
 
 
-async def test_private_profile_is_not_found_by_others(shared: Running) -> None:
+async def test_private_profile_is_not_found_by_others(shared: RunningService) -> None:
     """The same NOT_FOUND as for a missing one; the owner and admins read it."""
     ana, bea = await shared.signed_in(), await shared.signed_in()
     root = await shared.signed_in(Role.ADMIN)
     created = await create(shared, ana)
     await set_private(shared, ana, private=True)
-    refused = await refusal(read(shared, bea, ana.user.id))
-    none = await refusal(read(shared, bea, bea.user.id))
+    refused = await expect_rpc_error(read(shared, bea, ana.user.id))
+    none = await expect_rpc_error(read(shared, bea, bea.user.id))
     assert (refused.code, refused.reason) == (none.code, none.reason)
     for caller in (ana, root):
         assert await read(shared, caller, ana.user.id) == created
@@ -247,12 +257,12 @@ async def test_private_profile_is_not_found_by_others(shared: Running) -> None:
     assert await read(shared, bea, ana.user.id) == created
 
 
-async def test_deleted_members_profile_is_not_found(shared: Running) -> None:
+async def test_deleted_members_profile_is_not_found(shared: RunningService) -> None:
     ana, root = await shared.signed_in(), await shared.signed_in(Role.ADMIN)
     created = await create(shared, ana)
     deletion = user_pb2.DeleteUserRequest(id=ana.user.id)
     await shared.users.DeleteUser(deletion, metadata=ana.metadata)
-    refused = await refusal(read(shared, root, ana.user.id))
+    refused = await expect_rpc_error(read(shared, root, ana.user.id))
     assert refused.reason == "PROFILE_NOT_FOUND"
     restore = user_pb2.UndeleteUserRequest(id=ana.user.id)
     await shared.users.UndeleteUser(restore, metadata=root.metadata)

@@ -8,8 +8,8 @@ from google.rpc import error_details_pb2
 from blatam.auth.v1 import auth_pb2
 from blatam.user.v1 import settings_pb2 as pb
 from server.domain.accounts.users import Role
-from tests.running import Running, SignedIn
-from tests.status import refusal
+from tests.running import RunningService, SignedInUser
+from tests.status import expect_rpc_error
 
 DARK = pb.UserSettings(
     notifications=pb.NotificationSettings(followed_posts=True, digest=True),
@@ -18,14 +18,17 @@ DARK = pb.UserSettings(
 )
 
 
-async def read(service: Running, caller: SignedIn) -> pb.UserSettings:
+async def read(service: RunningService, caller: SignedInUser) -> pb.UserSettings:
     request = pb.GetUserSettingsRequest()
     response = await service.users.GetUserSettings(request, metadata=caller.metadata)
     return response.settings
 
 
 async def replace(
-    service: Running, caller: SignedIn, settings: pb.UserSettings, etag: str = ""
+    service: RunningService,
+    caller: SignedInUser,
+    settings: pb.UserSettings,
+    etag: str = "",
 ) -> pb.UserSettings:
     request = pb.UpdateUserSettingsRequest(settings=settings)
     request.settings.etag = etag
@@ -33,7 +36,7 @@ async def replace(
     return response.settings
 
 
-async def test_update_settings_replaces_all_fields(shared: Running) -> None:
+async def test_update_settings_replaces_all_fields(shared: RunningService) -> None:
     """Omitted fields get their default; other members' settings stay."""
     ana, bea = await shared.signed_in(), await shared.signed_in()
     default = await read(shared, ana)
@@ -49,7 +52,9 @@ async def test_update_settings_replaces_all_fields(shared: Running) -> None:
     assert await read(shared, bea) == default
 
 
-async def test_update_settings_with_one_etag_succeeds_once(shared: Running) -> None:
+async def test_update_settings_with_one_etag_succeeds_once(
+    shared: RunningService,
+) -> None:
     """One of several writers succeeds; writing equal values changes nothing."""
     ana = await shared.signed_in()
     known = (await read(shared, ana)).etag
@@ -60,7 +65,7 @@ async def test_update_settings_with_one_etag_succeeds_once(shared: Running) -> N
     )
     written = [o for o in outcomes if isinstance(o, pb.UserSettings)]
     assert len(written) == 1
-    refused = await refusal(replace(shared, ana, DARK, known))
+    refused = await expect_rpc_error(replace(shared, ana, DARK, known))
     assert refused.code is grpc.StatusCode.ABORTED
     info = refused.detail(error_details_pb2.ErrorInfo)
     assert dict(info.metadata) == {"etag": written[0].etag}
@@ -68,7 +73,7 @@ async def test_update_settings_with_one_etag_succeeds_once(shared: Running) -> N
     assert again == written[0]
 
 
-async def test_update_settings_names_invalid_fields(shared: Running) -> None:
+async def test_update_settings_names_invalid_fields(shared: RunningService) -> None:
     ana = await shared.signed_in()
     before = await read(shared, ana)
     bad = [
@@ -79,19 +84,19 @@ async def test_update_settings_names_invalid_fields(shared: Running) -> None:
         ),
     ]
     for settings, field in bad:
-        refused = await refusal(replace(shared, ana, settings))
+        refused = await expect_rpc_error(replace(shared, ana, settings))
         assert refused.violations == {(field, "enum.defined_only")}
     empty = pb.UpdateUserSettingsRequest()
-    refused = await refusal(
+    refused = await expect_rpc_error(
         shared.users.UpdateUserSettings(empty, metadata=ana.metadata)
     )
     assert refused.violations == {("settings", "required")}
     assert await read(shared, ana) == before
 
 
-async def test_settings_refuse_services(shared: Running) -> None:
+async def test_settings_refuse_services(shared: RunningService) -> None:
     root = await shared.signed_in(Role.ADMIN)
     request = auth_pb2.CreateServiceKeyRequest(name="test")
     created = await shared.auth.CreateServiceKey(request, metadata=root.metadata)
-    key = SignedIn(root.user, auth_pb2.TokenPair(access_token=created.secret))
-    assert (await refusal(read(shared, key))).reason == "USER_REQUIRED"
+    key = SignedInUser(root.user, auth_pb2.TokenPair(access_token=created.secret))
+    assert (await expect_rpc_error(read(shared, key))).reason == "USER_REQUIRED"

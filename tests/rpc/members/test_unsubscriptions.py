@@ -7,8 +7,8 @@ import pytest
 
 from blatam.user.v1 import settings_pb2 as pb
 from blatam.user.v1 import user_pb2
-from tests.running import Running, SignedIn
-from tests.status import refusal
+from tests.running import RunningService, SignedInUser
+from tests.status import expect_rpc_error
 
 FORM = "application/x-www-form-urlencoded"
 MULTIPART = "multipart/form-data; boundary=x"
@@ -16,7 +16,7 @@ ONE_CLICK = b"List-Unsubscribe=One-Click"
 PART = b'--x\r\nContent-Disposition: form-data; name="List-Unsubscribe"\r\n\r\n'
 
 
-async def member(service: Running) -> SignedIn:
+async def member(service: RunningService) -> SignedInUser:
     """Return a member who wants mail of posts and followers."""
     who = await service.signed_in()
     settings = {"notifications": {"followedPosts": True, "newFollowers": True}}
@@ -24,18 +24,20 @@ async def member(service: Running) -> SignedIn:
     return who
 
 
-async def settings_of(service: Running, who: SignedIn) -> pb.UserSettings:
+async def settings_of(service: RunningService, who: SignedInUser) -> pb.UserSettings:
     request = pb.GetUserSettingsRequest()
     answer = await service.users.GetUserSettings(request, metadata=who.metadata)
     return answer.settings
 
 
-async def follow(service: Running, who: SignedIn, whom: SignedIn) -> None:
+async def follow(
+    service: RunningService, who: SignedInUser, whom: SignedInUser
+) -> None:
     request = user_pb2.FollowUserRequest(id=whom.user.id)
     await service.users.FollowUser(request, metadata=who.metadata)
 
 
-async def follower_mail(service: Running, who: SignedIn) -> EmailMessage:
+async def follower_mail(service: RunningService, who: SignedInUser) -> EmailMessage:
     await follow(service, await service.signed_in(), who)
     return await service.mailbox.mail(who.user.email, "Somebody follows you")
 
@@ -53,7 +55,7 @@ def unsubscribe_path(mail: EmailMessage) -> str:
     [(FORM, ONE_CLICK), (MULTIPART, PART + b"One-Click\r\n--x--\r\n"), (None, b"")],
 )
 async def test_unsubscribe_link_turns_off_its_kind_of_mail(
-    shared: Running, content_type: str | None, body: bytes
+    shared: RunningService, content_type: str | None, body: bytes
 ) -> None:
     """A POST without a sign-in, in each encoding of the RFC; the rest stays on."""
     ana = await member(shared)
@@ -70,7 +72,7 @@ async def test_unsubscribe_link_turns_off_its_kind_of_mail(
     assert await settings_of(shared, ana) == after
 
 
-async def test_unsubscribed_member_gets_no_more_mail(shared: Running) -> None:
+async def test_unsubscribed_member_gets_no_more_mail(shared: RunningService) -> None:
     """Over gRPC as over REST; later followers send no mail of that kind."""
     ana = await member(shared)
     path = unsubscribe_path(await follower_mail(shared, ana))
@@ -87,7 +89,9 @@ async def test_unsubscribed_member_gets_no_more_mail(shared: Running) -> None:
 
 
 @pytest.mark.parametrize("method", ["GET", "HEAD", "PUT", "DELETE"])
-async def test_unsubscribe_link_needs_a_post(shared: Running, method: str) -> None:
+async def test_unsubscribe_link_needs_a_post(
+    shared: RunningService, method: str
+) -> None:
     """Link checkers and prefetching browsers send GET, which changes nothing."""
     ana = await member(shared)
     path = unsubscribe_path(await follower_mail(shared, ana))
@@ -97,7 +101,7 @@ async def test_unsubscribe_link_needs_a_post(shared: Running, method: str) -> No
     assert await settings_of(shared, ana) == before
 
 
-async def test_unsubscribe_token_cannot_be_forged(shared: Running) -> None:
+async def test_unsubscribe_token_cannot_be_forged(shared: RunningService) -> None:
     """A changed, cut or foreign token is refused on both transports."""
     ana = await member(shared)
     mail = await follower_mail(shared, ana)
@@ -106,7 +110,7 @@ async def test_unsubscribe_token_cannot_be_forged(shared: Running) -> None:
     last = "A" if token[-1] != "A" else "B"
     for forged in (token[:-1] + last, token[:-4], "x", ana.tokens.access_token[:64]):
         request = pb.UnsubscribeRequest(token=forged)
-        refused = await refusal(shared.users.Unsubscribe(request))
+        refused = await expect_rpc_error(shared.users.Unsubscribe(request))
         assert refused.reason == "MAILED_TOKEN_INVALID"
         answer = await shared.http.post(f"{path}/{forged}", content=ONE_CLICK)
         assert answer.status_code == 400
@@ -114,7 +118,7 @@ async def test_unsubscribe_token_cannot_be_forged(shared: Running) -> None:
     assert await settings_of(shared, ana) == before
 
 
-async def test_other_mails_have_no_unsubscribe_header(shared: Running) -> None:
+async def test_other_mails_have_no_unsubscribe_header(shared: RunningService) -> None:
     """Mails of the account cannot be turned off."""
     ana = await shared.sign_up()
     welcome = await shared.mailbox.mail(ana.email, "Welcome")

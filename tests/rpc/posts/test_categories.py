@@ -10,18 +10,20 @@ import pytest
 from blatam.post.v1 import category_pb2 as pb
 from blatam.post.v1 import post_pb2
 from server.domain.accounts.users import Role
-from tests.running import Running, SignedIn
-from tests.status import refusal
+from tests.running import RunningService, SignedInUser
+from tests.status import expect_rpc_error
 
 
-async def create(service: Running, caller: SignedIn, **values: Any) -> pb.Category:
+async def create(
+    service: RunningService, caller: SignedInUser, **values: Any
+) -> pb.Category:
     request = pb.CreateCategoryRequest(**{"name": "Numbers"} | values)
     response = await service.posts.CreateCategory(request, metadata=caller.metadata)
     return response.category
 
 
 async def delete(
-    service: Running, caller: SignedIn, category_id: int, **f: Any
+    service: RunningService, caller: SignedInUser, category_id: int, **f: Any
 ) -> None:
     request = pb.DeleteCategoryRequest(id=category_id, **f)
     await service.posts.DeleteCategory(request, metadata=caller.metadata)
@@ -31,7 +33,7 @@ def slug() -> str:
     return f"c-{uuid4()}"
 
 
-async def test_category_slugs_are_unique(shared: Running) -> None:
+async def test_category_slugs_are_unique(shared: RunningService) -> None:
     """The constraint decides: of concurrent requests one succeeds."""
     root = await shared.signed_in(Role.ADMIN)
     taken = slug()
@@ -40,7 +42,7 @@ async def test_category_slugs_are_unique(shared: Running) -> None:
     )
     created = [o for o in outcomes if isinstance(o, pb.Category)]
     assert len(created) == 1
-    refused = await refusal(create(shared, root, slug=taken))
+    refused = await expect_rpc_error(create(shared, root, slug=taken))
     assert (refused.code, refused.reason) == (
         grpc.StatusCode.ALREADY_EXISTS,
         "SLUG_TAKEN",
@@ -48,7 +50,7 @@ async def test_category_slugs_are_unique(shared: Running) -> None:
     other = await create(shared, root, slug=slug())
     request = pb.UpdateCategoryRequest(category=pb.Category(id=other.id, slug=taken))
     call = shared.posts.UpdateCategory(request, metadata=root.metadata)
-    assert (await refusal(call)).reason == "SLUG_TAKEN"
+    assert (await expect_rpc_error(call)).reason == "SLUG_TAKEN"
 
 
 @pytest.mark.parametrize(
@@ -66,11 +68,11 @@ async def test_category_slugs_are_unique(shared: Running) -> None:
     ],
 )
 async def test_create_category_names_invalid_fields(
-    service: Running, fields: dict[str, Any], violations: set[tuple[str, str]]
+    service: RunningService, fields: dict[str, Any], violations: set[tuple[str, str]]
 ) -> None:
     """The error names the field and the rule; nothing is written."""
     root = await service.signed_in(Role.ADMIN)
-    refused = await refusal(create(service, root, **{"slug": "a"} | fields))
+    refused = await expect_rpc_error(create(service, root, **{"slug": "a"} | fields))
     assert refused.violations == violations
     listed = await service.posts.ListCategories(
         pb.ListCategoriesRequest(), metadata=root.metadata
@@ -78,7 +80,7 @@ async def test_create_category_names_invalid_fields(
     assert listed.total == 0
 
 
-async def test_update_category_follows_mask_and_etag(shared: Running) -> None:
+async def test_update_category_follows_mask_and_etag(shared: RunningService) -> None:
     root = await shared.signed_in(Role.ADMIN)
     numbers = await create(shared, root, slug=slug())
     call = shared.posts.UpdateCategory
@@ -87,19 +89,19 @@ async def test_update_category_follows_mask_and_etag(shared: Running) -> None:
     )
     changed = (await call(request, metadata=root.metadata)).category
     assert (changed.name, changed.slug) == ("Shapes", numbers.slug)
-    refused = await refusal(call(request, metadata=root.metadata))
+    refused = await expect_rpc_error(call(request, metadata=root.metadata))
     assert refused.reason == "ETAG_MISMATCH"
     request.category.etag = ""
     request.update_mask.paths.append("created_at")
-    refused = await refusal(call(request, metadata=root.metadata))
+    refused = await expect_rpc_error(call(request, metadata=root.metadata))
     assert refused.violations == {("category.createdAt", "update_mask.not_writable")}
     request.category.id = 10**9
     request.update_mask.paths[:] = ["name"]
-    refused = await refusal(call(request, metadata=root.metadata))
+    refused = await expect_rpc_error(call(request, metadata=root.metadata))
     assert refused.reason == "CATEGORY_NOT_FOUND"
 
 
-async def test_category_can_be_sent_back_as_it_was_read(shared: Running) -> None:
+async def test_category_can_be_sent_back_as_it_was_read(shared: RunningService) -> None:
     """AIP-203: without a mask, output-only fields are ignored."""
     root = await shared.signed_in(Role.ADMIN)
     sent = await create(shared, root, slug=slug())
@@ -110,7 +112,7 @@ async def test_category_can_be_sent_back_as_it_was_read(shared: Running) -> None
     assert (changed.name, changed.created_at) == ("Shapes", sent.created_at)
 
 
-async def test_category_in_use_cannot_be_deleted(shared: Running) -> None:
+async def test_category_in_use_cannot_be_deleted(shared: RunningService) -> None:
     """Drafts count as well; a category of deleted posts only can be deleted."""
     root, ana = await shared.signed_in(Role.ADMIN), await shared.signed_in()
     numbers = await create(shared, root, slug=slug())
@@ -118,7 +120,7 @@ async def test_category_in_use_cannot_be_deleted(shared: Running) -> None:
         title="x", body="y", category_id=numbers.id, state=post_pb2.POST_STATE_DRAFT
     )
     post = (await shared.posts.CreatePost(request, metadata=ana.metadata)).post
-    refused = await refusal(delete(shared, root, numbers.id))
+    refused = await expect_rpc_error(delete(shared, root, numbers.id))
     assert (refused.code, refused.reason) == (
         grpc.StatusCode.FAILED_PRECONDITION,
         "CATEGORY_IN_USE",
@@ -126,14 +128,14 @@ async def test_category_in_use_cannot_be_deleted(shared: Running) -> None:
     deletion = post_pb2.DeletePostRequest(id=post.id)
     await shared.posts.DeletePost(deletion, metadata=ana.metadata)
     stale = delete(shared, root, numbers.id, etag="ff")
-    assert (await refusal(stale)).reason == "ETAG_MISMATCH"
+    assert (await expect_rpc_error(stale)).reason == "ETAG_MISMATCH"
     await delete(shared, root, numbers.id)
-    refused = await refusal(delete(shared, root, numbers.id))
+    refused = await expect_rpc_error(delete(shared, root, numbers.id))
     assert refused.reason == "CATEGORY_NOT_FOUND"
 
 
 async def test_post_and_deletion_of_its_category_exclude_each_other(
-    shared: Running,
+    shared: RunningService,
 ) -> None:
     """One of the two is refused: no post is in a deleted category."""
     root, ana = await shared.signed_in(Role.ADMIN), await shared.signed_in()
@@ -150,7 +152,7 @@ async def test_post_and_deletion_of_its_category_exclude_each_other(
         assert isinstance(written, Exception) is not isinstance(ended, Exception)
 
 
-async def test_list_categories_has_every_category_once(service: Running) -> None:
+async def test_list_categories_has_every_category_once(service: RunningService) -> None:
     """By token, in each order."""
     root = await service.signed_in(Role.ADMIN)
     created = [await create(service, root, slug=name) for name in ("b", "a", "c")]

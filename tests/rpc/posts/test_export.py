@@ -12,8 +12,8 @@ import sqlalchemy as sa
 from blatam.post.v1 import post_pb2 as pb
 from server.domain.accounts.users import Role
 from server.store.connect import Database
-from tests.running import Running
-from tests.status import refusal
+from tests.running import RunningService
+from tests.status import expect_rpc_error
 
 MANY = 4_000
 MIB = 1024 * 1024
@@ -35,7 +35,7 @@ async def fill(database_url: str, author_id: int, length: int = 5_000) -> None:
 
 
 async def test_export_posts_memory_does_not_grow(
-    service: Running, database_url: str
+    service: RunningService, database_url: str
 ) -> None:
     """In id order, with drafts, and complete; memory does not grow."""
     root = await service.signed_in(Role.ADMIN)
@@ -54,7 +54,7 @@ async def test_export_posts_memory_does_not_grow(
 
 
 async def test_export_posts_slow_reader_holds_no_connection(
-    service: Running, database_url: str
+    service: RunningService, database_url: str
 ) -> None:
     """Posts that the client does not read are not fetched, but for the buffers.
 
@@ -86,7 +86,7 @@ async def test_export_posts_slow_reader_holds_no_connection(
     assert read < MANY / 2
 
 
-async def test_export_posts_resumes_after_an_id(service: Running) -> None:
+async def test_export_posts_resumes_after_an_id(service: RunningService) -> None:
     root = await service.signed_in(Role.ADMIN)
     for n in range(4):
         request = pb.CreatePostRequest(title=str(n), body="x")
@@ -95,17 +95,19 @@ async def test_export_posts_resumes_after_an_id(service: Running) -> None:
     assert len(all_ids) == 4
     assert await exported(service, root.metadata, all_ids[1]) == all_ids[2:]
     assert await exported(service, root.metadata, all_ids[-1]) == []
-    refused = await refusal(exported(service, root.metadata, -1))
+    refused = await expect_rpc_error(exported(service, root.metadata, -1))
     assert refused.violations == {("afterId", "int64.gte")}
 
 
-async def exported(service: Running, metadata: Any, after_id: int) -> list[int]:
+async def exported(service: RunningService, metadata: Any, after_id: int) -> list[int]:
     request = pb.ExportPostsRequest(after_id=after_id)
     stream = service.posts.ExportPosts(request, metadata=metadata)
     return [answer.post.id async for answer in stream]
 
 
-async def test_export_posts_over_rest_has_a_post_per_line(service: Running) -> None:
+async def test_export_posts_over_rest_has_a_post_per_line(
+    service: RunningService,
+) -> None:
     root = await service.signed_in(Role.ADMIN)
     request = pb.CreatePostRequest(title="One", body="x")
     await service.posts.CreatePost(request, metadata=root.metadata)

@@ -13,25 +13,27 @@ from blatam.post.v1 import post_pb2 as pb
 from blatam.user.v1 import user_pb2
 from server.domain.accounts.users import Role
 from server.domain.edits import json_name
-from tests.running import Running, SignedIn
-from tests.status import refusal
+from tests.running import RunningService, SignedInUser
+from tests.status import expect_rpc_error
 
 TEXT = {"title": "On numbers", "body": "There are many. " * 20}
 
 
-async def write(service: Running, caller: SignedIn, **values: Any) -> pb.Post:
+async def write(
+    service: RunningService, caller: SignedInUser, **values: Any
+) -> pb.Post:
     request = pb.CreatePostRequest(**TEXT | values)
     response = await service.posts.CreatePost(request, metadata=caller.metadata)
     return response.post
 
 
-async def read(service: Running, caller: SignedIn, post_id: int) -> pb.Post:
+async def read(service: RunningService, caller: SignedInUser, post_id: int) -> pb.Post:
     request = pb.GetPostRequest(id=post_id)
     return (await service.posts.GetPost(request, metadata=caller.metadata)).post
 
 
 async def listed(
-    service: Running, caller: SignedIn, **fields: Any
+    service: RunningService, caller: SignedInUser, **fields: Any
 ) -> pb.ListPostsResponse:
     request = pb.ListPostsRequest(**fields)
     return await service.posts.ListPosts(request, metadata=caller.metadata)
@@ -46,14 +48,14 @@ def update(
     return request
 
 
-async def category(service: Running) -> category_pb2.Category:
+async def category(service: RunningService) -> category_pb2.Category:
     root = await service.signed_in(Role.ADMIN)
     request = category_pb2.CreateCategoryRequest(slug=f"c-{uuid4()}", name="Numbers")
     response = await service.posts.CreateCategory(request, metadata=root.metadata)
     return response.category
 
 
-async def test_post_is_read_as_it_was_written(shared: Running) -> None:
+async def test_post_is_read_as_it_was_written(shared: RunningService) -> None:
     """With its author and category; lists omit the body."""
     ana, bea = await shared.signed_in(), await shared.signed_in()
     numbers = await category(shared)
@@ -88,18 +90,18 @@ async def test_post_is_read_as_it_was_written(shared: Running) -> None:
     ],
 )
 async def test_create_post_names_invalid_fields(
-    shared: Running, fields: dict[str, Any], violation: tuple[str, str]
+    shared: RunningService, fields: dict[str, Any], violation: tuple[str, str]
 ) -> None:
     """The error names the field and the rule; nothing is written."""
     ana = await shared.signed_in()
-    refused = await refusal(write(shared, ana, **fields))
+    refused = await expect_rpc_error(write(shared, ana, **fields))
     assert refused.code is grpc.StatusCode.INVALID_ARGUMENT
     assert refused.violations == {violation}
     assert violation[0] in refused.message
     assert (await listed(shared, ana, author_id=ana.user.id)).total == 0
 
 
-async def test_longest_posts_fit_one_page(shared: Running) -> None:
+async def test_longest_posts_fit_one_page(shared: RunningService) -> None:
     """200 and 50,000 characters, of four bytes each; 20 of them fit on a page."""
     ana = await shared.signed_in()
     long = {"title": "😀" * 200, "body": "😀" * 50_000}
@@ -109,15 +111,19 @@ async def test_longest_posts_fit_one_page(shared: Running) -> None:
     )
     assert list(page.items) == posts[::-1]
     too_many = listed(shared, ana, view=pb.POST_VIEW_FULL, page_size=21)
-    assert (await refusal(too_many)).violations == {("pageSize", "page_size.whole")}
+    assert (await expect_rpc_error(too_many)).violations == {
+        ("pageSize", "page_size.whole")
+    }
 
 
-async def test_drafts_are_visible_to_author_and_admins_only(shared: Running) -> None:
+async def test_drafts_are_visible_to_author_and_admins_only(
+    shared: RunningService,
+) -> None:
     """Other members neither read nor list a draft until it is published."""
     ana, bea = await shared.signed_in(), await shared.signed_in()
     root = await shared.signed_in(Role.ADMIN)
     draft = await write(shared, ana, state=pb.POST_STATE_DRAFT)
-    refused = await refusal(read(shared, bea, draft.id))
+    refused = await expect_rpc_error(read(shared, bea, draft.id))
     assert (refused.code, refused.reason) == (
         grpc.StatusCode.NOT_FOUND,
         "POST_NOT_FOUND",
@@ -136,14 +142,16 @@ async def test_drafts_are_visible_to_author_and_admins_only(shared: Running) -> 
             pb.DeletePostRequest(id=draft.id), metadata=bea.metadata
         ),
     ):
-        assert (await refusal(call)).reason == "POST_NOT_FOUND"
+        assert (await expect_rpc_error(call)).reason == "POST_NOT_FOUND"
     request = update(draft, state=pb.POST_STATE_PUBLISHED)
     await shared.posts.UpdatePost(request, metadata=ana.metadata)
     assert (await read(shared, bea, draft.id)).state == pb.POST_STATE_PUBLISHED
     assert (await listed(shared, bea, **by_ana)).total == 1
 
 
-async def test_post_is_written_by_author_and_admins_only(shared: Running) -> None:
+async def test_post_is_written_by_author_and_admins_only(
+    shared: RunningService,
+) -> None:
     ana, bea = await shared.signed_in(), await shared.signed_in()
     root = await shared.signed_in(Role.ADMIN)
     post = await write(shared, ana)
@@ -153,7 +161,7 @@ async def test_post_is_written_by_author_and_admins_only(shared: Running) -> Non
             pb.DeletePostRequest(id=post.id), metadata=bea.metadata
         ),
     ):
-        refused = await refusal(call)
+        refused = await expect_rpc_error(call)
         assert (refused.code, refused.reason) == (
             grpc.StatusCode.PERMISSION_DENIED,
             "ACCESS_DENIED",
@@ -166,10 +174,12 @@ async def test_post_is_written_by_author_and_admins_only(shared: Running) -> Non
     await shared.posts.DeletePost(
         pb.DeletePostRequest(id=post.id), metadata=root.metadata
     )
-    assert (await refusal(read(shared, ana, post.id))).reason == "POST_NOT_FOUND"
+    assert (
+        await expect_rpc_error(read(shared, ana, post.id))
+    ).reason == "POST_NOT_FOUND"
 
 
-async def test_update_post_changes_single_fields(shared: Running) -> None:
+async def test_update_post_changes_single_fields(shared: RunningService) -> None:
     """By mask or by the fields that are set; a stale etag is refused."""
     ana = await shared.signed_in()
     numbers = await category(shared)
@@ -182,7 +192,9 @@ async def test_update_post_changes_single_fields(shared: Running) -> None:
     second = (await call(update(post, "category_id"), metadata=ana.metadata)).post
     assert second.category_id == 0
     stale = update(post, title="x", etag=first.etag)
-    assert (await refusal(call(stale, metadata=ana.metadata))).reason == "ETAG_MISMATCH"
+    assert (
+        await expect_rpc_error(call(stale, metadata=ana.metadata))
+    ).reason == "ETAG_MISMATCH"
     for bad, violation in (
         (update(post, "title"), ("post.title", "update_mask.empty")),
         (update(post, "state"), ("post.state", "update_mask.empty")),
@@ -195,19 +207,23 @@ async def test_update_post_changes_single_fields(shared: Running) -> None:
          ("post.categoryId", "category_id.known")),
         (update(pb.Post(), title="x"), ("post", "post.id")),
     ):  # fmt: skip
-        refused = await refusal(call(bad, metadata=ana.metadata))
+        refused = await expect_rpc_error(call(bad, metadata=ana.metadata))
         assert refused.violations == {violation}
     assert await read(shared, ana, post.id) == second
     deletion = pb.DeletePostRequest(id=post.id, etag=first.etag)
-    refused = await refusal(shared.posts.DeletePost(deletion, metadata=ana.metadata))
+    refused = await expect_rpc_error(
+        shared.posts.DeletePost(deletion, metadata=ana.metadata)
+    )
     assert refused.code is grpc.StatusCode.ABORTED
     deletion.etag = second.etag
     await shared.posts.DeletePost(deletion, metadata=ana.metadata)
-    refused = await refusal(shared.posts.DeletePost(deletion, metadata=ana.metadata))
+    refused = await expect_rpc_error(
+        shared.posts.DeletePost(deletion, metadata=ana.metadata)
+    )
     assert refused.reason == "POST_NOT_FOUND"
 
 
-async def test_post_can_be_sent_back_as_it_was_read(shared: Running) -> None:
+async def test_post_can_be_sent_back_as_it_was_read(shared: RunningService) -> None:
     """AIP-203: without a mask, output-only fields are ignored; a mask names them."""
     ana = await shared.signed_in()
     numbers = await category(shared)
@@ -223,13 +239,13 @@ async def test_post_can_be_sent_back_as_it_was_read(shared: Running) -> None:
     ]  # fmt: skip
     request.post.etag = ""
     request.update_mask.paths.extend(["title", *output_only])
-    refused = await refusal(call(request, metadata=ana.metadata))
+    refused = await expect_rpc_error(call(request, metadata=ana.metadata))
     assert refused.violations == {
         (f"post.{json_name(name)}", "update_mask.not_writable") for name in output_only
     }
 
 
-async def test_post_writes_are_idempotent(shared: Running) -> None:
+async def test_post_writes_are_idempotent(shared: RunningService) -> None:
     """L14: a repeat gets the first response."""
     ana = await shared.signed_in()
     request_id = str(uuid4())
@@ -244,7 +260,9 @@ async def test_post_writes_are_idempotent(shared: Running) -> None:
     assert {answer.post.etag for answer in answers} == {"2"}
 
 
-async def test_list_posts_filters_by_author_category_and_time(service: Running) -> None:
+async def test_list_posts_filters_by_author_category_and_time(
+    service: RunningService,
+) -> None:
     ana, bea = await service.signed_in(), await service.signed_in()
     numbers = await category(service)
     first = await write(service, ana, category_id=numbers.id)
@@ -269,7 +287,7 @@ async def test_list_posts_filters_by_author_category_and_time(service: Running) 
         assert page.total == len(expected)
 
 
-async def test_list_posts_by_token_has_every_post_once(service: Running) -> None:
+async def test_list_posts_by_token_has_every_post_once(service: RunningService) -> None:
     """R29: drafts and published posts in order; a token is bound to caller and list."""
     ana, bea = await service.signed_in(), await service.signed_in()
     posts = [
@@ -306,7 +324,7 @@ async def test_list_posts_by_token_has_every_post_once(service: Running) -> None
         listed(service, ana, page_token=token, sort_by="id"),
         listed(service, ana, page_token=token, author_id=ana.user.id),
     ):
-        assert (await refusal(call)).violations == foreign
+        assert (await expect_rpc_error(call)).violations == foreign
 
 
 @pytest.mark.parametrize(
@@ -326,15 +344,15 @@ async def test_list_posts_by_token_has_every_post_once(service: Running) -> None
     ],
 )
 async def test_list_posts_names_invalid_fields(
-    shared: Running, fields: dict[str, Any], violation: tuple[str, str]
+    shared: RunningService, fields: dict[str, Any], violation: tuple[str, str]
 ) -> None:
     ana = await shared.signed_in()
-    refused = await refusal(listed(shared, ana, **fields))
+    refused = await expect_rpc_error(listed(shared, ana, **fields))
     assert refused.code is grpc.StatusCode.INVALID_ARGUMENT
     assert refused.violations == {violation}
 
 
-async def test_deleted_members_posts_are_not_found(shared: Running) -> None:
+async def test_deleted_members_posts_are_not_found(shared: RunningService) -> None:
     """Neither by id nor in lists and totals, for admins, too."""
     ana, bea = await shared.signed_in(), await shared.signed_in()
     root = await shared.signed_in(Role.ADMIN)
@@ -343,7 +361,9 @@ async def test_deleted_members_posts_are_not_found(shared: Running) -> None:
     deletion = user_pb2.DeleteUserRequest(id=ana.user.id)
     await shared.users.DeleteUser(deletion, metadata=ana.metadata)
     for caller in (bea, root):
-        assert (await refusal(read(shared, caller, post.id))).reason == "POST_NOT_FOUND"
+        assert (
+            await expect_rpc_error(read(shared, caller, post.id))
+        ).reason == "POST_NOT_FOUND"
         assert (await listed(shared, caller, author_id=ana.user.id)).total == 0
         assert (await listed(shared, caller, category_id=numbers.id)).total == 0
     restore = user_pb2.UndeleteUserRequest(id=ana.user.id)

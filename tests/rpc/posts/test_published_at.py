@@ -10,32 +10,32 @@ import sqlalchemy as sa
 from server.domain.accounts.users import Role
 from server.store.connect import Database
 from tests.clients import Client, Grpc, Rest
-from tests.running import Running, SignedIn
+from tests.running import RunningService, SignedInUser
 
 DRAFT, PUBLISHED = "POST_STATE_DRAFT", "POST_STATE_PUBLISHED"
 TEXT = {"title": "On numbers", "body": "Many."}
 
 
 @pytest.fixture(params=[Grpc, Rest])
-def client(request: pytest.FixtureRequest, service: Running) -> Client:
-    make: Callable[[Running], Client] = request.param
+def client(request: pytest.FixtureRequest, service: RunningService) -> Client:
+    make: Callable[[RunningService], Client] = request.param
     return make(service)
 
 
-async def body(client: Client, caller: SignedIn, rpc: str, **fields: Any) -> Any:
+async def body(client: Client, caller: SignedInUser, rpc: str, **fields: Any) -> Any:
     """Make a call that succeeds, and return its JSON body."""
     answer = await client.call(rpc, caller.tokens.access_token, **fields)
     assert answer.status == "OK", answer
     return answer.body
 
 
-async def listed_ids(client: Client, caller: SignedIn, **fields: Any) -> list[str]:
+async def listed_ids(client: Client, caller: SignedInUser, **fields: Any) -> list[str]:
     page = await body(client, caller, "ListPosts", **fields)
     return [post["id"] for post in page["items"]]
 
 
 async def draft_of_last_month(
-    client: Client, author: SignedIn, database_url: str
+    client: Client, author: SignedInUser, database_url: str
 ) -> str:
     """Create a draft that was begun 30 days ago, and return its id."""
     post = await body(client, author, "CreatePost", state=DRAFT, **TEXT)
@@ -57,7 +57,7 @@ def text_of(moment: datetime) -> str:
 
 
 async def test_published_draft_is_listed_first(
-    service: Running, client: Client, database_url: str
+    service: RunningService, client: Client, database_url: str
 ) -> None:
     """It is among the new posts for readers, however long ago it was begun."""
     ana, bea = await service.signed_in(), await service.signed_in()
@@ -84,7 +84,7 @@ async def test_published_draft_is_listed_first(
 
 
 async def test_published_posts_have_the_time_of_their_creation(
-    service: Running, client: Client
+    service: RunningService, client: Client
 ) -> None:
     ana = await service.signed_in()
     post = await body(client, ana, "CreatePost", **TEXT)
@@ -94,7 +94,7 @@ async def test_published_posts_have_the_time_of_their_creation(
 
 
 async def test_published_again_keeps_the_first_publication(
-    service: Running, client: Client
+    service: RunningService, client: Client
 ) -> None:
     """Withdrawing and publishing again does not bring a post to the top."""
     ana = await service.signed_in()
@@ -108,7 +108,7 @@ async def test_published_again_keeps_the_first_publication(
 
 
 async def test_drafts_are_listed_by_their_creation(
-    service: Running, client: Client, database_url: str
+    service: RunningService, client: Client, database_url: str
 ) -> None:
     """Among the author's published posts, page by page and by `since`."""
     ana, root = await service.signed_in(), await service.signed_in(Role.ADMIN)
@@ -133,7 +133,7 @@ async def test_drafts_are_listed_by_their_creation(
 
 
 async def test_followers_are_mailed_when_a_draft_is_published(
-    service: Running, client: Client, database_url: str
+    service: RunningService, client: Client, database_url: str
 ) -> None:
     """Also those who followed after the draft was begun."""
     ana, bea = await service.signed_in(), await service.signed_in()
@@ -147,7 +147,7 @@ async def test_followers_are_mailed_when_a_draft_is_published(
 
 
 async def test_posts_of_an_older_release_get_their_publication(
-    service: Running, client: Client, database_url: str
+    service: RunningService, client: Client, database_url: str
 ) -> None:
     """A release that does not know the column runs beside this one."""
     ana = await service.signed_in()

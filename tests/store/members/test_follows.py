@@ -9,14 +9,14 @@ import pytest
 from server.domain.accounts.users import User
 from server.domain.errors import AcademyError, TokenInvalid, UserNotFound
 from server.domain.members.profiles import Profile
-from server.domain.posts.posts import NewPost, State
+from server.domain.posts.posts import NewPost, PostState
 from server.store.accounts.erasure import begin_erasure, delete_account
 from server.store.connect import Database
 from server.store.members.follows import PostgresFollows
 from server.store.members.profiles import PostgresProfiles
 from server.store.posts.posts import PostgresPosts
 from tests.fakes import NOON
-from tests.store.conftest import Stores
+from tests.store.conftest import StoresUnderTest
 from tests.store.test_sessions import blocked
 from tests.store.test_users import new
 
@@ -28,7 +28,7 @@ def follow(database: Database, follower: User, followed: User) -> Awaitable[obje
 
 
 def post(database: Database, follower: User, followed: User) -> Awaitable[object]:
-    new_post = NewPost(follower.id, "Title", "body", 0, State.PUBLISHED, NOON)
+    new_post = NewPost(follower.id, "Title", "body", 0, PostState.PUBLISHED, NOON)
     return PostgresPosts(database).add(new_post)
 
 
@@ -50,7 +50,7 @@ def new_profile(user_id: int, now: datetime) -> Profile:
     ],
 )
 async def test_write_for_an_account_erased_meanwhile_is_refused(
-    real_stores: Stores,
+    real_stores: StoresUnderTest,
     database: Database,
     write: Write,
     erased: str,

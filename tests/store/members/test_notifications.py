@@ -12,10 +12,10 @@ import sqlalchemy as sa
 from server.domain.accounts.users import User
 from server.domain.credentials.sessions import Session
 from server.domain.edits import Edit
-from server.domain.members.event_handlers import EventHandlers
-from server.domain.members.settings import Settings
+from server.domain.members.event_handlers import MemberEventHandlers
+from server.domain.members.settings import UserSettings
 from server.domain.outbox.entries import Entry, EventType
-from server.domain.posts.posts import NewPost, Post, State
+from server.domain.posts.posts import NewPost, Post, PostState
 from server.store.connect import Database
 from server.store.members.analytics import PostgresAnalytics
 from server.store.members.follows import PostgresFollows
@@ -26,29 +26,29 @@ from server.store.posts.posts import PostgresPosts
 from server.store.tables import notifications, outbox, user_analytics
 from server.workers.periodic_jobs import DIGEST_AFTER, PeriodicJobs
 from tests.fakes import NOON, Clock
-from tests.store.conftest import Stores
+from tests.store.conftest import StoresUnderTest
 from tests.store.test_users import new
 
 LEASE = timedelta(seconds=5)
 
 
-class World:
+class NotificationHarness:
     """The stores, and a dispatcher that the test drives."""
 
-    def __init__(self, stores: Stores, database: Database) -> None:
+    def __init__(self, stores: StoresUnderTest, database: Database) -> None:
         self.users, self.database, self.clock = stores.users, database, Clock()
         self.outbox = PostgresOutbox(database)
         self.posts, self.follows = PostgresPosts(database), PostgresFollows(database)
         self.settings = PostgresSettings(database)
         self.notifications = PostgresNotifications(database, self.clock)
         counts = PostgresAnalytics(database)
-        self.event_handlers = EventHandlers(counts, self.notifications)
+        self.event_handlers = MemberEventHandlers(counts, self.notifications)
         self.periodic_jobs = PeriodicJobs(counts, self.notifications, self.clock)
 
     async def member(self, name: str, **settings: bool) -> User:
         user = await self.users.add(new(name))
         if settings:
-            values = replace(Settings(), **settings)  # type: ignore[arg-type]  # all bool
+            values = replace(UserSettings(), **settings)  # type: ignore[arg-type]  # all bool
             await self.settings.replace(user.id, values, "", NOON)
         return user
 
@@ -56,7 +56,10 @@ class World:
         await self.follows.add(follower.id, followed.id, self.clock())
 
     async def post(
-        self, author: User, title: str = "On numbers", state: State = State.PUBLISHED
+        self,
+        author: User,
+        title: str = "On numbers",
+        state: PostState = PostState.PUBLISHED,
     ) -> Post:
         made = NewPost(author.id, title, "body", 0, state, self.clock())
         return await self.posts.add(made)
@@ -94,43 +97,45 @@ class World:
 
 
 @pytest_asyncio.fixture
-async def world(real_stores: Stores, database: Database) -> World:
-    return World(real_stores, database)
+async def harness(
+    real_stores: StoresUnderTest, database: Database
+) -> NotificationHarness:
+    return NotificationHarness(real_stores, database)
 
 
-async def test_counts_follow_posts_and_follows(world: World) -> None:
+async def test_counts_follow_posts_and_follows(harness: NotificationHarness) -> None:
     """Also when an event is delivered twice; deleted members are not counted."""
-    ana, bea = await world.member("ana"), await world.member("bea")
-    await world.follow(bea, ana)
-    post = await world.post(ana)
-    await world.post(ana, state=State.DRAFT)
-    await world.deliver()
-    assert await world.counts(ana) == (1, 1)
-    await world.posts.edit(post.id, Edit({"state": State.DRAFT}, "", NOON))
-    await world.deliver()
-    assert await world.counts(ana) == (0, 1)
-    await world.posts.edit(post.id, Edit({"state": State.PUBLISHED}, "", NOON))
-    await world.users.delete(bea.id, NOON)
-    await world.deliver()
-    assert await world.counts(ana) == (1, 0)
+    ana, bea = await harness.member("ana"), await harness.member("bea")
+    await harness.follow(bea, ana)
+    post = await harness.post(ana)
+    await harness.post(ana, state=PostState.DRAFT)
+    await harness.deliver()
+    assert await harness.counts(ana) == (1, 1)
+    await harness.posts.edit(post.id, Edit({"state": PostState.DRAFT}, "", NOON))
+    await harness.deliver()
+    assert await harness.counts(ana) == (0, 1)
+    await harness.posts.edit(post.id, Edit({"state": PostState.PUBLISHED}, "", NOON))
+    await harness.users.delete(bea.id, NOON)
+    await harness.deliver()
+    assert await harness.counts(ana) == (1, 0)
     later = NOON + timedelta(seconds=1)
-    await world.users.undelete(bea.id, NOON - timedelta(seconds=1), later)
-    await world.posts.delete(post.id, "", NOON)
-    await world.deliver()
-    assert await world.counts(ana) == (0, 1)
-    await world.follows.remove(bea.id, ana.id, NOON)
-    await world.deliver()
-    assert await world.counts(ana) == (0, 0)
+    await harness.users.undelete(bea.id, NOON - timedelta(seconds=1), later)
+    await harness.posts.delete(post.id, "", NOON)
+    await harness.deliver()
+    assert await harness.counts(ana) == (0, 1)
+    await harness.follows.remove(bea.id, ana.id, NOON)
+    await harness.deliver()
+    assert await harness.counts(ana) == (0, 0)
 
 
 async def test_counts_are_updated_once_for_many_events(
-    world: World, database: Database
+    harness: NotificationHarness, database: Database
 ) -> None:
     """Counts that are not stale are not counted again."""
-    ana = await world.member("ana")
+    ana = await harness.member("ana")
     for number in range(5):
-        await world.follow(await world.member(f"fan{number}"), ana)
-    await world.deliver()
+        await harness.follow(await harness.member(f"fan{number}"), ana)
+    await harness.deliver()
     analytics = PostgresAnalytics(database)
     assert await analytics.count(100, NOON) == 1
     assert await analytics.count(100, NOON) == 0
@@ -138,157 +143,169 @@ async def test_counts_are_updated_once_for_many_events(
     assert await analytics.count(100, NOON) == 0
 
 
-async def test_post_notifies_followers_whose_settings_ask_for_it(world: World) -> None:
+async def test_post_notifies_followers_whose_settings_ask_for_it(
+    harness: NotificationHarness,
+) -> None:
     """Each once; not deleted members, nor those who follow later."""
-    ana = await world.member("ana")
-    asks = await world.member("asks", followed_posts=True)
+    ana = await harness.member("ana")
+    asks = await harness.member("asks", followed_posts=True)
     others = [
-        await world.member("never", new_followers=True),
-        await world.member("default"),
-        await world.member("gone", followed_posts=True),
+        await harness.member("never", new_followers=True),
+        await harness.member("default"),
+        await harness.member("gone", followed_posts=True),
     ]
     for who in (asks, *others):
-        await world.follow(who, ana)
-    await world.users.delete(others[-1].id, NOON)
-    await world.deliver()
-    post = await world.post(ana)
-    world.clock.advance(1)
-    await world.follow(await world.member("late", followed_posts=True), ana)
-    (mail,) = await world.deliver()
+        await harness.follow(who, ana)
+    await harness.users.delete(others[-1].id, NOON)
+    await harness.deliver()
+    post = await harness.post(ana)
+    harness.clock.advance(1)
+    await harness.follow(await harness.member("late", followed_posts=True), ana)
+    (mail,) = await harness.deliver()
     assert (mail.kind, mail.user_id) == (EventType.FOLLOWED_POST, asks.id)
-    assert await world.lines(mail) == ["ana: On numbers"]
-    for state in (State.DRAFT, State.PUBLISHED):
-        await world.posts.edit(post.id, Edit({"state": state}, "", NOON))
-    assert await world.deliver() == []
+    assert await harness.lines(mail) == ["ana: On numbers"]
+    for state in (PostState.DRAFT, PostState.PUBLISHED):
+        await harness.posts.edit(post.id, Edit({"state": state}, "", NOON))
+    assert await harness.deliver() == []
 
 
 async def test_notification_omits_deleted_post_and_changed_setting(
-    world: World,
+    harness: NotificationHarness,
 ) -> None:
     """A mail is composed when it is sent, from the data of that moment."""
-    ana, bea = await world.member("ana"), await world.member("bea", followed_posts=True)
-    await world.follow(bea, ana)
-    post = await world.post(ana)
-    (mail,) = await world.deliver()
-    await world.settings.replace(bea.id, Settings(), "", NOON)
-    assert await world.lines(mail) == []
-    await world.settings.replace(bea.id, Settings(followed_posts=True), "", NOON)
-    assert await world.lines(mail) == ["ana: On numbers"]
-    await world.posts.delete(post.id, "", NOON)
-    assert await world.lines(mail) == []
+    ana, bea = (
+        await harness.member("ana"),
+        await harness.member("bea", followed_posts=True),
+    )
+    await harness.follow(bea, ana)
+    post = await harness.post(ana)
+    (mail,) = await harness.deliver()
+    await harness.settings.replace(bea.id, UserSettings(), "", NOON)
+    assert await harness.lines(mail) == []
+    await harness.settings.replace(bea.id, UserSettings(followed_posts=True), "", NOON)
+    assert await harness.lines(mail) == ["ana: On numbers"]
+    await harness.posts.delete(post.id, "", NOON)
+    assert await harness.lines(mail) == []
 
 
-async def test_new_follower_is_notified_once(world: World) -> None:
+async def test_new_follower_is_notified_once(harness: NotificationHarness) -> None:
     """Following again and again sends no further mail."""
-    ana, bea = await world.member("ana", new_followers=True), await world.member("bea")
+    ana, bea = (
+        await harness.member("ana", new_followers=True),
+        await harness.member("bea"),
+    )
     for _ in range(3):
-        await world.follow(bea, ana)
-        await world.follows.remove(bea.id, ana.id, NOON)
-    await world.follow(bea, ana)
-    (mail,) = await world.deliver()
+        await harness.follow(bea, ana)
+        await harness.follows.remove(bea.id, ana.id, NOON)
+    await harness.follow(bea, ana)
+    (mail,) = await harness.deliver()
     assert (mail.kind, mail.user_id) == (EventType.NEW_FOLLOWER, ana.id)
-    assert await world.lines(mail) == ["bea follows you"]
+    assert await harness.lines(mail) == ["bea follows you"]
 
 
-async def test_post_notifies_many_followers_in_chunks(world: World) -> None:
+async def test_post_notifies_many_followers_in_chunks(
+    harness: NotificationHarness,
+) -> None:
     """Each follower once, also when several followed at the same time."""
-    small = PostgresNotifications(world.database, world.clock, batch_size=3)
-    world.event_handlers = replace(world.event_handlers, notifications=small)
-    ana = await world.member("ana")
-    fans = [await world.member(f"fan{n}", followed_posts=True) for n in range(8)]
+    small = PostgresNotifications(harness.database, harness.clock, batch_size=3)
+    harness.event_handlers = replace(harness.event_handlers, notifications=small)
+    ana = await harness.member("ana")
+    fans = [await harness.member(f"fan{n}", followed_posts=True) for n in range(8)]
     for number, fan in enumerate(fans):
-        await world.follow(fan, ana)
-        world.clock.advance(number % 2)
-    await world.deliver()
-    await world.post(ana)
-    mails = await world.deliver()
+        await harness.follow(fan, ana)
+        harness.clock.advance(number % 2)
+    await harness.deliver()
+    await harness.post(ana)
+    mails = await harness.deliver()
     assert sorted(mail.user_id or 0 for mail in mails) == [fan.id for fan in fans]
-    fan_out = [r for r in await world.rows(outbox) if r.kind == EventType.POST_FAN_OUT]
+    fan_out = [
+        r for r in await harness.rows(outbox) if r.kind == EventType.POST_FAN_OUT
+    ]
     assert len(fan_out) >= 2
 
 
-async def test_digest_is_sent_once_a_day(world: World) -> None:
+async def test_digest_is_sent_once_a_day(harness: NotificationHarness) -> None:
     """All notifications in one mail, when the oldest is a day old."""
-    ana, cat = await world.member("ana"), await world.member("cat")
-    bea = await world.member(
+    ana, cat = await harness.member("ana"), await harness.member("cat")
+    bea = await harness.member(
         "bea", followed_posts=True, new_followers=True, digest=True
     )
     for whom in (ana, cat):
-        await world.follow(bea, whom)
-    await world.follow(cat, bea)
+        await harness.follow(bea, whom)
+    await harness.follow(cat, bea)
     for author in (ana, cat):
-        await world.post(author, f"By {author.username}")
-    assert await world.deliver() == []
-    world.clock.now = NOON + DIGEST_AFTER
-    await world.periodic_jobs.run_once()
-    assert await world.deliver() == []
-    world.clock.advance(1)
-    await world.post(ana, "One more")
-    await world.deliver()
-    await world.periodic_jobs.run_once()
-    await world.periodic_jobs.run_once()
-    (mail,) = await world.deliver()
+        await harness.post(author, f"By {author.username}")
+    assert await harness.deliver() == []
+    harness.clock.now = NOON + DIGEST_AFTER
+    await harness.periodic_jobs.run_once()
+    assert await harness.deliver() == []
+    harness.clock.advance(1)
+    await harness.post(ana, "One more")
+    await harness.deliver()
+    await harness.periodic_jobs.run_once()
+    await harness.periodic_jobs.run_once()
+    (mail,) = await harness.deliver()
     assert (mail.kind, mail.user_id) == (EventType.DIGEST, bea.id)
-    assert await world.lines(mail) == [
+    assert await harness.lines(mail) == [
         "cat follows you",
         "ana: By ana",
         "cat: By cat",
         "ana: One more",
     ]
-    assert all(row.told_at for row in await world.rows(notifications))
+    assert all(row.told_at for row in await harness.rows(notifications))
 
 
-async def test_digest_omits_ended_follows(world: World) -> None:
+async def test_digest_omits_ended_follows(harness: NotificationHarness) -> None:
     """A digest is composed when it is sent."""
-    ana = await world.member("ana")
-    bea = await world.member(
+    ana = await harness.member("ana")
+    bea = await harness.member(
         "bea", followed_posts=True, new_followers=True, digest=True
     )
-    cat = await world.member("cat")
+    cat = await harness.member("cat")
     for who, whom in ((bea, ana), (ana, bea), (cat, bea)):
-        await world.follow(who, whom)
-    await world.post(ana)
-    await world.deliver()
-    world.clock.now = NOON + 2 * DIGEST_AFTER
-    await world.periodic_jobs.run_once()
-    (mail,) = await world.deliver()
-    await world.follows.remove(bea.id, ana.id, world.clock())
-    await world.follows.remove(ana.id, bea.id, world.clock())
-    assert await world.lines(mail) == ["cat follows you"]
+        await harness.follow(who, whom)
+    await harness.post(ana)
+    await harness.deliver()
+    harness.clock.now = NOON + 2 * DIGEST_AFTER
+    await harness.periodic_jobs.run_once()
+    (mail,) = await harness.deliver()
+    await harness.follows.remove(bea.id, ana.id, harness.clock())
+    await harness.follows.remove(ana.id, bea.id, harness.clock())
+    assert await harness.lines(mail) == ["cat follows you"]
 
 
 async def test_digest_with_more_lines_than_the_limit_ends_with_and_more(
-    world: World,
+    harness: NotificationHarness,
 ) -> None:
-    ana = await world.member("ana")
-    bea = await world.member("bea", followed_posts=True, digest=True)
-    await world.follow(bea, ana)
+    ana = await harness.member("ana")
+    bea = await harness.member("bea", followed_posts=True, digest=True)
+    await harness.follow(bea, ana)
     for number in range(MAX_LINES + 1):
-        await world.post(ana, f"Post {number}")
-    await world.deliver()
-    world.clock.now = NOON + 2 * DIGEST_AFTER
-    await world.periodic_jobs.run_once()
-    (mail,) = await world.deliver()
-    lines = await world.lines(mail)
+        await harness.post(ana, f"Post {number}")
+    await harness.deliver()
+    harness.clock.now = NOON + 2 * DIGEST_AFTER
+    await harness.periodic_jobs.run_once()
+    (mail,) = await harness.deliver()
+    lines = await harness.lines(mail)
     assert (len(lines), lines[-1]) == (MAX_LINES + 1, "... and more")
 
 
 async def test_last_seen_outlives_the_session(
-    world: World, real_stores: Stores
+    harness: NotificationHarness, real_stores: StoresUnderTest
 ) -> None:
     """It is the last use of the newest session, and stays when that is deleted."""
-    ana = await world.member("ana")
+    ana = await harness.member("ana")
     await real_stores.sessions.add(a_session(ana.id), 1)
-    assert EventType.SESSION_OPENED in {row.kind for row in await world.rows(outbox)}
-    await world.deliver()
-    await world.periodic_jobs.run_once()
-    (row,) = await world.rows(user_analytics)
+    assert EventType.SESSION_OPENED in {row.kind for row in await harness.rows(outbox)}
+    await harness.deliver()
+    await harness.periodic_jobs.run_once()
+    (row,) = await harness.rows(user_analytics)
     assert row.last_seen_at == NOON
-    async with world.database.transaction() as connection:
+    async with harness.database.transaction() as connection:
         await connection.execute(sa.text("delete from sessions"))
-    await PostgresAnalytics(world.database).mark(ana.id)
-    await world.periodic_jobs.run_once()
-    (row,) = await world.rows(user_analytics)
+    await PostgresAnalytics(harness.database).mark(ana.id)
+    await harness.periodic_jobs.run_once()
+    (row,) = await harness.rows(user_analytics)
     assert row.last_seen_at == NOON
 
 

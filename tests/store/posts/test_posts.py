@@ -11,7 +11,7 @@ from server.domain.accounts.users import User
 from server.domain.edits import Edit
 from server.domain.errors import InvalidFields, PostNotFound
 from server.domain.paging import PageRequest, Position, Sort
-from server.domain.posts.posts import NewPost, PostFilter, Reader, State
+from server.domain.posts.posts import NewPost, PostFilter, PostState, Reader
 from server.store.connect import Database
 from server.store.explain import Explain
 from server.store.posts.categories import PostgresCategories
@@ -19,7 +19,7 @@ from server.store.posts.listing import branches_of, page_query
 from server.store.posts.posts import PostgresPosts
 from server.store.posts.rows import BASIC_COLUMNS
 from tests.fakes import NOON
-from tests.store.conftest import Stores
+from tests.store.conftest import StoresUnderTest
 from tests.store.counting import counted
 from tests.store.test_users import new
 
@@ -28,7 +28,7 @@ NEWEST = Sort("published_at", descending=True)
 
 
 @pytest_asyncio.fixture
-async def ana(real_stores: Stores) -> User:
+async def ana(real_stores: StoresUnderTest) -> User:
     return await real_stores.users.add(new("ana"))
 
 
@@ -39,7 +39,9 @@ def posts(database: Database) -> PostgresPosts:
 
 def new_post(author: User, number: int = 0, category_id: int = 0) -> NewPost:
     at = NOON + timedelta(seconds=number)
-    return NewPost(author.id, f"t{number}", "body", category_id, State.PUBLISHED, at)
+    return NewPost(
+        author.id, f"t{number}", "body", category_id, PostState.PUBLISHED, at
+    )
 
 
 async def fill(database: Database, count: int, authors: int) -> None:
