@@ -38,6 +38,8 @@ _DURATION = re.compile(r"((?:0|[1-9][0-9]{0,9})(?:\.[0-9]{1,6})?)([dhms]?)")
 _PORT = re.compile(r"0|[1-9][0-9]{0,4}")
 _NUMBER = re.compile(r"0|[1-9][0-9]{0,8}")
 _PREFIX = re.compile(r"0|[1-9][0-9]{0,2}")
+_HOST_LABEL = "[A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?"
+_HOST_NAME = re.compile(rf"(?!.*(^|\.)[0-9]+$){_HOST_LABEL}(\.{_HOST_LABEL})*")
 _ORIGIN = re.compile(r"https?://(\[[0-9a-f:.]+\]|[A-Za-z0-9.-]+)(:[1-9][0-9]{0,4})?/?")
 Network = IPv4Network | IPv6Network
 
@@ -83,6 +85,15 @@ def _check_listen_address(value: str) -> str:
     host, _, port = value.rpartition(":")
     if not _is_host(host) or not _PORT.fullmatch(port) or int(port) > 65535:
         raise ValueError("must be ADDRESS:PORT, such as 127.0.0.1:8080 or [::1]:8080")
+    return value
+
+
+def check_server_address(value: str) -> str:
+    """Return the address of a server to connect to. Raises ValueError."""
+    host, _, port = value.rpartition(":")
+    is_host = _is_host(host) or _HOST_NAME.fullmatch(host)
+    if not is_host or not _PORT.fullmatch(port) or not 0 < int(port) <= 65535:
+        raise ValueError("must be HOST:PORT, such as academy:50051 or [::1]:50051")
     return value
 
 

@@ -26,6 +26,7 @@ from server.composition.application import Application, build_application
 from server.composition.edge import remote_edge
 from server.composition.resources import open_resources
 from server.config import ConfigurationError, Settings
+from server.config_types import check_server_address
 from server.embedded.servers import EmbeddedServers
 from server.store import migrate
 from server.store.connect import Database
@@ -156,8 +157,20 @@ async def _check_schema(database: Database) -> None:
         )
 
 
+def _server_address(value: str) -> str:
+    try:
+        return check_server_address(value)
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from error
+
+
 def edge(
-    server: Annotated[str, typer.Option(help="Address of the gRPC server, HOST:PORT.")],
+    server: Annotated[
+        str,
+        typer.Option(
+            help="Address of the gRPC server, HOST:PORT.", callback=_server_address
+        ),
+    ],
 ) -> None:
     """Serve REST in front of a gRPC server that runs elsewhere."""
     settings = load_settings()

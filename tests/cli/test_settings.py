@@ -1,12 +1,14 @@
 """Start errors: every faulty setting is named, all at once, without a traceback."""
 
+from collections.abc import Coroutine
 from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
 
 from server.cli.main import cli
-from server.config import ConfigurationError, load
+from server.config import ConfigurationError, Settings, load
+from server.config_types import check_server_address
 
 
 @pytest.mark.parametrize(
@@ -57,6 +59,36 @@ def test_faulty_settings_are_named(
     assert all(sentence in result.stderr for sentence in sentences), result.stderr
     assert isinstance(result.exception, SystemExit)
     assert not (tmp_path / "state").exists()
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        *("foo", "", ":1", "h:", "h:0", "h:080", "h:99999", "127.0.0.1:\u0665"),
+        *("::1:1", "127.0.0.256:1", "a b:1", "-h:1", "h..x:1", "http://h:1"),
+    ],
+)
+def test_edge_refuses_an_address_that_is_not_host_and_port(
+    monkeypatch: pytest.MonkeyPatch, address: str
+) -> None:
+    """The address is checked before the edge listens."""
+    monkeypatch.setattr("server.cli.serve.run_async", _unexpected)
+    result = CliRunner().invoke(cli, ["edge", "--server", address])
+    assert result.exit_code == 2
+    assert "must be HOST:PORT" in result.stderr
+
+
+def _unexpected(work: Coroutine[None, None, None], _: Settings) -> None:
+    work.close()
+    pytest.fail("the edge was started")
+
+
+@pytest.mark.parametrize(
+    "address",
+    ["academy:50051", "grpc_1.academy.example:1", "10.0.0.1:65535", "[::1]:1"],
+)
+def test_server_address_may_have_a_host_name(address: str) -> None:
+    assert check_server_address(address) == address
 
 
 LIMITS = '{"pkg.Service/Rpc": [{"by": ["address"], "limit": %s, "per": %s}]}'
