@@ -12,7 +12,7 @@ import typer
 import uvloop
 
 from server.composition.edge import rates
-from server.composition.serving import AddressInUse
+from server.composition.serving import CannotListen
 from server.config import ConfigurationError, Settings, check_loopback, load, text_of
 from server.domain.errors import AcademyError, StoreUnavailable
 from server.embedded.processes import EmbeddedServerError
@@ -28,7 +28,7 @@ _EXPECTED_ERRORS = (
     ContractError,
     EmbeddedServerError,
     UnreadableKeys,
-    AddressInUse,
+    CannotListen,
 )
 
 
