@@ -74,16 +74,15 @@ class _Uvicorn(uvicorn.Server):
 @asynccontextmanager
 async def listening_http(
     app: FastAPI,
-    address: str,
+    listener: socket.socket,
     protocol: type[asyncio.Protocol],
     keep_alive: timedelta = timedelta(seconds=75),
-) -> AsyncIterator[int]:
-    """Serve HTTP; return the port. Requests in flight may finish after the block.
+) -> AsyncIterator[None]:
+    """Serve HTTP on a bound socket. Requests in flight may finish after the block.
 
     An idle connection is closed after `keep_alive`, which should be longer than a
     proxy in front keeps it: else the proxy sends a request into a closed one.
     """
-    listener = _bound("HTTP_LISTEN", address)
     config = uvicorn.Config(
         app,
         log_config=None,
@@ -97,12 +96,19 @@ async def listening_http(
         timeout_graceful_shutdown=int(STOP_TIMEOUT_SECONDS),
     )
     server = _Uvicorn(config)
+    listener.listen(BACKLOG)
+    listener.setblocking(False)
     task = asyncio.create_task(server.serve(sockets=[listener]))
     try:
-        yield listener.getsockname()[1]
+        yield
     finally:
         server.should_exit = True
         await task
+
+
+def bind_http(address: str) -> socket.socket:
+    """Return a socket bound to the address of HTTP_LISTEN. Raises CannotListen."""
+    return _bound("HTTP_LISTEN", address)
 
 
 def _bound(setting: str, address: str) -> socket.socket:
@@ -117,8 +123,6 @@ def _bound(setting: str, address: str) -> socket.socket:
     except OSError as error:
         listener.close()
         raise CannotListen(setting, address, error) from error
-    listener.listen(BACKLOG)
-    listener.setblocking(False)
     return listener
 
 

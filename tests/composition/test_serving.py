@@ -1,13 +1,10 @@
 """Listening: the error for an address that cannot be bound names the cause."""
 
-import asyncio
 import socket
 
 import pytest
-from fastapi import FastAPI
 
-from edge.listener import DeadlinedProtocol
-from server.composition.serving import CannotListen, listening_grpc, listening_http
+from server.composition.serving import CannotListen, bind_http, listening_grpc
 from server.rpc.grpc_server import build_grpc_server
 
 FOREIGN = "192.0.2.1:50051"  # RFC 5737: no interface has this address
@@ -15,13 +12,11 @@ FOREIGN = "192.0.2.1:50051"  # RFC 5737: no interface has this address
 
 async def listen(setting: str, address: str) -> None:
     """Listen on an address for a moment, by the protocol of a setting."""
-    listening = (
-        listening_grpc(build_grpc_server([]), address)
-        if setting == "GRPC_LISTEN"
-        else listening_http(FastAPI(), address, DeadlinedProtocol)
-    )
-    async with listening:
-        await asyncio.sleep(0)
+    if setting == "HTTP_LISTEN":
+        bind_http(address).close()
+    else:
+        async with listening_grpc(build_grpc_server([]), address):
+            pass
 
 
 @pytest.mark.parametrize("setting", ["GRPC_LISTEN", "HTTP_LISTEN"])

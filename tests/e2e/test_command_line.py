@@ -251,6 +251,8 @@ def test_dead_letters_are_listed_and_retried(academy: Academy) -> None:
     mails = state / "mail"
     until(lambda: any("zoe@x.co" in file.read_text() for file in mails.glob("*.eml")))
     asyncio.run(add_dead_letter(json.loads((state / "endpoints.json").read_bytes())))
+    links = f"http://{academy.http}/"  # the bound port: HTTP_LISTEN ends with :0
+    assert all(links in file.read_text() for file in mails.glob("*.welcome.eml"))
     before = len(list(mails.glob("*.eml")))
     listed = academy.run(sys.executable, "-m", "server", "outbox", "list")
     assert "mail.welcome" in listed.stdout
