@@ -90,10 +90,11 @@ async def build_application(
     port = LocalPort(served, proxies, Reply, CallError)
     edge = replace(edge_settings(settings, rates(settings)), ready=health.ready)
     features.append(_transport_feature(health, batching))
+    # before the tasks start: building it blocks the event loop longer than the
+    # timeout with which they connect to Redis
+    http = edge_app(port, edge)
     async with run_features(features, startup) as drain_calls:
-        yield Application(
-            server, port, edge_app(port, edge), drain_calls, startup.check
-        )
+        yield Application(server, port, http, drain_calls, startup.check)
 
 
 def build_features(
