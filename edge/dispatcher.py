@@ -158,6 +158,9 @@ class Dispatcher:
         if isinstance(error, CallError):
             metadata = (*error.headers, *error.trailers)
             response.headers += self._response_headers.from_metadata(metadata)
+        if exchange.cookie_mode:
+            scope, reason = exchange.scope, response.reason
+            response.headers += self._cookies.clear_invalid(reason, head, scope)
         return response
 
     async def _send(self, exchange: Exchange, response: Response) -> None:
