@@ -1,5 +1,6 @@
 """The raw ASGI application behind every binding: each request through its stages."""
 
+import asyncio
 import logging
 from collections.abc import Container
 from typing import Any
@@ -8,10 +9,11 @@ from edge.bindings import Binding
 from edge.body import BodyReader
 from edge.codec import Codec
 from edge.config import EdgeSettings
-from edge.errors import HttpError
+from edge.errors import Code, HttpError
 from edge.exchange import Exchange
 from edge.failures import Failures
 from edge.http.cookies import TokenCookies
+from edge.http.etags import required_versions
 from edge.http.negotiation import JSON, choose
 from edge.http.request_headers import (
     RequestHeaders,
@@ -31,6 +33,7 @@ from edge.streaming import StreamCalls
 from edge.unary import UnaryCalls
 
 _log = logging.getLogger("edge")
+Requests = list[bytes]  # serialized, in the order in which they are tried
 _SAFE_METHODS = ("GET", "HEAD")
 
 
@@ -100,9 +103,28 @@ class Dispatcher:
         exchange.timeout = call_timeout(timeout, default, settings.max_timeout)
         if streams and exchange.scope.get("http_version") == "1.0":
             raise _chunks_needed()
-        request = await self._build_request(exchange, binding, segments)
-        calls = self._streaming if streams else self._unary
-        await calls.make(exchange, binding, replies, request)
+        requests = await self._build_requests(exchange, binding, segments)
+        await self._call(exchange, binding, replies, requests)
+
+    async def _call(
+        self, exchange: Exchange, binding: Binding, replies: Replies, requests: Requests
+    ) -> None:
+        """Make the call; one that is ABORTED is made with the next request."""
+        calls = self._streaming if binding.streams else self._unary
+        *others, last = requests
+        clock = asyncio.get_running_loop().time
+        for request in others:
+            begin = clock()
+            try:
+                await calls.make(exchange, binding, replies, request)
+            except CallError as error:
+                if error.code != Code.ABORTED:
+                    raise
+            else:
+                return
+            if exchange.timeout is not None:
+                exchange.timeout = max(exchange.timeout - (clock() - begin), 0.0)
+        await calls.make(exchange, binding, replies, last)
 
     def _raw_path(self, exchange: Exchange) -> bytes:
         scope = exchange.scope
@@ -127,10 +149,13 @@ class Dispatcher:
         headers = [*PRIVATE, (b"allow", allow), *preflight]
         await self._send(exchange, Response(204, headers, b""))
 
-    async def _build_request(
+    async def _build_requests(
         self, exchange: Exchange, binding: Binding, segments: list[str]
-    ) -> bytes:
-        """Return the request message; raises HttpError."""
+    ) -> Requests:
+        """Return the request message; raises HttpError.
+
+        If-Match may list several versions: there is one message for each of them.
+        """
         headers = exchange.head.headers
         if exchange.method not in _SAFE_METHODS:
             refuse_conditions(binding, headers)
@@ -145,7 +170,15 @@ class Dispatcher:
             else ()
         )
         query = exchange.scope["query_string"]
-        return self._builder.build(binding, segments, query, headers, cookies, body)
+        build = self._builder.build
+        if b"if-match" not in headers or "If-Match" not in binding.headers:
+            return [build(binding, segments, query, headers, cookies, body)]
+        versions = required_versions(headers[b"if-match"].decode("latin-1")) or [""]
+        return [
+            build(binding, segments, query, headers | condition, cookies, body)
+            for version in versions
+            for condition in ({b"if-match": version.encode("latin-1")},)
+        ]
 
     def _render_error(self, exchange: Exchange, error: Exception) -> Response:
         """Return the response to an error; an unexpected one is logged."""

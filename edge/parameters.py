@@ -7,7 +7,7 @@ from urllib.parse import unquote
 
 from edge.bindings import Binding
 from edge.errors import HttpError, Violation, fault, invalid
-from edge.http.etags import matched_version
+from edge.http.etags import mismatch
 from edge.schema.fields import FieldPathError, Parameter, resolve
 
 FieldValue = tuple[Parameter, Any]  # a field and its JSON value
@@ -135,12 +135,14 @@ def refuse_conditions(binding: Binding, headers: Headers) -> None:
         raise HttpError("If-None-Match is supported for GET and HEAD only")
     conditional = headers.get(b"if-match", b"*") != b"*"
     if conditional and "If-Match" not in binding.headers:
-        message = "this resource has no version for If-Match"
-        raise HttpError(message, "ETAG_MISMATCH", http=412)
+        raise mismatch("this resource has no version for If-Match")
 
 
 def header_values(binding: Binding, headers: Headers) -> Iterator[FieldValue]:
-    """Yield the values of fields that standard headers fill."""
+    """Yield the values of fields that standard headers fill.
+
+    If-Match is the one version that the dispatcher has read from it.
+    """
     for name, parameter in binding.headers.items():
         value = headers.get(name.lower().encode())
         if value is None:
@@ -150,5 +152,5 @@ def header_values(binding: Binding, headers: Headers) -> Iterator[FieldValue]:
                 yield parameter, value.decode("utf-8", "replace")
         elif name == "Idempotency-Key":
             yield parameter, value.decode("latin-1").strip('"')
-        elif version := matched_version(value.decode("latin-1")):
+        elif version := value.decode("latin-1"):
             yield parameter, version
