@@ -28,7 +28,7 @@ from edge.port import CallError, CallPort
 from edge.reply import NOT_STORED, PRIVATE, Replies, Response
 from edge.request import RequestBuilder
 from edge.router import Router
-from edge.routing import Reading, Routing, method_not_allowed
+from edge.routing import Candidate, Routing, method_not_allowed
 from edge.streaming import StreamCalls
 from edge.unary import UnaryCalls
 
@@ -84,14 +84,14 @@ class Dispatcher:
         exchange.metadata = self._request_headers.metadata(exchange.head, raw_headers)
         if not is_valid_host(headers.get(b"host", b"")):
             raise HttpError("the Host header must be a host with an optional port")
-        readings = self._routing.readings(self._raw_path(exchange))
+        candidates = self._routing.candidates(self._raw_path(exchange))
         preflight = b"access-control-request-method" in headers
         if exchange.method == "OPTIONS" and preflight:  # makes no call
-            await self._answer_options(exchange, readings)
+            await self._answer_options(exchange, candidates)
             return
-        matched = self._routing.match(readings, exchange.method)
+        matched = self._routing.match(candidates, exchange.method)
         if matched is None:
-            await self._answer_options(exchange, readings)
+            await self._answer_options(exchange, candidates)
             return
         binding, segments = matched
         replies = self._replies[binding]
@@ -135,10 +135,10 @@ class Dispatcher:
         return raw
 
     async def _answer_options(
-        self, exchange: Exchange, readings: list[Reading]
+        self, exchange: Exchange, candidates: list[Candidate]
     ) -> None:
         """Answer OPTIONS; raise HttpError for another method: 405, or 404."""
-        methods = self._routing.allowed(readings, exchange.scope["path"])
+        methods = self._routing.allowed(candidates, exchange.scope["path"])
         if exchange.method != "OPTIONS":
             raise method_not_allowed(exchange.method, methods)
         methods |= {"OPTIONS", "HEAD"} if methods & {"GET", "*"} else {"OPTIONS"}
