@@ -216,7 +216,7 @@ async def test_upgrade_offer_leaves_the_requests_around_it_alone() -> None:
         b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
     ],
 )
-async def test_tunnel_is_refused_and_nothing_behind_it_is_read(head: bytes) -> None:
+async def test_connect_is_refused_and_nothing_behind_it_is_read(head: bytes) -> None:
     """What follows a CONNECT or the preface of HTTP/2 is not HTTP/1."""
     port = FakePort(item(id=1))
     assert await answers(head, SECOND, port=port) == [400]
