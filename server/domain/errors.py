@@ -138,10 +138,14 @@ class TokenInvalid(AcademyError):
     kind = ErrorKind.UNAUTHENTICATED
     reason = "TOKEN_INVALID"
 
-    def __init__(self, cause: str) -> None:
-        super().__init__(
+    def __init__(
+        self,
+        cause: str,
+        message: str = (
             "the access token is invalid or expired: refresh it or log in again"
-        )
+        ),
+    ) -> None:
+        super().__init__(message)
         self.add_note(cause)
 
 
@@ -434,7 +438,7 @@ class StoreUnavailable(AcademyError):
 
     def __init__(self) -> None:
         super().__init__(
-            "the service cannot reach its data: retry in 1 s",
+            "the database does not respond: retry in 1 s",
             retry_after=timedelta(seconds=1),
         )
 

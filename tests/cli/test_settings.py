@@ -26,7 +26,11 @@ from server.config import ConfigurationError, load
             {"SMTP_URL": "http://h", "MAIL_FROM": "ana\nBcc: b@x.co"},
             ["SMTP_URL: must be smtp://", "MAIL_FROM: must be an address"],
         ),
-        ("serve", {"SECRET_KEY": "a" * 64}, ["SECRET_KEY: must be random"]),
+        (
+            "serve",
+            {"SECRET_KEY": "a" * 64},
+            ["SECRET_KEY: must have at least 8 distinct"],
+        ),
         ("up", {"HTTP_LISTEN": "0.0.0.0:1"}, ["HTTP_LISTEN: with DEBUG on"]),
         (
             "up",
@@ -132,7 +136,7 @@ LIMITS = '{"pkg.Service/Rpc": [{"by": ["address"], "limit": %s, "per": %s}]}'
         ("redis_url", "redis://h/\u0660", "must have the number of a database"),
         ("redis_url", "redis://h/one", "must have the number of a database"),
         ("redis_url", "redis://h:06379", "must have a number from 1 to 65535"),
-        ("redis_url", "redis://h?db=1e1", "db has a value that is not valid"),
+        ("redis_url", "redis://h?db=1e1", "db must be the number of a database"),
         (
             "redis_url",
             "redis://h?socket_timeout=nan",
