@@ -24,7 +24,7 @@ from server.config import ConfigurationError, load
         (
             "up",
             {"SMTP_URL": "http://h", "MAIL_FROM": "ana\nBcc: b@x.co"},
-            ["SMTP_URL: must be smtp://", "MAIL_FROM: must be an address"],
+            ["SMTP_URL: must be smtp://", "MAIL_FROM: must be an e-mail address"],
         ),
         (
             "serve",
