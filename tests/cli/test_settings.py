@@ -16,7 +16,7 @@ from server.config import ConfigurationError, load
         (
             "serve",
             {"SECRET_KEY": "short", "DATABASE_URL": "postgresql://h:port/d"},
-            ["SECRET_KEY: must be at least 32", "DATABASE_URL: must", "REDIS_URL"],
+            ["SECRET_KEY: must have at least 32", "DATABASE_URL: must", "REDIS_URL"],
         ),
         ("serve", {"DATABASE_URL_FILE": "/nope"}, ["DATABASE_URL_FILE cannot be read"]),
         ("up", {"TRUSTED_PROXIES": "foo"}, ["TRUSTED_PROXIES:"]),
