@@ -136,8 +136,9 @@ def resolve(shape: Shape, path: str) -> Parameter:
     parent: Shape | None = shape
     for name in names:
         if parent is None or parent.special:
+            owner = fields[-1].name if fields else shape.name
             raise FieldPathError(
-                f"{fields[-1].name} is not a message and has no fields of its own: "
+                f"{owner} is not a message and has no fields of its own: "
                 "remove what follows it"
             )
         if name not in parent.named:
