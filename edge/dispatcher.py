@@ -131,7 +131,7 @@ class Dispatcher:
         raw: bytes = scope.get("raw_path") or scope["path"].encode()
         raw = raw.split(b"?")[0]
         if len(raw) + len(scope["query_string"]) > self._settings.max_header_bytes:
-            raise HttpError("the address is too long", "URI_TOO_LONG", http=414)
+            raise HttpError("the URL is too long", "URI_TOO_LONG", http=414)
         return raw
 
     async def _answer_options(
@@ -163,7 +163,7 @@ class Dispatcher:
         if binding.takes_body or has_body(headers):
             body = await self._body_reader.read(exchange.receive, headers)
         if body and not binding.takes_body:
-            raise HttpError("this method takes no body")
+            raise HttpError("this method does not accept a request body")
         cookies = (
             [*self._cookies.values(binding, exchange.head)]
             if exchange.cookie_mode
@@ -203,7 +203,7 @@ class Dispatcher:
 def _chunks_needed() -> HttpError:
     """Return the error for a stream over HTTP/1.0, which has no chunked coding."""
     return HttpError(
-        "a stream needs HTTP/1.1",
+        "a streamed response needs HTTP/1.1 or later",
         "HTTP_VERSION_TOO_OLD",
         http=426,
         headers=[(b"upgrade", b"HTTP/1.1"), (b"connection", b"upgrade")],

@@ -178,7 +178,7 @@ class DeadlinedProtocol(HttpToolsProtocol):
         """
         if self.parser.should_upgrade():
             if self.parser.get_method() == b"CONNECT":
-                raise ValueError("CONNECT is not supported")
+                raise ValueError("the method CONNECT is not supported")
             self._upgrade_offered = True  # the request starts when it is read again
             return
         self._stop_deadline()
@@ -253,4 +253,4 @@ def _check_framing(headers: list[Header], version: str) -> None:
         elif name == b"transfer-encoding" and value.lower() != b"chunked":
             raise ValueError("the only supported transfer coding is chunked")
     if hosts > 1 or (not hosts and version != "1.0"):
-        raise ValueError("a request must have one Host")
+        raise ValueError("a request must have exactly one Host header")

@@ -34,7 +34,9 @@ def split_path(raw: bytes) -> tuple[list[str], list[str]]:
     literals = segments
     if "%" in path:
         if _INVALID_ESCAPE.search(path):
-            raise HttpError("the path has an invalid percent escape")
+            raise HttpError(
+                "the path has invalid percent-encoding: encode a literal % as %25"
+            )
         literals = [unquote(s, errors="surrogateescape") for s in segments]
     if not _DOT_SEGMENTS.isdisjoint(literals):
         raise HttpError("the path must not have '.' or '..' as a segment")
@@ -46,7 +48,7 @@ def _decoded(text: str, field: str) -> str:
     if "%" not in text:
         return text
     if _INVALID_ESCAPE.search(text):
-        raise fault(field, "must have valid percent escapes")
+        raise fault(field, "must be valid percent-encoding: encode a literal % as %25")
     try:
         return unquote(text, errors="strict")
     except UnicodeDecodeError:

@@ -73,7 +73,8 @@ class TokenCookies:
         same = site in (b"same-origin", b"none") or (site is None and origin is None)
         if not same and origin not in self._origins:
             raise HttpError(
-                "this origin may not use token cookies",
+                "this origin is not allowed to use token cookies: "
+                "add it to cors_origins",
                 "ORIGIN_NOT_ALLOWED",
                 http=403,
                 code=Code.PERMISSION_DENIED,
