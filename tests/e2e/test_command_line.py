@@ -251,13 +251,23 @@ def test_dead_letters_are_listed_and_retried(academy: Academy) -> None:
     mails = state / "mail"
     until(lambda: any("zoe@x.co" in file.read_text() for file in mails.glob("*.eml")))
     asyncio.run(add_dead_letter(json.loads((state / "endpoints.json").read_bytes())))
+    links = f"http://{academy.http}/"  # the bound port: HTTP_LISTEN ends with :0
+    assert all(links in file.read_text() for file in mails.glob("*.welcome.eml"))
     before = len(list(mails.glob("*.eml")))
     listed = academy.run(sys.executable, "-m", "server", "outbox", "list")
     assert "mail.welcome" in listed.stdout
-    assert "SMTPDataError\n1 dead letters" in listed.stdout
+    assert "SMTPDataError\ndead letters: 1" in listed.stdout
     assert "zoe" not in listed.stdout
-    done = academy.run(sys.executable, "-m", "server", "outbox", "retry")
-    assert done.stdout == "1 queued again\n", done.stderr
+    retry = (sys.executable, "-m", "server", "outbox", "retry")
+    done = academy.run(*retry, "999999", "999998")
+    assert done.returncode == 1
+    assert done.stderr == "not dead letters: 999998, 999999\n"
+    too_large = academy.run(*retry, "99999999999999999999")
+    assert too_large.returncode == 2
+    assert "Invalid value" in too_large.stderr
+    assert "Traceback" not in too_large.stderr
+    done = academy.run(*retry)
+    assert done.stdout == "dead letters queued again: 1\n", done.stderr
     until(lambda: len(list(mails.glob("*.eml"))) > before)
 
 
