@@ -175,7 +175,9 @@ def _check_mail_from(value: str) -> str:
     """Accept an address with or without a name; RFC 5322 allows more."""
     address = parseaddr(value)[1]
     if not re.fullmatch(r"[^@\s]+@[a-zA-Z0-9.-]+", address) or not value.isprintable():
-        raise ValueError("must be an address, or Academy <no-reply@example.com>")
+        raise ValueError(
+            "must be an e-mail address, such as Academy <no-reply@example.com>"
+        )
     return value
 
 
@@ -183,11 +185,14 @@ def _check_secret_key(value: SecretStr) -> SecretStr:
     text = value.get_secret_value()
     if len(text) < MIN_SECRET_LENGTH:
         raise ValueError(
-            f"must be at least {MIN_SECRET_LENGTH} random characters: "
-            "openssl rand -hex 32"
+            f"must have at least {MIN_SECRET_LENGTH} random characters: "
+            "generate it with `openssl rand -hex 32`"
         )
     if len(set(text)) < MIN_DISTINCT_CHARACTERS:
-        raise ValueError("must be random: openssl rand -hex 32")
+        raise ValueError(
+            f"must have at least {MIN_DISTINCT_CHARACTERS} distinct characters: "
+            "generate it with `openssl rand -hex 32`"
+        )
     return value
 
 

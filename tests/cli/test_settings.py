@@ -18,7 +18,7 @@ from server.config_types import check_server_address
         (
             "serve",
             {"SECRET_KEY": "short", "DATABASE_URL": "postgresql://h:port/d"},
-            ["SECRET_KEY: must be at least 32", "DATABASE_URL: must", "REDIS_URL"],
+            ["SECRET_KEY: must have at least 32", "DATABASE_URL: must", "REDIS_URL"],
         ),
         ("serve", {"DATABASE_URL_FILE": "/nope"}, ["DATABASE_URL_FILE cannot be read"]),
         ("up", {"TRUSTED_PROXIES": "foo"}, ["TRUSTED_PROXIES:"]),
@@ -26,9 +26,13 @@ from server.config_types import check_server_address
         (
             "up",
             {"SMTP_URL": "http://h", "MAIL_FROM": "ana\nBcc: b@x.co"},
-            ["SMTP_URL: must be smtp://", "MAIL_FROM: must be an address"],
+            ["SMTP_URL: must be smtp://", "MAIL_FROM: must be an e-mail address"],
         ),
-        ("serve", {"SECRET_KEY": "a" * 64}, ["SECRET_KEY: must be random"]),
+        (
+            "serve",
+            {"SECRET_KEY": "a" * 64},
+            ["SECRET_KEY: must have at least 8 distinct"],
+        ),
         ("up", {"HTTP_LISTEN": "0.0.0.0:1"}, ["HTTP_LISTEN: with DEBUG on"]),
         (
             "up",
@@ -170,7 +174,7 @@ LIMITS = '{"pkg.Service/Rpc": [{"by": ["address"], "limit": %s, "per": %s}]}'
         ("redis_url", "redis://h/\u0660", "must have the number of a database"),
         ("redis_url", "redis://h/one", "must have the number of a database"),
         ("redis_url", "redis://h:06379", "must have a number from 1 to 65535"),
-        ("redis_url", "redis://h?db=1e1", "db has a value that is not valid"),
+        ("redis_url", "redis://h?db=1e1", "db must be the number of a database"),
         (
             "redis_url",
             "redis://h?socket_timeout=nan",

@@ -76,7 +76,7 @@ def unsubscribe_path(mail: EmailMessage) -> str:
 async def test_unsubscribe_link_turns_off_its_kind_of_mail(
     shared: RunningService, content_type: str | None, body: bytes
 ) -> None:
-    """A POST without a sign-in, in each encoding of the RFC; the rest stays on."""
+    """A POST without a log-in, in each encoding of the RFC; the rest stays on."""
     ana = await member(shared)
     path = unsubscribe_path(await follower_mail(shared, ana))
     before = await settings_of(shared, ana)
