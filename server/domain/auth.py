@@ -185,7 +185,7 @@ class Authentication:
 
     async def refresh_tokens(self, token: str) -> Tokens:
         """Return a session's next tokens. Raises RefreshTokenInvalid."""
-        session_id = self.refresh.session_id(token)
+        session_id = self.refresh.read_session_id(token)
         now = self.clock()
 
         def decide(session: Session, owner: Owner) -> Rotation:
@@ -210,7 +210,7 @@ class Authentication:
 
         Raises RefreshTokenInvalid for a token that was never issued.
         """
-        session_id = self.refresh.session_id(refresh_token)
+        session_id = self.refresh.read_session_id(refresh_token)
         user_id = await self.sessions.end(session_id, self.clock())
         return Caller(user_id, session_id.hex)
 

@@ -59,7 +59,8 @@ async def invalidate_mailed_tokens(
     await connection.execute(
         sa.update(mailed_tokens)
         .where(mailed_tokens.c.user_id == user_id, mailed_tokens.c.used_at.is_(None))
-        .values(used_at=now)
+        # A token that was used has `used_at` before `expires_at`.
+        .values(used_at=now, expires_at=sa.func.least(mailed_tokens.c.expires_at, now))
     )
     await connection.execute(
         sa.delete(outbox).where(

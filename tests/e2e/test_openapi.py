@@ -3,6 +3,7 @@
 It also satisfies the rules of the linters and of the client generators.
 """
 
+import asyncio
 import json
 import re
 from collections.abc import Iterator
@@ -30,6 +31,7 @@ from tests.e2e.schema_values import (
 )
 from tests.running import RunningService
 
+ATTEMPTS = 5  # of a call that the service refuses with 503
 FORM_REASONS = ("INVALID_FIELDS", "MALFORMED_REQUEST")  # others depend on state
 UNUSED_ID = 10**9  # no greater id is in use
 
@@ -108,13 +110,18 @@ class Operation:
             elif body is not None:
                 body[part.name] = value
         quoted = {name: quote(t, safe="") for name, t in parameters["path"].items()}
-        return await http.request(
-            self.method,
-            self.path.format(**quoted),
-            params=parameters["query"],
-            headers=bearer,
-            json=body,
-        )
+        for _ in range(ATTEMPTS):
+            response = await http.request(
+                self.method,
+                self.path.format(**quoted),
+                params=parameters["query"],
+                headers=bearer,
+                json=body,
+            )
+            if response.status_code != 503:  # a busy machine may refuse calls
+                break
+            await asyncio.sleep(float(response.headers["retry-after"]))
+        return response
 
 
 def as_text(value: Any) -> Any:

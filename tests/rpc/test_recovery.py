@@ -161,6 +161,25 @@ async def test_verification_link_opened_again_succeeds(shared: RunningService) -
     assert not (await me(shared, ana)).email_verified
 
 
+async def test_invalidated_verification_link_is_refused(shared: RunningService) -> None:
+    """A token that was never used verifies nothing once a change invalidated it."""
+    ana = await shared.signed_in()
+    unused = token_of(await shared.mailbox.mail(ana.user.email, "Welcome"))
+    await shared.auth.RequestEmailVerification(
+        pb.RequestEmailVerificationRequest(), metadata=ana.metadata
+    )
+    used = token_of(await shared.mailbox.mail(ana.user.email, "Confirm your"))
+    await shared.auth.VerifyEmail(pb.VerifyEmailRequest(token=used))
+    await shared.auth.ChangePassword(
+        pb.ChangePasswordRequest(current_password=PASSWORD, new_password=NEW),
+        metadata=ana.metadata,
+    )
+    await shared.auth.VerifyEmail(pb.VerifyEmailRequest(token=used))
+    verify = pb.VerifyEmailRequest(token=unused)
+    refused = await expect_rpc_error(shared.auth.VerifyEmail(verify))
+    assert refused.reason == "MAILED_TOKEN_INVALID"
+
+
 async def test_new_address_link_opened_again_succeeds(shared: RunningService) -> None:
     """The link of a new address too; a token for a password never verifies one."""
     ana = await shared.signed_in()

@@ -18,6 +18,7 @@ from server.store.connect import Database, redis_client
 from server.store.credentials.accounts import PostgresAccounts
 from server.store.credentials.revocations import RevocationFeed, revoke
 from server.store.credentials.sessions import PostgresSessions
+from server.store.tables import revocations
 from server.workers.poller import Poller
 from server.workers.supervisor import Subscription, supervise
 from tests.fakes import NOON, Clock
@@ -192,6 +193,10 @@ async def test_end_is_seen_by_other_process_without_redis(database: Database) ->
     assert not theirs.covers(session.name)
     await other.refresh()
     assert theirs.covers(session.name)
+    await stores.sessions.end(session.id, NOON)
+    async with database.reading() as connection:
+        count = sa.select(sa.func.count()).select_from(revocations)
+        assert (await connection.execute(count)).scalar() == 1  # ended once
     await nowhere.aclose()
 
 

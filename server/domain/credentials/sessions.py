@@ -99,7 +99,7 @@ class RefreshTokens:
         )
         return session, token
 
-    def session_id(self, token: str) -> UUID:
+    def read_session_id(self, token: str) -> UUID:
         """Return the session id in a token. Raises RefreshTokenInvalid."""
         try:
             raw = base64url.decode(token)

@@ -118,7 +118,7 @@ async def _already_verified(
         .where(
             table.c.digest == digest,
             table.c.purpose.in_(purposes),
-            table.c.used_at.is_not(None),
+            table.c.used_at < table.c.expires_at,  # used, not invalidated
             table.c.address == users.c.email,
             users.c.email_verified,
             users.c.is_active,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -88,6 +88,13 @@ class PostgresServiceKeys:
     async def refresh(self) -> None:
         """Read the keys in force and write their use. Raises StoreUnavailable."""
         used, self._used = self._used, set()
+        try:
+            await self._exchange(used)
+        except BaseException:
+            self._used |= used  # to be written by the next poll
+            raise
+
+    async def _exchange(self, used: Collection[int]) -> None:
         query = sa.select(table.c.digest, *_KEY_COLUMNS).where(_IN_FORCE)
         async with self._database.reading() as connection:
             if used:

@@ -90,22 +90,24 @@ class PostgresSessions:
     async def end(self, session_id: UUID, now: datetime, user_id: int = 0) -> int:
         """End a session, of this user if one is named; return its user, 0 for none.
 
-        Ending it again is no error. Every process is informed.
+        Every process is informed. Ending it again changes nothing.
         """
         conditions = [sessions.c.id == session_id]
         if user_id:
             conditions.append(sessions.c.user_id == user_id)
-        ended_at = sa.func.coalesce(sessions.c.ended_at, now)
-        statement = sa.update(sessions).where(*conditions).values(ended_at=ended_at)
+        open_session = sa.update(sessions).where(
+            *conditions, sessions.c.ended_at.is_(None)
+        )
+        statement = open_session.values(ended_at=now).returning(sessions.c.id)
+        owner = sa.select(sessions.c.user_id).where(*conditions)
         async with self._database.transaction() as connection:
-            ended = await connection.execute(
-                statement.returning(sessions.c.id, sessions.c.user_id)
-            )
-            rows = ended.all()
-            ids = [row.id for row in rows]
-            await revoke(connection, ids, now)
-        await self._feed.ended(ids, now)
-        return rows[0].user_id if rows else 0
+            ids = (await connection.execute(statement)).scalars().all()
+            if ids:
+                await revoke(connection, ids, now)
+            session_owner = (await connection.execute(owner)).scalar()
+        if ids:
+            await self._feed.ended(ids, now)
+        return session_owner or 0
 
     async def end_all(
         self, user_id: int, now: datetime, keep: UUID | None = None

@@ -40,10 +40,7 @@ class PostgresSettings:
         Raises UserNotFound, EtagMismatch.
         """
         async with self._database.transaction() as connection:
-            owner = sa.select(users.c.id).where(users.c.id == user_id, NOT_DELETED)
-            # locks also settings that do not exist yet
-            locked = owner.with_for_update(key_share=True)
-            if (await connection.execute(locked)).first() is None:
+            if not await _lock_owner(connection, user_id):
                 raise UserNotFound(user_id)
             before = await _read(connection, user_id) or UserSettings()
             if etag and etag != before.etag:
@@ -66,7 +63,15 @@ class PostgresSettings:
             .values(values | {"version": table.c.version + 1, "updated_at": now})
         )
         async with self._database.transaction() as connection:
+            await _lock_owner(connection, user_id)
             await connection.execute(statement)
+
+
+async def _lock_owner(connection: AsyncConnection, user_id: int) -> bool:
+    """Lock the account, and so settings that do not exist yet; False without one."""
+    owner = sa.select(users.c.id).where(users.c.id == user_id, NOT_DELETED)
+    locked = await connection.execute(owner.with_for_update(key_share=True))
+    return locked.first() is not None
 
 
 async def _read(connection: AsyncConnection, user_id: int) -> UserSettings | None:

@@ -32,7 +32,7 @@ def test_refresh_token_is_stored_hashed() -> None:
     session, token = opened()
     assert token not in repr(session)
     assert len(token) == 86
-    assert tokens().session_id(token) == session.id
+    assert tokens().read_session_id(token) == session.id
 
 
 def test_refresh_retry_returns_same_successor() -> None:
@@ -103,7 +103,7 @@ def test_forged_refresh_tokens_are_refused(damage: str) -> None:
         "junk": "\ud800ü",
     }[damage]
     with pytest.raises(RefreshTokenInvalid):
-        tokens().session_id(forged)
+        tokens().read_session_id(forged)
 
 
 def test_refresh_survives_a_new_secret_key() -> None:
@@ -111,6 +111,6 @@ def test_refresh_survives_a_new_secret_key() -> None:
     session, first = opened()
     second = tokens().rotate(session, first, NOON)
     changed = tokens(SecretKey("a new secret", "one secret"))
-    assert changed.session_id(first) == session.id
+    assert changed.read_session_id(first) == session.id
     assert changed.rotate(second.session, first, NOON + after(1)).token == second.token
     assert changed.rotate(second.session, second.token, NOON).token
