@@ -142,17 +142,15 @@ async def test_calls_behind_slow_cancellations_are_not_executed() -> None:
 async def test_deadline_counts_from_the_arrival_of_the_message() -> None:
     """Calls that waited for the client to read results get what is left."""
     service = FakePort(Reply(b"x" * 100_000))
-    async with opened(service) as (stream, remote):
+    async with opened(service) as (stream, _):
         # Results that the client does not read yet fill every place of the stream.
         await stream.write(batch(*range(MAX_CALLS_PER_CONNECTION)))
         await until(lambda: len(service.calls) == MAX_CALLS_PER_CONNECTION)
-        (served,) = remote.batching._streams.values()
-        places = MAX_CALLS_PER_CONNECTION - len(served._calls)
         ids = range(1_000, 1_000 + MAX_CALLS_PER_CONNECTION)
         await stream.write(batch(*ids, timeout_ms=200))
         await asyncio.sleep(0.4)
-        executed = len(service.calls)
-        assert executed <= MAX_CALLS_PER_CONNECTION + places + 64
+        # How many results fit into the buffers of the connection varies.
+        assert len(service.calls) < 2 * MAX_CALLS_PER_CONNECTION
         results = {
             result.id: result
             for result in await read_results(stream, MAX_CALLS_PER_CONNECTION * 2)

@@ -177,7 +177,7 @@ async def test_connection_lost_while_responses_wait_logs_no_traceback(
     assert not [record.getMessage() for record in grpc_errors]
 
 
-def test_other_errors_of_grpc_are_logged(
+async def test_other_errors_of_grpc_are_logged(
     grpc_errors: list[logging.LogRecord],
 ) -> None:
     grpc_server.build_grpc_server([])
