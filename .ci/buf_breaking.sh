@@ -1,9 +1,9 @@
 #!/bin/sh
-# The contracts against those at the merge base with origin/main, or else at the
-# last tag. `buf breaking --against .git` lacks the imports, so an export of that
-# commit is completed with ours.
+# Compares the contract with the one of the last release tag. Before the first release
+# clients have no stable contract, and it may change. `buf breaking --against .git` lacks
+# the imports, so an export of the tag is completed with the present ones.
 set -eu
-base=$(git merge-base HEAD origin/main 2>/dev/null || git describe --tags --abbrev=0 2>/dev/null || true)
+base=$(git describe --tags --abbrev=0 2>/dev/null || true)
 if [ -z "$base" ] || [ -z "$(git ls-tree --name-only "$base" buf.yaml 2>/dev/null)" ]; then
   echo "buf breaking: no earlier contract to compare with"
   exit 0

@@ -6,7 +6,6 @@ batching/v1/batching.proto.
 """
 
 import asyncio
-import logging
 import math
 from collections.abc import Iterable
 from contextlib import suppress
@@ -23,9 +22,9 @@ from batching.v1.batching_pb2 import (
     MetadataEntry,
 )
 from edge.errors import Code
+from edge.outages import OutageLog
 from edge.port import UNREACHABLE, CallError, Metadata, RemotePort, Reply
 
-_log = logging.getLogger("edge")
 MAX_CALLS = 256  # of one stream at a time; the server reads no further
 _MAX_CALL_SIZE = 64 * 1024  # bytes; a larger call would delay the others
 _FLUSH_SIZE = 256 * 1024  # bytes after which a message takes no more calls
@@ -90,15 +89,19 @@ class BatchingPort(RemotePort):
         if stream is None or stream.closed:
             if loop.time() < self._not_before:
                 return None
-            stream = self._stream_of_calls = ClientBatchStream(self._open(), loop)
+            stream = ClientBatchStream(self._open(), loop, self._outages)
+            self._stream_of_calls = stream
         return stream if stream.has_room else None
 
 
 class ClientBatchStream:
     """One stream and its calls."""
 
-    def __init__(self, stream: Any, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(
+        self, stream: Any, loop: asyncio.AbstractEventLoop, outages: OutageLog
+    ) -> None:
         self._stream = stream
+        self._outages = outages
         self._loop = loop
         self._last_id = 0
         self._calls: dict[int, Call] = {}  # to be sent
@@ -193,6 +196,7 @@ class ClientBatchStream:
         try:
             while (data := await self._stream.read()) is not grpc.aio.EOF:
                 received = True
+                self._outages.end()
                 self._receive(ExecuteBatchResponse.FromString(data))
         except DecodeError:
             reason = "received bytes that are not an ExecuteBatchResponse"
@@ -208,7 +212,7 @@ class ClientBatchStream:
         finally:
             self._stream.cancel()
             if self._waiting and end:
-                _log.warning("%d calls failed: %s", len(self._waiting), reason)
+                self._outages.begin(reason)
             self._end(end)
 
     def _cancel_all(self) -> None:

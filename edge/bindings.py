@@ -190,12 +190,15 @@ def _variables(
         if parameter.last.many:
             raise ValueError(f"{variable.field}: a list cannot be bound to a path")
         if parameter.fields in bound:
-            raise ValueError(f"{variable.field}: it is bound twice")
+            raise ValueError(f"{variable.field}: the field is bound twice")
         bound.add(parameter.fields)
         for level, oneof in parameter.oneofs:
             name = parameter.names[level]
             if oneofs.setdefault((parameter.names[:level], oneof), name) != name:
-                raise ValueError(f"{variable.field}: another of its oneof is bound")
+                raise ValueError(
+                    f"{variable.field}: another field of the same oneof is already "
+                    "bound; bind only one"
+                )
         yield variable, parameter
 
 

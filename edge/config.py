@@ -21,6 +21,7 @@ class TokenCookie:
     request_fields: Mapping[str, str] = field(default_factory=dict)  # read from it
     max_age_fields: Mapping[str, str] = field(default_factory=dict)  # reply's, seconds
     cleared_by: frozenset[str] = frozenset()  # methods whose success clears it
+    invalid_reasons: frozenset[str] = frozenset()  # of errors that clear it
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

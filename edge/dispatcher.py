@@ -1,5 +1,6 @@
 """The raw ASGI application behind every binding: each request through its stages."""
 
+import asyncio
 import logging
 from collections.abc import Container
 from typing import Any
@@ -8,10 +9,11 @@ from edge.bindings import Binding
 from edge.body import BodyReader
 from edge.codec import Codec
 from edge.config import EdgeSettings
-from edge.errors import HttpError
+from edge.errors import Code, HttpError
 from edge.exchange import Exchange
 from edge.failures import Failures
 from edge.http.cookies import TokenCookies
+from edge.http.etags import required_versions
 from edge.http.negotiation import JSON, choose
 from edge.http.request_headers import (
     RequestHeaders,
@@ -26,11 +28,12 @@ from edge.port import CallError, CallPort
 from edge.reply import NOT_STORED, PRIVATE, Replies, Response
 from edge.request import RequestBuilder
 from edge.router import Router
-from edge.routing import Reading, Routing, method_not_allowed
+from edge.routing import Candidate, Routing, method_not_allowed
 from edge.streaming import StreamCalls
 from edge.unary import UnaryCalls
 
 _log = logging.getLogger("edge")
+Requests = list[bytes]  # serialized, in the order in which they are tried
 _SAFE_METHODS = ("GET", "HEAD")
 
 
@@ -81,14 +84,14 @@ class Dispatcher:
         exchange.metadata = self._request_headers.metadata(exchange.head, raw_headers)
         if not is_valid_host(headers.get(b"host", b"")):
             raise HttpError("the Host header must be a host with an optional port")
-        readings = self._routing.readings(self._raw_path(exchange))
+        candidates = self._routing.candidates(self._raw_path(exchange))
         preflight = b"access-control-request-method" in headers
         if exchange.method == "OPTIONS" and preflight:  # makes no call
-            await self._answer_options(exchange, readings)
+            await self._answer_options(exchange, candidates)
             return
-        matched = self._routing.match(readings, exchange.method)
+        matched = self._routing.match(candidates, exchange.method)
         if matched is None:
-            await self._answer_options(exchange, readings)
+            await self._answer_options(exchange, candidates)
             return
         binding, segments = matched
         replies = self._replies[binding]
@@ -100,23 +103,42 @@ class Dispatcher:
         exchange.timeout = call_timeout(timeout, default, settings.max_timeout)
         if streams and exchange.scope.get("http_version") == "1.0":
             raise _chunks_needed()
-        request = await self._build_request(exchange, binding, segments)
-        calls = self._streaming if streams else self._unary
-        await calls.make(exchange, binding, replies, request)
+        requests = await self._build_requests(exchange, binding, segments)
+        await self._call(exchange, binding, replies, requests)
+
+    async def _call(
+        self, exchange: Exchange, binding: Binding, replies: Replies, requests: Requests
+    ) -> None:
+        """Make the call; one that is ABORTED is made with the next request."""
+        calls = self._streaming if binding.streams else self._unary
+        *others, last = requests
+        clock = asyncio.get_running_loop().time
+        for request in others:
+            begin = clock()
+            try:
+                await calls.make(exchange, binding, replies, request)
+            except CallError as error:
+                if error.code != Code.ABORTED:
+                    raise
+            else:
+                return
+            if exchange.timeout is not None:
+                exchange.timeout = max(exchange.timeout - (clock() - begin), 0.0)
+        await calls.make(exchange, binding, replies, last)
 
     def _raw_path(self, exchange: Exchange) -> bytes:
         scope = exchange.scope
         raw: bytes = scope.get("raw_path") or scope["path"].encode()
         raw = raw.split(b"?")[0]
         if len(raw) + len(scope["query_string"]) > self._settings.max_header_bytes:
-            raise HttpError("the address is too long", "URI_TOO_LONG", http=414)
+            raise HttpError("the URL is too long", "URI_TOO_LONG", http=414)
         return raw
 
     async def _answer_options(
-        self, exchange: Exchange, readings: list[Reading]
+        self, exchange: Exchange, candidates: list[Candidate]
     ) -> None:
         """Answer OPTIONS; raise HttpError for another method: 405, or 404."""
-        methods = self._routing.allowed(readings, exchange.scope["path"])
+        methods = self._routing.allowed(candidates, exchange.scope["path"])
         if exchange.method != "OPTIONS":
             raise method_not_allowed(exchange.method, methods)
         methods |= {"OPTIONS", "HEAD"} if methods & {"GET", "*"} else {"OPTIONS"}
@@ -127,10 +149,13 @@ class Dispatcher:
         headers = [*PRIVATE, (b"allow", allow), *preflight]
         await self._send(exchange, Response(204, headers, b""))
 
-    async def _build_request(
+    async def _build_requests(
         self, exchange: Exchange, binding: Binding, segments: list[str]
-    ) -> bytes:
-        """Return the request message; raises HttpError."""
+    ) -> Requests:
+        """Return the request message; raises HttpError.
+
+        If-Match may list several versions: there is one message for each of them.
+        """
         headers = exchange.head.headers
         if exchange.method not in _SAFE_METHODS:
             refuse_conditions(binding, headers)
@@ -138,14 +163,22 @@ class Dispatcher:
         if binding.takes_body or has_body(headers):
             body = await self._body_reader.read(exchange.receive, headers)
         if body and not binding.takes_body:
-            raise HttpError("this method takes no body")
+            raise HttpError("this method does not accept a request body")
         cookies = (
             [*self._cookies.values(binding, exchange.head)]
             if exchange.cookie_mode
             else ()
         )
         query = exchange.scope["query_string"]
-        return self._builder.build(binding, segments, query, headers, cookies, body)
+        build = self._builder.build
+        if b"if-match" not in headers or "If-Match" not in binding.headers:
+            return [build(binding, segments, query, headers, cookies, body)]
+        versions = required_versions(headers[b"if-match"].decode("latin-1")) or [""]
+        return [
+            build(binding, segments, query, headers | condition, cookies, body)
+            for version in versions
+            for condition in ({b"if-match": version.encode("latin-1")},)
+        ]
 
     def _render_error(self, exchange: Exchange, error: Exception) -> Response:
         """Return the response to an error; an unexpected one is logged."""
@@ -158,6 +191,9 @@ class Dispatcher:
         if isinstance(error, CallError):
             metadata = (*error.headers, *error.trailers)
             response.headers += self._response_headers.from_metadata(metadata)
+        if exchange.cookie_mode:
+            scope, reason = exchange.scope, response.reason
+            response.headers += self._cookies.clear_invalid(reason, head, scope)
         return response
 
     async def _send(self, exchange: Exchange, response: Response) -> None:
@@ -167,7 +203,7 @@ class Dispatcher:
 def _chunks_needed() -> HttpError:
     """Return the error for a stream over HTTP/1.0, which has no chunked coding."""
     return HttpError(
-        "a stream needs HTTP/1.1",
+        "a streamed response needs HTTP/1.1 or later",
         "HTTP_VERSION_TOO_OLD",
         http=426,
         headers=[(b"upgrade", b"HTTP/1.1"), (b"connection", b"upgrade")],

@@ -76,7 +76,7 @@ class Failures:
             name == b"retry-after" for name, _ in headers
         ):
             headers.append((b"retry-after", b"%d" % self._retry_after))
-        return Response(http, headers, orjson.dumps(body))
+        return Response(http, headers, orjson.dumps(body), reason=body["errorCode"])
 
     def _details(self, status: bytes) -> list[Any]:
         try:

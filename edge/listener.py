@@ -1,12 +1,29 @@
 """HTTP/1 protocol for uvicorn: time and size limits, and no ambiguous requests."""
 
 import asyncio
+from collections.abc import Sized
 from typing import Any
 
 import httptools
+from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 Header = tuple[bytes, bytes]
+# Bytes that are parsed at a time: it bounds the requests that wait on a connection.
+_PARSE_SIZE = 4 * 1024
+
+
+class _PipelineFlow(FlowControl):
+    """Read nothing while a request waits for the answers to earlier ones."""
+
+    def __init__(self, transport: asyncio.Transport, pipeline: Sized) -> None:
+        super().__init__(transport)
+        self._pipeline = pipeline
+
+    def resume_reading(self) -> None:
+        """Resume, unless a request waits; each running request asks for it."""
+        if not self._pipeline:
+            super().resume_reading()
 
 
 class DeadlinedProtocol(HttpToolsProtocol):
@@ -14,7 +31,8 @@ class DeadlinedProtocol(HttpToolsProtocol):
 
     Beyond that it keeps requests apart: an offer to upgrade is ignored, so that the
     bytes of a body are never read as a request, and an invalid request is answered
-    after the valid ones before it. Pass it to `uvicorn.Config(http=...)`; a subclass
+    after the valid ones before it. While requests wait for earlier answers, no more
+    are parsed. Pass it to `uvicorn.Config(http=...)`; a subclass
     may change the limits.
     """
 
@@ -26,6 +44,7 @@ class DeadlinedProtocol(HttpToolsProtocol):
     _deadline: asyncio.TimerHandle | None = None
     _write_deadline: asyncio.TimerHandle | None = None
     _unused_bytes = 0  # since the last end of headers, part of a body, or end of it
+    _unparsed = memoryview(b"")  # received while requests wait
     _unanswered = 0  # requests whose headers are complete
     _in_request = False
     _headers_complete = False
@@ -37,20 +56,32 @@ class DeadlinedProtocol(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Start the deadline for the first request."""
         super().connection_made(transport)
+        self.flow = _PipelineFlow(transport, self.pipeline)
         self._start_deadline()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Stop all deadlines."""
         self._stop_deadline()
         self._stop_write_deadline()
+        self._unparsed = memoryview(b"")
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
         """Parse received bytes; refuse headers or trailers without an end."""
-        if self._refusal is not None:
-            return
         self._unused_bytes += len(data)
-        self._parse(data)
+        if self._unparsed:
+            data = bytes(self._unparsed) + data
+        self._unparsed = memoryview(data)
+        self._parse_received()
+
+    def _parse_received(self) -> None:
+        """Parse what is received, until a request must wait for earlier answers."""
+        while self._unparsed and not self.pipeline and self._refusal is None:
+            part = self._unparsed[:_PARSE_SIZE]
+            self._unparsed = self._unparsed[_PARSE_SIZE:]
+            self._parse(part)
+        if self._unparsed or self._refusal is not None:
+            return
         if self._unused_bytes > self.header_bytes:
             self._refuse("")
         elif self._in_request:
@@ -59,20 +90,25 @@ class DeadlinedProtocol(HttpToolsProtocol):
         elif self._unused_bytes:  # line breaks alone are no sign of life
             self._start_deadline()
 
-    def _parse(self, data: bytes) -> None:
+    def _parse(self, data: memoryview) -> None:
+        """Parse bytes; a request that offers an upgrade is read again without it."""
         self._unset_keepalive_if_required()
-        try:
-            self.parser.feed_data(data)
-        except httptools.HttpParserUpgrade as upgrade:
-            self._ignore_upgrade(data[upgrade.args[0] :])
-        except httptools.HttpParserError:
-            self.send_400_response("Invalid HTTP request received.")
+        parts: list[bytes | memoryview] = [data]
+        while parts:
+            part = parts.pop()
+            try:
+                self.parser.feed_data(part)
+            except httptools.HttpParserUpgrade as upgrade:
+                parts += [part[upgrade.args[0] :], self._head_without_upgrade()]
+            except httptools.HttpParserError:
+                self.send_400_response("Invalid HTTP request received.")
+                return
 
-    def _ignore_upgrade(self, rest: bytes) -> None:
-        """Read the request again without its offer to upgrade (RFC 9110 7.8).
+    def _head_without_upgrade(self) -> bytes:
+        """Return a request's head without its offer to upgrade (RFC 9110 7.8).
 
-        The parser takes whatever follows such headers for another protocol, a body
-        included. `rest` is what follows them.
+        The parser takes whatever follows such a head for another protocol, a body
+        included, so a new parser reads the head again.
         """
         method, version = self.parser.get_method(), self.parser.get_http_version()
         lines = [b"%s %s HTTP/%s" % (method, self.url, version.encode())]
@@ -80,7 +116,7 @@ class DeadlinedProtocol(HttpToolsProtocol):
         self._upgrade_offered = False
         self.parser = httptools.HttpRequestParser(self)
         self.parser.set_dangerous_leniencies(lenient_data_after_close=True)
-        self._parse(b"\r\n".join((*lines, b"", b"")) + rest)
+        return b"\r\n".join((*lines, b"", b""))
 
     def send_400_response(self, msg: str) -> None:
         """Answer 400 and close, after the requests before have their answers."""
@@ -142,7 +178,7 @@ class DeadlinedProtocol(HttpToolsProtocol):
         """
         if self.parser.should_upgrade():
             if self.parser.get_method() == b"CONNECT":
-                raise ValueError("a tunnel is not supported")
+                raise ValueError("the method CONNECT is not supported")
             self._upgrade_offered = True  # the request starts when it is read again
             return
         self._stop_deadline()
@@ -165,7 +201,7 @@ class DeadlinedProtocol(HttpToolsProtocol):
         super().on_message_complete()
 
     def on_response_complete(self) -> None:
-        """Start a deadline for the rest of an answered request."""
+        """Go on reading; start a deadline for the rest of an answered request."""
         super().on_response_complete()
         self._unanswered -= 1
         if self._refusal is not None:
@@ -175,6 +211,9 @@ class DeadlinedProtocol(HttpToolsProtocol):
         cycle: Any = self.cycle
         if self._in_request and self._headers_complete and cycle.response_complete:
             self._start_deadline()
+        if not self.pipeline and not self.transport.is_closing():
+            self._parse_received()
+            self.flow.resume_reading()
 
     def pause_writing(self) -> None:
         """Start the deadline for the client to read."""
@@ -214,4 +253,4 @@ def _check_framing(headers: list[Header], version: str) -> None:
         elif name == b"transfer-encoding" and value.lower() != b"chunked":
             raise ValueError("the only supported transfer coding is chunked")
     if hosts > 1 or (not hosts and version != "1.0"):
-        raise ValueError("a request must have one Host")
+        raise ValueError("a request must have exactly one Host header")

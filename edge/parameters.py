@@ -7,7 +7,7 @@ from urllib.parse import unquote
 
 from edge.bindings import Binding
 from edge.errors import HttpError, Violation, fault, invalid
-from edge.http.etags import matched_version
+from edge.http.etags import mismatch
 from edge.schema.fields import FieldPathError, Parameter, resolve
 
 FieldValue = tuple[Parameter, Any]  # a field and its JSON value
@@ -34,7 +34,9 @@ def split_path(raw: bytes) -> tuple[list[str], list[str]]:
     literals = segments
     if "%" in path:
         if _INVALID_ESCAPE.search(path):
-            raise HttpError("the path has an invalid percent escape")
+            raise HttpError(
+                "the path has invalid percent-encoding: encode a literal % as %25"
+            )
         literals = [unquote(s, errors="surrogateescape") for s in segments]
     if not _DOT_SEGMENTS.isdisjoint(literals):
         raise HttpError("the path must not have '.' or '..' as a segment")
@@ -46,7 +48,7 @@ def _decoded(text: str, field: str) -> str:
     if "%" not in text:
         return text
     if _INVALID_ESCAPE.search(text):
-        raise fault(field, "must have valid percent escapes")
+        raise fault(field, "must be valid percent-encoding: encode a literal % as %25")
     try:
         return unquote(text, errors="strict")
     except UnicodeDecodeError:
@@ -135,12 +137,14 @@ def refuse_conditions(binding: Binding, headers: Headers) -> None:
         raise HttpError("If-None-Match is supported for GET and HEAD only")
     conditional = headers.get(b"if-match", b"*") != b"*"
     if conditional and "If-Match" not in binding.headers:
-        message = "this resource has no version for If-Match"
-        raise HttpError(message, "ETAG_MISMATCH", http=412)
+        raise mismatch("this resource has no version for If-Match")
 
 
 def header_values(binding: Binding, headers: Headers) -> Iterator[FieldValue]:
-    """Yield the values of fields that standard headers fill."""
+    """Yield the values of fields that standard headers fill.
+
+    If-Match is the one version that the dispatcher has read from it.
+    """
     for name, parameter in binding.headers.items():
         value = headers.get(name.lower().encode())
         if value is None:
@@ -150,5 +154,5 @@ def header_values(binding: Binding, headers: Headers) -> Iterator[FieldValue]:
                 yield parameter, value.decode("utf-8", "replace")
         elif name == "Idempotency-Key":
             yield parameter, value.decode("latin-1").strip('"')
-        elif version := matched_version(value.decode("latin-1")):
+        elif version := value.decode("latin-1"):
             yield parameter, version

@@ -3,7 +3,6 @@
 The application's composition provides the in-process implementation.
 """
 
-import logging
 import re
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
@@ -11,6 +10,8 @@ from functools import cache
 from typing import Any, Protocol
 
 import grpc
+
+from edge.outages import OutageLog
 
 Metadata = Sequence[tuple[str, str | bytes]]
 
@@ -75,7 +76,6 @@ class CallError(Exception):
     trailers: Metadata = ()
 
 
-_log = logging.getLogger("edge")
 # gRPC's own messages about a connection contain addresses, which stay internal.
 _ADDRESS = re.compile(r"\b(ipv4|ipv6|unix|dns|vsock):")
 _UNAVAILABLE: int = grpc.StatusCode.UNAVAILABLE.value[0]
@@ -93,13 +93,13 @@ def _metadata(received: Any) -> Metadata:
     return tuple(received or ())
 
 
-def _call_error(error: grpc.aio.AioRpcError) -> CallError:
+def _call_error(error: grpc.aio.AioRpcError, outages: OutageLog) -> CallError:
     headers = _metadata(error.initial_metadata())
     trailers = _metadata(error.trailing_metadata())
     status: Any = dict(trailers).get("grpc-status-details-bin", b"")
     code, message = error.code().value[0], error.details() or ""
     if code == _UNAVAILABLE and _ADDRESS.search(message):
-        _log.warning("call failed: %s", message)
+        outages.begin(message)
         message = UNREACHABLE
     elif code == _DEADLINE_EXCEEDED and not status:  # detected by this client
         message = "deadline exceeded"
@@ -109,8 +109,9 @@ def _call_error(error: grpc.aio.AioRpcError) -> CallError:
 class _RemoteStream:
     """A server stream of a channel, as a StreamReply."""
 
-    def __init__(self, call: Any) -> None:
+    def __init__(self, call: Any, outages: OutageLog) -> None:
         self._call = call
+        self._outages = outages
         self.headers: Metadata = ()
         self.trailers: Metadata = ()
 
@@ -118,10 +119,11 @@ class _RemoteStream:
         try:
             self.headers = _metadata(await self._call.initial_metadata())
             async for message in self._call:
+                self._outages.end()
                 yield message
             self.trailers = _metadata(await self._call.trailing_metadata())
         except grpc.aio.AioRpcError as error:
-            raise _call_error(error) from error
+            raise _call_error(error, self._outages) from error
         finally:
             self._call.cancel()
 
@@ -140,6 +142,7 @@ class RemotePort:
         # One multi-callable per method: creating one costs more than a call.
         self._unary: Any = cache(channel.unary_unary)
         self._stream: Any = cache(channel.unary_stream)
+        self._outages = OutageLog()
 
     async def unary(
         self,
@@ -154,14 +157,16 @@ class RemotePort:
         call = self._unary(method)(request, metadata=tuple(metadata), timeout=timeout)
         try:
             message = await call
+            self._outages.end()
             headers = _metadata(await call.initial_metadata())
             return Reply(message, headers, _metadata(await call.trailing_metadata()))
         except grpc.aio.AioRpcError as error:
-            raise _call_error(error) from error
+            raise _call_error(error, self._outages) from error
 
     def server_stream(
         self, method: str, request: bytes, *, metadata: Metadata, timeout: float | None
     ) -> StreamReply:
         """Call a server streaming method. The stream raises CallError."""
         start, timeout = self._stream(method), _clamped(timeout)
-        return _RemoteStream(start(request, metadata=tuple(metadata), timeout=timeout))
+        call = start(request, metadata=tuple(metadata), timeout=timeout)
+        return _RemoteStream(call, self._outages)

@@ -35,6 +35,7 @@ class Response:
     headers: list[Header]
     body: bytes
     version: str = ""  # of the resource in it
+    reason: str = ""  # of the error in it
 
 
 class Replies:

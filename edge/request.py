@@ -87,7 +87,7 @@ class RequestBuilder:
             except BAD_INPUT:
                 parameter, _ = value
                 raise fault(parameter.path, parameter.last.kind.requirement) from None
-        raise HttpError("the parameters are valid alone but not together")
+        raise HttpError("each parameter is valid, but their combination is not")
 
     def _read(self, binding: Binding, content_type: bytes | None, body: bytes) -> Body:
         """Return the request message of a body, and its JSON values."""

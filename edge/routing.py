@@ -8,7 +8,7 @@ from edge.errors import Code, HttpError
 from edge.parameters import fits, split_path
 from edge.router import Router, pick
 
-Reading = tuple[list[str], list[str], str]  # segments, literals, verb
+Candidate = tuple[list[str], list[str], str]  # segments, literals, verb
 
 
 class Routing:
@@ -25,16 +25,16 @@ class Routing:
         self._pages = pages
         self._trailing_slash = trailing_slash
 
-    def readings(self, raw_path: bytes) -> list[Reading]:
-        """Return the ways to read a path, the likeliest first; raises HttpError."""
+    def candidates(self, raw_path: bytes) -> list[Candidate]:
+        """Return the splits of a path, the likeliest first; raises HttpError."""
         segments, literals = split_path(raw_path)
-        readings = _verb_readings(segments, literals)
+        candidates = _verb_candidates(segments, literals)
         if self._trailing_slash and literals[1:][-1:] == [""]:
-            readings += _verb_readings(segments[:-1], literals[:-1])
-        return readings
+            candidates += _verb_candidates(segments[:-1], literals[:-1])
+        return candidates
 
     def match(
-        self, readings: list[Reading], method: str
+        self, candidates: list[Candidate], method: str
     ) -> tuple[Binding, list[str]] | None:
         """Return the binding of a path and method, with the path's segments.
 
@@ -42,7 +42,7 @@ class Routing:
         id, so a method that `/users/me` lacks is not looked up in `/users/{id}`.
         """
         closest = True
-        for segments, path, verb in readings:
+        for segments, path, verb in candidates:
             for methods in self._router.find(path, verb):
                 binding = pick(methods, method)
                 if binding and (closest or fits(binding, segments)):
@@ -50,11 +50,11 @@ class Routing:
                 closest = False
         return None
 
-    def allowed(self, readings: list[Reading], path: str) -> set[str]:
+    def allowed(self, candidates: list[Candidate], path: str) -> set[str]:
         """Return the HTTP methods of a path; raises HttpError (404) if it has none."""
         methods: set[str] = set()
         closest = True
-        for segments, literals, verb in readings:
+        for segments, literals, verb in candidates:
             for leaf in self._router.find(literals, verb):
                 for binding in leaf.values():
                     if closest or fits(binding, segments):
@@ -79,8 +79,8 @@ def method_not_allowed(method: str, methods: set[str]) -> HttpError:
     )
 
 
-def _verb_readings(segments: list[str], literals: list[str]) -> list[Reading]:
-    """Return the ways to read a path whose last colon may begin a verb."""
+def _verb_candidates(segments: list[str], literals: list[str]) -> list[Candidate]:
+    """Return the splits of a path whose last colon may begin a verb."""
     whole = (segments, literals, "")
     # An escaped colon belongs to a value, so this looks at the path as sent.
     rest, colon, verb = segments[-1].rpartition(":") if segments else ("", "", "")

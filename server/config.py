@@ -29,11 +29,13 @@ from pydantic_settings import (
 from server.config_types import (
     DatabaseUrl,
     Duration,
+    DurationOfDays,
     ListenAddress,
     LogLevel,
     MailFrom,
     Networks,
     Origins,
+    PositiveDuration,
     PublicUrl,
     RateLimits,
     RedisUrl,
@@ -71,7 +73,7 @@ class Settings(BaseSettings):
     debug: bool = False
     grpc_listen: ListenAddress = "127.0.0.1:50051"
     http_listen: ListenAddress = "127.0.0.1:8080"
-    http_keep_alive: Duration = timedelta(seconds=75)
+    http_keep_alive: PositiveDuration = timedelta(seconds=75)
     state_dir: Path = Path("var")
     public_url: PublicUrl = ""
     smtp_url: SmtpUrl | None = None
@@ -81,10 +83,10 @@ class Settings(BaseSettings):
     token_issuer: str = Field("https://blatam.academy", min_length=1)
     token_audience: str = Field("blatam", min_length=1)
     refresh_grace: Duration = timedelta(seconds=10)
-    refresh_idle: Duration = timedelta(days=30)
-    refresh_absolute: Duration = timedelta(days=90)
+    refresh_idle: PositiveDuration = timedelta(days=30)
+    refresh_absolute: PositiveDuration = timedelta(days=90)
     user_retention: Duration = timedelta(days=30)
-    audit_retention: Duration = Field(timedelta(days=400), ge=timedelta(days=1))
+    audit_retention: DurationOfDays = timedelta(days=400)
     """How long audit events are kept: 400 days by default, a year and a month, so that
     a yearly review sees the whole year before it. There is no "for ever": events
     hold network addresses, which are personal data."""

@@ -33,17 +33,19 @@ MIN_SECRET_LENGTH = 32
 MIN_DISTINCT_CHARACTERS = 8
 MAX_DURATION = timedelta(days=36_500)
 MAX_LIMIT = 1_000_000_000
-_SECONDS = {"d": 86_400, "h": 3_600, "m": 60, "s": 1, "": 1}
-_DURATION = re.compile(r"((?:0|[1-9][0-9]{0,9})(?:\.[0-9]{1,6})?)([dhms]?)")
+_SECONDS = {"d": 86_400, "h": 3_600, "m": 60, "s": 1}
+_DURATION = re.compile(r"((?:0|[1-9][0-9]{0,9})(?:\.[0-9]{1,6})?)([dhms])")
 _PORT = re.compile(r"0|[1-9][0-9]{0,4}")
 _NUMBER = re.compile(r"0|[1-9][0-9]{0,8}")
 _PREFIX = re.compile(r"0|[1-9][0-9]{0,2}")
+_HOST_LABEL = "[A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?"
+_HOST_NAME = re.compile(rf"(?!.*(^|\.)[0-9]+$){_HOST_LABEL}(\.{_HOST_LABEL})*")
 _ORIGIN = re.compile(r"https?://(\[[0-9a-f:.]+\]|[A-Za-z0-9.-]+)(:[1-9][0-9]{0,4})?/?")
 Network = IPv4Network | IPv6Network
 
 
 def _parse_duration(value: Any) -> Any:
-    """Parse `30d`, `12h`, `15m`, `10s` or plain seconds."""
+    """Parse `30d`, `12h`, `15m` or `10s`."""
     if isinstance(value, timedelta):
         return value
     match = _DURATION.fullmatch(str(value).strip())
@@ -55,11 +57,16 @@ def _parse_duration(value: Any) -> Any:
     return timedelta(seconds=seconds)
 
 
-def _parse_window(value: Any) -> Any:
-    duration = _parse_duration(value)
-    if not duration:
+def _check_positive(value: timedelta) -> timedelta:
+    if not value:
         raise ValueError("must be longer than 0s")
-    return duration
+    return value
+
+
+def _check_one_day(value: timedelta) -> timedelta:
+    if value < timedelta(days=1):
+        raise ValueError("must be at least 1d")
+    return value
 
 
 def _parse_whole_number(value: Any) -> Any:
@@ -83,6 +90,15 @@ def _check_listen_address(value: str) -> str:
     host, _, port = value.rpartition(":")
     if not _is_host(host) or not _PORT.fullmatch(port) or int(port) > 65535:
         raise ValueError("must be ADDRESS:PORT, such as 127.0.0.1:8080 or [::1]:8080")
+    return value
+
+
+def check_server_address(value: str) -> str:
+    """Return the address of a server to connect to. Raises ValueError."""
+    host, _, port = value.rpartition(":")
+    is_host = _is_host(host) or _HOST_NAME.fullmatch(host)
+    if not is_host or not _PORT.fullmatch(port) or not 0 < int(port) <= 65535:
+        raise ValueError("must be HOST:PORT, such as academy:50051 or [::1]:50051")
     return value
 
 
@@ -159,7 +175,9 @@ def _check_mail_from(value: str) -> str:
     """Accept an address with or without a name; RFC 5322 allows more."""
     address = parseaddr(value)[1]
     if not re.fullmatch(r"[^@\s]+@[a-zA-Z0-9.-]+", address) or not value.isprintable():
-        raise ValueError("must be an address, or Academy <no-reply@example.com>")
+        raise ValueError(
+            "must be an e-mail address, such as Academy <no-reply@example.com>"
+        )
     return value
 
 
@@ -167,11 +185,14 @@ def _check_secret_key(value: SecretStr) -> SecretStr:
     text = value.get_secret_value()
     if len(text) < MIN_SECRET_LENGTH:
         raise ValueError(
-            f"must be at least {MIN_SECRET_LENGTH} random characters: "
-            "openssl rand -hex 32"
+            f"must have at least {MIN_SECRET_LENGTH} random characters: "
+            "generate it with `openssl rand -hex 32`"
         )
     if len(set(text)) < MIN_DISTINCT_CHARACTERS:
-        raise ValueError("must be random: openssl rand -hex 32")
+        raise ValueError(
+            f"must have at least {MIN_DISTINCT_CHARACTERS} distinct characters: "
+            "generate it with `openssl rand -hex 32`"
+        )
     return value
 
 
@@ -196,6 +217,11 @@ def _unique_names(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
     return values
 
 
+Duration = Annotated[timedelta, BeforeValidator(_parse_duration)]
+PositiveDuration = Annotated[Duration, AfterValidator(_check_positive)]
+DurationOfDays = Annotated[Duration, AfterValidator(_check_one_day)]
+
+
 class RateLimitSetting(BaseModel):
     """One rule of RATE_LIMITS, with the fields of the policy option."""
 
@@ -203,14 +229,13 @@ class RateLimitSetting(BaseModel):
 
     by: list[str] = Field(min_length=1)
     limit: int = Field(gt=0, le=MAX_LIMIT, strict=True)
-    per: Annotated[timedelta, BeforeValidator(_parse_window)]
+    per: PositiveDuration
 
 
 LogLevel = Annotated[
     Literal["debug", "info", "warning", "error", "critical"], BeforeValidator(_lower)
 ]
 WholeNumber = Annotated[int, BeforeValidator(_parse_whole_number)]
-Duration = Annotated[timedelta, BeforeValidator(_parse_duration)]
 Networks = Annotated[tuple[Network, ...], NoDecode, BeforeValidator(_parse_networks)]
 Origins = Annotated[
     tuple[str, ...],

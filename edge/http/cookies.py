@@ -73,7 +73,8 @@ class TokenCookies:
         same = site in (b"same-origin", b"none") or (site is None and origin is None)
         if not same and origin not in self._origins:
             raise HttpError(
-                "this origin may not use token cookies",
+                "this origin is not allowed to use token cookies: "
+                "add it to cors_origins",
                 "ORIGIN_NOT_ALLOWED",
                 http=403,
                 code=Code.PERMISSION_DENIED,
@@ -88,11 +89,29 @@ class TokenCookies:
         reads = self._reads[binding.method]
         cookies = _parsed(head.headers.get(b"cookie", b"")) if reads else {}
         for cookie, parameter in reads:
-            text = cookies.get(f"__Host-{cookie.name}")
-            if text is None and self._debug:
-                text = cookies.get(cookie.name)
+            text = self._value(cookie, cookies)
             if text is not None:
                 yield text_value(parameter, text)
+
+    def _value(self, cookie: TokenCookie, cookies: dict[str, str]) -> str | None:
+        text = cookies.get(f"__Host-{cookie.name}")
+        if text is None and self._debug:
+            text = cookies.get(cookie.name)
+        return text
+
+    def clear_invalid(
+        self, reason: str, head: RequestHead, scope: Any
+    ) -> Iterator[Header]:
+        """Yield headers that clear the request's cookies that an error calls invalid.
+
+        The browser would send such a cookie again with every request.
+        """
+        cookies = _parsed(head.headers.get(b"cookie", b""))
+        plain = self._debug and _is_plain_loopback(scope)
+        for cookie in self._table:
+            sent = self._value(cookie, cookies) is not None
+            if sent and reason in cookie.invalid_reasons:
+                yield _set_cookie(cookie.name, "", 0, plain=plain)
 
     def extract(
         self, binding: Binding, message: Message, scope: Any

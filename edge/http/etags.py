@@ -10,11 +10,15 @@ import re
 from collections.abc import Sequence
 from hashlib import blake2b
 
-from edge.errors import Header, HttpError
+from edge.errors import Code, Header, HttpError
 
 _DIGEST_BYTES = 12
 _TAG = re.compile(rb'"[^"]*"')  # without its W/; it may hold a comma
-_STRONG_TAG = re.compile(r'"([^"]+)"|([^",/]+)')  # many clients omit the quotes
+_BARE_TAG = re.compile(r'[^",/]+')  # many clients omit the quotes
+_MEMBER = re.compile(r'(W/)?"([^"]*)"')
+# RFC 9110 5.6.1: members may be empty.
+_TAG_LIST = re.compile(r'(?:[ \t,]*(?:W/)?"[^"]*"[ \t]*(?=,|$))+[ \t,]*')
+_MAX_VERSIONS = 4  # of one If-Match; each of them takes a call
 _SUFFIX = re.compile(rf";[0-9a-f]{{{2 * _DIGEST_BYTES}}}(?:;[a-z]+)?$")
 
 
@@ -48,16 +52,27 @@ def is_unchanged(if_none_match: bytes, headers: Sequence[Header]) -> bool:
     )
 
 
-def matched_version(if_match: str) -> str:
-    """Return the version that If-Match requires; "" for any (RFC 9110 13.1.1).
+def required_versions(if_match: str) -> list[str]:
+    """Return the versions of which If-Match requires one; none: any version.
 
     The version alone is a tag, too: it is what a resource's own field says. A weak
-    tag belongs to an answer without a version, so it never matches: 412.
+    tag belongs to an answer without a version, so it never matches (RFC 9110 13.1.1).
+    Raises HttpError if no member can match.
     """
-    match = _STRONG_TAG.fullmatch(if_match)
-    if match is None:
-        message = "If-Match takes one strong entity tag or *"
-        raise HttpError(message, "ETAG_MISMATCH", http=412)
     if if_match == "*":
-        return ""
-    return _SUFFIX.sub("", match[1] or match[2])
+        return []
+    if _BARE_TAG.fullmatch(if_match):
+        return [_SUFFIX.sub("", if_match)]
+    tags = _MEMBER.findall(if_match) if _TAG_LIST.fullmatch(if_match) else []
+    strong = (_SUFFIX.sub("", tag) for weak, tag in tags if tag and not weak)
+    versions = [*dict.fromkeys(strong)]
+    if not versions:
+        raise mismatch("If-Match needs a strong entity tag of the resource, or *")
+    if len(versions) > _MAX_VERSIONS:
+        raise HttpError(f"If-Match takes at most {_MAX_VERSIONS} versions")
+    return versions
+
+
+def mismatch(message: str) -> HttpError:
+    """Return the error for a condition that is false: 412, as for a failed call."""
+    return HttpError(message, "ETAG_MISMATCH", http=412, code=Code.ABORTED)

@@ -137,7 +137,7 @@ def decompress(body: bytes, codings: bytes | None, limit: int) -> bytes:
     400 for a body that is not in the coding it names.
     """
     if codings and codings.count(b",") > 0:
-        raise unsupported("the body must have one content coding at most")
+        raise unsupported("the body must have at most one content coding")
     name = (codings or b"").decode("latin-1").lower().strip().removeprefix("x-")
     if name in ("", "identity"):
         return body

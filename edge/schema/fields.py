@@ -132,20 +132,27 @@ def resolve(shape: Shape, path: str) -> Parameter:
     fields: list[Field] = []
     names = path.split(".")
     if len(names) > MAX_PATH_DEPTH:
-        raise FieldPathError("the path is too long")
+        raise FieldPathError(f"a field path must have at most {MAX_PATH_DEPTH} names")
     parent: Shape | None = shape
     for name in names:
         if parent is None or parent.special:
-            raise FieldPathError("the path goes through a field that is no message")
+            owner = fields[-1].name if fields else shape.name
+            raise FieldPathError(
+                f"{owner} is not a message and has no fields of its own: "
+                "remove what follows it"
+            )
         if name not in parent.named:
             raise FieldPathError("there is no such field")
         fields.append(parent.named[name])
         parent = fields[-1].message
     if fields[-1].many is dict:
-        raise FieldPathError("a map cannot be set from text")
+        raise FieldPathError("a map cannot be set from a path or query parameter")
     read = fields[-1].kind.read
     if read is None:
-        raise FieldPathError("a message cannot be set from text")
+        raise FieldPathError(
+            "a message cannot be set from a path or query parameter: "
+            "set its fields instead"
+        )
     json_names = tuple(field.json_name for field in fields)
     return Parameter(tuple(fields), json_names, ".".join(json_names), read)
 

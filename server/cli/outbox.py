@@ -7,11 +7,12 @@ from typing import Annotated
 import typer
 
 from server.cli import state_dir
-from server.cli.terminal import load_settings, run_async
+from server.cli.terminal import failure, load_settings, run_async
 from server.composition.resources import open_resources
 from server.config import Settings
 from server.store.outbox import PostgresOutbox
 
+MAX_ID = 2**63 - 1  # of the column, a bigint
 commands = typer.Typer(
     no_args_is_help=True, help="Manage outbox entries that could not be delivered."
 )
@@ -32,14 +33,16 @@ async def _list(settings: Settings) -> None:
             f"{entry.id:<10} {entry.created_at:%Y-%m-%d %H:%M} {entry.kind:<24}"
             f" user {entry.user_id or '-':<8} {entry.last_error}"
         )
-    typer.echo(f"{len(entries)} dead letters")
+    typer.echo(f"dead letters: {len(entries)}")
 
 
 @commands.command()
 def retry(
     ids: Annotated[
         list[int] | None,
-        typer.Argument(help="Ids of the entries to retry; all if omitted."),
+        typer.Argument(
+            min=1, max=MAX_ID, help="Ids of the entries to retry; all if omitted."
+        ),
     ] = None,
 ) -> None:
     """Queue dead letters for delivery again."""
@@ -51,5 +54,7 @@ async def _retry(settings: Settings, ids: list[int]) -> None:
     async with open_resources(settings) as resources:
         store = PostgresOutbox(resources.database)
         entry_ids = ids or [entry.id for entry in await store.dead()]
-        count = await store.revive(entry_ids)
-    typer.echo(f"{count} queued again")
+        revived = await store.revive(entry_ids)
+    typer.echo(f"dead letters queued again: {len(revived)}")
+    if others := sorted({*ids} - revived):
+        raise failure(f"not dead letters: {', '.join(map(str, others))}")

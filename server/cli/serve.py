@@ -26,6 +26,7 @@ from server.composition.application import Application, build_application
 from server.composition.edge import remote_edge
 from server.composition.resources import open_resources
 from server.config import ConfigurationError, Settings
+from server.config_types import check_server_address
 from server.embedded.servers import EmbeddedServers
 from server.store import migrate
 from server.store.connect import Database
@@ -84,25 +85,28 @@ async def _serving(
     """Serve gRPC and REST while the block runs; yield the application and both ports.
 
     Unless it was `migrated` just now, the schema is checked before calls are served.
+    HTTP is bound first: links in mails may contain its port.
     """
-    async with (
-        open_resources(settings) as resources,
-        build_application(
-            resources,
-            lame_duck,
-            *([] if migrated else [partial(_check_schema, resources.database)]),
-        ) as application,
-        serving.listening_grpc(application.grpc, settings.grpc_listen) as grpc_port,
-        serving.listening_http(
-            application.http,
-            settings.http_listen,
-            DeadlinedProtocol,
-            settings.http_keep_alive,
-        ) as http_port,
-    ):
-        gc.collect()
-        gc.freeze()  # skip long-lived objects: saves 12 of 74 us per request
-        yield application, grpc_port, http_port
+    with serving.bind_http(settings.http_listen) as listener:
+        http_port: int = listener.getsockname()[1]
+        address = _with_port(settings.http_listen, http_port)
+        async with (
+            open_resources(
+                settings.model_copy(update={"http_listen": address})
+            ) as resources,
+            build_application(
+                resources,
+                lame_duck,
+                *([] if migrated else [partial(_check_schema, resources.database)]),
+            ) as application,
+            serving.listening_grpc(application.grpc, settings.grpc_listen) as grpc_port,
+            serving.listening_http(
+                application.http, listener, DeadlinedProtocol, settings.http_keep_alive
+            ),
+        ):
+            gc.collect()
+            gc.freeze()  # skip long-lived objects: saves 12 of 74 us per request
+            yield application, grpc_port, http_port
 
 
 def _with_port(address: str, port: int) -> str:
@@ -156,8 +160,20 @@ async def _check_schema(database: Database) -> None:
         )
 
 
+def _server_address(value: str) -> str:
+    try:
+        return check_server_address(value)
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from error
+
+
 def edge(
-    server: Annotated[str, typer.Option(help="Address of the gRPC server, HOST:PORT.")],
+    server: Annotated[
+        str,
+        typer.Option(
+            help="Address of the gRPC server, HOST:PORT.", callback=_server_address
+        ),
+    ],
 ) -> None:
     """Serve REST in front of a gRPC server that runs elsewhere."""
     settings = load_settings()
@@ -165,14 +181,16 @@ def edge(
 
 
 async def _edge(settings: Settings, server: str) -> None:
-    async with (
-        grpc.aio.insecure_channel(server, CHANNEL_OPTIONS) as channel,
-        serving.listening_http(
-            remote_edge(channel, settings),
-            settings.http_listen,
-            DeadlinedProtocol,
-            settings.http_keep_alive,
-        ) as port,
-    ):
-        log.info("listening", http=_with_port(settings.http_listen, port))
-        await serving.until_stopped()
+    with serving.bind_http(settings.http_listen) as listener:
+        port = listener.getsockname()[1]
+        async with (
+            grpc.aio.insecure_channel(server, CHANNEL_OPTIONS) as channel,
+            serving.listening_http(
+                remote_edge(channel, settings),
+                listener,
+                DeadlinedProtocol,
+                settings.http_keep_alive,
+            ),
+        ):
+            log.info("listening", http=_with_port(settings.http_listen, port))
+            await serving.until_stopped()

@@ -12,7 +12,7 @@ import typer
 import uvloop
 
 from server.composition.edge import rates
-from server.composition.serving import AddressInUse
+from server.composition.serving import CannotListen
 from server.config import ConfigurationError, Settings, check_loopback, load, text_of
 from server.domain.errors import AcademyError, StoreUnavailable
 from server.embedded.processes import EmbeddedServerError
@@ -28,7 +28,7 @@ _EXPECTED_ERRORS = (
     ContractError,
     EmbeddedServerError,
     UnreadableKeys,
-    AddressInUse,
+    CannotListen,
 )
 
 
@@ -42,16 +42,17 @@ def report_errors(settings: Settings | None = None) -> Iterator[None]:
     try:
         yield
     except StoreUnavailable as error:
-        raise _failure(explain(error.__cause__ or error, _role(settings))) from error
+        raise failure(explain(error.__cause__ or error, _role(settings))) from error
     except (sa.exc.SQLAlchemyError, asyncpg.ClientConfigurationError) as error:
         if not is_misconfigured(error):
             raise
-        raise _failure(explain(error, _role(settings))) from error
+        raise failure(explain(error, _role(settings))) from error
     except _EXPECTED_ERRORS as error:
-        raise _failure(str(error)) from error
+        raise failure(str(error)) from error
 
 
-def _failure(message: str) -> typer.Exit:
+def failure(message: str) -> typer.Exit:
+    """Print a message to standard error; return the exception that exits with 1."""
     typer.secho(message, err=True, fg=typer.colors.RED)
     return typer.Exit(1)
 

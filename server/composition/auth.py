@@ -80,7 +80,7 @@ def auth_feature(
 
 
 def authentication(resources: Resources, stores: Stores) -> Authentication:
-    """Build the rules of signing in, which several features use."""
+    """Build the log-in rules, which several features use."""
     settings = resources.settings
     limits = RefreshLimits(
         idle=settings.refresh_idle,

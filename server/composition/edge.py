@@ -14,6 +14,7 @@ from edge.batching import BatchingPort
 from edge.config import EdgeSettings, TokenCookie
 from edge.port import CallPort
 from server.config import Settings
+from server.domain.errors import RefreshTokenInvalid
 from server.domain.limits import Window
 from server.rpc import contract, documentation
 from server.rpc.health import remote_readiness
@@ -71,6 +72,7 @@ def edge_settings(settings: Settings, in_force: Rates) -> EdgeSettings:
                 request_fields=table.request_fields,
                 max_age_fields=table.max_age_fields,
                 cleared_by=frozenset(table.cleared_by),
+                invalid_reasons=frozenset((RefreshTokenInvalid.reason,)),
             )
             for name, table in contract.cookies().items()
         ),

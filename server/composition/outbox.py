@@ -23,6 +23,9 @@ from server.workers.outbox_router import Mailer, OutboxRouter
 from server.workers.poller import Poller
 from server.workers.supervisor import Subscription
 
+# The addresses that accept connections but to which no browser can connect.
+_LOOPBACK_OF_ANY = {"0.0.0.0": "127.0.0.1", "[::]": "[::1]"}  # noqa: S104
+
 
 def outbox_feature(resources: Resources, stores: Stores) -> Feature:
     """Build the feature."""
@@ -62,13 +65,15 @@ def outbox_feature(resources: Resources, stores: Stores) -> Feature:
 
 
 def _mailer(settings: Settings, clock: Clock) -> Mailer:
-    builder = MessageBuilder(settings.mail_from, _public_url(settings), clock)
+    builder = MessageBuilder(settings.mail_from, public_url(settings), clock)
     if settings.smtp_url is None:
         return FileMailer(settings.state_dir / "mail", builder)
     server = MailServer.parse(settings.smtp_url.get_secret_value())
     return SmtpMailer(server, builder)
 
 
-def _public_url(settings: Settings) -> str:
+def public_url(settings: Settings) -> str:
     """Return where links lead: a setting, never a value from a request (R26)."""
-    return settings.public_url or f"http://{settings.http_listen}"
+    host, _, port = settings.http_listen.rpartition(":")
+    host = _LOOPBACK_OF_ANY.get(host, host)
+    return settings.public_url or f"http://{host}:{port}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import math
 import os
 import signal
@@ -33,13 +34,15 @@ def use_batch_scheduling() -> None:
             os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
 
 
-class AddressInUse(Exception):
-    """The address to listen on is taken."""
+class CannotListen(Exception):
+    """The address of a setting cannot be bound; the message names the cause."""
 
-    def __init__(self, setting: str, address: str, cause: str) -> None:
+    def __init__(self, setting: str, address: str, error: OSError) -> None:
+        is_taken = error.errno == errno.EADDRINUSE
+        advice = "stop the other process, or set" if is_taken else "set"
         super().__init__(
-            f"cannot listen on {address}: {cause}; "
-            f"stop the other process, or set {setting}=HOST:PORT"
+            f"cannot listen on {address}: {error.strerror or error}; "
+            f"{advice} {setting}=ADDRESS:PORT"
         )
 
 
@@ -48,8 +51,10 @@ async def listening_grpc(server: grpc.aio.Server, address: str) -> AsyncIterator
     """Serve gRPC; return the port. Calls in flight may finish when the block ends."""
     try:
         port = server.add_insecure_port(address)
-    except RuntimeError as error:
-        raise AddressInUse("GRPC_LISTEN", address, "the port is taken") from error
+    except RuntimeError as error:  # grpc does not name the cause: bind again for it
+        _bound("GRPC_LISTEN", address).close()
+        cause = OSError("gRPC cannot bind it")
+        raise CannotListen("GRPC_LISTEN", address, cause) from error
     await server.start()
     try:
         yield port
@@ -69,16 +74,15 @@ class _Uvicorn(uvicorn.Server):
 @asynccontextmanager
 async def listening_http(
     app: FastAPI,
-    address: str,
+    listener: socket.socket,
     protocol: type[asyncio.Protocol],
     keep_alive: timedelta = timedelta(seconds=75),
-) -> AsyncIterator[int]:
-    """Serve HTTP; return the port. Requests in flight may finish after the block.
+) -> AsyncIterator[None]:
+    """Serve HTTP on a bound socket. Requests in flight may finish after the block.
 
     An idle connection is closed after `keep_alive`, which should be longer than a
     proxy in front keeps it: else the proxy sends a request into a closed one.
     """
-    listener = _bound(address)
     config = uvicorn.Config(
         app,
         log_config=None,
@@ -92,15 +96,23 @@ async def listening_http(
         timeout_graceful_shutdown=int(STOP_TIMEOUT_SECONDS),
     )
     server = _Uvicorn(config)
+    listener.listen(BACKLOG)
+    listener.setblocking(False)
     task = asyncio.create_task(server.serve(sockets=[listener]))
     try:
-        yield listener.getsockname()[1]
+        yield
     finally:
         server.should_exit = True
         await task
 
 
-def _bound(address: str) -> socket.socket:
+def bind_http(address: str) -> socket.socket:
+    """Return a socket bound to the address of HTTP_LISTEN. Raises CannotListen."""
+    return _bound("HTTP_LISTEN", address)
+
+
+def _bound(setting: str, address: str) -> socket.socket:
+    """Return a socket bound to the address. Raises CannotListen."""
     host, _, port = address.rpartition(":")
     host = host.strip("[]")
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
@@ -110,9 +122,7 @@ def _bound(address: str) -> socket.socket:
         listener.bind((host, int(port)))
     except OSError as error:
         listener.close()
-        raise AddressInUse("HTTP_LISTEN", address, str(error.strerror)) from error
-    listener.listen(BACKLOG)
-    listener.setblocking(False)
+        raise CannotListen(setting, address, error) from error
     return listener
 
 

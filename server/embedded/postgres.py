@@ -36,8 +36,8 @@ def account_for(data: Path) -> dict[str, Any] | None:
             entry = pwd.getpwnam(name)
             return {"user": entry.pw_uid, "group": entry.pw_gid, "extra_groups": []}
     raise EmbeddedServerError(
-        "Postgres does not run as root and this system has neither the account "
-        "`postgres` nor `nobody`: run as another user, or set DATABASE_URL"
+        "Postgres cannot run as root, and this system has no `postgres` or `nobody` "
+        "account to run it: run as another user, or set DATABASE_URL"
     )
 
 

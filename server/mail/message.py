@@ -72,7 +72,8 @@ class MessageBuilder:
         message["Date"] = format_datetime(self.clock().astimezone(UTC))
         message["Message-ID"] = f"<{message_name(email)}@{self.domain}>"
         message["Auto-Submitted"] = "auto-generated"  # RFC 3834: no automatic replies
-        if email.unsubscribe_token:  # RFC 8058: one click, without a sign-in
+        # RFC 8058 3.1: one click, without a log-in; the URL must be https
+        if email.unsubscribe_token and self.public_url.startswith("https://"):
             url = self._url(UNSUBSCRIBE_PATH + email.unsubscribe_token)
             message["List-Unsubscribe"] = f"<{url}>"
             message["List-Unsubscribe-Post"] = "List-Unsubscribe=One-Click"

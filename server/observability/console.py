@@ -1,4 +1,4 @@
-"""Log lines for a terminal: coloured, aligned, safe against control characters."""
+"""Log lines for a terminal: colored, aligned, safe against control characters."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Structured logs on standard error: JSON lines, or coloured lines on a terminal."""
+"""Structured logs on standard error: JSON lines, or colored lines on a terminal."""
 
 from __future__ import annotations
 

@@ -8,7 +8,7 @@ from server.rpc import contract
 
 TITLE = "Blatam Academy API"
 DESCRIPTION = """\
-User accounts, sign-in, profiles, followers and posts of the Blatam Academy.
+User accounts, log-in, profiles, followers and posts of the Blatam Academy.
 
 - **Authentication**: `POST /api/v1/auth/login` returns an access token and a refresh
   token. Send the access token in the header `Authorization: Bearer <token>`. Services

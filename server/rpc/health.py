@@ -39,6 +39,7 @@ class Health:
         self._servicer = health.aio.HealthServicer()
         self.serving = False
         self._draining = False
+        self._outage_logged = False
 
     def add_to(self, server: grpc.aio.Server) -> None:
         """Serve grpc.health.v1.Health."""
@@ -54,14 +55,17 @@ class Health:
         return self.serving
 
     async def refresh(self) -> None:
-        """Ping Postgres and publish the result."""
+        """Ping Postgres and publish the result; log an outage once."""
         try:
             await self._ping()
         except Exception as error:
-            cause = repr(error.__cause__ or error)
-            log.warning("postgres does not answer", cause=cause)
+            if not self._outage_logged:
+                cause = repr(error.__cause__ or error)
+                log.warning("postgres does not answer", cause=cause)
+            self._outage_logged = True
             await self._publish(False)
         else:
+            self._outage_logged = False
             await self._publish(True)
 
     async def drain(self) -> None:

@@ -127,7 +127,9 @@ def _handler(
         raise ContractError(f"{method.name}: no servicer implements it")
     if len(implementing) > 1:
         classes = " and ".join(type(servicer).__name__ for servicer in implementing)
-        raise ContractError(f"{method.name}: implemented by {classes}")
+        raise ContractError(
+            f"{method.name}: more than one servicer implements it: {classes}"
+        )
     handler: Callable[..., Any] = getattr(implementing[0], name)
     return handler
 

@@ -171,8 +171,8 @@ class PostgresOutbox:
             rows = await connection.execute(query.order_by(outbox.c.id))
             return [DeadEntry(**row._mapping) for row in rows]
 
-    async def revive(self, ids: Sequence[int]) -> int:
-        """Make dead letters due again; return how many there were."""
+    async def revive(self, ids: Sequence[int]) -> set[int]:
+        """Make dead letters due again; return the ids of those that were dead."""
         statement = (
             sa.update(outbox)
             .where(outbox.c.id.in_(ids), outbox.c.state == EntryState.DEAD)
@@ -185,7 +185,7 @@ class PostgresOutbox:
             .returning(outbox.c.id)
         )
         async with self._database.reading() as connection:
-            return len((await connection.execute(statement)).all())
+            return set((await connection.execute(statement)).scalars())
 
     async def delivered_since(
         self, kind: EventType, user_id: int, since: datetime

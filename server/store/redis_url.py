@@ -9,21 +9,25 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 SCHEMES = frozenset({"redis", "rediss", "unix"})
 _PORT = re.compile(r"[1-9][0-9]{0,4}")
 _NUMBER = re.compile(r"0|[1-9][0-9]{0,4}")
-_ANY = re.compile(r".+", re.DOTALL)
-_PARAMETERS: Mapping[str, re.Pattern[str]] = {
-    "db": _NUMBER,
+_Rule = tuple[re.Pattern[str], str]  # and what the value must be
+_ANY: _Rule = (re.compile(r".+", re.DOTALL), "must not be empty")
+_PARAMETERS: Mapping[str, _Rule] = {
+    "db": (_NUMBER, "must be the number of a database, such as 0"),
     "username": _ANY,
     "password": _ANY,
     "client_name": _ANY,
-    "protocol": re.compile("[23]"),
+    "protocol": (re.compile("[23]"), "must be 2 or 3"),
 }
-_TLS_PARAMETERS: Mapping[str, re.Pattern[str]] = {
+_TLS_PARAMETERS: Mapping[str, _Rule] = {
     "ssl_ca_certs": _ANY,
     "ssl_certfile": _ANY,
     "ssl_keyfile": _ANY,
     "ssl_password": _ANY,
-    "ssl_cert_reqs": re.compile("none|optional|required"),
-    "ssl_check_hostname": re.compile("[Tt]rue|[Ff]alse"),
+    "ssl_cert_reqs": (
+        re.compile("none|optional|required"),
+        "must be none, optional or required",
+    ),
+    "ssl_check_hostname": (re.compile("[Tt]rue|[Ff]alse"), "must be true or false"),
 }
 
 
@@ -47,8 +51,9 @@ def check_redis_url(url: str) -> str:
                 f"{name} is not supported in a {parts.scheme}:// URL; use one of: "
                 f"{', '.join(sorted(known))}"
             )
-        if not known[name].fullmatch(value):
-            raise ValueError(f"{name} has a value that is not valid")
+        pattern, requirement = known[name]
+        if not pattern.fullmatch(value):
+            raise ValueError(f"{name} {requirement}")
     return url
 
 

@@ -1,12 +1,14 @@
 """Start errors: every faulty setting is named, all at once, without a traceback."""
 
+from collections.abc import Coroutine
 from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
 
 from server.cli.main import cli
-from server.config import ConfigurationError, load
+from server.config import ConfigurationError, Settings, load
+from server.config_types import check_server_address
 
 
 @pytest.mark.parametrize(
@@ -16,7 +18,7 @@ from server.config import ConfigurationError, load
         (
             "serve",
             {"SECRET_KEY": "short", "DATABASE_URL": "postgresql://h:port/d"},
-            ["SECRET_KEY: must be at least 32", "DATABASE_URL: must", "REDIS_URL"],
+            ["SECRET_KEY: must have at least 32", "DATABASE_URL: must", "REDIS_URL"],
         ),
         ("serve", {"DATABASE_URL_FILE": "/nope"}, ["DATABASE_URL_FILE cannot be read"]),
         ("up", {"TRUSTED_PROXIES": "foo"}, ["TRUSTED_PROXIES:"]),
@@ -24,9 +26,13 @@ from server.config import ConfigurationError, load
         (
             "up",
             {"SMTP_URL": "http://h", "MAIL_FROM": "ana\nBcc: b@x.co"},
-            ["SMTP_URL: must be smtp://", "MAIL_FROM: must be an address"],
+            ["SMTP_URL: must be smtp://", "MAIL_FROM: must be an e-mail address"],
         ),
-        ("serve", {"SECRET_KEY": "a" * 64}, ["SECRET_KEY: must be random"]),
+        (
+            "serve",
+            {"SECRET_KEY": "a" * 64},
+            ["SECRET_KEY: must have at least 8 distinct"],
+        ),
         ("up", {"HTTP_LISTEN": "0.0.0.0:1"}, ["HTTP_LISTEN: with DEBUG on"]),
         (
             "up",
@@ -59,6 +65,36 @@ def test_faulty_settings_are_named(
     assert not (tmp_path / "state").exists()
 
 
+@pytest.mark.parametrize(
+    "address",
+    [
+        *("foo", "", ":1", "h:", "h:0", "h:080", "h:99999", "127.0.0.1:\u0665"),
+        *("::1:1", "127.0.0.256:1", "a b:1", "-h:1", "h..x:1", "http://h:1"),
+    ],
+)
+def test_edge_refuses_an_address_that_is_not_host_and_port(
+    monkeypatch: pytest.MonkeyPatch, address: str
+) -> None:
+    """The address is checked before the edge listens."""
+    monkeypatch.setattr("server.cli.serve.run_async", _unexpected)
+    result = CliRunner().invoke(cli, ["edge", "--server", address])
+    assert result.exit_code == 2
+    assert "must be HOST:PORT" in result.stderr
+
+
+def _unexpected(work: Coroutine[None, None, None], _: Settings) -> None:
+    work.close()
+    pytest.fail("the edge was started")
+
+
+@pytest.mark.parametrize(
+    "address",
+    ["academy:50051", "grpc_1.academy.example:1", "10.0.0.1:65535", "[::1]:1"],
+)
+def test_server_address_may_have_a_host_name(address: str) -> None:
+    assert check_server_address(address) == address
+
+
 LIMITS = '{"pkg.Service/Rpc": [{"by": ["address"], "limit": %s, "per": %s}]}'
 
 
@@ -73,13 +109,19 @@ LIMITS = '{"pkg.Service/Rpc": [{"by": ["address"], "limit": %s, "per": %s}]}'
                 "nan",
                 "inf",
                 "007",
-                "-1",
-                "1_0",
+                "-1s",
+                "1_0s",
                 "5 s",
+                "5",
                 ".5",
             )
         ),
         ("refresh_idle", "999999999d", "must be at most 36500d"),
+        ("user_retention", "0", "must be a duration such as 30d"),
+        ("http_keep_alive", "0s", "must be longer than 0s"),
+        ("refresh_idle", "0s", "must be longer than 0s"),
+        ("refresh_absolute", "0d", "must be longer than 0s"),
+        ("audit_retention", "23h", "must be at least 1d"),
         *(
             ("http_listen", f"127.0.0.1:{port}", "must be ADDRESS:PORT")
             for port in ("\u0668\u0660", "080", "70000", "-1", "+80", "8_0", "")
@@ -132,7 +174,7 @@ LIMITS = '{"pkg.Service/Rpc": [{"by": ["address"], "limit": %s, "per": %s}]}'
         ("redis_url", "redis://h/\u0660", "must have the number of a database"),
         ("redis_url", "redis://h/one", "must have the number of a database"),
         ("redis_url", "redis://h:06379", "must have a number from 1 to 65535"),
-        ("redis_url", "redis://h?db=1e1", "db has a value that is not valid"),
+        ("redis_url", "redis://h?db=1e1", "db must be the number of a database"),
         (
             "redis_url",
             "redis://h?socket_timeout=nan",
@@ -157,17 +199,19 @@ def test_settings_refuse_python_only_notation(
     ("name", "value"),
     [
         ("refresh_idle", "1.5h"),
+        ("refresh_grace", "0s"),
+        ("user_retention", "0s"),
         ("http_listen", "[::1]:0"),
         ("trusted_proxies", "10.0.0.0/8, ::1"),
         ("redis_url", "rediss://ana:x@h:6380/1?ssl_cert_reqs=none&protocol=3"),
         ("redis_url", "unix:///run/valkey.sock?db=2"),
         ("smtp_url", "smtp://ana:x@[::1]:587?starttls=required"),
         ("public_url", "https://academy.example:8443/"),
-        ("rate_limits", LIMITS % ("5", "60")),
+        ("rate_limits", LIMITS % ("5", '"60s"')),
     ],
 )
 def test_settings_accept_well_formed_value(
     monkeypatch: pytest.MonkeyPatch, name: str, value: str
 ) -> None:
     monkeypatch.setenv(name.upper(), value)
-    assert getattr(load(), name)
+    assert name in load().model_fields_set

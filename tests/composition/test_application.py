@@ -220,7 +220,7 @@ async def test_application_refuses_rpc_with_two_servicers(
             serve_methods(fold_servicers(features), dependencies)
     assert str(caught.value) == (
         "blatam.user.v1.UserService/GetUser: "
-        "implemented by UserServicer and SecondServicer"
+        "more than one servicer implements it: UserServicer and SecondServicer"
     )
 
 

@@ -264,13 +264,22 @@ def test_dead_letters_are_listed_and_retried(
     mails = state / "mail"
     until(lambda: any("zoe@x.co" in file.read_text() for file in mails.glob("*.eml")))
     asyncio.run(add_dead_letter(json.loads((state / "endpoints.json").read_bytes())))
+    links = f"http://{academy.http}/"  # the bound port: HTTP_LISTEN ends with :0
+    assert all(links in file.read_text() for file in mails.glob("*.welcome.eml"))
     before = len(list(mails.glob("*.eml")))
     listed = commands.run(("outbox", "list"), academy.env)
     assert "mail.welcome" in listed.stdout
-    assert "SMTPDataError\n1 dead letters" in listed.stdout
+    assert "SMTPDataError\ndead letters: 1" in listed.stdout
     assert "zoe" not in listed.stdout
+    done = commands.run(("outbox", "retry", "999999", "999998"), academy.env)
+    assert done.returncode == 1
+    assert done.stderr == "not dead letters: 999998, 999999\n"
+    too_large = commands.run(("outbox", "retry", "9" * 20), academy.env)
+    assert too_large.returncode == 2
+    assert "Invalid value" in too_large.stderr
+    assert "Traceback" not in too_large.stderr
     done = commands.run(("outbox", "retry"), academy.env)
-    assert done.stdout == "1 queued again\n", done.stderr
+    assert done.stdout == "dead letters queued again: 1\n", done.stderr
     until(lambda: len(list(mails.glob("*.eml"))) > before)
 
 

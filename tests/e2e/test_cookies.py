@@ -90,6 +90,8 @@ async def test_cookie_is_replaced_by_refresh_and_cleared_by_logout(
     assert out.headers["clear-site-data"] == '"cache", "storage"'
     ended = await refresh(shared, cookie(second), BROWSER)
     assert ended.status_code == 401
+    assert ended.headers["set-cookie"].startswith(f"{COOKIE}=; ")
+    assert "Max-Age=0" in ended.headers["set-cookie"]
     assert not await is_valid(shared, access)
 
 
@@ -114,11 +116,11 @@ async def test_logout_needs_the_cookie_only(
 async def test_logout_without_a_valid_token_is_401(
     shared: RunningService, token_cookie: str
 ) -> None:
-    """R27: a made-up refresh token ends nothing and clears nothing."""
+    """R27: a made-up refresh token ends nothing; its cookie is cleared."""
     headers = BROWSER | ({"cookie": token_cookie} if token_cookie else {})
     out = await shared.http.post(LOGOUT, headers=headers)
     assert (out.status_code, out.json()["status"]) == (401, "UNAUTHENTICATED")
-    assert "set-cookie" not in out.headers
+    assert ("set-cookie" in out.headers) is token_cookie.startswith(COOKIE)
 
 
 async def test_logout_over_grpc_needs_the_refresh_token_only(
@@ -161,6 +163,7 @@ async def test_login_ends_the_session_of_the_cookie(shared: RunningService) -> N
     first = await log_in(shared)
     failed = await log_in(shared, password="Wrong-1234", cookie=cookie(first))
     assert failed.status_code == 401
+    assert "set-cookie" not in failed.headers
     assert await is_valid(shared, first.json()["accessToken"])
     second = await log_in(shared, cookie=cookie(first))
     assert second.status_code == 200

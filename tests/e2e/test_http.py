@@ -13,7 +13,7 @@ from edge.app import create_app
 from edge.batching import BatchingPort
 from edge.listener import DeadlinedProtocol
 from edge.port import RemotePort
-from server.composition.serving import listening_http
+from server.composition.serving import bind_http, listening_http
 from server.config import Settings
 from server.rpc import contract
 from tests.running import RunningService, SignedInUser
@@ -112,13 +112,14 @@ async def test_idle_connection_is_closed_after_the_setting(
     """Longer than common proxies keep it, or they send a request into a closed one."""
     assert Settings(_env_file=None).http_keep_alive == timedelta(seconds=75)
     request = b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n"
-    listening = listening_http(
+    listener = bind_http("127.0.0.1:0")
+    port = listener.getsockname()[1]
+    async with listening_http(
         create_app(contract.descriptors(), shared.port),
-        "127.0.0.1:0",
+        listener,
         DeadlinedProtocol,
         timedelta(seconds=2),
-    )
-    async with listening as port:
+    ):
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
         loop = asyncio.get_running_loop()
         for _ in range(2):

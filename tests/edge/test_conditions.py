@@ -4,7 +4,7 @@ import pytest
 
 from edge.config import EdgeSettings
 from edge.http.negotiation import PROTOBUF
-from edge.port import CallError, Reply
+from edge.port import CallError, Metadata, Reply
 from tests.edge.service import (
     FakePort,
 )
@@ -135,3 +135,70 @@ async def test_field_names_without_a_setting_have_no_meaning() -> None:
     await http.patch("/items/1", json={"etag": "v1"})
     sent = kind("UpdateItemRequest").FromString(port.request)
     assert list(sent.update_mask.paths) == ["etag"]
+
+
+class VersionedPort(FakePort):
+    """Accepts one version; any other one is ABORTED."""
+
+    def __init__(self, version: str) -> None:
+        super().__init__(Reply(b""))
+        self.version = version
+        self.versions: list[str] = []
+
+    async def unary(
+        self,
+        method: str,
+        request: bytes,
+        *,
+        metadata: Metadata,
+        timeout: float | None,  # noqa: ASYNC109  # the port's parameter
+    ) -> Reply:
+        etag = kind("DeleteItemRequest").FromString(request).etag
+        self.versions.append(etag)
+        if etag != self.version:
+            raise CallError(10, "stale")
+        return Reply(b"")
+
+
+@pytest.mark.parametrize(
+    ("if_match", "status", "versions"),
+    [
+        ('"v1", "v2"', 204, ["v1", "v2"]),
+        ('"v2","v1"', 204, ["v2"]),
+        ('W/"v2", "v2"', 204, ["v2"]),
+        (', "a, b" ,, "v2"', 204, ["a, b", "v2"]),
+        ('"v2;0123456789abcdef01234567", "v2"', 204, ["v2"]),
+        ("v2", 204, ["v2"]),
+        ('"v1", "v3"', 412, ["v1", "v3"]),
+        ('"v1"', 412, ["v1"]),
+        ('W/"v2"', 412, []),
+        ('W/"v2", W/"v1"', 412, []),
+        ('"v1" "v2"', 412, []),
+        ('""', 412, []),
+    ],
+)
+async def test_if_match_takes_a_list_of_tags(
+    if_match: str, status: int, versions: list[str]
+) -> None:
+    """RFC 9110 13.1.1: one strong member must match; every mismatch is ABORTED."""
+    port = VersionedPort("v2")
+    answer = await shop(port).delete("/items/1", headers={"if-match": if_match})
+    assert (answer.status_code, port.versions) == (status, versions)
+    if status == 412:
+        assert answer.json()["code"] == 10
+
+
+async def test_if_match_list_is_bounded() -> None:
+    """Each version takes a call."""
+    port = VersionedPort("v2")
+    tags = ", ".join(f'"t{number}"' for number in range(5))
+    answer = await shop(port).delete("/items/1", headers={"if-match": tags})
+    assert (answer.status_code, port.versions) == (400, [])
+
+
+async def test_if_match_for_a_resource_without_version_is_aborted() -> None:
+    """The same status as for any other mismatch."""
+    answer = await shop(FakePort(Reply(b""))).post(
+        "/logout", headers={"if-match": '"v1"'}
+    )
+    assert (answer.status_code, answer.json()["code"]) == (412, 10)

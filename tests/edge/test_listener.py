@@ -216,7 +216,7 @@ async def test_upgrade_offer_leaves_the_requests_around_it_alone() -> None:
         b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
     ],
 )
-async def test_tunnel_is_refused_and_nothing_behind_it_is_read(head: bytes) -> None:
+async def test_connect_is_refused_and_nothing_behind_it_is_read(head: bytes) -> None:
     """What follows a CONNECT or the preface of HTTP/2 is not HTTP/1."""
     port = FakePort(item(id=1))
     assert await answers(head, SECOND, port=port) == [400]
@@ -256,3 +256,49 @@ async def test_invalid_body_gets_one_answer() -> None:
     early = refused.replace(b"/items", b"/nowhere")
     assert await answers(early, b"X\r\n\r\n", SECOND, port=port) == [404]
     assert [call.rpartition("/")[2] for call in port.calls] == ["DeleteItem"]
+
+
+OFFER = b"GET /items/1 HTTP/1.1\r\nHost:a\r\nConnection:upgrade\r\nUpgrade:x\r\n\r\n"
+PLAIN = b"GET /items/1 HTTP/1.1\r\nHost:a\r\n\r\n"
+
+
+@pytest.mark.parametrize("request_", [OFFER, PLAIN])
+async def test_pipelined_requests_of_one_read_have_an_answer_each(
+    request_: bytes,
+) -> None:
+    """Their number is limited neither by the stack nor by the size of a read."""
+    count = 2**16 // len(request_) + 1
+    port = FakePort(item(id=1))
+    received = b""
+    async with connected(port) as (reader, writer), asyncio.timeout(20):
+        writer.write(request_ * (count - 1) + b"BROKEN\r\n\r\n")
+        received = await reader.read(-1)
+    statuses = [int(rest[:3]) for rest in received.split(b"HTTP/1.1 ")[1:]]
+    assert statuses == [200] * (count - 1) + [400]
+
+
+async def test_pipelined_requests_that_wait_are_bounded(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A client that sends on while its first request runs is no longer read."""
+    protocols: list[ImpatientProtocol] = []
+    made = ImpatientProtocol.connection_made
+
+    def recorded(self: ImpatientProtocol, transport: asyncio.Transport) -> None:
+        protocols.append(self)
+        made(self, transport)
+
+    monkeypatch.setattr(ImpatientProtocol, "connection_made", recorded)
+    release = asyncio.Event()
+
+    async def wait() -> None:
+        await release.wait()
+
+    async with connected(FakePort(item(id=1), then=wait)) as (reader, writer):
+        for _ in range(40):
+            writer.write(PLAIN * 1000)
+            await asyncio.sleep(0.01)
+        assert 0 < len(protocols[0].pipeline) <= 200
+        assert protocols[0].flow.read_paused
+        release.set()
+        assert (await reader.readline()).split()[1] == b"200"

@@ -3,6 +3,8 @@
 from typing import Any
 
 import pytest
+from google.protobuf import any_pb2
+from google.rpc import error_details_pb2, status_pb2
 
 from edge.app import create_app
 from edge.config import EdgeSettings, TokenCookie
@@ -26,6 +28,7 @@ COOKIES = EdgeSettings(
             request_fields={"/shop.v1.Shop/Refresh": "refresh"},
             max_age_fields={"/shop.v1.Shop/Login": "tokens.lives"},
             cleared_by=frozenset(("/shop.v1.Shop/Logout",)),
+            invalid_reasons=frozenset(("TOKEN_INVALID",)),
         ),
     ),
 )
@@ -77,6 +80,30 @@ async def test_logout_clears_the_cookie() -> None:
     assert answer.status_code == 204
     assert answer.headers["set-cookie"].startswith("__Host-refresh=; ")
     assert "Max-Age=0" in answer.headers["set-cookie"]
+
+
+@pytest.mark.parametrize(
+    ("reason", "headers", "cleared"),
+    [
+        ("TOKEN_INVALID", {**MODE, "cookie": "__Host-refresh=x"}, True),
+        ("TOKEN_INVALID", MODE, False),
+        ("TOKEN_INVALID", {"cookie": "__Host-refresh=x"}, False),
+        ("PASSWORD_INVALID", {**MODE, "cookie": "__Host-refresh=x"}, False),
+    ],
+)
+async def test_invalid_token_clears_its_cookie(
+    reason: str, headers: dict[str, str], *, cleared: bool
+) -> None:
+    """Only in cookie mode, and only for an error about the cookie's token."""
+    info = any_pb2.Any()
+    info.Pack(error_details_pb2.ErrorInfo(reason=reason, domain="shop.example"))
+    status = status_pb2.Status(code=16, details=[info]).SerializeToString()
+    http = shop(FakePort(CallError(16, "no", status)), COOKIES)
+    answer = await http.post("/refresh", json={}, headers=headers)
+    assert (answer.status_code, answer.json()["errorCode"]) == (401, reason)
+    cookie = answer.headers.get("set-cookie", "")
+    assert cookie.startswith("__Host-refresh=; ") is cleared
+    assert ("Max-Age=0" in cookie) is cleared
 
 
 @pytest.mark.parametrize(

@@ -44,8 +44,8 @@ def test_every_template_has_a_text(template: EmailTemplate) -> None:
         assert "T0KEN" not in message.as_string()
 
 
-def test_unsubscribe_headers_need_a_token() -> None:
-    """RFC 8058 2: both headers, if the mail can be turned off; else none."""
+def test_unsubscribe_headers_need_a_token_and_https() -> None:
+    """RFC 8058: both headers, if the mail can be turned off over https; else none."""
     news = replace(email(EmailTemplate.DIGEST), unsubscribe_token="T0KEN")
     message = BUILDER.message(news)
     assert message["List-Unsubscribe"] == (
@@ -55,6 +55,8 @@ def test_unsubscribe_headers_need_a_token() -> None:
     assert "T0KEN" not in repr(news)
     plain = BUILDER.message(email(EmailTemplate.NEW_DEVICE))
     assert not [name for name in plain if name.startswith("List-")]
+    local = replace(BUILDER, public_url="http://127.0.0.1:8080").message(news)
+    assert not [name for name in local if name.startswith("List-")]
 
 
 def test_message_id_is_the_same_when_repeated() -> None:

@@ -22,7 +22,7 @@ from tests.fakes import NOON, Clock
 from tests.mailbox import Mailbox, mailbox
 
 WIDE = policy.default.clone(max_line_length=998, refold_source="none")
-BUILDER = MessageBuilder("no-reply@academy.example", "http://x", Clock())
+BUILDER = MessageBuilder("no-reply@academy.example", "https://x", Clock())
 
 
 @pytest_asyncio.fixture
@@ -106,7 +106,7 @@ async def test_unsubscribe_header_arrives_in_one_line(
     )
     await mailer.send(news)
     (mail,) = box.mails
-    url = f"http://x/api/v1/unsubscribe/{token}"
+    url = f"https://x/api/v1/unsubscribe/{token}"
     assert f"List-Unsubscribe: <{url}>\n" in mail.as_string(policy=WIDE)
     assert mail["List-Unsubscribe-Post"] == "List-Unsubscribe=One-Click"
 

@@ -368,3 +368,4 @@ async def test_two_authorization_headers_are_refused(shared: RunningService) -> 
     twice = (*ana.metadata, *ana.metadata)
     error = await expect_rpc_error(shared.users.GetCurrentUser(ME, metadata=twice))
     assert error.reason == "TOKEN_INVALID"
+    assert error.message.endswith("send exactly one")

@@ -5,6 +5,7 @@ from datetime import timedelta
 import grpc
 
 from server.rpc.health import Health, remote_readiness
+from tests.logs import captured_lines
 from tests.running import RunningService
 
 
@@ -34,6 +35,18 @@ async def test_health_follows_any_failure_of_postgres() -> None:
     postgres.error = None
     await subject.refresh()
     assert await subject.ready()
+
+
+async def test_health_logs_an_outage_once() -> None:
+    """A failed ping per second does not flood the log; the next outage is logged."""
+    postgres = FakePostgres()
+    subject = health(postgres)
+    with captured_lines(event="postgres does not answer") as lines:
+        for error in (ValueError("first"),) * 3 + (None, ValueError("second")):
+            postgres.error = error
+            await subject.refresh()
+    causes = [line["cause"] for line in lines]
+    assert causes == ["ValueError('first')", "ValueError('second')"]
 
 
 async def test_health_stays_not_serving_once_drained() -> None:

@@ -62,6 +62,9 @@ async def test_batch_create_has_an_outcome_for_each_row(shared: RunningService) 
     created = answer.outcomes[3].user
     assert (created.role, created.is_active) == (pb.ROLE_TEACHER, True)
     assert created.email == "batch_d@example.com"
+    assert {answer.outcomes[index].error.message for index in (7, 8)} == {
+        "invalid request: must have exactly one of password and passwordHash"
+    }
     violations = {
         o.index: {(f.field, f.rule) for f in o.error.field_violations}
         for o in answer.outcomes

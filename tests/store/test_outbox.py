@@ -180,7 +180,7 @@ async def test_outbox_dead_letter_stays_until_revived(store: PostgresOutbox) -> 
         "mail.new_device",
         "SMTPDataError",
     )
-    assert await store.revive([later.id, dead.id]) == 1
+    assert await store.revive([later.id, dead.id]) == {dead.id}
     (back,) = await claimed(store)
     assert (back.id, back.attempts) == (dead.id, 1)
 

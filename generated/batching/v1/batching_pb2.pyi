@@ -62,7 +62,7 @@ class ExecuteBatchResponse(_message.Message):
     DRAINING_FIELD_NUMBER: _builtins.int
     draining: _builtins.bool
     """If true, the client must not send further calls over this stream. The calls that it
-    has sent are answered.
+    has already sent get their results.
     """
     @_builtins.property
     def results(self) -> _containers.RepeatedCompositeFieldContainer[Global___CallResult]:
@@ -100,12 +100,14 @@ class Call(_message.Message):
     message: _builtins.bytes
     """The serialized request message."""
     timeout_ms: _builtins.int
-    """Milliseconds until the deadline, counted from the arrival of the message. Absent: no
-    deadline.
+    """Milliseconds until the deadline, counted from the arrival of the message. If
+    absent, the call has no deadline.
     """
     @_builtins.property
     def metadata(self) -> _containers.RepeatedCompositeFieldContainer[Global___MetadataEntry]:
-        """The request metadata, in total at most 16 KiB as HTTP/2 counts header lists."""
+        """The request metadata. Its HTTP/2 header list size (RFC 9113, 6.5.2) is at most 16
+        KiB.
+        """
 
     def __init__(
         self,
@@ -152,12 +154,13 @@ class CallResult(_message.Message):
     status: _builtins.bytes
     """A serialized google.rpc.Status with the error details, if there are any."""
     partial: _builtins.bool
-    """If true, the message continues in the next result with this id. The last one has the
-    other fields.
+    """If true, `message` is one part of the response message; the next result with this
+    id has the next part. Only the last part has the other fields.
     """
     not_executed: _builtins.bool
     """If true, the call was not executed, because too many calls were running or its
-    deadline had passed on arrival. The client may call again in another way.
+    deadline had passed on arrival. The client may send the call again as a separate
+    unary RPC.
     """
     @_builtins.property
     def headers(self) -> _containers.RepeatedCompositeFieldContainer[Global___MetadataEntry]:

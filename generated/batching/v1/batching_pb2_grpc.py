@@ -28,8 +28,8 @@ if _version_not_supported:
 class BatchingServiceStub:
     """Executes unary calls of the server's other services.
 
-    A call in a batch is the same as a call of its own: the same methods, metadata,
-    status codes, rules and limits. The calls share the cost of the stream.
+    A call in a batch behaves like a separate RPC: the same methods, metadata, status
+    codes, rules and limits. The calls share the cost of the stream.
     """
 
     def __init__(self, channel):
@@ -48,16 +48,18 @@ class BatchingServiceStub:
 class BatchingServiceServicer:
     """Executes unary calls of the server's other services.
 
-    A call in a batch is the same as a call of its own: the same methods, metadata,
-    status codes, rules and limits. The calls share the cost of the stream.
+    A call in a batch behaves like a separate RPC: the same methods, metadata, status
+    codes, rules and limits. The calls share the cost of the stream.
     """
 
     def ExecuteBatch(self, request_iterator, context):
-        """Executes calls until the client has closed its side and every call is answered.
+        """Executes calls until the client has closed its side of the stream and every call
+        has a result.
 
-        Returns UNIMPLEMENTED, before any result, if the server has no batching, is draining,
-        or serves another stream of this connection: no call was executed. After any other
-        error the outcome of the calls without a result is unknown.
+        Returns UNIMPLEMENTED, before any result, if the server has no batching, is
+        draining, or already serves an ExecuteBatch stream on this connection. In these
+        cases, no call was executed. After any other error the outcome of the calls without
+        a result is unknown.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -82,8 +84,8 @@ def add_BatchingServiceServicer_to_server(servicer, server):
 class BatchingService:
     """Executes unary calls of the server's other services.
 
-    A call in a batch is the same as a call of its own: the same methods, metadata,
-    status codes, rules and limits. The calls share the cost of the stream.
+    A call in a batch behaves like a separate RPC: the same methods, metadata, status
+    codes, rules and limits. The calls share the cost of the stream.
     """
 
     @staticmethod

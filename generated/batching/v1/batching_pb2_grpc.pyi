@@ -15,24 +15,26 @@ GRPC_VERSION: str
 class BatchingServiceStub:
     """Executes unary calls of the server's other services.
 
-    A call in a batch is the same as a call of its own: the same methods, metadata,
-    status codes, rules and limits. The calls share the cost of the stream.
+    A call in a batch behaves like a separate RPC: the same methods, metadata, status
+    codes, rules and limits. The calls share the cost of the stream.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     ExecuteBatch: _aio.StreamStreamMultiCallable[_batching_pb2.ExecuteBatchRequest, _batching_pb2.ExecuteBatchResponse]
-    """Executes calls until the client has closed its side and every call is answered.
+    """Executes calls until the client has closed its side of the stream and every call
+    has a result.
 
-    Returns UNIMPLEMENTED, before any result, if the server has no batching, is draining,
-    or serves another stream of this connection: no call was executed. After any other
-    error the outcome of the calls without a result is unknown.
+    Returns UNIMPLEMENTED, before any result, if the server has no batching, is
+    draining, or already serves an ExecuteBatch stream on this connection. In these
+    cases, no call was executed. After any other error the outcome of the calls without
+    a result is unknown.
     """
 
 class BatchingServiceServicer(metaclass=_abc_1.ABCMeta):
     """Executes unary calls of the server's other services.
 
-    A call in a batch is the same as a call of its own: the same methods, metadata,
-    status codes, rules and limits. The calls share the cost of the stream.
+    A call in a batch behaves like a separate RPC: the same methods, metadata, status
+    codes, rules and limits. The calls share the cost of the stream.
     """
 
     @_abc_1.abstractmethod
@@ -41,11 +43,13 @@ class BatchingServiceServicer(metaclass=_abc_1.ABCMeta):
         request_iterator: _abc.AsyncIterator[_batching_pb2.ExecuteBatchRequest],
         context: _aio.ServicerContext[_abc.AsyncIterator[_batching_pb2.ExecuteBatchRequest], _abc.AsyncIterator[_batching_pb2.ExecuteBatchResponse]],
     ) -> _abc.AsyncIterator[_batching_pb2.ExecuteBatchResponse]:
-        """Executes calls until the client has closed its side and every call is answered.
+        """Executes calls until the client has closed its side of the stream and every call
+        has a result.
 
-        Returns UNIMPLEMENTED, before any result, if the server has no batching, is draining,
-        or serves another stream of this connection: no call was executed. After any other
-        error the outcome of the calls without a result is unknown.
+        Returns UNIMPLEMENTED, before any result, if the server has no batching, is
+        draining, or already serves an ExecuteBatch stream on this connection. In these
+        cases, no call was executed. After any other error the outcome of the calls without
+        a result is unknown.
         """
 
 def add_BatchingServiceServicer_to_server(servicer: BatchingServiceServicer, server: _aio.Server) -> None: ...

@@ -85,5 +85,6 @@ class ServiceKeys:
         """Return the valid key with this secret. Raises TokenInvalid. No I/O."""
         key = self.store.known(key_digest(secret))
         if key is None or (key.expires_at and key.expires_at <= self.clock()):
-            raise TokenInvalid("not a valid service key")
+            cause = "the service key is unknown, revoked or expired"
+            raise TokenInvalid(cause, f"{cause}: ask an admin for a new key")
         return key

@@ -193,9 +193,14 @@ class AccessTokens:
             header = jwt.get_unverified_header(token)
             kid = header.get("kid", "")
             if header.get("typ") != TYPE or "crit" in header:
-                raise TokenInvalid("other type, or crit")
+                raise TokenInvalid(
+                    "the token header has a `typ` other than at+jwt, or contains `crit`"
+                )
             if header.get("alg") != ALGORITHM or not _KID.fullmatch(kid):
-                raise TokenInvalid("not a key of this service")
+                raise TokenInvalid(
+                    "the token header has an `alg` other than ES256, "
+                    "or a malformed `kid`"
+                )
             key = self.ring.keys.get(kid)
             if key is None:
                 raise KeyUnknown

@@ -58,7 +58,7 @@ class StoreUnavailable(AcademyError):
 
     def __init__(self) -> None:
         super().__init__(
-            "the service cannot reach its data: retry in 1 s",
+            "the database does not respond: retry in 1 s",
             retry_after=timedelta(seconds=1),
         )
 

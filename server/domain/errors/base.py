@@ -70,7 +70,9 @@ class InvalidFields(AcademyError):
     def __init__(self, violations: Sequence[Violation]) -> None:
         """Keep the first violations, as many as fit into a status."""
         kept = tuple(_within_size(violations[:MAX_VIOLATIONS]))
-        sentences = "; ".join(f"{v.field}: {v.description}" for v in kept)
+        sentences = "; ".join(
+            f"{v.field}: {v.description}" if v.field else v.description for v in kept
+        )
         super().__init__(f"invalid request: {sentences}")
         self.violations = kept
 

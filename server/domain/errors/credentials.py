@@ -26,10 +26,14 @@ class TokenInvalid(AcademyError):
     kind = ErrorKind.UNAUTHENTICATED
     reason = "TOKEN_INVALID"
 
-    def __init__(self, cause: str) -> None:
-        super().__init__(
+    def __init__(
+        self,
+        cause: str,
+        message: str = (
             "the access token is invalid or expired: refresh it or log in again"
-        )
+        ),
+    ) -> None:
+        super().__init__(message)
         self.add_note(cause)
 
 

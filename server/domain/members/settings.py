@@ -12,7 +12,7 @@ from server.domain.edits import etag_of
 
 
 class Theme(IntEnum):
-    """The colour theme of the user interface."""
+    """The color theme of the user interface."""
 
     SYSTEM = 1
     LIGHT = 2

@@ -1,7 +1,7 @@
 """One-click unsubscription from mails that members can turn off (RFC 8058).
 
 The link in such a mail carries a token: a MAC over the member and the kind of mail.
-It proves that its bearer received that mail, so that no sign-in is needed. It does
+It proves that its bearer received that mail, so that no log-in is needed. It does
 not expire, because a mail may be read at any time, and it can do no more than turn
 that kind of mail off.
 """

@@ -90,11 +90,18 @@ def _identify(call: Call, verify: VerifyToken) -> Caller:
     if not header:
         raise TokenMissing
     if not isinstance(header, str):
-        raise TokenInvalid("more than one authorization header")
+        raise TokenInvalid(
+            "more than one authorization header",
+            "the request has more than one authorization header: send exactly one",
+        )
     # RFC 9110 5.5: white space around a field's value; 11.6.2: scheme 1*SP credentials
     scheme, _, token = header.strip(" \t").partition(" ")
     if scheme.lower() != _SCHEME:
-        raise TokenInvalid("no bearer token")
+        raise TokenInvalid(
+            "no bearer token",
+            "the authorization header has no bearer token: "
+            "send authorization: Bearer <token>",
+        )
     return verify(token.lstrip(" "))
 
 

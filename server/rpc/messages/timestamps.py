@@ -28,6 +28,6 @@ def datetime_of(message: Message, field: str) -> datetime | None:
         return timestamp.ToDatetime(UTC)
     except (ValueError, OverflowError) as error:
         violation = Violation(
-            field, "must lie in the years 1 to 9999", "timestamp.range"
+            field, "must be between the years 1 and 9999", "timestamp.range"
         )
         raise InvalidFields([violation]) from error

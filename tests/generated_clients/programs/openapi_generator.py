@@ -1,4 +1,4 @@
-"""Sign up, sign in, list, and get by an id from the list; client: openapi-generator."""
+"""Sign up, log in, list, and get by an id from the list; client: openapi-generator."""
 
 import sys
 

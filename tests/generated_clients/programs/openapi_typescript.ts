@@ -1,4 +1,4 @@
-// Sign up, sign in, list, and get by an id from the list; client: openapi-fetch.
+// Sign up, log in, list, and get by an id from the list; client: openapi-fetch.
 import createClient from "openapi-fetch";
 
 import type { components, paths } from "./schema.js";

@@ -1,4 +1,4 @@
-// Sign up, sign in, list, and get by an id from the list; client: orval (fetch).
+// Sign up, log in, list, and get by an id from the list; client: orval (fetch).
 import { createPost, createUser, getUser, listPosts, listUsers, login } from "./client.js";
 
 const [username = ""] = process.argv.slice(2);

@@ -1,4 +1,4 @@
-// Sign up, sign in, list, and get by an id from the list; client: openapi-generator.
+// Sign up, log in, list, and get by an id from the list; client: openapi-generator.
 import { AuthApi, Configuration, PostApi, ResponseError, UserApi } from "./client/index.js";
 
 const [basePath = "", username = ""] = process.argv.slice(2);

@@ -1,19 +1,38 @@
 """One-click unsubscription (RFC 8058), as mail providers do it."""
 
+from collections.abc import AsyncIterator
 from email.message import EmailMessage
 from urllib.parse import urlsplit
 
 import pytest
+import pytest_asyncio
+from sqlalchemy.ext.asyncio import AsyncEngine
 
 from blatam.user.v1 import settings_pb2 as pb
 from blatam.user.v1 import user_pb2
-from tests.running import RunningService, SignedInUser
+from tests.conftest import Servers, fresh_database, key_space, ready
+from tests.running import RunningService, SignedInUser, running
 from tests.status import expect_rpc_error
 
 FORM = "application/x-www-form-urlencoded"
 MULTIPART = "multipart/form-data; boundary=x"
 ONE_CLICK = b"List-Unsubscribe=One-Click"
 PART = b'--x\r\nContent-Disposition: form-data; name="List-Unsubscribe"\r\n\r\n'
+
+
+@pytest_asyncio.fixture(scope="module")
+async def shared(
+    servers: Servers, admin: AsyncEngine, template: str
+) -> AsyncIterator[RunningService]:
+    """Return a service with an https PUBLIC_URL, which the headers need."""
+    async with (
+        fresh_database(servers, admin, template) as url,
+        running(
+            url, key_space(servers, 4), public_url="https://academy.test"
+        ) as started,
+    ):
+        await ready(started)
+        yield started
 
 
 async def member(service: RunningService) -> SignedInUser:
@@ -46,7 +65,7 @@ def unsubscribe_path(mail: EmailMessage) -> str:
     """Return the path of the URL in a mail's header."""
     assert mail["List-Unsubscribe-Post"] == "List-Unsubscribe=One-Click"
     url = urlsplit(mail["List-Unsubscribe"].removeprefix("<").removesuffix(">"))
-    assert (url.scheme, url.netloc, url.query) == ("http", "127.0.0.1:8080", "")
+    assert (url.scheme, url.netloc, url.query) == ("https", "academy.test", "")
     return str(url.path)
 
 
@@ -57,7 +76,7 @@ def unsubscribe_path(mail: EmailMessage) -> str:
 async def test_unsubscribe_link_turns_off_its_kind_of_mail(
     shared: RunningService, content_type: str | None, body: bytes
 ) -> None:
-    """A POST without a sign-in, in each encoding of the RFC; the rest stays on."""
+    """A POST without a log-in, in each encoding of the RFC; the rest stays on."""
     ana = await member(shared)
     path = unsubscribe_path(await follower_mail(shared, ana))
     before = await settings_of(shared, ana)

@@ -26,7 +26,7 @@ if _version_not_supported:
 
 
 class AuthServiceStub:
-    """Sign-in, sessions, passwords, tokens, service keys and the audit log.
+    """Log-in, sessions, passwords, tokens, service keys and the audit log.
     """
 
     def __init__(self, channel):
@@ -138,11 +138,11 @@ class AuthServiceStub:
 
 
 class AuthServiceServicer:
-    """Sign-in, sessions, passwords, tokens, service keys and the audit log.
+    """Log-in, sessions, passwords, tokens, service keys and the audit log.
     """
 
     def Login(self, request, context):
-        """Signs a user in and opens a session.
+        """Logs a user in and opens a session.
 
         Returns UNAUTHENTICATED (INVALID_CREDENTIALS) if the identifier is unknown,
         the password is wrong, the account is disabled, or there were too many
@@ -169,8 +169,8 @@ class AuthServiceServicer:
     def Logout(self, request, context):
         """Ends the caller's session and the session of the refresh token.
 
-        Usually these are the same. Revokes their access tokens. Ending a session again
-        succeeds.
+        Usually these are the same session. Their access tokens are revoked. The call also
+        succeeds if the session has already ended.
 
         Returns UNAUTHENTICATED (REFRESH_TOKEN_INVALID) if the refresh token was never
         issued and there is no valid access token. Returns PERMISSION_DENIED
@@ -193,7 +193,7 @@ class AuthServiceServicer:
         """Lists the sessions of the caller that have not ended. An admin may list
         those of any user.
 
-        Returns PERMISSION_DENIED if a caller who is no admin names another user.
+        Returns PERMISSION_DENIED if a caller who is not an admin specifies another user.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -211,9 +211,8 @@ class AuthServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ChangePassword(self, request, context):
-        """Changes the caller's password and ends the caller's other sessions. Failed
-        attempts count together with those of Login. The owner is informed by
-        e-mail.
+        """Changes the caller's password and ends the caller's other sessions. Failed attempts
+        count together with those of Login. A notification is sent to the caller by e-mail.
 
         Returns UNAUTHENTICATED (INVALID_CREDENTIALS) if the current password is
         wrong or there were too many attempts. Returns INVALID_ARGUMENT
@@ -236,9 +235,9 @@ class AuthServiceServicer:
         """Sets a new password with a token from an e-mail and ends all sessions of
         the account. The token can be used once, within 30 minutes.
 
-        Returns INVALID_ARGUMENT (MAILED_TOKEN_INVALID) if the token is unknown,
-        used or expired, or (INVALID_FIELDS) if the new password does not satisfy
-        the password policy; the token can still be used after the latter.
+        Returns INVALID_ARGUMENT (MAILED_TOKEN_INVALID) if the token is unknown, used or
+        expired, or (INVALID_FIELDS) if the new password does not satisfy the password
+        policy; after INVALID_FIELDS, the token can still be used.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -255,27 +254,27 @@ class AuthServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def VerifyEmail(self, request, context):
-        """Marks the address that a token was mailed to as verified. A token requested
-        by ChangeEmail also makes the address that of the account, and the previous
-        address is informed. The token is valid for 24 hours. Sending it again succeeds
-        and changes nothing while its address is still the verified address of the
-        account.
+        """Verifies the e-mail address to which the token was sent. With a token of
+        ChangeEmail, the account also changes to this address, and a notification is sent
+        to the previous address. The token is valid for 24 hours. Sending the same token
+        again succeeds and changes nothing, provided that the verified address of the
+        account has not changed since.
 
-        Returns INVALID_ARGUMENT (MAILED_TOKEN_INVALID) if the token is unknown,
-        used or expired. Returns ALREADY_EXISTS (EMAIL_TAKEN) if another account
-        uses the address by now.
+        Returns INVALID_ARGUMENT (MAILED_TOKEN_INVALID) if the token is unknown, used or
+        expired. Returns ALREADY_EXISTS (EMAIL_TAKEN) if another account already uses the
+        address.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ChangeEmail(self, request, context):
-        """Requests a change of the caller's e-mail address, which VerifyEmail
-        completes with the token that is mailed to the new address. The previous
-        address is informed, and the caller's other sessions end. If another
-        account uses the new address, its owner is informed instead; the response
-        and its timing are the same. Failed attempts count together with those of
-        Login.
+        """Requests a change of the caller's e-mail address. To complete the change, send the
+        token that is mailed to the new address to VerifyEmail. A notification is sent to
+        the previous address, and the caller's other sessions end. If another account
+        already uses the new address, its owner receives a notification instead of a token;
+        the response and its timing are the same. Failed attempts count together with those
+        of Login.
 
         Returns UNAUTHENTICATED (INVALID_CREDENTIALS) if the password is wrong or
         there were too many attempts.
@@ -285,17 +284,18 @@ class AuthServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def VerifyToken(self, request, context):
-        """Checks an access token and returns its claims. A token that is not valid is
-        no error: `active` is false.
+        """Checks an access token and returns its claims. An invalid token is not an error:
+        the call succeeds with `active` false.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def WatchRevocations(self, request, context):
-        """Streams revoked sessions: first all whose access tokens have not expired,
-        then each within a second of its end. A service that verifies access tokens
-        with the key set alone uses it to reject revoked tokens.
+        """Streams revoked sessions. First sends all revoked sessions whose access tokens have
+        not expired. Then sends each session within one second after it is revoked. A
+        service that verifies access tokens offline, with only the JWKS, uses this stream
+        to reject revoked tokens.
 
         Returns UNAVAILABLE if this process is stopping (SERVER_STOPPING) or the
         database does not respond (STORE_UNAVAILABLE), also during the stream;
@@ -306,19 +306,19 @@ class AuthServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def RotateSigningKey(self, request, context):
-        """Makes the next signing key the active one, retires the active one and
-        publishes a new next key. No call fails because of it: tokens of a retired
-        key are valid until they expire.
+        """Activates the next signing key, retires the previously active key, and publishes a
+        new next key. No call fails because of the rotation: tokens of a retired key are
+        valid until they expire.
 
-        Returns FAILED_PRECONDITION (NEXT_KEY_TOO_NEW) if verifiers that cache the
-        key set for its 300 seconds may not have loaded the next key yet.
+        Returns FAILED_PRECONDITION (NEXT_KEY_TOO_NEW) if verifiers that cache the JWKS
+        (cache lifetime: 300 seconds) may not have loaded the next key yet.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def CreateServiceKey(self, request, context):
-        """Creates a key for a service. The secret is part of this response only.
+        """Creates a key for a service. The secret is returned only in this response.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -470,7 +470,7 @@ def add_AuthServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class AuthService:
-    """Sign-in, sessions, passwords, tokens, service keys and the audit log.
+    """Log-in, sessions, passwords, tokens, service keys and the audit log.
     """
 
     @staticmethod

@@ -29,8 +29,8 @@ class _ReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Reason.ValueTy
     error in the logs.
     """
     REASON_INVALID_FIELDS: _Reason.ValueType  # 2
-    """INVALID_ARGUMENT: one or more fields break a rule. BadRequest lists each
-    field with its rule.
+    """INVALID_ARGUMENT: one or more fields violate a rule. BadRequest lists each field
+    with its rule.
     """
     REASON_MALFORMED_REQUEST: _Reason.ValueType  # 3
     """INVALID_ARGUMENT: the request cannot be parsed as the request type."""
@@ -42,7 +42,7 @@ class _ReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Reason.ValueTy
     """
     REASON_INVALID_CREDENTIALS: _Reason.ValueType  # 6
     """UNAUTHENTICATED: the identifier or the password is wrong, or the account is
-    disabled. Every failed sign-in has this reason.
+    disabled. Every failed log-in has this reason.
     """
     REASON_REFRESH_TOKEN_INVALID: _Reason.ValueType  # 7
     """UNAUTHENTICATED: the refresh token is unknown, has expired or was used
@@ -78,8 +78,8 @@ class _ReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Reason.ValueTy
     complete.
     """
     REASON_ETAG_MISMATCH: _Reason.ValueType  # 18
-    """ABORTED: the resource has changed since the given etag. Read it again and
-    retry. Metadata: `etag`, the current one.
+    """ABORTED: the resource has changed since the given etag. Read it again and retry.
+    Metadata: `etag`, the current etag.
     """
     REASON_LAST_ADMIN: _Reason.ValueType  # 19
     """FAILED_PRECONDITION: the change would leave no active admin."""
@@ -149,8 +149,8 @@ class _ReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Reason.ValueTy
     """HTTP 426: a streamed response needs HTTP/1.1 or later."""
 
 class Reason(_Reason, metaclass=_ReasonEnumTypeWrapper):
-    """Every `google.rpc.ErrorInfo.reason` of the domain "blatam.academy". On the
-    wire the prefix is left out: REASON_EMAIL_TAKEN is sent as "EMAIL_TAKEN".
+    """Every `google.rpc.ErrorInfo.reason` of the domain "blatam.academy". On the wire, the
+    prefix is omitted: REASON_EMAIL_TAKEN is sent as "EMAIL_TAKEN".
     """
 
 REASON_UNSPECIFIED: Reason.ValueType  # 0
@@ -160,8 +160,8 @@ REASON_INTERNAL: Reason.ValueType  # 1
 error in the logs.
 """
 REASON_INVALID_FIELDS: Reason.ValueType  # 2
-"""INVALID_ARGUMENT: one or more fields break a rule. BadRequest lists each
-field with its rule.
+"""INVALID_ARGUMENT: one or more fields violate a rule. BadRequest lists each field
+with its rule.
 """
 REASON_MALFORMED_REQUEST: Reason.ValueType  # 3
 """INVALID_ARGUMENT: the request cannot be parsed as the request type."""
@@ -173,7 +173,7 @@ by this service, or belongs to a session that has ended.
 """
 REASON_INVALID_CREDENTIALS: Reason.ValueType  # 6
 """UNAUTHENTICATED: the identifier or the password is wrong, or the account is
-disabled. Every failed sign-in has this reason.
+disabled. Every failed log-in has this reason.
 """
 REASON_REFRESH_TOKEN_INVALID: Reason.ValueType  # 7
 """UNAUTHENTICATED: the refresh token is unknown, has expired or was used
@@ -209,8 +209,8 @@ REASON_DEADLINE_EXCEEDED: Reason.ValueType  # 17
 complete.
 """
 REASON_ETAG_MISMATCH: Reason.ValueType  # 18
-"""ABORTED: the resource has changed since the given etag. Read it again and
-retry. Metadata: `etag`, the current one.
+"""ABORTED: the resource has changed since the given etag. Read it again and retry.
+Metadata: `etag`, the current etag.
 """
 REASON_LAST_ADMIN: Reason.ValueType  # 19
 """FAILED_PRECONDITION: the change would leave no active admin."""

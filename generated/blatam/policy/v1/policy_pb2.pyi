@@ -3,8 +3,8 @@
 isort:skip_file
 The policy of an RPC: access control, rate limits, idempotency and auditing.
 
-The interceptor chain enforces it, and the REST edge and the OpenAPI document
-read it. A server does not start if an RPC has no policy.
+The interceptor chain enforces it; the REST edge and the OpenAPI generator read it. A
+server does not start if an RPC has no policy.
 """
 
 from collections import abc as _abc
@@ -33,7 +33,7 @@ class _Access:
 class _AccessEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Access.ValueType], _builtins.type):
     DESCRIPTOR: _descriptor.EnumDescriptor
     ACCESS_UNSPECIFIED: _Access.ValueType  # 0
-    """Not a policy: the server does not start."""
+    """Invalid: the server does not start if an RPC has this value."""
     ACCESS_PUBLIC: _Access.ValueType  # 1
     """Everyone, without credentials."""
     ACCESS_SIGNED_IN: _Access.ValueType  # 2
@@ -49,7 +49,7 @@ class Access(_Access, metaclass=_AccessEnumTypeWrapper):
     """The callers that may call an RPC."""
 
 ACCESS_UNSPECIFIED: Access.ValueType  # 0
-"""Not a policy: the server does not start."""
+"""Invalid: the server does not start if an RPC has this value."""
 ACCESS_PUBLIC: Access.ValueType  # 1
 """Everyone, without credentials."""
 ACCESS_SIGNED_IN: Access.ValueType  # 2
@@ -77,13 +77,13 @@ class RateLimit(_message.Message):
     """The maximum number of calls within a window."""
     @_builtins.property
     def by(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """The values that calls are counted by, in combination: "address" (an IPv4
-        address or an IPv6 /64), "caller", "account", or the path of a string field of
-        the request, converted to lower case. "account" is the account whose password
-        an RPC verifies, whatever the spelling of its identifier. It is known only after
-        a look-up: such a limit is counted separately, and beyond it no password is
-        verified and the call fails as with a wrong one. RPCs with equal limits by
-        account share one count.
+        """Calls are counted separately for each combination of these values: "address" (an
+        IPv4 address or an IPv6 /64), "caller", "account", or the path of a string field of
+        the request, converted to lower case. "account" is the account whose password an
+        RPC verifies, for any spelling of its identifier. The account is known only after a
+        lookup, so limits by "account" have a separate counter. When the limit is exceeded,
+        the server does not verify the password, and the call fails with the same error as
+        for a wrong password. RPCs with equal limits by "account" share one counter.
         """
 
     @_builtins.property
@@ -131,24 +131,24 @@ class MethodPolicy(_message.Message):
     audit: _builtins.str
     """The name of the event in the audit log. Empty if calls are not audited."""
     user_required: _builtins.bool
-    """True if the call acts on the caller's own account, so that services may not
-    make it.
+    """True if the call acts on the caller's own account, so that services may not call
+    the RPC.
     """
     token_field: _builtins.str
-    """The path of a string field of the request that can replace the access token: a
-    call without a valid access token is let through if the field is set. The RPC
-    then verifies its value.
+    """The path of a string field of the request that can replace the access token: a call
+    without a valid access token is accepted if the field is set, and the RPC verifies
+    the value of the field.
     """
     @_builtins.property
     def rate_limits(self) -> _containers.RepeatedCompositeFieldContainer[Global___RateLimit]:
-        """The rate limits; all of them apply. A call that one of them rejects is
-        counted by none.
+        """The rate limits; all of them apply. A rejected call does not count toward any
+        limit.
         """
 
     @_builtins.property
     def public_cache(self) -> _duration_pb2.Duration:
-        """The time for which any cache, shared ones included, may store the response.
-        Absent if none may.
+        """The time for which any cache, shared ones included, may store the response. Absent
+        if no cache may store it.
         """
 
     @_builtins.property

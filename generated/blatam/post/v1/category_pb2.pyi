@@ -41,8 +41,9 @@ class Category(_message.Message):
     name: _builtins.str
     """The display name, at most 100 characters."""
     etag: _builtins.str
-    """The version of the resource; it changes with every change. In an update,
-    the version that must still be current, at most 64 characters.
+    """The etag; it changes with every change of the resource. If set in an update, the
+    update fails with ABORTED (ETAG_MISMATCH) unless it is the current etag. At most 64
+    characters.
     """
     @_builtins.property
     def created_at(self) -> _timestamp_pb2.Timestamp:
@@ -141,8 +142,8 @@ class ListCategoriesRequest(_message.Message):
     SORT_BY_FIELD_NUMBER: _builtins.int
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     page: _builtins.int
-    """The page number, from 1, which is the default. Pages reach to item 10,000;
-    use `page_token` beyond.
+    """The page number, starting at 1, which is the default. Page numbers cover the first
+    10,000 items; use `page_token` for later items.
     """
     page_size: _builtins.int
     """The number of items on a page, 1 to 100. The default is 20."""
@@ -207,8 +208,8 @@ class ListCategoriesResponse(_message.Message):
     has_prev: _builtins.bool
     """True if there is a previous page."""
     next_page_token: _builtins.str
-    """The token of the next page; empty on the last page. Reading by token costs
-    the same on every page.
+    """The token of the next page; empty on the last page. With tokens, late pages take no
+    longer to read than the first.
     """
     @_builtins.property
     def items(self) -> _containers.RepeatedCompositeFieldContainer[Global___Category]:
@@ -250,8 +251,8 @@ class UpdateCategoryRequest(_message.Message):
     """
     @_builtins.property
     def category(self) -> Global___Category:
-        """The new values; `id` selects the resource. With an `etag`, only that
-        version is changed.
+        """The new values; `id` selects the resource. If `etag` is set, the change is made
+        only if it is the current etag.
         """
 
     @_builtins.property
@@ -310,8 +311,8 @@ class DeleteCategoryRequest(_message.Message):
     id: _builtins.int
     """The id of the category, greater than 0."""
     etag: _builtins.str
-    """The version that must still be current, at most 64 characters; empty means
-    any version.
+    """If set, the call fails with ABORTED (ETAG_MISMATCH) unless it is the current etag.
+    At most 64 characters.
     """
     def __init__(
         self,

@@ -33,7 +33,7 @@ class _PostStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_PostState.V
     POST_STATE_DRAFT: _PostState.ValueType  # 1
     """Only the author and admins may read it."""
     POST_STATE_PUBLISHED: _PostState.ValueType  # 2
-    """Every member may read it."""
+    """Every signed-in caller may read it."""
 
 class PostState(_PostState, metaclass=_PostStateEnumTypeWrapper):
     """The state of a post, which determines who may read it."""
@@ -43,7 +43,7 @@ POST_STATE_UNSPECIFIED: PostState.ValueType  # 0
 POST_STATE_DRAFT: PostState.ValueType  # 1
 """Only the author and admins may read it."""
 POST_STATE_PUBLISHED: PostState.ValueType  # 2
-"""Every member may read it."""
+"""Every signed-in caller may read it."""
 Global___PostState: _TypeAlias = PostState  # noqa: Y015
 
 class _PostView:
@@ -130,8 +130,9 @@ class Post(_message.Message):
     state: Global___PostState.ValueType
     """The state, which determines who may read it."""
     etag: _builtins.str
-    """The version of the resource; it changes with every change. In an update,
-    the version that must still be current, at most 64 characters.
+    """The etag; it changes with every change of the resource. If set in an update, the
+    update fails with ABORTED (ETAG_MISMATCH) unless it is the current etag. At most 64
+    characters.
     """
     excerpt: _builtins.str
     """The first 200 characters of the body."""
@@ -153,8 +154,8 @@ class Post(_message.Message):
 
     @_builtins.property
     def published_at(self) -> _timestamp_pb2.Timestamp:
-        """When the post was first published. Absent if it never was. Publishing it again
-        after a withdrawal does not change it.
+        """The time when the post was first published. Absent if it was never published.
+        Unpublishing the post and publishing it again does not change this time.
         """
 
     def __init__(
@@ -307,8 +308,8 @@ class UpdatePostRequest(_message.Message):
     """
     @_builtins.property
     def post(self) -> Global___Post:
-        """The new values; `id` selects the resource. With an `etag`, only that
-        version is changed.
+        """The new values; `id` selects the resource. If `etag` is set, the change is made
+        only if it is the current etag.
         """
 
     @_builtins.property
@@ -367,8 +368,8 @@ class DeletePostRequest(_message.Message):
     id: _builtins.int
     """The id of the post, greater than 0."""
     etag: _builtins.str
-    """The version that must still be current, at most 64 characters; empty means
-    any version.
+    """If set, the call fails with ABORTED (ETAG_MISMATCH) unless it is the current etag.
+    At most 64 characters.
     """
     def __init__(
         self,
@@ -418,15 +419,15 @@ class ListPostsRequest(_message.Message):
     STATE_FIELD_NUMBER: _builtins.int
     VIEW_FIELD_NUMBER: _builtins.int
     page: _builtins.int
-    """The page number, from 1, which is the default. Pages reach to item 10,000;
-    use `page_token` beyond.
+    """The page number, starting at 1, which is the default. Page numbers cover the first
+    10,000 items; use `page_token` for later items.
     """
     page_size: _builtins.int
     """The number of items on a page, 1 to 100. The default is 20."""
     sort_by: _builtins.str
     """The sort order: `-published_at` (the default, most recently published first),
-    `published_at`, `-created_at`, `created_at`, `-id` or `id`. By `published_at`,
-    drafts are sorted by their `created_at`.
+    `published_at`, `-created_at`, `created_at`, `-id` or `id`. With `published_at` or
+    `-published_at`, drafts are sorted by `created_at`.
     """
     page_token: _builtins.str
     """The `next_page_token` of the previous response, at most 1,024 characters.
@@ -507,8 +508,8 @@ class ListPostsResponse(_message.Message):
     has_prev: _builtins.bool
     """True if there is a previous page."""
     next_page_token: _builtins.str
-    """The token of the next page; empty on the last page. Reading by token costs
-    the same on every page.
+    """The token of the next page; empty on the last page. With tokens, late pages take no
+    longer to read than the first.
     """
     @_builtins.property
     def items(self) -> _containers.RepeatedCompositeFieldContainer[Global___Post]:
@@ -543,8 +544,8 @@ class ExportPostsRequest(_message.Message):
 
     AFTER_ID_FIELD_NUMBER: _builtins.int
     after_id: _builtins.int
-    """Only posts with a greater id. To resume a broken stream, the id of the last
-    post received. 0 or absent starts at the beginning.
+    """Returns only posts whose id is greater than this value. To resume a broken stream,
+    set it to the id of the last post received. 0 or absent starts at the beginning.
     """
     def __init__(
         self,

@@ -140,16 +140,16 @@ class PostServiceServicer:
     def ListPosts(self, request, context):
         """Lists the posts that the caller may read, one page at a time.
 
-        Returns INVALID_ARGUMENT (INVALID_FIELDS) if the page is beyond item
-        10,000, or if the page token does not belong to this request.
+        Returns INVALID_ARGUMENT (INVALID_FIELDS) if `page` × `page_size` exceeds 10,000,
+        or if the page token does not belong to this request.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ExportPosts(self, request, context):
-        """Streams all posts, drafts included, in the order of their ids. The server
-        reads only as fast as the client does.
+        """Streams all posts, drafts included, in the order of their ids. The stream uses flow
+        control: the server reads rows only as fast as the client receives messages.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -168,8 +168,8 @@ class PostServiceServicer:
     def ListCategories(self, request, context):
         """Lists the categories, one page at a time.
 
-        Returns INVALID_ARGUMENT (INVALID_FIELDS) if the page is beyond item
-        10,000, or if the page token does not belong to this request.
+        Returns INVALID_ARGUMENT (INVALID_FIELDS) if `page` × `page_size` exceeds 10,000,
+        or if the page token does not belong to this request.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -49,12 +49,12 @@ class PostServiceStub:
     ListPosts: _aio.UnaryUnaryMultiCallable[_post_pb2.ListPostsRequest, _post_pb2.ListPostsResponse]
     """Lists the posts that the caller may read, one page at a time.
 
-    Returns INVALID_ARGUMENT (INVALID_FIELDS) if the page is beyond item
-    10,000, or if the page token does not belong to this request.
+    Returns INVALID_ARGUMENT (INVALID_FIELDS) if `page` × `page_size` exceeds 10,000,
+    or if the page token does not belong to this request.
     """
     ExportPosts: _aio.UnaryStreamMultiCallable[_post_pb2.ExportPostsRequest, _post_pb2.ExportPostsResponse]
-    """Streams all posts, drafts included, in the order of their ids. The server
-    reads only as fast as the client does.
+    """Streams all posts, drafts included, in the order of their ids. The stream uses flow
+    control: the server reads rows only as fast as the client receives messages.
     """
     CreateCategory: _aio.UnaryUnaryMultiCallable[_category_pb2.CreateCategoryRequest, _category_pb2.CreateCategoryResponse]
     """Creates a category.
@@ -65,8 +65,8 @@ class PostServiceStub:
     ListCategories: _aio.UnaryUnaryMultiCallable[_category_pb2.ListCategoriesRequest, _category_pb2.ListCategoriesResponse]
     """Lists the categories, one page at a time.
 
-    Returns INVALID_ARGUMENT (INVALID_FIELDS) if the page is beyond item
-    10,000, or if the page token does not belong to this request.
+    Returns INVALID_ARGUMENT (INVALID_FIELDS) if `page` × `page_size` exceeds 10,000,
+    or if the page token does not belong to this request.
     """
     UpdateCategory: _aio.UnaryUnaryMultiCallable[_category_pb2.UpdateCategoryRequest, _category_pb2.UpdateCategoryResponse]
     """Changes a category.
@@ -149,8 +149,8 @@ class PostServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _abc.Awaitable[_post_pb2.ListPostsResponse]:
         """Lists the posts that the caller may read, one page at a time.
 
-        Returns INVALID_ARGUMENT (INVALID_FIELDS) if the page is beyond item
-        10,000, or if the page token does not belong to this request.
+        Returns INVALID_ARGUMENT (INVALID_FIELDS) if `page` × `page_size` exceeds 10,000,
+        or if the page token does not belong to this request.
         """
 
     @_abc_1.abstractmethod
@@ -159,8 +159,8 @@ class PostServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _post_pb2.ExportPostsRequest,
         context: _aio.ServicerContext[_post_pb2.ExportPostsRequest, _abc.AsyncIterator[_post_pb2.ExportPostsResponse]],
     ) -> _abc.AsyncIterator[_post_pb2.ExportPostsResponse]:
-        """Streams all posts, drafts included, in the order of their ids. The server
-        reads only as fast as the client does.
+        """Streams all posts, drafts included, in the order of their ids. The stream uses flow
+        control: the server reads rows only as fast as the client receives messages.
         """
 
     @_abc_1.abstractmethod
@@ -183,8 +183,8 @@ class PostServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _abc.Awaitable[_category_pb2.ListCategoriesResponse]:
         """Lists the categories, one page at a time.
 
-        Returns INVALID_ARGUMENT (INVALID_FIELDS) if the page is beyond item
-        10,000, or if the page token does not belong to this request.
+        Returns INVALID_ARGUMENT (INVALID_FIELDS) if `page` × `page_size` exceeds 10,000,
+        or if the page token does not belong to this request.
         """
 
     @_abc_1.abstractmethod

@@ -20,7 +20,7 @@ DESCRIPTOR: _descriptor.FileDescriptor
 
 @_typing.final
 class UserProfile(_message.Message):
-    """The profile of a user, which other members read. A user has at most one."""
+    """The public profile of a user. A user has at most one."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -40,20 +40,21 @@ class UserProfile(_message.Message):
     bio: _builtins.str
     """A short text about the user, at most 2,000 characters."""
     avatar_url: _builtins.str
-    """The http or https URL of a picture, at most 2,048 characters; empty for
+    """The http or https URL of a picture, at most 2,048 characters; empty if there is
     none.
     """
     locale: _builtins.str
-    """A BCP 47 language tag such as "es" or "pt-BR", at most 35 characters; empty
-    for none.
+    """A BCP 47 language tag such as "es" or "pt-BR", at most 35 characters; empty if
+    there is none.
     """
     time_zone: _builtins.str
-    """A name of the IANA time zone database such as "America/Bogota", at most 64
-    characters; empty for none.
+    """A name from the IANA time zone database such as "America/Bogota", at most 64
+    characters; empty if there is none.
     """
     etag: _builtins.str
-    """The version of the resource; it changes with every change. In an update,
-    the version that must still be current, at most 64 characters.
+    """The etag; it changes with every change of the resource. If set in an update, the
+    update fails with ABORTED (ETAG_MISMATCH) unless it is the current etag. At most 64
+    characters.
     """
     @_builtins.property
     def created_at(self) -> _timestamp_pb2.Timestamp:
@@ -98,8 +99,8 @@ class CreateUserProfileRequest(_message.Message):
     TIME_ZONE_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     user_id: _builtins.int
-    """The id of the user; 0 or absent means the caller. Only admins may name
-    another user.
+    """The id of the user; 0 or absent means the caller. Only admins may specify another
+    user.
     """
     display_name: _builtins.str
     """The display name, 1 to 100 characters; not unique."""
@@ -110,7 +111,7 @@ class CreateUserProfileRequest(_message.Message):
     locale: _builtins.str
     """A BCP 47 language tag such as "es" or "pt-BR", at most 35 characters."""
     time_zone: _builtins.str
-    """A name of the IANA time zone database such as "America/Bogota", at most 64
+    """A name from the IANA time zone database such as "America/Bogota", at most 64
     characters.
     """
     request_id: _builtins.str
@@ -221,8 +222,8 @@ class UpdateUserProfileRequest(_message.Message):
     """
     @_builtins.property
     def profile(self) -> Global___UserProfile:
-        """The new values; `user_id` selects the profile. With an `etag`, only that
-        version is changed.
+        """The new values; `user_id` selects the profile. If `etag` is set, the change is made
+        only if it is the current etag.
         """
 
     @_builtins.property

@@ -34,7 +34,7 @@ class _ThemeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Theme.ValueType
     """Light text on a dark background."""
 
 class Theme(_Theme, metaclass=_ThemeEnumTypeWrapper):
-    """The colour theme of the user interface."""
+    """The color theme of the user interface."""
 
 THEME_UNSPECIFIED: Theme.ValueType  # 0
 """The same as THEME_SYSTEM."""
@@ -55,19 +55,19 @@ class _ProfileVisibilityEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Pro
     PROFILE_VISIBILITY_UNSPECIFIED: _ProfileVisibility.ValueType  # 0
     """The same as PROFILE_VISIBILITY_MEMBERS."""
     PROFILE_VISIBILITY_MEMBERS: _ProfileVisibility.ValueType  # 1
-    """Every member may read it."""
+    """Every signed-in caller may read it."""
     PROFILE_VISIBILITY_PRIVATE: _ProfileVisibility.ValueType  # 2
-    """Only the user and admins may read it. Other members receive NOT_FOUND."""
+    """Only the user and admins may read it. Other callers receive NOT_FOUND."""
 
 class ProfileVisibility(_ProfileVisibility, metaclass=_ProfileVisibilityEnumTypeWrapper):
-    """The readers of a user's profile."""
+    """The callers that may read a user's profile."""
 
 PROFILE_VISIBILITY_UNSPECIFIED: ProfileVisibility.ValueType  # 0
 """The same as PROFILE_VISIBILITY_MEMBERS."""
 PROFILE_VISIBILITY_MEMBERS: ProfileVisibility.ValueType  # 1
-"""Every member may read it."""
+"""Every signed-in caller may read it."""
 PROFILE_VISIBILITY_PRIVATE: ProfileVisibility.ValueType  # 2
-"""Only the user and admins may read it. Other members receive NOT_FOUND."""
+"""Only the user and admins may read it. Other callers receive NOT_FOUND."""
 Global___ProfileVisibility: _TypeAlias = ProfileVisibility  # noqa: Y015
 
 @_typing.final
@@ -113,12 +113,13 @@ class UserSettings(_message.Message):
     PROFILE_VISIBILITY_FIELD_NUMBER: _builtins.int
     ETAG_FIELD_NUMBER: _builtins.int
     theme: Global___Theme.ValueType
-    """The colour theme."""
+    """The color theme."""
     profile_visibility: Global___ProfileVisibility.ValueType
-    """The readers of the profile."""
+    """The callers that may read the profile."""
     etag: _builtins.str
-    """The version of the resource; it changes with every change. In an update,
-    the version that must still be current, at most 64 characters.
+    """The etag; it changes with every change of the resource. If set in an update, the
+    update fails with ABORTED (ETAG_MISMATCH) unless it is the current etag. At most 64
+    characters.
     """
     @_builtins.property
     def notifications(self) -> Global___NotificationSettings:
@@ -192,8 +193,8 @@ class UpdateUserSettingsRequest(_message.Message):
     SETTINGS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def settings(self) -> Global___UserSettings:
-        """The new settings, all of them: a field that is not set returns to its
-        default. With an `etag`, only that version is replaced.
+        """All settings: a field that is not set is reset to its default. If `etag` is set,
+        the change is made only if it is the current etag.
         """
 
     def __init__(
@@ -242,11 +243,11 @@ class UnsubscribeRequest(_message.Message):
     TOKEN_FIELD_NUMBER: _builtins.int
     FORM_FIELD_NUMBER: _builtins.int
     token: _builtins.str
-    """The token in the link of a mail."""
+    """The token from the unsubscribe link of an e-mail."""
     @_builtins.property
     def form(self) -> _httpbody_pb2.HttpBody:
-        """The form that a mail provider sends, `List-Unsubscribe=One-Click`, in any
-        content type. It is not read.
+        """The form that an e-mail provider sends, `List-Unsubscribe=One-Click`, in any
+        content type. The server ignores it.
         """
 
     def __init__(

@@ -81,9 +81,9 @@ Global___OverviewPart: _TypeAlias = OverviewPart  # noqa: Y015
 
 @_typing.final
 class User(_message.Message):
-    """A user account. `email`, `email_verified`, `role`, `updated_at` and `etag`
-    are set only for the user themself, for admins and for services with access
-    to private fields.
+    """A user account. `email`, `email_verified`, `role`, `updated_at` and `etag` are set
+    only if the caller is this user, an admin, or a service with access to private
+    fields.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -110,12 +110,11 @@ class User(_message.Message):
     role: Global___Role.ValueType
     """The role. Private."""
     email_verified: _builtins.bool
-    """True if the user has shown that they receive e-mail at this address.
-    Private.
-    """
+    """True if the e-mail address is verified. Private."""
     etag: _builtins.str
-    """The version of the account; it changes with every change. Private. In an
-    update, the version that must still be current, at most 64 characters.
+    """The etag; it changes with every change of the account. Private. If set in an
+    update, the update fails with ABORTED (ETAG_MISMATCH) unless it is the current
+    etag. At most 64 characters.
     """
     @_builtins.property
     def created_at(self) -> _timestamp_pb2.Timestamp:
@@ -310,8 +309,8 @@ class ListUsersRequest(_message.Message):
     EMAIL_FIELD_NUMBER: _builtins.int
     ROLE_FIELD_NUMBER: _builtins.int
     page: _builtins.int
-    """The page number, from 1, which is the default. Pages reach to item 10,000;
-    use `page_token` beyond.
+    """The page number, starting at 1, which is the default. Page numbers cover the first
+    10,000 items; use `page_token` for later items.
     """
     page_size: _builtins.int
     """The number of items on a page, 1 to 100. The default is 20."""
@@ -394,8 +393,8 @@ class ListUsersResponse(_message.Message):
     has_prev: _builtins.bool
     """True if there is a previous page."""
     next_page_token: _builtins.str
-    """The token of the next page; empty on the last page. Reading by token costs
-    the same on every page.
+    """The token of the next page; empty on the last page. With tokens, late pages take no
+    longer to read than the first.
     """
     @_builtins.property
     def items(self) -> _containers.RepeatedCompositeFieldContainer[Global___User]:
@@ -462,7 +461,7 @@ class BatchGetUsersResponse(_message.Message):
 
     @_builtins.property
     def missing_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
-        """The ids without an account, in the order of the request."""
+        """The requested ids that have no account, in the order of the request."""
 
     def __init__(
         self,
@@ -559,7 +558,7 @@ Global___BatchCreateUsersRequest: _TypeAlias = BatchCreateUsersRequest  # noqa: 
 
 @_typing.final
 class FieldFault(_message.Message):
-    """A field that breaks a rule."""
+    """A field whose value violates a rule."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -604,7 +603,7 @@ class NewUserError(_message.Message):
     """The error message."""
     @_builtins.property
     def field_violations(self) -> _containers.RepeatedCompositeFieldContainer[Global___FieldFault]:
-        """With INVALID_FIELDS, the fields and the rules that they break."""
+        """With INVALID_FIELDS, the fields and the rules that they violate."""
 
     def __init__(
         self,
@@ -689,8 +688,8 @@ class ExportUsersRequest(_message.Message):
 
     AFTER_ID_FIELD_NUMBER: _builtins.int
     after_id: _builtins.int
-    """Only users with a greater id. To resume a broken stream, the id of the last
-    user received. 0 or absent starts at the beginning.
+    """Returns only users whose id is greater than this value. To resume a broken stream,
+    set it to the id of the last user received. 0 or absent starts at the beginning.
     """
     def __init__(
         self,
@@ -782,7 +781,9 @@ class WatchUsersResponse(_message.Message):
 
     @_typing.final
     class Heartbeat(_message.Message):
-        """Shows that the stream is alive when there has been no event for a while."""
+        """Sent when there was no event for 10 seconds, so that the client can detect a broken
+        stream.
+        """
 
         DESCRIPTOR: _descriptor.Descriptor
 
@@ -801,8 +802,8 @@ class WatchUsersResponse(_message.Message):
     HEARTBEAT_FIELD_NUMBER: _builtins.int
     RESUME_TOKEN_FIELD_NUMBER: _builtins.int
     resume_token: _builtins.str
-    """The position after this message, to continue the stream from. Valid for six
-    days.
+    """The position after this message. To continue the stream from here, send it in a new
+    request. Valid for six days.
     """
     @_builtins.property
     def created(self) -> Global___User:
@@ -850,8 +851,9 @@ class EraseUserRequest(_message.Message):
     id: _builtins.int
     """The id of the user, greater than 0."""
     current_password: _builtins.str
-    """The current password of users who erase their own account, at most 128
-    characters. Admins do not need it to erase the account of another user.
+    """The caller's current password, at most 128 characters. Required if the caller
+    erases their own account; an admin does not need it to erase the account of another
+    user.
     """
     def __init__(
         self,
@@ -920,7 +922,7 @@ class ExportUserResponse(_message.Message):
     """
     @_builtins.property
     def body(self) -> _httpbody_pb2.HttpBody:
-        """The next bytes of the JSON document. A part may end anywhere in its text."""
+        """The next bytes of the JSON document. A part may end at any byte of the document."""
 
     def __init__(
         self,
@@ -951,8 +953,8 @@ class UpdateUserRequest(_message.Message):
     """
     @_builtins.property
     def user(self) -> Global___User:
-        """The new values; `id` selects the user. With an `etag`, only that version is
-        changed.
+        """The new values; `id` selects the user. If `etag` is set, the change is made only if
+        it is the current etag.
         """
 
     @_builtins.property
@@ -1181,16 +1183,16 @@ class ListFollowersRequest(_message.Message):
     SORT_BY_FIELD_NUMBER: _builtins.int
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     id: _builtins.int
-    """The id of the user whose followers to list, greater than 0."""
+    """The id of the user whose followers are listed, greater than 0."""
     page: _builtins.int
-    """The page number, from 1, which is the default. Pages reach to item 10,000;
-    use `page_token` beyond.
+    """The page number, starting at 1, which is the default. Page numbers cover the first
+    10,000 items; use `page_token` for later items.
     """
     page_size: _builtins.int
     """The number of items on a page, 1 to 100. The default is 20."""
     sort_by: _builtins.str
-    """The sort order: `created_at` (the default), the time at which the following
-    began, or `-created_at` for the reverse.
+    """The sort order: `created_at` (the default), the time at which the follow was
+    created, or `-created_at` for the reverse.
     """
     page_token: _builtins.str
     """The `next_page_token` of the previous response, at most 1,024 characters.
@@ -1250,8 +1252,8 @@ class ListFollowersResponse(_message.Message):
     has_prev: _builtins.bool
     """True if there is a previous page."""
     next_page_token: _builtins.str
-    """The token of the next page; empty on the last page. Reading by token costs
-    the same on every page.
+    """The token of the next page; empty on the last page. With tokens, late pages take no
+    longer to read than the first.
     """
     @_builtins.property
     def items(self) -> _containers.RepeatedCompositeFieldContainer[Global___User]:
@@ -1290,16 +1292,16 @@ class ListFollowingRequest(_message.Message):
     SORT_BY_FIELD_NUMBER: _builtins.int
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     id: _builtins.int
-    """The id of the user whose followed users to list, greater than 0."""
+    """The id of the user whose followed users are listed, greater than 0."""
     page: _builtins.int
-    """The page number, from 1, which is the default. Pages reach to item 10,000;
-    use `page_token` beyond.
+    """The page number, starting at 1, which is the default. Page numbers cover the first
+    10,000 items; use `page_token` for later items.
     """
     page_size: _builtins.int
     """The number of items on a page, 1 to 100. The default is 20."""
     sort_by: _builtins.str
-    """The sort order: `created_at` (the default), the time at which the following
-    began, or `-created_at` for the reverse.
+    """The sort order: `created_at` (the default), the time at which the follow was
+    created, or `-created_at` for the reverse.
     """
     page_token: _builtins.str
     """The `next_page_token` of the previous response, at most 1,024 characters.
@@ -1359,8 +1361,8 @@ class ListFollowingResponse(_message.Message):
     has_prev: _builtins.bool
     """True if there is a previous page."""
     next_page_token: _builtins.str
-    """The token of the next page; empty on the last page. Reading by token costs
-    the same on every page.
+    """The token of the next page; empty on the last page. With tokens, late pages take no
+    longer to read than the first.
     """
     @_builtins.property
     def items(self) -> _containers.RepeatedCompositeFieldContainer[Global___User]:

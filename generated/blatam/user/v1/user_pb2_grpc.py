@@ -199,7 +199,7 @@ class UserServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def BatchGetUsers(self, request, context):
-        """Returns up to 100 accounts and lists the ids that do not exist.
+        """Returns up to 100 accounts and lists the ids that have no account.
 
         Returns INVALID_ARGUMENT (INVALID_FIELDS) if there are more than 100 ids.
         """
@@ -208,8 +208,8 @@ class UserServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def BatchCreateUsers(self, request, context):
-        """Creates up to 1,000 accounts in one transaction. Each row has an outcome of
-        its own: a row with an error does not prevent the others.
+        """Creates up to 1,000 accounts in one transaction. Each row has a separate outcome:
+        an error in one row does not prevent the creation of the other accounts.
 
         Returns INVALID_ARGUMENT (INVALID_FIELDS) if there are too many rows.
         Returns ALREADY_EXISTS (REQUEST_ID_REUSED) if `request_id` was used for a
@@ -221,19 +221,19 @@ class UserServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ExportUsers(self, request, context):
-        """Streams all accounts in the order of their ids, each in its state at the
-        time when it is read. Accounts that are created during the stream may be
-        included. A broken stream is resumed with `after_id`.
+        """Streams all accounts in the order of their ids, each in its state at the time when
+        it is read. Accounts that are created during the stream may be included. To resume
+        a broken stream, set `after_id`.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def WatchUsers(self, request, context):
-        """Streams the changes of accounts; changes of one account arrive in their
-        order, and none is skipped. To obtain every account, take the token of the
-        first message, which is sent at once, then read ExportUsers, then continue
-        the stream from the token.
+        """Streams the changes of accounts. The changes of one account are sent in the order
+        in which they were made, and none is skipped. To get all accounts and their later
+        changes, keep the `resume_token` of the first message, which is sent immediately,
+        then read ExportUsers, then continue this stream from the token.
 
         Returns FAILED_PRECONDITION (RESUME_TOKEN_EXPIRED) if the events after the
         token are no longer stored. Returns UNAVAILABLE if this process is stopping
@@ -250,10 +250,9 @@ class UserServiceServicer:
         id is never reused. The audit log keeps the id only.
 
         Returns NOT_FOUND (USER_NOT_FOUND) if there is no such user. Returns
-        INVALID_ARGUMENT (INVALID_FIELDS) if users who erase their own account send
-        no password. Returns UNAUTHENTICATED (INVALID_CREDENTIALS) if the password
-        is wrong. Returns FAILED_PRECONDITION (LAST_ADMIN) if no active admin would
-        be left.
+        INVALID_ARGUMENT (INVALID_FIELDS) if callers erase their own account without a
+        password. Returns UNAUTHENTICATED (INVALID_CREDENTIALS) if the password is wrong.
+        Returns FAILED_PRECONDITION (LAST_ADMIN) if no active admin would be left.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -315,9 +314,9 @@ class UserServiceServicer:
     def ListUsers(self, request, context):
         """Lists accounts, one page at a time.
 
-        Returns INVALID_ARGUMENT (INVALID_FIELDS) if the caller may not use a
-        filter, if the page is beyond item 10,000, or if the page token does not
-        belong to this request.
+        Returns INVALID_ARGUMENT (INVALID_FIELDS) if the caller may not use a filter, if
+        `page` × `page_size` exceeds 10,000, or if the page token does not belong to this
+        request.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -326,10 +325,10 @@ class UserServiceServicer:
     def CreateUserProfile(self, request, context):
         """Creates the caller's profile. An admin may create the profile of any user.
 
-        Returns PERMISSION_DENIED (ACCESS_DENIED) if a caller who is no admin names
-        another user. Returns ALREADY_EXISTS (PROFILE_EXISTS) if the user has a
-        profile. Returns NOT_FOUND (USER_NOT_FOUND) if there is no such user.
-        Returns INVALID_ARGUMENT (INVALID_FIELDS) if there is no such time zone.
+        Returns PERMISSION_DENIED (ACCESS_DENIED) if a caller who is not an admin specifies
+        another user. Returns ALREADY_EXISTS (PROFILE_EXISTS) if the user has a profile.
+        Returns NOT_FOUND (USER_NOT_FOUND) if there is no such user. Returns
+        INVALID_ARGUMENT (INVALID_FIELDS) if there is no such time zone.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -378,18 +377,19 @@ class UserServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def Unsubscribe(self, request, context):
-        """Turns off the kind of mail that a token in the link of such a mail names. Mail
-        providers call it for their users (RFC 8058, one-click unsubscription), so it
-        needs no access token. Repeating it changes nothing.
+        """Turns off one category of e-mail for a user. The token comes from the unsubscribe
+        link of such an e-mail and identifies the user and the category. E-mail providers
+        call this RPC for their users (RFC 8058, one-click unsubscription), so it needs no
+        access token. Repeated calls change nothing.
 
-        Returns INVALID_ARGUMENT (MAILED_TOKEN_INVALID) if the token is not valid.
+        Returns INVALID_ARGUMENT (MAILED_TOKEN_INVALID) if the token is invalid.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def FollowUser(self, request, context):
-        """Makes the caller follow a user. If the caller already does, nothing
+        """Makes the caller follow a user. If the caller already follows the user, nothing
         changes.
 
         Returns NOT_FOUND (USER_NOT_FOUND) if there is no such user. Returns
@@ -400,7 +400,7 @@ class UserServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def UnfollowUser(self, request, context):
-        """Makes the caller stop following a user. If the caller does not follow them,
+        """Makes the caller stop following a user. If the caller does not follow the user,
         nothing changes.
 
         Returns PERMISSION_DENIED (USER_REQUIRED) if the caller is a service.
@@ -413,8 +413,8 @@ class UserServiceServicer:
         """Lists the followers of a user, one page at a time.
 
         Returns NOT_FOUND (USER_NOT_FOUND) if there is no such user. Returns
-        INVALID_ARGUMENT (INVALID_FIELDS) if the page is beyond item 10,000, or if
-        the page token does not belong to this request.
+        INVALID_ARGUMENT (INVALID_FIELDS) if `page` × `page_size` exceeds 10,000, or if the
+        page token does not belong to this request.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -424,8 +424,8 @@ class UserServiceServicer:
         """Lists the users that a user follows, one page at a time.
 
         Returns NOT_FOUND (USER_NOT_FOUND) if there is no such user. Returns
-        INVALID_ARGUMENT (INVALID_FIELDS) if the page is beyond item 10,000, or if
-        the page token does not belong to this request.
+        INVALID_ARGUMENT (INVALID_FIELDS) if `page` × `page_size` exceeds 10,000, or if the
+        page token does not belong to this request.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -37,13 +37,13 @@ class UserServiceStub:
     Returns PERMISSION_DENIED (USER_REQUIRED) if the caller is a service.
     """
     BatchGetUsers: _aio.UnaryUnaryMultiCallable[_user_pb2.BatchGetUsersRequest, _user_pb2.BatchGetUsersResponse]
-    """Returns up to 100 accounts and lists the ids that do not exist.
+    """Returns up to 100 accounts and lists the ids that have no account.
 
     Returns INVALID_ARGUMENT (INVALID_FIELDS) if there are more than 100 ids.
     """
     BatchCreateUsers: _aio.UnaryUnaryMultiCallable[_user_pb2.BatchCreateUsersRequest, _user_pb2.BatchCreateUsersResponse]
-    """Creates up to 1,000 accounts in one transaction. Each row has an outcome of
-    its own: a row with an error does not prevent the others.
+    """Creates up to 1,000 accounts in one transaction. Each row has a separate outcome:
+    an error in one row does not prevent the creation of the other accounts.
 
     Returns INVALID_ARGUMENT (INVALID_FIELDS) if there are too many rows.
     Returns ALREADY_EXISTS (REQUEST_ID_REUSED) if `request_id` was used for a
@@ -51,15 +51,15 @@ class UserServiceStub:
     passwords are waiting to be hashed.
     """
     ExportUsers: _aio.UnaryStreamMultiCallable[_user_pb2.ExportUsersRequest, _user_pb2.ExportUsersResponse]
-    """Streams all accounts in the order of their ids, each in its state at the
-    time when it is read. Accounts that are created during the stream may be
-    included. A broken stream is resumed with `after_id`.
+    """Streams all accounts in the order of their ids, each in its state at the time when
+    it is read. Accounts that are created during the stream may be included. To resume
+    a broken stream, set `after_id`.
     """
     WatchUsers: _aio.UnaryStreamMultiCallable[_user_pb2.WatchUsersRequest, _user_pb2.WatchUsersResponse]
-    """Streams the changes of accounts; changes of one account arrive in their
-    order, and none is skipped. To obtain every account, take the token of the
-    first message, which is sent at once, then read ExportUsers, then continue
-    the stream from the token.
+    """Streams the changes of accounts. The changes of one account are sent in the order
+    in which they were made, and none is skipped. To get all accounts and their later
+    changes, keep the `resume_token` of the first message, which is sent immediately,
+    then read ExportUsers, then continue this stream from the token.
 
     Returns FAILED_PRECONDITION (RESUME_TOKEN_EXPIRED) if the events after the
     token are no longer stored. Returns UNAVAILABLE if this process is stopping
@@ -72,10 +72,9 @@ class UserServiceStub:
     id is never reused. The audit log keeps the id only.
 
     Returns NOT_FOUND (USER_NOT_FOUND) if there is no such user. Returns
-    INVALID_ARGUMENT (INVALID_FIELDS) if users who erase their own account send
-    no password. Returns UNAUTHENTICATED (INVALID_CREDENTIALS) if the password
-    is wrong. Returns FAILED_PRECONDITION (LAST_ADMIN) if no active admin would
-    be left.
+    INVALID_ARGUMENT (INVALID_FIELDS) if callers erase their own account without a
+    password. Returns UNAUTHENTICATED (INVALID_CREDENTIALS) if the password is wrong.
+    Returns FAILED_PRECONDITION (LAST_ADMIN) if no active admin would be left.
     """
     ExportUser: _aio.UnaryStreamMultiCallable[_user_pb2.ExportUserRequest, _user_pb2.ExportUserResponse]
     """Streams all data about one user (GDPR articles 15 and 20): one JSON document in
@@ -117,17 +116,17 @@ class UserServiceStub:
     ListUsers: _aio.UnaryUnaryMultiCallable[_user_pb2.ListUsersRequest, _user_pb2.ListUsersResponse]
     """Lists accounts, one page at a time.
 
-    Returns INVALID_ARGUMENT (INVALID_FIELDS) if the caller may not use a
-    filter, if the page is beyond item 10,000, or if the page token does not
-    belong to this request.
+    Returns INVALID_ARGUMENT (INVALID_FIELDS) if the caller may not use a filter, if
+    `page` × `page_size` exceeds 10,000, or if the page token does not belong to this
+    request.
     """
     CreateUserProfile: _aio.UnaryUnaryMultiCallable[_profile_pb2.CreateUserProfileRequest, _profile_pb2.CreateUserProfileResponse]
     """Creates the caller's profile. An admin may create the profile of any user.
 
-    Returns PERMISSION_DENIED (ACCESS_DENIED) if a caller who is no admin names
-    another user. Returns ALREADY_EXISTS (PROFILE_EXISTS) if the user has a
-    profile. Returns NOT_FOUND (USER_NOT_FOUND) if there is no such user.
-    Returns INVALID_ARGUMENT (INVALID_FIELDS) if there is no such time zone.
+    Returns PERMISSION_DENIED (ACCESS_DENIED) if a caller who is not an admin specifies
+    another user. Returns ALREADY_EXISTS (PROFILE_EXISTS) if the user has a profile.
+    Returns NOT_FOUND (USER_NOT_FOUND) if there is no such user. Returns
+    INVALID_ARGUMENT (INVALID_FIELDS) if there is no such time zone.
     """
     GetUserProfile: _aio.UnaryUnaryMultiCallable[_profile_pb2.GetUserProfileRequest, _profile_pb2.GetUserProfileResponse]
     """Returns the profile of a user.
@@ -156,21 +155,22 @@ class UserServiceStub:
     given etag.
     """
     Unsubscribe: _aio.UnaryUnaryMultiCallable[_settings_pb2.UnsubscribeRequest, _settings_pb2.UnsubscribeResponse]
-    """Turns off the kind of mail that a token in the link of such a mail names. Mail
-    providers call it for their users (RFC 8058, one-click unsubscription), so it
-    needs no access token. Repeating it changes nothing.
+    """Turns off one category of e-mail for a user. The token comes from the unsubscribe
+    link of such an e-mail and identifies the user and the category. E-mail providers
+    call this RPC for their users (RFC 8058, one-click unsubscription), so it needs no
+    access token. Repeated calls change nothing.
 
-    Returns INVALID_ARGUMENT (MAILED_TOKEN_INVALID) if the token is not valid.
+    Returns INVALID_ARGUMENT (MAILED_TOKEN_INVALID) if the token is invalid.
     """
     FollowUser: _aio.UnaryUnaryMultiCallable[_user_pb2.FollowUserRequest, _user_pb2.FollowUserResponse]
-    """Makes the caller follow a user. If the caller already does, nothing
+    """Makes the caller follow a user. If the caller already follows the user, nothing
     changes.
 
     Returns NOT_FOUND (USER_NOT_FOUND) if there is no such user. Returns
     INVALID_ARGUMENT (SELF_FOLLOW) if the user is the caller.
     """
     UnfollowUser: _aio.UnaryUnaryMultiCallable[_user_pb2.UnfollowUserRequest, _user_pb2.UnfollowUserResponse]
-    """Makes the caller stop following a user. If the caller does not follow them,
+    """Makes the caller stop following a user. If the caller does not follow the user,
     nothing changes.
 
     Returns PERMISSION_DENIED (USER_REQUIRED) if the caller is a service.
@@ -179,15 +179,15 @@ class UserServiceStub:
     """Lists the followers of a user, one page at a time.
 
     Returns NOT_FOUND (USER_NOT_FOUND) if there is no such user. Returns
-    INVALID_ARGUMENT (INVALID_FIELDS) if the page is beyond item 10,000, or if
-    the page token does not belong to this request.
+    INVALID_ARGUMENT (INVALID_FIELDS) if `page` × `page_size` exceeds 10,000, or if the
+    page token does not belong to this request.
     """
     ListFollowing: _aio.UnaryUnaryMultiCallable[_user_pb2.ListFollowingRequest, _user_pb2.ListFollowingResponse]
     """Lists the users that a user follows, one page at a time.
 
     Returns NOT_FOUND (USER_NOT_FOUND) if there is no such user. Returns
-    INVALID_ARGUMENT (INVALID_FIELDS) if the page is beyond item 10,000, or if
-    the page token does not belong to this request.
+    INVALID_ARGUMENT (INVALID_FIELDS) if `page` × `page_size` exceeds 10,000, or if the
+    page token does not belong to this request.
     """
     GetUserOverview: _aio.UnaryUnaryMultiCallable[_user_pb2.GetUserOverviewRequest, _user_pb2.GetUserOverviewResponse]
     """Returns a user with their newest posts and newest followers. A part that
@@ -248,7 +248,7 @@ class UserServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _user_pb2.BatchGetUsersRequest,
         context: _aio.ServicerContext[_user_pb2.BatchGetUsersRequest, _abc.Awaitable[_user_pb2.BatchGetUsersResponse]],
     ) -> _abc.Awaitable[_user_pb2.BatchGetUsersResponse]:
-        """Returns up to 100 accounts and lists the ids that do not exist.
+        """Returns up to 100 accounts and lists the ids that have no account.
 
         Returns INVALID_ARGUMENT (INVALID_FIELDS) if there are more than 100 ids.
         """
@@ -259,8 +259,8 @@ class UserServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _user_pb2.BatchCreateUsersRequest,
         context: _aio.ServicerContext[_user_pb2.BatchCreateUsersRequest, _abc.Awaitable[_user_pb2.BatchCreateUsersResponse]],
     ) -> _abc.Awaitable[_user_pb2.BatchCreateUsersResponse]:
-        """Creates up to 1,000 accounts in one transaction. Each row has an outcome of
-        its own: a row with an error does not prevent the others.
+        """Creates up to 1,000 accounts in one transaction. Each row has a separate outcome:
+        an error in one row does not prevent the creation of the other accounts.
 
         Returns INVALID_ARGUMENT (INVALID_FIELDS) if there are too many rows.
         Returns ALREADY_EXISTS (REQUEST_ID_REUSED) if `request_id` was used for a
@@ -274,9 +274,9 @@ class UserServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _user_pb2.ExportUsersRequest,
         context: _aio.ServicerContext[_user_pb2.ExportUsersRequest, _abc.AsyncIterator[_user_pb2.ExportUsersResponse]],
     ) -> _abc.AsyncIterator[_user_pb2.ExportUsersResponse]:
-        """Streams all accounts in the order of their ids, each in its state at the
-        time when it is read. Accounts that are created during the stream may be
-        included. A broken stream is resumed with `after_id`.
+        """Streams all accounts in the order of their ids, each in its state at the time when
+        it is read. Accounts that are created during the stream may be included. To resume
+        a broken stream, set `after_id`.
         """
 
     @_abc_1.abstractmethod
@@ -285,10 +285,10 @@ class UserServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _user_pb2.WatchUsersRequest,
         context: _aio.ServicerContext[_user_pb2.WatchUsersRequest, _abc.AsyncIterator[_user_pb2.WatchUsersResponse]],
     ) -> _abc.AsyncIterator[_user_pb2.WatchUsersResponse]:
-        """Streams the changes of accounts; changes of one account arrive in their
-        order, and none is skipped. To obtain every account, take the token of the
-        first message, which is sent at once, then read ExportUsers, then continue
-        the stream from the token.
+        """Streams the changes of accounts. The changes of one account are sent in the order
+        in which they were made, and none is skipped. To get all accounts and their later
+        changes, keep the `resume_token` of the first message, which is sent immediately,
+        then read ExportUsers, then continue this stream from the token.
 
         Returns FAILED_PRECONDITION (RESUME_TOKEN_EXPIRED) if the events after the
         token are no longer stored. Returns UNAVAILABLE if this process is stopping
@@ -307,10 +307,9 @@ class UserServiceServicer(metaclass=_abc_1.ABCMeta):
         id is never reused. The audit log keeps the id only.
 
         Returns NOT_FOUND (USER_NOT_FOUND) if there is no such user. Returns
-        INVALID_ARGUMENT (INVALID_FIELDS) if users who erase their own account send
-        no password. Returns UNAUTHENTICATED (INVALID_CREDENTIALS) if the password
-        is wrong. Returns FAILED_PRECONDITION (LAST_ADMIN) if no active admin would
-        be left.
+        INVALID_ARGUMENT (INVALID_FIELDS) if callers erase their own account without a
+        password. Returns UNAUTHENTICATED (INVALID_CREDENTIALS) if the password is wrong.
+        Returns FAILED_PRECONDITION (LAST_ADMIN) if no active admin would be left.
         """
 
     @_abc_1.abstractmethod
@@ -382,9 +381,9 @@ class UserServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _abc.Awaitable[_user_pb2.ListUsersResponse]:
         """Lists accounts, one page at a time.
 
-        Returns INVALID_ARGUMENT (INVALID_FIELDS) if the caller may not use a
-        filter, if the page is beyond item 10,000, or if the page token does not
-        belong to this request.
+        Returns INVALID_ARGUMENT (INVALID_FIELDS) if the caller may not use a filter, if
+        `page` × `page_size` exceeds 10,000, or if the page token does not belong to this
+        request.
         """
 
     @_abc_1.abstractmethod
@@ -395,10 +394,10 @@ class UserServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _abc.Awaitable[_profile_pb2.CreateUserProfileResponse]:
         """Creates the caller's profile. An admin may create the profile of any user.
 
-        Returns PERMISSION_DENIED (ACCESS_DENIED) if a caller who is no admin names
-        another user. Returns ALREADY_EXISTS (PROFILE_EXISTS) if the user has a
-        profile. Returns NOT_FOUND (USER_NOT_FOUND) if there is no such user.
-        Returns INVALID_ARGUMENT (INVALID_FIELDS) if there is no such time zone.
+        Returns PERMISSION_DENIED (ACCESS_DENIED) if a caller who is not an admin specifies
+        another user. Returns ALREADY_EXISTS (PROFILE_EXISTS) if the user has a profile.
+        Returns NOT_FOUND (USER_NOT_FOUND) if there is no such user. Returns
+        INVALID_ARGUMENT (INVALID_FIELDS) if there is no such time zone.
         """
 
     @_abc_1.abstractmethod
@@ -457,11 +456,12 @@ class UserServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _settings_pb2.UnsubscribeRequest,
         context: _aio.ServicerContext[_settings_pb2.UnsubscribeRequest, _abc.Awaitable[_settings_pb2.UnsubscribeResponse]],
     ) -> _abc.Awaitable[_settings_pb2.UnsubscribeResponse]:
-        """Turns off the kind of mail that a token in the link of such a mail names. Mail
-        providers call it for their users (RFC 8058, one-click unsubscription), so it
-        needs no access token. Repeating it changes nothing.
+        """Turns off one category of e-mail for a user. The token comes from the unsubscribe
+        link of such an e-mail and identifies the user and the category. E-mail providers
+        call this RPC for their users (RFC 8058, one-click unsubscription), so it needs no
+        access token. Repeated calls change nothing.
 
-        Returns INVALID_ARGUMENT (MAILED_TOKEN_INVALID) if the token is not valid.
+        Returns INVALID_ARGUMENT (MAILED_TOKEN_INVALID) if the token is invalid.
         """
 
     @_abc_1.abstractmethod
@@ -470,7 +470,7 @@ class UserServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _user_pb2.FollowUserRequest,
         context: _aio.ServicerContext[_user_pb2.FollowUserRequest, _abc.Awaitable[_user_pb2.FollowUserResponse]],
     ) -> _abc.Awaitable[_user_pb2.FollowUserResponse]:
-        """Makes the caller follow a user. If the caller already does, nothing
+        """Makes the caller follow a user. If the caller already follows the user, nothing
         changes.
 
         Returns NOT_FOUND (USER_NOT_FOUND) if there is no such user. Returns
@@ -483,7 +483,7 @@ class UserServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _user_pb2.UnfollowUserRequest,
         context: _aio.ServicerContext[_user_pb2.UnfollowUserRequest, _abc.Awaitable[_user_pb2.UnfollowUserResponse]],
     ) -> _abc.Awaitable[_user_pb2.UnfollowUserResponse]:
-        """Makes the caller stop following a user. If the caller does not follow them,
+        """Makes the caller stop following a user. If the caller does not follow the user,
         nothing changes.
 
         Returns PERMISSION_DENIED (USER_REQUIRED) if the caller is a service.
@@ -498,8 +498,8 @@ class UserServiceServicer(metaclass=_abc_1.ABCMeta):
         """Lists the followers of a user, one page at a time.
 
         Returns NOT_FOUND (USER_NOT_FOUND) if there is no such user. Returns
-        INVALID_ARGUMENT (INVALID_FIELDS) if the page is beyond item 10,000, or if
-        the page token does not belong to this request.
+        INVALID_ARGUMENT (INVALID_FIELDS) if `page` × `page_size` exceeds 10,000, or if the
+        page token does not belong to this request.
         """
 
     @_abc_1.abstractmethod
@@ -511,8 +511,8 @@ class UserServiceServicer(metaclass=_abc_1.ABCMeta):
         """Lists the users that a user follows, one page at a time.
 
         Returns NOT_FOUND (USER_NOT_FOUND) if there is no such user. Returns
-        INVALID_ARGUMENT (INVALID_FIELDS) if the page is beyond item 10,000, or if
-        the page token does not belong to this request.
+        INVALID_ARGUMENT (INVALID_FIELDS) if `page` × `page_size` exceeds 10,000, or if the
+        page token does not belong to this request.
         """
 
     @_abc_1.abstractmethod
