@@ -104,8 +104,8 @@ def user_score(metrics: Metrics, weights: Weights = DEFAULT_WEIGHTS) -> Score:
     75.0
     >>> user_score(Metrics(1, 1, 1), Weights(0.5, 0.5, 0.5))
     Traceback (most recent call last):
-    server.domain.errors.InvalidFields: invalid request: weights: must sum to 1.0, \
-not to 1.5
+    server.domain.errors.base.InvalidFields: invalid request: weights: must sum \
+to 1.0, not to 1.5
     """
     _check(weights)
     parts = Parts(
