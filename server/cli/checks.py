@@ -63,7 +63,7 @@ def _displayed_url(url: str) -> str:
 
 
 async def run_checks(settings: Settings) -> list[Finding]:
-    """Run every check, in the order in which an operator mends what they find."""
+    """Run every check, in the order in which an operator should fix them."""
     return [
         _check_secret_key(settings),
         *await _check_database(settings),

@@ -59,16 +59,17 @@ class Application:
 
 @asynccontextmanager
 async def build_application(
-    resources: Resources, lame_duck: timedelta = timedelta(0), *first_steps: Step
+    resources: Resources, lame_duck: timedelta = timedelta(0), *startup_checks: Step
 ) -> AsyncIterator[Application]:
     """Build the application and run its tasks until the block ends.
 
-    A draining process answers for `lame_duck` before its streams are ended. Before
-    all else `first_steps` have to succeed. While Postgres is away, calls are refused.
+    A draining process answers for `lame_duck` before its streams are ended. The
+    `startup_checks` run before anything else and have to succeed. While Postgres does
+    not respond, calls are refused.
 
     Raises StoreUnavailable, UnreadableKeys, ContractError, ConfigurationError.
     """
-    startup = Startup(resources.database.ping, *first_steps)
+    startup = Startup(resources.database.ping, *startup_checks)
     stores = build_stores(resources)
     sign_in = authentication(resources, stores)
     features = build_features(resources, stores, sign_in)
@@ -90,10 +91,11 @@ async def build_application(
     port = LocalPort(served, proxies, Reply, CallError)
     edge = replace(edge_settings(settings, rates(settings)), ready=health.ready)
     features.append(_transport_feature(health, batching))
+    # before the tasks start: building it blocks the event loop longer than the
+    # timeout with which they connect to Redis
+    http = edge_app(port, edge)
     async with run_features(features, startup) as drain_calls:
-        yield Application(
-            server, port, edge_app(port, edge), drain_calls, startup.check
-        )
+        yield Application(server, port, http, drain_calls, startup.check)
 
 
 def build_features(

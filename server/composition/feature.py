@@ -66,8 +66,8 @@ async def run_features(
     """Run the tasks of features until the block ends; return what drains their calls.
 
     First every poller that serving depends on refreshes once, in the features' order;
-    while Postgres is away, in the background. When the block ends, the outbox is
-    drained before the tasks are cancelled.
+    while Postgres does not respond, in the background. When the block ends, the outbox
+    is drained before the tasks are cancelled.
     """
     tasks = [task for feature in features for task in feature.tasks]
     startup.add(

@@ -44,7 +44,10 @@ def outbox_feature(resources: Resources, stores: Stores) -> Feature:
             unsubscribe_tokens=unsubscribe_tokens(resources),
         ),
         mailer,
-        MemberEventHandlers(PostgresAnalytics(database), notifications),
+        (
+            stores.users.cache,
+            MemberEventHandlers(PostgresAnalytics(database), notifications),
+        ),
     )
     dispatcher = OutboxDispatcher(outbox, router.route, clock, random.random)
     return Feature(

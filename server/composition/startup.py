@@ -19,7 +19,7 @@ Step = Callable[[], Awaitable[object]]
 class Startup:
     """Runs steps in their order until all have succeeded, then the tasks.
 
-    `complete` tells whether calls may be served. An error that waiting
+    `complete` is whether calls may be served. An error that waiting
     cannot fix, such as a wrong password, ends the startup: `check` raises it.
     """
 
@@ -38,7 +38,7 @@ class Startup:
         self._tasks.extend(tasks)
 
     async def attempt(self) -> None:
-        """Run the steps; return without completing if Postgres is away.
+        """Run the steps; return without completing if Postgres does not respond.
 
         Raises an error that waiting cannot fix.
         """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -27,7 +28,10 @@ class EventHandler(Protocol):
     """Handles events after they have committed."""
 
     async def handle(self, entry: Entry) -> None:
-        """Handle an event; idempotent. Raises StoreUnavailable."""
+        """Handle an event; idempotent. Raises StoreUnavailable.
+
+        Any other exception is a failed attempt, and the event is handled again.
+        """
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +40,7 @@ class OutboxRouter:
 
     emails: EmailComposer
     mailer: Mailer
-    event_handlers: EventHandler
+    event_handlers: Sequence[EventHandler]
 
     async def route(self, entry: Entry) -> bool:
         """Deliver an entry; return whether there was anything to deliver.
@@ -45,7 +49,8 @@ class OutboxRouter:
         """
         if not entry.is_mail:
             _log_event(entry)
-            await self.event_handlers.handle(entry)
+            for handler in self.event_handlers:
+                await handler.handle(entry)
             return True
         email = await self.emails.email(entry)
         if email is None:

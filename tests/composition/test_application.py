@@ -9,6 +9,7 @@ import httpx
 import pytest
 import sqlalchemy as sa
 
+from server.composition import application as composed
 from server.composition.accounts import SERVICE as USER_SERVICE
 from server.composition.application import (
     Application,
@@ -241,6 +242,30 @@ async def test_application_features_state_what_serving_depends_on(
     assert required == ["signing keys", "revocations", "service keys", "user changes"]
     names = [task.name for task in tasks]
     assert len(set(names)) == len(names)
+
+
+async def test_application_builds_the_edge_before_its_tasks_start(
+    database_url: str, redis_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Building it blocks the event loop, and tasks would time out meanwhile."""
+    steps: list[str] = []
+
+    def recorded(name: str) -> None:
+        function = getattr(composed, name)
+
+        def record(*args: object) -> object:
+            steps.append(name)
+            return function(*args)
+
+        monkeypatch.setattr(composed, name, record)
+
+    recorded("edge_app")
+    recorded("run_features")
+    async with (
+        open_resources(load(**settings(database_url, redis_url))) as resources,
+        build_application(resources),
+    ):
+        assert steps == ["edge_app", "run_features"]
 
 
 async def test_application_health_is_not_serving_once_drained(

@@ -56,6 +56,24 @@ async def test_signing_keys_need_their_secret_key(database: Database) -> None:
     assert still.active.kid == ring.active.kid
 
 
+async def test_signing_keys_stay_readable_during_a_rolling_change(
+    database: Database,
+) -> None:
+    """Replicas with the old and the new SECRET_KEY read what the other encrypted.
+
+    First each gets the new key as SECRET_KEY_PREVIOUS, then the two are exchanged.
+    """
+    old, new = "s" * 32, "t" * 32
+    not_changed = [keys(database, SecretKey(old)), keys(database, SecretKey(old, new))]
+    for store, _ in not_changed:
+        await store.refresh()
+    (before, ring), (after, same) = not_changed[1], keys(database, SecretKey(new, old))
+    for store in (after, before, after, before, after):
+        await store.refresh()
+    assert same.active.kid == ring.active.kid
+    await keys(database, SecretKey(new))[0].refresh()
+
+
 async def test_signing_keys_rotation_creates_one_key_and_retires_one(
     database: Database,
 ) -> None:

@@ -3,16 +3,19 @@
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, make_dataclass
+from dataclasses import dataclass, make_dataclass, replace
+from datetime import UTC, datetime
 
 import orjson
 import pytest
 import sqlalchemy as sa
 from redis.asyncio import Redis
+from redis.exceptions import RedisError
 
 from server.domain.accounts.users import NewUser, Role, User, UserEdit
 from server.domain.credentials.revocations import Revocations
-from server.store.accounts.erasure import begin_erasure
+from server.domain.outbox.entries import Entry, EventType
+from server.store.accounts.erasure import begin_erasure, delete_account
 from server.store.accounts.user_cache import CachedUsers, _key, shape_version
 from server.store.connect import Database, redis_client
 from server.store.credentials.revocations import RevocationFeed
@@ -102,6 +105,69 @@ async def test_user_cache_drops_erased_user_in_every_process(
                 await asyncio.sleep(0.005)
         assert await one.by_id(user.id) is None
     await redis.aclose()
+
+
+async def erase(database: Database, user_id: int) -> None:
+    """Erase an account: its row and the event remain, then the event alone."""
+    now = datetime.now(UTC)
+    async with database.transaction() as connection:
+        await begin_erasure(connection, user_id, now)
+    async with database.transaction() as connection:
+        await delete_account(connection, user_id)
+
+
+async def test_user_cache_forgets_user_erased_while_redis_was_away(
+    database: Database, redis_url: str
+) -> None:
+    """A process that starts later does not read the erased account from Redis."""
+    redis = redis_client(redis_url)
+    async with process(database, redis) as users:
+        user = await added(users)
+        await users.by_id(user.id)
+    assert await redis.hget(_key(user.id), "user")
+    await erase(database, user.id)
+    async with process(database, redis) as users:
+        assert await users.by_id(user.id) is None
+    await redis.aclose()
+
+
+async def test_user_cache_refuses_erased_user_that_redis_still_holds(
+    database: Database, redis_url: str
+) -> None:
+    """Redis comes back after the process has received the erasure, or missed it."""
+    redis, away = redis_client(redis_url), redis_client("unix:///nowhere")
+    async with process(database, redis) as users:
+        user = await added(users)
+        await users.by_id(user.id)
+    await erase(database, user.id)
+    async with process(database, away) as users:
+        users.cache._redis = redis
+        assert await users.by_id(user.id) is None
+        users.cache._clear()  # the connection for notifications is lost
+        users.cache._listening = True
+        assert await users.by_id(user.id) is None
+    for client in (redis, away):
+        await client.aclose()
+
+
+async def test_user_cache_handles_erasure_until_redis_is_back(
+    database: Database, redis_url: str
+) -> None:
+    """The outbox repeats a failed attempt; after the time to live there is no need."""
+    redis, away = redis_client(redis_url), redis_client("unix:///nowhere")
+    async with process(database, redis) as users:
+        user = await added(users)
+        await users.by_id(user.id)
+        event = Entry(1, EventType.USER_ERASED, user.id, None, {}, datetime.now(UTC), 1)
+        without_redis = cached(database, away).cache
+        with pytest.raises(RedisError):
+            await without_redis.handle(event)
+        await without_redis.handle(replace(event, created_at=NOON))
+        assert await redis.hget(_key(user.id), "user")
+        await cached(database, redis).cache.handle(event)
+        assert not await redis.hget(_key(user.id), "user")
+    for client in (redis, away):
+        await client.aclose()
 
 
 @pytest.mark.parametrize("redis_available", [True, False])

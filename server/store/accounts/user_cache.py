@@ -3,7 +3,8 @@
 A trigger in Postgres notifies every process of each change when it commits. The
 process drops the account, and writes the new version to Redis, so that a slow reader
 cannot put an older one back. While the connection for notifications is down, nothing
-is cached in this process and Redis is not read: changes may have been missed.
+is cached in this process and Redis is not read: changes may have been missed. An
+erased account is also removed from Redis by a handler of the outbox, which retries it.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import random
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import asdict, fields
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import orjson
@@ -26,15 +27,20 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from server.domain.accounts.users import Role, User, UserEdit
 from server.domain.errors import StoreUnavailable
 from server.domain.idempotency import IdempotencyRecord
+from server.domain.outbox.entries import Entry, EventType
 from server.store.accounts.users import PostgresUsers
 from server.store.connect import Database
 from server.store.credentials.revocations import RevocationFeed
+from server.store.tables import outbox, users
 
 CHANNEL = "users"
 LOCAL_TTL_SECONDS = 5.0
 REDIS_TTL_SECONDS = 3600
 INVALIDATION_TTL_SECONDS = 60  # far longer than any read takes
 MAX_ENTRIES = 10_000
+ERASED_VERSION = 2**53 - 1  # no account has a greater one; exact as a Lua number
+# an account changed before that is no longer in Redis
+CHANGE_WINDOW = timedelta(seconds=REDIS_TTL_SECONDS + 60)
 
 # KEYS: the account's. ARGV: version, value ("" to invalidate), TTL in seconds.
 _PUT_IF_NEWER = """
@@ -45,6 +51,23 @@ redis.call('HSET', KEYS[1], 'version', ARGV[1], 'user', ARGV[2])
 redis.call('EXPIRE', KEYS[1], ARGV[3])
 return 1
 """
+# Oldest first. Redis holds nothing of accounts that changed earlier. The condition on
+# delivered_at selects by an index: an event is not delivered before it is created.
+_SINCE = sa.func.now() - CHANGE_WINDOW
+_RECENT_CHANGES = (
+    sa.select(users.c.id, users.c.version, users.c.updated_at.label("changed_at"))
+    .where(users.c.version > 1, users.c.updated_at > _SINCE)
+    .union_all(
+        sa.select(
+            outbox.c.user_id, sa.literal(ERASED_VERSION), outbox.c.created_at
+        ).where(
+            outbox.c.kind == EventType.USER_ERASED,
+            outbox.c.created_at > _SINCE,
+            sa.or_(outbox.c.delivered_at.is_(None), outbox.c.delivered_at > _SINCE),
+        )
+    )
+    .order_by("changed_at")
+)
 Read = Callable[[int], Awaitable[User | None]]
 
 
@@ -102,6 +125,14 @@ class UserCache:
         """Remove an account from this process's cache."""
         self._users.pop(user_id, None)
 
+    async def handle(self, entry: Entry) -> None:
+        """Remove an erased account from Redis. Raises RedisError, OSError."""
+        if entry.kind != EventType.USER_ERASED or entry.user_id is None:
+            return
+        self._require(entry.user_id, ERASED_VERSION)
+        if datetime.now(UTC) - entry.created_at < CHANGE_WINDOW:
+            await self._put_invalid(entry.user_id, ERASED_VERSION)
+
     async def listen(self) -> None:
         """Receive notifications until disconnected. Raises StoreUnavailable."""
         try:
@@ -131,12 +162,8 @@ class UserCache:
 
     async def _connected(self, connection: AsyncConnection) -> None:
         """Invalidate in Redis what may have changed while nothing was received."""
-        recent = sa.text(
-            "select id, version from users where version > 1"
-            " and updated_at > now() - make_interval(secs => :seconds)"
-        )
-        rows = await connection.execute(recent, {"seconds": REDIS_TTL_SECONDS + 60})
-        for row in rows:
+        for row in await connection.execute(_RECENT_CHANGES):
+            self._require(row.id, row.version)
             await self._invalidate(row.id, row.version)
         self._listening = True
 
@@ -144,23 +171,30 @@ class UserCache:
         self, _connection: object, _pid: int, _channel: str, text: str
     ) -> None:
         user_id, version = map(int, text.split())
-        _evict_oldest(self._min_versions)
-        self._min_versions[user_id] = max(version, self._min_versions.get(user_id, 0))
-        cached = self._users.get(user_id)
-        if cached and cached[0].version < version:
-            del self._users[user_id]
+        self._require(user_id, version)
         task = self._loop.create_task(self._invalidate(user_id, version))
         task.add_done_callback(lambda _: None)
 
+    def _require(self, user_id: int, version: int) -> None:
+        """Return no older version from now on, whatever Redis holds."""
+        min_version = self._min_versions.pop(user_id, 0)
+        _evict_oldest(self._min_versions)
+        self._min_versions[user_id] = max(version, min_version)
+        cached = self._users.get(user_id)
+        if cached and cached[0].version < version:
+            del self._users[user_id]
+
     async def _invalidate(self, user_id: int, version: int) -> None:
-        ttl = INVALIDATION_TTL_SECONDS
         with suppress(RedisError, OSError):
-            await self._put(keys=[_key(user_id)], args=[version, "", ttl])
+            await self._put_invalid(user_id, version)
+
+    async def _put_invalid(self, user_id: int, version: int) -> None:
+        ttl = INVALIDATION_TTL_SECONDS
+        await self._put(keys=[_key(user_id)], args=[version, "", ttl])
 
     def _clear(self) -> None:
         self._listening = False
         self._users.clear()
-        self._min_versions.clear()
 
 
 class CachedUsers(PostgresUsers):
