@@ -124,9 +124,9 @@ async def test_hashes_of_common_cost_are_imported_and_upgraded(
     answer = await service.http.post(
         "/api/v1/users:batchCreate", json={"users": users}, headers=root.headers
     )
-    created, error = answer.json()["outcomes"]
+    created, invalid = answer.json()["outcomes"]
     assert created["user"]["username"] == "bcrypt_12"
-    assert error["error"]["fieldViolations"][0]["rule"] == "password_hash.cost"
+    assert invalid["error"]["fieldViolations"][0]["rule"] == "password_hash.cost"
     rows = [row("argon2_64", password_hash=strong.hash(PASSWORD))]
     request = pb.BatchCreateUsersRequest(users=rows)
     outcomes = await service.users.BatchCreateUsers(request, metadata=root.metadata)
