@@ -1,6 +1,7 @@
 """Fixtures: real Postgres and Valkey, with a database and a key space per test."""
 
 import asyncio
+import inspect
 import os
 import shutil
 import tempfile
@@ -15,6 +16,7 @@ import pytest_asyncio
 import redis
 import sqlalchemy as sa
 import uvloop
+from pytest_asyncio.plugin import PytestAsyncioFunction
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from server.embedded.servers import EmbeddedServers
@@ -42,6 +44,25 @@ def pytest_asyncio_loop_factories() -> Mapping[
 ]:
     """Run the tests on the event loop that the service uses."""
     return {"uvloop": uvloop.new_event_loop}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Refuse synchronous tests with asynchronous fixtures.
+
+    They have no event loop parameter. A fixture that they are the first to need ends
+    the event loop of the session, and with it the service that all tests share.
+    """
+    for item in items:
+        if isinstance(item, pytest.Function) and not isinstance(
+            item, PytestAsyncioFunction
+        ):
+            fixtures = item._fixtureinfo.name2fixturedefs.values()
+            if any(is_asynchronous(f.func) for group in fixtures for f in group):
+                raise pytest.UsageError(f"{item.nodeid} must be async")
+
+
+def is_asynchronous(function: Callable[..., object]) -> bool:
+    return inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function)
 
 
 @contextmanager

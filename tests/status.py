@@ -56,6 +56,6 @@ async def expect_rpc_error(call: Awaitable[object]) -> RpcError:
     assert status.code == caught.value.code().value[0]
     assert status.message == caught.value.details()
     request_id = str(trailers["x-request-id"])
-    refused = RpcError(caught.value.code(), status.message, status, request_id)
-    assert refused.detail(error_details_pb2.RequestInfo).request_id == request_id
-    return refused
+    error = RpcError(caught.value.code(), status.message, status, request_id)
+    assert error.detail(error_details_pb2.RequestInfo).request_id == request_id
+    return error

@@ -153,6 +153,10 @@ class Database:
             self._breaker.record_failure()
             dbapi_connection.driver_connection.terminate()
             raise StoreUnavailable from error
+        except asyncio.CancelledError:
+            # SQLAlchemy would wait 2 s for a silent Postgres to confirm the end.
+            dbapi_connection.driver_connection.terminate()
+            raise
         except Exception as error:
             raise sa.exc.InvalidatePoolError from error
 

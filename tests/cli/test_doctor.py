@@ -31,14 +31,14 @@ async def test_mail_needs_a_server_and_a_public_url(
     assert "Blue7horse" not in f"{away}"
 
 
-async def test_an_unreachable_postgres_is_reported_without_its_password() -> None:
+async def test_doctor_reports_unreachable_postgres_without_password() -> None:
     finding = await check("postgres", database_url=AWAY)
     assert not finding.ok
     assert finding.result.startswith("postgresql://ana:***@127.0.0.1:1/academy")
     assert "start it, or correct DATABASE_URL" in finding.advice
 
 
-async def test_a_schema_is_compared_with_this_release(database_url: str) -> None:
+async def test_doctor_compares_schema_with_release(database_url: str) -> None:
     assert (await check("schema", database_url=database_url)).ok
 
 

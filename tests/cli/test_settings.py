@@ -183,7 +183,7 @@ LIMITS = '{"pkg.Service/Rpc": [{"by": ["address"], "limit": %s, "per": %s}]}'
         ("redis_url", "redis://h?ssl_cert_reqs=none", "ssl_cert_reqs is not supported"),
     ],
 )
-def test_a_value_that_only_python_would_accept_is_refused(
+def test_settings_refuse_python_only_notation(
     monkeypatch: pytest.MonkeyPatch, name: str, value: str, sentence: str
 ) -> None:
     """Numbers are ASCII digits without signs, exponents or leading zeros."""
@@ -210,7 +210,7 @@ def test_a_value_that_only_python_would_accept_is_refused(
         ("rate_limits", LIMITS % ("5", '"60s"')),
     ],
 )
-def test_a_well_formed_value_is_accepted(
+def test_settings_accept_well_formed_value(
     monkeypatch: pytest.MonkeyPatch, name: str, value: str
 ) -> None:
     monkeypatch.setenv(name.upper(), value)

@@ -113,10 +113,10 @@ async def test_log_in_takes_name_or_email_in_any_case(
 
 
 async def test_log_in_failures_have_one_answer(harness: AuthHarness) -> None:
-    """R1: unknown, wrong and disabled cannot be told apart."""
+    """R1: unknown, wrong and disabled are indistinguishable."""
     user_id = await signed_up(harness)
     answers = {
-        await refused(harness, "nobody", "Blue7horse"),
+        await refused(harness, "unknown", "Blue7horse"),
         await refused(harness, "ana", "Wrong7horse"),
     }
     harness.accounts.disable(user_id)
@@ -171,7 +171,7 @@ async def test_failures_from_other_addresses_do_not_lock_out_the_owner(
     assert await harness.log_in("ana", address="192.0.2.1")
     assert harness.mailing.entries == [NewEntry(EventType.FAILED_LOG_INS, user_id)]
     for number in range(10):
-        await refused(harness, "nobody", "", f"198.51.100.{number}")
+        await refused(harness, "unknown", "", f"198.51.100.{number}")
     assert harness.mailing.entries[1:] == [NewEntry(EventType.FAILED_LOG_INS)]
     harness.clock.advance(24 * 3600)
     for number in range(10):

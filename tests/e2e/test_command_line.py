@@ -20,6 +20,7 @@ import orjson
 import psutil
 import pytest
 
+from tests.command_server import CommandServer, command_server
 from tests.conftest import open_folder
 from tests.processes import FREE_PORTS
 
@@ -102,16 +103,15 @@ def test_up_exits_when_postgres_ends(state_dir: Path) -> None:
         assert started.process.wait(SECONDS) == 1
 
 
-def test_up_restarts_valkey_without_failing_calls(state_dir: Path) -> None:
-    with academy_up(state_dir) as started:
-        (valkey,) = [p for p in started.processes() if "valkey" in p.name()]
-        valkey.kill()
-        url = f"http://{started.http}/.well-known/jwks.json"
-        until = time.monotonic() + SECONDS
-        while not any("valkey" in p.name() for p in alive(started.processes())):
-            assert time.monotonic() < until
-            assert httpx.get(url).status_code == 200
+def test_up_restarts_valkey_without_failing_calls(academy: Academy) -> None:
+    (valkey,) = [p for p in alive(academy.processes()) if "valkey" in p.name()]
+    valkey.kill()
+    url = f"http://{academy.http}/.well-known/jwks.json"
+    until = time.monotonic() + SECONDS
+    while not any("valkey" in p.name() for p in alive(academy.processes())):
+        assert time.monotonic() < until
         assert httpx.get(url).status_code == 200
+    assert httpx.get(url).status_code == 200
 
 
 def alive(processes: list[psutil.Process]) -> list[psutil.Process]:
@@ -218,10 +218,17 @@ def test_commands_find_the_servers_of_up(academy: Academy) -> None:
     assert me["role"] == "ROLE_ADMIN"
 
 
-def test_key_rotation_reaches_a_running_server(academy: Academy) -> None:
-    keys = (sys.executable, "-m", "server", "keys")
-    done = academy.run(*keys, "rotate", "--force")
-    listed = academy.run(*keys, "list")
+@pytest.fixture(scope="module")
+def commands() -> Iterator[CommandServer]:
+    with command_server() as server:
+        yield server
+
+
+def test_key_rotation_reaches_a_running_server(
+    academy: Academy, commands: CommandServer
+) -> None:
+    done = commands.run(("keys", "rotate", "--force"), academy.env)
+    listed = commands.run(("keys", "list"), academy.env)
     assert done.stdout == listed.stdout, done.stderr
     states = [line.split()[1] for line in listed.stdout.splitlines()]
     assert states == ["next", "active", "retired"]
@@ -234,16 +241,22 @@ def test_key_rotation_reaches_a_running_server(academy: Academy) -> None:
     until(published)
 
 
-def test_admin_create_enforces_the_rules_of_sign_up(academy: Academy) -> None:
+def test_admin_create_enforces_the_rules_of_sign_up(
+    academy: Academy, commands: CommandServer
+) -> None:
     """R31: the command line applies the field rules of the contract."""
-    done = create_admin(academy, "İx y!", "no e-mail")
+    options = ("--email", "no e-mail", "--username", "İx y!")
+    command = ("admin", "create", *options)
+    done = commands.run(command, academy.env, "Green8horse\n")
     assert done.returncode == 1
     assert "email: must be" in done.stderr
     assert "username: must contain only" in done.stderr
     assert "Traceback" not in done.stderr
 
 
-def test_dead_letters_are_listed_and_retried(academy: Academy) -> None:
+def test_dead_letters_are_listed_and_retried(
+    academy: Academy, commands: CommandServer
+) -> None:
     """The list names no recipient; a retry writes the mail."""
     signup = {"email": "zoe@x.co", "username": "zoe", "password": "Blue7horse"}
     httpx.post(f"http://{academy.http}/api/v1/users", json=signup)
@@ -254,19 +267,18 @@ def test_dead_letters_are_listed_and_retried(academy: Academy) -> None:
     links = f"http://{academy.http}/"  # the bound port: HTTP_LISTEN ends with :0
     assert all(links in file.read_text() for file in mails.glob("*.welcome.eml"))
     before = len(list(mails.glob("*.eml")))
-    listed = academy.run(sys.executable, "-m", "server", "outbox", "list")
+    listed = commands.run(("outbox", "list"), academy.env)
     assert "mail.welcome" in listed.stdout
     assert "SMTPDataError\ndead letters: 1" in listed.stdout
     assert "zoe" not in listed.stdout
-    retry = (sys.executable, "-m", "server", "outbox", "retry")
-    done = academy.run(*retry, "999999", "999998")
+    done = commands.run(("outbox", "retry", "999999", "999998"), academy.env)
     assert done.returncode == 1
     assert done.stderr == "not dead letters: 999998, 999999\n"
-    too_large = academy.run(*retry, "99999999999999999999")
+    too_large = commands.run(("outbox", "retry", "9" * 20), academy.env)
     assert too_large.returncode == 2
     assert "Invalid value" in too_large.stderr
     assert "Traceback" not in too_large.stderr
-    done = academy.run(*retry)
+    done = commands.run(("outbox", "retry"), academy.env)
     assert done.stdout == "dead letters queued again: 1\n", done.stderr
     until(lambda: len(list(mails.glob("*.eml"))) > before)
 

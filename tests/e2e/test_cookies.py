@@ -159,7 +159,7 @@ async def test_logout_ends_the_sessions_of_both_tokens(shared: RunningService) -
 
 
 async def test_login_ends_the_session_of_the_cookie(shared: RunningService) -> None:
-    """ASVS 7.2.4: an older session of the browser ends, whoever's it was."""
+    """ASVS 7.2.4: an older session of the browser ends, also one of another user."""
     first = await log_in(shared)
     failed = await log_in(shared, password="Wrong-1234", cookie=cookie(first))
     assert failed.status_code == 401

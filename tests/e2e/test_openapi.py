@@ -317,7 +317,7 @@ async def test_numbers_are_accepted_for_64_bit_integers(shared: RunningService) 
         assert response.json()["categoryId"] == "0"
 
 
-def test_ids_have_one_type_everywhere(served: Schema) -> None:
+async def test_ids_have_one_type_everywhere(served: Schema) -> None:
     """Text of format int64: in parameters, bodies and responses."""
     ids = [
         (name, schema.get("items", schema))
@@ -347,7 +347,7 @@ def named_schemas(made: Schema) -> Iterator[tuple[str, Schema]]:
         yield from schema.get("properties", {}).items()
 
 
-def test_path_parameters_of_a_resource_are_called_id(served: Schema) -> None:
+async def test_path_parameters_of_a_resource_are_called_id(served: Schema) -> None:
     paths = {path for path in served["paths"] if "{" in path}
     named = {path for path in paths if "{id}" not in path}
     assert named == {
@@ -358,7 +358,7 @@ def test_path_parameters_of_a_resource_are_called_id(served: Schema) -> None:
     assert {"/api/v1/categories/{id}", "/api/v1/auth/sessions/{id}"} <= paths
 
 
-def test_document_has_what_linters_require(served: Schema) -> None:
+async def test_document_has_what_linters_require(served: Schema) -> None:
     """The rules of Spectral and Redocly that concern a generated document."""
     info = served["info"]
     assert all(info[name] for name in ("title", "version", "description", "contact"))
@@ -382,7 +382,7 @@ def test_document_has_what_linters_require(served: Schema) -> None:
     assert used == defined
 
 
-def test_schemas_have_one_plain_type(served: Schema) -> None:
+async def test_schemas_have_one_plain_type(served: Schema) -> None:
     """No alternatives and no doubled bounds, which client generators get wrong."""
     for schema in subschemas(served["components"]):
         bounds = [name.lower().removeprefix("exclusive") for name in schema]
@@ -403,7 +403,7 @@ def subschemas(node: Any) -> Iterator[Schema]:
             yield from subschemas(value)
 
 
-def test_errors_list_every_reason_of_the_contract(served: Schema) -> None:
+async def test_errors_list_every_reason_of_the_contract(served: Schema) -> None:
     code = served["components"]["schemas"]["ErrorResponse"]["properties"]["errorCode"]
     assert {"EMAIL_TAKEN", "RATE_LIMITED"} <= set(code["x-extensible-enum"])
     assert "UNSPECIFIED" not in code["x-extensible-enum"]

@@ -46,7 +46,7 @@ async def test_calls_succeed_behind_a_transaction_pooler(
         assert response.status_code == 200
 
 
-async def test_a_change_is_visible_without_listen(
+async def test_change_is_visible_without_listen(
     pooled_url: str, redis_url: str
 ) -> None:
     """Outbox and caches poll: the mail arrives, and a read sees the change at once."""

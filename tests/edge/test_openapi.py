@@ -264,7 +264,7 @@ def test_errors_are_documented_for_every_operation() -> None:
     )
 
 
-def test_a_precondition_by_header_is_documented() -> None:
+def test_document_lists_precondition_headers() -> None:
     """ABORTED is 409, or 412 with If-Match."""
     paths = document(compiled(SHOP.replace("rpc DeleteItem", """
       // Deletes. Returns ABORTED if it has changed.
@@ -284,7 +284,7 @@ def test_error_reasons_are_listed() -> None:
         make_document(EdgeSettings(error_reasons="ruled.v1.No"))
 
 
-def test_the_document_has_info_servers_and_ordered_tags() -> None:
+def test_document_has_info_servers_and_ordered_tags() -> None:
     made = make_document(LIMITED)
     assert made["openapi"] == "3.1.0"
     assert made["servers"] == [{"url": "/"}]

@@ -36,10 +36,10 @@ class Servicer(grpc.GenericRpcHandler):
             return None
 
         async def unary(request: bytes, context: Any) -> bytes:
-            told = tuple((k, v) for k, v in context.invocation_metadata())
+            metadata = tuple((k, v) for k, v in context.invocation_metadata())
             try:
                 reply = await self.port.unary(
-                    details.method, request, metadata=told, timeout=None
+                    details.method, request, metadata=metadata, timeout=None
                 )
             except CallError as error:
                 await self.fail(context, error)
@@ -153,9 +153,9 @@ async def test_ports_give_the_same_answers(case: str, way: type[RemotePort]) -> 
     port = ANSWERS[case]
     path = "/items:watch" if port.stream else "/items/1"
     async with Remote(port, way) as remote:
-        told = []
-        for one in (port, remote):
-            http = client(create_app(compiled(SHOP), one, SETTINGS))
+        responses = []
+        for target in (port, remote):
+            http = client(create_app(compiled(SHOP), target, SETTINGS))
             answer = await http.get(path, headers={"authorization": "Bearer t"})
             own = (answer.headers.pop("x-request-id"), answer.text)
             body = answer.text
@@ -163,12 +163,12 @@ async def test_ports_give_the_same_answers(case: str, way: type[RemotePort]) -> 
                 body = body.replace(own[0], "ID")
                 cut = body.index('"timestamp"')
                 body = body[:cut] + body[body.index('"code"') :]
-            told.append((answer.status_code, answer.headers.multi_items(), body))
-    assert told[0] == told[1]
+            responses.append((answer.status_code, answer.headers.multi_items(), body))
+    assert responses[0] == responses[1]
 
 
 @pytest.mark.parametrize("way", KINDS)
-async def test_a_client_that_goes_away_cancels_the_remote_call(
+async def test_client_disconnect_cancels_remote_call(
     way: type[RemotePort],
 ) -> None:
     """Cancelling here cancels there, for streams when they are closed."""
@@ -194,7 +194,7 @@ async def test_a_client_that_goes_away_cancels_the_remote_call(
 
 
 @pytest.mark.parametrize("way", KINDS)
-async def test_a_deadline_is_kept_where_the_service_does_not(
+async def test_deadline_is_enforced_when_service_ignores_it(
     way: type[RemotePort],
 ) -> None:
     """DEADLINE_EXCEEDED becomes 504."""
@@ -208,7 +208,7 @@ async def test_a_deadline_is_kept_where_the_service_does_not(
         assert (answer.status_code, answer.json()["code"]) == (504, 4)
 
 
-async def test_a_streams_deadline_is_told_in_our_words() -> None:
+async def test_stream_deadline_has_the_message_of_the_edge() -> None:
     """R38: gRPC's own ones differ from time to time."""
 
     async def items() -> AsyncIterator[bytes]:
@@ -222,7 +222,7 @@ async def test_a_streams_deadline_is_told_in_our_words() -> None:
     assert (caught.value.code, caught.value.message) == (4, "deadline exceeded")
 
 
-async def test_a_remote_stream_has_its_metadata() -> None:
+async def test_remote_stream_has_metadata() -> None:
     """Headers before the first message, trailers after the last."""
     async with Remote(FakePort(stream=events("a"))) as remote:
         stream = remote.server_stream(WATCH, b"", metadata=(), timeout=5)
@@ -235,7 +235,7 @@ async def test_a_remote_stream_has_its_metadata() -> None:
 
 
 @pytest.mark.parametrize("way", KINDS)
-async def test_a_server_that_is_away_is_unavailable(way: type[RemotePort]) -> None:
+async def test_unreachable_server_is_unavailable(way: type[RemotePort]) -> None:
     """503, in the shape of every error."""
     channel = grpc.aio.insecure_channel("127.0.0.1:1")
     http = client(create_app(compiled(SHOP), way(channel)))

@@ -178,9 +178,9 @@ async def test_query_parameter_fills_a_field_or_is_400(fact: Any) -> None:
     code, _, body = await raw(transport.app, method, path, query=query)
     if fact["expect"] == "reject":
         assert code == 400, body
-        told = json.loads(body)
-        assert told["code"] == 3
-        assert told["details"][0]["fieldViolations"]
+        error = json.loads(body)
+        assert error["code"] == 3
+        assert error["details"][0]["fieldViolations"]
     else:
         assert code == 200, body
         assert as_json(port.message) == fact["message"]

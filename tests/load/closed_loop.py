@@ -57,7 +57,7 @@ async def _grpc_calls(plan: Plan) -> list[Call]:
     metadata = [(k, v) for k, v in plan.headers.items() if k not in reserved]
     calls: list[Call] = []
     for _ in range(plan.connections):
-        # Channels to one address share a connection unless told otherwise.
+        # Channels to one address share a connection by default.
         options = (("grpc.use_local_subchannel_pool", 1),)
         channel = grpc.aio.insecure_channel(target.netloc, options)
         stub: Unary = channel.unary_unary(target.path)

@@ -19,7 +19,7 @@ async def test_calls_of_an_account_are_audited(shared: RunningService) -> None:
     """R40: with actor, address and outcome; a failed log-in has the account's id."""
     admin, ana = await shared.signed_in(Role.ADMIN), await shared.signed_in()
     wrong = pb.LoginRequest(identifier=ana.user.username, password="Wrong7horse")
-    refused = await expect_rpc_error(shared.auth.Login(wrong))
+    error = await expect_rpc_error(shared.auth.Login(wrong))
     update = user_pb2.UpdateUserRequest(
         user=user_pb2.User(id=ana.user.id, role=user_pb2.ROLE_TEACHER)
     )
@@ -34,7 +34,7 @@ async def test_calls_of_an_account_are_audited(shared: RunningService) -> None:
     ]
     request = pb.ListAuditEventsRequest(user_id=ana.user.id)
     listed = await shared.auth.ListAuditEvents(request, metadata=admin.metadata)
-    assert refused.request_id in {event.request_id for event in listed.items}
+    assert error.request_id in {event.request_id for event in listed.items}
 
 
 async def test_pages_contain_every_event_once(shared: RunningService) -> None:
@@ -53,10 +53,10 @@ async def test_pages_contain_every_event_once(shared: RunningService) -> None:
     assert ids == sorted(set(ids), reverse=True)
     assert (first.has_next, second.has_next) == (True, False)
     request.event = "user.created"
-    refused = await expect_rpc_error(
+    error = await expect_rpc_error(
         shared.auth.ListAuditEvents(request, metadata=admin.metadata)
     )
-    assert refused.violations == {("pageToken", "page_token.foreign")}
+    assert error.violations == {("pageToken", "page_token.foreign")}
     later = pb.ListAuditEventsRequest(user_id=ana.user.id)
     later.since.CopyFrom(first.items[0].at)
     since = await shared.auth.ListAuditEvents(later, metadata=admin.metadata)

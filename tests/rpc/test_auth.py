@@ -67,15 +67,15 @@ async def test_access_token_verifies_with_published_keys(
 async def test_invalid_tokens_are_refused(shared: RunningService, value: str) -> None:
     """R16, R41: every invalid token gets the same answer."""
     header = (("authorization", value),)
-    refused = await expect_rpc_error(shared.users.GetCurrentUser(ME, metadata=header))
-    assert refused.code is grpc.StatusCode.UNAUTHENTICATED
-    assert refused.reason == "TOKEN_INVALID"
+    error = await expect_rpc_error(shared.users.GetCurrentUser(ME, metadata=header))
+    assert error.code is grpc.StatusCode.UNAUTHENTICATED
+    assert error.reason == "TOKEN_INVALID"
 
 
 async def test_missing_token_is_refused(shared: RunningService) -> None:
     """A missing token has a reason of its own."""
-    refused = await expect_rpc_error(shared.users.GetCurrentUser(ME))
-    assert refused.reason == "TOKEN_MISSING"
+    error = await expect_rpc_error(shared.users.GetCurrentUser(ME))
+    assert error.reason == "TOKEN_MISSING"
 
 
 async def test_token_with_converted_claims_is_refused(
@@ -108,10 +108,10 @@ async def test_token_with_converted_claims_is_refused(
             await service.users.GetCurrentUser(ME, metadata=bearer)
             continue
         assert answer.json()["errorCode"] == "TOKEN_INVALID"
-        refused = await expect_rpc_error(
+        error = await expect_rpc_error(
             service.users.GetCurrentUser(ME, metadata=bearer)
         )
-        assert refused.reason == "TOKEN_INVALID"
+        assert error.reason == "TOKEN_INVALID"
         root = await service.signed_in(Role.ADMIN)
         response = await service.auth.VerifyToken(verify, metadata=root.metadata)
         assert response == pb.VerifyTokenResponse()
@@ -124,10 +124,10 @@ async def test_page_token_has_one_spelling(shared: RunningService, change: str) 
     listing = pb.ListAuditEventsRequest(page_size=1)
     page = await shared.auth.ListAuditEvents(listing, metadata=root.metadata)
     listing.page_token = page.next_page_token + change
-    refused = await expect_rpc_error(
+    error = await expect_rpc_error(
         shared.auth.ListAuditEvents(listing, metadata=root.metadata)
     )
-    assert refused.violations == {("pageToken", "page_token.foreign")}
+    assert error.violations == {("pageToken", "page_token.foreign")}
     answer = await shared.http.get(
         "/api/v1/audit-events",
         params={"page_size": 1, "page_token": page.next_page_token + change},
@@ -143,8 +143,8 @@ async def test_refresh_reuse_revokes_session(shared: RunningService) -> None:
     third = await refresh(shared, second.refresh_token)
     for token in (ana.tokens.refresh_token, third.refresh_token):
         request = pb.RefreshTokenRequest(refresh_token=token)
-        refused = await expect_rpc_error(shared.auth.RefreshToken(request))
-        assert refused.reason == "REFRESH_TOKEN_INVALID"
+        error = await expect_rpc_error(shared.auth.RefreshToken(request))
+        assert error.reason == "REFRESH_TOKEN_INVALID"
     for tokens in (ana.tokens, second, third):
         session = SignedInUser(ana.user, tokens)
         call = shared.users.GetCurrentUser(ME, metadata=session.metadata)
@@ -175,10 +175,10 @@ async def test_failed_log_ins_have_one_answer(shared: RunningService) -> None:
     """R1: unknown and wrong differ only in the request id."""
     ana = await shared.signed_in()
     seen = set()
-    for request in (login("nobody"), login(ana.user.username, "Wrong7horse")):
-        refused = await expect_rpc_error(shared.auth.Login(request))
-        refused.status.details.pop()  # RequestInfo
-        seen.add(refused.status.SerializeToString())
+    for request in (login("unknown"), login(ana.user.username, "Wrong7horse")):
+        error = await expect_rpc_error(shared.auth.Login(request))
+        error.status.details.pop()  # RequestInfo
+        seen.add(error.status.SerializeToString())
     assert len(seen) == 1
 
 
@@ -192,12 +192,12 @@ async def test_sixth_log_in_within_a_minute_is_rate_limited(
         assert (
             await expect_rpc_error(limited.auth.Login(wrong))
         ).reason == "INVALID_CREDENTIALS"
-    refused = await expect_rpc_error(limited.auth.Login(login(ana.username.upper())))
-    assert refused.code is grpc.StatusCode.RESOURCE_EXHAUSTED
-    assert refused.reason == "RATE_LIMITED"
-    delay = refused.detail(error_details_pb2.RetryInfo).retry_delay
+    error = await expect_rpc_error(limited.auth.Login(login(ana.username.upper())))
+    assert error.code is grpc.StatusCode.RESOURCE_EXHAUSTED
+    assert error.reason == "RATE_LIMITED"
+    delay = error.detail(error_details_pb2.RetryInfo).retry_delay
     assert 0 < delay.ToTimedelta().total_seconds() <= 60
-    assert refused.detail(error_details_pb2.QuotaFailure).violations
+    assert error.detail(error_details_pb2.QuotaFailure).violations
     await expect_rpc_error(limited.auth.Login(login("somebody_else")))
 
 
@@ -260,7 +260,7 @@ async def test_account_limit_follows_rate_limits(
 ) -> None:
     """RATE_LIMITS lifts or replaces it; without it the sixth right password is right.
 
-    What was not verified is no failed log-in, so that nobody is warned of it.
+    What was not verified is no failed log-in, so that no owner is warned.
     """
     rule = {"by": ["account", "address"], "limit": limit, "per": "60s"}
     rates = NO_LIMITS | {"blatam.auth.v1.AuthService/Login": [rule] if limit else []}
@@ -274,8 +274,8 @@ async def test_account_limit_follows_rate_limits(
         body = {"identifier": ana.username, "password": PASSWORD}
         answer = await service.http.post("/api/v1/auth/login", json=body)
         if limit:
-            refused = await expect_rpc_error(service.auth.Login(login(ana.username)))
-            assert refused.reason == "INVALID_CREDENTIALS"
+            error = await expect_rpc_error(service.auth.Login(login(ana.username)))
+            assert error.reason == "INVALID_CREDENTIALS"
             assert answer.json()["errorCode"] == "INVALID_CREDENTIALS"
             for _ in range(10):
                 await expect_rpc_error(service.auth.Login(login(ana.username)))
@@ -299,12 +299,12 @@ async def test_client_cannot_choose_its_address(limited: RunningService) -> None
     """R7: x-forwarded-for from an untrusted peer is ignored, also in batches."""
     for number in range(6):
         header = (("x-forwarded-for", f"198.51.100.{number}"),)
-        call = limited.auth.Login(login("nobody"), metadata=header)
-        refused = await expect_rpc_error(call)
-    assert refused.reason == "RATE_LIMITED"
+        call = limited.auth.Login(login("unknown"), metadata=header)
+        error = await expect_rpc_error(call)
+    assert error.reason == "RATE_LIMITED"
     batching = BatchingPort(limited.channel)
     forwarded = (("x-forwarded-for", "198.51.100.9"),)
-    body = login("nobody").SerializeToString()
+    body = login("unknown").SerializeToString()
     with pytest.raises(CallError) as caught:
         await batching.unary(LOGIN, body, metadata=forwarded, timeout=None)
     assert caught.value.code == grpc.StatusCode.RESOURCE_EXHAUSTED.value[0]
@@ -321,10 +321,10 @@ async def test_sessions_are_listed_and_revoked(shared: RunningService) -> None:
         (ana.tokens.session_id, True),
     ]
     revoke = pb.RevokeSessionRequest(id=second.tokens.session_id)
-    refused = await expect_rpc_error(
+    error = await expect_rpc_error(
         shared.auth.RevokeSession(revoke, metadata=bea.metadata)
     )
-    assert refused.reason == "SESSION_NOT_FOUND"
+    assert error.reason == "SESSION_NOT_FOUND"
     await shared.auth.RevokeSession(revoke, metadata=ana.metadata)
     call = shared.users.GetCurrentUser(ME, metadata=second.metadata)
     assert (await expect_rpc_error(call)).reason == "TOKEN_INVALID"
@@ -334,10 +334,10 @@ async def test_sessions_are_listed_and_revoked(shared: RunningService) -> None:
         call = shared.users.GetCurrentUser(ME, metadata=who.metadata)
         assert (await expect_rpc_error(call)).reason == "TOKEN_INVALID"
     other = pb.ListSessionsRequest(user_id=ana.user.id)
-    refused = await expect_rpc_error(
+    error = await expect_rpc_error(
         shared.auth.ListSessions(other, metadata=bea.metadata)
     )
-    assert refused.reason == "ACCESS_DENIED"
+    assert error.reason == "ACCESS_DENIED"
 
 
 async def test_change_password_ends_other_sessions(shared: RunningService) -> None:
@@ -350,11 +350,11 @@ async def test_change_password_ends_other_sessions(shared: RunningService) -> No
 
     call = shared.auth.ChangePassword
     wrong = change("Wrong7horse", "Green8horse")
-    refused = await expect_rpc_error(call(wrong, metadata=ana.metadata))
-    assert refused.reason == "INVALID_CREDENTIALS"
+    error = await expect_rpc_error(call(wrong, metadata=ana.metadata))
+    assert error.reason == "INVALID_CREDENTIALS"
     weak = change(PASSWORD, "greenhorse")
-    refused = await expect_rpc_error(call(weak, metadata=ana.metadata))
-    assert ("newPassword", "password.upper") in refused.violations
+    error = await expect_rpc_error(call(weak, metadata=ana.metadata))
+    assert ("newPassword", "password.upper") in error.violations
     await call(change(PASSWORD, "Green8horse"), metadata=ana.metadata)
     await shared.users.GetCurrentUser(ME, metadata=ana.metadata)
     ended = shared.users.GetCurrentUser(ME, metadata=other.metadata)
@@ -366,6 +366,6 @@ async def test_two_authorization_headers_are_refused(shared: RunningService) -> 
     """A proxy may have checked one of them: neither may be used."""
     ana = await shared.signed_in()
     twice = (*ana.metadata, *ana.metadata)
-    refused = await expect_rpc_error(shared.users.GetCurrentUser(ME, metadata=twice))
-    assert refused.reason == "TOKEN_INVALID"
-    assert refused.message.endswith("send exactly one")
+    error = await expect_rpc_error(shared.users.GetCurrentUser(ME, metadata=twice))
+    assert error.reason == "TOKEN_INVALID"
+    assert error.message.endswith("send exactly one")

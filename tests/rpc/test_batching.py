@@ -263,7 +263,7 @@ async def test_metadata_is_limited_as_in_grpc(
 ) -> None:
     """R32: what gRPC refuses is refused here; the last case reaches the servicer."""
     method, metadata, code = CALLS[name]
-    login = auth_pb2.LoginRequest(identifier="nobody", password="Blue7horse")
+    login = auth_pb2.LoginRequest(identifier="unknown", password="Blue7horse")
     call = Call(method=method, message=login.SerializeToString(), metadata=metadata)
     stream: Any = shared.channel.stream_stream(EXECUTE_BATCH)()
     await stream.write(ExecuteBatchRequest(calls=[call]).SerializeToString())

@@ -70,7 +70,7 @@ def limit(*by: str, calls: int = 1, seconds: int = 1) -> RateLimit:
     ("policy", "fault"),
     [
         (None, "policy option is missing"),
-        (MethodPolicy(access=Access.ACCESS_SELF, self="nobody"), "policy.self"),
+        (MethodPolicy(access=Access.ACCESS_SELF, self="unknown"), "policy.self"),
         (MethodPolicy(access=Access.ACCESS_PUBLIC, idempotent=True), "request_id"),
         (
             MethodPolicy(access=Access.ACCESS_PUBLIC, rate_limits=[limit("caller")]),

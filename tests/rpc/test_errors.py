@@ -148,13 +148,13 @@ async def test_many_violations_reach_a_grpc_client(
     caller = await shared.signed_in()
     request = pb.UpdateUserRequest(user=pb.User(id=caller.user.id))
     request.update_mask.paths.extend(f"{TEXTS[name] * 300}{n}" for n in range(30))
-    refused = await asyncio.gather(
+    error = await asyncio.gather(
         *(
             expect_rpc_error(shared.users.UpdateUser(request, metadata=caller.metadata))
             for _ in range(40)
         )
     )
-    assert {each.reason for each in refused} == {"INVALID_FIELDS"}
+    assert {each.reason for each in error} == {"INVALID_FIELDS"}
 
 
 async def test_undecodable_bytes_are_a_malformed_request(
@@ -162,10 +162,10 @@ async def test_undecodable_bytes_are_a_malformed_request(
 ) -> None:
     """R32: not UNKNOWN with the name of an exception."""
     login: Any = shared.channel.unary_unary("/blatam.auth.v1.AuthService/Login")
-    refused = await expect_rpc_error(login(b"\xff\xff"))
-    assert refused.code is grpc.StatusCode.INVALID_ARGUMENT
-    assert refused.reason == "MALFORMED_REQUEST"
-    assert refused.message == (
+    error = await expect_rpc_error(login(b"\xff\xff"))
+    assert error.code is grpc.StatusCode.INVALID_ARGUMENT
+    assert error.reason == "MALFORMED_REQUEST"
+    assert error.message == (
         "the request body is not a valid blatam.auth.v1.LoginRequest message"
     )
 

@@ -106,10 +106,10 @@ async def test_erasure_leaves_only_the_id(
             if client.type(key) == b"hash":
                 assert b"anastasia" not in b"".join(client.hvals(key)).lower()
     me = pb.GetCurrentUserRequest()
-    refused = await expect_rpc_error(
+    error = await expect_rpc_error(
         service.users.GetCurrentUser(me, metadata=ana.metadata)
     )
-    assert refused.reason == "TOKEN_INVALID"
+    assert error.reason == "TOKEN_INVALID"
 
 
 async def test_erasure_frees_names_but_not_the_id(service: RunningService) -> None:
@@ -152,7 +152,7 @@ async def test_erasing_oneself_requires_the_password(shared: RunningService) -> 
     assert (await expect_rpc_error(erased)).reason == "USER_NOT_FOUND"
 
 
-async def test_the_last_admin_cannot_be_erased(service: RunningService) -> None:
+async def test_erasure_of_last_admin_is_refused(service: RunningService) -> None:
     root = await service.signed_in(Role.ADMIN)
     call = service.users.EraseUser(
         erase_request(root.user.id, PASSWORD), metadata=root.metadata
@@ -163,7 +163,7 @@ async def test_the_last_admin_cannot_be_erased(service: RunningService) -> None:
     await service.users.EraseUser(request, metadata=root.metadata)
 
 
-async def test_a_soft_deleted_account_can_be_erased(shared: RunningService) -> None:
+async def test_erasure_accepts_soft_deleted_account(shared: RunningService) -> None:
     """An admin need not wait for the retention period to end."""
     ana, root = await shared.signed_in(), await shared.signed_in(Role.ADMIN)
     deletion = pb.DeleteUserRequest(id=ana.user.id)
@@ -247,8 +247,8 @@ async def test_export_is_refused_to_others_and_for_unknown_users(
         (bea, ana.user.id, "ACCESS_DENIED", 403),
         (root, 999, "USER_NOT_FOUND", 404),
     ):
-        refused = await expect_rpc_error(parts_of(service, caller, user_id))
-        assert refused.reason == reason
+        error = await expect_rpc_error(parts_of(service, caller, user_id))
+        assert error.reason == reason
         response = await service.http.get(
             f"/api/v1/users/{user_id}:export", headers=caller.headers
         )
@@ -256,7 +256,7 @@ async def test_export_is_refused_to_others_and_for_unknown_users(
         assert response.json()["errorCode"] == reason
 
 
-async def test_a_large_export_streams_in_bounded_parts(
+async def test_export_streams_large_account_in_bounded_parts(
     service: RunningService, database_url: str
 ) -> None:
     """Over gRPC's default limit of 4 MiB in total; each message within 256 KiB."""
@@ -300,7 +300,7 @@ async def write_large_history(database_url: str, user_id: int) -> None:
     await database.close()
 
 
-async def test_an_account_erased_during_its_export_ends_it_with_an_error(
+async def test_export_fails_when_account_is_erased_meanwhile(
     service: RunningService, database_url: str
 ) -> None:
     """What was streamed is no complete document, and the status says so."""

@@ -55,9 +55,9 @@ async def test_password_reset_by_mail(shared: RunningService) -> None:
     await shared.auth.ResetPassword(reset(token))
     assert await ended(shared, ana)
     assert await shared.auth.Login(login(ana.user.username, NEW))
-    refused = await expect_rpc_error(shared.auth.ResetPassword(reset(token)))
-    assert refused.code is grpc.StatusCode.INVALID_ARGUMENT
-    assert refused.reason == "MAILED_TOKEN_INVALID"
+    error = await expect_rpc_error(shared.auth.ResetPassword(reset(token)))
+    assert error.code is grpc.StatusCode.INVALID_ARGUMENT
+    assert error.reason == "MAILED_TOKEN_INVALID"
     await shared.mailbox.mail(ana.user.email, "password was changed")
 
 
@@ -65,10 +65,10 @@ async def test_weak_password_leaves_reset_token_unused(shared: RunningService) -
     """A refused password can be corrected with the same token."""
     ana = await shared.sign_up()
     token = await reset_token_of(shared, ana)
-    refused = await expect_rpc_error(
+    error = await expect_rpc_error(
         shared.auth.ResetPassword(reset(token, "greenhorse"))
     )
-    assert ("newPassword", "password.upper") in refused.violations
+    assert ("newPassword", "password.upper") in error.violations
     await shared.auth.ResetPassword(reset(token))
 
 
@@ -94,8 +94,8 @@ async def test_reset_token_ends_with_password_change(shared: RunningService) -> 
         metadata=ana.metadata,
     )
     await shared.mailbox.mail(ana.user.email, "password was changed")
-    refused = await expect_rpc_error(shared.auth.ResetPassword(reset(token)))
-    assert refused.reason == "MAILED_TOKEN_INVALID"
+    error = await expect_rpc_error(shared.auth.ResetPassword(reset(token)))
+    assert error.reason == "MAILED_TOKEN_INVALID"
 
 
 async def test_reset_token_ends_with_account(shared: RunningService) -> None:
@@ -107,19 +107,19 @@ async def test_reset_token_ends_with_account(shared: RunningService) -> None:
     assert (await expect_rpc_error(shared.auth.ResetPassword(reset(token)))).reason
     back = user_pb2.UndeleteUserRequest(id=ana.user.id)
     await shared.users.UndeleteUser(back, metadata=root.metadata)
-    refused = await expect_rpc_error(shared.auth.ResetPassword(reset(token)))
-    assert refused.reason == "MAILED_TOKEN_INVALID"
+    error = await expect_rpc_error(shared.auth.ResetPassword(reset(token)))
+    assert error.reason == "MAILED_TOKEN_INVALID"
 
 
 async def test_password_reset_reveals_no_account(shared: RunningService) -> None:
     """R3: one answer for all; only an account gets a mail."""
     ana = await shared.sign_up()
-    for identifier in ("nobody", "nobody@example.com", ana.email):
+    for identifier in ("unknown", "unknown@example.com", ana.email):
         request = pb.RequestPasswordResetRequest(identifier=identifier)
         answer = await shared.auth.RequestPasswordReset(request)
         assert answer == pb.RequestPasswordResetResponse()
     await shared.mailbox.mail(ana.email, "new password")
-    assert not shared.mailbox.to("nobody@example.com")
+    assert not shared.mailbox.to("unknown@example.com")
 
 
 async def test_password_reset_mails_are_limited_per_day(shared: RunningService) -> None:
@@ -156,8 +156,8 @@ async def test_verification_link_opened_again_succeeds(shared: RunningService) -
         edit = user_pb2.User(id=ana.user.id, email=email)
         request = user_pb2.UpdateUserRequest(user=edit)
         await shared.users.UpdateUser(request, metadata=root.metadata)
-        refused = await expect_rpc_error(shared.auth.VerifyEmail(verify))
-        assert refused.reason == "MAILED_TOKEN_INVALID"
+        error = await expect_rpc_error(shared.auth.VerifyEmail(verify))
+        assert error.reason == "MAILED_TOKEN_INVALID"
     assert not (await me(shared, ana)).email_verified
 
 
@@ -193,12 +193,12 @@ async def test_new_address_link_opened_again_succeeds(shared: RunningService) ->
     )
     for _ in range(2):
         verify = pb.VerifyEmailRequest(token=reset_token)
-        refused = await expect_rpc_error(shared.auth.VerifyEmail(verify))
-        assert refused.reason == "MAILED_TOKEN_INVALID"
+        error = await expect_rpc_error(shared.auth.VerifyEmail(verify))
+        assert error.reason == "MAILED_TOKEN_INVALID"
         await shared.auth.VerifyEmail(pb.VerifyEmailRequest(token=token))
     await shared.auth.ResetPassword(reset(reset_token))
-    refused = await expect_rpc_error(shared.auth.ResetPassword(reset(reset_token)))
-    assert refused.reason == "MAILED_TOKEN_INVALID"
+    error = await expect_rpc_error(shared.auth.ResetPassword(reset(reset_token)))
+    assert error.reason == "MAILED_TOKEN_INVALID"
 
 
 async def test_links_use_public_url(shared: RunningService) -> None:
@@ -229,8 +229,8 @@ async def test_change_email(shared: RunningService) -> None:
     changed = await me(shared, ana)
     assert (changed.email, changed.email_verified) == (new, True)
     await shared.mailbox.mail(ana.user.email, "was changed")
-    refused = await expect_rpc_error(shared.auth.ResetPassword(reset(reset_token)))
-    assert refused.reason == "MAILED_TOKEN_INVALID"
+    error = await expect_rpc_error(shared.auth.ResetPassword(reset(reset_token)))
+    assert error.reason == "MAILED_TOKEN_INVALID"
 
 
 async def test_change_email_to_taken_address(shared: RunningService) -> None:
@@ -249,20 +249,20 @@ async def test_change_email_to_address_taken_meanwhile(shared: RunningService) -
     await shared.auth.ChangeEmail(change(new), metadata=ana.metadata)
     token = token_of(await shared.mailbox.mail(new, "Confirm your new"))
     await shared.sign_up(new.partition("@")[0])
-    refused = await expect_rpc_error(
+    error = await expect_rpc_error(
         shared.auth.VerifyEmail(pb.VerifyEmailRequest(token=token))
     )
-    assert refused.reason == "EMAIL_TAKEN"
+    assert error.reason == "EMAIL_TAKEN"
 
 
 async def test_change_email_needs_the_password(shared: RunningService) -> None:
     """A session alone is not enough."""
     ana = await shared.signed_in()
     call = shared.auth.ChangeEmail
-    refused = await expect_rpc_error(
+    error = await expect_rpc_error(
         call(change("x@example.com", NEW), metadata=ana.metadata)
     )
-    assert refused.reason == "INVALID_CREDENTIALS"
+    assert error.reason == "INVALID_CREDENTIALS"
     assert not shared.mailbox.to("x@example.com")
 
 
@@ -277,8 +277,8 @@ async def test_password_reset_cancels_change_email(shared: RunningService) -> No
     )
     await shared.auth.ResetPassword(reset(await reset_token_of(shared, ana.user)))
     verify = pb.VerifyEmailRequest(token=token_of(request_mail))
-    refused = await expect_rpc_error(shared.auth.VerifyEmail(verify))
-    assert refused.reason == "MAILED_TOKEN_INVALID"
+    error = await expect_rpc_error(shared.auth.VerifyEmail(verify))
+    assert error.reason == "MAILED_TOKEN_INVALID"
 
 
 async def test_log_in_from_new_device_is_mailed(shared: RunningService) -> None:
@@ -335,7 +335,7 @@ async def test_recovery_over_rest_has_empty_responses(shared: RunningService) ->
     """204 without a body, for known and unknown accounts."""
     ana = await shared.signed_in()
     calls = {
-        "request-password-reset": {"identifier": "nobody"},
+        "request-password-reset": {"identifier": "unknown"},
         "request-email-verification": {},
         "change-email": {"newEmail": "y@example.com", "currentPassword": PASSWORD},
     }

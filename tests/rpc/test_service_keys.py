@@ -37,14 +37,14 @@ async def test_service_key_has_service_access_only(
     assert (response.active, response.user_id) == (True, ana.user.id)
     assert response.session_id == ana.tokens.session_id
     me = user_pb2.GetCurrentUserRequest()
-    refused = await expect_rpc_error(shared.users.GetCurrentUser(me, metadata=key))
-    assert refused.reason == "USER_REQUIRED"
+    error = await expect_rpc_error(shared.users.GetCurrentUser(me, metadata=key))
+    assert error.reason == "USER_REQUIRED"
     listing = pb.ListServiceKeysRequest()
-    refused = await expect_rpc_error(shared.auth.ListServiceKeys(listing, metadata=key))
-    assert refused.reason == "ACCESS_DENIED"
+    error = await expect_rpc_error(shared.auth.ListServiceKeys(listing, metadata=key))
+    assert error.reason == "ACCESS_DENIED"
     delete = user_pb2.DeleteUserRequest(id=ana.user.id)
-    refused = await expect_rpc_error(shared.users.DeleteUser(delete, metadata=key))
-    assert refused.reason == "ACCESS_DENIED"
+    error = await expect_rpc_error(shared.users.DeleteUser(delete, metadata=key))
+    assert error.reason == "ACCESS_DENIED"
 
 
 @pytest.mark.parametrize("private", [False, True])
@@ -80,8 +80,8 @@ async def test_revoked_service_key_is_refused(
     revoke = pb.RevokeServiceKeyRequest(id=key.id)
     await shared.auth.RevokeServiceKey(revoke, metadata=root.metadata)
     request = user_pb2.ListUsersRequest()
-    refused = await expect_rpc_error(shared.users.ListUsers(request, metadata=metadata))
-    assert refused.reason == "TOKEN_INVALID"
+    error = await expect_rpc_error(shared.users.ListUsers(request, metadata=metadata))
+    assert error.reason == "TOKEN_INVALID"
     again = shared.auth.RevokeServiceKey(revoke, metadata=root.metadata)
     assert (await expect_rpc_error(again)).reason == "SERVICE_KEY_NOT_FOUND"
     listing = pb.ListServiceKeysRequest()

@@ -106,8 +106,8 @@ async def test_rotation_waits_for_cached_key_sets(shared: RunningService) -> Non
     call = shared.auth.RotateSigningKey(
         pb.RotateSigningKeyRequest(), metadata=root.metadata
     )
-    refused = await expect_rpc_error(call)
-    assert (refused.code.name, refused.reason) == (
+    error = await expect_rpc_error(call)
+    assert (error.code.name, error.reason) == (
         "FAILED_PRECONDITION",
         "NEXT_KEY_TOO_NEW",
     )

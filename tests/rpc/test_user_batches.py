@@ -124,9 +124,9 @@ async def test_hashes_of_common_cost_are_imported_and_upgraded(
     answer = await service.http.post(
         "/api/v1/users:batchCreate", json={"users": users}, headers=root.headers
     )
-    created, refused = answer.json()["outcomes"]
+    created, invalid = answer.json()["outcomes"]
     assert created["user"]["username"] == "bcrypt_12"
-    assert refused["error"]["fieldViolations"][0]["rule"] == "password_hash.cost"
+    assert invalid["error"]["fieldViolations"][0]["rule"] == "password_hash.cost"
     rows = [row("argon2_64", password_hash=strong.hash(PASSWORD))]
     request = pb.BatchCreateUsersRequest(users=rows)
     outcomes = await service.users.BatchCreateUsers(request, metadata=root.metadata)
@@ -155,23 +155,23 @@ async def test_batch_create_takes_a_thousand_rows(shared: RunningService) -> Non
     again = await shared.users.BatchCreateUsers(request, metadata=root.metadata)
     assert again == answer
     rows.append(row("thousand_and_one"))
-    refused = await expect_rpc_error(
+    error = await expect_rpc_error(
         shared.users.BatchCreateUsers(
             pb.BatchCreateUsersRequest(users=rows), metadata=root.metadata
         )
     )
-    assert refused.violations == {("users", "repeated.max_items")}
+    assert error.violations == {("users", "repeated.max_items")}
 
 
 async def test_batch_create_limits_rows_with_passwords(shared: RunningService) -> None:
     root = await shared.signed_in(Role.ADMIN)
     rows = [row(f"word_{n}", password_hash="", password="x") for n in range(101)]
     request = pb.BatchCreateUsersRequest(users=rows)
-    refused = await expect_rpc_error(
+    error = await expect_rpc_error(
         shared.users.BatchCreateUsers(request, metadata=root.metadata)
     )
-    assert refused.code is grpc.StatusCode.INVALID_ARGUMENT
-    assert refused.violations == {("users", "users.max_passwords")}
+    assert error.code is grpc.StatusCode.INVALID_ARGUMENT
+    assert error.violations == {("users", "users.max_passwords")}
 
 
 async def test_batch_create_over_rest_has_outcomes(shared: RunningService) -> None:
@@ -215,7 +215,7 @@ async def test_concurrent_batches_with_the_same_names_do_not_deadlock(
 async def test_batch_create_refuses_an_empty_batch(shared: RunningService) -> None:
     root = await shared.signed_in(Role.ADMIN)
     request = pb.BatchCreateUsersRequest(users=[])
-    refused = await expect_rpc_error(
+    error = await expect_rpc_error(
         shared.users.BatchCreateUsers(request, metadata=root.metadata)
     )
-    assert refused.violations == {("users", "repeated.min_items")}
+    assert error.violations == {("users", "repeated.min_items")}

@@ -47,11 +47,11 @@ async def test_create_user_names_invalid_fields(
     shared: RunningService, fields: dict[str, str], violations: set[tuple[str, str]]
 ) -> None:
     """R9, R10, R31, R32: each broken rule is reported with the field's JSON name."""
-    refused = await expect_rpc_error(shared.users.CreateUser(sign_up(**fields)))
-    assert refused.code is grpc.StatusCode.INVALID_ARGUMENT
-    assert refused.reason == "INVALID_FIELDS"
-    assert refused.violations == violations
-    assert all(field in refused.message for field, _ in violations)
+    error = await expect_rpc_error(shared.users.CreateUser(sign_up(**fields)))
+    assert error.code is grpc.StatusCode.INVALID_ARGUMENT
+    assert error.reason == "INVALID_FIELDS"
+    assert error.violations == violations
+    assert all(field in error.message for field, _ in violations)
 
 
 async def test_create_user_compares_names_without_case(service: RunningService) -> None:
@@ -61,9 +61,9 @@ async def test_create_user_compares_names_without_case(service: RunningService) 
         ({"email": "ANA@Example.com", "username": "bea"}, "EMAIL_TAKEN"),
         ({"email": "bea@example.com", "username": "ANA"}, "USERNAME_TAKEN"),
     ):
-        refused = await expect_rpc_error(service.users.CreateUser(sign_up(**fields)))
-        assert refused.code is grpc.StatusCode.ALREADY_EXISTS
-        assert refused.reason == reason
+        error = await expect_rpc_error(service.users.CreateUser(sign_up(**fields)))
+        assert error.code is grpc.StatusCode.ALREADY_EXISTS
+        assert error.reason == reason
 
 
 async def test_create_user_is_idempotent_under_concurrent_retries(
@@ -76,8 +76,8 @@ async def test_create_user_is_idempotent_under_concurrent_retries(
     )
     assert len({answer.SerializeToString() for answer in answers}) == 1
     other = sign_up(request_id=request.request_id, username="bea")
-    refused = await expect_rpc_error(service.users.CreateUser(other))
-    assert refused.reason == "REQUEST_ID_REUSED"
+    error = await expect_rpc_error(service.users.CreateUser(other))
+    assert error.reason == "REQUEST_ID_REUSED"
     listed = await service.users.ListUsers(
         pb.ListUsersRequest(), metadata=(await service.signed_in()).metadata
     )
@@ -121,11 +121,9 @@ async def test_get_user_hides_private_fields_from_others(
 async def test_get_user_unknown_id_is_not_found(shared: RunningService) -> None:
     ana = await shared.signed_in()
     request = pb.GetUserRequest(id=999_999)
-    refused = await expect_rpc_error(
-        shared.users.GetUser(request, metadata=ana.metadata)
-    )
-    assert refused.code is grpc.StatusCode.NOT_FOUND
-    info = refused.detail(error_details_pb2.ErrorInfo)
+    error = await expect_rpc_error(shared.users.GetUser(request, metadata=ana.metadata))
+    assert error.code is grpc.StatusCode.NOT_FOUND
+    info = error.detail(error_details_pb2.ErrorInfo)
     assert (info.reason, dict(info.metadata)) == ("USER_NOT_FOUND", {"id": "999999"})
 
 
@@ -135,10 +133,8 @@ async def test_get_user_refuses_ids_below_one(
 ) -> None:
     ana = await shared.signed_in()
     request = pb.GetUserRequest(id=user_id)
-    refused = await expect_rpc_error(
-        shared.users.GetUser(request, metadata=ana.metadata)
-    )
-    assert refused.violations == {("id", "int64.gt")}
+    error = await expect_rpc_error(shared.users.GetUser(request, metadata=ana.metadata))
+    assert error.violations == {("id", "int64.gt")}
 
 
 @pytest.mark.parametrize(
@@ -162,11 +158,11 @@ async def test_list_users_names_invalid_fields(
 ) -> None:
     ana = await shared.signed_in()
     request = pb.ListUsersRequest(**fields)  # type: ignore[arg-type]  # by table
-    refused = await expect_rpc_error(
+    error = await expect_rpc_error(
         shared.users.ListUsers(request, metadata=ana.metadata)
     )
-    assert refused.code is grpc.StatusCode.INVALID_ARGUMENT
-    assert refused.violations == {violation}
+    assert error.code is grpc.StatusCode.INVALID_ARGUMENT
+    assert error.violations == {violation}
 
 
 async def test_list_users_by_token_has_every_user_once(service: RunningService) -> None:
@@ -189,10 +185,10 @@ async def test_list_users_by_token_has_every_user_once(service: RunningService) 
     request = pb.ListUsersRequest(page_size=2, sort_by="-username")
     first = await service.users.ListUsers(request, metadata=members[0].metadata)
     request.page_token = first.next_page_token
-    refused = await expect_rpc_error(
+    error = await expect_rpc_error(
         service.users.ListUsers(request, metadata=members[1].metadata)
     )
-    assert refused.violations == {("pageToken", "page_token.foreign")}
+    assert error.violations == {("pageToken", "page_token.foreign")}
 
 
 async def test_list_users_admin_filters_by_private_fields(
@@ -226,11 +222,11 @@ async def test_update_user_changes_the_username(shared: RunningService) -> None:
     second = await shared.users.UpdateUser(request, metadata=ana.metadata)
     assert second.user.username == name + "y"
     stale = update(ana.user.id, username=name, etag=first.user.etag)
-    refused = await expect_rpc_error(
+    error = await expect_rpc_error(
         shared.users.UpdateUser(stale, metadata=ana.metadata)
     )
-    assert refused.code is grpc.StatusCode.ABORTED
-    info = refused.detail(error_details_pb2.ErrorInfo)
+    assert error.code is grpc.StatusCode.ABORTED
+    info = error.detail(error_details_pb2.ErrorInfo)
     assert dict(info.metadata) == {"etag": second.user.etag}
 
 
@@ -259,10 +255,10 @@ async def test_update_user_refuses_unwritable_fields(
     """R28: by body or mask, in any spelling of the field."""
     ana = await shared.signed_in()
     request = update(ana.user.id, *paths, **values)
-    refused = await expect_rpc_error(
+    error = await expect_rpc_error(
         shared.users.UpdateUser(request, metadata=ana.metadata)
     )
-    assert violation in refused.violations
+    assert violation in error.violations
     me = await shared.users.GetCurrentUser(
         pb.GetCurrentUserRequest(), metadata=ana.metadata
     )
@@ -303,10 +299,10 @@ async def test_access_ends_with_disabling_demotion_and_deletion(
             else update(other.user.id, role=pb.ROLE_STUDENT)
         )
         await shared.users.UpdateUser(request, metadata=root.metadata)
-    refused = await expect_rpc_error(
+    error = await expect_rpc_error(
         shared.users.GetCurrentUser(me, metadata=other.metadata)
     )
-    assert refused.reason == "TOKEN_INVALID"
+    assert error.reason == "TOKEN_INVALID"
 
 
 async def test_deleted_user_can_be_restored(shared: RunningService) -> None:
@@ -316,8 +312,8 @@ async def test_deleted_user_can_be_restored(shared: RunningService) -> None:
         pb.DeleteUserRequest(id=ana.user.id), metadata=ana.metadata
     )
     get = pb.GetUserRequest(id=ana.user.id)
-    refused = await expect_rpc_error(shared.users.GetUser(get, metadata=root.metadata))
-    assert refused.reason == "USER_NOT_FOUND"
+    error = await expect_rpc_error(shared.users.GetUser(get, metadata=root.metadata))
+    assert error.reason == "USER_NOT_FOUND"
     again = sign_up(username=ana.user.username, email="other@x.co")
     assert (
         await expect_rpc_error(shared.users.CreateUser(again))
@@ -351,8 +347,8 @@ async def test_batch_get_users_keeps_the_order(shared: RunningService) -> None:
     assert [bool(user.email) for user in response.users] == [False, True]
     assert list(response.missing_ids) == [999_999]
     faulty = pb.BatchGetUsersRequest(ids=[0] * 1_000)
-    refused = await expect_rpc_error(
+    error = await expect_rpc_error(
         shared.users.BatchGetUsers(faulty, metadata=ana.metadata)
     )
-    assert refused.reason == "INVALID_FIELDS"  # in bounded metadata
-    assert len(refused.message) < 500
+    assert error.reason == "INVALID_FIELDS"  # in bounded metadata
+    assert len(error.message) < 500

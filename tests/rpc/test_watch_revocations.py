@@ -114,9 +114,9 @@ async def test_watch_revocations_ends_when_server_stops(
         for call in (stream, service.auth.WatchRevocations(
             pb.WatchRevocationsRequest(), metadata=root.metadata
         )):  # fmt: skip
-            refused = await expect_rpc_error(call.read())
-            assert refused.code is grpc.StatusCode.UNAVAILABLE
-            assert refused.reason == "SERVER_STOPPING"
+            error = await expect_rpc_error(call.read())
+            assert error.code is grpc.StatusCode.UNAVAILABLE
+            assert error.reason == "SERVER_STOPPING"
 
 
 @pytest.mark.parametrize("token", ["x", "-1", "\u0665", "01", "1\n", " 1", "1_0"])

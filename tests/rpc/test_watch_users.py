@@ -105,8 +105,8 @@ async def test_watch_users_ends_when_service_key_is_revoked(
         revoke = auth_pb2.RevokeServiceKeyRequest(id=made.service_key.id)
         await shared.auth.RevokeServiceKey(revoke, metadata=root.metadata)
         ana = await shared.sign_up()
-        refused = await expect_rpc_error(of(stream, ana.id, 1))
-    assert refused.reason == "TOKEN_INVALID"
+        error = await expect_rpc_error(of(stream, ana.id, 1))
+    assert error.reason == "TOKEN_INVALID"
 
 
 async def test_watch_users_ends_when_session_ends(
@@ -117,8 +117,8 @@ async def test_watch_users_ends_when_session_ends(
     async with watching(shared, root.metadata) as stream:
         await shared.auth.Logout(auth_pb2.LogoutRequest(), metadata=root.metadata)
         ana = await shared.sign_up()
-        refused = await expect_rpc_error(of(stream, ana.id, 1))
-    assert refused.reason == "TOKEN_INVALID"
+        error = await expect_rpc_error(of(stream, ana.id, 1))
+    assert error.reason == "TOKEN_INVALID"
 
 
 async def test_watch_users_refuses_expired_and_invalid_resume_tokens(
@@ -143,6 +143,6 @@ async def test_watch_users_ends_when_server_stops(service: RunningService) -> No
     key = await service_key(service, private=False)
     async with watching(service, key) as stream:
         await service.drain()
-        refused = await expect_rpc_error(stream.read())
-    assert refused.code is grpc.StatusCode.UNAVAILABLE
-    assert refused.reason == "SERVER_STOPPING"
+        error = await expect_rpc_error(stream.read())
+    assert error.code is grpc.StatusCode.UNAVAILABLE
+    assert error.reason == "SERVER_STOPPING"

@@ -7,7 +7,7 @@ from server.store.circuit_breaker import PROBE_INTERVAL_SECONDS, CircuitBreaker
 
 
 class MonotonicClock:
-    """A clock that moves only when told to."""
+    """A clock that stands still until the test moves it."""
 
     def __init__(self) -> None:
         self.now = 100.0
@@ -16,7 +16,7 @@ class MonotonicClock:
         return self.now
 
 
-def test_an_open_breaker_admits_one_probe_per_interval() -> None:
+def test_open_breaker_admits_one_probe_per_interval() -> None:
     clock = MonotonicClock()
     breaker = CircuitBreaker(clock)
     assert breaker.admit() is False
@@ -31,7 +31,7 @@ def test_an_open_breaker_admits_one_probe_per_interval() -> None:
     assert breaker.admit() is True
 
 
-def test_a_success_closes_the_breaker() -> None:
+def test_success_closes_breaker() -> None:
     breaker = CircuitBreaker(MonotonicClock())
     breaker.record_failure()
     assert breaker.is_open

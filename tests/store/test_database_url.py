@@ -97,7 +97,9 @@ def test_every_libpq_parameter_is_known(name: str) -> None:
         ("pgbouncer=true", "pgbouncer is not a connection parameter"),
     ],
 )
-def test_an_unsupported_value_is_named(parameter: str, sentence: str) -> None:
+def test_database_url_error_names_unsupported_value(
+    parameter: str, sentence: str
+) -> None:
     with pytest.raises(ValueError, match=r"^[^\n]+$") as error:
         parse_database_url(f"postgresql://ana:hunter2@h/d?{parameter}")
     assert sentence in str(error.value)
@@ -117,12 +119,12 @@ def test_an_unsupported_value_is_named(parameter: str, sentence: str) -> None:
         "postgresql://ana:a#b@h/d",
     ],
 )
-def test_a_malformed_url_is_refused(url: str) -> None:
+def test_database_url_refuses_malformed_url(url: str) -> None:
     with pytest.raises(ValueError, match=r"must|percent-encode"):
         parse_database_url(url)
 
 
-def test_the_driver_understands_what_is_passed_on(tmp_path: Path) -> None:
+def test_database_url_parameters_are_accepted_by_driver(tmp_path: Path) -> None:
     """The driver gets the same hosts, settings, TLS mode and session attributes."""
     (tmp_path / "pass").write_text("*:*:*:*:s3cret\n")
     (tmp_path / "pass").chmod(0o600)

@@ -30,7 +30,7 @@ MIB = 1024 * 1024
 async def test_export_of_accounts_skips_and_repeats_none(
     stores: StoresUnderTest,
 ) -> None:
-    """Accounts that exist during the whole export are in it once, whoever else goes."""
+    """Accounts that exist throughout are exported once, despite deletions of others."""
     users = stores.users
     added = [await users.add(new(f"user{n}")) for n in range(6)]
     await users.delete(added[0].id, added[0].created_at)

@@ -87,8 +87,8 @@ async def test_missing_hash_never_matches(hasher: PasswordHasher) -> None:
     assert not (await hasher.verify("anything", None)).matches
 
 
-async def test_a_full_queue_refuses(hasher: PasswordHasher) -> None:
-    """One thread and a queue of two: the fourth at once is told to come again."""
+async def test_full_queue_refuses_jobs(hasher: PasswordHasher) -> None:
+    """One thread and a queue of two: the fourth concurrent job is refused."""
     outcomes = await asyncio.gather(
         *(hasher.verify("x", None) for _ in range(5)), return_exceptions=True
     )

@@ -62,23 +62,23 @@ async def test_follow_refuses_self_unknown_users_and_services(
 ) -> None:
     """Each refusal has its own reason."""
     ana, root = await shared.signed_in(), await shared.signed_in(Role.ADMIN)
-    refused = await expect_rpc_error(follow(shared, ana, ana.user.id))
-    assert refused.code is grpc.StatusCode.INVALID_ARGUMENT
-    assert refused.reason == "SELF_FOLLOW"
-    assert refused.violations == {("id", "id.self")}
-    refused = await expect_rpc_error(follow(shared, ana, 10**9))
-    assert (refused.code, refused.reason) == (
+    error = await expect_rpc_error(follow(shared, ana, ana.user.id))
+    assert error.code is grpc.StatusCode.INVALID_ARGUMENT
+    assert error.reason == "SELF_FOLLOW"
+    assert error.violations == {("id", "id.self")}
+    error = await expect_rpc_error(follow(shared, ana, 10**9))
+    assert (error.code, error.reason) == (
         grpc.StatusCode.NOT_FOUND,
         "USER_NOT_FOUND",
     )
     request = auth_pb2.CreateServiceKeyRequest(name="test")
     created = await shared.auth.CreateServiceKey(request, metadata=root.metadata)
     key = SignedInUser(root.user, auth_pb2.TokenPair(access_token=created.secret))
-    refused = await expect_rpc_error(follow(shared, key, ana.user.id))
-    assert refused.reason == "USER_REQUIRED"
+    error = await expect_rpc_error(follow(shared, key, ana.user.id))
+    assert error.reason == "USER_REQUIRED"
     for call in (followers, following):
-        refused = await expect_rpc_error(call(shared, ana, 10**9))
-        assert refused.reason == "USER_NOT_FOUND"
+        error = await expect_rpc_error(call(shared, ana, 10**9))
+        assert error.reason == "USER_NOT_FOUND"
 
 
 async def test_list_followers_pages_in_the_order_of_following(
@@ -142,8 +142,8 @@ async def test_list_follows_names_invalid_fields(
     values = {"id": ana.user.id} | fields
     user_id = values.pop("id")
     for call in (followers, following):
-        refused = await expect_rpc_error(call(shared, ana, user_id, **values))
-        assert refused.violations == {violation}
+        error = await expect_rpc_error(call(shared, ana, user_id, **values))
+        assert error.violations == {violation}
 
 
 async def test_list_follows_leaves_out_deleted_accounts(shared: RunningService) -> None:
@@ -158,8 +158,8 @@ async def test_list_follows_leaves_out_deleted_accounts(shared: RunningService) 
     listed = await followers(shared, cat, ana.user.id)
     assert (ids(listed.items), listed.total) == ([cat.user.id], 1)
     assert (await following(shared, ana, cat.user.id)).total == 1
-    refused = await expect_rpc_error(followers(shared, cat, bea.user.id))
-    assert refused.reason == "USER_NOT_FOUND"
+    error = await expect_rpc_error(followers(shared, cat, bea.user.id))
+    assert error.reason == "USER_NOT_FOUND"
     assert (
         await expect_rpc_error(follow(shared, ana, bea.user.id))
     ).reason == "USER_NOT_FOUND"
@@ -220,9 +220,9 @@ async def test_score_names_invalid_weights(
 ) -> None:
     """R32: NaN and infinity are refused, too."""
     ana = await shared.signed_in()
-    refused = await expect_rpc_error(score(shared, ana, ana.user.id, **weights))
-    assert refused.code is grpc.StatusCode.INVALID_ARGUMENT
-    assert refused.violations == {violation}
+    error = await expect_rpc_error(score(shared, ana, ana.user.id, **weights))
+    assert error.code is grpc.StatusCode.INVALID_ARGUMENT
+    assert error.violations == {violation}
 
 
 async def test_score_of_an_unknown_user_is_not_found(shared: RunningService) -> None:

@@ -27,10 +27,10 @@ async def test_overview_reports_a_failed_part_as_missing(
     assert overview.user.id == ana.user.id
     assert [user.id for user in overview.followers] == [bea.user.id]
     listed = post_pb2.ListPostsRequest(author_id=ana.user.id)
-    refused = await expect_rpc_error(
+    error = await expect_rpc_error(
         service.posts.ListPosts(listed, metadata=bea.metadata)
     )
-    assert (refused.code, refused.message) == (
+    assert (error.code, error.message) == (
         grpc.StatusCode.INTERNAL,
         "internal error",
     )

@@ -69,13 +69,13 @@ async def test_profile_is_read_as_it_was_created(shared: RunningService) -> None
     assert created.user_id == ana.user.id
     assert {name: getattr(created, name) for name in ANA} == ANA
     assert await read(shared, bea, ana.user.id) == created
-    refused = await expect_rpc_error(create(shared, ana))
-    assert (refused.code, refused.reason) == (
+    error = await expect_rpc_error(create(shared, ana))
+    assert (error.code, error.reason) == (
         grpc.StatusCode.ALREADY_EXISTS,
         "PROFILE_EXISTS",
     )
-    refused = await expect_rpc_error(read(shared, ana, bea.user.id))
-    assert refused.reason == "PROFILE_NOT_FOUND"
+    error = await expect_rpc_error(read(shared, ana, bea.user.id))
+    assert error.reason == "PROFILE_NOT_FOUND"
 
 
 @pytest.mark.parametrize(
@@ -110,12 +110,12 @@ async def test_create_profile_names_invalid_fields(
 ) -> None:
     """The error names the field and the rule; nothing is written."""
     ana = await shared.signed_in()
-    refused = await expect_rpc_error(create(shared, ana, **fields))
-    assert refused.code is grpc.StatusCode.INVALID_ARGUMENT
-    assert refused.violations == {violation}
-    assert violation[0] in refused.message
-    refused = await expect_rpc_error(read(shared, ana, ana.user.id))
-    assert refused.reason == "PROFILE_NOT_FOUND"
+    error = await expect_rpc_error(create(shared, ana, **fields))
+    assert error.code is grpc.StatusCode.INVALID_ARGUMENT
+    assert error.violations == {violation}
+    assert violation[0] in error.message
+    error = await expect_rpc_error(read(shared, ana, ana.user.id))
+    assert error.reason == "PROFILE_NOT_FOUND"
 
 
 @pytest.mark.parametrize(
@@ -165,8 +165,8 @@ async def test_profile_can_be_sent_back_as_it_was_read(shared: RunningService) -
     assert (changed.bio, changed.created_at) == ("new", profile.created_at)
     request.profile.etag = ""
     request.update_mask.paths.extend(["bio", "created_at", "updated_at"])
-    refused = await expect_rpc_error(call(request, metadata=ana.metadata))
-    assert refused.violations == {
+    error = await expect_rpc_error(call(request, metadata=ana.metadata))
+    assert error.violations == {
         ("profile.createdAt", "update_mask.not_writable"),
         ("profile.updatedAt", "update_mask.not_writable"),
     }
@@ -177,22 +177,22 @@ async def test_profile_is_written_by_owner_and_admins_only(
 ) -> None:
     ana, bea = await shared.signed_in(), await shared.signed_in()
     root = await shared.signed_in(Role.ADMIN)
-    refused = await expect_rpc_error(create(shared, bea, user_id=ana.user.id))
-    assert refused.code is grpc.StatusCode.PERMISSION_DENIED
+    error = await expect_rpc_error(create(shared, bea, user_id=ana.user.id))
+    assert error.code is grpc.StatusCode.PERMISSION_DENIED
     created = await create(shared, root, user_id=ana.user.id)
     assert created.user_id == ana.user.id
     request = update(ana, display_name="Bea was here")
-    refused = await expect_rpc_error(
+    error = await expect_rpc_error(
         shared.users.UpdateUserProfile(request, metadata=bea.metadata)
     )
-    assert refused.code is grpc.StatusCode.PERMISSION_DENIED
+    assert error.code is grpc.StatusCode.PERMISSION_DENIED
     changed = await shared.users.UpdateUserProfile(request, metadata=root.metadata)
     assert changed.profile.display_name == "Bea was here"
     unknown = profile_pb2.CreateUserProfileRequest(user_id=10**9, display_name="x")
-    refused = await expect_rpc_error(
+    error = await expect_rpc_error(
         shared.users.CreateUserProfile(unknown, metadata=root.metadata)
     )
-    assert refused.reason == "USER_NOT_FOUND"
+    assert error.reason == "USER_NOT_FOUND"
 
 
 async def test_update_profile_changes_single_fields(shared: RunningService) -> None:
@@ -206,8 +206,8 @@ async def test_update_profile_changes_single_fields(shared: RunningService) -> N
     assert changed.display_name == created.display_name
     assert changed.etag != created.etag
     stale = update(ana, display_name="Other", etag=created.etag)
-    refused = await expect_rpc_error(call(stale, metadata=ana.metadata))
-    assert (refused.code, refused.reason) == (
+    error = await expect_rpc_error(call(stale, metadata=ana.metadata))
+    assert (error.code, error.reason) == (
         grpc.StatusCode.ABORTED,
         "ETAG_MISMATCH",
     )
@@ -223,8 +223,8 @@ async def test_update_profile_changes_single_fields(shared: RunningService) -> N
          ("profile.timeZone", "time_zone.known")),
         (update(ana, locale="-"), ("profile.locale", "locale.form")),
     ):  # fmt: skip
-        refused = await expect_rpc_error(call(bad, metadata=ana.metadata))
-        assert refused.violations == {violation}
+        error = await expect_rpc_error(call(bad, metadata=ana.metadata))
+        assert error.violations == {violation}
     assert await read(shared, ana, ana.user.id) == changed
 
 
@@ -248,9 +248,9 @@ async def test_private_profile_is_not_found_by_others(shared: RunningService) ->
     root = await shared.signed_in(Role.ADMIN)
     created = await create(shared, ana)
     await set_private(shared, ana, private=True)
-    refused = await expect_rpc_error(read(shared, bea, ana.user.id))
+    error = await expect_rpc_error(read(shared, bea, ana.user.id))
     none = await expect_rpc_error(read(shared, bea, bea.user.id))
-    assert (refused.code, refused.reason) == (none.code, none.reason)
+    assert (error.code, error.reason) == (none.code, none.reason)
     for caller in (ana, root):
         assert await read(shared, caller, ana.user.id) == created
     await set_private(shared, ana, private=False)
@@ -262,8 +262,8 @@ async def test_deleted_members_profile_is_not_found(shared: RunningService) -> N
     created = await create(shared, ana)
     deletion = user_pb2.DeleteUserRequest(id=ana.user.id)
     await shared.users.DeleteUser(deletion, metadata=ana.metadata)
-    refused = await expect_rpc_error(read(shared, root, ana.user.id))
-    assert refused.reason == "PROFILE_NOT_FOUND"
+    error = await expect_rpc_error(read(shared, root, ana.user.id))
+    assert error.reason == "PROFILE_NOT_FOUND"
     restore = user_pb2.UndeleteUserRequest(id=ana.user.id)
     await shared.users.UndeleteUser(restore, metadata=root.metadata)
     assert await read(shared, root, ana.user.id) == created

@@ -65,9 +65,9 @@ async def test_update_settings_with_one_etag_succeeds_once(
     )
     written = [o for o in outcomes if isinstance(o, pb.UserSettings)]
     assert len(written) == 1
-    refused = await expect_rpc_error(replace(shared, ana, DARK, known))
-    assert refused.code is grpc.StatusCode.ABORTED
-    info = refused.detail(error_details_pb2.ErrorInfo)
+    error = await expect_rpc_error(replace(shared, ana, DARK, known))
+    assert error.code is grpc.StatusCode.ABORTED
+    info = error.detail(error_details_pb2.ErrorInfo)
     assert dict(info.metadata) == {"etag": written[0].etag}
     again = await replace(shared, ana, written[0], written[0].etag)
     assert again == written[0]
@@ -84,13 +84,13 @@ async def test_update_settings_names_invalid_fields(shared: RunningService) -> N
         ),
     ]
     for settings, field in bad:
-        refused = await expect_rpc_error(replace(shared, ana, settings))
-        assert refused.violations == {(field, "enum.defined_only")}
+        error = await expect_rpc_error(replace(shared, ana, settings))
+        assert error.violations == {(field, "enum.defined_only")}
     empty = pb.UpdateUserSettingsRequest()
-    refused = await expect_rpc_error(
+    error = await expect_rpc_error(
         shared.users.UpdateUserSettings(empty, metadata=ana.metadata)
     )
-    assert refused.violations == {("settings", "required")}
+    assert error.violations == {("settings", "required")}
     assert await read(shared, ana) == before
 
 

@@ -129,8 +129,8 @@ async def test_unsubscribe_token_cannot_be_forged(shared: RunningService) -> Non
     last = "A" if token[-1] != "A" else "B"
     for forged in (token[:-1] + last, token[:-4], "x", ana.tokens.access_token[:64]):
         request = pb.UnsubscribeRequest(token=forged)
-        refused = await expect_rpc_error(shared.users.Unsubscribe(request))
-        assert refused.reason == "MAILED_TOKEN_INVALID"
+        error = await expect_rpc_error(shared.users.Unsubscribe(request))
+        assert error.reason == "MAILED_TOKEN_INVALID"
         answer = await shared.http.post(f"{path}/{forged}", content=ONE_CLICK)
         assert answer.status_code == 400
         assert answer.json()["errorCode"] == "MAILED_TOKEN_INVALID"

@@ -95,8 +95,8 @@ async def test_export_posts_resumes_after_an_id(service: RunningService) -> None
     assert len(all_ids) == 4
     assert await exported(service, root.metadata, all_ids[1]) == all_ids[2:]
     assert await exported(service, root.metadata, all_ids[-1]) == []
-    refused = await expect_rpc_error(exported(service, root.metadata, -1))
-    assert refused.violations == {("afterId", "int64.gte")}
+    error = await expect_rpc_error(exported(service, root.metadata, -1))
+    assert error.violations == {("afterId", "int64.gte")}
 
 
 async def exported(service: RunningService, metadata: Any, after_id: int) -> list[int]:

@@ -94,10 +94,10 @@ async def test_create_post_names_invalid_fields(
 ) -> None:
     """The error names the field and the rule; nothing is written."""
     ana = await shared.signed_in()
-    refused = await expect_rpc_error(write(shared, ana, **fields))
-    assert refused.code is grpc.StatusCode.INVALID_ARGUMENT
-    assert refused.violations == {violation}
-    assert violation[0] in refused.message
+    error = await expect_rpc_error(write(shared, ana, **fields))
+    assert error.code is grpc.StatusCode.INVALID_ARGUMENT
+    assert error.violations == {violation}
+    assert violation[0] in error.message
     assert (await listed(shared, ana, author_id=ana.user.id)).total == 0
 
 
@@ -123,8 +123,8 @@ async def test_drafts_are_visible_to_author_and_admins_only(
     ana, bea = await shared.signed_in(), await shared.signed_in()
     root = await shared.signed_in(Role.ADMIN)
     draft = await write(shared, ana, state=pb.POST_STATE_DRAFT)
-    refused = await expect_rpc_error(read(shared, bea, draft.id))
-    assert (refused.code, refused.reason) == (
+    error = await expect_rpc_error(read(shared, bea, draft.id))
+    assert (error.code, error.reason) == (
         grpc.StatusCode.NOT_FOUND,
         "POST_NOT_FOUND",
     )
@@ -161,8 +161,8 @@ async def test_post_is_written_by_author_and_admins_only(
             pb.DeletePostRequest(id=post.id), metadata=bea.metadata
         ),
     ):
-        refused = await expect_rpc_error(call)
-        assert (refused.code, refused.reason) == (
+        error = await expect_rpc_error(call)
+        assert (error.code, error.reason) == (
             grpc.StatusCode.PERMISSION_DENIED,
             "ACCESS_DENIED",
         )
@@ -207,20 +207,20 @@ async def test_update_post_changes_single_fields(shared: RunningService) -> None
          ("post.categoryId", "category_id.known")),
         (update(pb.Post(), title="x"), ("post", "post.id")),
     ):  # fmt: skip
-        refused = await expect_rpc_error(call(bad, metadata=ana.metadata))
-        assert refused.violations == {violation}
+        error = await expect_rpc_error(call(bad, metadata=ana.metadata))
+        assert error.violations == {violation}
     assert await read(shared, ana, post.id) == second
     deletion = pb.DeletePostRequest(id=post.id, etag=first.etag)
-    refused = await expect_rpc_error(
+    error = await expect_rpc_error(
         shared.posts.DeletePost(deletion, metadata=ana.metadata)
     )
-    assert refused.code is grpc.StatusCode.ABORTED
+    assert error.code is grpc.StatusCode.ABORTED
     deletion.etag = second.etag
     await shared.posts.DeletePost(deletion, metadata=ana.metadata)
-    refused = await expect_rpc_error(
+    error = await expect_rpc_error(
         shared.posts.DeletePost(deletion, metadata=ana.metadata)
     )
-    assert refused.reason == "POST_NOT_FOUND"
+    assert error.reason == "POST_NOT_FOUND"
 
 
 async def test_post_can_be_sent_back_as_it_was_read(shared: RunningService) -> None:
@@ -239,8 +239,8 @@ async def test_post_can_be_sent_back_as_it_was_read(shared: RunningService) -> N
     ]  # fmt: skip
     request.post.etag = ""
     request.update_mask.paths.extend(["title", *output_only])
-    refused = await expect_rpc_error(call(request, metadata=ana.metadata))
-    assert refused.violations == {
+    error = await expect_rpc_error(call(request, metadata=ana.metadata))
+    assert error.violations == {
         (f"post.{json_name(name)}", "update_mask.not_writable") for name in output_only
     }
 
@@ -347,9 +347,9 @@ async def test_list_posts_names_invalid_fields(
     shared: RunningService, fields: dict[str, Any], violation: tuple[str, str]
 ) -> None:
     ana = await shared.signed_in()
-    refused = await expect_rpc_error(listed(shared, ana, **fields))
-    assert refused.code is grpc.StatusCode.INVALID_ARGUMENT
-    assert refused.violations == {violation}
+    error = await expect_rpc_error(listed(shared, ana, **fields))
+    assert error.code is grpc.StatusCode.INVALID_ARGUMENT
+    assert error.violations == {violation}
 
 
 async def test_deleted_members_posts_are_not_found(shared: RunningService) -> None:
