@@ -13,7 +13,6 @@ from fastapi import FastAPI
 from starlette.requests import Request
 from starlette.responses import FileResponse, HTMLResponse, JSONResponse, Response
 
-from edge.bindings import BindingError, read_bindings
 from edge.codec import Codec
 from edge.config import EdgeSettings
 from edge.dispatcher import Dispatcher
@@ -21,7 +20,8 @@ from edge.http.request_headers import is_valid_host
 from edge.http.streams import Receive, Send
 from edge.openapi import describe
 from edge.port import CallPort
-from edge.router import Router
+from edge.routing.bindings import BindingError, read_bindings
+from edge.routing.router import Router
 
 _log = logging.getLogger("edge")
 _DEFAULTS = EdgeSettings()

@@ -5,13 +5,10 @@ import logging
 from collections.abc import Container
 from typing import Any
 
-from edge.bindings import Binding
-from edge.body import BodyReader
 from edge.codec import Codec
 from edge.config import EdgeSettings
 from edge.errors import Code, HttpError
 from edge.exchange import Exchange
-from edge.failures import Failures
 from edge.http.cookies import TokenCookies
 from edge.http.etags import required_versions
 from edge.http.negotiation import JSON, choose
@@ -23,14 +20,17 @@ from edge.http.request_headers import (
 )
 from edge.http.response_headers import ResponseHeaders
 from edge.http.streams import Disconnected, Receive, Send
-from edge.parameters import refuse_conditions
 from edge.port import CallError, CallPort
-from edge.reply import NOT_STORED, PRIVATE, Replies, Response
-from edge.request import RequestBuilder
-from edge.router import Router
-from edge.routing import Candidate, Routing, method_not_allowed
-from edge.streaming import StreamCalls
-from edge.unary import UnaryCalls
+from edge.requests.body import BodyReader
+from edge.requests.build import RequestBuilder
+from edge.requests.parameters import refuse_conditions
+from edge.responses.failures import Failures
+from edge.responses.reply import NOT_STORED, PRIVATE, Replies, Response
+from edge.responses.streaming import StreamCalls
+from edge.responses.unary import UnaryCalls
+from edge.routing.bindings import Binding
+from edge.routing.route import Candidate, Routing, method_not_allowed
+from edge.routing.router import Router
 
 _log = logging.getLogger("edge")
 Requests = list[bytes]  # serialized, in the order in which they are tried

@@ -6,7 +6,7 @@ from edge.errors import Header
 from edge.http.request_headers import RequestHead
 from edge.http.streams import Receive, Send
 from edge.port import Metadata
-from edge.reply import Response
+from edge.responses.reply import Response
 
 _BODILESS = (204, 304)
 

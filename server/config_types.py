@@ -26,8 +26,8 @@ from pydantic import (
 from pydantic_settings import NoDecode
 
 from server.mail.smtp import MailServer
-from server.store.database_url import parse_database_url
-from server.store.redis_url import check_redis_url
+from server.store.connections.database_url import parse_database_url
+from server.store.connections.redis_url import check_redis_url
 
 MIN_SECRET_LENGTH = 32
 MIN_DISTINCT_CHARACTERS = 8

@@ -20,7 +20,7 @@ from pytest_asyncio.plugin import PytestAsyncioFunction
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from server.embedded.servers import EmbeddedServers
-from server.store.connect import Database
+from server.store.connections.connect import Database
 from server.store.migrate import upgrade
 from tests.running import RunningService, running
 

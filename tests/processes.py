@@ -14,7 +14,7 @@ import grpc
 import orjson
 import sqlalchemy as sa
 
-from server.store.connect import Database
+from server.store.connections.connect import Database
 from server.store.tables import outbox
 
 ROOT = Path(__file__).parents[1]

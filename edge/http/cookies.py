@@ -11,13 +11,13 @@ from urllib.parse import quote, unquote
 import orjson
 from protobuf import Message
 
-from edge.bindings import Binding, BindingError
 from edge.config import EdgeSettings, TokenCookie
 from edge.errors import Code, Header, HttpError
 from edge.http.negotiation import JSON, media_type, unsupported
 from edge.http.request_headers import RequestHead, has_body
-from edge.merging import value_at
-from edge.parameters import FieldValue, text_value
+from edge.requests.merging import value_at
+from edge.requests.parameters import FieldValue, text_value
+from edge.routing.bindings import Binding, BindingError
 from edge.schema.fields import Parameter, resolve
 
 

@@ -4,12 +4,12 @@ from collections.abc import Iterator, Sequence
 from itertools import chain, count
 from typing import Any
 
-from edge.bindings import Binding
 from edge.config import EdgeSettings
 from edge.http.negotiation import JSON
 from edge.openapi.paths import Wildcard
 from edge.openapi.responses import BINARY, Responses
 from edge.openapi.text import OperationText, read_text, tag_name
+from edge.routing.bindings import Binding
 from edge.schema.components import Schemas
 from edge.schema.fields import Field
 

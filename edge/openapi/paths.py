@@ -2,9 +2,9 @@
 
 from collections.abc import Sequence
 
-from edge.bindings import Binding
+from edge.routing.bindings import Binding
+from edge.routing.template import Variable
 from edge.schema.fields import Parameter
-from edge.template import Variable
 
 Wildcard = tuple[Variable, Parameter] | tuple[None, None]  # the variable it is part of
 

@@ -4,11 +4,11 @@ from collections import defaultdict
 from collections.abc import Mapping
 from typing import Any
 
-from edge.bindings import Binding
 from edge.config import EdgeSettings
 from edge.errors import HTTP, Code
 from edge.http.negotiation import EVENTS, JSON, NDJSON
-from edge.reply import status_of
+from edge.responses.reply import status_of
+from edge.routing.bindings import Binding
 from edge.schema.components import Schemas, comment
 from edge.schema.kinds import Schema
 

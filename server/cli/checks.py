@@ -20,9 +20,9 @@ from server.domain.outbox.emails import MailerUnavailable
 from server.mail.message import MessageBuilder
 from server.mail.smtp import MailServer, SmtpMailer
 from server.store import migrate
-from server.store.connect import Database, redis_client
-from server.store.database_url import SCHEMES, parse_database_url
-from server.store.faults import READ_ONLY_ADVICE, explain
+from server.store.connections.connect import Database, redis_client
+from server.store.connections.database_url import SCHEMES, parse_database_url
+from server.store.connections.faults import READ_ONLY_ADVICE, explain
 
 PORT_TIMEOUT_SECONDS = 1.0
 POSTGRES_TIMEOUT_SECONDS = 5.0

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from server.config import Pooler, Settings, require, text_of
-from server.store.connect import Database
+from server.store.connections.connect import Database
 
 
 def open_database(settings: Settings) -> Database:

@@ -29,7 +29,7 @@ from server.config import ConfigurationError, Settings
 from server.config_types import check_server_address
 from server.embedded.servers import EmbeddedServers
 from server.store import migrate
-from server.store.connect import Database
+from server.store.connections.connect import Database
 
 # Time between NOT_SERVING and the end of the listeners: a health check that runs
 # once a second sees it.

@@ -18,9 +18,9 @@ from server.domain.errors import AcademyError, StoreUnavailable
 from server.embedded.processes import EmbeddedServerError
 from server.observability.logging import configure
 from server.rpc.contract import ContractError
+from server.store.connections.database_url import parse_database_url
+from server.store.connections.faults import explain, is_misconfigured
 from server.store.credentials.signing_keys import UnreadableKeys
-from server.store.database_url import parse_database_url
-from server.store.faults import explain, is_misconfigured
 
 _EXPECTED_ERRORS = (
     AcademyError,

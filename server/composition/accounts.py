@@ -9,11 +9,11 @@ from server.domain.accounts.user_batches import UserBatches
 from server.domain.accounts.user_export import UserExport
 from server.domain.accounts.user_watch import UserWatch
 from server.domain.accounts.users import Users
-from server.domain.auth import Authentication
+from server.domain.auth.authentication import Authentication
 from server.rpc.accounts.bulk_users import BulkUserServicer
 from server.rpc.accounts.personal_data import PersonalDataServicer
+from server.rpc.accounts.user_watch import UserWatchServicer
 from server.rpc.accounts.users import UserServicer
-from server.rpc.watches import UserWatchServicer
 from server.store.accounts import user_changes
 from server.store.accounts.erasure import Erasures
 from server.store.accounts.personal_data import PostgresPersonalData

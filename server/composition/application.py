@@ -28,7 +28,7 @@ from server.composition.outbox import outbox_feature
 from server.composition.posts import posts_feature
 from server.composition.resources import Resources, Stores, build_stores
 from server.composition.startup import Startup, Step
-from server.domain.auth import Authentication
+from server.domain.auth.authentication import Authentication
 from server.domain.idempotency import Idempotency
 from server.rpc.batched_call import call_executor
 from server.rpc.batching import BatchingServicer

@@ -10,17 +10,17 @@ from server.composition.resources import (
     signing_key_store,
 )
 from server.domain.audit import Audit
-from server.domain.auth import Authentication
+from server.domain.auth.authentication import Authentication
+from server.domain.auth.recovery import Recovery
+from server.domain.auth.revocation_watch import RevocationWatch
 from server.domain.credentials.rotation import SigningKeys
 from server.domain.credentials.service_keys import ServiceKeys
 from server.domain.credentials.sessions import RefreshLimits, RefreshTokens
 from server.domain.credentials.tokens import AccessTokens, KeyRing
-from server.domain.recovery import Recovery
-from server.domain.revocation_watch import RevocationWatch
-from server.rpc.auth import AuthServicer
-from server.rpc.recovery import RecoveryServicer
-from server.rpc.signing_keys import SigningKeyServicer
-from server.rpc.watches import RevocationServicer
+from server.rpc.auth.authentication import AuthServicer
+from server.rpc.auth.recovery import RecoveryServicer
+from server.rpc.auth.revocation_watch import RevocationServicer
+from server.rpc.auth.signing_keys import SigningKeyServicer
 from server.store.credentials import revocations, service_keys
 from server.store.credentials import signing_keys as signing_key_rows
 from server.store.credentials.accounts import PostgresAccounts

@@ -22,7 +22,7 @@ from server.store.accounts.user_changes import UserChangeFeed
 from server.store.accounts.user_reads import UserReads
 from server.store.audit import PostgresAudit
 from server.store.buckets import RedisBuckets
-from server.store.connect import Database, redis_client
+from server.store.connections.connect import Database, redis_client
 from server.store.credentials.mailed_tokens import PostgresMailedTokens
 from server.store.credentials.revocations import RevocationFeed
 from server.store.credentials.service_keys import PostgresServiceKeys

@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable, Iterable
 import structlog
 
 from server.domain.errors import StoreUnavailable
-from server.store.faults import explain, is_misconfigured
+from server.store.connections.faults import explain, is_misconfigured
 from server.workers.supervisor import Task, supervise
 
 log = structlog.get_logger()

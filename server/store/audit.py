@@ -8,7 +8,7 @@ from dataclasses import asdict, fields
 import sqlalchemy as sa
 
 from server.domain.audit import AuditEvent, AuditFilter
-from server.store.connect import Database
+from server.store.connections.connect import Database
 from server.store.tables import audit_events as table
 
 _COLUMNS = [table.c[field.name] for field in fields(AuditEvent)]

@@ -17,7 +17,7 @@ from server.domain.idempotency import (
     ResponseExists,
     StoredResponse,
 )
-from server.store.connect import Database
+from server.store.connections.connect import Database
 from server.store.tables import request_answers as table
 
 Result = TypeVar("Result")

@@ -11,7 +11,7 @@ import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from server.domain.paging import MAX_OFFSET, PageRequest, Position
-from server.store.explain import Explain
+from server.store.connections.explain import Explain
 
 ESTIMATE_TTL_SECONDS = 10.0
 MAX_ESTIMATES = 1_000  # kept per list

@@ -10,7 +10,7 @@ from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 
-from server.store.connect import Database
+from server.store.connections.connect import Database
 
 _ADVISORY_LOCK = 7_061_001  # a second process waits, then has nothing left to do
 

@@ -24,7 +24,7 @@ from server.domain.outbox.entries import (
     EventType,
     NewEntry,
 )
-from server.store.connect import Database
+from server.store.connections.connect import Database
 from server.store.tables import mailed_tokens, outbox
 
 CHANNEL = "outbox"

@@ -15,7 +15,7 @@ import sqlalchemy as sa
 from server.domain.credentials.revocations import REVOCATION_RETENTION
 from server.domain.idempotency import RESPONSE_RETENTION
 from server.domain.outbox.entries import EntryState
-from server.store.connect import Database
+from server.store.connections.connect import Database
 from server.store.tables import (
     audit_events,
     mailed_tokens,

@@ -11,7 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from server.domain.idempotency import IdempotencyRecord
 from server.store import idempotent_responses
-from server.store.connect import Database
+from server.store.connections.connect import Database
 
 Refusals = Mapping[str, Callable[[], Exception]]
 

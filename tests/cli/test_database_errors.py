@@ -11,7 +11,7 @@ import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from server.store import migrate
-from server.store.connect import Database
+from server.store.connections.connect import Database
 from tests.command_server import CommandServer, command_server
 from tests.conftest import Servers, run, url_of
 from tests.processes import FREE_PORTS

@@ -6,14 +6,14 @@ from datetime import timedelta
 
 import pytest
 
-from server.domain.errors import InvalidFields, ServerStopping, StoreUnavailable
-from server.domain.event_buffer import STALE_AFTER, EventBuffer
-from server.domain.revocation_watch import (
+from server.domain.auth.revocation_watch import (
     Marker,
     Revocation,
     RevocationEvent,
     RevocationWatch,
 )
+from server.domain.errors import InvalidFields, ServerStopping, StoreUnavailable
+from server.domain.event_buffer import STALE_AFTER, EventBuffer
 from tests.fakes import NOON
 
 SHORT = timedelta(milliseconds=10)

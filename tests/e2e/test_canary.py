@@ -16,7 +16,7 @@ import sqlalchemy as sa
 from redis.asyncio import Redis
 
 from blatam.auth.v1 import auth_pb2, auth_pb2_grpc
-from server.store.connect import Database
+from server.store.connections.connect import Database
 from tests.mailbox import Mailbox, link_of, mailbox, token_of
 from tests.processes import serving, settled
 from tests.running import PASSWORD

@@ -6,7 +6,7 @@ import structlog
 
 from blatam.user.v1 import user_pb2
 from server.observability.logging import add_context
-from server.store.connect import Database
+from server.store.connections.connect import Database
 from tests.running import PASSWORD, running
 from tests.status import expect_rpc_error
 

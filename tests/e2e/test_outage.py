@@ -8,7 +8,7 @@ from itertools import count
 import httpx
 import sqlalchemy as sa
 
-from server.store.connect import Database
+from server.store.connections.connect import Database
 from tests.running import PASSWORD, RunningService, running
 from tests.silent_proxy import silent_proxy
 

@@ -7,7 +7,7 @@ import sqlalchemy as sa
 
 from blatam.auth.v1 import auth_pb2, auth_pb2_grpc
 from blatam.user.v1 import user_pb2, user_pb2_grpc
-from server.store.connect import Database
+from server.store.connections.connect import Database
 from server.store.tables import metadata
 from tests.mailbox import address_of, bound_socket, mailbox, token_of
 from tests.processes import serving, settled

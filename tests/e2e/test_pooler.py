@@ -9,8 +9,8 @@ import sqlalchemy as sa
 from blatam.user.v1 import user_pb2
 from server.domain.errors import StoreUnavailable
 from server.store import migrate
-from server.store.connect import Database
-from server.store.faults import explain, is_misconfigured
+from server.store.connections.connect import Database
+from server.store.connections.faults import explain, is_misconfigured
 from tests.pgbouncer import BINARY, pgbouncer
 from tests.running import running
 

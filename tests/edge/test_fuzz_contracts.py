@@ -13,9 +13,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from edge.app import create_app
-from edge.bindings import BindingError
 from edge.config import EdgeSettings
 from edge.port import CallError, Metadata, RemotePort, Reply
+from edge.routing.bindings import BindingError
 from tests.edge.service import FakePort, bind, raw, routes, rule, status
 from tests.edge.test_fuzz import headers, values
 from tests.edge.test_ports import KINDS, Remote

@@ -11,7 +11,7 @@ import zstandard
 from google.api import httpbody_pb2
 
 from edge.app import create_app
-from edge.bindings import BindingError
+from edge.routing.bindings import BindingError
 from tests.edge.service import FakePort, compiled, kept, raw, vector
 
 JSON = [(b"content-type", b"application/json")]

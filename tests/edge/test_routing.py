@@ -9,9 +9,9 @@ from google.protobuf import descriptor_pb2
 from grpc_health.v1 import health_pb2
 
 from edge.app import create_app
-from edge.bindings import BindingError
 from edge.config import EdgeSettings, TokenCookie
 from edge.port import CallError
+from edge.routing.bindings import BindingError
 from tests.edge.service import (
     FakePort,
     as_json,

@@ -10,9 +10,9 @@ from google.api import httpbody_pb2
 from google.protobuf import descriptor_pb2, json_format
 
 from edge.app import create_app
-from edge.bindings import BindingError
 from edge.config import EdgeSettings
 from edge.port import CallError, Reply
+from edge.routing.bindings import BindingError
 from tests.edge.service import (
     VECTORS,
     FakePort,

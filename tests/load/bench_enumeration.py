@@ -19,7 +19,7 @@ import sqlalchemy as sa
 from blatam.auth.v1 import auth_pb2 as pb
 from blatam.auth.v1.auth_pb2_grpc import AuthServiceStub
 from server.domain.credentials.passwords import PasswordHasher
-from server.store.connect import Database
+from server.store.connections.connect import Database
 from server.workers.hashing import HashingPool
 from tests.load import service
 from tests.load.row import ResultRow

@@ -16,7 +16,7 @@ from blatam.post.v1.post_pb2_grpc import PostServiceStub
 from server.domain.credentials.secret_key import SecretKey
 from server.domain.paging import PageRequest, PageTokens, Position, Sort
 from server.domain.posts.posts import PostFilter, Reader
-from server.store.connect import Database
+from server.store.connections.connect import Database
 from server.store.posts.posts import PostgresPosts
 from tests.load.row import ResultRow
 from tests.load.service import Service, running

@@ -23,7 +23,7 @@ import sqlalchemy as sa
 from blatam.auth.v1 import auth_pb2, auth_pb2_grpc
 from blatam.user.v1 import user_pb2, user_pb2_grpc
 from server.embedded.servers import EmbeddedServers
-from server.store.connect import Database
+from server.store.connections.connect import Database
 from server.store.migrate import upgrade
 from tests.load.row import ResultRow
 from tests.mailbox import mailbox

@@ -12,7 +12,7 @@ from buf.validate import validate_pb2
 from server.domain.accounts.users import Role
 from server.domain.errors import InvalidFields
 from server.rpc.accounts.users import check_sign_up
-from server.store.connect import Database
+from server.store.connections.connect import Database
 from tests.running import PASSWORD, RunningService
 from tests.status import expect_rpc_error
 

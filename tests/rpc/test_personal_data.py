@@ -13,7 +13,7 @@ from blatam.auth.v1 import auth_pb2
 from blatam.user.v1 import user_pb2 as pb
 from server.domain.accounts.users import Role
 from server.domain.edits import json_name
-from server.store.connect import Database
+from server.store.connections.connect import Database
 from server.store.tables import metadata, users
 from tests.running import PASSWORD, RunningService, SignedInUser
 from tests.status import expect_rpc_error

@@ -11,7 +11,7 @@ from passlib.hash import argon2, bcrypt
 from blatam.auth.v1 import auth_pb2
 from blatam.user.v1 import user_pb2 as pb
 from server.domain.accounts.users import Role
-from server.store.connect import Database
+from server.store.connections.connect import Database
 from tests.running import PASSWORD, RunningService
 from tests.status import expect_rpc_error
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from server.store.connect import Database
+from server.store.connections.connect import Database
 
 
 @contextmanager

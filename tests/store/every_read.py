@@ -20,7 +20,7 @@ from server.store.accounts.personal_data import PostgresPersonalData
 from server.store.accounts.user_batches import PostgresUserBatches
 from server.store.accounts.users import PostgresUsers
 from server.store.audit import PostgresAudit
-from server.store.connect import Database, redis_client
+from server.store.connections.connect import Database, redis_client
 from server.store.credentials.accounts import PostgresAccounts
 from server.store.credentials.revocations import RevocationFeed
 from server.store.credentials.service_keys import PostgresServiceKeys

@@ -5,7 +5,7 @@ import sys
 
 import sqlalchemy as sa
 
-from server.store.connect import Database
+from server.store.connections.connect import Database
 from server.store.tables import metadata
 
 # In a process of its own: the columns must be there before stores are imported.

@@ -11,7 +11,7 @@ from alembic.runtime.migration import MigrationContext
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from server.store import migrate, migrations
-from server.store.connect import Database
+from server.store.connections.connect import Database
 from server.store.tables import metadata
 from tests.conftest import Servers, run, url_of
 

@@ -13,7 +13,7 @@ from server.domain.accounts.users import NewUser, Role, UserEdit
 from server.domain.credentials.sessions import Session
 from server.domain.errors import EmailTaken, LastAdmin
 from server.domain.outbox.entries import Entry, EventType, NewEntry
-from server.store.connect import Database
+from server.store.connections.connect import Database
 from server.store.credentials.sessions import PostgresSessions
 from server.store.outbox import PostgresOutbox
 from server.store.tables import outbox

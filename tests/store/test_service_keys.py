@@ -6,7 +6,7 @@ from contextlib import contextmanager
 
 import sqlalchemy as sa
 
-from server.store.connect import Database
+from server.store.connections.connect import Database
 from server.store.credentials.service_keys import PostgresServiceKeys
 from tests.fakes import NOON, Clock
 

@@ -17,7 +17,7 @@ from server.domain.credentials.revocations import Revocations
 from server.domain.outbox.entries import Entry, EventType
 from server.store.accounts.erasure import begin_erasure, delete_account
 from server.store.accounts.user_cache import CachedUsers, _key, shape_version
-from server.store.connect import Database, redis_client
+from server.store.connections.connect import Database, redis_client
 from server.store.credentials.revocations import RevocationFeed
 from server.workers.supervisor import Subscription, supervise
 from tests.fakes import NOON, Clock

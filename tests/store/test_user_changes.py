@@ -10,7 +10,7 @@ from server.domain.outbox.entries import EventType, NewEntry
 from server.store.accounts.user_changes import MAX_BUFFERED, UserChangeFeed
 from server.store.accounts.user_reads import UserReads
 from server.store.accounts.users import PostgresUsers
-from server.store.connect import Database
+from server.store.connections.connect import Database
 from server.store.outbox import enqueue
 from tests.fakes import NOON
 from tests.store.conftest import StoresUnderTest

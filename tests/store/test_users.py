@@ -24,7 +24,7 @@ from server.domain.errors import (
 )
 from server.domain.idempotency import IdempotencyRecord, RequestKey, ResponseExists
 from server.domain.paging import PageRequest, Position, Sort
-from server.store.connect import Database
+from server.store.connections.connect import Database
 from tests.fakes import NOON
 from tests.store.conftest import StoresUnderTest
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol
 
-from server.domain.auth import Authentication
+from server.domain.auth.authentication import Authentication
 from server.domain.callers import Caller
 from server.domain.errors import InvalidFields, UserNotFound, Violation
 from server.domain.limits import AccountLimit

@@ -20,7 +20,7 @@ import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from server.domain.outbox.entries import MAIL, EventType, NewEntry
-from server.store.connect import Database
+from server.store.connections.connect import Database
 from server.store.credentials.revocations import RevocationFeed, end_sessions
 from server.store.members.analytics import mark_followed_by
 from server.store.outbox import enqueue

@@ -23,7 +23,7 @@ from server.domain.accounts.personal_data import ExportBatch
 from server.domain.errors import UserNotFound
 from server.store.accounts.erasure import Erasures, begin_erasure
 from server.store.accounts.users import locked, refuse_last_admin
-from server.store.connect import Database
+from server.store.connections.connect import Database
 from server.store.credentials.revocations import RevocationFeed
 from server.store.tables import (
     audit_events,

@@ -16,7 +16,7 @@ from server.domain.idempotency import IdempotencyRecord
 from server.domain.outbox.entries import EventType, NewEntry
 from server.store import idempotent_responses
 from server.store.accounts.user_reads import USER_COLUMNS, user_of
-from server.store.connect import Database
+from server.store.connections.connect import Database
 from server.store.outbox import enqueue
 from server.store.tables import Moment, users
 

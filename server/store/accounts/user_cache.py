@@ -29,7 +29,7 @@ from server.domain.errors import StoreUnavailable
 from server.domain.idempotency import IdempotencyRecord
 from server.domain.outbox.entries import Entry, EventType
 from server.store.accounts.users import PostgresUsers
-from server.store.connect import Database
+from server.store.connections.connect import Database
 from server.store.credentials.revocations import RevocationFeed
 from server.store.tables import outbox, users
 

@@ -20,7 +20,7 @@ from server.domain.accounts.user_watch import Change
 from server.domain.event_buffer import EventBuffer
 from server.domain.outbox.entries import EventType
 from server.store.accounts.user_reads import UserReads
-from server.store.connect import Database
+from server.store.connections.connect import Database
 from server.store.tables import outbox
 
 POLL_INTERVAL = timedelta(milliseconds=500)

@@ -9,7 +9,7 @@ import sqlalchemy as sa
 
 from server.domain.accounts.users import Role, User, UserFilter, normalize_identifier
 from server.domain.paging import MAX_OFFSET, PageRequest, Rows, Sort
-from server.store.connect import Database
+from server.store.connections.connect import Database
 from server.store.keyset import Estimates, Keyset, capped_count, total_of
 from server.store.mapping import columns_of, entity_of
 from server.store.tables import users

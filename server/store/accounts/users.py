@@ -32,7 +32,7 @@ from server.store.accounts.user_reads import (
     UserReads,
     user_of,
 )
-from server.store.connect import Database
+from server.store.connections.connect import Database
 from server.store.credentials.revocations import RevocationFeed, end_sessions
 from server.store.outbox import enqueue, invalidate_mailed_tokens
 from server.store.tables import users

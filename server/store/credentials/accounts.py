@@ -7,7 +7,7 @@ import sqlalchemy as sa
 from server.domain.accounts.users import Role
 from server.domain.credentials.stores import Account
 from server.store.accounts.user_reads import NOT_DELETED
-from server.store.connect import Database
+from server.store.connections.connect import Database
 from server.store.tables import users
 
 _ACCOUNT = (

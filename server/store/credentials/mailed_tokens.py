@@ -20,7 +20,7 @@ from server.domain.errors import MailedTokenInvalid
 from server.domain.outbox.entries import EntryState, EventType, NewEntry
 from server.store.accounts.user_reads import NOT_DELETED
 from server.store.accounts.users import RESERVED, changed
-from server.store.connect import Database
+from server.store.connections.connect import Database
 from server.store.credentials.revocations import RevocationFeed, end_sessions
 from server.store.outbox import enqueue, invalidate_mailed_tokens
 from server.store.tables import mailed_tokens as table

@@ -17,13 +17,13 @@ import sqlalchemy as sa
 from redis.asyncio import Redis
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from server.domain.auth.revocation_watch import Revocation
 from server.domain.clock import Clock
 from server.domain.credentials.revocations import REVOCATION_RETENTION, Revocations
 from server.domain.event_buffer import EventBuffer
-from server.domain.revocation_watch import Revocation
-from server.store.connect import Database
+from server.store.connections.connect import Database
+from server.store.connections.wakeup_channel import WakeupChannel
 from server.store.tables import revocations, sessions
-from server.store.wakeup_channel import WakeupChannel
 
 CHANNEL = "academy:revocations"
 POLL_INTERVAL = timedelta(milliseconds=500)

@@ -10,7 +10,7 @@ import sqlalchemy as sa
 
 from server.domain.clock import Clock
 from server.domain.credentials.service_keys import ServiceKey
-from server.store.connect import Database
+from server.store.connections.connect import Database
 from server.store.tables import service_keys as table
 
 POLL_INTERVAL = timedelta(milliseconds=500)

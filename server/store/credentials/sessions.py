@@ -19,7 +19,7 @@ from server.domain.idempotency import IdempotencyRecord
 from server.domain.outbox.entries import EventType, NewEntry
 from server.store import idempotent_responses
 from server.store.accounts.user_reads import NOT_DELETED
-from server.store.connect import Database
+from server.store.connections.connect import Database
 from server.store.credentials.revocations import RevocationFeed, end_sessions, revoke
 from server.store.outbox import enqueue, invalidate_mailed_tokens
 from server.store.tables import sessions, users

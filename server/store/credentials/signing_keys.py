@@ -23,9 +23,9 @@ from server.domain.credentials.rotation import KeyInfo, expired_keys
 from server.domain.credentials.secret_key import SecretKey
 from server.domain.credentials.tokens import KeyRing, KeyState, SigningKey
 from server.domain.errors import NextKeyTooNew, StoreUnavailable
-from server.store.connect import Database
+from server.store.connections.connect import Database
+from server.store.connections.wakeup_channel import WakeupChannel
 from server.store.tables import signing_keys
-from server.store.wakeup_channel import WakeupChannel
 
 log = structlog.get_logger()
 CHANNEL = "academy:signing-keys"

@@ -13,7 +13,7 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from server.domain.posts.posts import PostState
-from server.store.connect import Database
+from server.store.connections.connect import Database
 from server.store.tables import follows, posts, sessions, users
 from server.store.tables import user_analytics as table
 

@@ -13,7 +13,7 @@ from server.domain.members.follows import Follow, Side
 from server.domain.outbox.entries import EventType, NewEntry
 from server.domain.paging import MAX_OFFSET, PageRequest, Rows
 from server.store.accounts.user_reads import NOT_DELETED, USER_COLUMNS, user_of
-from server.store.connect import Database
+from server.store.connections.connect import Database
 from server.store.keyset import Estimates, Keyset, capped_count, total_of
 from server.store.outbox import enqueue
 from server.store.tables import follows as table

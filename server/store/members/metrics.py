@@ -7,7 +7,7 @@ import sqlalchemy as sa
 from server.domain.members.scores import MemberCounts
 from server.domain.posts.posts import PostState
 from server.store.accounts.user_reads import NOT_DELETED
-from server.store.connect import Database
+from server.store.connections.connect import Database
 from server.store.keyset import capped_count
 from server.store.mapping import entity_of
 from server.store.tables import follows, posts, users

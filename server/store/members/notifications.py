@@ -16,7 +16,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from server.domain.clock import Clock
 from server.domain.outbox.entries import Entry, EventType, NewEntry
 from server.domain.posts.posts import PostState
-from server.store.connect import Database
+from server.store.connections.connect import Database
 from server.store.outbox import enqueue
 from server.store.tables import follows, posts, user_settings, users
 from server.store.tables import notifications as table

@@ -21,7 +21,7 @@ from server.domain.members.profiles import Profile
 from server.domain.members.settings import Visibility
 from server.store import idempotent_responses
 from server.store.accounts.user_reads import NOT_DELETED
-from server.store.connect import Database
+from server.store.connections.connect import Database
 from server.store.mapping import columns_of, entity_of
 from server.store.tables import user_profiles as table
 from server.store.tables import user_settings, users

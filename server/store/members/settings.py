@@ -13,7 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from server.domain.errors import EtagMismatch, UserNotFound
 from server.domain.members.settings import Theme, UserSettings, Visibility
 from server.store.accounts.user_reads import NOT_DELETED
-from server.store.connect import Database
+from server.store.connections.connect import Database
 from server.store.mapping import columns_of, entity_of
 from server.store.tables import user_settings as table
 from server.store.tables import users

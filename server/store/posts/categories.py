@@ -18,7 +18,7 @@ from server.domain.idempotency import IdempotencyRecord
 from server.domain.paging import MAX_OFFSET, PageRequest, Rows, Sort
 from server.domain.posts.categories import Category
 from server.store import idempotent_responses
-from server.store.connect import Database
+from server.store.connections.connect import Database
 from server.store.keyset import Estimates, Keyset, capped_count, total_of
 from server.store.mapping import columns_of, entity_of
 from server.store.tables import categories as table

@@ -13,7 +13,7 @@ import sqlalchemy as sa
 
 from server.domain.paging import MAX_OFFSET, PageRequest, Rows, Sort
 from server.domain.posts.posts import Post, PostFilter, PostState, Reader
-from server.store.connect import Database
+from server.store.connections.connect import Database
 from server.store.keyset import Estimates, Keyset, capped_count, total_of
 from server.store.posts.rows import (
     AUTHOR_NOT_DELETED,

@@ -24,7 +24,7 @@ from server.domain.outbox.entries import EventType, NewEntry
 from server.domain.paging import PageRequest, Rows, Sort
 from server.domain.posts.posts import NewPost, Post, PostFilter, PostState, Reader
 from server.store import idempotent_responses
-from server.store.connect import Database
+from server.store.connections.connect import Database
 from server.store.keyset import Estimates
 from server.store.outbox import enqueue
 from server.store.posts import listing

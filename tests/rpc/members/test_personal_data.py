@@ -9,7 +9,7 @@ from blatam.user.v1 import user_pb2 as pb
 from server.domain.accounts.users import Role
 from server.domain.edits import json_name
 from server.store.accounts.personal_data import user_columns
-from server.store.connect import Database
+from server.store.connections.connect import Database
 from server.store.tables import metadata
 from tests.rpc.test_personal_data import exported
 from tests.running import PASSWORD, RunningService, SignedInUser

@@ -11,7 +11,7 @@ import sqlalchemy as sa
 
 from blatam.post.v1 import post_pb2 as pb
 from server.domain.accounts.users import Role
-from server.store.connect import Database
+from server.store.connections.connect import Database
 from tests.running import RunningService
 from tests.status import expect_rpc_error
 

@@ -8,7 +8,7 @@ import pytest
 import sqlalchemy as sa
 
 from server.domain.accounts.users import Role
-from server.store.connect import Database
+from server.store.connections.connect import Database
 from tests.clients import Client, Grpc, Rest
 from tests.running import RunningService, SignedInUser
 

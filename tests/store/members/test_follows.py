@@ -11,7 +11,7 @@ from server.domain.errors import AcademyError, TokenInvalid, UserNotFound
 from server.domain.members.profiles import Profile
 from server.domain.posts.posts import NewPost, PostState
 from server.store.accounts.erasure import begin_erasure, delete_account
-from server.store.connect import Database
+from server.store.connections.connect import Database
 from server.store.members.follows import PostgresFollows
 from server.store.members.profiles import PostgresProfiles
 from server.store.posts.posts import PostgresPosts

@@ -16,7 +16,7 @@ from server.domain.members.event_handlers import MemberEventHandlers
 from server.domain.members.settings import UserSettings
 from server.domain.outbox.entries import Entry, EventType
 from server.domain.posts.posts import NewPost, Post, PostState
-from server.store.connect import Database
+from server.store.connections.connect import Database
 from server.store.members.analytics import PostgresAnalytics
 from server.store.members.follows import PostgresFollows
 from server.store.members.notifications import MAX_LINES, PostgresNotifications

@@ -12,8 +12,8 @@ from server.domain.edits import Edit
 from server.domain.errors import InvalidFields, PostNotFound
 from server.domain.paging import PageRequest, Position, Sort
 from server.domain.posts.posts import NewPost, PostFilter, PostState, Reader
-from server.store.connect import Database
-from server.store.explain import Explain
+from server.store.connections.connect import Database
+from server.store.connections.explain import Explain
 from server.store.posts.categories import PostgresCategories
 from server.store.posts.listing import branches_of, page_query
 from server.store.posts.posts import PostgresPosts

@@ -3,7 +3,10 @@
 import pytest
 
 from server.domain.errors import StoreUnavailable
-from server.store.circuit_breaker import PROBE_INTERVAL_SECONDS, CircuitBreaker
+from server.store.connections.circuit_breaker import (
+    PROBE_INTERVAL_SECONDS,
+    CircuitBreaker,
+)
 
 
 class MonotonicClock:

@@ -7,7 +7,7 @@ from datetime import timedelta
 import pytest
 
 from server.domain.accounts.users import Users
-from server.domain.auth import Authentication, Tokens
+from server.domain.auth.authentication import Authentication, Tokens
 from server.domain.credentials.passwords import PasswordHasher, PasswordPolicy
 from server.domain.credentials.revocations import Revocations
 from server.domain.credentials.secret_key import SecretKey

@@ -5,8 +5,8 @@ from typing import Any
 
 from protobuf import Message, Registry
 
-from edge.bindings import Binding
-from edge.merging import value_in_tree
+from edge.requests.merging import value_in_tree
+from edge.routing.bindings import Binding
 from edge.schema.fields import Field, Shape
 
 _OUTPUT_ONLY = 3  # google.api.FieldBehavior

@@ -2,7 +2,6 @@
 
 from protobuf import Message
 
-from edge.bindings import Binding
 from edge.config import EdgeSettings
 from edge.exchange import Exchange
 from edge.http.cookies import TokenCookies
@@ -11,7 +10,8 @@ from edge.http.negotiation import JSON, coding_for, compress
 from edge.http.response_headers import ResponseHeaders
 from edge.http.streams import WATCH_INTERVAL, DisconnectGuard
 from edge.port import CallPort
-from edge.reply import NOT_STORED, Replies, Response
+from edge.responses.reply import NOT_STORED, Replies, Response
+from edge.routing.bindings import Binding
 from edge.timers import SharedTimer
 
 _NOT_MODIFIED = 304

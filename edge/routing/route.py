@@ -3,10 +3,10 @@
 from collections.abc import Container
 from urllib.parse import unquote
 
-from edge.bindings import Binding
 from edge.errors import Code, HttpError
-from edge.parameters import fits, split_path
-from edge.router import Router, pick
+from edge.requests.parameters import fits, split_path
+from edge.routing.bindings import Binding
+from edge.routing.router import Router, pick
 
 Candidate = tuple[list[str], list[str], str]  # segments, literals, verb
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import asyncpg
 import pytest
 
-from server.store.database_url import parse_database_url
+from server.store.connections.database_url import parse_database_url
 
 # https://www.postgresql.org/docs/18/libpq-connect.html#LIBPQ-PARAMKEYWORDS
 LIBPQ_PARAMETERS = (

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from blatam.auth.v1 import auth_pb2 as pb
-from server.domain.recovery import Recovery
+from server.domain.auth.recovery import Recovery
 from server.rpc.call import Call
 
 

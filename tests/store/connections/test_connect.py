@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from server.store.connect import PING_TIMEOUT_SECONDS, Database
+from server.store.connections.connect import PING_TIMEOUT_SECONDS, Database
 from tests.silent_proxy import silent_proxy
 
 

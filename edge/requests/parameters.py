@@ -5,9 +5,9 @@ from collections.abc import Iterator
 from typing import Any
 from urllib.parse import unquote
 
-from edge.bindings import Binding
 from edge.errors import HttpError, Violation, fault, invalid
 from edge.http.etags import mismatch
+from edge.routing.bindings import Binding
 from edge.schema.fields import FieldPathError, Parameter, resolve
 
 FieldValue = tuple[Parameter, Any]  # a field and its JSON value

@@ -15,9 +15,9 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_en
 from sqlalchemy.pool import NullPool
 
 from server.domain.errors import StoreUnavailable
-from server.store.circuit_breaker import CircuitBreaker
-from server.store.database_url import parse_database_url
-from server.store.faults import is_outage, is_unreachable
+from server.store.connections.circuit_breaker import CircuitBreaker
+from server.store.connections.database_url import parse_database_url
+from server.store.connections.faults import is_outage, is_unreachable
 
 POOL_SIZE = 10
 CONNECT_TIMEOUT_SECONDS = 5.0

@@ -14,7 +14,7 @@ from server.domain.idempotency import IdempotencyRecord, RequestKey
 from server.domain.members.profiles import Profile
 from server.domain.members.settings import Theme, UserSettings
 from server.domain.posts.posts import NewPost, PostState
-from server.store.connect import Database
+from server.store.connections.connect import Database
 from server.store.members.follows import PostgresFollows
 from server.store.members.profiles import PostgresProfiles
 from server.store.members.settings import PostgresSettings

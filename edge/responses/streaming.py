@@ -3,7 +3,6 @@
 from collections.abc import Callable
 from contextlib import aclosing
 
-from edge.bindings import Binding
 from edge.config import EdgeSettings
 from edge.exchange import Exchange
 from edge.http.response_headers import ResponseHeaders
@@ -16,7 +15,8 @@ from edge.http.streams import (
     paced,
 )
 from edge.port import CallPort, StreamReply
-from edge.reply import NOT_STORED, Replies, Response
+from edge.responses.reply import NOT_STORED, Replies, Response
+from edge.routing.bindings import Binding
 from edge.timers import SharedTimer
 
 _UNBUFFERED = (b"x-accel-buffering", b"no")  # nginx passes each message on at once

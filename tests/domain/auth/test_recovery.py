@@ -4,10 +4,10 @@ from typing import Any, cast
 
 import pytest
 
-from server.domain.auth import Authentication
+from server.domain.auth.authentication import Authentication
+from server.domain.auth.recovery import Recovery
 from server.domain.credentials.passwords import PasswordPolicy
 from server.domain.outbox.entries import EventType, NewEntry
-from server.domain.recovery import Recovery
 from tests.fakes import Clock, FakeMailing
 
 

@@ -12,7 +12,7 @@ from protobuf import Registry
 from edge.config import EdgeSettings
 from edge.errors import HTTP, Code, Header, HttpError, sendable
 from edge.port import CallError
-from edge.reply import Response
+from edge.responses.reply import Response
 
 _TYPE_URL = "type.googleapis.com/google.rpc."
 _RETRYABLE = (429, 503)

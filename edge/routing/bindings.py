@@ -13,6 +13,7 @@ from protobuf import DescMethod, Oneof
 
 from edge.codec import Codec
 from edge.config import EdgeSettings
+from edge.routing.template import PathTemplate, Variable, parse
 from edge.schema.fields import (
     Field,
     FieldPathError,
@@ -21,7 +22,6 @@ from edge.schema.fields import (
     find_string,
     resolve,
 )
-from edge.template import PathTemplate, Variable, parse
 
 HTTP_BODY = "google.api.HttpBody"
 _METHOD = re.compile(r"[\w!#$%&'*+.^`|~-]+", re.ASCII)  # RFC 9110 9.1

@@ -7,7 +7,7 @@ from contextlib import suppress
 from blatam.auth.v1 import auth_pb2 as pb
 from blatam.user.v1 import user_pb2
 from server.domain.audit import Audit, AuditEvent, AuditFilter
-from server.domain.auth import Authentication, Tokens
+from server.domain.auth.authentication import Authentication, Tokens
 from server.domain.callers import Caller
 from server.domain.credentials.service_keys import ServiceKey
 from server.domain.credentials.sessions import Session

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from uuid import UUID
 
 from server.domain.accounts.users import normalize_identifier
-from server.domain.auth import Authentication
+from server.domain.auth.authentication import Authentication
 from server.domain.callers import Caller
 from server.domain.credentials.mailed_tokens import (
     MailedTokenStore,

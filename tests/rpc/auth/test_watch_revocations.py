@@ -13,7 +13,7 @@ import sqlalchemy as sa
 
 from blatam.auth.v1 import auth_pb2 as pb
 from server.domain.accounts.users import Role
-from server.store.connect import Database
+from server.store.connections.connect import Database
 from tests.running import RunningService, running
 from tests.status import expect_rpc_error
 

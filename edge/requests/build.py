@@ -6,19 +6,19 @@ from typing import Any
 import orjson
 from protobuf import Message
 
-from edge.bindings import Binding
 from edge.codec import Codec
 from edge.errors import BAD_INPUT, HttpError, fault
 from edge.http.negotiation import JSON, PROTOBUF, body_kind
-from edge.masks import MaskDeriver
-from edge.merging import Body, Equal, merge_values, refuse_conflict
-from edge.parameters import (
+from edge.requests.masks import MaskDeriver
+from edge.requests.merging import Body, Equal, merge_values, refuse_conflict
+from edge.requests.parameters import (
     FieldValue,
     Headers,
     header_values,
     path_values,
     query_values,
 )
+from edge.routing.bindings import Binding
 from edge.schema.faults import strict_tree
 from edge.schema.fields import Shape
 

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from edge.bindings import Binding, BindingError
+from edge.routing.bindings import Binding, BindingError
 
 Methods = dict[str, Binding]  # by HTTP method
 

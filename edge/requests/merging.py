@@ -6,7 +6,7 @@ from typing import Any
 from protobuf import DescField, Message
 
 from edge.errors import HttpError, fault, two_of_one
-from edge.parameters import FieldValue
+from edge.requests.parameters import FieldValue
 from edge.schema.fields import Field, Parameter
 
 Body = tuple[Message, Any]  # the request message of a body, and its JSON values

@@ -1,0 +1,1 @@
+"""From a reply or an error to the HTTP response."""

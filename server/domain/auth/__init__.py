@@ -1,0 +1,1 @@
+"""The rules of AuthService: log-in, recovery, revocations."""

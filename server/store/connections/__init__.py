@@ -1,0 +1,1 @@
+"""Connections to Postgres and Redis: their URLs, limits, timeouts and faults."""
