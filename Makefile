@@ -58,10 +58,11 @@ migrate: .venv/.run  ## upgrade the schema of the database of DATABASE_URL
 bench: setup  ## run the benchmarks and compare with their targets (ARGS=get_user)
 	python .ci/bench.py $(ARGS)
 
-lock: .venv/.run  ## resolve and write both lock files
+lock: .venv/.run  ## resolve and write the lock files
 	$(PYTHON) -m venv build/lock && build/lock/bin/pip install -q uv
-	$(LOCK) requirements.in -o requirements.lock
-	$(LOCK) requirements-dev.in -c requirements.lock -o requirements-dev.lock
+	$(LOCK) requirements.in -c requirements-otel.in -o requirements.lock
+	$(LOCK) requirements-otel.in -c requirements.lock -o requirements-otel.lock
+	$(LOCK) requirements-dev.in -c requirements.lock -c requirements-otel.lock -o requirements-dev.lock
 
 clean:  ## remove installed and built files; var/ with your data stays
 	rm -rf .venv build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
