@@ -26,9 +26,7 @@ class Startup:
 
     name = "startup"
 
-    def __init__(
-        self, *steps: Step, restarts: Counter[str] | None = None
-    ) -> None:
+    def __init__(self, *steps: Step, restarts: Counter[str] | None = None) -> None:
         self.restarts: Counter[str] = Counter() if restarts is None else restarts
         self._steps = list(steps)
         self._tasks: list[Task] = []

@@ -7,15 +7,15 @@ docs/decisions/metrics.md. Only the thread of the event loop may change a row.
 
 from __future__ import annotations
 
-import hashlib
-import mmap
+import struct
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from itertools import product
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
+from server.observability.metrics import call_file
 from server.observability.metrics.definitions import CALL_BUCKETS
 
 Transport = Literal["grpc", "rest", "connect", "grpc_web", "batch"]
@@ -27,21 +27,19 @@ CODES = (
     "UNAUTHENTICATED",
 )  # fmt: skip
 UNIMPLEMENTED = CODES.index("UNIMPLEMENTED")
-OTHER: Literal["_OTHER"] = "_OTHER"
+OTHER = "_OTHER"
 
 # The columns of a row; the codes and the buckets take one each.
-_STARTED, _RECEIVED, _SENT, _LIMITED, _SECONDS, _FIRST_CODE = range(6)
+_STARTED, _RECEIVED, _SENT, _LIMITED, _OPEN, _SECONDS, _FIRST_CODE = range(7)
 _FIRST_BUCKET = _FIRST_CODE + len(CODES)
 _COLUMNS = _FIRST_BUCKET + len(CALL_BUCKETS) + 1  # the last bucket is +Inf
-_DOUBLE = 8  # bytes
-_HEADER_SIZE = 16  # bytes: a hash of the rows' labels
 
 
 @dataclass(frozen=True, slots=True)
 class CallLabels:
     """The labels of a method, which come from its descriptor."""
 
-    grpc_type: Literal["unary", "server_stream", "_OTHER"]
+    grpc_type: str  # as go-grpc-prometheus names it
     grpc_service: str
     grpc_method: str
 
@@ -52,14 +50,13 @@ UNKNOWN_METHOD = CallLabels(OTHER, OTHER, OTHER)
 class CallCounts:
     """The counts of one method over one transport."""
 
-    __slots__ = ("_row", "labels", "open_streams", "transport")
+    __slots__ = ("_row", "labels", "transport")
 
     def __init__(
-        self, labels: CallLabels, transport: Transport, row: memoryview
+        self, labels: CallLabels, transport: Transport, row: memoryview[float]
     ) -> None:
         self.labels = labels
         self.transport = transport
-        self.open_streams = 0  # of this process
         self._row = row
 
     def start(self) -> None:
@@ -79,6 +76,14 @@ class CallCounts:
         row[_SECONDS] += seconds
         if rate_limited:
             row[_LIMITED] += 1
+
+    def open_stream(self) -> None:
+        """Count a stream as open."""
+        self._row[_OPEN] += 1
+
+    def close_stream(self) -> None:
+        """Count a stream as no longer open."""
+        self._row[_OPEN] -= 1
 
     @property
     def values(self) -> tuple[str, str, str, str]:
@@ -108,6 +113,11 @@ class CallCounts:
         return int(self._row[_LIMITED])
 
     @property
+    def open_streams(self) -> int:
+        """Streams that are open."""
+        return int(self._row[_OPEN])
+
+    @property
     def seconds(self) -> float:
         """Duration of all calls that have ended."""
         return float(self._row[_SECONDS])
@@ -127,25 +137,43 @@ class CallCounts:
 
 
 class CallMetrics:
-    """The counts of every method of a server, over every transport.
-
-    With a `path` they are kept in a file: a process that is started again with the
-    same path continues to count where the previous one stopped, even after SIGKILL.
-    """
+    """The counts of every method of a server, over every transport."""
 
     def __init__(
-        self, methods: Iterable[CallLabels] = (), path: Path | None = None
+        self,
+        rows: Sequence[tuple[CallLabels, Transport]],
+        numbers: memoryview[float],
+        *,
+        in_file: bool = False,
     ) -> None:
-        pairs = list(product((*methods, UNKNOWN_METHOD), TRANSPORTS))
-        cells = _cells(pairs, path)
+        self.in_file = in_file
         self._counts = {
             (labels, transport): CallCounts(
-                labels, transport, cells[_COLUMNS * index : _COLUMNS * (index + 1)]
+                labels, transport, numbers[_COLUMNS * index : _COLUMNS * (index + 1)]
             )
-            for index, (labels, transport) in enumerate(pairs)
+            for index, (labels, transport) in enumerate(rows)
         }
 
-    def of(self, labels: CallLabels) -> dict[Transport, CallCounts]:
+    @classmethod
+    def of(
+        cls, methods: Iterable[CallLabels] = (), path: Path | None = None
+    ) -> CallMetrics:
+        """Return the counts of these methods; with a path they are in a new file."""
+        rows = list(product((*methods, UNKNOWN_METHOD), TRANSPORTS))
+        if path is None:
+            size = struct.calcsize("d") * _COLUMNS * len(rows)
+            return cls(rows, memoryview(bytearray(size)).cast("d"))
+        texts = [(*astuple(labels), transport) for labels, transport in rows]
+        return cls(rows, call_file.create(path, texts, _COLUMNS), in_file=True)
+
+    @classmethod
+    def load(cls, path: Path) -> CallMetrics:
+        """Return the counts that a file has now."""
+        texts, numbers = call_file.read(path)
+        rows: Any = [(CallLabels(*labels), transport) for *labels, transport in texts]
+        return cls(rows, numbers, in_file=True)
+
+    def of_method(self, labels: CallLabels) -> dict[Transport, CallCounts]:
         """Return the counts of one method, by transport."""
         return {transport: self._counts[labels, transport] for transport in TRANSPORTS}
 
@@ -158,21 +186,3 @@ class CallMetrics:
     def __iter__(self) -> Iterator[CallCounts]:
         """Iterate over the counts of methods that were called."""
         return (counts for counts in self._counts.values() if counts.started)
-
-
-def _cells(rows: Sequence[object], path: Path | None) -> memoryview:
-    """Return the numbers of all rows; zero unless the file has the same rows."""
-    size = _HEADER_SIZE + _DOUBLE * _COLUMNS * len(rows)
-    if path is None:
-        buffer = memoryview(bytearray(size))
-    else:
-        header = hashlib.sha256(repr((rows, _COLUMNS)).encode()).digest()
-        with path.open("a+b") as file:
-            file.seek(0)
-            if file.read(_HEADER_SIZE) != header[:_HEADER_SIZE]:
-                file.truncate(0)
-                file.write(header[:_HEADER_SIZE])
-            file.truncate(size)
-            file.flush()
-            buffer = memoryview(mmap.mmap(file.fileno(), size))
-    return buffer[_HEADER_SIZE:].cast("d")

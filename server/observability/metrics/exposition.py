@@ -38,9 +38,7 @@ def number(definition: Definition, value: float) -> Metric:
     return numbers(definition, [((), value)])
 
 
-def numbers(
-    definition: Definition, samples: Iterable[tuple[Labels, float]]
-) -> Metric:
+def numbers(definition: Definition, samples: Iterable[tuple[Labels, float]]) -> Metric:
     """Return a counter or gauge with a value for each combination of labels."""
     metric = _metric(definition)
     for labels, value in samples:

@@ -56,7 +56,7 @@ class HttpMetrics:
 class ProcessMetrics:
     """What is counted while it happens; the rest is read at a scrape."""
 
-    calls: CallMetrics = field(default_factory=CallMetrics)
+    calls: CallMetrics = field(default_factory=CallMetrics.of)
     requests: HttpMetrics = field(default_factory=HttpMetrics)
     restarts: Counter[str] = field(default_factory=Counter)  # by background task
     mails: Counter[str] = field(default_factory=Counter)  # by outcome
@@ -69,7 +69,8 @@ class ProcessMetrics:
 
     def families(self) -> Iterator[Metric]:
         """Return the metrics."""
-        yield from call_families(list(self.calls))
+        if not self.calls.in_file:  # otherwise the supervisor reads them
+            yield from call_families(list(self.calls))
         yield from self.requests.families()
         yield numbers_by(definitions.BACKGROUND_RESTARTS, self.restarts)
         yield numbers_by(definitions.MAILS, self.mails)

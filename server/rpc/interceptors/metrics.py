@@ -32,7 +32,7 @@ def call_labels(method: Method) -> CallLabels:
 
 def count_calls(method: Method, metrics: CallMetrics) -> Interceptor:
     """Return the interceptor that counts the calls of one RPC."""
-    by_transport = metrics.of(call_labels(method))
+    by_transport = metrics.of_method(call_labels(method))
 
     async def intercept(call: Call, proceed: Proceed) -> Outcome:
         counts = by_transport[call.transport]
@@ -53,7 +53,7 @@ def count_calls(method: Method, metrics: CallMetrics) -> Interceptor:
 
 
 async def _counted(counts: CallCounts, started: float, messages: Stream) -> Stream:
-    counts.open_streams += 1
+    counts.open_stream()
     try:
         async with aclosing(messages):
             async for message in messages:
@@ -65,7 +65,7 @@ async def _counted(counts: CallCounts, started: float, messages: Stream) -> Stre
     else:
         counts.end(0, perf_counter() - started)
     finally:
-        counts.open_streams -= 1
+        counts.close_stream()
 
 
 def _end(counts: CallCounts, started: float, error: BaseException) -> None:
