@@ -19,7 +19,7 @@ _SUCCESS = {200: "Success.", 201: "The resource was created.", 204: "Success."}
 _ERRORS = {
     400: ("BadRequest", "The request is malformed, or a field is invalid."),
     401: ("Unauthorized", "The credentials are missing or invalid."),
-    403: ("Forbidden", "The caller is not allowed to do this."),
+    403: ("Forbidden", "The caller has no permission for this call."),
     404: ("NotFound", "The resource does not exist."),
     409: ("Conflict", "The request conflicts with the current state."),
     412: ("PreconditionFailed", "The resource does not match `If-Match`."),
@@ -29,7 +29,7 @@ _ERRORS = {
     499: ("ClientClosedRequest", "The client closed the request."),
     500: ("InternalServerError", "An unexpected error. The logs have the request id."),
     501: ("NotImplemented", "The method is not implemented."),
-    503: ("ServiceUnavailable", "The service is not available; retry later."),
+    503: ("ServiceUnavailable", "The service is unavailable; retry later."),
     504: ("GatewayTimeout", "The call did not complete before its deadline."),
 }
 _DEFAULT = ("Default", "Any other error.")
@@ -144,7 +144,8 @@ def _response(description: str, status: int = 0) -> dict[str, Any]:
 
 def error_schema(reasons: Mapping[str, str]) -> Schema:
     """Return the schema of every error body; `reasons` are values of `errorCode`."""
-    code = _TEXT | {"description": "The reason, for programs; new ones may be added."}
+    sentence = "The machine-readable reason; new reasons may be added."
+    code = _TEXT | {"description": sentence}
     if reasons:
         listed = "\n".join(f"- `{name}`: {text}" for name, text in reasons.items())
         code["description"] += f" The reasons are:\n\n{listed}"
@@ -152,7 +153,7 @@ def error_schema(reasons: Mapping[str, str]) -> Schema:
         code["x-extensible-enum"] = list(reasons)
     detail = {"type": "object", "required": ["@type"], "properties": {"@type": _TEXT}}
     properties: Schema = {
-        "error": _TEXT | {"description": "The error message, for people."},
+        "error": _TEXT | {"description": "The error message, to be read by people."},
         "errorCode": code,
         "timestamp": _TEXT | {"format": "date-time", "description": "The time (UTC)."},
         "code": {

@@ -15,7 +15,7 @@ from server.cli.terminal import load_settings
 
 def doctor(
     as_json: Annotated[
-        bool, typer.Option("--json", help="Print JSON, for programs.")
+        bool, typer.Option("--json", help="Print machine-readable JSON.")
     ] = False,
 ) -> None:
     """Check the settings and the servers they name; exit with 1 if one check fails."""
