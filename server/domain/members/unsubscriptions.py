@@ -19,7 +19,7 @@ from server.domain.credentials.secret_key import Mac
 from server.domain.errors import MailedTokenInvalid
 from server.domain.outbox.entries import EventType
 
-# The settings that a kind of mail needs. A digest holds all kinds of news.
+# The settings that a kind of e-mail needs. A digest contains all notifications.
 SETTINGS_BY_KIND: Mapping[EventType, Collection[str]] = {
     EventType.FOLLOWED_POST: ("followed_posts",),
     EventType.NEW_FOLLOWER: ("new_followers",),

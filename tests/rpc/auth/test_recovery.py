@@ -222,7 +222,7 @@ async def test_change_email(shared: RunningService) -> None:
     new = f"new_{ana.user.email}"
     await shared.auth.ChangeEmail(change(new.upper()), metadata=ana.metadata)
     assert await ended(shared, other)
-    await shared.mailbox.mail(ana.user.email, "about to change")
+    await shared.mailbox.mail(ana.user.email, "A change of your")
     assert (await me(shared, ana)).email == ana.user.email
     token = token_of(await shared.mailbox.mail(new, "Confirm your new"))
     await shared.auth.VerifyEmail(pb.VerifyEmailRequest(token=token))
@@ -238,7 +238,7 @@ async def test_change_email_to_taken_address(shared: RunningService) -> None:
     ana, bea = await shared.signed_in(), await shared.sign_up()
     answer = await shared.auth.ChangeEmail(change(bea.email), metadata=ana.metadata)
     assert answer == pb.ChangeEmailResponse()
-    await shared.mailbox.mail(bea.email, "was asked for")
+    await shared.mailbox.mail(bea.email, "tried to use your")
     assert (await me(shared, ana)).email == ana.user.email
 
 

@@ -28,7 +28,7 @@ async def fill_tables(
         follow = pb.FollowUserRequest(id=followed.user.id)
         await service.users.FollowUser(follow, metadata=follower.metadata)
     for member in (ana, bea):
-        await service.mailbox.mail(member.user.email, "Somebody follows you")
+        await service.mailbox.mail(member.user.email, "Someone follows you")
 
 
 async def write(service: RunningService, member: SignedInUser) -> None:

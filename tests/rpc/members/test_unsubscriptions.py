@@ -58,7 +58,7 @@ async def follow(
 
 async def follower_mail(service: RunningService, who: SignedInUser) -> EmailMessage:
     await follow(service, await service.signed_in(), who)
-    return await service.mailbox.mail(who.user.email, "Somebody follows you")
+    return await service.mailbox.mail(who.user.email, "Someone follows you")
 
 
 def unsubscribe_path(mail: EmailMessage) -> str:
@@ -104,7 +104,7 @@ async def test_unsubscribed_member_gets_no_more_mail(shared: RunningService) -> 
     await shared.http.post("/api/v1/posts", json=post, headers=bea.headers)
     news = await shared.mailbox.mail(ana.user.email, "you follow has posted")
     assert unsubscribe_path(news) != path
-    assert shared.mailbox.subjects(ana.user.email).count("Somebody follows you") == 1
+    assert shared.mailbox.subjects(ana.user.email).count("Someone follows you") == 1
 
 
 @pytest.mark.parametrize("method", ["GET", "HEAD", "PUT", "DELETE"])
