@@ -18,7 +18,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from server.domain.errors import StoreUnavailable
 from server.domain.outbox.entries import (
     MAIL,
-    DeadEntry,
+    DeadLetter,
     Entry,
     EntryState,
     EventType,
@@ -164,16 +164,16 @@ class PostgresOutbox:
         async with self._database.reading() as connection:
             await connection.execute(statement.values(values))
 
-    async def dead(self) -> Sequence[DeadEntry]:
+    async def dead_letters(self) -> Sequence[DeadLetter]:
         """Return the dead letters, the oldest first."""
-        columns = [outbox.c[field.name] for field in fields(DeadEntry)]
+        columns = [outbox.c[field.name] for field in fields(DeadLetter)]
         query = sa.select(*columns).where(outbox.c.state == EntryState.DEAD)
         async with self._database.reading() as connection:
             rows = await connection.execute(query.order_by(outbox.c.id))
-            return [DeadEntry(**row._mapping) for row in rows]
+            return [DeadLetter(**row._mapping) for row in rows]
 
-    async def revive(self, ids: Sequence[int]) -> set[int]:
-        """Make dead letters due again; return the ids of those that were dead."""
+    async def requeue(self, ids: Sequence[int]) -> set[int]:
+        """Queue dead letters for delivery again; return the ids of those entries."""
         statement = (
             sa.update(outbox)
             .where(outbox.c.id.in_(ids), outbox.c.state == EntryState.DEAD)

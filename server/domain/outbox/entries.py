@@ -39,7 +39,7 @@ class EventType(StrEnum):
 
 
 class EntryState(IntEnum):
-    """The state of an entry; a dead one waits for an operator."""
+    """The state of an entry; DEAD is a dead letter, which waits for an operator."""
 
     PENDING = 0
     DELIVERED = 1
@@ -79,7 +79,7 @@ class Entry:
 
 
 @dataclass(frozen=True, slots=True)
-class DeadEntry:
+class DeadLetter:
     """A dead letter as operators see it; `last_error` is the class of an exception."""
 
     id: int
