@@ -24,7 +24,7 @@ from edge.port import CallError, CallPort
 from edge.requests.body import BodyReader
 from edge.requests.build import RequestBuilder
 from edge.requests.parameters import refuse_conditions
-from edge.responses.failures import Failures
+from edge.responses.failures import ErrorRenderer
 from edge.responses.reply import NOT_STORED, PRIVATE, Replies, Response
 from edge.responses.streaming import StreamCalls
 from edge.responses.unary import UnaryCalls
@@ -59,7 +59,7 @@ class Dispatcher:
         self._response_headers = written = ResponseHeaders(settings)
         self._body_reader = BodyReader(settings)
         self._builder = RequestBuilder(codec, settings.resume_token_field)
-        self._failures = Failures(codec.registry, settings)
+        self._failures = ErrorRenderer(codec.registry, settings)
         self._cookies = TokenCookies(router.bindings, settings)
         self._replies = {b: Replies(codec, b, settings) for b in router.bindings}
         self._unary = UnaryCalls(port, settings, written, self._cookies)

@@ -67,9 +67,11 @@ def required_versions(if_match: str) -> list[str]:
     strong = (_SUFFIX.sub("", tag) for weak, tag in tags if tag and not weak)
     versions = [*dict.fromkeys(strong)]
     if not versions:
-        raise mismatch("If-Match needs a strong entity tag of the resource, or *")
+        raise mismatch(
+            "If-Match must be * or contain a strong entity tag of the resource"
+        )
     if len(versions) > _MAX_VERSIONS:
-        raise HttpError(f"If-Match takes at most {_MAX_VERSIONS} versions")
+        raise HttpError(f"If-Match must contain at most {_MAX_VERSIONS} entity tags")
     return versions
 
 

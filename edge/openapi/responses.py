@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from edge.config import EdgeSettings
-from edge.errors import HTTP, Code
+from edge.errors import HTTP_STATUS_BY_CODE, Code
 from edge.http.negotiation import EVENTS, JSON, NDJSON
 from edge.responses.reply import status_of
 from edge.routing.bindings import Binding
@@ -27,7 +27,7 @@ _ERRORS = {
     415: ("UnsupportedMediaType", "The body's media type or coding is not supported."),
     429: ("TooManyRequests", "A rate limit is exceeded, or the service is overloaded."),
     499: ("ClientClosedRequest", "The client closed the request."),
-    500: ("InternalServerError", "An unexpected error. The logs have the request id."),
+    500: ("InternalServerError", "An unexpected error. The logs name the request id."),
     501: ("NotImplemented", "The method is not implemented."),
     503: ("ServiceUnavailable", "The service is unavailable; retry later."),
     504: ("GatewayTimeout", "The call did not complete before its deadline."),
@@ -72,7 +72,7 @@ class Responses:
         """Return the errors of a binding with what is known of each, by HTTP status."""
         found: defaultdict[int, list[str]] = defaultdict(list)
         for code, text in errors.items():
-            found[HTTP[code]].append(text)
+            found[HTTP_STATUS_BY_CODE[code]].append(text)
             if code == Code.ABORTED and "If-Match" in binding.headers:
                 found[412].append("With `If-Match`, in place of 409.")
         statuses = [400, 500, 503, 504]
