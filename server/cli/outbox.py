@@ -22,8 +22,8 @@ commands = typer.Typer(
 def list_dead_letters() -> None:
     """List the dead letters.
 
-    These are entries whose delivery failed 15 times, usually e-mails that the mail
-    server rejected.
+    These are entries whose delivery failed 15 times, usually e-mails that
+    the mail server rejected.
     """
     settings = state_dir.with_saved_values(load_settings())
     run_async(_list(settings), settings)

@@ -52,7 +52,7 @@ async def enqueue(
 async def invalidate_mailed_tokens(
     connection: AsyncConnection, user_id: int, now: datetime
 ) -> None:
-    """Invalidate the tokens mailed to a user, and pending mails to a new address.
+    """Invalidate the tokens mailed to a user, and pending e-mails to a new address.
 
     Runs in the caller's transaction, which has locked the account.
     """
@@ -125,7 +125,7 @@ class PostgresOutbox:
         )
 
     async def delivered(self, entry_id: int, now: datetime) -> None:
-        """Mark an entry as delivered; the recipient of a mail is deleted."""
+        """Mark an entry as delivered; the recipient of an e-mail is deleted."""
         values = {
             "state": EntryState.DELIVERED,
             "delivered_at": now,

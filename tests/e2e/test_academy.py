@@ -160,7 +160,7 @@ async def check_nothing_is_found(
 
 
 async def test_members_get_the_mails_they_ask_for(shared: RunningService) -> None:
-    """About followers and posts, from the write to the delivered mail."""
+    """About followers and posts, from the write to the delivered e-mail."""
     ana, bea = await shared.signed_in(), await shared.signed_in()
     settings = {"notifications": {"followedPosts": True, "newFollowers": True}}
     for user in (ana, bea):

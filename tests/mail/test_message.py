@@ -45,7 +45,7 @@ def test_every_template_has_a_text(template: EmailTemplate) -> None:
 
 
 def test_unsubscribe_headers_need_a_token_and_https() -> None:
-    """RFC 8058: both headers, if the mail can be turned off over https; else none."""
+    """RFC 8058: both headers, if the e-mail can be turned off over https; else none."""
     news = replace(email(EmailTemplate.DIGEST), unsubscribe_token="T0KEN")
     message = BUILDER.message(news)
     assert message["List-Unsubscribe"] == (

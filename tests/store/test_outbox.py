@@ -149,7 +149,7 @@ async def test_outbox_claim_skips_mails_on_request(store: PostgresOutbox) -> Non
 async def test_outbox_delivered_entry_is_not_claimed(
     store: PostgresOutbox, database: Database
 ) -> None:
-    """A delivered mail loses its recipient and payload; an event keeps both."""
+    """A delivered e-mail loses its recipient and payload; an event keeps both."""
     await store.add(NOON, MAIL, EVENT, MAIL)
     for entry in (await claimed(store, NO_TIME))[:2]:
         await store.delivered(entry.id, NOON)

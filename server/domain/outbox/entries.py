@@ -11,7 +11,7 @@ MAIL = "mail."
 
 
 class EventType(StrEnum):
-    """The type of an entry: an event, or a mail."""
+    """The type of an entry: an event, or an e-mail."""
 
     USER_CREATED = "user.created"
     USER_UPDATED = "user.updated"
@@ -74,7 +74,7 @@ class Entry:
 
     @property
     def is_mail(self) -> bool:
-        """Whether it is a mail; otherwise it is an event."""
+        """Whether it is an e-mail; otherwise it is an event."""
         return self.kind.startswith(MAIL)
 
 

@@ -1,6 +1,6 @@
 """Notifications of members in Postgres: written once, mailed one by one or as a digest.
 
-A notification and the outbox entry of its mail are written in one transaction.
+A notification and the outbox entry of its e-mail are written in one transaction.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from server.store.tables import follows, posts, user_settings, users
 from server.store.tables import notifications as table
 
 BATCH_SIZE = 1_000  # followers per transaction
-MAX_LINES = 20  # per mail
+MAX_LINES = 20  # per e-mail
 _actors = users.alias()
 _CAN_READ_MAIL = sa.and_(users.c.is_active, users.c.deleted_at.is_(None))
 
@@ -102,7 +102,7 @@ class PostgresNotifications:
     async def _write(
         self, connection: AsyncConnection, recipients: sa.Select[Any], kind: EventType
     ) -> None:
-        """Write the missing notifications, and a mail for each outside digests."""
+        """Write the missing notifications, and an e-mail for each outside digests."""
         now = self._clock()
         columns = ["user_id", "actor_id", "post_id", "created_at"]
         insertion = (
@@ -150,7 +150,7 @@ class PostgresNotifications:
         return True
 
     async def lines(self, user_id: int, first: int, last: int) -> Sequence[str]:
-        """Return the lines of a mail for the notifications `first` to `last`.
+        """Return the lines of an e-mail for the notifications `first` to `last`.
 
         A notification has no line if its post or follow is gone, or if the member has
         turned this kind off.

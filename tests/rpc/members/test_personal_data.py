@@ -21,7 +21,7 @@ TABLES = ("user_profiles", "user_settings", "follows", "posts", "user_analytics"
 async def fill_tables(
     service: RunningService, ana: SignedInUser, bea: SignedInUser
 ) -> None:
-    """Write to every table; the last mail arrives when all is written."""
+    """Write to every table; the last e-mail arrives when all is written."""
     for member in (ana, bea):
         await write(service, member)
     for follower, followed in ((ana, bea), (bea, ana)):
