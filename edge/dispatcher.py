@@ -66,7 +66,7 @@ class Dispatcher:
         self._streaming = StreamCalls(port, settings, written, self._render_error)
 
     async def __call__(self, scope: Any, receive: Receive, send: Send) -> None:
-        """Answer one HTTP request; no exception but a cancellation leaves."""
+        """Respond to one HTTP request; raises no exception except cancellation."""
         exchange = Exchange(scope, receive, send, self._request_headers.read(scope))
         try:
             await self._serve(exchange)
@@ -137,7 +137,7 @@ class Dispatcher:
     async def _answer_options(
         self, exchange: Exchange, candidates: list[Candidate]
     ) -> None:
-        """Answer OPTIONS; raise HttpError for another method: 405, or 404."""
+        """Respond to OPTIONS; raise HttpError for another method: 405, or 404."""
         methods = self._routing.allowed(candidates, exchange.scope["path"])
         if exchange.method != "OPTIONS":
             raise method_not_allowed(exchange.method, methods)

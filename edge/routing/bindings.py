@@ -67,7 +67,7 @@ class Binding:
 
     @property
     def raw_reply(self) -> bool:
-        """Whether the answer is a google.api.HttpBody, sent unchanged."""
+        """Whether the response is a google.api.HttpBody, sent unchanged."""
         return self.resource is not None and self.resource.name == HTTP_BODY
 
 

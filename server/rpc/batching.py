@@ -47,7 +47,7 @@ class BatchingServicer:
         return grpc.method_handlers_generic_handler(_SERVICE, {"ExecuteBatch": handler})
 
     def drain(self) -> None:
-        """Answer the calls that were received, and ask clients to send no more."""
+        """Finish the calls that were received, and tell clients to send no more."""
         self._draining = True
         for stream in self._streams.values():
             stream.drain()

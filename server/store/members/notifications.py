@@ -38,7 +38,7 @@ class PostgresNotifications:
         self._batch_size = batch_size
 
     async def fan_out(self, entry: Entry) -> None:
-        """Notify one batch of followers of a post, if their settings ask for it.
+        """Notify one batch of followers of a post, if their settings require it.
 
         The next batch is an outbox entry of its own, so that other entries do not wait
         for an author with many followers. Those who followed after the publication are
@@ -81,7 +81,7 @@ class PostgresNotifications:
                 await enqueue(connection, self._clock(), event)
 
     async def follower(self, entry: Entry) -> None:
-        """Notify a member of a follower, if their settings ask for it."""
+        """Notify a member of a follower, if their settings require it."""
         follower_id = int(entry.payload["follower"])
         recipients = (
             sa.select(
@@ -226,7 +226,7 @@ def _followers_after(entry: Entry, size: int) -> sa.Subquery:
 
 
 async def _with_digest(connection: AsyncConnection, ids: Sequence[int]) -> set[int]:
-    """Return those of these members whose settings ask for a digest."""
+    """Return those of these members whose settings require a digest."""
     query = sa.select(user_settings.c.user_id).where(
         user_settings.c.user_id.in_(ids), user_settings.c.digest
     )
