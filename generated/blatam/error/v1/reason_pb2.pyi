@@ -77,8 +77,8 @@ class _ReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Reason.ValueTy
     REASON_DEADLINE_EXCEEDED: _Reason.ValueType  # 17
     """DEADLINE_EXCEEDED: the deadline passed before the call was complete."""
     REASON_ETAG_MISMATCH: _Reason.ValueType  # 18
-    """ABORTED: the resource has changed since the given etag. Read it again and retry.
-    Metadata: `etag`, the current etag.
+    """ABORTED: the etag of the request is not the current etag: the resource has changed.
+    Read the resource again and retry. Metadata: `etag`, the current etag.
     """
     REASON_LAST_ADMIN: _Reason.ValueType  # 19
     """FAILED_PRECONDITION: the change would leave no active admin."""
@@ -209,8 +209,8 @@ REASON_STORE_UNAVAILABLE: Reason.ValueType  # 16
 REASON_DEADLINE_EXCEEDED: Reason.ValueType  # 17
 """DEADLINE_EXCEEDED: the deadline passed before the call was complete."""
 REASON_ETAG_MISMATCH: Reason.ValueType  # 18
-"""ABORTED: the resource has changed since the given etag. Read it again and retry.
-Metadata: `etag`, the current etag.
+"""ABORTED: the etag of the request is not the current etag: the resource has changed.
+Read the resource again and retry. Metadata: `etag`, the current etag.
 """
 REASON_LAST_ADMIN: Reason.ValueType  # 19
 """FAILED_PRECONDITION: the change would leave no active admin."""

@@ -211,6 +211,6 @@ Global___Cookie: _TypeAlias = Cookie  # noqa: Y015
 COOKIE_FIELD_NUMBER: _builtins.int
 POLICY_FIELD_NUMBER: _builtins.int
 cookie: _extension_dict._ExtensionFieldDescriptor[_descriptor_pb2.FieldOptions, Global___Cookie]
-"""The cookie that may carry this field of a request or response."""
+"""The cookie that may contain the value of this field."""
 policy: _extension_dict._ExtensionFieldDescriptor[_descriptor_pb2.MethodOptions, Global___MethodPolicy]
 """The policy of the RPC."""

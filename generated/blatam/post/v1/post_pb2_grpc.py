@@ -118,13 +118,12 @@ class PostServiceServicer:
         """Changes a post. Only its author and admins may change it.
 
         Returns PERMISSION_DENIED (ACCESS_DENIED) if the post belongs to another user.
-        Returns NOT_FOUND (POST_NOT_FOUND) if there is no such post, or if the post
-        is a draft of another user. Returns INVALID_ARGUMENT (INVALID_FIELDS) if a
-        field may not be changed, or if there is no such category. Returns ABORTED
-        (ETAG_MISMATCH) if the post has changed since the given etag. Returns
-        PERMISSION_DENIED (USER_REQUIRED) if the caller is a service. Returns
-        ALREADY_EXISTS (REQUEST_ID_REUSED) if `request_id` was used for a different
-        request.
+        Returns NOT_FOUND (POST_NOT_FOUND) if there is no such post, or if the post is a
+        draft of another user. Returns INVALID_ARGUMENT (INVALID_FIELDS) if a field may not
+        be changed, or if there is no such category. Returns ABORTED (ETAG_MISMATCH) if
+        `etag` is set and is not the current etag. Returns PERMISSION_DENIED
+        (USER_REQUIRED) if the caller is a service. Returns ALREADY_EXISTS
+        (REQUEST_ID_REUSED) if `request_id` was used for a different request.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -134,10 +133,10 @@ class PostServiceServicer:
         """Deletes a post. Only its author and admins may delete it.
 
         Returns PERMISSION_DENIED (ACCESS_DENIED) if the post belongs to another user.
-        Returns NOT_FOUND (POST_NOT_FOUND) if there is no such post, or if the post
-        is a draft of another user. Returns ABORTED (ETAG_MISMATCH) if the post has
-        changed since the given etag. Returns PERMISSION_DENIED (USER_REQUIRED) if the
-        caller is a service.
+        Returns NOT_FOUND (POST_NOT_FOUND) if there is no such post, or if the post is a
+        draft of another user. Returns ABORTED (ETAG_MISMATCH) if `etag` is set and is not
+        the current etag. Returns PERMISSION_DENIED (USER_REQUIRED) if the caller is a
+        service.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -185,12 +184,11 @@ class PostServiceServicer:
     def UpdateCategory(self, request, context):
         """Changes a category.
 
-        Returns NOT_FOUND (CATEGORY_NOT_FOUND) if there is no such category.
-        Returns INVALID_ARGUMENT (INVALID_FIELDS) if a field may not be changed.
-        Returns ALREADY_EXISTS if another category uses the slug (SLUG_TAKEN), or if
-        `request_id` was used for a different request (REQUEST_ID_REUSED).
-        Returns ABORTED (ETAG_MISMATCH) if the category has changed since the given
-        etag.
+        Returns NOT_FOUND (CATEGORY_NOT_FOUND) if there is no such category. Returns
+        INVALID_ARGUMENT (INVALID_FIELDS) if a field may not be changed. Returns
+        ALREADY_EXISTS if another category uses the slug (SLUG_TAKEN), or if `request_id`
+        was used for a different request (REQUEST_ID_REUSED). Returns ABORTED
+        (ETAG_MISMATCH) if `etag` is set and is not the current etag.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -199,9 +197,9 @@ class PostServiceServicer:
     def DeleteCategory(self, request, context):
         """Deletes a category.
 
-        Returns NOT_FOUND (CATEGORY_NOT_FOUND) if there is no such category.
-        Returns FAILED_PRECONDITION (CATEGORY_IN_USE) if the category contains posts.
-        Returns ABORTED (ETAG_MISMATCH) if the category has changed since the given etag.
+        Returns NOT_FOUND (CATEGORY_NOT_FOUND) if there is no such category. Returns
+        FAILED_PRECONDITION (CATEGORY_IN_USE) if the category contains posts. Returns
+        ABORTED (ETAG_MISMATCH) if `etag` is set and is not the current etag.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

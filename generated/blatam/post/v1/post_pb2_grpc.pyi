@@ -35,22 +35,21 @@ class PostServiceStub:
     """Changes a post. Only its author and admins may change it.
 
     Returns PERMISSION_DENIED (ACCESS_DENIED) if the post belongs to another user.
-    Returns NOT_FOUND (POST_NOT_FOUND) if there is no such post, or if the post
-    is a draft of another user. Returns INVALID_ARGUMENT (INVALID_FIELDS) if a
-    field may not be changed, or if there is no such category. Returns ABORTED
-    (ETAG_MISMATCH) if the post has changed since the given etag. Returns
-    PERMISSION_DENIED (USER_REQUIRED) if the caller is a service. Returns
-    ALREADY_EXISTS (REQUEST_ID_REUSED) if `request_id` was used for a different
-    request.
+    Returns NOT_FOUND (POST_NOT_FOUND) if there is no such post, or if the post is a
+    draft of another user. Returns INVALID_ARGUMENT (INVALID_FIELDS) if a field may not
+    be changed, or if there is no such category. Returns ABORTED (ETAG_MISMATCH) if
+    `etag` is set and is not the current etag. Returns PERMISSION_DENIED
+    (USER_REQUIRED) if the caller is a service. Returns ALREADY_EXISTS
+    (REQUEST_ID_REUSED) if `request_id` was used for a different request.
     """
     DeletePost: _aio.UnaryUnaryMultiCallable[_post_pb2.DeletePostRequest, _post_pb2.DeletePostResponse]
     """Deletes a post. Only its author and admins may delete it.
 
     Returns PERMISSION_DENIED (ACCESS_DENIED) if the post belongs to another user.
-    Returns NOT_FOUND (POST_NOT_FOUND) if there is no such post, or if the post
-    is a draft of another user. Returns ABORTED (ETAG_MISMATCH) if the post has
-    changed since the given etag. Returns PERMISSION_DENIED (USER_REQUIRED) if the
-    caller is a service.
+    Returns NOT_FOUND (POST_NOT_FOUND) if there is no such post, or if the post is a
+    draft of another user. Returns ABORTED (ETAG_MISMATCH) if `etag` is set and is not
+    the current etag. Returns PERMISSION_DENIED (USER_REQUIRED) if the caller is a
+    service.
     """
     ListPosts: _aio.UnaryUnaryMultiCallable[_post_pb2.ListPostsRequest, _post_pb2.ListPostsResponse]
     """Lists the posts that the caller may read, one page at a time.
@@ -78,19 +77,18 @@ class PostServiceStub:
     UpdateCategory: _aio.UnaryUnaryMultiCallable[_category_pb2.UpdateCategoryRequest, _category_pb2.UpdateCategoryResponse]
     """Changes a category.
 
-    Returns NOT_FOUND (CATEGORY_NOT_FOUND) if there is no such category.
-    Returns INVALID_ARGUMENT (INVALID_FIELDS) if a field may not be changed.
-    Returns ALREADY_EXISTS if another category uses the slug (SLUG_TAKEN), or if
-    `request_id` was used for a different request (REQUEST_ID_REUSED).
-    Returns ABORTED (ETAG_MISMATCH) if the category has changed since the given
-    etag.
+    Returns NOT_FOUND (CATEGORY_NOT_FOUND) if there is no such category. Returns
+    INVALID_ARGUMENT (INVALID_FIELDS) if a field may not be changed. Returns
+    ALREADY_EXISTS if another category uses the slug (SLUG_TAKEN), or if `request_id`
+    was used for a different request (REQUEST_ID_REUSED). Returns ABORTED
+    (ETAG_MISMATCH) if `etag` is set and is not the current etag.
     """
     DeleteCategory: _aio.UnaryUnaryMultiCallable[_category_pb2.DeleteCategoryRequest, _category_pb2.DeleteCategoryResponse]
     """Deletes a category.
 
-    Returns NOT_FOUND (CATEGORY_NOT_FOUND) if there is no such category.
-    Returns FAILED_PRECONDITION (CATEGORY_IN_USE) if the category contains posts.
-    Returns ABORTED (ETAG_MISMATCH) if the category has changed since the given etag.
+    Returns NOT_FOUND (CATEGORY_NOT_FOUND) if there is no such category. Returns
+    FAILED_PRECONDITION (CATEGORY_IN_USE) if the category contains posts. Returns
+    ABORTED (ETAG_MISMATCH) if `etag` is set and is not the current etag.
     """
 
 class PostServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -131,13 +129,12 @@ class PostServiceServicer(metaclass=_abc_1.ABCMeta):
         """Changes a post. Only its author and admins may change it.
 
         Returns PERMISSION_DENIED (ACCESS_DENIED) if the post belongs to another user.
-        Returns NOT_FOUND (POST_NOT_FOUND) if there is no such post, or if the post
-        is a draft of another user. Returns INVALID_ARGUMENT (INVALID_FIELDS) if a
-        field may not be changed, or if there is no such category. Returns ABORTED
-        (ETAG_MISMATCH) if the post has changed since the given etag. Returns
-        PERMISSION_DENIED (USER_REQUIRED) if the caller is a service. Returns
-        ALREADY_EXISTS (REQUEST_ID_REUSED) if `request_id` was used for a different
-        request.
+        Returns NOT_FOUND (POST_NOT_FOUND) if there is no such post, or if the post is a
+        draft of another user. Returns INVALID_ARGUMENT (INVALID_FIELDS) if a field may not
+        be changed, or if there is no such category. Returns ABORTED (ETAG_MISMATCH) if
+        `etag` is set and is not the current etag. Returns PERMISSION_DENIED
+        (USER_REQUIRED) if the caller is a service. Returns ALREADY_EXISTS
+        (REQUEST_ID_REUSED) if `request_id` was used for a different request.
         """
 
     @_abc_1.abstractmethod
@@ -149,10 +146,10 @@ class PostServiceServicer(metaclass=_abc_1.ABCMeta):
         """Deletes a post. Only its author and admins may delete it.
 
         Returns PERMISSION_DENIED (ACCESS_DENIED) if the post belongs to another user.
-        Returns NOT_FOUND (POST_NOT_FOUND) if there is no such post, or if the post
-        is a draft of another user. Returns ABORTED (ETAG_MISMATCH) if the post has
-        changed since the given etag. Returns PERMISSION_DENIED (USER_REQUIRED) if the
-        caller is a service.
+        Returns NOT_FOUND (POST_NOT_FOUND) if there is no such post, or if the post is a
+        draft of another user. Returns ABORTED (ETAG_MISMATCH) if `etag` is set and is not
+        the current etag. Returns PERMISSION_DENIED (USER_REQUIRED) if the caller is a
+        service.
         """
 
     @_abc_1.abstractmethod
@@ -210,12 +207,11 @@ class PostServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _abc.Awaitable[_category_pb2.UpdateCategoryResponse]:
         """Changes a category.
 
-        Returns NOT_FOUND (CATEGORY_NOT_FOUND) if there is no such category.
-        Returns INVALID_ARGUMENT (INVALID_FIELDS) if a field may not be changed.
-        Returns ALREADY_EXISTS if another category uses the slug (SLUG_TAKEN), or if
-        `request_id` was used for a different request (REQUEST_ID_REUSED).
-        Returns ABORTED (ETAG_MISMATCH) if the category has changed since the given
-        etag.
+        Returns NOT_FOUND (CATEGORY_NOT_FOUND) if there is no such category. Returns
+        INVALID_ARGUMENT (INVALID_FIELDS) if a field may not be changed. Returns
+        ALREADY_EXISTS if another category uses the slug (SLUG_TAKEN), or if `request_id`
+        was used for a different request (REQUEST_ID_REUSED). Returns ABORTED
+        (ETAG_MISMATCH) if `etag` is set and is not the current etag.
         """
 
     @_abc_1.abstractmethod
@@ -226,9 +222,9 @@ class PostServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _abc.Awaitable[_category_pb2.DeleteCategoryResponse]:
         """Deletes a category.
 
-        Returns NOT_FOUND (CATEGORY_NOT_FOUND) if there is no such category.
-        Returns FAILED_PRECONDITION (CATEGORY_IN_USE) if the category contains posts.
-        Returns ABORTED (ETAG_MISMATCH) if the category has changed since the given etag.
+        Returns NOT_FOUND (CATEGORY_NOT_FOUND) if there is no such category. Returns
+        FAILED_PRECONDITION (CATEGORY_IN_USE) if the category contains posts. Returns
+        ABORTED (ETAG_MISMATCH) if `etag` is set and is not the current etag.
         """
 
 def add_PostServiceServicer_to_server(servicer: PostServiceServicer, server: _aio.Server) -> None: ...

@@ -282,13 +282,13 @@ class UserServiceServicer:
         """Changes an account. Disabling an account or changing its role ends its
         sessions.
 
-        Returns INVALID_ARGUMENT (INVALID_FIELDS) if the caller may not change a
-        field. Returns NOT_FOUND (USER_NOT_FOUND) if there is no such user. Returns
-        ALREADY_EXISTS if the new e-mail address (EMAIL_TAKEN) or username
-        (USERNAME_TAKEN) is taken. Returns ABORTED (ETAG_MISMATCH) if the account
-        has changed since the given etag. Returns FAILED_PRECONDITION (LAST_ADMIN)
-        if no active admin would be left. Returns ALREADY_EXISTS (REQUEST_ID_REUSED) if
-        `request_id` was used for a different request.
+        Returns INVALID_ARGUMENT (INVALID_FIELDS) if the caller may not change a field.
+        Returns NOT_FOUND (USER_NOT_FOUND) if there is no such user. Returns ALREADY_EXISTS
+        if the new e-mail address (EMAIL_TAKEN) or username (USERNAME_TAKEN) is taken.
+        Returns ABORTED (ETAG_MISMATCH) if `etag` is set and is not the current etag.
+        Returns FAILED_PRECONDITION (LAST_ADMIN) if no active admin would be left. Returns
+        ALREADY_EXISTS (REQUEST_ID_REUSED) if `request_id` was used for a different
+        request.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -356,10 +356,10 @@ class UserServiceServicer:
         """Changes the profile of a user.
 
         Returns NOT_FOUND (PROFILE_NOT_FOUND) if the user has no profile. Returns
-        INVALID_ARGUMENT (INVALID_FIELDS) if a field may not be changed, or if
-        there is no such time zone. Returns ABORTED (ETAG_MISMATCH) if the profile
-        has changed since the given etag. Returns ALREADY_EXISTS (REQUEST_ID_REUSED) if
-        `request_id` was used for a different request.
+        INVALID_ARGUMENT (INVALID_FIELDS) if a field may not be changed, or if there is no
+        such time zone. Returns ABORTED (ETAG_MISMATCH) if `etag` is set and is not the
+        current etag. Returns ALREADY_EXISTS (REQUEST_ID_REUSED) if `request_id` was used
+        for a different request.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -377,9 +377,8 @@ class UserServiceServicer:
     def UpdateUserSettings(self, request, context):
         """Replaces all of the caller's settings.
 
-        Returns PERMISSION_DENIED (USER_REQUIRED) if the caller is a service.
-        Returns ABORTED (ETAG_MISMATCH) if the settings have changed since the
-        given etag.
+        Returns PERMISSION_DENIED (USER_REQUIRED) if the caller is a service. Returns
+        ABORTED (ETAG_MISMATCH) if `etag` is set and is not the current etag.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

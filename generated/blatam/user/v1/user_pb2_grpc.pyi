@@ -96,13 +96,13 @@ class UserServiceStub:
     """Changes an account. Disabling an account or changing its role ends its
     sessions.
 
-    Returns INVALID_ARGUMENT (INVALID_FIELDS) if the caller may not change a
-    field. Returns NOT_FOUND (USER_NOT_FOUND) if there is no such user. Returns
-    ALREADY_EXISTS if the new e-mail address (EMAIL_TAKEN) or username
-    (USERNAME_TAKEN) is taken. Returns ABORTED (ETAG_MISMATCH) if the account
-    has changed since the given etag. Returns FAILED_PRECONDITION (LAST_ADMIN)
-    if no active admin would be left. Returns ALREADY_EXISTS (REQUEST_ID_REUSED) if
-    `request_id` was used for a different request.
+    Returns INVALID_ARGUMENT (INVALID_FIELDS) if the caller may not change a field.
+    Returns NOT_FOUND (USER_NOT_FOUND) if there is no such user. Returns ALREADY_EXISTS
+    if the new e-mail address (EMAIL_TAKEN) or username (USERNAME_TAKEN) is taken.
+    Returns ABORTED (ETAG_MISMATCH) if `etag` is set and is not the current etag.
+    Returns FAILED_PRECONDITION (LAST_ADMIN) if no active admin would be left. Returns
+    ALREADY_EXISTS (REQUEST_ID_REUSED) if `request_id` was used for a different
+    request.
     """
     DeleteUser: _aio.UnaryUnaryMultiCallable[_user_pb2.DeleteUserRequest, _user_pb2.DeleteUserResponse]
     """Deletes an account and ends its sessions. The username and the e-mail
@@ -146,10 +146,10 @@ class UserServiceStub:
     """Changes the profile of a user.
 
     Returns NOT_FOUND (PROFILE_NOT_FOUND) if the user has no profile. Returns
-    INVALID_ARGUMENT (INVALID_FIELDS) if a field may not be changed, or if
-    there is no such time zone. Returns ABORTED (ETAG_MISMATCH) if the profile
-    has changed since the given etag. Returns ALREADY_EXISTS (REQUEST_ID_REUSED) if
-    `request_id` was used for a different request.
+    INVALID_ARGUMENT (INVALID_FIELDS) if a field may not be changed, or if there is no
+    such time zone. Returns ABORTED (ETAG_MISMATCH) if `etag` is set and is not the
+    current etag. Returns ALREADY_EXISTS (REQUEST_ID_REUSED) if `request_id` was used
+    for a different request.
     """
     GetUserSettings: _aio.UnaryUnaryMultiCallable[_settings_pb2.GetUserSettingsRequest, _settings_pb2.GetUserSettingsResponse]
     """Returns the caller's settings.
@@ -159,9 +159,8 @@ class UserServiceStub:
     UpdateUserSettings: _aio.UnaryUnaryMultiCallable[_settings_pb2.UpdateUserSettingsRequest, _settings_pb2.UpdateUserSettingsResponse]
     """Replaces all of the caller's settings.
 
-    Returns PERMISSION_DENIED (USER_REQUIRED) if the caller is a service.
-    Returns ABORTED (ETAG_MISMATCH) if the settings have changed since the
-    given etag.
+    Returns PERMISSION_DENIED (USER_REQUIRED) if the caller is a service. Returns
+    ABORTED (ETAG_MISMATCH) if `etag` is set and is not the current etag.
     """
     Unsubscribe: _aio.UnaryUnaryMultiCallable[_settings_pb2.UnsubscribeRequest, _settings_pb2.UnsubscribeResponse]
     """Turns off one category of e-mail for a user. The token comes from the unsubscribe
@@ -353,13 +352,13 @@ class UserServiceServicer(metaclass=_abc_1.ABCMeta):
         """Changes an account. Disabling an account or changing its role ends its
         sessions.
 
-        Returns INVALID_ARGUMENT (INVALID_FIELDS) if the caller may not change a
-        field. Returns NOT_FOUND (USER_NOT_FOUND) if there is no such user. Returns
-        ALREADY_EXISTS if the new e-mail address (EMAIL_TAKEN) or username
-        (USERNAME_TAKEN) is taken. Returns ABORTED (ETAG_MISMATCH) if the account
-        has changed since the given etag. Returns FAILED_PRECONDITION (LAST_ADMIN)
-        if no active admin would be left. Returns ALREADY_EXISTS (REQUEST_ID_REUSED) if
-        `request_id` was used for a different request.
+        Returns INVALID_ARGUMENT (INVALID_FIELDS) if the caller may not change a field.
+        Returns NOT_FOUND (USER_NOT_FOUND) if there is no such user. Returns ALREADY_EXISTS
+        if the new e-mail address (EMAIL_TAKEN) or username (USERNAME_TAKEN) is taken.
+        Returns ABORTED (ETAG_MISMATCH) if `etag` is set and is not the current etag.
+        Returns FAILED_PRECONDITION (LAST_ADMIN) if no active admin would be left. Returns
+        ALREADY_EXISTS (REQUEST_ID_REUSED) if `request_id` was used for a different
+        request.
         """
 
     @_abc_1.abstractmethod
@@ -439,10 +438,10 @@ class UserServiceServicer(metaclass=_abc_1.ABCMeta):
         """Changes the profile of a user.
 
         Returns NOT_FOUND (PROFILE_NOT_FOUND) if the user has no profile. Returns
-        INVALID_ARGUMENT (INVALID_FIELDS) if a field may not be changed, or if
-        there is no such time zone. Returns ABORTED (ETAG_MISMATCH) if the profile
-        has changed since the given etag. Returns ALREADY_EXISTS (REQUEST_ID_REUSED) if
-        `request_id` was used for a different request.
+        INVALID_ARGUMENT (INVALID_FIELDS) if a field may not be changed, or if there is no
+        such time zone. Returns ABORTED (ETAG_MISMATCH) if `etag` is set and is not the
+        current etag. Returns ALREADY_EXISTS (REQUEST_ID_REUSED) if `request_id` was used
+        for a different request.
         """
 
     @_abc_1.abstractmethod
@@ -464,9 +463,8 @@ class UserServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _abc.Awaitable[_settings_pb2.UpdateUserSettingsResponse]:
         """Replaces all of the caller's settings.
 
-        Returns PERMISSION_DENIED (USER_REQUIRED) if the caller is a service.
-        Returns ABORTED (ETAG_MISMATCH) if the settings have changed since the
-        given etag.
+        Returns PERMISSION_DENIED (USER_REQUIRED) if the caller is a service. Returns
+        ABORTED (ETAG_MISMATCH) if `etag` is set and is not the current etag.
         """
 
     @_abc_1.abstractmethod
