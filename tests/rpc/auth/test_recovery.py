@@ -292,7 +292,7 @@ async def test_log_in_from_new_device_is_mailed(shared: RunningService) -> None:
     mail = await shared.mailbox.mail(ana.email, "new device", 2)
     mails = [m for m in shared.mailbox.to(ana.email) if "device" in m["Subject"]]
     assert len(mails) == 2
-    assert "device:  Tablet" in mails[0].get_content()
+    assert "device:     Tablet" in mails[0].get_content()
     assert "127.0.0.1" in mail.get_content()
 
 
