@@ -130,7 +130,9 @@ class Authentication:
         failures = Bucket("failed-log-ins", counted, FAILURES_WITHOUT_WARNING)
         if not await self.attempts.take([failures]):
             return
-        if await self.attempts.take([Bucket("failed-log-ins-told", counted, WARNINGS)]):
+        if await self.attempts.take(
+            [Bucket("failed-log-in-warnings", counted, WARNINGS)]
+        ):
             return
         user_id = account.user_id if account else None
         warning = NewEntry(EventType.FAILED_LOG_INS, user_id)
