@@ -307,7 +307,7 @@ class FakeSessions:
         ]
         return sorted(sessions, key=lambda session: session.created_at, reverse=True)
 
-    async def ask_email_change(
+    async def request_email_change(
         self, account: Account, new_email: str, keep: UUID, now: datetime
     ) -> bool:
         self._check_open(keep)

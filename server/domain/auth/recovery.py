@@ -83,7 +83,7 @@ class Recovery:
         account = await rules.accounts.account_by_id(caller.user_id)
         account = await rules.verified(account, caller.subject, password, limits)
         keep = UUID(caller.session_id)
-        if not await rules.sessions.ask_email_change(
+        if not await rules.sessions.request_email_change(
             account, normalize_identifier(new_email), keep, rules.clock()
         ):
             raise InvalidCredentials(account.user_id)

@@ -83,7 +83,7 @@ class SessionStore(Protocol):
     async def open_of(self, user_id: int, now: datetime) -> Sequence[Session]:
         """Return a user's open sessions, the newest first."""
 
-    async def ask_email_change(
+    async def request_email_change(
         self, account: Account, new_email: str, keep: UUID, now: datetime
     ) -> bool:
         """Enqueue an e-mail to the new and to the old address; end the other sessions.

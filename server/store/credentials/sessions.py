@@ -132,7 +132,7 @@ class PostgresSessions:
             rows = await connection.execute(query)
             return [_session(row) for row in rows]
 
-    async def ask_email_change(
+    async def request_email_change(
         self, account: Account, new_email: str, keep: UUID, now: datetime
     ) -> bool:
         """Enqueue an e-mail to the new and to the old address; end the other sessions.
