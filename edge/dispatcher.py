@@ -59,7 +59,7 @@ class Dispatcher:
         self._response_headers = written = ResponseHeaders(settings)
         self._body_reader = BodyReader(settings)
         self._builder = RequestBuilder(codec, settings.resume_token_field)
-        self._failures = ErrorRenderer(codec.registry, settings)
+        self._error_renderer = ErrorRenderer(codec.registry, settings)
         self._cookies = TokenCookies(router.bindings, settings)
         self._replies = {b: Replies(codec, b, settings) for b in router.bindings}
         self._unary = UnaryCalls(port, settings, written, self._cookies)
@@ -187,7 +187,7 @@ class Dispatcher:
             extra = {"request_id": head.request_id}
             _log.error("internal error", exc_info=error, extra=extra)
         match = b"if-match" in head.headers
-        response = self._failures.response(error, head.request_id, match=match)
+        response = self._error_renderer.response(error, head.request_id, match=match)
         if isinstance(error, CallError):
             metadata = (*error.headers, *error.trailers)
             response.headers += self._response_headers.from_metadata(metadata)
