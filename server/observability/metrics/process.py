@@ -7,8 +7,6 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from prometheus_client.metrics_core import Metric
-
 from server.observability.metrics import definitions
 from server.observability.metrics.calls import SERVER_STREAM, CallCounts, CallMetrics
 from server.observability.metrics.definitions import HTTP_BUCKETS
@@ -45,7 +43,7 @@ class HttpMetrics:
         durations.buckets[bisect_left(HTTP_BUCKETS, seconds)] += 1
         durations.seconds += seconds
 
-    def families(self) -> Iterator[Metric]:
+    def families(self) -> Iterator[str]:
         """Return the metric."""
         yield histograms(
             definitions.HTTP_SECONDS,
@@ -65,7 +63,7 @@ class EdgeMetrics:
         default_factory=lambda: Histogram(definitions.EVENT_LOOP_LAG.buckets)
     )
 
-    def families(self) -> Iterator[Metric]:
+    def families(self) -> Iterator[str]:
         """Return the metrics."""
         yield from self.requests.families()
         yield histogram(definitions.EVENT_LOOP_LAG, self.loop_lag)
@@ -88,7 +86,7 @@ class ProcessMetrics:
         default_factory=lambda: ThreadSafeHistogram(definitions.HASHING_WAIT.buckets)
     )
 
-    def families(self) -> Iterator[Metric]:
+    def families(self) -> Iterator[str]:
         """Return the metrics."""
         if not self.calls.in_file:  # otherwise the supervisor reads them
             yield from call_families(list(self.calls))
@@ -98,7 +96,7 @@ class ProcessMetrics:
         yield histogram(definitions.HASHING_WAIT, self.hashing_wait)
 
 
-def call_families(called: list[CallCounts]) -> Iterator[Metric]:
+def call_families(called: list[CallCounts]) -> Iterator[str]:
     """Return the metrics of calls."""
     for definition, attribute in (
         (definitions.CALLS_STARTED, "started"),
