@@ -122,11 +122,12 @@ class CallCounts:
 
     @property
     def handled(self) -> dict[str, int]:
-        """Calls that have ended, by code; without the codes that none ended with."""
+        """Calls that have ended, by code.
+
+        Every code is there, so that the first error is an increase.
+        """
         counts = self._row[_FIRST_CODE:_FIRST_BUCKET].tolist()
-        return {
-            code: int(count) for code, count in zip(CODES, counts, strict=True) if count
-        }
+        return {code: int(count) for code, count in zip(CODES, counts, strict=True)}
 
     @property
     def buckets(self) -> list[int]:
