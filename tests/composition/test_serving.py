@@ -4,7 +4,8 @@ import socket
 
 import pytest
 
-from server.composition.serving import CannotListen, bind_http, listening_grpc
+from server.composition.serving import listening_grpc
+from server.composition.sockets import CannotListen, bind_http
 from server.rpc.grpc_server import build_grpc_server
 
 FOREIGN = "192.0.2.1:50051"  # RFC 5737: no interface has this address
