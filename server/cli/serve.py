@@ -13,12 +13,11 @@ import typer
 import uvloop
 
 from edge.listener import DeadlinedProtocol
-from edge.port import CHANNEL_OPTIONS
 from server.cli.database import open_database
 from server.cli.embedded import print_banner, start_embedded_servers
 from server.cli.terminal import load_settings, report_errors, run_async
 from server.composition import serving
-from server.composition.edge import remote_edge
+from server.composition.edge import channel_options, remote_edge
 from server.composition.service import running_service
 from server.composition.sockets import bind_http, bound_address
 from server.config import Settings
@@ -108,7 +107,7 @@ async def _edge(settings: Settings, server: str) -> None:
     with bind_http(settings.http_listen) as listener:
         address = bound_address(settings.http_listen, listener)
         async with (
-            grpc.aio.insecure_channel(server, CHANNEL_OPTIONS) as channel,
+            grpc.aio.insecure_channel(server, channel_options()) as channel,
             serving.listening_http(
                 remote_edge(channel, settings),
                 listener,
