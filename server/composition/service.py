@@ -62,7 +62,10 @@ async def running_service(
         gc.collect()
         gc.freeze()  # skip long-lived objects: saves 12 of 74 us per request
         grpc_address = with_port(settings.grpc_listen, grpc_port)
-        yield Service(application, http, grpc_address, http_address)
+        try:
+            yield Service(application, http, grpc_address, http_address)
+        finally:
+            gc.unfreeze()
 
 
 async def _check_schema(database: Database) -> None:

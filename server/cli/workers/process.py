@@ -42,18 +42,21 @@ class WorkerProcess:
 
     @classmethod
     async def start(
-        cls, arguments: Sequence[str], http: socket.socket
+        cls,
+        arguments: Sequence[str],
+        http: socket.socket,
+        module: str = WORKER_MODULE,
     ) -> WorkerProcess:
         """Start a new interpreter, which imports the application at once."""
         ours, theirs = socket.socketpair()
         with theirs:
             process = await asyncio.create_subprocess_exec(
                 *interpreter(),
-                *("-m", WORKER_MODULE, *arguments),
+                *("-m", module, *arguments),
                 *("--control", str(theirs.fileno()), "--http", str(http.fileno())),
                 stdin=asyncio.subprocess.DEVNULL,
                 pass_fds=(theirs.fileno(), http.fileno()),
-                process_group=0,  # Ctrl-C reaches the supervisor alone
+                start_new_session=True,  # Ctrl-C reaches the supervisor alone
             )
         return cls(process, *await asyncio.open_connection(sock=ours))
 
