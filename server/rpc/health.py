@@ -30,10 +30,11 @@ class _HealthServicer(health.aio.HealthServicer):
     async def Watch(self, request: Any, context: Any) -> None:  # noqa: N802 - the RPC
         """Send the status and its changes, until `end_watches`."""
         with suppress(TimeoutError):
-            async with asyncio.timeout(0 if self._ended else None) as watch:
+            async with asyncio.timeout(None) as watch:
                 self._watches.add(watch)
                 try:
-                    await super().Watch(request, context)
+                    if not self._ended:
+                        await super().Watch(request, context)
                 finally:
                     self._watches.discard(watch)
         await context.abort(grpc.StatusCode.UNAVAILABLE, "the server is stopping")

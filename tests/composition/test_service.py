@@ -17,6 +17,7 @@ from server.composition.sockets import bind_http
 from server.config import load
 
 LAME_DUCK = timedelta(seconds=0.5)
+SECONDS = 20
 CHECK = health_pb2.HealthCheckRequest()
 SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
@@ -96,5 +97,5 @@ async def test_health_watch_does_not_delay_the_stop(
         assert (await watch.read()).status == NOT_SERVING
         with pytest.raises(grpc.aio.AioRpcError, match="the server is stopping"):
             await watch.read()
-        late = started.health.Watch(CHECK)
+        late = started.health.Watch(CHECK, timeout=SECONDS)
         assert await late.code() is grpc.StatusCode.UNAVAILABLE
