@@ -29,7 +29,10 @@ log = structlog.get_logger()
 
 
 def up() -> None:
-    """Start everything: Postgres and Valkey unless their URLs are set, gRPC, REST."""
+    """Serve gRPC and REST; start Postgres and Valkey unless their URLs are set.
+
+    The URLs are DATABASE_URL and REDIS_URL.
+    """
     settings = load_settings(local=True)
     if settings.workers > 1:
         _become_supervisor("up")
@@ -56,7 +59,7 @@ async def _up(settings: Settings, servers: EmbeddedServers) -> None:
 
 
 def serve() -> None:
-    """Serve gRPC and REST with the Postgres of DATABASE_URL and Redis of REDIS_URL."""
+    """Serve gRPC and REST with the servers of DATABASE_URL and REDIS_URL."""
     settings = load_settings("database_url", "redis_url", "secret_key")
     if settings.workers > 1:
         _become_supervisor("serve")
@@ -98,7 +101,7 @@ def edge(
         ),
     ],
 ) -> None:
-    """Serve REST in front of a gRPC server that runs elsewhere."""
+    """Serve REST in front of a gRPC server in another process."""
     settings = load_settings()
     run_async(_edge(settings, server), settings)
 

@@ -42,7 +42,7 @@ async def running_service(
     """Serve gRPC on GRPC_LISTEN and HTTP on a bound socket while the block runs.
 
     Unless it was `migrated` just now, the schema is checked before calls are served.
-    HTTP is bound first: links in mails may contain its port.
+    HTTP is bound first: links in e-mails may contain its port.
     """
     http_address = bound_address(settings.http_listen, listener)
     settings = settings.model_copy(update={"http_listen": http_address})
