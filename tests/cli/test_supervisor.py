@@ -13,10 +13,10 @@ from pathlib import Path
 
 import pytest
 
-from server.cli.workers.__main__ import assignments
 from server.cli.workers.backoff import MAX_DELAY, STABLE_AFTER, Backoff
 from server.cli.workers.control import Assignment
 from server.cli.workers.process import WorkerProcess
+from server.cli.workers.running import assignments
 from server.cli.workers.supervisor import Supervisor, WorkerFailed
 from tests.logs import captured_lines
 
