@@ -1,12 +1,12 @@
 """GetUser over gRPC: two workers against one process, on two cores.
 
-The client needs a part of the two cores. h2load needs little; with the client in Python
-only the CPU per call is meaningful.
+The client shares the two cores, so it has to be a cheap one: tests/load/http2_loop.py.
 """
 
 import json
 import statistics
 import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ from tempfile import TemporaryDirectory
 import psutil
 
 from blatam.user.v1 import user_pb2
-from tests.load.loader import CORES, Target, cpu_seconds, measure
+from tests.load.loader import CORES, STREAMS, cpu_seconds
 from tests.load.row import ResultRow
 from tests.load.service import (
     ACADEMY,
@@ -29,6 +29,7 @@ from tests.load.service import (
 
 METHOD = "/blatam.user.v1.UserService/GetUser"
 ROUNDS = 9
+CONNECTIONS = 16  # the kernel spreads them over the workers by their addresses
 WARM_UP_CALLS = 4_000
 SECONDS = 1.0  # of each half round
 WORKER_ARGUMENT = "server.cli.workers.worker"
@@ -39,14 +40,25 @@ class Service:
     """A running service, the processes that serve, and the calls to make."""
 
     processes: tuple[int, ...]
-    target: Target
+    plan: dict[str, object]
+    response_size: int  # bytes
 
     def measure(self, calls: int) -> tuple[float, float]:
         """Return the calls per second and the CPU seconds per call."""
         before = sum(map(cpu_seconds, self.processes))
-        sample = measure(self.target, calls)
+        result = subprocess.run(
+            [sys.executable, "-m", "tests.load.http2_loop"],
+            input=json.dumps({**self.plan, "requests": calls}),
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=120,
+        )
         cpu = sum(map(cpu_seconds, self.processes)) - before
-        return sample.per_second, cpu / calls
+        measured = json.loads(result.stdout)
+        if measured["bytes"] != calls * self.response_size:
+            raise RuntimeError("not every call succeeded: a size differs")
+        return calls / measured["seconds"], cpu / calls
 
 
 def rows() -> list[ResultRow]:
@@ -111,10 +123,13 @@ def running(workers: int) -> Iterator[Service]:
             message = user_pb2.GetUserRequest(id=user).SerializeToString()
             size = len(call_once(grpc, METHOD, message, bearer))
             url = f"http://{grpc}{METHOD}"
-            target = Target(
-                f"workers={workers}", server.pid, url, size, message, bearer
-            )
-            yield Service(_serving_processes(server.pid), target)
+            plan: dict[str, object] = {
+                "url": url,
+                "headers": bearer,
+                "message": message.hex(),
+            }
+            plan |= {"connections": CONNECTIONS, "streams": STREAMS}
+            yield Service(_serving_processes(server.pid), plan, size)
         finally:
             server.terminate()
             server.wait(60)
