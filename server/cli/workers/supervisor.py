@@ -61,6 +61,7 @@ class Supervisor:
         self._slots: list[_Slot] = []
         self._spare: WorkerProcess | None = None
         self._temporaries: set[WorkerProcess] = set()
+        self._spare_needed = asyncio.Event()
         self._stopping = asyncio.Event()
         self._restart_requested = asyncio.Event()
         self._failure = ""
@@ -77,7 +78,8 @@ class Supervisor:
                 self._slots.append(_Slot(assignment, worker))
             async with asyncio.TaskGroup() as group:
                 work = [self._keep(slot) for slot in self._slots]
-                work += [self._announce(listening), self._restart_on_request()]
+                work += [self._announce(listening), self._keep_spare()]
+                work += [self._restart_on_request()]
                 tasks = [group.create_task(task) for task in work]
                 await self._stopping.wait()
                 for task in tasks:
@@ -108,8 +110,21 @@ class Supervisor:
     async def _announce(self, listening: Callable[[], None]) -> None:
         await self._until_all(lambda worker: worker.listening)
         listening()
-        await self._until_all(lambda worker: worker.ready)
-        self._spare = await self._start()
+
+    async def _keep_spare(self) -> None:
+        """Start a spare when there is none and no worker is starting."""
+        while True:
+            await self._until_all(lambda worker: worker.ready)
+            self._spare_needed.clear()
+            self._spare = await self._start()
+            await self._spare_needed.wait()
+
+    def _discard_spare(self) -> None:
+        """End a spare that imported an earlier state of the program."""
+        if self._spare:
+            self._spare.signal(signal.SIGTERM)
+        self._spare = None
+        self._spare_needed.set()
 
     async def _until_all(self, state: Callable[[WorkerProcess], asyncio.Event]) -> None:
         """Wait until the worker of each slot, which may change, has a state."""
@@ -146,11 +161,11 @@ class Supervisor:
             log.exception("worker not started", number=slot.assignment.number)
 
     async def _take_spare(self) -> WorkerProcess:
-        """Return a process without an assignment; start the next spare."""
+        """Return a process without an assignment."""
         spare, self._spare = self._spare, None
+        self._spare_needed.set()
         if spare is None or spare.ended.is_set():
             return await self._start()
-        self._spare = await self._start()
         return spare
 
     async def _restart_on_request(self) -> None:
@@ -159,6 +174,7 @@ class Supervisor:
             self._restart_requested.clear()
             log.info("restarting workers")
             if all([await self._replace(slot) for slot in self._slots]):
+                self._discard_spare()
                 log.info("workers restarted")
 
     async def _replace(self, slot: _Slot) -> bool:
