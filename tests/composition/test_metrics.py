@@ -10,7 +10,7 @@ import pytest
 
 from server.composition import metrics
 from server.composition.metrics import listening_metrics
-from server.composition.serving import CannotListen
+from server.composition.sockets import CannotListen
 from tests.running import running
 from tests.silent_proxy import silent_proxy
 
