@@ -33,8 +33,10 @@ from server.domain.idempotency import Idempotency
 from server.rpc.batched_call import call_executor
 from server.rpc.batching import BatchingServicer
 from server.rpc.deadlines import TIMER_INTERVAL
-from server.rpc.grpc_server import MAX_CONCURRENT_CALLS, build_grpc_server
+from server.rpc.grpc_messages import MessageChannel
+from server.rpc.grpc_server import build_grpc_server
 from server.rpc.health import POLL_INTERVAL, Health
+from server.rpc.interceptors.admission import MAX_CALLS, Admission
 from server.rpc.listener import ChainDependencies, Listener, serve_methods
 from server.rpc.local import LocalPort
 from server.rpc.reflection import enable_reflection
@@ -74,15 +76,15 @@ async def build_application(
     sign_in = authentication(resources, stores)
     features = build_features(resources, stores, sign_in)
     servicers = fold_servicers(features)
-    served = serve_methods(
-        servicers, chain_dependencies(resources, stores, sign_in, startup)
-    )
+    dependencies = chain_dependencies(resources, stores, sign_in, startup)
+    served = serve_methods(servicers, dependencies)
     settings = resources.settings
     proxies = TrustedProxies(settings.trusted_proxies)
     execute = call_executor(served, proxies)
-    batching = BatchingServicer(execute, MAX_CONCURRENT_CALLS)
+    messages = MessageChannel(dependencies.timer)
+    batching = BatchingServicer(execute, MAX_CALLS, messages)
     health = Health(resources.database.ping, list(servicers), lame_duck)
-    handlers = [*Listener(proxies).handlers(served), batching.handler()]
+    handlers = [*Listener(proxies, messages).handlers(served), batching.handler()]
     server = build_grpc_server(handlers)
     await health.start()
     health.add_to(server)
@@ -143,4 +145,5 @@ def chain_dependencies(
         is_started=lambda: startup.complete,
         rates=rates(resources.settings),
         timer=SharedTimer(TIMER_INTERVAL),
+        admission=Admission(),
     )

@@ -11,9 +11,18 @@ import grpc
 KIB = 1024
 MIB = 1024 * KIB
 MAX_METADATA_SIZE = 16 * KIB  # bytes
-MAX_CONCURRENT_CALLS = 2_000  # over all connections
+MAX_CONNECTIONS = 8_192
 MAX_CALLS_PER_CONNECTION = 256
+# Calls over all connections, those included that are still being received or whose
+# response the client does not read. gRPC refuses more without details, so the chain
+# has lower limits (interceptors/admission.py).
+MAX_OPEN_CALLS = 8_192
 MIN_PING_INTERVAL = timedelta(seconds=20)
+HANDSHAKE_TIMEOUT = timedelta(seconds=10)  # TLS, preface and the first SETTINGS
+# A connection whose peer has vanished, or reads nothing, is closed after both.
+PING_INTERVAL = timedelta(seconds=60)
+PING_TIMEOUT = timedelta(seconds=20)
+_MILLISECOND = timedelta(milliseconds=1)
 _grpc_log = logging.getLogger("grpc._cython.cygrpc")
 
 OPTIONS: tuple[tuple[str, int], ...] = (
@@ -27,9 +36,13 @@ OPTIONS: tuple[tuple[str, int], ...] = (
     ("grpc.keepalive_permit_without_calls", 1),
     (
         "grpc.http2.min_ping_interval_without_data_ms",
-        MIN_PING_INTERVAL // timedelta(milliseconds=1),
+        MIN_PING_INTERVAL // _MILLISECOND,
     ),
     ("grpc.http2.max_ping_strikes", 2),  # the third early ping disconnects
+    ("grpc.max_allowed_incoming_connections", MAX_CONNECTIONS),
+    ("grpc.server_handshake_timeout_ms", HANDSHAKE_TIMEOUT // _MILLISECOND),
+    ("grpc.keepalive_time_ms", PING_INTERVAL // _MILLISECOND),
+    ("grpc.keepalive_timeout_ms", PING_TIMEOUT // _MILLISECOND),
 )
 
 
@@ -38,9 +51,7 @@ def build_grpc_server(
 ) -> grpc.aio.Server:
     """Return a server with these handlers. It does not listen yet."""
     _grpc_log.addFilter(is_not_a_lost_response)
-    server = grpc.aio.server(
-        options=OPTIONS, maximum_concurrent_rpcs=MAX_CONCURRENT_CALLS
-    )
+    server = grpc.aio.server(options=OPTIONS, maximum_concurrent_rpcs=MAX_OPEN_CALLS)
     server.add_generic_rpc_handlers(tuple(handlers))
     return server
 
