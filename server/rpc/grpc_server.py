@@ -42,7 +42,8 @@ OPTIONS: tuple[tuple[str, int], ...] = (
     ("grpc.max_allowed_incoming_connections", MAX_CONNECTIONS),
     ("grpc.server_handshake_timeout_ms", HANDSHAKE_TIMEOUT // _MILLISECOND),
     ("grpc.keepalive_time_ms", PING_INTERVAL // _MILLISECOND),
-    ("grpc.keepalive_timeout_ms", PING_TIMEOUT // _MILLISECOND),
+    # not keepalive_timeout_ms: that one ends with the first bytes of a partial frame
+    ("grpc.http2.ping_timeout_ms", PING_TIMEOUT // _MILLISECOND),
 )
 
 
