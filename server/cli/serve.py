@@ -16,7 +16,6 @@ import typer
 import uvloop
 from pydantic import SecretStr
 
-from edge.listener import DeadlinedProtocol
 from edge.port import CHANNEL_OPTIONS
 from server.cli import state_dir
 from server.cli.database import open_database
@@ -24,6 +23,7 @@ from server.cli.terminal import load_settings, report_errors, run_async
 from server.composition import serving
 from server.composition.application import Application, build_application
 from server.composition.edge import remote_edge
+from server.composition.limits import http_protocol
 from server.composition.resources import open_resources
 from server.config import ConfigurationError, Settings
 from server.config_types import check_server_address
@@ -101,7 +101,10 @@ async def _serving(
             ) as application,
             serving.listening_grpc(application.grpc, settings.grpc_listen) as grpc_port,
             serving.listening_http(
-                application.http, listener, DeadlinedProtocol, settings.http_keep_alive
+                application.http,
+                listener,
+                http_protocol(settings),
+                settings.http_keep_alive,
             ),
         ):
             gc.collect()
@@ -188,7 +191,7 @@ async def _edge(settings: Settings, server: str) -> None:
             serving.listening_http(
                 remote_edge(channel, settings),
                 listener,
-                DeadlinedProtocol,
+                http_protocol(settings),
                 settings.http_keep_alive,
             ),
         ):

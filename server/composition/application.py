@@ -23,6 +23,7 @@ from server.composition.feature import (
     fold_servicers,
     run_features,
 )
+from server.composition.limits import max_connections
 from server.composition.members import members_feature
 from server.composition.outbox import outbox_feature
 from server.composition.posts import posts_feature
@@ -85,7 +86,7 @@ async def build_application(
     batching = BatchingServicer(execute, MAX_CALLS, messages)
     health = Health(resources.database.ping, list(servicers), lame_duck)
     handlers = [*Listener(proxies, messages).handlers(served), batching.handler()]
-    server = build_grpc_server(handlers)
+    server = build_grpc_server(handlers, max_connections())
     await health.start()
     health.add_to(server)
     if settings.debug:

@@ -11,7 +11,6 @@ import grpc
 KIB = 1024
 MIB = 1024 * KIB
 MAX_METADATA_SIZE = 16 * KIB  # bytes
-MAX_CONNECTIONS = 8_192
 MAX_CALLS_PER_CONNECTION = 256
 # Calls over all connections, those included that are still being received or whose
 # response the client does not read. gRPC refuses more without details, so the chain
@@ -39,7 +38,6 @@ OPTIONS: tuple[tuple[str, int], ...] = (
         MIN_PING_INTERVAL // _MILLISECOND,
     ),
     ("grpc.http2.max_ping_strikes", 2),  # the third early ping disconnects
-    ("grpc.max_allowed_incoming_connections", MAX_CONNECTIONS),
     ("grpc.server_handshake_timeout_ms", HANDSHAKE_TIMEOUT // _MILLISECOND),
     ("grpc.keepalive_time_ms", PING_INTERVAL // _MILLISECOND),
     # not keepalive_timeout_ms: that one ends with the first bytes of a partial frame
@@ -48,11 +46,14 @@ OPTIONS: tuple[tuple[str, int], ...] = (
 
 
 def build_grpc_server(
-    handlers: Iterable[grpc.GenericRpcHandler],
+    handlers: Iterable[grpc.GenericRpcHandler], max_connections: int = 8_192
 ) -> grpc.aio.Server:
     """Return a server with these handlers. It does not listen yet."""
     _grpc_log.addFilter(is_not_a_lost_response)
-    server = grpc.aio.server(options=OPTIONS, maximum_concurrent_rpcs=MAX_OPEN_CALLS)
+    connections = ("grpc.max_allowed_incoming_connections", max_connections)
+    server = grpc.aio.server(
+        options=(*OPTIONS, connections), maximum_concurrent_rpcs=MAX_OPEN_CALLS
+    )
     server.add_generic_rpc_handlers(tuple(handlers))
     return server
 

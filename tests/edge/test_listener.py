@@ -21,25 +21,33 @@ class ImpatientProtocol(DeadlinedProtocol):
 
 
 @asynccontextmanager
-async def connected(port: FakePort | None = None) -> AsyncIterator[Connection]:
-    """Yield a connection to a server with short deadlines."""
-    app = create_app(compiled(SHOP), port or FakePort(item(id=1)))
+async def listening(
+    port: FakePort, protocol: type[DeadlinedProtocol] = ImpatientProtocol
+) -> AsyncIterator[int]:
+    """Serve the shop; yield the number of the TCP port."""
+    app = create_app(compiled(SHOP), port)
     config = uvicorn.Config(
-        app, port=0, http=ImpatientProtocol, lifespan="off", log_level="critical"
+        app, port=0, http=protocol, lifespan="off", log_level="critical"
     )
     server = uvicorn.Server(config)
     config.load()
     server.lifespan = config.lifespan_class(config)
     await server.startup()
     try:
-        number = server.servers[0].sockets[0].getsockname()[1]
+        yield server.servers[0].sockets[0].getsockname()[1]
+    finally:
+        await server.shutdown()
+
+
+@asynccontextmanager
+async def connected(port: FakePort | None = None) -> AsyncIterator[Connection]:
+    """Yield a connection to a server with short deadlines."""
+    async with listening(port or FakePort(item(id=1))) as number:
         reader, writer = await asyncio.open_connection("127.0.0.1", number)
         try:
             yield reader, writer
         finally:
             writer.close()
-    finally:
-        await server.shutdown()
 
 
 @pytest.mark.parametrize("part", [b"", b"GET /items/1 HTTP/1.1\r\nHost: x\r\n"])

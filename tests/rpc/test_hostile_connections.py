@@ -98,7 +98,7 @@ class Service:
 
 @asynccontextmanager
 async def serving(
-    monkeypatch: pytest.MonkeyPatch, **options: int
+    monkeypatch: pytest.MonkeyPatch, max_connections: int = 100, **options: int
 ) -> AsyncIterator[Service]:
     """Serve with some of gRPC's options changed, and short deadlines of messages."""
     changed = {name.replace("__", "."): value for name, value in options.items()}
@@ -115,7 +115,7 @@ async def serving(
     }
     messages = MessageChannel(TIMER, receipt_timeout=0.3, read_timeout=0.3)
     listener = Listener(TrustedProxies(()), messages)
-    server = grpc_server.build_grpc_server(listener.handlers(served))
+    server = grpc_server.build_grpc_server(listener.handlers(served), max_connections)
     async with listening_grpc(server, "127.0.0.1:0") as port:
         service.address = f"127.0.0.1:{port}"
         try:
@@ -345,8 +345,7 @@ async def test_client_that_does_not_read_ends_its_stream(
 
 async def test_connections_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     """R35: one more is closed at once; it is served when another has ended."""
-    limit = {"grpc__max_allowed_incoming_connections": 2}
-    async with serving(monkeypatch, **limit) as service:
+    async with serving(monkeypatch, max_connections=2) as service:
         async with (
             connected(service.address) as first,
             connected(service.address) as second,
