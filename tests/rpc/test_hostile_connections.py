@@ -373,3 +373,22 @@ async def test_calls_of_one_connection_are_bounded(
         await asyncio.sleep(0.3)
         assert service.started <= grpc_server.MAX_CALLS_PER_CONNECTION
         await service.serves_others()
+
+
+async def test_disconnected_client_cancels_its_calls(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Work for a client that has left ends: of a unary call and of a stream."""
+    async with (
+        serving(monkeypatch) as service,
+        connected(service.address) as connection,
+    ):
+        await connection.begin()
+        await connection.write(call(UNARY, 1), call(STREAM, 3))
+        async with asyncio.timeout(10):
+            while not service.running:  # noqa: ASYNC110 - it has no event
+                await asyncio.sleep(0.01)
+        connection.abort()
+        await service.idle()
+        async with asyncio.timeout(10):
+            await service.stream_closed.wait()

@@ -36,7 +36,7 @@ class Admission:
         max_streams_per_caller: int = MAX_STREAMS_PER_CALLER,
     ) -> None:
         self._max_calls = max_calls
-        self._max_calls_while_late = max_calls_while_late
+        self._max_calls_while_late = min(max_calls_while_late, max_calls)
         self._max_streams = max_streams
         self._max_streams_per_caller = max_streams_per_caller
         self._lag = LoopLag()
