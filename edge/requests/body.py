@@ -33,15 +33,15 @@ class BodyReader:
         if _LONG_LENGTH.fullmatch(length):
             raise too_large(self._max_bytes)
         if not _LENGTH.fullmatch(length):
-            raise HttpError("content-length is not a number")
+            raise HttpError("content-length must be a number")
         if int(length) > self._max_bytes:
             raise too_large(self._max_bytes)
         try:
             body = await self._receive_all(receive)
         except TimeoutError:
             message = (
-                f"the body did not arrive in time: send it within {self._timeout:g} s, "
-                f"with no pause longer than {self._idle_timeout:g} s"
+                "the request body did not arrive in time: send it within "
+                f"{self._timeout:g} s, without a pause of {self._idle_timeout:g} s"
             )
             raise HttpError(message, "REQUEST_TIMEOUT", http=408) from None
         coding = headers.get(b"content-encoding")
