@@ -4,7 +4,7 @@ import asyncio
 import re
 
 from edge.config import EdgeSettings
-from edge.errors import HTTP, Code, HttpError
+from edge.errors import HTTP_STATUS_BY_CODE, Code, HttpError
 from edge.http.negotiation import decompress, too_large
 from edge.http.streams import Disconnected, Receive
 
@@ -73,4 +73,6 @@ class BodyReader:
             raise too_large(self._max_bytes)
         if self._received_bytes > self._max_received_bytes:
             message, code = "the service is busy: retry later", Code.RESOURCE_EXHAUSTED
-            raise HttpError(message, "OVERLOADED", http=HTTP[code], code=code)
+            raise HttpError(
+                message, "OVERLOADED", http=HTTP_STATUS_BY_CODE[code], code=code
+            )

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
-from datetime import timedelta
 
 import grpc
 from fastapi import FastAPI
@@ -14,10 +13,12 @@ from edge.http.trusted_proxies import TrustedProxies
 from edge.port import CallError, CallPort, Reply
 from edge.timers import SharedTimer
 from server.composition.accounts import accounts_feature
+from server.composition.application_metrics import ApplicationMetrics
 from server.composition.auth import auth_feature, authentication
 from server.composition.edge import edge_app, edge_settings, rates
 from server.composition.feature import (
     Drain,
+    DrainCalls,
     DrainStage,
     Feature,
     fold_servicers,
@@ -29,6 +30,7 @@ from server.composition.outbox import outbox_feature
 from server.composition.posts import posts_feature
 from server.composition.resources import Resources, Stores, build_stores
 from server.composition.startup import Startup, Step
+from server.config import Settings
 from server.domain.auth.authentication import Authentication
 from server.domain.idempotency import Idempotency
 from server.rpc.batched_call import call_executor
@@ -41,7 +43,9 @@ from server.rpc.interceptors.admission import MAX_CALLS, Admission
 from server.rpc.listener import ChainDependencies, Listener, serve_methods
 from server.rpc.local import LocalPort
 from server.rpc.reflection import enable_reflection
+from server.rpc.unknown_methods import UnknownMethods
 from server.store.idempotent_responses import PostgresIdempotentResponses
+from server.workers.event_loop_monitor import EventLoopMonitor
 from server.workers.poller import Poller
 
 
@@ -49,30 +53,35 @@ from server.workers.poller import Poller
 class Application:
     """The application, not listening yet.
 
-    Call `drain` before the listeners stop: it publishes NOT_SERVING and ends streams.
+    Call `drain` before the listeners stop: see DrainCalls.
     `check` raises an error that ended a startup which had to wait for Postgres.
     """
 
     grpc: grpc.aio.Server
     port: CallPort
     http: FastAPI
-    drain: Callable[[], Awaitable[None]]
+    drain: DrainCalls
     check: Callable[[], None]
+    ready: Callable[[], Awaitable[bool]]
+    render_metrics: Callable[[], Awaitable[bytes]]
 
 
 @asynccontextmanager
 async def build_application(
-    resources: Resources, lame_duck: timedelta = timedelta(0), *startup_checks: Step
+    resources: Resources, *startup_checks: Step
 ) -> AsyncIterator[Application]:
     """Build the application and run its tasks until the block ends.
 
-    A draining process answers for `lame_duck` before its streams are ended. The
-    `startup_checks` run before anything else and have to succeed. While Postgres does
-    not respond, calls are refused.
+    The `startup_checks` run before anything else and have to succeed. While Postgres
+    does not respond, calls are refused.
 
     Raises StoreUnavailable, UnreadableKeys, ContractError, ConfigurationError.
     """
-    startup = Startup(resources.database.ping, *startup_checks)
+    startup = Startup(
+        resources.database.ping,
+        *startup_checks,
+        restarts=resources.metrics.restarts,
+    )
     stores = build_stores(resources)
     sign_in = authentication(resources, stores)
     features = build_features(resources, stores, sign_in)
@@ -81,24 +90,44 @@ async def build_application(
     served = serve_methods(servicers, dependencies)
     settings = resources.settings
     proxies = TrustedProxies(settings.trusted_proxies)
-    execute = call_executor(served, proxies)
+    execute = call_executor(served, proxies, resources.metrics.calls)
     messages = MessageChannel(dependencies.timer)
     batching = BatchingServicer(execute, MAX_CALLS, messages)
-    health = Health(resources.database.ping, list(servicers), lame_duck)
+    health = Health(resources.database.ping, list(servicers))
     handlers = [*Listener(proxies, messages).handlers(served), batching.handler()]
-    server = build_grpc_server(handlers, max_connections())
+    server = _grpc_server(handlers, settings)
     await health.start()
     health.add_to(server)
     if settings.debug:
         enable_reflection(server, (*servicers, health.name))
+    server.add_generic_rpc_handlers((UnknownMethods(resources.metrics.calls),))
     port = LocalPort(served, proxies, Reply, CallError)
-    edge = replace(edge_settings(settings, rates(settings)), ready=health.ready)
-    features.append(_transport_feature(health, batching))
+    edge = replace(
+        edge_settings(settings, rates(settings)),
+        ready=health.ready,
+        observe_request=resources.metrics.edge.requests.observe,
+    )
+    monitor = EventLoopMonitor(resources.metrics.edge.loop_lag.observe)
+    features.append(_transport_feature(health, batching, monitor))
     # before the tasks start: building it blocks the event loop longer than the
     # timeout with which they connect to Redis
     http = edge_app(port, edge)
     async with run_features(features, startup) as drain_calls:
-        yield Application(server, port, http, drain_calls, startup.check)
+        render = ApplicationMetrics(resources, stores).render
+        yield Application(
+            server, port, http, drain_calls, startup.check, health.ready, render
+        )
+
+
+def _grpc_server(
+    handlers: Iterable[grpc.GenericRpcHandler], settings: Settings
+) -> grpc.aio.Server:
+    return build_grpc_server(
+        handlers,
+        max_connections(),
+        reuse_port=settings.workers > 1,
+        max_connection_age=settings.grpc_max_connection_age,
+    )
 
 
 def build_features(
@@ -114,17 +143,23 @@ def build_features(
     ]
 
 
-def _transport_feature(health: Health, batching: BatchingServicer) -> Feature:
-    """Return health, which is refreshed last, and the batching of calls."""
+def _transport_feature(
+    health: Health, batching: BatchingServicer, monitor: EventLoopMonitor
+) -> Feature:
+    """Return health, which is refreshed last, and what belongs to no other feature."""
 
     async def drain_batching() -> None:
         batching.drain()
 
     return Feature(
-        tasks=(Poller("health", health.refresh, POLL_INTERVAL, before_serving=True),),
+        tasks=(
+            Poller("health", health.refresh, POLL_INTERVAL, before_serving=True),
+            monitor,
+        ),
         drains=(
             Drain(DrainStage.HEALTH, health.drain),
             Drain(DrainStage.STREAMS, drain_batching),
+            Drain(DrainStage.STREAMS, health.end_watches),
         ),
     )
 
@@ -147,4 +182,5 @@ def chain_dependencies(
         rates=rates(resources.settings),
         timer=SharedTimer(TIMER_INTERVAL),
         admission=Admission(),
+        metrics=resources.metrics.calls,
     )

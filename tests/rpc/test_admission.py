@@ -21,6 +21,7 @@ from edge.timers import SharedTimer
 from server.composition.serving import listening_grpc
 from server.domain.callers import Caller
 from server.domain.errors import Overloaded
+from server.observability.metrics.calls import CallMetrics
 from server.rpc.batched_call import call_executor
 from server.rpc.batching import BatchingServicer
 from server.rpc.call import Call, Method, Outcome, Proceed, Stream, wrap_handler
@@ -92,7 +93,9 @@ async def identify(call: Call, proceed: Proceed) -> Outcome:
 async def ports(service: Service) -> AsyncIterator[dict[str, CallPort]]:
     """Serve by gRPC, in process, and over the batching stream."""
     served, messages = service.served(), MessageChannel(TIMER)
-    batching = BatchingServicer(call_executor(served, NO_PROXIES), MAX_CALLS, messages)
+    metrics = CallMetrics.of()
+    execute = call_executor(served, NO_PROXIES, metrics)
+    batching = BatchingServicer(execute, MAX_CALLS, messages)
     handlers = Listener(NO_PROXIES, messages).handlers(served)
     server = build_grpc_server([*handlers, batching.handler()])
     async with AsyncExitStack() as stack:
