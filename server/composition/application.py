@@ -96,7 +96,6 @@ async def build_application(
     health = Health(resources.database.ping, list(servicers))
     handlers = [*Listener(proxies, messages).handlers(served), batching.handler()]
     server = _grpc_server(handlers, settings)
-    await health.start()
     health.add_to(server)
     if settings.debug:
         enable_reflection(server, (*servicers, health.name))

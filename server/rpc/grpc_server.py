@@ -13,9 +13,9 @@ MIB = 1024 * KIB
 MAX_METADATA_SIZE = 16 * KIB  # bytes
 MAX_CALLS_PER_CONNECTION = 256
 # Calls over all connections, those included that are still being received or whose
-# response the client does not read. gRPC refuses more without details, so the chain
-# has lower limits (interceptors/admission.py).
-MAX_OPEN_CALLS = 8_192
+# response the client does not read, and the health watch of each connection. gRPC
+# refuses more without details, so the chain has lower limits (interceptors/admission).
+MAX_OPEN_CALLS = 20_480
 MIN_PING_INTERVAL = timedelta(seconds=20)
 HANDSHAKE_TIMEOUT = timedelta(seconds=10)  # TLS, preface and the first SETTINGS
 # A connection whose peer has vanished, or reads nothing, is closed after both.

@@ -7,12 +7,13 @@ import asyncio
 import resource
 import struct
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
 import grpc
 import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from blatam.policy.v1.policy_pb2 import Access, MethodPolicy
 from blatam.user.v1 import user_pb2 as pb
@@ -23,6 +24,8 @@ from server.rpc import grpc_server
 from server.rpc.call import Call, Method, Outcome, Stream, wrap_handler
 from server.rpc.deadlines import TIMER_INTERVAL
 from server.rpc.grpc_messages import MessageChannel
+from server.rpc.health import Health
+from server.rpc.health_servicer import MAX_WATCHES_PER_CONNECTION
 from server.rpc.interceptors.errors import map_errors
 from server.rpc.listener import Listener
 from tests.rpc.http2 import (
@@ -51,6 +54,8 @@ TIMER = SharedTimer(TIMER_INTERVAL)
 MIB = 1024 * 1024
 RESETS = 10_000
 SHORT = 300  # milliseconds
+SERVING = health_pb2.HealthCheckResponse.SERVING
+NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 
 
 @dataclass(slots=True)
@@ -392,3 +397,34 @@ async def test_disconnected_client_cancels_its_calls(
         await service.idle()
         async with asyncio.timeout(10):
             await service.stream_closed.wait()
+
+
+async def test_health_watch_that_is_not_read_blocks_no_other() -> None:
+    """R35: neither a new status, which a drain waits for, nor another client."""
+
+    async def ping() -> None:
+        return None
+
+    health = Health(ping, ["t.S"])
+    server = grpc_server.build_grpc_server([])
+    health.add_to(server)
+    check = health_pb2.HealthCheckRequest()
+    async with listening_grpc(server, "127.0.0.1:0") as port, AsyncExitStack() as stack:
+        address = f"127.0.0.1:{port}"
+        unread = await stack.enter_async_context(connected(address))
+        await unread.begin((INITIAL_WINDOW_SIZE, 0))
+        for number in range(1, 2 * MAX_WATCHES_PER_CONNECTION + 3, 2):
+            await unread.write(call("/grpc.health.v1.Health/Watch", number))
+        last = 2 * MAX_WATCHES_PER_CONNECTION + 1
+        assert b"too many health watches" in await _trailers(unread, last)
+        channel = await stack.enter_async_context(grpc.aio.insecure_channel(address))
+        stub: Any = health_pb2_grpc.HealthStub(channel)
+        watch = stub.Watch(check)
+        async with asyncio.timeout(10):
+            assert (await watch.read()).status == NOT_SERVING
+            await health.refresh()
+            assert (await watch.read()).status == SERVING
+            await health.drain()
+            assert (await watch.read()).status == NOT_SERVING
+        await health.end_watches()
+        unread.abort()
