@@ -47,7 +47,9 @@ class EdgeSettings:
     max_body_bytes: int = 1 * MIB
     max_decompressed_bytes: int = 1 * MIB
     max_header_bytes: int = 16 * KIB
-    body_timeout: float = 20.0  # to receive a whole request body
+    max_received_bytes: int = 64 * MIB  # of all bodies that are being received
+    body_timeout: float = 30.0  # to receive a whole request body
+    body_idle_timeout: float = 10.0  # until its next byte
     default_timeout: float | None = 30.0  # of a unary call without `grpc-timeout`
     stream_timeout: float | None = None  # of a stream without `grpc-timeout`
     max_timeout: float | None = None  # upper bound for `grpc-timeout`

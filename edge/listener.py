@@ -8,9 +8,17 @@ import httptools
 from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from edge.connections import (
+    MAX_REFUSED_CONNECTIONS,
+    ConnectionLimits,
+    refuse_connection,
+)
+from edge.http.trusted_proxies import TrustedProxies
+
 Header = tuple[bytes, bytes]
 # Bytes that are parsed at a time: it bounds the requests that wait on a connection.
 _PARSE_SIZE = 4 * 1024
+_REFUSAL_TIMEOUT = 1.0  # seconds for the headers on a connection beyond the limits
 
 
 class _PipelineFlow(FlowControl):
@@ -41,6 +49,8 @@ class DeadlinedProtocol(HttpToolsProtocol):
     header_timeout = 10.0
     write_timeout = 30.0  # seconds for a client to read what is sent to it
     header_bytes = 32 * 1024  # one read of the socket may exceed it
+    limits = ConnectionLimits(TrustedProxies(()))
+    _admitted = True
     _deadline: asyncio.TimerHandle | None = None
     _write_deadline: asyncio.TimerHandle | None = None
     _unused_bytes = 0  # since the last end of headers, part of a body, or end of it
@@ -57,14 +67,24 @@ class DeadlinedProtocol(HttpToolsProtocol):
         """Start the deadline for the first request."""
         super().connection_made(transport)
         self.flow = _PipelineFlow(transport, self.pipeline)
+        self._admitted = self.limits.admit(self._peer())
+        if not self._admitted:
+            self.app = refuse_connection
+            self.header_timeout = min(self.header_timeout, _REFUSAL_TIMEOUT)
+            if self.limits.refused > MAX_REFUSED_CONNECTIONS:
+                transport.abort()
         self._start_deadline()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Stop all deadlines."""
+        self.limits.release(self._peer(), admitted=self._admitted)
         self._stop_deadline()
         self._stop_write_deadline()
         self._unparsed = memoryview(b"")
         super().connection_lost(exc)
+
+    def _peer(self) -> str:
+        return self.client[0] if self.client else ""
 
     def data_received(self, data: bytes) -> None:
         """Parse received bytes; refuse headers or trailers without an end."""
@@ -239,6 +259,11 @@ class DeadlinedProtocol(HttpToolsProtocol):
         if self._deadline is not None:
             self._deadline.cancel()
             self._deadline = None
+
+
+def limited_protocol(limits: ConnectionLimits) -> type[DeadlinedProtocol]:
+    """Return the protocol of a listener with its own limits of connections."""
+    return type("LimitedProtocol", (DeadlinedProtocol,), {"limits": limits})
 
 
 def _check_framing(headers: list[Header], version: str) -> None:

@@ -37,12 +37,12 @@ class ErrorRenderer:
         An unexpected error reveals nothing but the request id.
         """
         if isinstance(error, HttpError):
-            body = _error(error.code, error.message, error.reason, request_id)
+            body = error_body(error.code, error.message, error.reason, request_id)
             body["details"] = [*self._info(error.reason), *_violations(error)]
             return self._response(error.http, body, [*error.headers])
         if isinstance(error, CallError):
             return self._of_call(error, request_id, match=match)
-        body = _error(Code.INTERNAL, "internal error", "", request_id)
+        body = error_body(Code.INTERNAL, "internal error", "", request_id)
         return self._response(500, body, [])
 
     def _info(self, reason: str) -> list[Any]:
@@ -62,7 +62,7 @@ class ErrorRenderer:
                 reason = reason or detail.get("reason", "")
             elif kind == "google.rpc.RetryInfo":
                 headers = _retry_after(detail.get("retryDelay", "0s"))
-        body = _error(code, error.message, reason, request_id)
+        body = error_body(code, error.message, reason, request_id)
         body |= {"code": error.code, "details": details}
         http = 412 if match and code == Code.ABORTED else HTTP_STATUS_BY_CODE[code]
         return self._response(http, body, headers)
@@ -97,7 +97,8 @@ class ErrorRenderer:
         return {"@type": packed.type_url, "value": value}
 
 
-def _error(code: int, message: str, reason: str, request_id: str) -> dict[str, Any]:
+def error_body(code: int, message: str, reason: str, request_id: str) -> dict[str, Any]:
+    """Return the JSON of an error without details."""
     now = datetime.now(UTC).isoformat(timespec="milliseconds")
     name = Code.Name(code)
     return {

@@ -12,12 +12,12 @@ import structlog
 import typer
 import uvloop
 
-from edge.listener import DeadlinedProtocol
 from server.cli.database import open_database
 from server.cli.embedded import print_banner, start_embedded_servers
 from server.cli.terminal import load_settings, report_errors, run_async
 from server.composition import serving
 from server.composition.edge import channel_options, remote_edge
+from server.composition.limits import http_protocol
 from server.composition.metrics import listening_metrics
 from server.composition.service import running_service
 from server.composition.sockets import bind_http, bound_address
@@ -121,7 +121,7 @@ async def _edge(settings: Settings, server: str) -> None:
             serving.listening_http(
                 remote_edge(channel, settings, metrics.requests.observe),
                 listener,
-                DeadlinedProtocol,
+                http_protocol(settings),
                 settings.http_keep_alive,
             ),
         ):

@@ -24,6 +24,7 @@ from server.composition.feature import (
     fold_servicers,
     run_features,
 )
+from server.composition.limits import max_connections
 from server.composition.members import members_feature
 from server.composition.outbox import outbox_feature
 from server.composition.posts import posts_feature
@@ -35,8 +36,10 @@ from server.domain.idempotency import Idempotency
 from server.rpc.batched_call import call_executor
 from server.rpc.batching import BatchingServicer
 from server.rpc.deadlines import TIMER_INTERVAL
-from server.rpc.grpc_server import MAX_CONCURRENT_CALLS, build_grpc_server
+from server.rpc.grpc_messages import MessageChannel
+from server.rpc.grpc_server import build_grpc_server
 from server.rpc.health import POLL_INTERVAL, Health
+from server.rpc.interceptors.admission import MAX_CALLS, Admission
 from server.rpc.listener import ChainDependencies, Listener, serve_methods
 from server.rpc.local import LocalPort
 from server.rpc.reflection import enable_reflection
@@ -83,17 +86,16 @@ async def build_application(
     sign_in = authentication(resources, stores)
     features = build_features(resources, stores, sign_in)
     servicers = fold_servicers(features)
-    served = serve_methods(
-        servicers, chain_dependencies(resources, stores, sign_in, startup)
-    )
+    dependencies = chain_dependencies(resources, stores, sign_in, startup)
+    served = serve_methods(servicers, dependencies)
     settings = resources.settings
     proxies = TrustedProxies(settings.trusted_proxies)
     execute = call_executor(served, proxies, resources.metrics.calls)
-    batching = BatchingServicer(execute, MAX_CONCURRENT_CALLS)
+    messages = MessageChannel(dependencies.timer)
+    batching = BatchingServicer(execute, MAX_CALLS, messages)
     health = Health(resources.database.ping, list(servicers))
-    handlers = [*Listener(proxies).handlers(served), batching.handler()]
+    handlers = [*Listener(proxies, messages).handlers(served), batching.handler()]
     server = _grpc_server(handlers, settings)
-    await health.start()
     health.add_to(server)
     if settings.debug:
         enable_reflection(server, (*servicers, health.name))
@@ -121,6 +123,7 @@ def _grpc_server(
 ) -> grpc.aio.Server:
     return build_grpc_server(
         handlers,
+        max_connections(),
         reuse_port=settings.workers > 1,
         max_connection_age=settings.grpc_max_connection_age,
     )
@@ -177,5 +180,6 @@ def chain_dependencies(
         is_started=lambda: startup.complete,
         rates=rates(resources.settings),
         timer=SharedTimer(TIMER_INTERVAL),
+        admission=Admission(),
         metrics=resources.metrics.calls,
     )

@@ -11,9 +11,9 @@ from datetime import timedelta
 from functools import partial
 from pathlib import Path
 
-from edge.listener import DeadlinedProtocol
 from server.composition import serving
 from server.composition.application import Application, build_application
+from server.composition.limits import http_protocol
 from server.composition.metrics import listening_metrics
 from server.composition.resources import open_resources
 from server.composition.sockets import bound_address, with_port
@@ -63,7 +63,10 @@ async def running_service(
         serving.stopping_together(
             serving.listening_grpc(application.grpc, settings.grpc_listen),
             serving.listening_http(
-                application.http, listener, DeadlinedProtocol, settings.http_keep_alive
+                application.http,
+                listener,
+                http_protocol(settings),
+                settings.http_keep_alive,
             ),
         ) as (grpc_port, http),
     ):

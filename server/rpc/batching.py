@@ -18,6 +18,7 @@ from google.protobuf.message import DecodeError
 from batching.v1 import batching_pb2 as pb
 from server.domain.errors import DeadlineExceeded
 from server.rpc.batched_call import CallExecutor, error_result
+from server.rpc.grpc_messages import ClientNotReading, MessageChannel
 from server.rpc.grpc_server import KIB, MAX_CALLS_PER_CONNECTION
 
 log = structlog.get_logger()
@@ -30,9 +31,12 @@ _TOO_MANY_CALLS = "too many concurrent calls: retry"
 class BatchingServicer:
     """The batching service: one stream for each connection."""
 
-    def __init__(self, execute: CallExecutor, max_calls: int) -> None:
+    def __init__(
+        self, execute: CallExecutor, max_calls: int, messages: MessageChannel
+    ) -> None:
         """Execute calls, at most `max_calls` at a time over all streams."""
         self._execute = execute
+        self.messages = messages
         self._max_calls = max_calls
         self._streams: dict[
             str, ServerBatchStream
@@ -62,6 +66,8 @@ class BatchingServicer:
         except DecodeError:
             code = grpc.StatusCode.INVALID_ARGUMENT
             await context.abort(code, "not a valid ExecuteBatchRequest message")
+        except ClientNotReading:
+            await self.messages.abort_unread(context)
         finally:
             del self._streams[peer]
 
@@ -110,19 +116,31 @@ class ServerBatchStream:
         self._changed.set()
 
     async def serve(self) -> None:
-        """Serve until the client has sent its last call. Raises DecodeError."""
-        sending = asyncio.ensure_future(self._send())
+        """Serve until the client has sent its last call.
+
+        Raises DecodeError, and ClientNotReading if results cannot be sent.
+        """
+        # Now: gRPC sends no status after a first message that was cancelled with it.
+        await self._context.send_initial_metadata(())
+        tasks = [
+            asyncio.ensure_future(self._receive()),
+            asyncio.ensure_future(self._send()),
+        ]
         try:
-            while request := await self._read():
-                await self._accept(request, self._loop.time())
-            await self._wait_until_below(1)
-            self._complete = True
-            self._changed.set()
-            await sending
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)
+            for task in tasks:
+                if task.done():
+                    task.result()
         finally:
-            sending.cancel()
-            for task in filter(None, self._calls.values()):
-                task.cancel()
+            for pending in (*tasks, *filter(None, self._calls.values())):
+                pending.cancel()
+
+    async def _receive(self) -> None:
+        while request := await self._read():
+            await self._accept(request, self._loop.time())
+        await self._wait_until_below(1)
+        self._complete = True
+        self._changed.set()
 
     async def _read(self) -> pb.ExecuteBatchRequest | None:
         try:
@@ -218,7 +236,8 @@ class ServerBatchStream:
                     await self._changed.wait()
                     continue
                 response = self._next_response()
-                await self._context.write(response.SerializeToString())
+                message = response.SerializeToString()
+                await self._servicer.messages.send(self._context, message)
                 for result in response.results:
                     if not result.partial:
                         self._remove(result.id)

@@ -11,9 +11,16 @@ import grpc
 KIB = 1024
 MIB = 1024 * KIB
 MAX_METADATA_SIZE = 16 * KIB  # bytes
-MAX_CONCURRENT_CALLS = 2_000  # over all connections
 MAX_CALLS_PER_CONNECTION = 256
+# Calls over all connections, those included that are still being received or whose
+# response the client does not read, and the health watch of each connection. gRPC
+# refuses more without details, so the chain has lower limits (interceptors/admission).
+MAX_OPEN_CALLS = 20_480
 MIN_PING_INTERVAL = timedelta(seconds=20)
+HANDSHAKE_TIMEOUT = timedelta(seconds=10)  # TLS, preface and the first SETTINGS
+# A connection whose peer has vanished, or reads nothing, is closed after both.
+PING_INTERVAL = timedelta(seconds=60)
+PING_TIMEOUT = timedelta(seconds=20)
 # For streams of a connection that is too old: an export of all accounts may end, and
 # `academy edge` has moved its batching stream (edge/batching.py) long before.
 CONNECTION_AGE_GRACE = timedelta(minutes=5)
@@ -33,11 +40,16 @@ OPTIONS: tuple[tuple[str, int], ...] = (
         MIN_PING_INTERVAL // MILLISECOND,
     ),
     ("grpc.http2.max_ping_strikes", 2),  # the third early ping disconnects
+    ("grpc.server_handshake_timeout_ms", HANDSHAKE_TIMEOUT // MILLISECOND),
+    ("grpc.keepalive_time_ms", PING_INTERVAL // MILLISECOND),
+    # not keepalive_timeout_ms: that one ends with the first bytes of a partial frame
+    ("grpc.http2.ping_timeout_ms", PING_TIMEOUT // MILLISECOND),
 )
 
 
 def build_grpc_server(
     handlers: Iterable[grpc.GenericRpcHandler],
+    max_connections: int = 8_192,
     *,
     reuse_port: bool = False,
     max_connection_age: timedelta = timedelta(0),
@@ -52,9 +64,10 @@ def build_grpc_server(
         options=(
             *OPTIONS,
             ("grpc.so_reuseport", int(reuse_port)),
+            ("grpc.max_allowed_incoming_connections", max_connections),
             *_connection_age(max_connection_age),
         ),
-        maximum_concurrent_rpcs=MAX_CONCURRENT_CALLS,
+        maximum_concurrent_rpcs=MAX_OPEN_CALLS,
     )
     server.add_generic_rpc_handlers(tuple(handlers))
     return server

@@ -40,6 +40,8 @@ from server.rpc.call import (
 )
 from server.rpc.contract import ContractError, RateRule, methods, rate_rules
 from server.rpc.deadlines import DeadlineTimer
+from server.rpc.grpc_messages import ClientNotReading, Context, MessageChannel
+from server.rpc.interceptors.admission import Admission, limit_calls
 from server.rpc.interceptors.audit import audit_calls
 from server.rpc.interceptors.auth import RefreshKeys, VerifyToken, authorize_calls
 from server.rpc.interceptors.errors import map_errors
@@ -49,7 +51,6 @@ from server.rpc.interceptors.rate_limit import enforce_rate_limits
 from server.rpc.interceptors.startup import refuse_until_started
 from server.rpc.interceptors.validation import validate_requests
 
-Context = grpc.aio.ServicerContext[bytes, bytes]
 STATUS_DETAILS_KEY = "grpc-status-details-bin"
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{8,64}")
 _CODES = {code.value[0]: code for code in grpc.StatusCode}
@@ -68,6 +69,7 @@ class ChainDependencies:
     is_started: Callable[[], bool]
     rates: Mapping[str, Sequence[RateRule]]
     timer: DeadlineTimer
+    admission: Admission
     metrics: CallMetrics
 
 
@@ -85,6 +87,8 @@ def interceptor_chain(
         audit_calls(method, dependencies.audit, clock),
         # The only place that creates a status. Everything inside raises.
         map_errors(dependencies.timer),
+        # Before anything is spent on a call beyond the limits of this process.
+        limit_calls(method, dependencies.admission),
         # Before the caches that tokens need have been filled, nothing is served.
         refuse_until_started(dependencies.is_started),
         # Before anything is spent on a caller who may not call.
@@ -156,8 +160,9 @@ async def _serialized(messages: AsyncGenerator[Message, None]) -> Stream:
 class Listener:
     """Turns gRPC requests into calls of the chain."""
 
-    def __init__(self, proxies: ProxyTrust) -> None:
+    def __init__(self, proxies: ProxyTrust, messages: MessageChannel) -> None:
         self._proxies = proxies
+        self._messages = messages
 
     def handlers(
         self, served: Mapping[str, tuple[Method, Proceed]]
@@ -176,7 +181,9 @@ class Listener:
     def _unary(
         self, method: Method, proceed: Proceed
     ) -> grpc.RpcMethodHandler[Any, Any]:
-        async def handle(body: bytes, context: Context) -> bytes:
+        # For gRPC the request is a stream, of which one message is received here.
+        async def handle(_: object, context: Context) -> bytes:
+            body = await self._messages.receive(context)
             call = self._call(method, body, context)
             try:
                 return cast(bytes, await proceed(call))
@@ -184,24 +191,27 @@ class Listener:
                 await _abort(context, call, failure)
                 raise
 
-        return grpc.unary_unary_rpc_method_handler(cast(Any, handle))
+        return grpc.stream_unary_rpc_method_handler(cast(Any, handle))
 
     def _stream(
         self, method: Method, proceed: Proceed
     ) -> grpc.RpcMethodHandler[Any, Any]:
-        async def handle(body: bytes, context: Context) -> None:
+        async def handle(_: object, context: Context) -> None:
             # Messages are written one by one: grpc.aio leaves a generator to the
             # garbage collector when the client disconnects.
+            body = await self._messages.receive(context)
             call = self._call(method, body, context)
             try:
                 outcome = await proceed(call)
                 async with aclosing(cast(Stream, outcome)) as messages:
                     async for message in messages:
-                        await context.write(message)
+                        await self._messages.send(context, message)
             except Failure as failure:
                 await _abort(context, call, failure)
+            except ClientNotReading:
+                await self._messages.abort_unread(context)
 
-        return grpc.unary_stream_rpc_method_handler(cast(Any, handle))
+        return grpc.stream_stream_rpc_method_handler(cast(Any, handle))
 
     def _call(self, method: Method, body: bytes, context: Context) -> Call:
         metadata = context.invocation_metadata() or ()

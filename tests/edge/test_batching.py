@@ -18,9 +18,8 @@ from batching.v1.batching_pb2 import (
 )
 from edge.batching import MAX_CALLS, BatchingPort
 from edge.port import CallError, Metadata, RemotePort, Reply
-from server.rpc.batching import BatchingServicer
 from tests.edge.service import FakePort
-from tests.edge.test_ports import Remote, port_executor
+from tests.edge.test_ports import Remote
 
 METHOD = "/shop.v1.Shop/GetItem"
 SECONDS = 10
@@ -78,7 +77,7 @@ async def batching_port(service: FakePort) -> AsyncIterator[BatchingPort]:
 async def port_to(serve: Any) -> AsyncIterator[BatchingPort]:
     """Return a port whose batching stream is served by `serve(request, context)`."""
     remote = Remote(FakePort())
-    servicer = BatchingServicer(port_executor(FakePort()), 1)
+    servicer = remote.batching
     servicer._serve = serve  # type: ignore[method-assign]
     remote.server.add_generic_rpc_handlers((servicer.handler(),))
     async with remote:

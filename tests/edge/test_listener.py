@@ -10,7 +10,7 @@ import uvicorn
 from edge.app import create_app
 from edge.listener import DeadlinedProtocol
 from tests.edge.service import FakePort, compiled
-from tests.edge.shop import SHOP, events, item
+from tests.edge.shop import SHOP, events, item, kind
 
 Connection = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
@@ -21,25 +21,33 @@ class ImpatientProtocol(DeadlinedProtocol):
 
 
 @asynccontextmanager
-async def connected(port: FakePort | None = None) -> AsyncIterator[Connection]:
-    """Yield a connection to a server with short deadlines."""
-    app = create_app(compiled(SHOP), port or FakePort(item(id=1)))
+async def listening(
+    port: FakePort, protocol: type[DeadlinedProtocol] = ImpatientProtocol
+) -> AsyncIterator[int]:
+    """Serve the shop; yield the number of the TCP port."""
+    app = create_app(compiled(SHOP), port)
     config = uvicorn.Config(
-        app, port=0, http=ImpatientProtocol, lifespan="off", log_level="critical"
+        app, port=0, http=protocol, lifespan="off", log_level="critical"
     )
     server = uvicorn.Server(config)
     config.load()
     server.lifespan = config.lifespan_class(config)
     await server.startup()
     try:
-        number = server.servers[0].sockets[0].getsockname()[1]
+        yield server.servers[0].sockets[0].getsockname()[1]
+    finally:
+        await server.shutdown()
+
+
+@asynccontextmanager
+async def connected(port: FakePort | None = None) -> AsyncIterator[Connection]:
+    """Yield a connection to a server with short deadlines."""
+    async with listening(port or FakePort(item(id=1))) as number:
         reader, writer = await asyncio.open_connection("127.0.0.1", number)
         try:
             yield reader, writer
         finally:
             writer.close()
-    finally:
-        await server.shutdown()
 
 
 @pytest.mark.parametrize("part", [b"", b"GET /items/1 HTTP/1.1\r\nHost: x\r\n"])
@@ -302,3 +310,51 @@ async def test_pipelined_requests_that_wait_are_bounded(
         assert protocols[0].flow.read_paused
         release.set()
         assert (await reader.readline()).split()[1] == b"200"
+
+
+class WatchedPort(FakePort):
+    """Answers nothing; counts what runs, and the messages that its stream made."""
+
+    def __init__(self) -> None:
+        super().__init__(then=self._wait, stream=self._messages)
+        self.running = asyncio.Event()
+        self.ended = asyncio.Event()
+        self.produced = 0
+
+    async def _wait(self) -> None:
+        self.running.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            self.ended.set()
+
+    async def _messages(self) -> AsyncIterator[bytes]:
+        self.running.set()
+        message = kind("WatchItemsResponse")(name="x" * 10_000).SerializeToString()
+        try:
+            while True:
+                self.produced += 1
+                yield message
+        finally:
+            self.ended.set()
+
+
+@pytest.mark.parametrize("path", [b"/items/1", b"/items:watch"])
+async def test_disconnected_client_ends_its_call(path: bytes) -> None:
+    """Work for a client that has left ends, of a unary call and of a stream."""
+    port = WatchedPort()
+    async with connected(port) as (_, writer), asyncio.timeout(5):
+        writer.write(b"GET %s HTTP/1.1\r\nHost: x\r\n\r\n" % path)
+        await port.running.wait()
+        writer.transport.abort()
+        await port.ended.wait()
+
+
+async def test_stream_that_is_not_read_ends() -> None:
+    """R35: few messages wait for the client, and they do not wait for ever."""
+    port = WatchedPort()
+    async with connected(port) as (reader, writer), asyncio.timeout(10):
+        writer.write(b"GET /items:watch HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert (await reader.readline()).split()[1] == b"200"
+        await port.ended.wait()
+        assert port.produced < 10_000

@@ -14,14 +14,17 @@ from edge.batching import BatchingPort
 from edge.config import EdgeSettings
 from edge.errors import DEADLINE_MESSAGE
 from edge.port import CallError, RemotePort, Reply
+from edge.timers import SharedTimer
 from server.rpc.batched_call import CallExecutor
 from server.rpc.batching import BatchingServicer
+from server.rpc.grpc_messages import MessageChannel
 from tests.edge.service import FakePort, Stream, client, compiled, status
 from tests.edge.shop import SHOP, events, item, kind
 
 SETTINGS = EdgeSettings(response_headers=frozenset(("x-cost",)))
 KINDS = (RemotePort, BatchingPort)
 MOST = 1_000
+READ_TIMEOUT_SECONDS = 2.0  # for a client to read the results of batched calls
 SECONDS = 30
 WATCH = "/shop.v1.Shop/WatchItems"
 
@@ -117,7 +120,8 @@ class Remote:
         self, port: FakePort, kind: type[RemotePort] = RemotePort, most: int = MOST
     ) -> None:
         self.server = grpc.aio.server()
-        self.batching = BatchingServicer(port_executor(port), most)
+        messages = MessageChannel(SharedTimer(0.02), read_timeout=READ_TIMEOUT_SECONDS)
+        self.batching = BatchingServicer(port_executor(port), most, messages)
         handlers: list[grpc.GenericRpcHandler] = [Servicer(port)]
         if kind is BatchingPort:
             handlers += [self.batching.handler()]

@@ -22,6 +22,7 @@ from server.observability.logging import add_context
 from server.observability.metrics.calls import CallMetrics
 from server.rpc.call import Call, Method, Outcome, Stream, wrap_handler
 from server.rpc.deadlines import TIMER_INTERVAL
+from server.rpc.grpc_messages import MessageChannel
 from server.rpc.grpc_server import build_grpc_server
 from server.rpc.interceptors.audit import audit_calls
 from server.rpc.interceptors.errors import map_errors
@@ -31,6 +32,7 @@ from server.rpc.local import LocalPort
 from tests.fakes import Clock
 
 TIMER = SharedTimer(TIMER_INTERVAL)
+MESSAGES = MessageChannel(TIMER)
 
 PATH = "/t.Streams/Count"
 METHOD = Method(
@@ -91,7 +93,7 @@ async def ports(
     assert audit
     record = record_calls(METHOD, CallMetrics.of([call_labels(METHOD)]))
     served = {PATH: (METHOD, wrap_handler([record, audit, map_errors(TIMER)], source))}
-    server = build_grpc_server(Listener(TrustedProxies(())).handlers(served))
+    server = build_grpc_server(Listener(TrustedProxies(()), MESSAGES).handlers(served))
     async with (
         listening_grpc(server, "127.0.0.1:0") as port,
         grpc.aio.insecure_channel(f"127.0.0.1:{port}", STEADY) as channel,
