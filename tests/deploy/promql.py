@@ -10,6 +10,7 @@ import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
 
 import promql_parser as ast
@@ -130,8 +131,7 @@ class Samples:
             if len(samples) > 1:
                 seconds = samples[-1][0] - samples[0][0]
                 values = [value for _, value in samples]
-                pairs = zip(values, values[1:], strict=False)
-                growth = sum(b - a if b >= a else b for a, b in pairs)
+                growth = sum(b - a if b >= a else b for a, b in pairwise(values))
                 vector[without_name(labels)] = growth / (seconds if per_second else 1)
         return vector
 
