@@ -7,9 +7,11 @@ their range, as Prometheus does.
 import math
 import operator
 import re
+from bisect import bisect_right
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from itertools import pairwise
 from typing import Any
 
@@ -42,6 +44,11 @@ AGGREGATIONS: Mapping[str, Callable[[Iterable[float]], float]] = {
 }
 
 
+@lru_cache
+def parse(expression: str) -> Any:
+    return ast.parse(expression)
+
+
 def without_name(labels: Labels) -> Labels:
     return frozenset((name, value) for name, value in labels if name != NAME)
 
@@ -51,14 +58,30 @@ def only(labels: Labels, names: Iterable[str]) -> Labels:
 
 
 @dataclass
-class Samples:
-    """Samples of each series by time in seconds."""
+class Series:
+    """The samples of one series, in the order of their times in seconds."""
 
-    series: dict[Labels, list[tuple[float, float]]] = field(default_factory=dict)
+    times: list[float] = field(default_factory=list)
+    values: list[float] = field(default_factory=list)
+
+    def within(self, start: float, end: float) -> slice:
+        """Return the samples after `start` and not after `end`."""
+        return slice(bisect_right(self.times, start), bisect_right(self.times, end))
+
+
+@dataclass
+class Samples:
+    """The series of each metric, by their labels."""
+
+    series: defaultdict[str, dict[Labels, Series]] = field(
+        default_factory=lambda: defaultdict(dict)
+    )
 
     def add(self, at: float, name: str, value: float, **labels: str) -> None:
         key = frozenset({NAME: name, **labels}.items())
-        self.series.setdefault(key, []).append((at, value))
+        series = self.series[name].setdefault(key, Series())
+        series.times.append(at)
+        series.values.append(value)
 
     def add_text(self, at: float, text: str, **labels: str) -> None:
         """Add what a scrape returned, with the labels that Prometheus adds."""
@@ -69,7 +92,7 @@ class Samples:
 
     def evaluate(self, expression: str, at: float) -> Vector:
         """Return the result of an expression that is a vector."""
-        result = self._evaluate(ast.parse(expression), at)
+        result = self._evaluate(parse(expression), at)
         assert isinstance(result, dict)
         return result
 
@@ -81,8 +104,10 @@ class Samples:
                 return node.val
             case ast.VectorSelector():
                 return {
-                    labels: samples[-1][1]
-                    for labels, samples in self._select(node, at, LOOKBACK_SECONDS)
+                    labels: series.values[within.stop - 1]
+                    for labels, series, within in self._select(
+                        node, at, LOOKBACK_SECONDS
+                    )
                 }
             case ast.AggregateExpr():
                 return self._aggregate(node, at)
@@ -94,13 +119,11 @@ class Samples:
 
     def _select(
         self, node: Any, at: float, seconds: float
-    ) -> list[tuple[Labels, list[tuple[float, float]]]]:
-        selected = []
-        for labels, samples in self.series.items():
-            within = [sample for sample in samples if at - seconds < sample[0] <= at]
-            if within and _matches(node, dict(labels)):
-                selected.append((labels, within))
-        return selected
+    ) -> Iterator[tuple[Labels, Series, slice]]:
+        for labels, series in self.series.get(node.name, {}).items():
+            within = series.within(at - seconds, at)
+            if within.start < within.stop and _matches(node, dict(labels)):
+                yield labels, series, within
 
     def _aggregate(self, node: Any, at: float) -> Vector:
         groups: defaultdict[Labels, list[float]] = defaultdict(list)
@@ -126,18 +149,20 @@ class Samples:
 
     def _growth(self, node: Any, at: float, *, per_second: bool) -> Vector:
         vector = {}
-        selected = self._select(node.vector_selector, at, node.range.total_seconds())
-        for labels, samples in selected:
-            if len(samples) > 1:
-                seconds = samples[-1][0] - samples[0][0]
-                values = [value for _, value in samples]
+        seconds = node.range.total_seconds()
+        for labels, series, within in self._select(node.vector_selector, at, seconds):
+            times, values = series.times[within], series.values[within]
+            if len(values) > 1:
                 growth = sum(b - a if b >= a else b for a, b in pairwise(values))
-                vector[without_name(labels)] = growth / (seconds if per_second else 1)
+                elapsed = times[-1] - times[0]
+                vector[without_name(labels)] = growth / (elapsed if per_second else 1)
         return vector
 
     def _binary(self, node: Any, at: float) -> Any:
         left, right = (self._evaluate(side, at) for side in (node.lhs, node.rhs))
         name = str(node.op)
+        if not isinstance(left, dict):
+            return ARITHMETIC[name](left, right)
         matching = node.modifier.matching if node.modifier else None
         assert not matching or matching.type == ast.LabelModifierType.Include
 
@@ -157,8 +182,6 @@ class Samples:
 
 
 def _matches(node: Any, labels: Mapping[str, str]) -> bool:
-    if labels[NAME] != node.name:
-        return False
     for matcher in node.matchers.matchers:
         value = labels.get(matcher.name, "")
         is_equal = (
