@@ -30,6 +30,7 @@ NO_LIMITS: dict[str, list[object]] = {
     "blatam.user.v1.UserService/CreateUser": [],
     "blatam.auth.v1.AuthService/Login": [],
     "blatam.auth.v1.AuthService/RefreshToken": [],
+    "blatam.auth.v1.AuthService/Logout": [],
     "blatam.auth.v1.AuthService/RequestPasswordReset": [],
     "blatam.auth.v1.AuthService/ResetPassword": [],
     "blatam.auth.v1.AuthService/RequestEmailVerification": [],
