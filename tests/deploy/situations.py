@@ -85,7 +85,9 @@ HEALTHY: dict[Key, Line] = {
     series("academy_background_restarts_total", task="users"): counter(0),
     series("academy_signing_key_age_seconds"): gauge(30 * 86_400),
     **histogram(
-        "academy_event_loop_lag_seconds", {"0.1": 2, "0.25": 2, "+Inf": 2}, 0.001
+        "academy_event_loop_lag_seconds",
+        {"0.1": 9.9, "0.25": 9.99, "+Inf": 10},
+        0.002,
     ),
 }
 ERRORS = {series(HANDLED, grpc_code="UNAVAILABLE", **CALL): counter(50)}
@@ -144,7 +146,7 @@ SITUATIONS: Mapping[str, Mapping[Key, Line]] = {
         **ERRORS,
         **SLOW,
         **histogram(
-            "academy_event_loop_lag_seconds", {"0.1": 0, "0.25": 0, "+Inf": 0.3}, 3.0
+            "academy_event_loop_lag_seconds", {"0.1": 3, "0.25": 3, "+Inf": 4}, 0.15
         ),
     },
     "AcademyBackgroundTaskFailing": RESTARTS,

@@ -12,7 +12,7 @@ from tests.deploy.rules import (
     load_rules,
     unknown_names,
 )
-from tests.deploy.situations import HEALTHY, SITUATIONS, samples_of
+from tests.deploy.situations import HEALTHY, SITUATIONS, histogram, samples_of
 
 RULES = load_rules()
 ALERTS = [rule for rule in RULES if rule.is_alert]
@@ -63,6 +63,15 @@ def test_operations_explains_no_alert_that_does_not_exist() -> None:
 
 def test_no_alert_fires_for_a_healthy_service() -> None:
     assert not fired_alerts(RULES, *samples_of([(HEALTHY, 3600)], 60))
+
+
+def test_long_blocks_of_the_event_loop_fire() -> None:
+    """A block of 20 s is one observation."""
+    name = "academy_event_loop_lag_seconds"
+    blocked = histogram(name, {"0.1": 6, "0.25": 6, "+Inf": 6.01}, 0.04)
+    phases = [(HEALTHY, 600.0), ({**HEALTHY, **blocked}, 300.0)]
+    fired = fired_alerts(RULES, *samples_of(phases, 60))
+    assert fired.keys() == {"AcademyEventLoopBlocked"}
 
 
 @pytest.mark.parametrize("alert", ALERTS, ids=lambda rule: rule.name)

@@ -21,7 +21,9 @@ _HEADER_SIZE = struct.Struct("<Q")
 _locked_files: list[object] = []  # a lock ends when its file is closed
 
 
-def create(path: Path, rows: Sequence[Sequence[str]], columns: int) -> memoryview[float]:
+def create(
+    path: Path, rows: Sequence[Sequence[str]], columns: int
+) -> memoryview[float]:
     """Create the file, locked; return its numbers, which are 0."""
     header = json.dumps(rows).encode()
     start = _aligned(_HEADER_SIZE.size + len(header))
