@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 import sqlalchemy as sa
@@ -13,6 +12,8 @@ from pydantic import SecretStr
 from redis.exceptions import RedisError
 
 from server.cli.database import open_database
+from server.cli.findings import Finding
+from server.cli.monitoring.process_checks import check_process
 from server.config import Settings, text_of
 from server.domain.clock import system_clock
 from server.domain.errors import StoreUnavailable
@@ -27,16 +28,6 @@ from server.store.connections.faults import READ_ONLY_ADVICE, explain
 PORT_TIMEOUT_SECONDS = 1.0
 POSTGRES_TIMEOUT_SECONDS = 5.0
 _DATABASE_ERRORS = (StoreUnavailable, sa.exc.SQLAlchemyError, OSError, TimeoutError)
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """The result of one check; `advice` is empty when there is nothing to do."""
-
-    check: str
-    ok: bool
-    result: str
-    advice: str = ""
 
 
 def displayed_settings(settings: Settings) -> dict[str, str]:
@@ -71,6 +62,7 @@ async def run_checks(settings: Settings) -> list[Finding]:
         await _check_mail(settings),
         _check_port("GRPC_LISTEN", settings.grpc_listen),
         _check_port("HTTP_LISTEN", settings.http_listen),
+        *await check_process(settings.metrics_listen),
     ]
 
 

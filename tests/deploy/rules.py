@@ -99,8 +99,8 @@ def known_labels(recorded: Iterable[Rule] = ()) -> dict[str, set[str]]:
         else:
             known[definition.name] = labels
     for rule in recorded:
-        (labels, _), *_ = _groupings(ast.parse(rule.expression))
-        known[rule.name] = set(labels)
+        (grouping, _), *_ = _groupings(ast.parse(rule.expression))
+        known[rule.name] = set(grouping)
     return known
 
 
@@ -122,9 +122,9 @@ def _unknown(node: Any, known: Mapping[str, set[str]]) -> Iterator[str]:
         for matcher in selector.matchers.matchers:
             if matcher.name not in labels:
                 yield f"{selector.name}{{{matcher.name}}}"
-    for labels, inner in _groupings(node):
+    for grouping, inner in _groupings(node):
         inside = {s.name: known.get(s.name, set()) for s in _selectors(inner)}
-        for label in labels:
+        for label in grouping:
             for name, available in inside.items():
                 if label not in available:
                     yield f"{label} of {name}"

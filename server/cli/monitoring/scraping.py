@@ -15,6 +15,10 @@ class NoMetrics(Exception):
     """The metrics listener does not answer; the message says why."""
 
 
+class MetricsTimeout(NoMetrics):
+    """Something listens, but does not answer in time."""
+
+
 def scrape(address: str, timeout: float = TIMEOUT_SECONDS) -> Scrape:
     """Return the samples of the listener at HOST:PORT. Raises NoMetrics."""
     host, _, port = address.rpartition(":")
@@ -29,7 +33,7 @@ def scrape(address: str, timeout: float = TIMEOUT_SECONDS) -> Scrape:
             raise NoMetrics(f"{address}: HTTP status {response.status}")
         return Scrape.parse(body.decode(), time.monotonic())
     except TimeoutError as error:
-        raise NoMetrics(f"{address}: no answer within {timeout:g} s") from error
+        raise MetricsTimeout(f"{address}: no answer within {timeout:g} s") from error
     except (OSError, http.client.HTTPException) as error:
         raise NoMetrics(f"{address}: {error or type(error).__name__}") from error
     except ValueError as error:  # not UTF-8, or not the text format
