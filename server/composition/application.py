@@ -101,9 +101,9 @@ async def build_application(
     edge = replace(
         edge_settings(settings, rates(settings)),
         ready=health.ready,
-        observe_request=resources.metrics.requests.observe,
+        observe_request=resources.metrics.edge.requests.observe,
     )
-    monitor = EventLoopMonitor(resources.metrics.loop_lag.observe)
+    monitor = EventLoopMonitor(resources.metrics.edge.loop_lag.observe)
     features.append(_transport_feature(health, batching, monitor))
     # before the tasks start: building it blocks the event loop longer than the
     # timeout with which they connect to Redis

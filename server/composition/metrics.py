@@ -28,8 +28,11 @@ log = structlog.get_logger()
 async def listening_metrics(address: str, render: Render) -> AsyncIterator[int]:
     """Serve metrics on HOST:PORT or unix:PATH; yield the port, 0 for a path.
 
-    Raises CannotListen.
+    An empty address turns the listener off. Raises CannotListen.
     """
+    if not address:
+        yield 0
+        return
     page = _Page(render)
     with bind_metrics(address) as bound:
         server = await asyncio.start_server(page.serve, sock=bound, limit=MAX_HEAD_SIZE)

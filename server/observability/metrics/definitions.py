@@ -119,7 +119,7 @@ HASHING_WAIT = _histogram(
 )
 HASHING_REFUSED = _counter(
     "academy_hashing_refused_total",
-    "Calls refused because too many passwords wait to be hashed or verified.",
+    "Passwords not hashed or verified because too many wait.",
 )
 CACHE_REQUESTS = _counter(
     "academy_cache_requests_total",

@@ -16,6 +16,7 @@ from server.observability.metrics.exposition import (
     histograms,
     numbers,
     numbers_by,
+    render,
 )
 from server.observability.metrics.histogram import Histogram, ThreadSafeHistogram
 
@@ -53,30 +54,45 @@ class HttpMetrics:
 
 
 @dataclass(frozen=True, slots=True)
-class ProcessMetrics:
-    """What is counted while it happens; the rest is read at a scrape."""
+class EdgeMetrics:
+    """What a process counts that serves REST, with or without the application."""
 
-    calls: CallMetrics = field(default_factory=CallMetrics.of)
     requests: HttpMetrics = field(default_factory=HttpMetrics)
-    restarts: Counter[str] = field(default_factory=Counter)  # by background task
-    mails: Counter[str] = field(default_factory=Counter)  # by outcome
-    hashing_wait: Histogram = field(
-        default_factory=lambda: ThreadSafeHistogram(definitions.HASHING_WAIT.buckets)
-    )
     loop_lag: Histogram = field(
         default_factory=lambda: Histogram(definitions.EVENT_LOOP_LAG.buckets)
     )
 
     def families(self) -> Iterator[Metric]:
         """Return the metrics."""
+        yield from self.requests.families()
+        yield histogram(definitions.EVENT_LOOP_LAG, self.loop_lag)
+        yield build_info()
+
+    async def render(self) -> bytes:
+        """Return the text for Prometheus."""
+        return render(self.families())
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessMetrics:
+    """What an application counts while it happens; the rest is read at a scrape."""
+
+    calls: CallMetrics = field(default_factory=CallMetrics.of)
+    edge: EdgeMetrics = field(default_factory=EdgeMetrics)
+    restarts: Counter[str] = field(default_factory=Counter)  # by background task
+    mails: Counter[str] = field(default_factory=Counter)  # by outcome
+    hashing_wait: Histogram = field(
+        default_factory=lambda: ThreadSafeHistogram(definitions.HASHING_WAIT.buckets)
+    )
+
+    def families(self) -> Iterator[Metric]:
+        """Return the metrics."""
         if not self.calls.in_file:  # otherwise the supervisor reads them
             yield from call_families(list(self.calls))
-        yield from self.requests.families()
+        yield from self.edge.families()
         yield numbers_by(definitions.BACKGROUND_RESTARTS, self.restarts)
         yield numbers_by(definitions.MAILS, self.mails)
         yield histogram(definitions.HASHING_WAIT, self.hashing_wait)
-        yield histogram(definitions.EVENT_LOOP_LAG, self.loop_lag)
-        yield build_info()
 
 
 def call_families(called: list[CallCounts]) -> Iterator[Metric]:
