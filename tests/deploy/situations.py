@@ -74,6 +74,7 @@ HEALTHY: dict[Key, Line] = {
     ),
     series("academy_degraded", dependency="postgres"): gauge(0),
     series("academy_degraded", dependency="redis"): gauge(0),
+    series("academy_degraded", dependency="smtp"): gauge(0),
     series("academy_database_pool_timeouts_total"): counter(0),
     series("academy_hashing_refused_total"): counter(0),
     series("academy_mails_total", outcome="delivered"): counter(1),
@@ -131,6 +132,7 @@ SITUATIONS: Mapping[str, Mapping[Key, Line]] = {
         series("academy_degraded", dependency="redis"): gauge(1),
     },
     "AcademyMailServerUnavailable": {
+        series("academy_degraded", dependency="smtp"): gauge(1),
         series("academy_mails_total", outcome="delivered"): counter(0),
         series("academy_mails_total", outcome="unavailable"): counter(1 / 30),
         series("academy_outbox_lag_seconds"): gauge(900),
