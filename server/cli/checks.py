@@ -27,6 +27,7 @@ from server.store.connections.faults import READ_ONLY_ADVICE, explain
 
 PORT_TIMEOUT_SECONDS = 1.0
 POSTGRES_TIMEOUT_SECONDS = 5.0
+NO_CONNECTION = "no connection"
 _DATABASE_ERRORS = (StoreUnavailable, sa.exc.SQLAlchemyError, OSError, TimeoutError)
 
 
@@ -80,10 +81,10 @@ async def _check_database(settings: Settings) -> list[Finding]:
         return [Finding("postgres", False, "DATABASE_URL is not set", advice)]
     database = open_database(settings)
     try:
-        return [
-            await _check_postgres(database, _displayed_url(url)),
-            await _check_schema(database),
-        ]
+        finding = await _check_postgres(database, _displayed_url(url))
+        if finding.result.endswith(NO_CONNECTION):
+            return [finding]
+        return [finding, await _check_schema(database)]
     finally:
         await database.close()
 
@@ -97,7 +98,7 @@ async def _check_postgres(database: Database, url: str) -> Finding:
             setting = await connection.execute(sa.text("show transaction_read_only"))
     except _DATABASE_ERRORS as error:
         advice = explain(error.__cause__ or error, database.role)
-        return Finding("postgres", False, f"{url}: no connection", advice)
+        return Finding("postgres", False, f"{url}: {NO_CONNECTION}", advice)
     if setting.scalar_one() == "on":
         return Finding("postgres", False, f"{url}: answers", READ_ONLY_ADVICE)
     return Finding("postgres", True, f"{url}: answers")
