@@ -37,8 +37,10 @@ async def listening_metrics(address: str, render: Render) -> AsyncIterator[int]:
     with bind_metrics(address) as bound:
         server = await asyncio.start_server(page.serve, sock=bound, limit=MAX_HEAD_SIZE)
         name = bound.getsockname()
+        port = name[1] if isinstance(name, tuple) else 0
+        log.info("serving metrics", address=address, port=port)
         try:
-            yield name[1] if isinstance(name, tuple) else 0
+            yield port
         finally:
             server.close()
             await page.close()
@@ -49,14 +51,17 @@ class _Page:
 
     def __init__(self, render: Render) -> None:
         self._render = render
-        self._connections: set[asyncio.Task[None] | None] = set()
+        self._connections: dict[asyncio.Task[None], asyncio.StreamWriter] = {}
 
     async def close(self) -> None:
-        """End all connections."""
-        tasks = [task for task in self._connections if task]
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        """End all connections.
+
+        A task that was cancelled would be logged as a failure of asyncio's callback.
+        """
+        for writer in self._connections.values():
+            writer.transport.abort()
+        if self._connections:
+            await asyncio.wait(self._connections)
 
     async def serve(
         self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
@@ -66,7 +71,8 @@ class _Page:
             writer.transport.abort()
             return
         task = asyncio.current_task()
-        self._connections.add(task)
+        assert task is not None  # noqa: S101  # asyncio runs this in a task
+        self._connections[task] = writer
         writer.transport.set_write_buffer_limits(0)  # drain() waits for the client
         try:
             async with asyncio.timeout(TIMEOUT_SECONDS):
@@ -84,7 +90,7 @@ class _Page:
             pass  # the client is slow, has left, or sends no request
         finally:
             writer.transport.abort()
-            self._connections.discard(task)
+            del self._connections[task]
 
     async def _response(self, head: bytes) -> bytes:
         method, _, rest = head.partition(b"\r\n")[0].partition(b" ")

@@ -68,13 +68,13 @@ async def call_rest(service: RunningService, request: bytes, metadata: Metadata)
 
 
 def mixed_calls(user: SignedInUser) -> list[tuple[bytes, Metadata]]:
-    """Return requests that end with OK, NOT_FOUND, INVALID_ARGUMENT, UNAUTHENTICATED."""
+    """Return requests: most succeed, the others fail with three different codes."""
     known, unknown, invalid = (
         user_pb2.GetUserRequest(id=number).SerializeToString()
         for number in (user.user.id, 2**40, 0)
     )
     return [
-        (known, user.metadata),
+        *[(known, user.metadata)] * 17,
         (unknown, user.metadata),
         (invalid, user.metadata),
         (known, ()),
