@@ -57,7 +57,7 @@ def top(
         elif console.is_terminal:
             _show_live(view, interval)
         else:
-            while True:
+            while True:  # standard output is a file or a pipe: one frame below another
                 console.print(view.next(interval))
 
 
@@ -80,7 +80,7 @@ class _View:
 
     def __init__(self, address: str, console: Console) -> None:
         self._address = address
-        self._console = console
+        self.console = console
         try:
             self._last = scrape(address)
         except NoMetrics as error:
@@ -101,20 +101,20 @@ class _View:
             return Group(Text(f"NO ANSWER {error}", style="bold red"))
 
     def _max_methods(self) -> int:
-        if not self._console.is_terminal:
+        if not self.console.is_terminal:
             return MAX_METHODS
-        return max(self._console.height - OTHER_LINES, 3)
+        return max(self.console.height - OTHER_LINES, 3)
 
 
 def _print_once(view: _View, seconds: float) -> None:
     try:
-        view._console.print(view.latest(seconds))
+        view.console.print(view.latest(seconds))
     except NoMetrics as error:
         raise failure(str(error)) from error
 
 
 def _show_live(view: _View, seconds: float) -> None:
-    with Live(console=view._console, screen=True, auto_refresh=False) as live:
+    with Live(console=view.console, screen=True, auto_refresh=False) as live:
         live.update(Text("waiting for the second scrape"), refresh=True)
         while True:
             live.update(view.next(seconds), refresh=True)
