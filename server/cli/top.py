@@ -18,7 +18,7 @@ from server.cli.monitoring.scraping import NoMetrics, scrape
 from server.cli.terminal import failure, load_settings
 from server.config_types import check_server_address
 
-OTHER_LINES = 14  # of a frame, beside the methods
+OTHER_LINES = 16  # of a frame, beside the methods
 WIDTH_WITHOUT_TERMINAL = 160
 
 

@@ -13,6 +13,7 @@ from server.cli.monitoring.samples import Interval
 
 CALLS = "grpc_server_handled_total"
 LATENCY = "grpc_server_handling_seconds"
+REQUESTS = "http_server_request_duration_seconds"
 MAX_METHODS = 20
 
 
@@ -89,6 +90,7 @@ def _state_rows(interval: Interval) -> Iterator[tuple[str, str]]:
     errors = interval.increases_by("grpc_code", CALLS)
     errors.pop("OK", None)
     yield "errors", _rates(errors, seconds)
+    yield "http", _http(interval)
     yield "postgres pool", _pool(interval)
     yield "hashing", _hashing(interval)
     yield "outbox", _outbox(interval)
@@ -100,6 +102,16 @@ def _state_rows(interval: Interval) -> Iterator[tuple[str, str]]:
     yield "rate limits", f"{refused:.1f} refused/s"
     restarts = interval.increases_by("task", "academy_background_restarts_total")
     yield "task restarts", _counts(restarts)
+
+
+def _http(interval: Interval) -> str:
+    """Return the figures of REST, which `academy edge` has, too."""
+    statuses = interval.increases_by("http_response_status_code", f"{REQUESTS}_count")
+    requests = sum(statuses.values()) / interval.seconds
+    failed = sum(count for status, count in statuses.items() if status[:1] == "5")
+    errors = failed / interval.seconds
+    p99 = _milliseconds(interval.quantile(0.99, REQUESTS))
+    return f"{requests:.1f} requests/s, p99 {p99} ms, {errors:.1f} 5xx/s"
 
 
 def _pool(interval: Interval) -> str:
