@@ -14,7 +14,7 @@ from rich.text import Text
 
 from server.cli.monitoring.frame import MAX_METHODS, frame
 from server.cli.monitoring.samples import Interval
-from server.cli.monitoring.scraping import NoMetrics, scrape
+from server.cli.monitoring.scraping import MetricsTimeout, NoMetrics, scrape
 from server.cli.terminal import failure, load_settings
 from server.config_types import check_server_address
 
@@ -84,7 +84,7 @@ class _View:
         try:
             self._last = scrape(address)
         except NoMetrics as error:
-            raise failure(f"{error}; is METRICS_LISTEN set for the server?") from error
+            raise failure(str(error)) from error
 
     def latest(self, seconds: float) -> RenderableType:
         """Wait and return the next frame. Raises NoMetrics."""
@@ -98,7 +98,8 @@ class _View:
         try:
             return self.latest(seconds)
         except NoMetrics as error:
-            return Group(Text(f"NO ANSWER {error}", style="bold red"))
+            component = "event loop" if isinstance(error, MetricsTimeout) else "metrics"
+            return Group(Text(f"FAULT {component}: {error}", style="bold red"))
 
     def _max_methods(self) -> int:
         if not self.console.is_terminal:

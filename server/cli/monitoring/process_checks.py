@@ -28,7 +28,7 @@ async def check_process(
         later = await asyncio.to_thread(scrape, address)
     except MetricsTimeout as error:
         advice = "look at the CPU of the server, restart it if this lasts"
-        return [Finding("event loop", False, f"blocked: {error}", advice)]
+        return [Finding("event loop", False, str(error), advice)]
     except NoMetrics as error:
         advice = "start the server with METRICS_LISTEN, or correct METRICS_LISTEN"
         return [Finding("metrics", False, str(error), advice)]

@@ -33,9 +33,15 @@ def scrape(address: str, timeout: float = TIMEOUT_SECONDS) -> Scrape:
             raise NoMetrics(f"{address}: HTTP status {response.status}")
         return Scrape.parse(body.decode(), time.monotonic())
     except TimeoutError as error:
-        raise MetricsTimeout(f"{address}: no answer within {timeout:g} s") from error
+        raise MetricsTimeout(
+            f"{address}: no answer within {timeout:g} s: the event loop is blocked, or "
+            "the machine is overloaded"
+        ) from error
     except (OSError, http.client.HTTPException) as error:
-        raise NoMetrics(f"{address}: {error or type(error).__name__}") from error
+        cause = str(error) or type(error).__name__
+        raise NoMetrics(
+            f"{address}: {cause}: is METRICS_LISTEN set for the server?"
+        ) from error
     except ValueError as error:  # not UTF-8, or not the text format
         raise NoMetrics(f"{address}: the answer is not metrics") from error
     finally:
