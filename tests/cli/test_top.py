@@ -92,6 +92,17 @@ def test_no_fault_is_reported_for_old_observations() -> None:
     assert [f.component for f in faults(interval("", text))] == ["event loop"]
 
 
+def test_consequences_of_a_fault_are_no_faults() -> None:
+    """A flood of log-ins takes the CPU from the event loop and fills the pool."""
+    lag = "academy_event_loop_lag_seconds_bucket"
+    text = "academy_database_pool_timeouts_total 3\n"
+    assert [f.component for f in faults(interval("", text))] == ["database pool"]
+    text += f'{lag}{{le="0.25"}} 10\n{lag}{{le="+Inf"}} 14\n'
+    assert [f.component for f in faults(interval("", text))] == ["event loop"]
+    text += "academy_hashing_refused_total 9\n"
+    assert [f.component for f in faults(interval("", text))] == ["hashing"]
+
+
 app = typer.Typer()
 app.command()(top)
 runner = CliRunner()
@@ -122,13 +133,6 @@ def test_top_exits_1_if_nothing_answers() -> None:
     result = runner.invoke(app, ["--address", "127.0.0.1:1"])
     assert result.exit_code == 1
     assert "127.0.0.1:1" in result.output
-
-
-def test_top_needs_an_address(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("METRICS_LISTEN", raising=False)
-    result = runner.invoke(app, ["--once"])
-    assert result.exit_code == 2
-    assert "METRICS_LISTEN" in result.output
 
 
 @pytest.mark.parametrize("env", [{}, {"FORCE_COLOR": "1"}], ids=["pipe", "terminal"])

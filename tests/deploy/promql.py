@@ -103,11 +103,11 @@ class Samples:
             case ast.NumberLiteral():
                 return node.val
             case ast.VectorSelector():
+                # The result of a recording rule is stale with its next evaluation.
+                seconds = 1.0 if ":" in node.name else LOOKBACK_SECONDS
                 return {
                     labels: series.values[within.stop - 1]
-                    for labels, series, within in self._select(
-                        node, at, LOOKBACK_SECONDS
-                    )
+                    for labels, series, within in self._select(node, at, seconds)
                 }
             case ast.AggregateExpr():
                 return self._aggregate(node, at)

@@ -99,6 +99,9 @@ SLOW = histogram(
     **CALL,
 )
 RESTARTS = {series("academy_background_restarts_total", task="users"): counter(1)}
+LATE_LOOP = histogram(
+    "academy_event_loop_lag_seconds", {"0.1": 3, "0.25": 3, "+Inf": 4}, 0.15
+)
 POSTGRES = {series("academy_degraded", dependency="postgres"): gauge(1)}
 
 # For each alert what differs from the healthy service, with the consequences of the
@@ -140,16 +143,18 @@ SITUATIONS: Mapping[str, Mapping[Key, Line]] = {
     "AcademyOutboxLagging": {series("academy_outbox_lag_seconds"): gauge(900)},
     "AcademyDeadLetters": {series("academy_outbox_entries", state="dead"): gauge(1)},
     "AcademyHashingOverloaded": {
+        **ERRORS,
         **SLOW,
+        **LATE_LOOP,
         series(HANDLED, grpc_code="RESOURCE_EXHAUSTED", **CALL): counter(20),
         series("academy_hashing_refused_total"): counter(20),
+        series("academy_database_pool_timeouts_total"): counter(15),
     },
     "AcademyEventLoopBlocked": {
         **ERRORS,
         **SLOW,
-        **histogram(
-            "academy_event_loop_lag_seconds", {"0.1": 3, "0.25": 3, "+Inf": 4}, 0.15
-        ),
+        **LATE_LOOP,
+        series("academy_database_pool_timeouts_total"): counter(15),
     },
     "AcademyBackgroundTaskFailing": RESTARTS,
     "AcademySigningKeyOld": {

@@ -253,6 +253,9 @@ def test_top_shows_the_calls_of_a_running_server(
     missing = commands.run(("top", "--once", "--address", "127.0.0.1:1"), academy.env)
     assert (missing.returncode, missing.stdout) == (1, "")
     assert "METRICS_LISTEN" in missing.stderr
+    unknown = commands.run(("top", "--once"), academy.env)
+    assert unknown.returncode == 2
+    assert "METRICS_LISTEN" in unknown.stderr
 
 
 def test_key_rotation_reaches_a_running_server(

@@ -20,12 +20,24 @@ class Fault:
     advice: str
 
 
+# A fault, and the components that it affects: they have no fault of their own.
+_CONSEQUENCES = {
+    "postgres": {"database pool"},
+    "hashing": {"event loop", "database pool"},
+    "event loop": {"database pool"},
+}
+
+
 def faults(interval: Interval) -> list[Fault]:
-    """Return the faults during the interval, the most severe first."""
-    return [fault for check in _CHECKS for fault in check(interval)]
+    """Return the faults during the interval without their consequences."""
+    detected = [fault for check in _CHECKS for fault in check(interval)]
+    affected: set[str] = set()
+    for fault in detected:
+        affected |= _CONSEQUENCES.get(fault.component, set())
+    return [fault for fault in detected if fault.component not in affected]
 
 
-def hashing_faults(interval: Interval) -> Iterator[Fault]:
+def _hashing_faults(interval: Interval) -> Iterator[Fault]:
     """Yield a fault if passwords are refused or wait too long."""
     refused = interval.increase("academy_hashing_refused_total")
     wait = interval.quantile(0.99, "academy_hashing_wait_seconds") or 0.0
@@ -40,7 +52,7 @@ def hashing_faults(interval: Interval) -> Iterator[Fault]:
     )
 
 
-def event_loop_faults(interval: Interval) -> Iterator[Fault]:
+def _event_loop_faults(interval: Interval) -> Iterator[Fault]:
     """Yield a fault if the event loop was blocked."""
     blocked = interval.above(BLOCKED_SECONDS, "academy_event_loop_lag_seconds")
     if blocked:
@@ -62,9 +74,9 @@ def _degraded(dependency: str, problem: str) -> Callable[[Interval], Iterator[Fa
 
 
 def _pool_faults(interval: Interval) -> Iterator[Fault]:
-    """Yield a fault if calls got no connection although Postgres answers."""
+    """Yield a fault if calls got no connection to Postgres in time."""
     timeouts = interval.increase("academy_database_pool_timeouts_total")
-    if timeouts and not interval.gauge("academy_degraded", dependency="postgres"):
+    if timeouts:
         waiting = interval.gauge("academy_database_pool_waiting") or 0
         yield Fault(
             "database pool",
@@ -82,8 +94,8 @@ def _dead_letter_faults(interval: Interval) -> Iterator[Fault]:
 
 _CHECKS: tuple[Callable[[Interval], Iterator[Fault]], ...] = (
     _degraded("postgres", "unavailable: calls are refused with UNAVAILABLE"),
-    event_loop_faults,
-    hashing_faults,
+    _event_loop_faults,
+    _hashing_faults,
     _pool_faults,
     _degraded("smtp", "mail server unavailable: e-mails wait in the outbox"),
     _degraded("redis", "unavailable: rate limits hold per process"),

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator
 
 from server.cli.findings import Finding
-from server.cli.monitoring.faults import Fault, event_loop_faults, hashing_faults
+from server.cli.monitoring.faults import faults
 from server.cli.monitoring.samples import Interval
 from server.cli.monitoring.scraping import MetricsTimeout, NoMetrics, scrape
 
 INTERVAL_SECONDS = 2.0
-_CHECKS = (("hashing", hashing_faults), ("event loop", event_loop_faults))
+CHECKS = ("hashing", "event loop")
 
 
 async def check_process(
@@ -33,12 +32,11 @@ async def check_process(
         advice = "start the server with METRICS_LISTEN, or correct METRICS_LISTEN"
         return [Finding("metrics", False, str(error), advice)]
     interval = Interval(earlier, later)
-    return [_finding(name, check, interval) for name, check in _CHECKS]
+    return [_finding(check, interval) for check in CHECKS]
 
 
-def _finding(
-    name: str, check: Callable[[Interval], Iterator[Fault]], interval: Interval
-) -> Finding:
-    for fault in check(interval):
-        return Finding(name, False, fault.problem, fault.advice)
-    return Finding(name, True, f"no fault in {interval.seconds:.0f} s")
+def _finding(check: str, interval: Interval) -> Finding:
+    for fault in faults(interval):
+        if fault.component == check:
+            return Finding(check, False, fault.problem, fault.advice)
+    return Finding(check, True, f"no fault in {interval.seconds:.0f} s")
