@@ -104,7 +104,7 @@ class Samples:
                 return node.val
             case ast.VectorSelector():
                 # The result of a recording rule is stale with its next evaluation.
-                seconds = 1.0 if ":" in node.name else LOOKBACK_SECONDS
+                seconds = 1.0 if ":" in str(node.name) else LOOKBACK_SECONDS
                 return {
                     labels: series.values[within.stop - 1]
                     for labels, series, within in self._select(node, at, seconds)
