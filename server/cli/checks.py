@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 import sqlalchemy as sa
@@ -13,6 +12,8 @@ from pydantic import SecretStr
 from redis.exceptions import RedisError
 
 from server.cli.database import open_database
+from server.cli.findings import Finding
+from server.cli.monitoring.process_checks import check_process
 from server.config import Settings, text_of
 from server.domain.clock import system_clock
 from server.domain.errors import StoreUnavailable
@@ -26,17 +27,8 @@ from server.store.connections.faults import READ_ONLY_ADVICE, explain
 
 PORT_TIMEOUT_SECONDS = 1.0
 POSTGRES_TIMEOUT_SECONDS = 5.0
+NO_CONNECTION = "no connection"
 _DATABASE_ERRORS = (StoreUnavailable, sa.exc.SQLAlchemyError, OSError, TimeoutError)
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """The result of one check; `advice` is empty when there is nothing to do."""
-
-    check: str
-    ok: bool
-    result: str
-    advice: str = ""
 
 
 def displayed_settings(settings: Settings) -> dict[str, str]:
@@ -71,6 +63,7 @@ async def run_checks(settings: Settings) -> list[Finding]:
         await _check_mail(settings),
         _check_port("GRPC_LISTEN", settings.grpc_listen),
         _check_port("HTTP_LISTEN", settings.http_listen),
+        *await check_process(settings.metrics_listen),
     ]
 
 
@@ -88,10 +81,10 @@ async def _check_database(settings: Settings) -> list[Finding]:
         return [Finding("postgres", False, "DATABASE_URL is not set", advice)]
     database = open_database(settings)
     try:
-        return [
-            await _check_postgres(database, _displayed_url(url)),
-            await _check_schema(database),
-        ]
+        finding = await _check_postgres(database, _displayed_url(url))
+        if finding.result.endswith(NO_CONNECTION):
+            return [finding]
+        return [finding, await _check_schema(database)]
     finally:
         await database.close()
 
@@ -105,7 +98,7 @@ async def _check_postgres(database: Database, url: str) -> Finding:
             setting = await connection.execute(sa.text("show transaction_read_only"))
     except _DATABASE_ERRORS as error:
         advice = explain(error.__cause__ or error, database.role)
-        return Finding("postgres", False, f"{url}: no connection", advice)
+        return Finding("postgres", False, f"{url}: {NO_CONNECTION}", advice)
     if setting.scalar_one() == "on":
         return Finding("postgres", False, f"{url}: is read-only", READ_ONLY_ADVICE)
     return Finding("postgres", True, f"{url}: responds")

@@ -10,6 +10,7 @@ import typer
 import uvloop
 
 from server.cli import checks, state_dir
+from server.cli.findings import Finding
 from server.cli.terminal import load_settings
 
 
@@ -30,9 +31,7 @@ def doctor(
     raise typer.Exit(0 if all(finding.ok for finding in findings) else 1)
 
 
-def _print_report(
-    values: Mapping[str, str], findings: Sequence[checks.Finding]
-) -> None:
+def _print_report(values: Mapping[str, str], findings: Sequence[Finding]) -> None:
     for name, value in values.items():
         typer.echo(f"{name:<22} {value}")
     typer.echo("")

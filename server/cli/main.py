@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from server.cli import admin, doctor, keys, migrate, openapi, outbox, serve
+from server.cli import admin, doctor, keys, migrate, openapi, outbox, serve, top
 from server.composition.serving import use_batch_scheduling
 
 cli = typer.Typer(
@@ -20,6 +20,7 @@ for function in (
     migrate.migrate,
     doctor.doctor,
     openapi.openapi,
+    top.top,
 ):
     cli.command()(function)
 cli.add_typer(admin.commands, name="admin")

@@ -28,13 +28,7 @@ class ApplicationMetrics:
         yield self._cache()
         yield from self._outbox()
         yield from self._signing_key()
-        yield numbers_by(
-            definitions.DEGRADED,
-            {
-                "postgres": self.resources.database.is_degraded,
-                "redis": self.resources.limiter.is_degraded,
-            },
-        )
+        yield numbers_by(definitions.DEGRADED, self._degraded())
 
     def _database(self) -> Iterator[str]:
         pool = self.resources.database.statistics
@@ -70,3 +64,11 @@ class ApplicationMetrics:
         if created_at is not None:
             age = self.resources.clock() - created_at
             yield number(definitions.SIGNING_KEY_AGE, age.total_seconds())
+
+    def _degraded(self) -> dict[str, bool]:
+        others = self.resources.metrics.degraded
+        return {
+            "postgres": self.resources.database.is_degraded,
+            "redis": self.resources.limiter.is_degraded,
+            **{name: is_degraded() for name, is_degraded in others.items()},
+        }

@@ -54,6 +54,7 @@ def outbox_feature(resources: Resources, stores: Stores) -> Feature:
     dispatcher = OutboxDispatcher(
         outbox, router.route, clock, random.random, mails=resources.metrics.mails
     )
+    resources.metrics.degraded["smtp"] = lambda: dispatcher.mailer_is_degraded
     return Feature(
         tasks=(
             Poller(

@@ -32,6 +32,9 @@ POLL_INTERVAL = timedelta(seconds=1)
 FIRST_RETRY_DELAY = timedelta(seconds=1)
 MAX_RETRY_DELAY = timedelta(hours=1)
 MAX_MAILER_DELAY = timedelta(seconds=30)
+# From the time of a retry to its result: the poll and the mailer's own timeout. Later
+# than that, another process has delivered the mails, or there are none.
+MAX_RETRY_DURATION = timedelta(seconds=25)
 MAIL_OUTCOMES = ("delivered", "dropped", "retried", "dead", "unavailable")
 
 # Returns whether there was anything to deliver. Raises MailerUnavailable; any other
@@ -98,6 +101,12 @@ class OutboxDispatcher:
         self._last_batch = 0
         self._draining = False
         self._busy = asyncio.Lock()
+
+    @property
+    def mailer_is_degraded(self) -> bool:
+        """Whether the last use of the mail server failed."""
+        retry_at = self._mailer_retry_at
+        return retry_at is not None and self._clock() < retry_at + MAX_RETRY_DURATION
 
     def interval(self) -> timedelta:
         """Return the time until the next poll: none while batches are full."""

@@ -2,9 +2,12 @@
 
 import pytest
 
-from server.cli.checks import Finding, displayed_settings, run_checks
+from server.cli.checks import displayed_settings, run_checks
+from server.cli.findings import Finding
+from server.cli.monitoring.process_checks import check_process
 from server.config import load
-from tests.mailbox import mailbox
+from tests.cli.metrics_listener import metrics_listener
+from tests.mailbox import address_of, bound_socket, mailbox
 
 AWAY = "postgresql://ana:hunter2@127.0.0.1:1/academy"
 
@@ -53,3 +56,44 @@ async def test_doctor_compares_schema_with_release(database_url: str) -> None:
 )
 def test_displayed_settings_mask_passwords(name: str, url: str, displayed: str) -> None:
     assert displayed_settings(load(**{name: url}))[name.upper()] == displayed
+
+
+QUIET = """\
+academy_hashing_refused_total 4
+academy_event_loop_lag_seconds_bucket{le="0.25"} 10
+academy_event_loop_lag_seconds_bucket{le="+Inf"} 10
+"""
+FULL = QUIET.replace("refused_total 4", "refused_total 9")
+BLOCKED = QUIET.replace('le="+Inf"} 10', 'le="+Inf"} 12')
+
+
+@pytest.mark.parametrize(
+    ("later", "faulty"),
+    [(QUIET, set()), (FULL, {"hashing"}), (BLOCKED, {"event loop"})],
+)
+async def test_doctor_names_the_fault_of_the_process(
+    later: str, faulty: set[str]
+) -> None:
+    with metrics_listener([QUIET, later]) as address:
+        findings = await check_process(address, 0.01)
+    assert {finding.check for finding in findings} == {"hashing", "event loop"}
+    assert {finding.check for finding in findings if not finding.ok} == faulty
+    assert all(finding.ok or finding.advice for finding in findings)
+
+
+async def test_doctor_says_how_to_see_the_process() -> None:
+    """Without METRICS_LISTEN nothing is wrong, but two checks are missing."""
+    (finding,) = await check_process("")
+    assert finding.ok
+    assert "METRICS_LISTEN" in finding.advice
+
+
+async def test_doctor_reports_a_listener_that_does_not_answer() -> None:
+    """A blocked event loop accepts connections, because the kernel does."""
+    (refused,) = await check_process("127.0.0.1:1")
+    assert (refused.check, refused.ok) == ("metrics", False)
+    with bound_socket() as silent:
+        silent.listen()
+        (blocked,) = await check_process(address_of(silent))
+    assert (blocked.check, blocked.ok) == ("event loop", False)
+    assert "blocked" in blocked.result

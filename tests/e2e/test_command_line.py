@@ -22,6 +22,7 @@ import pytest
 
 from tests.command_server import CommandServer, command_server
 from tests.conftest import open_folder
+from tests.mailbox import address_of, bound_socket
 from tests.processes import FREE_PORTS
 
 ROOT = Path(__file__).parents[2]
@@ -90,9 +91,25 @@ def academy_up(state: Path, **settings: str) -> Iterator[Academy]:
             process.stdout.close()
 
 
+def free_address() -> str:
+    """Return an address at which nothing listens."""
+    with bound_socket() as listener:
+        return address_of(listener)
+
+
 @pytest.fixture(scope="module")
-def academy() -> Iterator[Academy]:
-    with open_folder() as state, academy_up(state) as started:
+def metrics_address() -> str:
+    return free_address()
+
+
+@pytest.fixture(scope="module")
+def academy(metrics_address: str) -> Iterator[Academy]:
+    with (
+        open_folder() as state,
+        academy_up(state, METRICS_LISTEN=metrics_address) as started,
+    ):
+        # The checks of doctor that use it depend on the speed of the machine.
+        del started.env["METRICS_LISTEN"]
         yield started
 
 
@@ -222,6 +239,23 @@ def test_commands_find_the_servers_of_up(academy: Academy) -> None:
 def commands() -> Iterator[CommandServer]:
     with command_server() as server:
         yield server
+
+
+def test_top_shows_the_calls_of_a_running_server(
+    academy: Academy, commands: CommandServer, metrics_address: str
+) -> None:
+    httpx.get(f"http://{academy.http}/api/v1/users/1")
+    address = ("--address", metrics_address)
+    shown = commands.run(("top", "--once", "--interval", "0.2", *address), academy.env)
+    assert shown.returncode == 0, shown.stderr
+    assert shown.stdout.startswith(f"{metrics_address}   ")
+    assert "postgres pool" in shown.stdout
+    missing = commands.run(("top", "--once", "--address", "127.0.0.1:1"), academy.env)
+    assert (missing.returncode, missing.stdout) == (1, "")
+    assert "METRICS_LISTEN" in missing.stderr
+    unknown = commands.run(("top", "--once"), academy.env)
+    assert unknown.returncode == 2
+    assert "METRICS_LISTEN" in unknown.stderr
 
 
 def test_key_rotation_reaches_a_running_server(

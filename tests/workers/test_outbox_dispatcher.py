@@ -185,6 +185,33 @@ async def test_dispatcher_waits_before_it_tries_the_mailer_again() -> None:
     assert harness.delivered == [1]
 
 
+async def test_mailer_is_degraded_from_failure_to_success() -> None:
+    """Between two attempts, too: a scrape may come at any time."""
+    harness = DispatcherHarness(errors={1: MailerUnavailable("x")})
+    harness.mails(1)
+    states = []
+    for _ in range(100):
+        await harness.dispatcher.deliver()
+        harness.clock.advance(1)
+        states.append(harness.dispatcher.mailer_is_degraded)
+    assert all(states)
+    harness.errors.clear()
+    harness.clock.advance(MAX_MAILER_DELAY.total_seconds())
+    await harness.dispatcher.deliver()
+    assert not harness.dispatcher.mailer_is_degraded
+
+
+async def test_mailer_is_not_degraded_once_others_have_delivered() -> None:
+    """A process that has nothing to send does not know that the server answers."""
+    harness = DispatcherHarness(errors={1: MailerUnavailable("x")})
+    harness.mails(1)
+    await harness.dispatcher.deliver()
+    harness.store.due.clear()
+    harness.clock.advance(60)
+    await harness.dispatcher.deliver()
+    assert not harness.dispatcher.mailer_is_degraded
+
+
 async def test_dispatcher_records_delivery_after_store_outage() -> None:
     """Otherwise it would be delivered twice."""
     harness = DispatcherHarness()

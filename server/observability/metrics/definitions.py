@@ -165,7 +165,7 @@ BACKGROUND_RESTARTS = _counter(
 )
 DEGRADED = _gauge(
     "academy_degraded",
-    "1 while the last use of a dependency (postgres, redis) failed, otherwise 0.",
+    "1 while the last use of a dependency (postgres, redis, smtp) failed, else 0.",
     "dependency",
     merge=Merge.MAX,
 )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 from server.observability.metrics import definitions
@@ -82,6 +82,8 @@ class ProcessMetrics:
     edge: EdgeMetrics = field(default_factory=EdgeMetrics)
     restarts: Counter[str] = field(default_factory=Counter)  # by background task
     mails: Counter[str] = field(default_factory=Counter)  # by outcome
+    # Whether the last use of a dependency failed, read at a scrape.
+    degraded: dict[str, Callable[[], bool]] = field(default_factory=dict)
     hashing_wait: Histogram = field(
         default_factory=lambda: ThreadSafeHistogram(definitions.HASHING_WAIT.buckets)
     )
