@@ -35,11 +35,13 @@ from server.config_types import (
     MailFrom,
     Networks,
     Origins,
+    PemPath,
     PositiveDuration,
     PublicUrl,
     RateLimits,
     RedisUrl,
     SecretKeyText,
+    ServiceCertificateNames,
     SmtpUrl,
     WholeNumber,
 )
@@ -74,6 +76,14 @@ class Settings(BaseSettings):
     grpc_listen: ListenAddress = "127.0.0.1:50051"
     http_listen: ListenAddress = "127.0.0.1:8080"
     http_keep_alive: PositiveDuration = timedelta(seconds=75)
+    tls_cert: PemPath = None
+    tls_key: PemPath = None
+    client_ca: PemPath = None
+    service_certificates: ServiceCertificateNames = Field(default_factory=dict)
+    server_ca: PemPath = None
+    client_cert: PemPath = None
+    client_key: PemPath = None
+    allow_plaintext: bool = False
     state_dir: Path = Path("var")
     public_url: PublicUrl = ""
     smtp_url: SmtpUrl | None = None
@@ -191,9 +201,17 @@ def text_of(secret: SecretStr | None) -> str:
 def check_loopback(settings: Settings) -> None:
     """Raise ConfigurationError if DEBUG would be reachable from other machines."""
     for name in ("grpc_listen", "http_listen") if settings.debug else ():
-        host = getattr(settings, name).rpartition(":")[0].strip("[]")
-        if host != "localhost" and not ip_address(host).is_loopback:
+        if not is_loopback(getattr(settings, name)):
             raise ConfigurationError(
                 f"{name.upper()}: with DEBUG on, only a loopback address is allowed: "
                 "set DEBUG=0, or listen on 127.0.0.1"
             )
+
+
+def is_loopback(address: str) -> bool:
+    """Return whether HOST:PORT cannot be reached from, or is not, another machine."""
+    host = address.rpartition(":")[0].strip("[]")
+    try:
+        return host == "localhost" or ip_address(host).is_loopback
+    except ValueError:  # a host name
+        return False

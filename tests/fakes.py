@@ -383,3 +383,8 @@ class FakeServiceKeys:
 
     def known(self, digest: bytes) -> ServiceKey | None:
         return self.keys.get(digest)
+
+    def named(self, name: str, now: datetime) -> ServiceKey | None:
+        keys = [key for key in self.keys.values() if key.name == name]
+        valid = [k for k in keys if k.expires_at is None or k.expires_at > now]
+        return max(valid, key=lambda key: key.id, default=None)

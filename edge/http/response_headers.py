@@ -26,7 +26,7 @@ class ResponseHeaders:
         exposed = (*_EXPOSED, *sorted(settings.response_headers))
         self._exposed = ", ".join(exposed).encode()
         self._fixed: tuple[Header, ...] = _SECURITY_HEADERS
-        if settings.public_url.startswith("https:"):
+        if settings.tls or settings.public_url.startswith("https:"):
             hsts = b"max-age=%d; includeSubDomains" % _HSTS_MAX_AGE
             self._fixed += ((b"strict-transport-security", hsts),)
         if self._origins:

@@ -10,14 +10,12 @@ from datetime import timedelta
 from functools import partial
 from typing import Annotated
 
-import grpc
 import structlog
 import typer
 import uvloop
 from pydantic import SecretStr
 
 from edge.listener import DeadlinedProtocol
-from edge.port import CHANNEL_OPTIONS
 from server.cli import state_dir
 from server.cli.database import open_database
 from server.cli.terminal import load_settings, report_errors, run_async
@@ -25,11 +23,15 @@ from server.composition import serving
 from server.composition.application import Application, build_application
 from server.composition.edge import remote_edge
 from server.composition.resources import open_resources
+from server.composition.tls import open_listener_tls
+from server.composition.tls.hop import connected_hop
+from server.composition.tls.settings import hop_credentials, listener_credentials
 from server.config import ConfigurationError, Settings
 from server.config_types import check_server_address
 from server.embedded.servers import EmbeddedServers
 from server.store import migrate
 from server.store.connections.connect import Database
+from server.workers.supervisor import supervise
 
 # Time between NOT_SERVING and the end of the listeners: a health check that runs
 # once a second sees it.
@@ -41,6 +43,7 @@ def up() -> None:
     """Start everything: Postgres and Valkey unless their URLs are set, gRPC, REST."""
     settings = load_settings(debug=True)
     with report_errors(settings):
+        listener_credentials(settings)  # before Postgres is started
         servers = EmbeddedServers(settings.state_dir)
         try:
             uvloop.run(_up(_with_embedded_servers(settings, servers), servers))
@@ -87,6 +90,7 @@ async def _serving(
     Unless it was `migrated` just now, the schema is checked before calls are served.
     HTTP is bound first: links in mails may contain its port.
     """
+    tls = open_listener_tls(settings)
     with serving.bind_http(settings.http_listen) as listener:
         http_port: int = listener.getsockname()[1]
         address = _with_port(settings.http_listen, http_port)
@@ -99,9 +103,16 @@ async def _serving(
                 lame_duck,
                 *([] if migrated else [partial(_check_schema, resources.database)]),
             ) as application,
-            serving.listening_grpc(application.grpc, settings.grpc_listen) as grpc_port,
+            supervise(*tls.tasks()),
+            serving.listening_grpc(
+                application.grpc, settings.grpc_listen, tls.server_credentials
+            ) as grpc_port,
             serving.listening_http(
-                application.http, listener, DeadlinedProtocol, settings.http_keep_alive
+                application.http,
+                listener,
+                DeadlinedProtocol,
+                settings.http_keep_alive,
+                tls.ssl_context,
             ),
         ):
             gc.collect()
@@ -115,7 +126,8 @@ def _with_port(address: str, port: int) -> str:
 
 
 def _print_banner(settings: Settings, grpc_port: int, http_port: int) -> None:
-    rest = f"http://{_with_port(settings.http_listen, http_port)}"
+    scheme = "https" if settings.tls_cert else "http"
+    rest = f"{scheme}://{_with_port(settings.http_listen, http_port)}"
     rpc = _with_port(settings.grpc_listen, grpc_port)
     docs = f"   docs {rest}/docs" if settings.debug else ""
     typer.echo(
@@ -181,15 +193,19 @@ def edge(
 
 
 async def _edge(settings: Settings, server: str) -> None:
+    tls = open_listener_tls(settings, with_grpc=False)
+    credentials = hop_credentials(settings, server)
     with serving.bind_http(settings.http_listen) as listener:
         port = listener.getsockname()[1]
         async with (
-            grpc.aio.insecure_channel(server, CHANNEL_OPTIONS) as channel,
+            connected_hop(server, credentials) as hop,
+            supervise(*tls.tasks()),
             serving.listening_http(
-                remote_edge(channel, settings),
+                remote_edge(hop, settings),
                 listener,
                 DeadlinedProtocol,
                 settings.http_keep_alive,
+                tls.ssl_context,
             ),
         ):
             log.info("listening", http=_with_port(settings.http_listen, port))

@@ -82,7 +82,10 @@ async def build_application(
     execute = call_executor(served, proxies)
     batching = BatchingServicer(execute, MAX_CONCURRENT_CALLS)
     health = Health(resources.database.ping, list(servicers), lame_duck)
-    handlers = [*Listener(proxies).handlers(served), batching.handler()]
+    handlers = [
+        *Listener(proxies, bool(settings.service_certificates)).handlers(served),
+        batching.handler(),
+    ]
     server = build_grpc_server(handlers)
     await health.start()
     health.add_to(server)

@@ -6,18 +6,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from importlib.metadata import version
 
-import grpc
 from fastapi import FastAPI
 
 from edge.app import create_app
-from edge.batching import BatchingPort
 from edge.config import EdgeSettings, TokenCookie
 from edge.port import CallPort
+from server.composition.tls.hop import HopPort
 from server.config import Settings
 from server.domain.errors import RefreshTokenInvalid
 from server.domain.limits import Window
 from server.rpc import contract, documentation
-from server.rpc.health import remote_readiness
 from server.rpc.interceptors.errors import DOMAIN
 from server.rpc.interceptors.validation import NO_NUL
 
@@ -34,11 +32,10 @@ def edge_app(port: CallPort, settings: EdgeSettings) -> FastAPI:
     return create_app(contract.descriptors(), port, settings)
 
 
-def remote_edge(channel: grpc.aio.Channel, settings: Settings) -> FastAPI:
+def remote_edge(hop: HopPort, settings: Settings) -> FastAPI:
     """Build the REST edge in front of a gRPC server elsewhere."""
     edge = edge_settings(settings, rates(settings))
-    edge = replace(edge, ready=remote_readiness(channel))
-    return edge_app(BatchingPort(channel), edge)
+    return edge_app(hop, replace(edge, ready=hop.is_ready))
 
 
 def edge_settings(settings: Settings, in_force: Rates) -> EdgeSettings:
@@ -52,6 +49,7 @@ def edge_settings(settings: Settings, in_force: Rates) -> EdgeSettings:
         error_reasons=documentation.ERROR_REASONS,
         access=documentation.access_sentences(),
         public_url=settings.public_url,
+        tls=settings.tls_cert is not None,
         docs=settings.debug,
         debug=settings.debug,
         cors_origins=settings.cors_origins,

@@ -67,6 +67,7 @@ class Call:
     address: str
     request_id: str
     timeout: float | None = None
+    certificate_names: Sequence[str] = ()  # of the client certificate of its sender
     caller: Caller = ANONYMOUS
     account_limits: Sequence[AccountLimit] = ()  # to be enforced by the rule
     pending: PendingRequest | None = None

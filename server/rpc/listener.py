@@ -37,6 +37,7 @@ from server.rpc.call import (
     Stream,
     wrap_handler,
 )
+from server.rpc.client_certificates import alternative_names, is_forwarded
 from server.rpc.contract import ContractError, RateRule, methods, rate_rules
 from server.rpc.deadlines import DeadlineTimer
 from server.rpc.interceptors.audit import audit_calls
@@ -154,8 +155,10 @@ async def _serialized(messages: AsyncGenerator[Message, None]) -> Stream:
 class Listener:
     """Turns gRPC requests into calls of the chain."""
 
-    def __init__(self, proxies: ProxyTrust) -> None:
+    def __init__(self, proxies: ProxyTrust, reads_certificates: bool = False) -> None:
+        """Read the names in client certificates only if they identify services."""
         self._proxies = proxies
+        self._reads_certificates = reads_certificates
 
     def handlers(
         self, served: Mapping[str, tuple[Method, Proceed]]
@@ -208,6 +211,8 @@ class Listener:
             method, body, metadata, peer, self._proxies.covers(peer), self._proxies
         )
         call.timeout = context.time_remaining()
+        if self._reads_certificates and not is_forwarded(call.metadata):
+            call.certificate_names = alternative_names(context.auth_context())
         return call
 
 

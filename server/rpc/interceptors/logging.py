@@ -65,6 +65,8 @@ def _write(
         "caller": call.caller.subject,
         "address": call.address,
     }
+    if call.caller.certificate:
+        fields["certificate"] = call.caller.certificate
     if reason:
         fields["reason"] = reason
     if sent is not None:
