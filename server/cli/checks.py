@@ -6,6 +6,8 @@ import asyncio
 import socket
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from datetime import datetime
+from functools import partial
 from urllib.parse import urlsplit
 
 import sqlalchemy as sa
@@ -13,7 +15,9 @@ from pydantic import SecretStr
 from redis.exceptions import RedisError
 
 from server.cli.database import open_database
-from server.config import Settings, text_of
+from server.composition.tls.reload import ReloadedCredentials
+from server.composition.tls.settings import hop_credentials, listener_credentials
+from server.config import ConfigurationError, Settings, text_of
 from server.domain.clock import system_clock
 from server.domain.errors import StoreUnavailable
 from server.domain.outbox.emails import MailerUnavailable
@@ -71,6 +75,7 @@ async def run_checks(settings: Settings) -> list[Finding]:
         await _check_mail(settings),
         _check_port("GRPC_LISTEN", settings.grpc_listen),
         _check_port("HTTP_LISTEN", settings.http_listen),
+        *_check_certificates(settings, system_clock()),
     ]
 
 
@@ -164,6 +169,35 @@ async def _check_mail(settings: Settings) -> Finding:
         advice = "set PUBLIC_URL to the origin in browsers: links in mails need it"
         return Finding("mail", False, "PUBLIC_URL is not set", advice)
     return Finding("mail", True, f"{_displayed_url(url)}: answers")
+
+
+def _check_certificates(settings: Settings, now: datetime) -> list[Finding]:
+    """Check the certificates of the listeners and of `academy edge`, if it has any."""
+    findings = [_check_certificate("tls", lambda: listener_credentials(settings), now)]
+    if settings.server_ca or settings.client_cert or settings.client_key:
+        read = partial(hop_credentials, settings, "")
+        findings.append(_check_certificate("edge tls", read, now))
+    return findings
+
+
+def _check_certificate(
+    check: str, read: Callable[[], ReloadedCredentials | None], now: datetime
+) -> Finding:
+    try:
+        credentials = read()
+    except ConfigurationError as error:
+        fault, _, advice = "; ".join(str(error).splitlines()).partition(": ")
+        return Finding(check, False, f"{fault} is invalid", advice)
+    if credentials is None:
+        return Finding(check, True, "TLS_CERT is not set: plaintext")
+    current = credentials.current()
+    if current.expires_at is None or current.renew_by is None:
+        return Finding(check, True, "no certificate of its own")
+    days = (current.expires_at - now).days
+    result = f"valid until {current.expires_at:%Y-%m-%d}, {days} days left"
+    if now < current.renew_by:
+        return Finding(check, True, result)
+    return Finding(check, False, result, "renew the certificate; no restart is needed")
 
 
 def _check_port(setting: str, address: str) -> Finding:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from datetime import datetime
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
 from pathlib import Path
 
 from cryptography import x509
@@ -15,6 +15,7 @@ from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from server.config import ConfigurationError
 
 MIN_RSA_BITS = 2048
+EXPIRY_WARNING = timedelta(days=14)
 _CURVES = (ec.SECP256R1, ec.SECP384R1)  # every common TLS library supports these
 PrivateKey = rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey
 
@@ -61,36 +62,39 @@ class CredentialFiles:
 
 @dataclass(frozen=True, slots=True)
 class Credentials:
-    """The checked contents of the files; `expires_at` is when the certificate ends."""
+    """The checked contents of the files.
+
+    `expires_at` is when the certificate ends, `renew_by` when a warning is due.
+    """
 
     certificate: bytes | None = None
     key: bytes | None = None
     authorities: bytes | None = None
     expires_at: datetime | None = None
+    renew_by: datetime | None = None
 
 
 def read_credentials(files: CredentialFiles, now: datetime) -> Credentials:
     """Read and check the files. Raises ConfigurationError with a line per fault."""
     faults: list[str] = []
-    certificate = key = authorities = expires_at = None
+    credentials = Credentials()
     try:
         if files.certificate and files.key:
-            certificate, key, expires_at = _read_pair(files.certificate, files.key, now)
+            credentials = _read_pair(files.certificate, files.key, now)
     except ConfigurationError as error:
         faults.append(str(error))
     try:
         if files.authorities:
             authorities = _read_authorities(files.authorities, now)
+            credentials = replace(credentials, authorities=authorities)
     except ConfigurationError as error:
         faults.append(str(error))
     if faults:
         raise ConfigurationError("\n".join(faults))
-    return Credentials(certificate, key, authorities, expires_at)
+    return credentials
 
 
-def _read_pair(
-    certificate: PemFile, key: PemFile, now: datetime
-) -> tuple[bytes, bytes, datetime]:
+def _read_pair(certificate: PemFile, key: PemFile, now: datetime) -> Credentials:
     certificate_pem, key_pem = certificate.read(), key.read()
     chain = _parse_certificates(certificate, certificate_pem)
     private_key = _parse_key(key, key_pem)
@@ -106,7 +110,10 @@ def _read_pair(
             "certificates of the authorities that issued it"
         )
     _check_validity(certificate, chain[0], now)
-    return certificate_pem, key_pem, chain[0].not_valid_after_utc
+    start, end = chain[0].not_valid_before_utc, chain[0].not_valid_after_utc
+    # Certificates that live for days or hours are renewed later than others.
+    renew_by = end - min(EXPIRY_WARNING, (end - start) / 3)
+    return Credentials(certificate_pem, key_pem, None, end, renew_by)
 
 
 def _read_authorities(file: PemFile, now: datetime) -> bytes:

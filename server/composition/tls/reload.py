@@ -16,7 +16,6 @@ from server.composition.tls.certificates import (
 from server.config import ConfigurationError
 from server.domain.clock import Clock, system_clock
 
-EXPIRY_WARNING = timedelta(days=14)
 _WARNING_INTERVAL = timedelta(days=1)
 log = structlog.get_logger()
 _Signature = tuple[tuple[int, int, int] | None, ...]
@@ -61,8 +60,9 @@ class ReloadedCredentials:
 
     def warn_of_expiry(self) -> None:
         """Log a warning, once a day, in the days before the certificate ends."""
-        now, expires_at = self._clock(), self.current().expires_at
-        if expires_at is None or expires_at - now > EXPIRY_WARNING:
+        now, current = self._clock(), self.current()
+        expires_at, renew_by = current.expires_at, current.renew_by
+        if expires_at is None or renew_by is None or now < renew_by:
             return
         if self._warned_at and now - self._warned_at < _WARNING_INTERVAL:
             return
