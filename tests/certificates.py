@@ -36,6 +36,7 @@ class Files:
     authority: trustme.CA = field(default_factory=trustme.CA)
 
     def __post_init__(self) -> None:
+        self.folder.mkdir(exist_ok=True)
         self.authority.cert_pem.write_to_path(self.folder / "ca.pem")
         self.write(self.issue())
 

@@ -29,9 +29,11 @@ from server.composition.posts import posts_feature
 from server.composition.resources import Resources, Stores, build_stores
 from server.composition.startup import Startup, Step
 from server.domain.auth.authentication import Authentication
+from server.domain.credentials.service_keys import ServiceKeys
 from server.domain.idempotency import Idempotency
 from server.rpc.batched_call import call_executor
 from server.rpc.batching import BatchingServicer
+from server.rpc.connections import ConnectionCounter
 from server.rpc.deadlines import TIMER_INTERVAL
 from server.rpc.grpc_server import MAX_CONCURRENT_CALLS, build_grpc_server
 from server.rpc.health import POLL_INTERVAL, Health
@@ -48,6 +50,7 @@ class Application:
 
     Call `drain` before the listeners stop: it publishes NOT_SERVING and ends streams.
     `check` raises an error that ended a startup which had to wait for Postgres.
+    `connections` and `service_keys` have figures for metrics.
     """
 
     grpc: grpc.aio.Server
@@ -55,6 +58,8 @@ class Application:
     http: FastAPI
     drain: Callable[[], Awaitable[None]]
     check: Callable[[], None]
+    connections: ConnectionCounter
+    service_keys: ServiceKeys
 
 
 @asynccontextmanager
@@ -80,12 +85,11 @@ async def build_application(
     settings = resources.settings
     proxies = TrustedProxies(settings.trusted_proxies)
     execute = call_executor(served, proxies)
-    batching = BatchingServicer(execute, MAX_CONCURRENT_CALLS)
+    connections = ConnectionCounter()
+    batching = BatchingServicer(execute, MAX_CONCURRENT_CALLS, connections)
+    listener = Listener(proxies, connections, bool(settings.service_certificates))
     health = Health(resources.database.ping, list(servicers), lame_duck)
-    handlers = [
-        *Listener(proxies, bool(settings.service_certificates)).handlers(served),
-        batching.handler(),
-    ]
+    handlers = [*listener.handlers(served), batching.handler()]
     server = build_grpc_server(handlers)
     await health.start()
     health.add_to(server)
@@ -97,8 +101,11 @@ async def build_application(
     # before the tasks start: building it blocks the event loop longer than the
     # timeout with which they connect to Redis
     http = edge_app(port, edge)
+    keys = sign_in.service_keys
     async with run_features(features, startup) as drain_calls:
-        yield Application(server, port, http, drain_calls, startup.check)
+        yield Application(
+            server, port, http, drain_calls, startup.check, connections, keys
+        )
 
 
 def build_features(

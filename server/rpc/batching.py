@@ -17,6 +17,7 @@ from google.protobuf.message import DecodeError
 
 from batching.v1 import batching_pb2 as pb
 from server.rpc.batched_call import CallExecutor, error_result
+from server.rpc.connections import ConnectionCounter
 from server.rpc.grpc_server import KIB, MAX_CALLS_PER_CONNECTION
 
 log = structlog.get_logger()
@@ -29,9 +30,15 @@ _TOO_MANY_CALLS = "too many concurrent calls: retry"
 class BatchingServicer:
     """The batching service: one stream for each connection."""
 
-    def __init__(self, execute: CallExecutor, max_calls: int) -> None:
+    def __init__(
+        self,
+        execute: CallExecutor,
+        max_calls: int,
+        connections: ConnectionCounter | None = None,
+    ) -> None:
         """Execute calls, at most `max_calls` at a time over all streams."""
         self._execute = execute
+        self._connections = connections or ConnectionCounter()
         self._max_calls = max_calls
         self._streams: dict[
             str, ServerBatchStream
@@ -53,6 +60,7 @@ class BatchingServicer:
 
     async def _serve(self, _: object, context: Any) -> None:
         peer = context.peer()
+        self._connections.add(peer)
         if self._draining or peer in self._streams:
             await context.abort(grpc.StatusCode.UNIMPLEMENTED, _UNAVAILABLE_HERE)
         self._streams[peer] = stream = ServerBatchStream(self, context)

@@ -38,6 +38,7 @@ from server.rpc.call import (
     wrap_handler,
 )
 from server.rpc.client_certificates import alternative_names, is_forwarded
+from server.rpc.connections import ConnectionCounter
 from server.rpc.contract import ContractError, RateRule, methods, rate_rules
 from server.rpc.deadlines import DeadlineTimer
 from server.rpc.interceptors.audit import audit_calls
@@ -155,9 +156,15 @@ async def _serialized(messages: AsyncGenerator[Message, None]) -> Stream:
 class Listener:
     """Turns gRPC requests into calls of the chain."""
 
-    def __init__(self, proxies: ProxyTrust, reads_certificates: bool = False) -> None:
+    def __init__(
+        self,
+        proxies: ProxyTrust,
+        connections: ConnectionCounter | None = None,
+        reads_certificates: bool = False,
+    ) -> None:
         """Read the names in client certificates only if they identify services."""
         self._proxies = proxies
+        self._connections = connections or ConnectionCounter()
         self._reads_certificates = reads_certificates
 
     def handlers(
@@ -206,7 +213,9 @@ class Listener:
 
     def _call(self, method: Method, body: bytes, context: Context) -> Call:
         metadata = context.invocation_metadata() or ()
-        peer = peer_address(context.peer())
+        connection = context.peer()
+        self._connections.add(connection)
+        peer = peer_address(connection)
         call = build_call(
             method, body, metadata, peer, self._proxies.covers(peer), self._proxies
         )

@@ -244,6 +244,7 @@ class Authentication:
         elif name:
             key = keys.certified(name)
         else:
+            keys.refused_certificates += bool(alternative_names)
             raise TokenMissing
         return Caller(
             service_id=key.id, sees_private=key.private_fields, certificate=name

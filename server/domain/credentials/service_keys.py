@@ -69,7 +69,7 @@ class ServiceKeys:
     store: ServiceKeyStore
     clock: Clock
     certificates: Mapping[str, str] = field(default_factory=dict)
-    refused_certificates: int = 0  # calls whose certificate and key contradict
+    refused_certificates: int = 0  # calls that a client certificate did not authorize
 
     async def create(
         self, name: str, private_fields: bool, expires_at: datetime | None
