@@ -17,6 +17,7 @@ from edge.codec import Codec
 from edge.config import EdgeSettings
 from edge.dispatcher import Dispatcher
 from edge.http.request_headers import is_valid_host
+from edge.http.response_headers import transport_security
 from edge.http.streams import Receive, Send
 from edge.openapi import describe
 from edge.port import CallPort
@@ -72,6 +73,7 @@ class Edge(FastAPI):
         self._codec = codec
         self._bindings = router.bindings
         self._settings = settings
+        self._transport_security = transport_security(settings)
         self._own: dict[str, Any] = {"/livez": Response(headers=_NOT_STORED)}
         self._own["/readyz"] = self._readiness
         if settings.docs:
@@ -87,9 +89,22 @@ class Edge(FastAPI):
     async def __call__(self, scope: Any, receive: Receive, send: Send) -> None:
         """Serve one ASGI connection."""
         if scope["type"] != "http" or self._is_own(scope):
-            await super().__call__(scope, receive, send)
+            await super().__call__(scope, receive, self._secured(send))
         else:
             await self._dispatch(scope, receive, send)
+
+    def _secured(self, send: Send) -> Send:
+        """Return a function that adds the HSTS header, if there is one, and sends."""
+        if not self._transport_security:
+            return send
+
+        async def send_secured(message: Any) -> None:
+            if message["type"] == "http.response.start":
+                headers = [*message["headers"], *self._transport_security]
+                message = message | {"headers": headers}
+            await send(message)
+
+        return send_secured
 
     def _is_own(self, scope: Any) -> bool:
         """Return whether a request is for a page; an invalid one gets an error."""

@@ -29,6 +29,8 @@ from tests.logs import captured_lines
 
 CALL, STREAM = "/test.Echo/Call", "/test.Echo/Stream"
 SECONDS = 30
+AEAD = "ECDHE-ECDSA-AES128-GCM-SHA256"
+CBC = "ECDHE-ECDSA-AES128-SHA256:ECDHE-ECDSA-AES256-SHA384:ECDHE-ECDSA-AES256-SHA"
 
 
 @pytest.fixture
@@ -163,11 +165,23 @@ async def test_tls_versions_before_1_2_are_refused(files: Files) -> None:
             assert await negotiated_version(files, address, "TLSv1_1") == "refused"
 
 
-async def negotiated_version(files: Files, address: str, newest: str) -> str:
+async def test_weak_ciphers_are_refused(files: Files) -> None:
+    """ASVS 12.1.2: no CBC mode in TLS 1.2, on both listeners."""
+    tls = open_listener_tls(files.settings())
+    async with grpc_listener(tls) as grpc_address, https_listener(tls) as http_address:
+        for address in (grpc_address, http_address):
+            for ciphers, result in ((AEAD, "TLSv1.2"), (CBC, "refused")):
+                version = await negotiated_version(files, address, "TLSv1_2", ciphers)
+                assert version == result
+
+
+async def negotiated_version(
+    files: Files, address: str, newest: str, ciphers: str = "DEFAULT"
+) -> str:
     """Return the version of a handshake whose client supports no newer one."""
     context = files.ssl_context()
     context.set_alpn_protocols(["h2"])
-    context.set_ciphers("DEFAULT:@SECLEVEL=0")  # the client's own refusal
+    context.set_ciphers(f"{ciphers}:@SECLEVEL=0")  # the client accepts all of them
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # of TLS 1.1
         context.minimum_version = ssl.TLSVersion.TLSv1

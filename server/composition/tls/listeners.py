@@ -14,6 +14,8 @@ import grpc
 from server.composition.tls.certificates import Credentials
 from server.composition.tls.reload import ReloadedCredentials
 
+# Of TLS 1.2: forward secrecy and authenticated encryption only, as in gRPC.
+_CIPHERS = "ECDHE+AESGCM:ECDHE+CHACHA20"
 MIN_VERSION = ssl.TLSVersion.TLSv1_2  # gRPC's own minimum, too
 
 
@@ -79,6 +81,7 @@ class HttpTls:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.minimum_version = MIN_VERSION
         context.options |= ssl.OP_CIPHER_SERVER_PREFERENCE
+        context.set_ciphers(_CIPHERS)
         context.set_alpn_protocols(["http/1.1"])
         if files.certificate and files.key:
             context.load_cert_chain(files.certificate.path, files.key.path)
