@@ -10,7 +10,8 @@ import grpc
 import trustme
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.serialization import load_pem_private_key
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from server.composition.tls.certificates import CredentialFiles, PemFile
 from server.config import Settings, load
@@ -97,23 +98,49 @@ class Files:
 
         A `dns_name` is written as it is, whatever its form.
         """
-        leaf = self.issue("unused.example")
-        key = load_pem_private_key(key_pem(leaf), None)
-        issuer = x509.load_pem_x509_certificate(self.authority.cert_pem.bytes())
         names: list[x509.GeneralName] = [x509.UniformResourceIdentifier(uri)]
         if dns_name:
             names.append(x509.DNSName(dns_name))
-        now = datetime.now(UTC)
+        return self._sign(x509.SubjectAlternativeName(names))
+
+    def issue_for_server(self, dns_name: str) -> tuple[bytes, bytes]:
+        """Return key and certificate for servers only."""
+        return self._sign(
+            x509.SubjectAlternativeName([x509.DNSName(dns_name)]),
+            x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]),
+        )
+
+    def issue_authority(self, not_after: datetime) -> bytes:
+        """Return the certificate of another authority."""
+        constraints = x509.BasicConstraints(ca=True, path_length=None)
+        return self._sign(constraints, not_after=not_after)[1]
+
+    def _sign(
+        self, *extensions: x509.ExtensionType, not_after: datetime | None = None
+    ) -> tuple[bytes, bytes]:
+        key = ec.generate_private_key(ec.SECP256R1())
+        issuer = x509.load_pem_x509_certificate(self.authority.cert_pem.bytes())
+        end = not_after or datetime.now(UTC) + timedelta(days=1)
         builder = (
             x509.CertificateBuilder()
             .subject_name(x509.Name([]))
             .issuer_name(issuer.subject)
-            .public_key(key.public_key())  # type: ignore[arg-type]
+            .public_key(key.public_key())
             .serial_number(x509.random_serial_number())
-            .not_valid_before(now - timedelta(hours=1))
-            .not_valid_after(now + timedelta(days=1))
-            .add_extension(x509.SubjectAlternativeName(names), critical=True)
+            .not_valid_before(end - timedelta(days=2))
+            .not_valid_after(end)
         )
-        signer: Any = load_pem_private_key(self.authority.private_key_pem.bytes(), None)
+        for extension in extensions:
+            builder = builder.add_extension(extension, critical=True)
+        signer: Any = serialization.load_pem_private_key(
+            self.authority.private_key_pem.bytes(), None
+        )
         certificate = builder.sign(signer, hashes.SHA256())
-        return key_pem(leaf), certificate.public_bytes(serialization.Encoding.PEM)
+        return (
+            key.private_bytes(
+                serialization.Encoding.PEM,
+                serialization.PrivateFormat.PKCS8,
+                serialization.NoEncryption(),
+            ),
+            certificate.public_bytes(serialization.Encoding.PEM),
+        )

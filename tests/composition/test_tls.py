@@ -16,6 +16,7 @@ from server.config import ConfigurationError, load
 from tests.certificates import Files, chain_pem, key_pem
 from tests.logs import captured_lines
 
+EXPIRED = datetime(2026, 1, 2, tzinfo=UTC)
 Change = Callable[[Files], object]
 
 
@@ -63,7 +64,7 @@ def write_ed25519_key(files: Files) -> None:
 
 
 def write_expired(files: Files) -> None:
-    files.write(files.issue(not_after=datetime(2026, 1, 2, tzinfo=UTC)))
+    files.write(files.issue(not_after=EXPIRED))
 
 
 def write_future(files: Files) -> None:
@@ -102,6 +103,28 @@ def test_tls_files_that_are_invalid_are_named(
         listener_credentials(files.settings("client_ca"))
     (line,) = str(error.value).splitlines()
     assert line.startswith(sentence.format(folder=files.folder))
+
+
+def test_expired_authority_beside_a_valid_one_is_accepted(files: Files) -> None:
+    """While an authority is replaced; one that is alone is refused."""
+    path = files.folder / "ca.pem"
+    valid, expired = path.read_bytes(), files.issue_authority(EXPIRED)
+    path.write_bytes(expired + valid)
+    assert listener_credentials(files.settings("client_ca"))
+    path.write_bytes(expired)
+    with pytest.raises(
+        ConfigurationError, match=r"CLIENT_CA: .* expired at 2026-01-02"
+    ):
+        listener_credentials(files.settings("client_ca"))
+
+
+def test_key_that_every_user_can_read_is_logged(files: Files) -> None:
+    key = files.folder / "key.pem"
+    for mode, count in ((0o644, 1), (0o640, 0)):
+        key.chmod(mode)
+        with captured_lines(event="private key is readable by every user") as lines:
+            open_listener_tls(files.settings())
+        assert len(lines) == count
 
 
 def test_tls_names_every_invalid_file(files: Files) -> None:

@@ -29,6 +29,7 @@ from tests.logs import captured_lines
 
 CALL, STREAM = "/test.Echo/Call", "/test.Echo/Stream"
 SECONDS = 30
+CALLERS = 4
 AEAD = "ECDHE-ECDSA-AES128-GCM-SHA256"
 CBC = "ECDHE-ECDSA-AES128-SHA256:ECDHE-ECDSA-AES256-SHA384:ECDHE-ECDSA-AES256-SHA"
 
@@ -109,7 +110,7 @@ async def served_certificate(address: str) -> int:
 
 
 async def test_grpc_with_client_ca_needs_a_certificate_of_it(files: Files) -> None:
-    """R41: no certificate, or one of another authority, ends in the handshake."""
+    """R41: in the handshake; one that is expired or for servers only is refused."""
     tls = open_listener_tls(files.settings("client_ca"))
     trusted = files.issue("billing.internal")
     foreign = trustme.CA().issue_cert("billing.internal")
@@ -121,8 +122,13 @@ async def test_grpc_with_client_ca_needs_a_certificate_of_it(files: Files) -> No
             await call(address, files.channel_credentials(client))
             for client in (trusted, foreign, expired, None)
         ]
-    assert results == ["billing.internal", *["UNAVAILABLE"] * 3]
-    assert tls.handshakes >= 4
+        key, certificate = files.issue_for_server("billing.internal")
+        server_only = grpc.ssl_channel_credentials(
+            files.authority.cert_pem.bytes(), key, certificate
+        )
+        results.append(await call(address, server_only))
+    assert results == ["billing.internal", *["UNAVAILABLE"] * 4]
+    assert tls.handshakes >= 5
 
 
 async def test_grpc_without_client_ca_needs_no_certificate(files: Files) -> None:
@@ -218,10 +224,10 @@ async def test_certificate_change_under_load_fails_no_call(files: Files) -> None
         asyncio.timeout(SECONDS),
     ):
         load = Load(files, grpc_address, http_address)
-        async with load.running():
+        async with load.running(CALLERS):
             for _ in range(3):
                 files.write(files.issue())
-                await load.rounds(2)
+                await load.rounds(3 * CALLERS)
                 for address in (grpc_address, http_address):
                     assert await served_certificate(address) == files.serial_number
     assert load.failures == []
@@ -235,20 +241,21 @@ class Load:
         self._grpc_address = grpc_address
         self._http_address = http_address
         self._finished_rounds = 0
+        self._stopped = False
         self.failures: list[object] = []
 
     @asynccontextmanager
-    async def running(self) -> AsyncIterator[None]:
-        task = asyncio.create_task(self._run())
+    async def running(self, callers: int) -> AsyncIterator[None]:
+        tasks = [asyncio.create_task(self._run()) for _ in range(callers)]
         try:
             yield
         finally:
-            task.cancel()
-            await asyncio.wait((task,))
+            self._stopped = True  # a cancelled handshake would leave its socket open
+            await asyncio.gather(*tasks)
 
     async def rounds(self, count: int) -> None:
-        """Wait until this many rounds have begun and ended."""
-        end = self._finished_rounds + count + 1
+        """Wait until this many rounds have ended."""
+        end = self._finished_rounds + count
         while self._finished_rounds < end:  # noqa: ASYNC110 - a number, not an event
             await asyncio.sleep(0.005)
 
@@ -260,7 +267,7 @@ class Load:
             grpc.aio.secure_channel(self._grpc_address, credentials) as channel,
             httpx.AsyncClient(verify=trust) as http,
         ):
-            while True:
+            while not self._stopped:
                 try:
                     await echo(channel)
                     assert await call(self._grpc_address, credentials) == ""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ssl
+import stat
 from collections.abc import Sequence
 from datetime import datetime, timedelta
 
@@ -62,6 +63,8 @@ def open_listener_tls(settings: Settings, *, with_grpc: bool = True) -> Listener
     Raises ConfigurationError with a line per fault of the settings or files.
     """
     tls = ListenerTls(listener_credentials(settings, with_grpc=with_grpc))
+    if settings.tls_key and settings.tls_key.stat().st_mode & stat.S_IROTH:
+        log.warning("private key is readable by every user", setting="TLS_KEY")
     for name, address in plaintext_listeners(settings, with_grpc=with_grpc):
         log.warning("listening without TLS", setting=name.upper(), address=address)
     return tls

@@ -98,7 +98,7 @@ def _read_pair(certificate: PemFile, key: PemFile, now: datetime) -> Credentials
     certificate_pem, key_pem = certificate.read(), key.read()
     chain = _parse_certificates(certificate, certificate_pem)
     private_key = _parse_key(key, key_pem)
-    fits = [each.public_key() == private_key.public_key() for each in chain]
+    fits = [_fits(each, private_key) for each in chain]
     if not any(fits):
         raise key.fault(
             f"does not fit the certificate of {certificate.setting}: set "
@@ -118,14 +118,26 @@ def _read_pair(certificate: PemFile, key: PemFile, now: datetime) -> Credentials
 
 def _read_authorities(file: PemFile, now: datetime) -> bytes:
     pem = file.read()
-    for certificate in _parse_certificates(file, pem):
-        if not _is_authority(certificate):
-            raise file.fault(
-                "must have certificates of certificate authorities only, not those "
-                "that they issued"
-            )
-        _check_validity(file, certificate, now)
+    authorities = _parse_certificates(file, pem)
+    if not all(map(_is_authority, authorities)):
+        raise file.fault(
+            "must have certificates of certificate authorities only, not those that "
+            "they issued"
+        )
+    # While an authority is replaced, the previous one may expire.
+    if not any(
+        certificate.not_valid_before_utc <= now < certificate.not_valid_after_utc
+        for certificate in authorities
+    ):
+        _check_validity(file, authorities[-1], now)
     return pem
+
+
+def _fits(certificate: x509.Certificate, key: PrivateKey) -> bool:
+    try:
+        return certificate.public_key() == key.public_key()
+    except (ValueError, UnsupportedAlgorithm):  # of another kind than any valid key
+        return False
 
 
 def _is_authority(certificate: x509.Certificate) -> bool:
@@ -133,7 +145,7 @@ def _is_authority(certificate: x509.Certificate) -> bool:
         constraints = certificate.extensions.get_extension_for_class(
             x509.BasicConstraints
         )
-    except x509.ExtensionNotFound:
+    except (x509.ExtensionNotFound, ValueError):
         return False
     return constraints.value.ca
 
