@@ -385,6 +385,6 @@ class FakeServiceKeys:
         return self.keys.get(digest)
 
     def named(self, name: str, now: datetime) -> ServiceKey | None:
-        keys = [key for key in self.keys.values() if key.name == name]
-        valid = [k for k in keys if k.expires_at is None or k.expires_at > now]
-        return max(valid, key=lambda key: key.id, default=None)
+        keys = self.keys.values()
+        named = [key for key in keys if key.name == name and key.is_valid(now)]
+        return max(named, key=lambda key: key.id, default=None)

@@ -27,6 +27,7 @@ from server.store import migrate
 from server.store.connections.connect import Database, redis_client
 from server.store.connections.database_url import SCHEMES, parse_database_url
 from server.store.connections.faults import READ_ONLY_ADVICE, explain
+from server.store.credentials.service_keys import PostgresServiceKeys
 
 PORT_TIMEOUT_SECONDS = 1.0
 POSTGRES_TIMEOUT_SECONDS = 5.0
@@ -96,6 +97,7 @@ async def _check_database(settings: Settings) -> list[Finding]:
         return [
             await _check_postgres(database, _displayed_url(url)),
             await _check_schema(database),
+            *await _check_service_certificates(settings, database),
         ]
     finally:
         await database.close()
@@ -129,6 +131,25 @@ async def _check_schema(database: Database) -> Finding:
         return Finding("schema", False, result, "run: academy migrate")
     note = "" if revision == newest else f", newer than this release ({newest})"
     return Finding("schema", True, f"revision {revision}{note}")
+
+
+async def _check_service_certificates(
+    settings: Settings, database: Database
+) -> list[Finding]:
+    """Check that the service keys of SERVICE_CERTIFICATES exist."""
+    if not settings.service_certificates:
+        return []
+    keys = PostgresServiceKeys(database, system_clock)
+    try:
+        names = {key.name for key in await keys.all() if key.is_valid(system_clock())}
+    except _DATABASE_ERRORS:
+        return []  # reported above
+    missing = sorted({*settings.service_certificates.values()} - names)
+    if not missing:
+        return [Finding("certificates", True, "every service key exists")]
+    result = f"no valid service key is named {', '.join(missing)}"
+    advice = "create it, or correct SERVICE_CERTIFICATES; until then calls are refused"
+    return [Finding("certificates", False, result, advice)]
 
 
 async def _check_redis(settings: Settings) -> Finding:

@@ -2,18 +2,22 @@
 
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from server.cli.checks import Finding, displayed_settings, run_checks
 from server.config import load
+from server.store.connections.connect import Database
+from server.store.credentials.service_keys import PostgresServiceKeys
 from tests.certificates import Files
+from tests.fakes import NOON, Clock
 from tests.mailbox import mailbox
 
 AWAY = "postgresql://ana:hunter2@127.0.0.1:1/academy"
 
 
-async def check(name: str, **settings: str | None) -> Finding:
+async def check(name: str, **settings: Any) -> Finding:
     findings = await run_checks(load(**settings))
     (finding,) = [finding for finding in findings if finding.check == name]
     return finding
@@ -44,6 +48,26 @@ async def test_doctor_reports_unreachable_postgres_without_password() -> None:
 
 async def test_doctor_compares_schema_with_release(database_url: str) -> None:
     assert (await check("schema", database_url=database_url)).ok
+
+
+async def test_doctor_names_service_keys_that_do_not_exist(database_url: str) -> None:
+    database = Database(database_url)
+    keys = PostgresServiceKeys(database, Clock())
+    await keys.add("billing", b"digest", False, NOON, None)
+    await keys.add("reports", b"expired", False, NOON, NOON)
+    await database.close()
+    names = {"a.internal": "billing", "b.internal": "reports", "c.internal": "mail"}
+    finding = await check(
+        "certificates", database_url=database_url, service_certificates=names
+    )
+    assert not finding.ok
+    assert finding.result == "no valid service key is named mail, reports"
+    existing = await check(
+        "certificates",
+        database_url=database_url,
+        service_certificates={"a.internal": "billing"},
+    )
+    assert existing.ok
 
 
 async def test_doctor_shows_days_left_of_certificates(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import grpc
 import httpx
@@ -70,19 +70,25 @@ async def grpc_listener(tls: ListenerTls) -> AsyncIterator[str]:
         yield f"127.0.0.1:{port}"
 
 
-async def answer_scheme(scope: Any, receive: Any, send: Any) -> None:
-    """Answer with the scheme of the request, as an ASGI application."""
-    await send({"type": "http.response.start", "status": 200, "headers": []})
-    await send({"type": "http.response.body", "body": scope["scheme"].encode()})
-
-
 @asynccontextmanager
-async def https_listener(tls: ListenerTls) -> AsyncIterator[str]:
-    application: Any = answer_scheme
+async def https_listener(
+    tls: ListenerTls, body: bytes = b"", keep_alive: float = 75
+) -> AsyncIterator[str]:
+    """Answer with the scheme of the request, or with a body."""
+
+    async def application(scope: Any, receive: Any, send: Any) -> None:
+        content = body or scope["scheme"].encode()
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": content})
+
     with serving.bind_http("127.0.0.1:0") as listener:
         address = f"127.0.0.1:{listener.getsockname()[1]}"
         async with serving.listening_http(
-            application, listener, DeadlinedProtocol, ssl_context=tls.ssl_context
+            cast(Any, application),
+            listener,
+            DeadlinedProtocol,
+            timedelta(seconds=keep_alive),
+            tls.ssl_context,
         ):
             yield address
 
@@ -212,6 +218,26 @@ async def test_handshake_that_does_not_begin_is_ended(
         reader, writer = await asyncio.open_connection(host, int(port))
         async with asyncio.timeout(SECONDS):
             assert await reader.read() == b""
+        writer.close()
+
+
+async def test_https_client_that_does_not_read_is_disconnected(
+    files: Files, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """R35: the rest of a response, and the end of TLS, are not waited for."""
+    monkeypatch.setattr(serving, "TLS_TIMEOUT_SECONDS", 0.5)
+    size = 2**25
+    tls = open_listener_tls(files.settings())
+    async with https_listener(tls, body=bytes(size), keep_alive=1) as address:
+        host, _, port = address.rpartition(":")
+        reader, writer = await asyncio.open_connection(
+            host, int(port), ssl=files.ssl_context()
+        )
+        writer.write(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert (await reader.readline()).split()[1] == b"200"
+        await asyncio.sleep(2)
+        with pytest.raises((ConnectionError, EOFError)):
+            await reader.readexactly(size)
         writer.close()
 
 

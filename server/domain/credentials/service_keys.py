@@ -26,6 +26,10 @@ class ServiceKey:
     expires_at: datetime | None
     last_used_at: datetime | None
 
+    def is_valid(self, now: datetime) -> bool:
+        """Return whether the key has not expired."""
+        return self.expires_at is None or self.expires_at > now
+
 
 class ServiceKeyStore(Protocol):
     """Stores keys, and holds all of them in this process."""
@@ -93,7 +97,7 @@ class ServiceKeys:
     def verify(self, secret: str) -> ServiceKey:
         """Return the valid key with this secret. Raises TokenInvalid. No I/O."""
         key = self.store.known(key_digest(secret))
-        if key is None or (key.expires_at and key.expires_at <= self.clock()):
+        if key is None or not key.is_valid(self.clock()):
             cause = "the service key is unknown, revoked or expired"
             raise TokenInvalid(cause, f"{cause}: ask an admin for a new key")
         return key

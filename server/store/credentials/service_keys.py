@@ -91,7 +91,7 @@ class PostgresServiceKeys:
         keys = (
             key
             for key in self._known.values()
-            if key.name == name and (key.expires_at is None or key.expires_at > now)
+            if key.name == name and key.is_valid(now)
         )
         newest = max(keys, key=attrgetter("id"), default=None)
         if newest:
