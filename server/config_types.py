@@ -1,4 +1,4 @@
-"""The types of the settings: how each value is parsed and what is refused.
+"""The types of the settings: how each value is parsed and what is rejected.
 
 Numbers are ASCII digits without leading zeros: Python's own parsers also take other
 scripts' digits, underscores, exponents and `nan`.
@@ -129,7 +129,8 @@ def _parse_network(text: str) -> Network:
         return ip_network(text)
     except ValueError as error:
         raise ValueError(
-            f"{text!r} must be an address or a network such as 10.0.0.0/8"
+            f"{text!r} must be an IP address, or a network whose host bits are 0, "
+            "such as 10.0.0.0/8"
         ) from error
 
 
@@ -167,8 +168,9 @@ def _check_smtp_url(value: SecretStr) -> SecretStr:
         MailServer.parse(url)
     except ValueError as error:
         raise ValueError(
-            "must be smtp://HOST:PORT or smtps://HOST:PORT; the only parameter is "
-            "starttls, which may be required, offered or never"
+            "must be smtp://[USER:PASSWORD@]HOST:PORT or "
+            "smtps://[USER:PASSWORD@]HOST:PORT; the only parameter is starttls, which "
+            "may be required, offered or never"
         ) from error
     return value
 
@@ -207,7 +209,7 @@ def _json_parser(example: str) -> Callable[[Any], Any]:
         try:
             return json.loads(value or "{}", object_pairs_hook=_unique_names)
         except json.JSONDecodeError as error:
-            raise ValueError(f"must be JSON: {example}") from error
+            raise ValueError(f"must be JSON such as {example}") from error
 
     return parse
 
@@ -222,9 +224,8 @@ def _unique_names(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _parse_path(value: Any) -> Any:
-    """Return None for an empty text, as compose files write a missing value."""
+    """Return None for an empty text; refuse what NAME_FILE reads instead of NAME."""
     if isinstance(value, str) and "-----BEGIN" in value:
-        # NAME_FILE was set in place of NAME; the message must not contain the key.
         raise ValueError("must be the path of a PEM file, not the content of the file")
     return value or None
 
@@ -233,18 +234,18 @@ def _check_service_certificates(values: dict[str, str]) -> dict[str, str]:
     """Normalize DNS names to lower case; URIs are compared exactly."""
     services: dict[str, str] = {}
     for name, service in values.items():
-        is_uri = _URI.fullmatch(name) is not None
-        if not is_uri and not _HOST_NAME.fullmatch(name):
+        is_uri = _URI.fullmatch(name)
+        if not (is_uri or _HOST_NAME.fullmatch(name)):
             raise ValueError(
                 f"{name!r} must be a DNS name or a URI of a client certificate, such "
                 "as billing.internal or spiffe://academy/billing"
             )
         if not service:
             raise ValueError(f"{name} must have the name of a service key")
-        normalized = name if is_uri else name.lower()
-        if normalized in services:
-            raise ValueError(f"must not contain {normalized} twice")
-        services[normalized] = service
+        name = name if is_uri else name.lower()
+        if name in services:
+            raise ValueError(f"must not contain {name} twice")
+        services[name] = service
     return services
 
 

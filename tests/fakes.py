@@ -345,7 +345,7 @@ class FakeSessions:
 
 @dataclass(slots=True)
 class FakeMailing:
-    """Enqueued mails, in memory."""
+    """Enqueued e-mails, in memory."""
 
     entries: list[NewEntry] = field(default_factory=list)
 

@@ -125,7 +125,7 @@ def status_of(binding: Binding, settings: EdgeSettings) -> int:
 
 
 def _offers(binding: Binding) -> tuple[str, ...]:
-    """Return the media types of a binding's answers, the default first."""
+    """Return the media types of a binding's responses, the default first."""
     if binding.raw_reply:
         return ("*/*",)
     if binding.streams:

@@ -156,7 +156,7 @@ def resolve(shape: Shape, path: str) -> Parameter:
             owner = fields[-1].name if fields else shape.name
             raise FieldPathError(
                 f"{owner} is not a message and has no fields of its own: "
-                "remove what follows it"
+                "remove the names after it"
             )
         if name not in parent.named:
             raise FieldPathError("there is no such field")

@@ -186,7 +186,7 @@ async def test_end_is_seen_by_other_process_without_redis(database: Database) ->
         PostgresUsers(database, feed),
         PostgresAccounts(database),
         PostgresSessions(database, feed),
-        None,  # type: ignore[arg-type]  # no answers are asked for here
+        None,  # type: ignore[arg-type]  # no stored responses are needed here
     )
     session = await opened(stores)
     await stores.sessions.end(session.id, NOON)

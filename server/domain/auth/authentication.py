@@ -105,7 +105,7 @@ class Authentication:
     ) -> Account:
         """Return the account if the password is right and within the limits (R5).
 
-        Beyond a limit nothing is verified, but the answer and its time are those of a
+        Beyond a limit nothing is verified, but the error and its time are those of a
         wrong password. `identifier` is counted in place of an unknown account. Raises
         InvalidCredentials, Overloaded.
         """

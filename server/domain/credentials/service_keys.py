@@ -109,26 +109,31 @@ class ServiceKeys:
         """
         matched = {self.certificates.get(name, "") for name in alternative_names} - {""}
         if len(matched) > 1:
-            raise self._refuse("the client certificate stands for several service keys")
+            raise self._refused(
+                "the client certificate stands for several service keys",
+                "use a certificate that has only one of the names",
+            )
         return matched.pop() if matched else ""
 
     def certified(self, name: str) -> ServiceKey:
         """Return the valid key that a certificate stands for. Raises TokenInvalid."""
         key = self.store.named(name, self.clock())
         if key is None:
-            raise self._refuse(
+            raise self._refused(
                 "the service key of the client certificate is unknown, revoked or "
-                "expired"
+                "expired",
+                "ask an admin for a new key",
             )
         return key
 
     def check_certified(self, key: ServiceKey, name: str) -> None:
         """Raise TokenInvalid if a key is not of the service of the certificate."""
         if name and key.name != name:
-            raise self._refuse(
-                "the service key is not the one of the client certificate"
+            raise self._refused(
+                "the service key is not the one of the client certificate",
+                "send the key of the same service, or no authorization header",
             )
 
-    def _refuse(self, cause: str) -> TokenInvalid:
+    def _refused(self, cause: str, advice: str) -> TokenInvalid:
         self.refused_certificates += 1
-        return TokenInvalid(cause, f"{cause}: ask an admin to correct one of them")
+        return TokenInvalid(cause, f"{cause}: {advice}")

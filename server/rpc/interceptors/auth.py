@@ -108,7 +108,7 @@ def _identify(call: Call, verify: VerifyToken) -> Caller:
         raise TokenInvalid(
             "no bearer token",
             "the authorization header has no bearer token: "
-            "send authorization: Bearer <token>",
+            "send `authorization: Bearer <token>`",
         )
     return verify(token.lstrip(" "), call.certificate_names)
 
