@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from server.cli import terminal
 from server.cli.main import cli
 from server.config import ConfigurationError, Settings, load
 from server.config_types import check_server_address
@@ -73,6 +74,8 @@ def test_faulty_settings_are_named(
 ) -> None:
     """R37: all faults are printed at once, and nothing is started."""
     monkeypatch.chdir(tmp_path)
+    # Valid single settings configure logging; the runner closes its streams.
+    monkeypatch.setattr(terminal, "configure", lambda *_: None)
     for name in ("DATABASE_URL", "REDIS_URL", "SECRET_KEY", "DEBUG"):
         monkeypatch.delenv(name, raising=False)
     env = {"STATE_DIR": str(tmp_path / "state"), **settings}

@@ -286,10 +286,12 @@ async def test_wrong_client_certificates_are_counted(service: SecureService) -> 
     assert keys.refused_certificates == refused + 1
 
 
-async def test_edge_lends_its_certificate_to_no_client(service: SecureService) -> None:
-    """R41: an entry for the edge gives nothing to those whose calls it forwards.
+async def test_edge_certificate_does_not_identify_its_clients(
+    service: SecureService,
+) -> None:
+    """R41: calls that the edge forwards do not get the rights of its certificate.
 
-    By the batching stream, as a call of its own (which a large one is) and as a stream.
+    Neither batched calls, nor large ones, which are not batched, nor streams.
     """
     key, _ = await service.create_key("edge")
     async with service.client("edge.internal") as channel:
