@@ -17,6 +17,7 @@ from edge.codec import Codec
 from edge.config import EdgeSettings
 from edge.dispatcher import Dispatcher
 from edge.http.request_headers import is_valid_host
+from edge.http.response_headers import transport_security
 from edge.http.streams import Receive, Send
 from edge.observation import observe_page
 from edge.openapi import describe
@@ -73,6 +74,7 @@ class Edge(FastAPI):
         self._codec = codec
         self._bindings = router.bindings
         self._settings = settings
+        self._transport_security = transport_security(settings)
         self._own: dict[str, Any] = {"/livez": Response(headers=_NOT_STORED)}
         self._own["/readyz"] = self._readiness
         if settings.docs:
@@ -87,13 +89,27 @@ class Edge(FastAPI):
 
     async def __call__(self, scope: Any, receive: Receive, send: Send) -> None:
         """Serve one ASGI connection."""
-        observe, serve_page = self._settings.observe_request, super().__call__
+        observe = self._settings.observe_request
+        serve_page, secured = super().__call__, self._secured(send)
         if scope["type"] == "http" and not self._is_own(scope):
             await self._dispatch(scope, receive, send)
         elif scope["type"] == "http" and observe:
-            await observe_page(observe, serve_page, scope, receive, send)
+            await observe_page(observe, serve_page, scope, receive, secured)
         else:
-            await serve_page(scope, receive, send)
+            await serve_page(scope, receive, secured)
+
+    def _secured(self, send: Send) -> Send:
+        """Return a function that adds the HSTS header, if there is one, and sends."""
+        if not self._transport_security:
+            return send
+
+        async def send_secured(message: Any) -> None:
+            if message["type"] == "http.response.start":
+                headers = [*message["headers"], *self._transport_security]
+                message = message | {"headers": headers}
+            await send(message)
+
+        return send_secured
 
     def _is_own(self, scope: Any) -> bool:
         """Return whether a request is for a page; an invalid one gets an error."""

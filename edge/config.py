@@ -37,6 +37,7 @@ class EdgeSettings:
     version: str = "1"
     description: str = ""
     public_url: str = ""  # the origin that browsers see; empty: not known
+    tls: bool = False  # the listener has TLS, whatever `public_url` is
     docs: bool = False  # serve /docs and /openapi.json
     debug: bool = False  # cookies work on a plain-http loopback
     ready: Callable[[], Awaitable[bool]] | None = None  # for /readyz

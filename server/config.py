@@ -36,11 +36,13 @@ from server.config_types import (
     Networks,
     OptionalListenAddress,
     Origins,
+    PemPath,
     PositiveDuration,
     PublicUrl,
     RateLimits,
     RedisUrl,
     SecretKeyText,
+    ServiceCertificateNames,
     SmtpUrl,
     WholeNumber,
 )
@@ -79,6 +81,14 @@ class Settings(BaseSettings):
     workers: WholeNumber = Field(1, ge=1, le=64)  # processes
     lame_duck: Duration = timedelta(seconds=2)
     grpc_max_connection_age: Duration = timedelta(minutes=30)
+    tls_cert: PemPath = None
+    tls_key: PemPath = None
+    client_ca: PemPath = None
+    service_certificates: ServiceCertificateNames = Field(default_factory=dict)
+    server_ca: PemPath = None
+    client_cert: PemPath = None
+    client_key: PemPath = None
+    allow_plaintext: bool = False
     state_dir: Path = Path("var")
     public_url: PublicUrl = ""
     smtp_url: SmtpUrl | None = None
@@ -203,9 +213,17 @@ def text_of(secret: SecretStr | None) -> str:
 def check_loopback(settings: Settings) -> None:
     """Raise ConfigurationError if DEBUG would be reachable from other machines."""
     for name in ("grpc_listen", "http_listen") if settings.debug else ():
-        host = getattr(settings, name).rpartition(":")[0].strip("[]")
-        if host != "localhost" and not ip_address(host).is_loopback:
+        if not is_loopback(getattr(settings, name)):
             raise ConfigurationError(
                 f"{name.upper()}: with DEBUG on, only a loopback address is allowed: "
                 "set DEBUG=0, or listen on 127.0.0.1"
             )
+
+
+def is_loopback(address: str) -> bool:
+    """Return whether HOST:PORT cannot be reached from, or is not, another machine."""
+    host = address.rpartition(":")[0].strip("[]")
+    try:
+        return host == "localhost" or ip_address(host).is_loopback
+    except ValueError:  # a host name
+        return False

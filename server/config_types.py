@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import timedelta
 from email.utils import parseaddr
 from ipaddress import IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
+from pathlib import Path
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
@@ -41,6 +42,7 @@ _PREFIX = re.compile(r"0|[1-9][0-9]{0,2}")
 _HOST_LABEL = "[A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?"
 _HOST_NAME = re.compile(rf"(?!.*(^|\.)[0-9]+$){_HOST_LABEL}(\.{_HOST_LABEL})*")
 _ORIGIN = re.compile(r"https?://(\[[0-9a-f:.]+\]|[A-Za-z0-9.-]+)(:[1-9][0-9]{0,4})?/?")
+_URI = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:[\x21-\x7e]+")
 Network = IPv4Network | IPv6Network
 
 
@@ -202,16 +204,18 @@ def _check_secret_key(value: SecretStr) -> SecretStr:
     return value
 
 
-def _parse_rate_limits(value: Any) -> Any:
-    if not isinstance(value, str):
-        return value
-    try:
-        return json.loads(value or "{}", object_pairs_hook=_unique_names)
-    except json.JSONDecodeError as error:
-        raise ValueError(
-            'must be JSON such as {"pkg.Service/Method": [{"by": ["address"], '
-            '"limit": 1000, "per": "60s"}]}'
-        ) from error
+def _json_parser(example: str) -> Callable[[Any], Any]:
+    """Return a parser of JSON objects that refuses repeated names."""
+
+    def parse(value: Any) -> Any:
+        if not isinstance(value, str):
+            return value
+        try:
+            return json.loads(value or "{}", object_pairs_hook=_unique_names)
+        except json.JSONDecodeError as error:
+            raise ValueError(f"must be JSON such as {example}") from error
+
+    return parse
 
 
 def _unique_names(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
@@ -221,6 +225,32 @@ def _unique_names(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
         repeated = next(name for name in names if names.count(name) > 1)
         raise ValueError(f"must not contain {repeated} twice")
     return values
+
+
+def _parse_path(value: Any) -> Any:
+    """Return None for an empty text; refuse what NAME_FILE reads instead of NAME."""
+    if isinstance(value, str) and "-----BEGIN" in value:
+        raise ValueError("must be the path of a PEM file, not the content of the file")
+    return value or None
+
+
+def _check_service_certificates(values: dict[str, str]) -> dict[str, str]:
+    """Normalize DNS names to lower case; URIs are compared exactly."""
+    services: dict[str, str] = {}
+    for name, service in values.items():
+        is_uri = _URI.fullmatch(name)
+        if not (is_uri or _HOST_NAME.fullmatch(name)):
+            raise ValueError(
+                f"{name!r} must be a DNS name or a URI of a client certificate, such "
+                "as billing.internal or spiffe://academy/billing"
+            )
+        if not service:
+            raise ValueError(f"{name} must have the name of a service key")
+        name = name if is_uri else name.lower()
+        if name in services:
+            raise ValueError(f"must not contain {name} twice")
+        services[name] = service
+    return services
 
 
 Duration = Annotated[timedelta, BeforeValidator(_parse_duration)]
@@ -258,5 +288,18 @@ SmtpUrl = Annotated[SecretStr, AfterValidator(_check_smtp_url)]
 SecretKeyText = Annotated[SecretStr, AfterValidator(_check_secret_key)]
 MailFrom = Annotated[str, AfterValidator(_check_mail_from)]
 RateLimits = Annotated[
-    dict[str, list[RateLimitSetting]], NoDecode, BeforeValidator(_parse_rate_limits)
+    dict[str, list[RateLimitSetting]],
+    NoDecode,
+    BeforeValidator(
+        _json_parser(
+            '{"pkg.Service/Method": [{"by": ["address"], "limit": 1000, "per": "60s"}]}'
+        )
+    ),
+]
+PemPath = Annotated[Path | None, BeforeValidator(_parse_path)]
+ServiceCertificateNames = Annotated[
+    dict[str, str],
+    NoDecode,
+    BeforeValidator(_json_parser('{"billing.internal": "name of a service key"}')),
+    AfterValidator(_check_service_certificates),
 ]

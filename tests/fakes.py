@@ -383,3 +383,8 @@ class FakeServiceKeys:
 
     def known(self, digest: bytes) -> ServiceKey | None:
         return self.keys.get(digest)
+
+    def named(self, name: str, now: datetime) -> ServiceKey | None:
+        keys = self.keys.values()
+        named = [key for key in keys if key.name == name and key.is_valid(now)]
+        return max(named, key=lambda key: key.id, default=None)

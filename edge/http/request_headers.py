@@ -107,11 +107,11 @@ class RequestHeaders:
                 metadata.extend(_custom(name, value.strip(_WHITESPACE)))
                 size += _ENTRY_BYTES + len(name) + len(value)
         metadata.append(("x-request-id", head.request_id))
-        hops = head.peer
+        # Always there: a service must see that the call is not the edge's own.
+        hops = head.peer or "unknown"
         if head.trusted and (forwarded := headers.get(b"x-forwarded-for")):
             hops = f"{_printable(forwarded)}, {head.peer}"
-        if hops:
-            metadata.append(("x-forwarded-for", hops))
+        metadata.append(("x-forwarded-for", hops))
         if size + 2 * _ENTRY_BYTES + len(hops) > MAX_METADATA:
             raise _too_large(f"the metadata is larger than {MAX_METADATA} bytes")
         return metadata

@@ -15,6 +15,14 @@ _SECURITY_HEADERS = (
 )
 
 
+def transport_security(settings: EdgeSettings) -> tuple[Header, ...]:
+    """Return the HSTS header (RFC 6797) of a site that browsers reach by https."""
+    if not (settings.tls or settings.public_url.startswith("https:")):
+        return ()
+    value = b"max-age=%d; includeSubDomains" % _HSTS_MAX_AGE
+    return ((b"strict-transport-security", value),)
+
+
 class ResponseHeaders:
     """Writes headers by the rules that one application's settings make."""
 
@@ -26,9 +34,7 @@ class ResponseHeaders:
         exposed = (*_EXPOSED, *sorted(settings.response_headers))
         self._exposed = ", ".join(exposed).encode()
         self._fixed: tuple[Header, ...] = _SECURITY_HEADERS
-        if settings.public_url.startswith("https:"):
-            hsts = b"max-age=%d; includeSubDomains" % _HSTS_MAX_AGE
-            self._fixed += ((b"strict-transport-security", hsts),)
+        self._fixed += transport_security(settings)
         if self._origins:
             self._fixed += ((b"vary", b"Origin"),)
 

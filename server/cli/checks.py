@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import Awaitable, Callable
+from datetime import datetime
+from functools import partial
 from urllib.parse import urlsplit
 
 import sqlalchemy as sa
@@ -14,7 +16,9 @@ from redis.exceptions import RedisError
 from server.cli.database import open_database
 from server.cli.findings import Finding
 from server.cli.monitoring.process_checks import check_process
-from server.config import Settings, text_of
+from server.composition.tls.reload import ReloadedCredentials
+from server.composition.tls.settings import hop_credentials, listener_credentials
+from server.config import ConfigurationError, Settings, text_of
 from server.domain.clock import system_clock
 from server.domain.errors import StoreUnavailable
 from server.domain.outbox.emails import MailerUnavailable
@@ -24,6 +28,7 @@ from server.store import migrate
 from server.store.connections.connect import Database, redis_client
 from server.store.connections.database_url import SCHEMES, parse_database_url
 from server.store.connections.faults import READ_ONLY_ADVICE, explain
+from server.store.credentials.service_keys import PostgresServiceKeys
 
 PORT_TIMEOUT_SECONDS = 1.0
 POSTGRES_TIMEOUT_SECONDS = 5.0
@@ -64,6 +69,7 @@ async def run_checks(settings: Settings) -> list[Finding]:
         _check_port("GRPC_LISTEN", settings.grpc_listen),
         _check_port("HTTP_LISTEN", settings.http_listen),
         *await check_process(settings.metrics_listen),
+        *_check_certificates(settings, system_clock()),
     ]
 
 
@@ -84,7 +90,11 @@ async def _check_database(settings: Settings) -> list[Finding]:
         finding = await _check_postgres(database, _displayed_url(url))
         if finding.result.endswith(NO_CONNECTION):
             return [finding]
-        return [finding, await _check_schema(database)]
+        return [
+            finding,
+            await _check_schema(database),
+            *await _check_service_certificates(settings, database),
+        ]
     finally:
         await database.close()
 
@@ -117,6 +127,25 @@ async def _check_schema(database: Database) -> Finding:
         return Finding("schema", False, result, "run: academy migrate")
     note = "" if revision == newest else f", newer than this release ({newest})"
     return Finding("schema", True, f"revision {revision}{note}")
+
+
+async def _check_service_certificates(
+    settings: Settings, database: Database
+) -> list[Finding]:
+    """Check that the service keys of SERVICE_CERTIFICATES exist."""
+    if not settings.service_certificates:
+        return []
+    keys = PostgresServiceKeys(database, system_clock)
+    try:
+        names = {key.name for key in await keys.all() if key.is_valid(system_clock())}
+    except _DATABASE_ERRORS:
+        return []  # reported above
+    missing = sorted({*settings.service_certificates.values()} - names)
+    if not missing:
+        return [Finding("certificates", True, "every service key exists")]
+    result = f"no valid service key is named {', '.join(missing)}"
+    advice = "create it, or correct SERVICE_CERTIFICATES; until then calls are refused"
+    return [Finding("certificates", False, result, advice)]
 
 
 async def _check_redis(settings: Settings) -> Finding:
@@ -169,6 +198,35 @@ async def _check_mail(settings: Settings) -> Finding:
         )
         return Finding("mail", False, "PUBLIC_URL is not set", advice)
     return Finding("mail", True, f"{_displayed_url(url)}: responds")
+
+
+def _check_certificates(settings: Settings, now: datetime) -> list[Finding]:
+    """Check the certificates of the listeners and of `academy edge`, if it has any."""
+    findings = [_check_certificate("tls", lambda: listener_credentials(settings), now)]
+    if settings.server_ca or settings.client_cert or settings.client_key:
+        read = partial(hop_credentials, settings, "")
+        findings.append(_check_certificate("edge tls", read, now))
+    return findings
+
+
+def _check_certificate(
+    check: str, read: Callable[[], ReloadedCredentials | None], now: datetime
+) -> Finding:
+    try:
+        credentials = read()
+    except ConfigurationError as error:
+        fault, _, advice = "; ".join(str(error).splitlines()).partition(": ")
+        return Finding(check, False, f"{fault} is invalid", advice)
+    if credentials is None:
+        return Finding(check, True, "TLS_CERT is not set: plaintext")
+    current = credentials.current()
+    if current.expires_at is None or current.renew_by is None:
+        return Finding(check, True, "no certificate of its own")
+    days = (current.expires_at - now).days
+    result = f"valid until {current.expires_at:%Y-%m-%d}, {days} days left"
+    if now < current.renew_by:
+        return Finding(check, True, result)
+    return Finding(check, False, result, "renew the certificate; no restart is needed")
 
 
 def _check_port(setting: str, address: str) -> Finding:

@@ -28,7 +28,8 @@ def start_embedded_servers(settings: Settings, servers: EmbeddedServers) -> Sett
 
 def print_banner(settings: Settings, grpc_address: str, http_address: str) -> None:
     """Print the addresses and three commands to begin with."""
-    rest = f"http://{http_address}"
+    scheme = "https" if settings.tls_cert else "http"
+    rest = f"{scheme}://{http_address}"
     docs = f"   docs {rest}/docs" if settings.debug else ""
     typer.echo(
         f"""

@@ -7,7 +7,6 @@ import sys
 from pathlib import Path
 from typing import Annotated, Literal, NoReturn
 
-import grpc
 import structlog
 import typer
 import uvloop
@@ -16,11 +15,14 @@ from server.cli.database import open_database
 from server.cli.embedded import print_banner, start_embedded_servers
 from server.cli.terminal import load_settings, report_errors, run_async
 from server.composition import serving
-from server.composition.edge import channel_options, remote_edge
+from server.composition.edge import remote_edge
 from server.composition.limits import http_protocol
 from server.composition.metrics import listening_metrics
 from server.composition.service import running_service
 from server.composition.sockets import bind_http, bound_address
+from server.composition.tls import open_listener_tls
+from server.composition.tls.hop import connected_hop
+from server.composition.tls.settings import hop_credentials, listener_credentials
 from server.config import Settings
 from server.config_types import check_server_address
 from server.embedded.servers import EmbeddedServers
@@ -41,6 +43,7 @@ def up() -> None:
     if settings.workers > 1:
         _become_supervisor("up")
     with report_errors(settings):
+        listener_credentials(settings)  # before Postgres is started
         servers = EmbeddedServers(settings.state_dir)
         try:
             uvloop.run(_up(start_embedded_servers(settings, servers), servers))
@@ -111,18 +114,21 @@ def edge(
 
 
 async def _edge(settings: Settings, server: str) -> None:
+    tls = open_listener_tls(settings, with_grpc=False)
+    credentials = hop_credentials(settings, server)
     with bind_http(settings.http_listen) as listener:
         address = bound_address(settings.http_listen, listener)
         metrics = EdgeMetrics()
         async with (
-            supervise(EventLoopMonitor(metrics.loop_lag.observe)),
+            supervise(EventLoopMonitor(metrics.loop_lag.observe), *tls.tasks()),
             listening_metrics(settings.metrics_listen, metrics.render),
-            grpc.aio.insecure_channel(server, channel_options()) as channel,
+            connected_hop(server, credentials) as hop,
             serving.listening_http(
-                remote_edge(channel, settings, metrics.requests.observe),
+                remote_edge(hop, settings, metrics.requests.observe),
                 listener,
                 http_protocol(settings),
                 settings.http_keep_alive,
+                tls.ssl_context,
             ),
         ):
             log.info("listening", http=address)

@@ -32,9 +32,11 @@ from server.composition.resources import Resources, Stores, build_stores
 from server.composition.startup import Startup, Step
 from server.config import Settings
 from server.domain.auth.authentication import Authentication
+from server.domain.credentials.service_keys import ServiceKeys
 from server.domain.idempotency import Idempotency
 from server.rpc.batched_call import call_executor
 from server.rpc.batching import BatchingServicer
+from server.rpc.connections import ConnectionCounter
 from server.rpc.deadlines import TIMER_INTERVAL
 from server.rpc.grpc_messages import MessageChannel
 from server.rpc.grpc_server import build_grpc_server
@@ -55,6 +57,7 @@ class Application:
 
     Call `drain` before the listeners stop: see DrainCalls.
     `check` raises an error that ended a startup which had to wait for Postgres.
+    `connections` and `service_keys` have figures for metrics.
     """
 
     grpc: grpc.aio.Server
@@ -64,6 +67,8 @@ class Application:
     check: Callable[[], None]
     ready: Callable[[], Awaitable[bool]]
     render_metrics: Callable[[], Awaitable[bytes]]
+    connections: ConnectionCounter
+    service_keys: ServiceKeys
 
 
 @asynccontextmanager
@@ -91,10 +96,12 @@ async def build_application(
     settings = resources.settings
     proxies = TrustedProxies(settings.trusted_proxies)
     execute = call_executor(served, proxies, resources.metrics.calls)
-    messages = MessageChannel(dependencies.timer)
-    batching = BatchingServicer(execute, MAX_CALLS, messages)
+    messages, connections = MessageChannel(dependencies.timer), ConnectionCounter()
+    batching = BatchingServicer(execute, MAX_CALLS, messages, connections)
+    reads_certificates = bool(settings.service_certificates)
+    listener = Listener(proxies, messages, connections, reads_certificates)
     health = Health(resources.database.ping, list(servicers))
-    handlers = [*Listener(proxies, messages).handlers(served), batching.handler()]
+    handlers = [*listener.handlers(served), batching.handler()]
     server = _grpc_server(handlers, settings)
     health.add_to(server)
     if settings.debug:
@@ -111,10 +118,18 @@ async def build_application(
     # before the tasks start: building it blocks the event loop longer than the
     # timeout with which they connect to Redis
     http = edge_app(port, edge)
+    keys = sign_in.service_keys
     async with run_features(features, startup) as drain_calls:
-        render = ApplicationMetrics(resources, stores).render
         yield Application(
-            server, port, http, drain_calls, startup.check, health.ready, render
+            server,
+            port,
+            http,
+            drain_calls,
+            startup.check,
+            health.ready,
+            ApplicationMetrics(resources, stores).render,
+            connections,
+            keys,
         )
 
 

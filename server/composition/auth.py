@@ -99,7 +99,9 @@ def authentication(resources: Resources, stores: Stores) -> Authentication:
         ),
         refresh=RefreshTokens(resources.secret.mac("refresh-tokens"), limits),
         revocations=resources.revocations,
-        service_keys=ServiceKeys(stores.service_keys, resources.clock),
+        service_keys=ServiceKeys(
+            stores.service_keys, resources.clock, settings.service_certificates
+        ),
         attempts=resources.limiter,
         mailing=stores.outbox,
         policy=settings.password_policy,

@@ -2,25 +2,21 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from importlib.metadata import version
-from typing import Any
 
-import grpc
 from fastapi import FastAPI
 
 from edge.app import create_app
-from edge.batching import BatchingPort
 from edge.config import EdgeSettings, TokenCookie
 from edge.observation import Observe
-from edge.port import CHANNEL_OPTIONS, CallPort
+from edge.port import CallPort
+from server.composition.tls.hop import HopPort
 from server.config import Settings
 from server.domain.errors import RefreshTokenInvalid
 from server.domain.limits import Window
 from server.rpc import contract, documentation
-from server.rpc.health import remote_readiness
 from server.rpc.interceptors.errors import DOMAIN
 from server.rpc.interceptors.validation import NO_NUL
 
@@ -37,30 +33,12 @@ def edge_app(port: CallPort, settings: EdgeSettings) -> FastAPI:
     return create_app(contract.descriptors(), port, settings)
 
 
-def channel_options() -> list[tuple[str, Any]]:
-    """Return the options of the channel to a remote server: the policy of clients.
-
-    Methods with a `request_id` are not retried: over REST it is the client that sets
-    one or not, and that retries.
-    """
-    config = json.loads(contract.service_config())
-    with_request_id = {m.path for m in contract.methods() if m.policy.idempotent}
-    for method_config in config["methodConfig"]:
-        method_config["name"] = [
-            name
-            for name in method_config["name"]
-            if f"/{name['service']}/{name['method']}" not in with_request_id
-        ]
-    return [*CHANNEL_OPTIONS, ("grpc.service_config", json.dumps(config))]
-
-
 def remote_edge(
-    channel: grpc.aio.Channel, settings: Settings, observe: Observe | None = None
+    hop: HopPort, settings: Settings, observe: Observe | None = None
 ) -> FastAPI:
     """Build the REST edge in front of a gRPC server elsewhere."""
     edge = edge_settings(settings, rates(settings))
-    edge = replace(edge, ready=remote_readiness(channel), observe_request=observe)
-    return edge_app(BatchingPort(channel), edge)
+    return edge_app(hop, replace(edge, ready=hop.is_ready, observe_request=observe))
 
 
 def edge_settings(settings: Settings, in_force: Rates) -> EdgeSettings:
@@ -74,6 +52,7 @@ def edge_settings(settings: Settings, in_force: Rates) -> EdgeSettings:
         error_reasons=documentation.ERROR_REASONS,
         access=documentation.access_sentences(),
         public_url=settings.public_url,
+        tls=settings.tls_cert is not None,
         docs=settings.debug,
         debug=settings.debug,
         cors_origins=settings.cors_origins,

@@ -17,9 +17,11 @@ from server.composition.limits import http_protocol
 from server.composition.metrics import listening_metrics
 from server.composition.resources import open_resources
 from server.composition.sockets import bound_address, with_port
+from server.composition.tls import open_listener_tls
 from server.config import ConfigurationError, Settings
 from server.store import migrate
 from server.store.connections.connect import Database
+from server.workers.supervisor import supervise
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +53,7 @@ async def running_service(
     `call_counts` is a file that keeps the counts of calls beyond this process.
     HTTP is bound first: links in e-mails may contain its port.
     """
+    tls = open_listener_tls(settings)
     http_address = bound_address(settings.http_listen, listener)
     settings = settings.model_copy(update={"http_listen": http_address})
     async with (
@@ -59,14 +62,18 @@ async def running_service(
             resources,
             *([] if migrated else [partial(_check_schema, resources.database)]),
         ) as application,
+        supervise(*tls.tasks()),
         listening_metrics(settings.metrics_listen, application.render_metrics),
         serving.stopping_together(
-            serving.listening_grpc(application.grpc, settings.grpc_listen),
+            serving.listening_grpc(
+                application.grpc, settings.grpc_listen, tls.server_credentials
+            ),
             serving.listening_http(
                 application.http,
                 listener,
                 http_protocol(settings),
                 settings.http_keep_alive,
+                tls.ssl_context,
             ),
         ) as (grpc_port, http),
     ):

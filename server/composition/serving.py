@@ -7,6 +7,7 @@ import math
 import os
 import signal
 import socket
+import ssl
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import (
@@ -16,7 +17,8 @@ from contextlib import (
     suppress,
 )
 from datetime import timedelta
-from typing import TypeVar
+from functools import partial
+from typing import TypeVar, cast
 
 import grpc
 import structlog
@@ -29,6 +31,7 @@ log = structlog.get_logger()
 STOP_TIMEOUT_SECONDS = 10.0
 CHECK_INTERVAL_SECONDS = 1.0
 BACKLOG = 2048
+TLS_TIMEOUT_SECONDS = 10.0  # for a handshake, as for the headers of a request
 First = TypeVar("First")
 Second = TypeVar("Second")
 
@@ -45,10 +48,20 @@ def use_batch_scheduling() -> None:
 
 
 @asynccontextmanager
-async def listening_grpc(server: grpc.aio.Server, address: str) -> AsyncIterator[int]:
-    """Serve gRPC; return the port. Calls in flight may finish when the block ends."""
+async def listening_grpc(
+    server: grpc.aio.Server,
+    address: str,
+    credentials: grpc.ServerCredentials | None = None,
+) -> AsyncIterator[int]:
+    """Serve gRPC, by TLS if there are credentials; return the port.
+
+    Calls in flight may finish when the block ends.
+    """
     try:
-        port = server.add_insecure_port(address)
+        if credentials:
+            port = server.add_secure_port(address, credentials)
+        else:
+            port = server.add_insecure_port(address)
     except RuntimeError as error:  # grpc does not name the cause: bind again for it
         check_grpc_address(address)
         cause = OSError("gRPC cannot bind it")
@@ -61,7 +74,35 @@ async def listening_grpc(server: grpc.aio.Server, address: str) -> AsyncIterator
 
 
 class HttpServer(uvicorn.Server):
-    """A server that handles no signals: `until_stopped` does."""
+    """A server of bound sockets. It handles no signals: `until_stopped` does."""
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Listen as uvicorn does, but with limits for the two ends of TLS.
+
+        asyncio would wait for 60 seconds for a handshake, and 30 for a client to
+        confirm that the connection has ended.
+        """
+        await self.lifespan.startup()
+        config, loop = self.config, asyncio.get_running_loop()
+        protocol = partial(
+            cast("Callable[..., asyncio.Protocol]", config.http_protocol_class),
+            config=config,
+            server_state=self.server_state,
+            app_state=self.lifespan.state,
+        )
+        limit = TLS_TIMEOUT_SECONDS if config.ssl else None
+        self.servers = [
+            await loop.create_server(
+                protocol,
+                sock=listener,
+                ssl=config.ssl,
+                backlog=config.backlog,
+                ssl_handshake_timeout=limit,
+                ssl_shutdown_timeout=limit,
+            )
+            for listener in sockets or ()
+        ]
+        self.started = True
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -87,8 +128,11 @@ async def listening_http(
     listener: socket.socket,
     protocol: type[asyncio.Protocol],
     keep_alive: timedelta = timedelta(seconds=75),
+    ssl_context: ssl.SSLContext | None = None,
 ) -> AsyncIterator[HttpServer]:
-    """Serve HTTP on a bound socket. Requests in flight may finish after the block.
+    """Serve HTTP on a bound socket, HTTPS with a context.
+
+    Requests in flight may finish after the block.
 
     An idle connection is closed after `keep_alive`, which should be longer than a
     proxy in front keeps it: else the proxy sends a request into a closed one.
@@ -104,6 +148,7 @@ async def listening_http(
         ws="none",
         timeout_keep_alive=math.ceil(keep_alive.total_seconds()),
         timeout_graceful_shutdown=int(STOP_TIMEOUT_SECONDS),
+        ssl_context_factory=(lambda *_: ssl_context) if ssl_context else None,
     )
     server = HttpServer(config)
     listener.listen(BACKLOG)

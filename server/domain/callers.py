@@ -9,7 +9,8 @@ from dataclasses import dataclass
 class Caller:
     """A caller. `user_id` is 0 unless it is a user, `service_id` unless a service.
 
-    `sees_private` is a service's permission to read the private fields of accounts.
+    `sees_private` is a service's permission to read the private fields of accounts,
+    `certificate` the name of its key if a client certificate stands for it.
     """
 
     user_id: int = 0
@@ -17,6 +18,7 @@ class Caller:
     is_admin: bool = False
     service_id: int = 0
     sees_private: bool = False
+    certificate: str = ""
 
     @property
     def subject(self) -> str:

@@ -18,6 +18,7 @@ from google.protobuf.message import DecodeError
 from batching.v1 import batching_pb2 as pb
 from server.domain.errors import DeadlineExceeded
 from server.rpc.batched_call import CallExecutor, error_result
+from server.rpc.connections import ConnectionCounter
 from server.rpc.grpc_messages import ClientNotReading, MessageChannel
 from server.rpc.grpc_server import KIB, MAX_CALLS_PER_CONNECTION
 
@@ -32,11 +33,16 @@ class BatchingServicer:
     """The batching service: one stream for each connection."""
 
     def __init__(
-        self, execute: CallExecutor, max_calls: int, messages: MessageChannel
+        self,
+        execute: CallExecutor,
+        max_calls: int,
+        messages: MessageChannel,
+        connections: ConnectionCounter | None = None,
     ) -> None:
         """Execute calls, at most `max_calls` at a time over all streams."""
         self._execute = execute
         self.messages = messages
+        self._connections = connections or ConnectionCounter()
         self._max_calls = max_calls
         self._streams: dict[
             str, ServerBatchStream
@@ -58,6 +64,7 @@ class BatchingServicer:
 
     async def _serve(self, _: object, context: Any) -> None:
         peer = context.peer()
+        self._connections.add(peer)
         if self._draining or peer in self._streams:
             await context.abort(grpc.StatusCode.UNIMPLEMENTED, _UNAVAILABLE_HERE)
         self._streams[peer] = stream = ServerBatchStream(self, context)

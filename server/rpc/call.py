@@ -69,6 +69,7 @@ class Call:
     request_id: str
     timeout: float | None = None
     transport: Transport = "grpc"
+    certificate_names: Sequence[str] = ()  # of the client certificate of its sender
     caller: Caller = ANONYMOUS
     account_limits: Sequence[AccountLimit] = ()  # to be enforced by the rule
     pending: PendingRequest | None = None

@@ -38,6 +38,8 @@ from server.rpc.call import (
     Stream,
     wrap_handler,
 )
+from server.rpc.client_certificates import alternative_names, is_forwarded
+from server.rpc.connections import ConnectionCounter
 from server.rpc.contract import ContractError, RateRule, methods, rate_rules
 from server.rpc.deadlines import DeadlineTimer
 from server.rpc.grpc_messages import ClientNotReading, Context, MessageChannel
@@ -160,9 +162,18 @@ async def _serialized(messages: AsyncGenerator[Message, None]) -> Stream:
 class Listener:
     """Turns gRPC requests into calls of the chain."""
 
-    def __init__(self, proxies: ProxyTrust, messages: MessageChannel) -> None:
+    def __init__(
+        self,
+        proxies: ProxyTrust,
+        messages: MessageChannel,
+        connections: ConnectionCounter | None = None,
+        reads_certificates: bool = False,
+    ) -> None:
+        """Read the names in client certificates only if they identify services."""
         self._proxies = proxies
         self._messages = messages
+        self._connections = connections or ConnectionCounter()
+        self._reads_certificates = reads_certificates
 
     def handlers(
         self, served: Mapping[str, tuple[Method, Proceed]]
@@ -215,11 +226,15 @@ class Listener:
 
     def _call(self, method: Method, body: bytes, context: Context) -> Call:
         metadata = context.invocation_metadata() or ()
-        peer = peer_address(context.peer())
+        connection = context.peer()
+        self._connections.add(connection)
+        peer = peer_address(connection)
         call = build_call(
             method, body, metadata, peer, self._proxies.covers(peer), self._proxies
         )
         call.timeout = context.time_remaining()
+        if self._reads_certificates and not is_forwarded(call.metadata):
+            call.certificate_names = alternative_names(context.auth_context())
         return call
 
 

@@ -1,18 +1,26 @@
 """The checks of `academy doctor`: what each finds, and what it advises."""
 
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
 import pytest
 
 from server.cli.checks import displayed_settings, run_checks
 from server.cli.findings import Finding
 from server.cli.monitoring.process_checks import check_process
 from server.config import load
+from server.store.connections.connect import Database
+from server.store.credentials.service_keys import PostgresServiceKeys
+from tests.certificates import Files
 from tests.cli.metrics_listener import metrics_listener
+from tests.fakes import NOON, Clock
 from tests.mailbox import address_of, bound_socket, mailbox
 
 AWAY = "postgresql://ana:hunter2@127.0.0.1:1/academy"
 
 
-async def check(name: str, **settings: str | None) -> Finding:
+async def check(name: str, **settings: Any) -> Finding:
     findings = await run_checks(load(**settings))
     (finding,) = [finding for finding in findings if finding.check == name]
     return finding
@@ -43,6 +51,49 @@ async def test_doctor_reports_unreachable_postgres_without_password() -> None:
 
 async def test_doctor_compares_schema_with_release(database_url: str) -> None:
     assert (await check("schema", database_url=database_url)).ok
+
+
+async def test_doctor_names_service_keys_that_do_not_exist(database_url: str) -> None:
+    database = Database(database_url)
+    keys = PostgresServiceKeys(database, Clock())
+    await keys.add("billing", b"digest", False, NOON, None)
+    await keys.add("reports", b"expired", False, NOON, NOON)
+    await database.close()
+    names = {"a.internal": "billing", "b.internal": "reports", "c.internal": "mail"}
+    finding = await check(
+        "certificates", database_url=database_url, service_certificates=names
+    )
+    assert not finding.ok
+    assert finding.result == "no valid service key is named mail, reports"
+    existing = await check(
+        "certificates",
+        database_url=database_url,
+        service_certificates={"a.internal": "billing"},
+    )
+    assert existing.ok
+
+
+async def test_doctor_shows_days_left_of_certificates(tmp_path: Path) -> None:
+    """Those of the listeners and of the edge; a fault names the setting."""
+    files = Files(tmp_path)
+    plaintext = await check("tls")
+    assert (plaintext.ok, plaintext.result) == (True, "TLS_CERT is not set: plaintext")
+    now = datetime.now(UTC)
+    for days, ok in ((40, True), (5, False)):
+        end = now + timedelta(days=days, minutes=1)
+        files.write(files.issue(not_before=end - timedelta(days=90), not_after=end))
+        environment = files.environment("client_ca")
+        finding = await check("tls", **environment)
+        expected = f"valid until {end:%Y-%m-%d}, {days} days left"
+        assert (finding.ok, finding.result) == (ok, expected)
+        assert bool(finding.advice) is not ok
+    edge = {"client_cert": "cert.pem", "client_key": "key.pem", "server_ca": "ca.pem"}
+    paths = {name: str(tmp_path / file) for name, file in edge.items()}
+    assert "5 days left" in (await check("edge tls", **paths)).result
+    files.write_key(files.issue())
+    fault = await check("tls", **environment)
+    assert (fault.ok, fault.result) == (False, "TLS_KEY is invalid")
+    assert fault.advice.startswith(f"{tmp_path}/key.pem does not fit the certificate")
 
 
 @pytest.mark.parametrize(

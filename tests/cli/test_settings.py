@@ -6,9 +6,16 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from server.cli import terminal
 from server.cli.main import cli
 from server.config import ConfigurationError, Settings, load
 from server.config_types import check_server_address
+
+SERVERS = {
+    "DATABASE_URL": "postgresql://h/d",
+    "REDIS_URL": "redis://h",
+    "SECRET_KEY": "0123456789abcdef" * 2,
+}
 
 
 @pytest.mark.parametrize(
@@ -39,6 +46,18 @@ from server.config_types import check_server_address
             {"GRPC_LISTEN": "x", "REFRESH_IDLE": "soon", "DATABASE_URL": "mysql://x"},
             ["GRPC_LISTEN", "REFRESH_IDLE", "DATABASE_URL"],
         ),
+        ("up", {"TLS_CERT": "/nope.pem"}, ["TLS_KEY: must be set, because TLS_CERT"]),
+        (
+            "serve",
+            {**SERVERS, "GRPC_LISTEN": "0.0.0.0:1", "HTTP_LISTEN": "[::]:2"},
+            ["GRPC_LISTEN: 0.0.0.0:1 can be reached", "HTTP_LISTEN: [::]:2 can be"],
+        ),
+        ("edge --server academy:1", {}, ["SERVER_CA: academy:1 is another machine"]),
+        (
+            "edge --server localhost:1",
+            {"HTTP_LISTEN": "0.0.0.0:1"},
+            ["HTTP_LISTEN: 0.0.0.0:1 can be reached from other machines"],
+        ),
         (
             "up",
             {"RATE_LIMITS": '{"blatam.auth.v1.AuthService/Nothing": []}'},
@@ -55,6 +74,8 @@ def test_faulty_settings_are_named(
 ) -> None:
     """R37: all faults are printed at once, and nothing is started."""
     monkeypatch.chdir(tmp_path)
+    # Valid single settings configure logging; the runner closes its streams.
+    monkeypatch.setattr(terminal, "configure", lambda *_: None)
     for name in ("DATABASE_URL", "REDIS_URL", "SECRET_KEY", "DEBUG"):
         monkeypatch.delenv(name, raising=False)
     env = {"STATE_DIR": str(tmp_path / "state"), **settings}
@@ -175,6 +196,15 @@ LIMITS = '{"pkg.Service/Rpc": [{"by": ["address"], "limit": %s, "per": %s}]}'
             '{"a": [{"by": ["address"], "limit": 5, "per": "1s", "x": 1}]}',
             "x is not a known field",
         ),
+        ("tls_key", "-----BEGIN PRIVATE KEY-----", "must be the path of a PEM file"),
+        ("allow_plaintext", "maybe", "must be 1 or 0"),
+        ("service_certificates", "billing", "must be JSON"),
+        ("service_certificates", "[]", "must be a valid dictionary"),
+        ("service_certificates", '{"*.x": "a"}', "'*.x' must be a DNS name or a URI"),
+        ("service_certificates", '{"x.y": ""}', "x.y must have the name of a service"),
+        ("service_certificates", '{"x": "a", "x": "b"}', "must not contain x twice"),
+        ("service_certificates", '{"x": "a", "X": "b"}', "must not contain x twice"),
+        ("service_certificates", '{"x": 1}', "x: must be a valid string"),
         ("log_level", "loud", "must be 'debug', 'info'"),
         ("log_format", "xml", "must be 'json' or 'console'"),
         ("public_url", "academy.example", "must be an origin such as https://"),
@@ -225,6 +255,8 @@ def test_settings_refuse_python_only_notation(
         ("smtp_url", "smtp://ana:x@[::1]:587?starttls=required"),
         ("public_url", "https://academy.example:8443/"),
         ("rate_limits", LIMITS % ("5", '"60s"')),
+        ("service_certificates", '{"Billing.internal": "a", "spiffe://A/b": "c"}'),
+        ("tls_cert", ""),
     ],
 )
 def test_settings_accept_well_formed_value(

@@ -70,6 +70,13 @@ async def test_forwarded_lines_reach_the_service_in_order() -> None:
     assert refused == 431
 
 
+async def test_call_is_marked_as_forwarded_without_a_known_peer() -> None:
+    """R41: the service must not take it for a call of the edge itself."""
+    port = FakePort(item(id=1))
+    await raw(create_app(compiled(SHOP), port), "GET", "/items/1", [], peer="")
+    assert metadata(port)["x-forwarded-for"] == "unknown"
+
+
 async def test_reply_metadata_is_sent_by_allow_list() -> None:
     """Other metadata, and values that are no header, are left out."""
     reply = Reply(b"", headers=(("x-cost", "3"), ("x-secret", "s"), ("x-cut", "a\nb")))

@@ -112,9 +112,16 @@ async def test_every_json_answer_has_security_headers(path: str) -> None:
         assert answer.headers["content-type"] == "application/json"
         for name, value in SECURITY_HEADERS.items():
             assert answer.headers[name] == value
-        if path != "/openapi.json":
-            value = answer.headers.get("strict-transport-security", "")
-            assert value.startswith("max-age=31536000") is hsts
+        value = answer.headers.get("strict-transport-security", "")
+        assert value.startswith("max-age=31536000") is hsts
+
+
+async def test_listener_with_tls_has_hsts_without_public_url() -> None:
+    """ASVS 3.4.1: the public URL may be unknown; also on pages and health checks."""
+    http = shop(FakePort(), EdgeSettings(tls=True, docs=True))
+    for path in ("/nowhere", "/docs", "/livez", "/readyz"):
+        value = (await http.get(path)).headers["strict-transport-security"]
+        assert value == "max-age=31536000; includeSubDomains"
 
 
 @pytest.mark.parametrize("code", [8, 14])

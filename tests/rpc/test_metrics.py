@@ -17,8 +17,9 @@ import pytest_asyncio
 from blatam.post.v1 import post_pb2
 from blatam.user.v1 import user_pb2
 from edge.batching import BatchingPort
-from edge.port import CHANNEL_OPTIONS, CallError
+from edge.port import CallError
 from server.composition.edge import remote_edge
+from server.composition.tls.hop import connected_hop
 from server.config import load
 from server.domain.accounts.users import Role
 from server.observability.metrics.calls import CODES
@@ -136,8 +137,8 @@ async def test_remote_edge_counts_requests_and_its_calls_are_batched(
     """`academy edge` has metrics of its own; the server counts the call as `batch`."""
     user = await service.signed_in()
     before, metrics = await service.scrape(), EdgeMetrics()
-    async with grpc.aio.insecure_channel(service.address, CHANNEL_OPTIONS) as channel:
-        edge = remote_edge(channel, load(), metrics.requests.observe)
+    async with connected_hop(service.address, None) as hop:
+        edge = remote_edge(hop, load(), metrics.requests.observe)
         transport = httpx.ASGITransport(edge)
         async with httpx.AsyncClient(transport=transport, base_url="http://e") as http:
             path = f"/api/v1/users/{user.user.id}"

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 
 import pytest
 import sqlalchemy as sa
@@ -32,6 +33,23 @@ async def test_service_keys_are_known_to_other_process_after_its_poll(
     await first.refresh()
     assert first.known(b"digest") is None
     assert await first.all() == []
+
+
+async def test_service_keys_are_found_by_name(database: Database) -> None:
+    """The newest valid key of the name; its use is recorded."""
+    clock = Clock()
+    keys = PostgresServiceKeys(database, clock)
+    first = await keys.add("billing", b"1", False, NOON, None)
+    second = await keys.add("billing", b"2", False, NOON, NOON + timedelta(hours=1))
+    await keys.add("reports", b"3", False, NOON, None)
+    assert keys.named("billing", NOON) == second
+    assert keys.named("billing", NOON + timedelta(hours=1)) == first
+    await keys.revoke(second.id, NOON)
+    assert keys.named("billing", NOON) == first
+    assert keys.named("nothing", NOON) is None
+    await keys.refresh()
+    used = {key.name: key.last_used_at for key in await keys.all()}
+    assert used == {"billing": NOON, "reports": None}
 
 
 @contextmanager

@@ -33,6 +33,7 @@ from server.domain.errors import (
     RefreshTokenInvalid,
     SessionNotFound,
     TokenInvalid,
+    TokenMissing,
 )
 from server.domain.idempotency import IdempotencyRecord
 from server.domain.limits import AccountLimit, Bucket, Limiter, Window
@@ -217,16 +218,38 @@ class Authentication:
         user_id = await self.sessions.end(session_id, self.clock())
         return Caller(user_id, session_id.hex)
 
-    def identify(self, token: str) -> Caller:
+    def identify(
+        self, token: str | None, alternative_names: Sequence[str] = ()
+    ) -> Caller:
         """Return the caller of an access token or a service key. No I/O.
 
-        Raises TokenInvalid; KeyUnknown if another process may know the signing key.
+        `alternative_names` are those of a verified client certificate. One that stands
+        for a service key replaces a missing token, and contradicts another key.
+
+        Raises TokenMissing, TokenInvalid; KeyUnknown if another process may know the
+        signing key.
         """
-        if token.startswith(PREFIX):
-            key = self.service_keys.verify(token)
-            return Caller(service_id=key.id, sees_private=key.private_fields)
+        if token is None or token.startswith(PREFIX):
+            return self._identify_service(token, alternative_names)
         claims = self.verify(token)
         return Caller(claims.user_id, claims.session_id, claims.role == Role.ADMIN)
+
+    def _identify_service(
+        self, secret: str | None, alternative_names: Sequence[str]
+    ) -> Caller:
+        keys = self.service_keys
+        name = keys.certified_name(alternative_names)
+        if secret is not None:
+            key = keys.verify(secret)
+            keys.check_certified(key, name)
+        elif name:
+            key = keys.certified(name)
+        else:
+            keys.refused_certificates += bool(alternative_names)
+            raise TokenMissing
+        return Caller(
+            service_id=key.id, sees_private=key.private_fields, certificate=name
+        )
 
     async def introspect(self, token: str) -> Claims:
         """Return the claims of a valid access token. Raises TokenInvalid."""

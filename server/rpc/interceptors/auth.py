@@ -7,7 +7,7 @@ happens at most once per second (R14).
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import aclosing
 from operator import attrgetter
 from typing import Any
@@ -28,7 +28,8 @@ from server.domain.errors import (
 )
 from server.rpc.call import Call, Interceptor, Method, Outcome, Proceed, Stream
 
-VerifyToken = Callable[[str], Caller]
+# Returns the caller of a token, or without one of the names in a client certificate.
+VerifyToken = Callable[[str | None, Sequence[str]], Caller]
 RefreshKeys = Callable[[], Awaitable[None]]
 _SCHEME = "bearer"
 
@@ -38,8 +39,8 @@ def authorize_calls(
 ) -> Interceptor | None:
     """Return the interceptor that enforces the access rule of one RPC; None if public.
 
-    `verify` raises TokenInvalid. If it raises KeyUnknown, `refresh_keys` is awaited
-    and the token is verified once more.
+    `verify` raises TokenMissing and TokenInvalid. If it raises KeyUnknown,
+    `refresh_keys` is awaited and the token is verified once more.
     """
     policy = method.policy
     if policy.access == ACCESS_PUBLIC:
@@ -92,6 +93,8 @@ async def _recheck_each_message(
 
 def _identify(call: Call, verify: VerifyToken) -> Caller:
     header = call.metadata.get("authorization")
+    if header is None:
+        return verify(None, call.certificate_names)
     if not header:
         raise TokenMissing
     if not isinstance(header, str):
@@ -107,7 +110,7 @@ def _identify(call: Call, verify: VerifyToken) -> Caller:
             "the authorization header has no bearer token: "
             "send `authorization: Bearer <token>`",
         )
-    return verify(token.lstrip(" "))
+    return verify(token.lstrip(" "), call.certificate_names)
 
 
 def _is_allowed(access: int, caller: Caller, owner: int) -> bool:

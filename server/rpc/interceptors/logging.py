@@ -128,6 +128,8 @@ def _end(
         "caller": call.caller.subject,
         "address": call.address,
     }
+    if call.caller.certificate:
+        fields["certificate"] = call.caller.certificate
     if reason:
         fields["reason"] = reason
     if sent is not None:

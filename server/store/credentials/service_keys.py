@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from datetime import datetime, timedelta
+from operator import attrgetter
 from typing import Any
 
 import sqlalchemy as sa
@@ -84,6 +85,18 @@ class PostgresServiceKeys:
         if key:
             self._used.add(key.id)
         return key
+
+    def named(self, name: str, now: datetime) -> ServiceKey | None:
+        """Return the newest valid key of a name, from memory, and record its use."""
+        keys = (
+            key
+            for key in self._known.values()
+            if key.name == name and key.is_valid(now)
+        )
+        newest = max(keys, key=attrgetter("id"), default=None)
+        if newest:
+            self._used.add(newest.id)
+        return newest
 
     async def refresh(self) -> None:
         """Read the keys in force and write their use. Raises StoreUnavailable."""

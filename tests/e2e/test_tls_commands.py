@@ -1,0 +1,84 @@
+"""`academy serve` and `academy edge` as processes, with TLS on every connection."""
+
+import asyncio
+import os
+import signal
+import sys
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import httpx
+import orjson
+
+from tests.certificates import Files
+from tests.processes import FREE_PORTS, ROOT, serving
+
+SECONDS = 60
+JWKS = "/.well-known/jwks.json"
+
+
+def in_capitals(settings: Mapping[str, str]) -> dict[str, str]:
+    return {name.upper(): value for name, value in settings.items()}
+
+
+@asynccontextmanager
+async def edge_process(server: str, settings: Mapping[str, str]) -> AsyncIterator[str]:
+    """Run `academy edge` during the block; return its address. It must exit with 0."""
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "server", "edge", "--server", server),
+        cwd=ROOT,
+        env={"PATH": os.environ["PATH"], **FREE_PORTS, **settings},
+        stderr=asyncio.subprocess.PIPE,
+    )
+    try:
+        async with asyncio.timeout(SECONDS):
+            assert process.stderr
+            line = b""
+            while b'"listening"' not in line:
+                line = await process.stderr.readline()
+                assert line, "academy edge has ended"
+            yield orjson.loads(line)["http"]
+            process.send_signal(signal.SIGTERM)
+            assert await process.wait() == 0
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+
+
+async def test_serve_and_edge_use_tls_on_every_connection(
+    tmp_path: Path, database_url: str, redis_url: str
+) -> None:
+    """The edge presents its certificate to the server; both serve REST by TLS.
+
+    A renewed certificate of the server is used without a restart.
+    """
+    files = Files(tmp_path / "server")
+    own = Files(tmp_path / "edge", files.authority)
+    server_settings = {
+        "DATABASE_URL": database_url,
+        "REDIS_URL": redis_url,
+        "SECRET_KEY": "0123456789abcdef" * 4,
+        **in_capitals(files.environment("client_ca")),
+    }
+    hop = {"client_cert": "cert.pem", "client_key": "key.pem", "server_ca": "ca.pem"}
+    edge_settings = in_capitals(
+        own.environment() | {name: str(own.folder / file) for name, file in hop.items()}
+    )
+    async with (
+        serving(server_settings) as server,
+        httpx.AsyncClient(verify=files.ssl_context()) as http,
+    ):
+        url = server.rest.replace("http://", "https://")
+        assert (await http.get(url + JWKS)).status_code == 200
+        files.write(files.issue())
+        lines = [orjson.loads(line) for line in server.log.read_bytes().splitlines()]
+        (grpc_address,) = [
+            line["grpc"] for line in lines if line["event"] == "listening"
+        ]
+        async with edge_process(grpc_address, edge_settings) as address:
+            response = await http.get(f"https://{address}{JWKS}")
+            assert response.status_code == 200
+            assert (await http.get(f"https://{address}/readyz")).status_code == 200
+        assert b"certificate reloaded" in server.log.read_bytes()
