@@ -33,6 +33,7 @@ UNARY, SERVER_STREAM = "unary", "server_stream"  # as go-grpc-prometheus names t
 # The columns of a row; the codes and the buckets take one each.
 _STARTED, _SENT, _LIMITED, _OPEN, _SECONDS, _FIRST_CODE = range(6)
 _FIRST_BUCKET = _FIRST_CODE + len(CODES)
+_SHORT_SECONDS = CALL_BUCKETS[0]
 _COLUMNS = _FIRST_BUCKET + len(CALL_BUCKETS) + 1  # the last bucket is +Inf
 
 
@@ -72,7 +73,10 @@ class CallCounts:
         """Count the end of a call."""
         row = self._row
         row[_FIRST_CODE + code] += 1
-        row[bisect_left(CALL_BUCKETS, seconds) + _FIRST_BUCKET] += 1
+        bucket = _FIRST_BUCKET
+        if seconds > _SHORT_SECONDS:  # else no search, which most calls need not
+            bucket += bisect_left(CALL_BUCKETS, seconds)
+        row[bucket] += 1
         row[_SECONDS] += seconds
 
     def limit(self) -> None:

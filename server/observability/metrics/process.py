@@ -20,6 +20,7 @@ from server.observability.metrics.exposition import (
 )
 from server.observability.metrics.histogram import Histogram, ThreadSafeHistogram
 
+_SHORT_SECONDS = HTTP_BUCKETS[0]
 RequestKey = tuple[str, str, int]  # method, route, status
 
 
@@ -40,7 +41,9 @@ class HttpMetrics:
         if durations is None:
             durations = self.durations[key] = Histogram(HTTP_BUCKETS)
         # As Histogram.observe: one call less for each request.
-        durations.buckets[bisect_left(HTTP_BUCKETS, seconds)] += 1
+        short = seconds <= _SHORT_SECONDS  # then there is no search
+        bucket = 0 if short else bisect_left(HTTP_BUCKETS, seconds)
+        durations.buckets[bucket] += 1
         durations.seconds += seconds
 
     def families(self) -> Iterator[str]:
