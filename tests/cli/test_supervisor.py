@@ -11,6 +11,7 @@ from datetime import timedelta
 from functools import partial
 from pathlib import Path
 
+import psutil
 import pytest
 
 from server.cli.workers.backoff import MAX_DELAY, STABLE_AFTER, Backoff
@@ -154,6 +155,7 @@ async def test_supervisor_keeps_workers_when_new_one_cannot_start(
             workers.supervisor.restart()
             await until(lambda: len(workers.started(1)) == 2)
             await until(lambda: not workers.supervisor._temporaries)
+            await asyncio.sleep(0.1)  # in which worker 2 must not be tried
         assert [line["cause"] for line in lines] == ["SETTING: must be set"]
         assert len(workers.started(2)) == 1
         assert not workers.ended("replaced")
@@ -175,6 +177,17 @@ async def test_supervisor_kills_workers_on_second_signal(tmp_path: Path) -> None
         workers.supervisor.kill()
         async with asyncio.timeout(SECONDS):
             assert not await workers.running
+
+
+async def test_supervisor_kills_replaced_worker_that_does_not_end(
+    tmp_path: Path,
+) -> None:
+    """A rolling restart goes on to the next worker."""
+    async with supervised(tmp_path, "stuck") as workers:
+        workers.supervisor.restart()
+        await until(lambda: len(workers.started(2)) == 2)
+        (old, _) = workers.started(1)
+        assert not psutil.pid_exists(old)
 
 
 async def test_supervisor_replaces_the_spare_with_the_workers(tmp_path: Path) -> None:

@@ -145,6 +145,7 @@ async def callers(service: Service) -> AsyncIterator[Calls]:
             except (grpc.aio.AioRpcError, httpx.HTTPError, AssertionError) as error:
                 calls.errors.append(error)
             calls.made += 1
+            await asyncio.sleep(0.01)  # workers that start need the CPU, too
 
     async with httpx.AsyncClient(base_url=service.serving.rest) as http:
         channels = [_channel(service) for _ in range(CALLERS)]

@@ -116,7 +116,10 @@ class Supervisor:
         while True:
             await self._until_all(lambda worker: worker.ready)
             self._spare_needed.clear()
-            self._spare = await self._start()
+            try:
+                self._spare = await self._start()
+            except OSError:  # a crashed worker is replaced without one, more slowly
+                log.exception("spare process not started")
             await self._spare_needed.wait()
 
     def _discard_spare(self) -> None:
@@ -173,14 +176,21 @@ class Supervisor:
             await self._restart_requested.wait()
             self._restart_requested.clear()
             log.info("restarting workers")
-            if all([await self._replace(slot) for slot in self._slots]):
+            for slot in self._slots:
+                if not await self._replace(slot):
+                    break  # the next one would fail for the same reason
+            else:
                 self._discard_spare()
                 log.info("workers restarted")
 
     async def _replace(self, slot: _Slot) -> bool:
         """Start a new worker, and stop the old one if the new one becomes ready."""
         async with slot.changing:
-            new, old = await self._start(), slot.worker
+            try:
+                new, old = await self._start(), slot.worker
+            except OSError:
+                log.exception("worker not started", number=slot.assignment.number)
+                return False
             with self._temporary(new):
                 new.assign(slot.assignment)
                 if not await new.wait_until(new.ready, START_TIMEOUT_SECONDS):
@@ -189,7 +199,7 @@ class Supervisor:
             slot.worker = new
         with self._temporary(old):
             old.replace()
-            await old.ended.wait()
+            await self._wait_for_end(old)
         return True
 
     @contextmanager
@@ -208,20 +218,24 @@ class Supervisor:
             cause=cause or f"not ready within {START_TIMEOUT_SECONDS:g} s",
         )
         new.signal(signal.SIGTERM)
-        await new.ended.wait()
+        await self._wait_for_end(new)
 
-    async def _drain(self) -> None:
-        """Stop all workers together; kill those that take too long."""
-        workers = self._all()
-        for worker in workers:
-            worker.signal(signal.SIGTERM)
+    async def _wait_for_end(self, *workers: WorkerProcess) -> None:
+        """Wait until workers have ended; kill those that take too long."""
         with suppress(TimeoutError):
             async with asyncio.timeout(self._stop_timeout.total_seconds()):
                 for worker in workers:
                     await worker.ended.wait()
-        self.kill()
         for worker in workers:
+            worker.signal(signal.SIGKILL)
             await worker.ended.wait()
+
+    async def _drain(self) -> None:
+        """Stop all workers together."""
+        workers = self._all()
+        for worker in workers:
+            worker.signal(signal.SIGTERM)
+        await self._wait_for_end(*workers)
 
 
 def _log_end(assignment: Assignment, worker: WorkerProcess, delay: timedelta) -> None:
