@@ -21,7 +21,7 @@ from server.domain.paging import PageTokens
 from server.observability.metrics.calls import CallMetrics
 from server.observability.metrics.process import ProcessMetrics
 from server.rpc import contract
-from server.rpc.interceptors.metrics import call_labels
+from server.rpc.interceptors.logging import call_labels
 from server.store.accounts.user_cache import CachedUsers
 from server.store.accounts.user_changes import UserChangeFeed
 from server.store.accounts.user_reads import UserReads
