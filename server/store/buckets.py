@@ -58,22 +58,20 @@ class RedisBuckets:
 
     @property
     def is_degraded(self) -> bool:
-        """Whether the last use of Redis failed: limits hold per process."""
-        return self._unavailable_until > 0
+        """Whether limits hold per process only, at present."""
+        return self._unavailable_until > asyncio.get_running_loop().time()
 
     async def take(self, buckets: Sequence[Bucket]) -> Refusal | None:
         """Count one call in every bucket, or return the refusal that lasts longest."""
-        if self._unavailable_until > asyncio.get_running_loop().time():
+        if self.is_degraded:
             return await self._local.take(buckets)
         try:
-            refusal = await self._take(buckets)
+            return await self._take(buckets)
         except (RedisError, OSError) as error:
             now = asyncio.get_running_loop().time()
             self._unavailable_until = now + RETRY_SECONDS
             log.warning("rate limits hold per process", cause=type(error).__name__)
             return await self._local.take(buckets)
-        self._unavailable_until = 0.0
-        return refusal
 
     async def _take(self, buckets: Sequence[Bucket]) -> Refusal | None:
         keys = [_key(bucket) for bucket in buckets]

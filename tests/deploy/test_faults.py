@@ -157,7 +157,7 @@ async def test_lost_redis_is_named(database_url: str) -> None:
     async with monitored(database_url, f"redis://{CLOSED_PORT}") as faulty:
         await faulty.scrape()
         await try_log_in(faulty.service)
-        await faulty.scrape()
+        await faulty.scrape_until(lambda: bool(faulty.alerts()))
         assert faulty.alerts() == {"AcademyRedisUnavailable"}
         assert faulty.top() == ["redis"]
         assert await faulty.doctor() == ["redis"]

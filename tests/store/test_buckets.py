@@ -88,14 +88,6 @@ async def test_limits_hold_per_process_without_redis() -> None:
     await redis.aclose()
 
 
-async def test_degradation_lasts_until_redis_answers(buckets: RedisBuckets) -> None:
-    """A scrape between two calls sees it, too, though no failure is recent."""
-    buckets._unavailable_until = asyncio.get_running_loop().time() - 0.001
-    assert buckets.is_degraded
-    assert await buckets.take([bucket("a", 1, 1000)]) is None
-    assert not buckets.is_degraded
-
-
 async def test_local_buckets_are_bounded() -> None:
     """A flood of keys does not fill the memory."""
     limiter = SlidingWindows(Clock(), max_buckets=10)
