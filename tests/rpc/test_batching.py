@@ -105,6 +105,22 @@ async def test_client_that_does_not_read_is_not_served_further(most: int) -> Non
         writing.cancel()
 
 
+async def test_stream_that_is_not_read_ends() -> None:
+    """R35: the client has a limited time to make room for more results."""
+    service = FakePort(Reply(b"x" * 100_000))
+    async with opened(service) as (stream, remote):
+
+        async def write_calls() -> None:
+            for first in range(0, 100_000, 100):
+                await stream.write(batch(*range(first, first + 100)))
+
+        writing = asyncio.create_task(write_calls())
+        await until(lambda: bool(remote.batching._streams))
+        await until(lambda: not remote.batching._streams)
+        writing.cancel()
+        await asyncio.gather(writing, return_exceptions=True)
+
+
 async def test_cancelled_calls_count_until_they_end() -> None:
     """Calls that are cancelled at once never exceed the limit of running calls."""
     service = GatedService()
