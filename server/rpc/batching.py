@@ -67,14 +67,18 @@ class BatchingServicer:
         self._connections.add(peer)
         if self._draining or peer in self._streams:
             await context.abort(grpc.StatusCode.UNIMPLEMENTED, _UNAVAILABLE_HERE)
-        self._streams[peer] = stream = ServerBatchStream(self, context)
         try:
-            await stream.serve()
+            await self._serve_stream(peer, context)
         except DecodeError:
             code = grpc.StatusCode.INVALID_ARGUMENT
             await context.abort(code, "not a valid ExecuteBatchRequest message")
         except ClientNotReading:
             await self.messages.abort_unread(context)
+
+    async def _serve_stream(self, peer: str, context: Any) -> None:
+        self._streams[peer] = stream = ServerBatchStream(self, context)
+        try:
+            await stream.serve()
         finally:
             del self._streams[peer]
 

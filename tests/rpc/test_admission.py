@@ -45,7 +45,7 @@ UNARY, STREAM = "/t.S/Unary", "/t.S/Stream"
 POLICY = MethodPolicy(access=Access.ACCESS_PUBLIC)
 TIMER = SharedTimer(TIMER_INTERVAL)
 NO_PROXIES = TrustedProxies(())
-RESOURCE_EXHAUSTED = 8
+DEADLINE_EXCEEDED, RESOURCE_EXHAUSTED = 4, 8  # google.rpc.Code
 
 
 @dataclass(slots=True)
@@ -164,6 +164,15 @@ async def test_cancelled_calls_make_room(transport: str) -> None:
         for task in running:
             task.cancel()
         await until_calls(service.admission, 0)
+
+
+async def test_call_that_arrives_late_is_refused_at_once() -> None:
+    """No work begins for a caller whose deadline has passed."""
+    service = Service(Admission(max_calls=0))  # a call that begins is OVERLOADED
+    port = LocalPort(service.served(), NO_PROXIES, Reply, CallError)
+    with pytest.raises(CallError) as caught:
+        await port.unary(UNARY, b"1", metadata=(), timeout=0)
+    assert caught.value.code == DEADLINE_EXCEEDED
 
 
 @pytest.mark.parametrize("transport", ["grpc", "rest"])

@@ -105,6 +105,22 @@ async def test_client_that_does_not_read_is_not_served_further(most: int) -> Non
         writing.cancel()
 
 
+async def test_stream_that_is_not_read_ends() -> None:
+    """R35: the client has a limited time to make room for more results."""
+    service = FakePort(Reply(b"x" * 100_000))
+    async with opened(service) as (stream, remote):
+
+        async def write_calls() -> None:
+            for first in range(0, 100_000, 100):
+                await stream.write(batch(*range(first, first + 100)))
+
+        writing = asyncio.create_task(write_calls())
+        await until(lambda: bool(remote.batching._streams))
+        await until(lambda: not remote.batching._streams)
+        writing.cancel()
+        await asyncio.gather(writing, return_exceptions=True)
+
+
 async def test_cancelled_calls_count_until_they_end() -> None:
     """Calls that are cancelled at once never exceed the limit of running calls."""
     service = GatedService()
@@ -237,6 +253,8 @@ async def test_exception_in_one_call_leaves_the_others_alone() -> None:
 
 
 USER_AGENT = "grpcgateway-user-agent"
+# Channels to one address share a connection otherwise, and it has one such stream.
+OWN_CONNECTION = (("grpc.use_local_subchannel_pool", 1),)
 CALLS = {
     "NUL": (LOGIN, [MetadataEntry(key=USER_AGENT, value=b"a\0b")], 3),
     "escape": (LOGIN, [MetadataEntry(key="user-agent", value=b"\n\x1b[2J")], 3),
@@ -264,9 +282,10 @@ async def test_metadata_is_limited_as_in_grpc(
     method, metadata, code = CALLS[name]
     login = auth_pb2.LoginRequest(identifier="unknown", password="Blue7horse")
     call = Call(method=method, message=login.SerializeToString(), metadata=metadata)
-    stream: Any = shared.channel.stream_stream(EXECUTE_BATCH)()
-    await stream.write(ExecuteBatchRequest(calls=[call]).SerializeToString())
-    (result,) = await read_results(stream, 1)
-    assert result.code == code
-    await stream.done_writing()
-    assert await stream.read() is grpc.aio.EOF
+    async with grpc.aio.insecure_channel(shared.address, OWN_CONNECTION) as channel:
+        stream: Any = channel.stream_stream(EXECUTE_BATCH)()
+        await stream.write(ExecuteBatchRequest(calls=[call]).SerializeToString())
+        (result,) = await read_results(stream, 1)
+        assert result.code == code
+        await stream.done_writing()
+        assert await stream.read() is grpc.aio.EOF

@@ -39,6 +39,8 @@ def map_errors(timer: DeadlineTimer) -> Interceptor:
         call_deadline.set(due)
         deadline = Deadline(timer, due)
         try:
+            if call.timeout is not None and call.timeout <= 0:
+                raise DeadlineExceeded  # it passed before the call arrived
             with deadline:
                 outcome = await proceed(call)
         except Exception as error:
