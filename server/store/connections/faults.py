@@ -51,6 +51,11 @@ def is_unreachable(error: BaseException) -> bool:
     return _state(error).startswith(("08", "57P"))
 
 
+def is_read_only(error: BaseException) -> bool:
+    """Return whether the server accepts no writes, such as a demoted primary."""
+    return getattr(error, "sqlstate", None) == "25006"
+
+
 def is_misconfigured(error: BaseException) -> bool:
     """Return whether only an operator can mend this, so that waiting is no use."""
     state = _state(error)
