@@ -57,6 +57,9 @@ async def open_resources(settings: Settings) -> AsyncIterator[Resources]:
         database = Database(
             text_of(settings.database_url),
             transaction_pooler=settings.database_pooler is Pooler.TRANSACTION,
+            pool_size=settings.database_pool_size,
+            pool_timeout=settings.database_pool_timeout,
+            statement_timeout=settings.statement_timeout,
         )
         stack.push_async_callback(database.close)
         redis = redis_client(text_of(settings.redis_url))

@@ -46,7 +46,7 @@ async def test_breaker_closes_when_a_probe_succeeds(
 ) -> None:
     assert not breaker.is_open
     breaker.record_failure(OSError())
-    while store.probes < 3:  # noqa: ASYNC110
+    while store.probes < 3:
         assert breaker.is_open
         await asyncio.sleep(INTERVAL_SECONDS)
     assert str(breaker.cause) == "unavailable"
