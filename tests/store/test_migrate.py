@@ -1,16 +1,13 @@
 """Migrations: concurrent runs, the resulting schema, and the data they fill in."""
 
 import asyncio
-from pathlib import Path
 
 import sqlalchemy as sa
-from alembic import command
 from alembic.autogenerate import compare_metadata
-from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from server.store import migrate, migrations
+from server.store import migrate
 from server.store.connections.connect import Database
 from server.store.tables import metadata
 from tests.conftest import Servers, run, url_of
@@ -39,25 +36,13 @@ async def test_migrations_produce_the_declared_tables(database: Database) -> Non
         assert await connection.run_sync(differences) == []
 
 
-async def upgrade_to(database: Database, revision: str) -> None:
-    def upgrade(connection: sa.Connection) -> None:
-        config = Config()
-        folder = str(Path(migrations.__file__).parent)
-        config.set_main_option("script_location", folder)
-        config.attributes["connection"] = connection
-        command.upgrade(config, revision)
-
-    async with database.alone(transaction=True) as connection:
-        await connection.run_sync(upgrade)
-
-
 async def test_published_posts_get_the_best_known_publication(
     servers: Servers, admin: AsyncEngine
 ) -> None:
     """That of their event if it is in the outbox, otherwise their creation."""
     await run(admin, "create database before_0013")
     database = Database(url_of(servers, "before_0013"))
-    await upgrade_to(database, "0012")
+    await migrate.upgrade(database, "0012")
     for statement in (
         "insert into users (email, username, username_folded, hashed_password, role,"
         " created_at, updated_at) values ('a@x.co', 'a', 'a', '', 1, now(), now())",

@@ -58,6 +58,7 @@ class Database:
         self._arguments = arguments
         direct = DirectConnections(arguments)
         self.alone = direct.alone
+        self.session = direct.session
         self.listen = direct.listen
         self._probe = direct.probe
         self._slots = Slots(pool_size, pool_timeout.total_seconds())

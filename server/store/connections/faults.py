@@ -53,7 +53,12 @@ def is_unreachable(error: BaseException) -> bool:
 
 def is_read_only(error: BaseException) -> bool:
     """Return whether the server accepts no writes, such as a demoted primary."""
-    return getattr(error, "sqlstate", None) == "25006"
+    return _state(error) == "25006"
+
+
+def is_lock_conflict(error: BaseException) -> bool:
+    """Return whether a statement gave up waiting for a lock, or met a deadlock."""
+    return _state(error) in ("55P03", "40P01")
 
 
 def is_misconfigured(error: BaseException) -> bool:

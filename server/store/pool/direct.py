@@ -9,7 +9,7 @@ from typing import Any, NoReturn
 
 import asyncpg
 import sqlalchemy as sa
-from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 from sqlalchemy.pool import NullPool
 
 from server.domain.errors import StoreUnavailable
@@ -45,18 +45,29 @@ class DirectConnections:
 
         Raises StoreUnavailable.
         """
-        engine = create_async_engine(
-            "postgresql+asyncpg://",
-            poolclass=NullPool,
-            hide_parameters=True,  # an error's text may reach a log
-            connect_args=self._arguments.unlimited(),
-            isolation_level="READ COMMITTED" if transaction else "AUTOCOMMIT",
-        )
+        engine = self._engine()
+        if not transaction:
+            engine = engine.execution_options(isolation_level="AUTOCOMMIT")
         with translated():
             async with (
                 engine.begin() if transaction else engine.connect() as connection
             ):
                 yield connection
+
+    @asynccontextmanager
+    async def session(self) -> AsyncIterator[AsyncConnection]:
+        """Yield a connection whose transactions the caller ends. See `alone`."""
+        with translated():
+            async with self._engine().connect() as connection:
+                yield connection
+
+    def _engine(self) -> AsyncEngine:
+        return create_async_engine(
+            "postgresql+asyncpg://",
+            poolclass=NullPool,
+            hide_parameters=True,  # an error's text may reach a log
+            connect_args=self._arguments.unlimited(),
+        )
 
     async def listen(
         self,
