@@ -6,8 +6,6 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 
-from redis.asyncio import Redis
-
 from server.config import Pooler, Settings, require, text_of
 from server.domain.clock import Clock, system_clock
 from server.domain.credentials.passwords import PasswordHasher
@@ -23,6 +21,7 @@ from server.store.accounts.user_reads import UserReads
 from server.store.audit import PostgresAudit
 from server.store.buckets import RedisBuckets
 from server.store.connections.connect import Database, redis_client
+from server.store.connections.guarded_redis import GuardedRedis
 from server.store.credentials.mailed_tokens import PostgresMailedTokens
 from server.store.credentials.revocations import RevocationFeed
 from server.store.credentials.service_keys import PostgresServiceKeys
@@ -39,7 +38,7 @@ class Resources:
     clock: Clock
     secret: SecretKey
     database: Database
-    redis: Redis
+    redis: GuardedRedis
     limiter: Limiter
     hasher: PasswordHasher
     revocations: Revocations

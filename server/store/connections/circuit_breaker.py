@@ -39,22 +39,38 @@ class CircuitBreaker:
 
     def record_failure(self, error: Exception) -> None:
         """Open, or stay open."""
+        self._open(error)
+        self._start_probing(self._delay())
+
+    def suspect(self) -> None:
+        """Probe now, and open if that fails: one failure may be that of one call."""
+        self._start_probing(0)
+
+    def _open(self, error: Exception) -> None:
         if self.cause is None:
             log.warning("store does not answer", store=self._store, cause=repr(error))
         self.cause = error
-        if self._probing is None or self._probing.done():
-            self._probing = asyncio.create_task(self._probe_until_answered())
 
-    async def _probe_until_answered(self) -> None:
-        while self.cause is not None:
-            await asyncio.sleep(self._interval * random.uniform(0.5, 1.5))  # noqa: S311 - jitter
+    def _start_probing(self, delay: float) -> None:
+        if self._probing is None or self._probing.done():
+            self._probing = asyncio.create_task(self._probe_until_answered(delay))
+
+    async def _probe_until_answered(self, delay: float) -> None:
+        while True:
+            await asyncio.sleep(delay)
             try:
                 await self._probe()
             except Exception as error:
-                self.cause = error
+                self._open(error)
+                delay = self._delay()
             else:
-                self.cause = None
-                log.info("store answers again", store=self._store)
+                break
+        if self.cause is not None:
+            log.info("store answers again", store=self._store)
+        self.cause = None
+
+    def _delay(self) -> float:
+        return self._interval * random.uniform(0.5, 1.5)  # noqa: S311 - jitter
 
     async def close(self) -> None:
         """Stop probing."""

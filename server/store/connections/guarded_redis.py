@@ -46,7 +46,6 @@ class GuardedRedis(Redis):
         super().__init__(*args, **options)
         self._breaker = CircuitBreaker("redis", self._probe)
         self._slow_replies = 0
-        self._confirming: asyncio.Task[None] | None = None
 
     @property
     def is_degraded(self) -> bool:
@@ -63,25 +62,17 @@ class GuardedRedis(Redis):
             reply = await super().execute_command(*args, **options)  # type: ignore[no-untyped-call]
         except (RedisError, OSError) as error:
             if not _is_caused_by_command(error):
-                self._breaker.record_failure(error)
+                self._breaker.suspect()
             raise
         self._record_duration(loop.time() - started_at)
         return reply
 
     def _record_duration(self, seconds: float) -> None:
-        """Probe Redis after several slow replies: the event loop may be busy."""
+        """Probe Redis after several slow replies."""
         self._slow_replies = self._slow_replies + 1 if seconds > SLOW_SECONDS else 0
-        if self._slow_replies >= MAX_SLOW_REPLIES and not self._confirming:
+        if self._slow_replies >= MAX_SLOW_REPLIES:
             self._slow_replies = 0
-            self._confirming = asyncio.create_task(self._confirm_slowness())
-
-    async def _confirm_slowness(self) -> None:
-        try:
-            await self._probe()
-        except (RedisError, OSError) as error:
-            self._breaker.record_failure(error)
-        finally:
-            self._confirming = None
+            self._breaker.suspect()
 
     async def _probe(self) -> None:
         """Write a key; the fastest of several replies must be fast.
@@ -102,8 +93,6 @@ class GuardedRedis(Redis):
 
     async def aclose(self, close_connection_pool: bool | None = None) -> None:
         """Close every connection and stop probing."""
-        if self._confirming:
-            self._confirming.cancel()
         await self._breaker.close()
         await super().aclose(close_connection_pool)
 
