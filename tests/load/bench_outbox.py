@@ -1,7 +1,7 @@
-"""Mails and SIGKILL at random moments, while calls commit and mails are sent (L18).
+"""E-mails and SIGKILL at random moments, while calls commit and e-mails are sent (L18).
 
-A call that was answered has committed: its mail must arrive. A call in flight at the
-kill may have committed or not. Every mail must belong to one of these calls.
+A call that was answered has committed: its e-mail must arrive. A call in flight at the
+kill may have committed or not. Every e-mail must belong to one of these calls.
 """
 
 import asyncio
@@ -41,7 +41,7 @@ class Tally:
 
 
 def rows() -> list[ResultRow]:
-    """Return the mails that are missing or unexpected, and the duplicates."""
+    """Return the e-mails that are missing or unexpected, and the duplicates."""
     with TemporaryDirectory(prefix="blatam-bench-", dir="/tmp") as name:
         folder = Path(name)
         folder.chmod(0o755)  # Postgres runs under another account
@@ -112,18 +112,18 @@ def _results(box: Mailbox, tally: Tally) -> list[ResultRow]:
     missing = sum((tally.answered - once).values())
     unexpected = sum((once - tally.sent).values())
     total, duplicates = once.total(), len(mails) - once.total()
-    notes = f"{total:,} mails, {tally.answered.total():,} calls answered"
+    notes = f"{total:,} e-mails, {tally.answered.total():,} calls completed"
     return [
         ResultRow(
-            f"L18 kill -9 x{KILLS}: mails missing or unexpected",
+            f"L18 kill -9 x{KILLS}: e-mails missing or unexpected",
             missing + unexpected,
             0,
             better="lower",
-            unit="mails",
+            unit="e-mails",
             notes=f"{missing} missing, {unexpected} unexpected; {notes}",
         ),
         ResultRow(
-            f"L18 kill -9 x{KILLS}: duplicate mails",
+            f"L18 kill -9 x{KILLS}: duplicate e-mails",
             100 * duplicates / total,
             1,
             better="lower",
