@@ -39,33 +39,33 @@ class CircuitBreaker:
 
     def record_failure(self, error: Exception) -> None:
         """Open, or stay open."""
-        self._open(error)
+        self.cause = error
         self._start_probing(self._delay())
 
     def suspect(self) -> None:
         """Probe now, and open if that fails: one failure may be that of one call."""
         self._start_probing(0)
 
-    def _open(self, error: Exception) -> None:
-        if self.cause is None:
-            log.warning("store does not answer", store=self._store, cause=repr(error))
-        self.cause = error
-
     def _start_probing(self, delay: float) -> None:
         if self._probing is None or self._probing.done():
             self._probing = asyncio.create_task(self._probe_until_answered(delay))
 
     async def _probe_until_answered(self, delay: float) -> None:
+        is_logged = False
         while True:
             await asyncio.sleep(delay)
             try:
                 await self._probe()
             except Exception as error:
-                self._open(error)
+                self.cause = error
                 delay = self._delay()
+                if not is_logged:
+                    cause = repr(error)
+                    log.warning("store does not answer", store=self._store, cause=cause)
+                is_logged = True
             else:
                 break
-        if self.cause is not None:
+        if is_logged:
             log.info("store answers again", store=self._store)
         self.cause = None
 
