@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
@@ -81,7 +82,8 @@ async def _restart(task: Task, delay: timedelta, restarts: Counter[str]) -> None
             outage_logged = True
         except Exception:
             log.exception("background task failed", task=task.name)
-        await asyncio.sleep(delay.total_seconds())
+        # jitter: not all processes reconnect at the same moment after an outage
+        await asyncio.sleep(delay.total_seconds() * random.uniform(0.5, 1.0))  # noqa: S311
         restarts[task.name] += 1
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sqlalchemy as sa
-from alembic import op
+
+from server.store.migrations.steps import create_index
 
 revision = "0016"
 down_revision = "0015"
@@ -11,6 +12,6 @@ down_revision = "0015"
 
 def upgrade() -> None:
     """Add the index."""
-    op.create_index(
+    create_index(
         "idx_outbox_dead", "outbox", ["id"], postgresql_where=sa.text("state = 2")
     )
