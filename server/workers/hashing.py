@@ -195,7 +195,7 @@ class HashingPool:
                 continue
             begin = monotonic()
             self._on_wait(begin - job.queued_at)
-            if begin > job.due:  # the event loop has not cancelled its caller yet
+            if self._is_too_late(job, begin):
                 job.done.set_exception(DeadlineExceeded())
                 continue
             try:
@@ -203,6 +203,14 @@ class HashingPool:
             except Exception as error:
                 job.done.set_exception(error)
             self._note_duration(monotonic() - begin)
+
+    def _is_too_late(self, job: _Job, now: float) -> bool:
+        """Return whether a job cannot end before its deadline.
+
+        A job that has hardly waited runs anyway: the mean needs new durations.
+        """
+        waited = now - job.queued_at > self._mean
+        return now > job.due or (waited and now + self._mean > job.due)
 
     def _note_duration(self, seconds: float) -> None:
         with self._changed:
