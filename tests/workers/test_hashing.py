@@ -222,6 +222,23 @@ async def test_hashing_pool_drops_expired_job() -> None:
     pool.close()
 
 
+async def test_hashing_pool_drops_job_that_would_end_too_late() -> None:
+    """A wait longer than expected leaves less time than a hash takes."""
+    pool = HashingPool(1)
+    backlog = await occupied(pool, job_seconds=0.2, waiting=0)
+    order: list[str] = []
+    with deadline_in(0.6):
+        late = asyncio.create_task(pool.run(appending(order, "late")))
+        await asyncio.sleep(0.45)
+    await backlog.end()
+    with pytest.raises(DeadlineExceeded):
+        await late
+    assert not order
+    await pool.run(appending(order, "later"))
+    assert order == ["later"]
+    pool.close()
+
+
 async def test_hashing_pool_reports_waiting_time_of_each_job() -> None:
     waits: list[float] = []
     pool = HashingPool(1, on_wait=waits.append)
