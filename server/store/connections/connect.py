@@ -8,6 +8,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import timedelta
 from typing import Any
 
+import asyncpg
 import sqlalchemy as sa
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
@@ -22,7 +23,7 @@ from server.store.connections.guarded_redis import GuardedRedis
 from server.store.pool import driver
 from server.store.pool.arguments import ConnectArguments
 from server.store.pool.direct import DirectConnections, translated
-from server.store.pool.reading import ReadingConnection
+from server.store.pool.reading import LOSS_DELAY_SECONDS, ReadingConnection
 from server.store.pool.silence_monitor import SilenceMonitor
 from server.store.pool.slots import PoolStatistics, Slots
 
@@ -167,11 +168,12 @@ class Database:
         except Exception as error:
             if not is_unreachable(error):
                 raise
+        await asyncio.sleep(LOSS_DELAY_SECONDS)
         try:
             return await _started(kind(engine))
         except Exception as error:
             if is_unreachable(error):
-                self._breaker.record_failure(error)
+                self._breaker.suspect()
             raise
 
     def _check_open(self, dbapi_connection: Any, record: Any, _proxy: object) -> None:
@@ -197,6 +199,9 @@ class Database:
         context.invalidate_pool_on_disconnect = False
         if getattr(error, "sqlstate", None):
             self._monitor.record_answer()
+        if isinstance(error.__cause__, asyncpg.InternalClientError):
+            # Postgres has ended the session, the socket is about to be closed
+            context.is_disconnect = True
         now = asyncio.get_running_loop().time()
         if is_read_only(error):
             if now >= self._read_only_until:
@@ -242,9 +247,13 @@ async def _started(connection: AsyncConnection) -> AsyncConnection:
         raw = await connection.get_raw_connection()
         adapter: Any = raw.dbapi_connection
         await adapter._start_transaction()
-    except BaseException:
+    except BaseException as error:
         await connection.invalidate()
         await connection.close()
+        if isinstance(error, sa.exc.EmulatedDBAPIException) and not getattr(
+            error, "sqlstate", None
+        ):
+            raise ConnectionResetError("lost before BEGIN") from error
         raise
     return connection
 

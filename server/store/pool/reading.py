@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
+
+# After the loss of one connection, the loop notices that others are closed, too.
+LOSS_DELAY_SECONDS = 0.01
 
 
 class ReadingConnection(AsyncConnection):
@@ -26,6 +30,7 @@ class ReadingConnection(AsyncConnection):
         except sa.exc.DBAPIError as error:
             if not error.connection_invalidated or not _is_read(statement):
                 raise
+        await asyncio.sleep(LOSS_DELAY_SECONDS)
         await self.rollback()  # of what SQLAlchemy calls a transaction: sends nothing
         return await super().execute(statement, parameters, **options)
 
