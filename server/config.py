@@ -34,6 +34,7 @@ from server.config_types import (
     LogLevel,
     MailFrom,
     Networks,
+    OptionalListenAddress,
     Origins,
     PositiveDuration,
     PublicUrl,
@@ -73,6 +74,7 @@ class Settings(BaseSettings):
     debug: bool = False
     grpc_listen: ListenAddress = "127.0.0.1:50051"
     http_listen: ListenAddress = "127.0.0.1:8080"
+    metrics_listen: OptionalListenAddress = ""
     http_keep_alive: PositiveDuration = timedelta(seconds=75)
     state_dir: Path = Path("var")
     public_url: PublicUrl = ""

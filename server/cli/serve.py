@@ -24,12 +24,16 @@ from server.cli.terminal import load_settings, report_errors, run_async
 from server.composition import serving
 from server.composition.application import Application, build_application
 from server.composition.edge import remote_edge
+from server.composition.metrics import listening_metrics
 from server.composition.resources import open_resources
 from server.config import ConfigurationError, Settings
 from server.config_types import check_server_address
 from server.embedded.servers import EmbeddedServers
+from server.observability.metrics.process import EdgeMetrics
 from server.store import migrate
 from server.store.connections.connect import Database
+from server.workers.event_loop_monitor import EventLoopMonitor
+from server.workers.supervisor import supervise
 
 # Time between NOT_SERVING and the end of the listeners: a health check that runs
 # once a second sees it.
@@ -102,6 +106,7 @@ async def _serving(
                 lame_duck,
                 *([] if migrated else [partial(_check_schema, resources.database)]),
             ) as application,
+            listening_metrics(settings.metrics_listen, application.render_metrics),
             serving.listening_grpc(application.grpc, settings.grpc_listen) as grpc_port,
             serving.listening_http(
                 application.http, listener, DeadlinedProtocol, settings.http_keep_alive
@@ -186,10 +191,13 @@ def edge(
 async def _edge(settings: Settings, server: str) -> None:
     with serving.bind_http(settings.http_listen) as listener:
         port = listener.getsockname()[1]
+        metrics = EdgeMetrics()
         async with (
+            supervise(EventLoopMonitor(metrics.loop_lag.observe)),
+            listening_metrics(settings.metrics_listen, metrics.render),
             grpc.aio.insecure_channel(server, CHANNEL_OPTIONS) as channel,
             serving.listening_http(
-                remote_edge(channel, settings),
+                remote_edge(channel, settings, metrics.requests.observe),
                 listener,
                 DeadlinedProtocol,
                 settings.http_keep_alive,

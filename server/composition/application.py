@@ -14,6 +14,7 @@ from edge.http.trusted_proxies import TrustedProxies
 from edge.port import CallError, CallPort, Reply
 from edge.timers import SharedTimer
 from server.composition.accounts import accounts_feature
+from server.composition.application_metrics import ApplicationMetrics
 from server.composition.auth import auth_feature, authentication
 from server.composition.edge import edge_app, edge_settings, rates
 from server.composition.feature import (
@@ -38,7 +39,9 @@ from server.rpc.health import POLL_INTERVAL, Health
 from server.rpc.listener import ChainDependencies, Listener, serve_methods
 from server.rpc.local import LocalPort
 from server.rpc.reflection import enable_reflection
+from server.rpc.unknown_methods import UnknownMethods
 from server.store.idempotent_responses import PostgresIdempotentResponses
+from server.workers.event_loop_monitor import EventLoopMonitor
 from server.workers.poller import Poller
 
 
@@ -55,6 +58,7 @@ class Application:
     http: FastAPI
     drain: Callable[[], Awaitable[None]]
     check: Callable[[], None]
+    render_metrics: Callable[[], Awaitable[bytes]]
 
 
 @asynccontextmanager
@@ -69,7 +73,11 @@ async def build_application(
 
     Raises StoreUnavailable, UnreadableKeys, ContractError, ConfigurationError.
     """
-    startup = Startup(resources.database.ping, *startup_checks)
+    startup = Startup(
+        resources.database.ping,
+        *startup_checks,
+        restarts=resources.metrics.restarts,
+    )
     stores = build_stores(resources)
     sign_in = authentication(resources, stores)
     features = build_features(resources, stores, sign_in)
@@ -79,7 +87,7 @@ async def build_application(
     )
     settings = resources.settings
     proxies = TrustedProxies(settings.trusted_proxies)
-    execute = call_executor(served, proxies)
+    execute = call_executor(served, proxies, resources.metrics.calls)
     batching = BatchingServicer(execute, MAX_CONCURRENT_CALLS)
     health = Health(resources.database.ping, list(servicers), lame_duck)
     handlers = [*Listener(proxies).handlers(served), batching.handler()]
@@ -88,14 +96,21 @@ async def build_application(
     health.add_to(server)
     if settings.debug:
         enable_reflection(server, (*servicers, health.name))
+    server.add_generic_rpc_handlers((UnknownMethods(resources.metrics.calls),))
     port = LocalPort(served, proxies, Reply, CallError)
-    edge = replace(edge_settings(settings, rates(settings)), ready=health.ready)
-    features.append(_transport_feature(health, batching))
+    edge = replace(
+        edge_settings(settings, rates(settings)),
+        ready=health.ready,
+        observe_request=resources.metrics.edge.requests.observe,
+    )
+    monitor = EventLoopMonitor(resources.metrics.edge.loop_lag.observe)
+    features.append(_transport_feature(health, batching, monitor))
     # before the tasks start: building it blocks the event loop longer than the
     # timeout with which they connect to Redis
     http = edge_app(port, edge)
     async with run_features(features, startup) as drain_calls:
-        yield Application(server, port, http, drain_calls, startup.check)
+        render = ApplicationMetrics(resources, stores).render
+        yield Application(server, port, http, drain_calls, startup.check, render)
 
 
 def build_features(
@@ -111,14 +126,19 @@ def build_features(
     ]
 
 
-def _transport_feature(health: Health, batching: BatchingServicer) -> Feature:
-    """Return health, which is refreshed last, and the batching of calls."""
+def _transport_feature(
+    health: Health, batching: BatchingServicer, monitor: EventLoopMonitor
+) -> Feature:
+    """Return health, which is refreshed last, and what belongs to no other feature."""
 
     async def drain_batching() -> None:
         batching.drain()
 
     return Feature(
-        tasks=(Poller("health", health.refresh, POLL_INTERVAL, before_serving=True),),
+        tasks=(
+            Poller("health", health.refresh, POLL_INTERVAL, before_serving=True),
+            monitor,
+        ),
         drains=(
             Drain(DrainStage.HEALTH, health.drain),
             Drain(DrainStage.STREAMS, drain_batching),
@@ -143,4 +163,5 @@ def chain_dependencies(
         is_started=lambda: startup.complete,
         rates=rates(resources.settings),
         timer=SharedTimer(TIMER_INTERVAL),
+        metrics=resources.metrics.calls,
     )

@@ -79,7 +79,7 @@ async def run_features(
     async def drain_calls() -> None:
         await _drain(features, DrainStage.HEALTH, DrainStage.STREAMS)
 
-    async with supervise(startup):
+    async with supervise(startup, restarts=startup.restarts):
         try:
             yield drain_calls
         finally:

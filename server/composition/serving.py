@@ -11,6 +11,7 @@ import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
 from datetime import timedelta
+from pathlib import Path
 
 import grpc
 import structlog
@@ -109,6 +110,21 @@ async def listening_http(
 def bind_http(address: str) -> socket.socket:
     """Return a socket bound to the address of HTTP_LISTEN. Raises CannotListen."""
     return _bound("HTTP_LISTEN", address)
+
+
+def bind_metrics(address: str) -> socket.socket:
+    """Return a socket bound to HOST:PORT or unix:PATH. Raises CannotListen."""
+    if not address.startswith("unix:"):
+        return _bound("METRICS_LISTEN", address)
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    path = Path(address.removeprefix("unix:"))
+    try:
+        path.unlink(missing_ok=True)  # of a process that was killed
+        listener.bind(str(path))
+    except OSError as error:
+        listener.close()
+        raise CannotListen("METRICS_LISTEN", address, error) from error
+    return listener
 
 
 def _bound(setting: str, address: str) -> socket.socket:
