@@ -36,9 +36,11 @@ from server.config_types import (
     Networks,
     OptionalListenAddress,
     Origins,
+    OtlpEndpoint,
     PositiveDuration,
     PublicUrl,
     RateLimits,
+    Ratio,
     RedisUrl,
     SecretKeyText,
     SmtpUrl,
@@ -97,6 +99,8 @@ class Settings(BaseSettings):
         12, ge=1
     )  # times the cost of own hashes
     rate_limits: RateLimits = Field(default_factory=dict)
+    otel_exporter_otlp_endpoint: OtlpEndpoint = ""
+    otel_traces_sampler_arg: Ratio = 1.0
     log_level: LogLevel = "info"
     log_format: LogFormat | None = None
 

@@ -26,6 +26,7 @@ from server.composition.application import Application, build_application
 from server.composition.edge import remote_edge
 from server.composition.metrics import listening_metrics
 from server.composition.resources import open_resources
+from server.composition.tracing import open_tracing
 from server.config import ConfigurationError, Settings
 from server.config_types import check_server_address
 from server.embedded.servers import EmbeddedServers
@@ -193,11 +194,12 @@ async def _edge(settings: Settings, server: str) -> None:
         port = listener.getsockname()[1]
         metrics = EdgeMetrics()
         async with (
+            open_tracing(settings) as tracing,
             supervise(EventLoopMonitor(metrics.loop_lag.observe)),
             listening_metrics(settings.metrics_listen, metrics.render),
             grpc.aio.insecure_channel(server, CHANNEL_OPTIONS) as channel,
             serving.listening_http(
-                remote_edge(channel, settings, metrics.requests.observe),
+                remote_edge(channel, settings, metrics.requests.observe, tracing),
                 listener,
                 DeadlinedProtocol,
                 settings.http_keep_alive,

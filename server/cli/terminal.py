@@ -13,10 +13,12 @@ import uvloop
 
 from server.composition.edge import rates
 from server.composition.serving import CannotListen
+from server.composition.tracing import check_tracing
 from server.config import ConfigurationError, Settings, check_loopback, load, text_of
 from server.domain.errors import AcademyError, StoreUnavailable
 from server.embedded.processes import EmbeddedServerError
 from server.observability.logging import configure
+from server.observability.tracing.logs import add_trace
 from server.rpc.contract import ContractError
 from server.store.connections.database_url import parse_database_url
 from server.store.connections.faults import explain, is_misconfigured
@@ -77,5 +79,7 @@ def load_settings(*required: str, debug: bool | None = None) -> Settings:
             settings = settings.model_copy(update={"debug": debug})
         check_loopback(settings)
         rates(settings)
-    configure(settings.log_level, settings.log_format)
+        check_tracing(settings)
+    trace_ids = [add_trace] if settings.otel_exporter_otlp_endpoint else []
+    configure(settings.log_level, settings.log_format, *trace_ids)
     return settings

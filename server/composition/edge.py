@@ -12,11 +12,14 @@ from fastapi import FastAPI
 from edge.app import create_app
 from edge.batching import BatchingPort
 from edge.config import EdgeSettings, TokenCookie
+from edge.http.trusted_proxies import TrustedProxies
 from edge.observation import Observe
 from edge.port import CallPort
+from server.composition.edge_tracing import trace_edge
 from server.config import Settings
 from server.domain.errors import RefreshTokenInvalid
 from server.domain.limits import Window
+from server.observability.tracing.tracing import Tracing
 from server.rpc import contract, documentation
 from server.rpc.health import remote_readiness
 from server.rpc.interceptors.errors import DOMAIN
@@ -36,11 +39,15 @@ def edge_app(port: CallPort, settings: EdgeSettings) -> FastAPI:
 
 
 def remote_edge(
-    channel: grpc.aio.Channel, settings: Settings, observe: Observe | None = None
+    channel: grpc.aio.Channel,
+    settings: Settings,
+    observe: Observe | None = None,
+    tracing: Tracing | None = None,
 ) -> FastAPI:
     """Build the REST edge in front of a gRPC server elsewhere."""
     edge = edge_settings(settings, rates(settings))
     edge = replace(edge, ready=remote_readiness(channel), observe_request=observe)
+    edge = trace_edge(edge, tracing, TrustedProxies(settings.trusted_proxies))
     return edge_app(BatchingPort(channel), edge)
 
 

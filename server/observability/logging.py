@@ -15,7 +15,7 @@ from typing import BinaryIO
 
 import orjson
 import structlog
-from structlog.typing import EventDict
+from structlog.typing import EventDict, Processor
 
 from server.observability.console import render_console
 from server.observability.redaction import redact
@@ -99,10 +99,13 @@ class _StructlogHandler(logging.Handler):
         )
 
 
-def configure(level: str, log_format: LogFormat | None = None) -> None:
+def configure(
+    level: str, log_format: LogFormat | None = None, *processors: Processor
+) -> None:
     """Log at this level and above to standard error, libraries included.
 
-    Without a format: console on a terminal, JSON otherwise.
+    Without a format: console on a terminal, JSON otherwise. The `processors` add
+    fields to each line.
     """
     if log_format is None:
         log_format = LogFormat.CONSOLE if sys.stderr.isatty() else LogFormat.JSON
@@ -112,6 +115,7 @@ def configure(level: str, log_format: LogFormat | None = None) -> None:
     structlog.configure(
         processors=[
             add_context,
+            *processors,
             structlog.processors.format_exc_info,
             redact,
             render,

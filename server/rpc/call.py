@@ -69,6 +69,7 @@ class Call:
     request_id: str
     timeout: float | None = None
     transport: Transport = "grpc"
+    trusted: bool = False  # the peer is a trusted proxy, or the edge in this process
     caller: Caller = ANONYMOUS
     account_limits: Sequence[AccountLimit] = ()  # to be enforced by the rule
     pending: PendingRequest | None = None

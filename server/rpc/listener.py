@@ -27,6 +27,7 @@ from server.domain.clock import Clock
 from server.domain.idempotency import Idempotency
 from server.domain.limits import Limiter
 from server.observability.metrics.calls import CallMetrics, Transport
+from server.observability.tracing.tracing import Tracing
 from server.rpc.addresses import ProxyTrust, peer_address
 from server.rpc.call import (
     Call,
@@ -48,6 +49,7 @@ from server.rpc.interceptors.logging import log_calls
 from server.rpc.interceptors.metrics import count_calls
 from server.rpc.interceptors.rate_limit import enforce_rate_limits
 from server.rpc.interceptors.startup import refuse_until_started
+from server.rpc.interceptors.tracing import trace_calls
 from server.rpc.interceptors.validation import validate_requests
 
 Context = grpc.aio.ServicerContext[bytes, bytes]
@@ -70,6 +72,7 @@ class ChainDependencies:
     rates: Mapping[str, Sequence[RateRule]]
     timer: DeadlineTimer
     metrics: CallMetrics
+    tracing: Tracing | None = None
 
 
 def interceptor_chain(
@@ -80,7 +83,9 @@ def interceptor_chain(
     verify, refresh_keys = dependencies.verify, dependencies.refresh_keys
     idempotency, clock = dependencies.idempotency, dependencies.clock
     interceptors = [
-        # Outermost: see the final code and the total time.
+        # Around the log, whose lines carry the trace id.
+        trace_calls(method, dependencies.tracing),
+        # See the final code and the total time.
         count_calls(method, dependencies.metrics),
         log_calls,
         # Sees the final reason, and knows the caller.
@@ -239,7 +244,15 @@ def build_call(
             request_id = ""
     address = proxies.client(peer, forwarded) or peer
     request_id = request_id or os.urandom(16).hex()
-    return Call(method, body, metadata, address, request_id, transport=transport)
+    return Call(
+        method,
+        body,
+        metadata,
+        address,
+        request_id,
+        transport=transport,
+        trusted=trusted,
+    )
 
 
 def _repeated(pairs: Iterable[tuple[str, str | bytes]], name: str) -> bool:
