@@ -1,9 +1,8 @@
-"""Records the spans of a test in memory."""
+"""Records the spans of a test in memory, as one process of the service records them."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
@@ -14,6 +13,8 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from server.observability.tracing.sdk import recording
 from server.observability.tracing.tracing import Tracing
 
+Spans = Sequence[ReadableSpan]
+
 
 @dataclass(frozen=True, slots=True)
 class Recorder:
@@ -22,40 +23,45 @@ class Recorder:
     tracing: Tracing
     exporter: InMemorySpanExporter
 
-    def ended(self) -> list[ReadableSpan]:
+    def take(self) -> Spans:
         """Return the spans in the order in which they ended, and forget them."""
-        spans = list(self.exporter.get_finished_spans())
+        spans = self.exporter.get_finished_spans()
         self.exporter.clear()
         return spans
 
 
 @asynccontextmanager
 async def recorded_spans(sample_ratio: float = 1.0) -> AsyncIterator[Recorder]:
+    """Record spans while the block runs."""
     exporter = InMemorySpanExporter()
     async with recording(SimpleSpanProcessor(exporter), sample_ratio) as tracing:
         yield Recorder(tracing, exporter)
 
 
-def span_id(span: ReadableSpan) -> int:
+def trace_of(span: ReadableSpan) -> str:
+    """Return the trace id in hexadecimal."""
     assert span.context is not None
-    return span.context.span_id
+    return f"{span.context.trace_id:032x}"
 
 
-def trace_id(span: ReadableSpan) -> int:
-    assert span.context is not None
-    return span.context.trace_id
+def parent_of(span: ReadableSpan) -> str:
+    """Return the span id of the parent in hexadecimal; "" if there is none."""
+    return f"{span.parent.span_id:016x}" if span.parent else ""
 
 
-def only(spans: list[ReadableSpan], name: str) -> ReadableSpan:
+def named(spans: Spans, name: str) -> ReadableSpan:
     """Return the span with a name, of which there must be one."""
     (span,) = (span for span in spans if span.name == name)
     return span
 
 
-def children(spans: list[ReadableSpan], parent: ReadableSpan) -> list[ReadableSpan]:
-    return [s for s in spans if s.parent and s.parent.span_id == span_id(parent)]
+def children(spans: Spans, parent: ReadableSpan) -> Spans:
+    """Return the spans below a span, without those below them."""
+    assert parent.context is not None
+    name = f"{parent.context.span_id:016x}"
+    return [span for span in spans if parent_of(span) == name]
 
 
-def text_of(spans: list[ReadableSpan]) -> str:
-    """Return everything that an exporter would send."""
-    return json.dumps([json.loads(span.to_json()) for span in spans])
+def values(span: ReadableSpan) -> dict[str, object]:
+    """Return the attributes."""
+    return dict(span.attributes or {})

@@ -19,7 +19,7 @@ def check_tracing(settings: Settings) -> None:
     if not settings.otel_exporter_otlp_endpoint:
         return
     try:
-        from server.observability.tracing import sdk  # noqa: F401  # may be missing
+        import server.observability.tracing.sdk  # noqa: F401  # may be missing
     except ModuleNotFoundError as error:
         raise ConfigurationError(_PACKAGES_NEEDED) from error
 
