@@ -21,7 +21,7 @@ from edge.http.request_headers import (
 )
 from edge.http.response_headers import ResponseHeaders
 from edge.http.streams import Disconnected, Receive, Send
-from edge.observation import known_method
+from edge.observation import METHODS, OTHER
 from edge.port import CallError, CallPort
 from edge.requests.body import BodyReader
 from edge.requests.build import RequestBuilder
@@ -83,10 +83,8 @@ class Dispatcher:
             await self._send(exchange, response)
         finally:
             if self._observe:
-                method, seconds = (
-                    known_method(exchange.method),
-                    perf_counter() - started,
-                )
+                method = exchange.method if exchange.method in METHODS else OTHER
+                seconds = perf_counter() - started
                 self._observe(method, exchange.route, exchange.status, seconds)
 
     async def _serve(self, exchange: Exchange) -> None:

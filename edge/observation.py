@@ -10,20 +10,15 @@ from edge.http.streams import Receive, Send
 Observe = Callable[[str, str, int, float], None]
 App = Callable[[Any, Receive, Send], Any]
 OTHER = "_OTHER"
-METHODS = frozenset(
+METHODS = frozenset(  # of RFC 9110 and RFC 5789
     ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "CONNECT")
 )
-
-
-def known_method(method: str) -> str:
-    """Return the method if it is one of RFC 9110 or RFC 5789."""
-    return method if method in METHODS else OTHER
 
 
 async def observe_page(
     observe: Observe, app: App, scope: Any, receive: Receive, send: Send
 ) -> None:
-    """Serve a page, whose route is its path, and report the request."""
+    """Serve a page to GET or HEAD, and report the request; its route is its path."""
     started, status = perf_counter(), 0
 
     async def send_observed(message: Any) -> None:
@@ -36,4 +31,4 @@ async def observe_page(
         await app(scope, receive, send_observed)
     finally:
         seconds = perf_counter() - started
-        observe(known_method(scope["method"]), scope["path"], status, seconds)
+        observe(scope["method"], scope["path"], status, seconds)

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from prometheus_client.metrics_core import Metric
-
 from server.composition.resources import Resources, Stores
 from server.observability.metrics import definitions
 from server.observability.metrics.exposition import number, numbers, numbers_by, render
@@ -23,7 +21,7 @@ class ApplicationMetrics:
         """Return the text for Prometheus."""
         return render(self._families())
 
-    def _families(self) -> Iterator[Metric]:
+    def _families(self) -> Iterator[str]:
         yield from self.resources.metrics.families()
         yield from self._database()
         yield from self._hashing()
@@ -38,19 +36,19 @@ class ApplicationMetrics:
             },
         )
 
-    def _database(self) -> Iterator[Metric]:
+    def _database(self) -> Iterator[str]:
         pool = self.resources.database.statistics
         connections = {"in_use": pool.in_use, "idle": pool.idle}
         yield numbers_by(definitions.POOL_CONNECTIONS, connections)
         yield number(definitions.POOL_WAITING, pool.waiting)
         yield number(definitions.POOL_TIMEOUTS, pool.timeouts)
 
-    def _hashing(self) -> Iterator[Metric]:
+    def _hashing(self) -> Iterator[str]:
         hashing = self.resources.hashing.statistics
         yield number(definitions.HASHING_QUEUE, hashing.queue_length)
         yield number(definitions.HASHING_REFUSED, hashing.refused)
 
-    def _cache(self) -> Metric:
+    def _cache(self) -> str:
         cache = self.stores.users.cache.statistics
         results = [
             (("process", "hit"), cache.process_hits),
@@ -60,14 +58,14 @@ class ApplicationMetrics:
         ]
         return numbers(definitions.CACHE_REQUESTS, results)
 
-    def _outbox(self) -> Iterator[Metric]:
+    def _outbox(self) -> Iterator[str]:
         backlog = self.stores.outbox.backlog
         if backlog is not None:  # Postgres has answered once
             entries = {"pending": backlog.pending, "dead": backlog.dead}
             yield numbers_by(definitions.OUTBOX_ENTRIES, entries)
             yield number(definitions.OUTBOX_LAG, backlog.age)
 
-    def _signing_key(self) -> Iterator[Metric]:
+    def _signing_key(self) -> Iterator[str]:
         created_at = self.stores.signing_keys.active_created_at
         if created_at is not None:
             age = self.resources.clock() - created_at

@@ -23,7 +23,7 @@ from server.observability.metrics.calls import CallMetrics
 from server.observability.metrics.process import ProcessMetrics
 from server.observability.tracing.tracing import Tracing
 from server.rpc import contract
-from server.rpc.interceptors.metrics import call_labels
+from server.rpc.interceptors.logging import call_labels
 from server.store.accounts.user_cache import CachedUsers
 from server.store.accounts.user_changes import UserChangeFeed
 from server.store.accounts.user_reads import UserReads

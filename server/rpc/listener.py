@@ -45,8 +45,7 @@ from server.rpc.interceptors.audit import audit_calls
 from server.rpc.interceptors.auth import RefreshKeys, VerifyToken, authorize_calls
 from server.rpc.interceptors.errors import map_errors
 from server.rpc.interceptors.idempotency import replay_responses
-from server.rpc.interceptors.logging import log_calls
-from server.rpc.interceptors.metrics import count_calls
+from server.rpc.interceptors.logging import record_calls
 from server.rpc.interceptors.rate_limit import enforce_rate_limits
 from server.rpc.interceptors.startup import refuse_until_started
 from server.rpc.interceptors.tracing import trace_calls
@@ -85,9 +84,8 @@ def interceptor_chain(
     interceptors = [
         # Around the log, whose lines carry the trace id.
         trace_calls(method, dependencies.tracing),
-        # See the final code and the total time.
-        count_calls(method, dependencies.metrics),
-        log_calls,
+        # Sees the final code and the total time.
+        record_calls(method, dependencies.metrics),
         # Sees the final reason, and knows the caller.
         audit_calls(method, dependencies.audit, clock),
         # The only place that creates a status. Everything inside raises.

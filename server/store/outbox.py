@@ -44,10 +44,12 @@ _ENTRY_COLUMNS = (
 _PENDING = outbox.c.state == sa.literal_column(str(EntryState.PENDING.value))
 _DEAD = outbox.c.state == sa.literal_column(str(EntryState.DEAD.value))
 _AGE = sa.func.extract("epoch", sa.func.now() - sa.func.min(outbox.c.created_at))
-_BACKLOG = sa.select(
+BACKLOG = sa.select(
     sa.select(sa.func.count()).where(_PENDING).scalar_subquery(),
     sa.select(sa.func.count()).where(_DEAD).scalar_subquery(),
-    sa.select(sa.func.coalesce(_AGE, 0)).where(_PENDING).scalar_subquery(),
+    sa.select(sa.func.coalesce(_AGE, sa.literal_column("0")))
+    .where(_PENDING)
+    .scalar_subquery(),
 )
 
 
@@ -225,7 +227,7 @@ class PostgresOutbox:
     async def refresh_backlog(self) -> None:
         """Read the backlog for the metrics; a failed read keeps the previous one."""
         async with self._database.reading() as connection:
-            row = (await connection.execute(_BACKLOG)).one()
+            row = (await connection.execute(BACKLOG)).one()
         self.backlog = Backlog(*row)
 
     def subscribe(self) -> asyncio.Event:

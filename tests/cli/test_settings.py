@@ -131,6 +131,8 @@ LIMITS = '{"pkg.Service/Rpc": [{"by": ["address"], "limit": %s, "per": %s}]}'
             ("http_listen", address, "must be ADDRESS:PORT")
             for address in ("[127.0.0.1]:80", "::1:80", "[::1:80", "127.0.0.01:80")
         ),
+        ("metrics_listen", "9464", "must be ADDRESS:PORT"),
+        ("metrics_listen", "unix:/tmp/x", "must be ADDRESS:PORT"),
         *(
             (
                 "trusted_proxies",
@@ -219,6 +221,8 @@ def test_settings_refuse_python_only_notation(
         ("refresh_grace", "0s"),
         ("user_retention", "0s"),
         ("http_listen", "[::1]:0"),
+        ("metrics_listen", "0.0.0.0:9464"),
+        ("metrics_listen", ""),
         ("trusted_proxies", "10.0.0.0/8, ::1"),
         ("otel_exporter_otlp_endpoint", "https://collector.example/otlp"),
         ("otel_traces_sampler_arg", "0.05"),

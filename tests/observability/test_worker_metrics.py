@@ -61,6 +61,13 @@ def test_merge_sums_counts_and_follows_the_rule_of_each_gauge() -> None:
     assert merged.total(f"{lag}_sum") == 7.006
 
 
+def test_exposition_is_read_as_prometheus_reads_it() -> None:
+    """Characters with a meaning in the format are escaped."""
+    name = 'a\\b"c\n{d="e"} 1'
+    (sample,) = Scrape(render([numbers_by(definitions.MAILS, {name: 0.5})])).samples
+    assert (sample.labels, sample.value) == ({"outcome": name}, 0.5)
+
+
 def test_merge_of_one_exposition_changes_nothing() -> None:
     text = exposition(2, 1, 0, 0.003)
     assert merge_expositions([text]) == text

@@ -14,11 +14,12 @@ from edge.timers import SharedTimer
 from server.domain.callers import ANONYMOUS
 from server.domain.errors import InvalidFields, StoreUnavailable, Violation
 from server.observability.logging import add_context
+from server.observability.metrics.calls import CallMetrics
 from server.rpc.call import Call, Failure, Method, Outcome, Stream, wrap_handler
 from server.rpc.contract import read_method
 from server.rpc.deadlines import TIMER_INTERVAL
 from server.rpc.interceptors.errors import map_errors
-from server.rpc.interceptors.logging import log_calls
+from server.rpc.interceptors.logging import call_labels, record_calls
 from server.rpc.listener import build_call
 from tests.logs import captured_lines
 from tests.running import RunningService
@@ -27,6 +28,7 @@ from tests.status import expect_rpc_error
 TIMER = SharedTimer(TIMER_INTERVAL)
 
 GET_USER = read_method(pb.DESCRIPTOR.services_by_name["UserService"].methods[1])
+RECORD = record_calls(GET_USER, CallMetrics.of([call_labels(GET_USER)]))
 SECRET = "postgresql://user:hunter2@db"
 KIB = 1024
 # Texts of the same length in characters, and of 1 to 4 bytes per character.
@@ -43,7 +45,7 @@ async def broken(_call: Call) -> Outcome:
 
 async def test_unexpected_exception_is_an_internal_error() -> None:
     """R38: the caller gets a request id; the log has the cause under this id."""
-    proceed = wrap_handler([log_calls, map_errors(TIMER)], broken)
+    proceed = wrap_handler([RECORD, map_errors(TIMER)], broken)
     with (
         structlog.testing.capture_logs([add_context]) as lines,
         pytest.raises(Failure) as caught,
@@ -68,7 +70,7 @@ async def test_exception_in_the_middle_of_a_stream_is_an_internal_error() -> Non
     async def stream(_call: Call) -> Outcome:
         return messages()
 
-    outcome = await wrap_handler([log_calls, map_errors(TIMER)], stream)(call())
+    outcome = await wrap_handler([RECORD, map_errors(TIMER)], stream)(call())
     assert not isinstance(outcome, bytes)
     assert await anext(outcome) == b"1"
     with pytest.raises(Failure, match="internal error"):
@@ -87,7 +89,7 @@ async def test_deadline_cancels_the_handler() -> None:
         return b""
 
     with pytest.raises(Failure) as caught:
-        await wrap_handler([log_calls, map_errors(TIMER)], slow)(
+        await wrap_handler([RECORD, map_errors(TIMER)], slow)(
             replace(call(), timeout=0.01)
         )
     assert caught.value.reason == "DEADLINE_EXCEEDED"
@@ -100,7 +102,7 @@ async def test_store_timeout_is_not_the_callers_deadline() -> None:
     async def unavailable(_call: Call) -> Outcome:
         raise StoreUnavailable from TimeoutError()
 
-    proceed = wrap_handler([log_calls, map_errors(TIMER)], unavailable)
+    proceed = wrap_handler([RECORD, map_errors(TIMER)], unavailable)
     with pytest.raises(Failure) as caught:
         await proceed(replace(call(), timeout=60))
     assert caught.value.reason == "STORE_UNAVAILABLE"
@@ -111,7 +113,7 @@ async def test_cancellation_passes_through_the_chain() -> None:
         await asyncio.sleep(60)
         return b""
 
-    proceed = wrap_handler([log_calls, map_errors(TIMER)], slow)
+    proceed = wrap_handler([RECORD, map_errors(TIMER)], slow)
     with captured_lines(event="call") as lines:
         task = asyncio.ensure_future(proceed(call()))
         await asyncio.sleep(0)

@@ -10,16 +10,20 @@ from itertools import product
 from typing import Any
 
 import grpc
+import httpx
 import pytest
 import pytest_asyncio
 
 from blatam.post.v1 import post_pb2
 from blatam.user.v1 import user_pb2
 from edge.batching import BatchingPort
-from edge.port import CallError
+from edge.port import CHANNEL_OPTIONS, CallError
+from server.composition.edge import remote_edge
+from server.config import load
 from server.domain.accounts.users import Role
 from server.observability.metrics.calls import CODES
 from server.observability.metrics.definitions import DEFINITIONS
+from server.observability.metrics.process import EdgeMetrics
 from tests.logs import captured_lines
 from tests.metrics import Scrape
 from tests.running import RunningService, SignedInUser, running
@@ -109,7 +113,7 @@ async def test_metrics_agree_with_calls_and_log_lines(
         counted = {
             (s.labels["transport"], "GetUser", s.labels["grpc_code"]): s.value
             for s in scrape.samples
-            if s.name == HANDLED and s.labels["grpc_method"] == "GetUser"
+            if s.name == HANDLED and s.labels["grpc_method"] == "GetUser" and s.value
         }
         assert counted == made
         assert len({code for _, _, code in made}) == 4
@@ -124,6 +128,28 @@ async def test_metrics_agree_with_calls_and_log_lines(
         route = "/api/v1/users/{id}"
         rest = sum(count for (name, *_), count in made.items() if name == "rest")
         assert scrape.total(HTTP_COUNT, http_route=route) == rest
+
+
+async def test_remote_edge_counts_requests_and_its_calls_are_batched(
+    service: RunningService,
+) -> None:
+    """`academy edge` has metrics of its own; the server counts the call as `batch`."""
+    user = await service.signed_in()
+    before, metrics = await service.scrape(), EdgeMetrics()
+    async with grpc.aio.insecure_channel(service.address, CHANNEL_OPTIONS) as channel:
+        edge = remote_edge(channel, load(), metrics.requests.observe)
+        transport = httpx.ASGITransport(edge)
+        async with httpx.AsyncClient(transport=transport, base_url="http://e") as http:
+            path = f"/api/v1/users/{user.user.id}"
+            assert (await http.get(path, headers=user.headers)).status_code == 200
+            assert (await http.get("/livez")).status_code == 200
+    labels = {"grpc_method": "GetUser", "transport": "batch", "grpc_code": "OK"}
+    assert await difference(service, before, HANDLED, **labels) == 1
+    requests = Scrape(await metrics.render())
+    for route in ("/api/v1/users/{id}", "/livez"):
+        expected = {"http_request_method": "GET", "http_response_status_code": "200"}
+        assert requests.total(HTTP_COUNT, http_route=route, **expected) == 1
+    assert requests.total("academy_build_info") == 1
 
 
 @pytest_asyncio.fixture(scope="module")

@@ -19,12 +19,13 @@ from server.composition.serving import listening_grpc
 from server.domain.audit import AuditEvent, AuditFilter
 from server.domain.errors import UserNotFound
 from server.observability.logging import add_context
+from server.observability.metrics.calls import CallMetrics
 from server.rpc.call import Call, Method, Outcome, Stream, wrap_handler
 from server.rpc.deadlines import TIMER_INTERVAL
 from server.rpc.grpc_server import build_grpc_server
 from server.rpc.interceptors.audit import audit_calls
 from server.rpc.interceptors.errors import map_errors
-from server.rpc.interceptors.logging import log_calls
+from server.rpc.interceptors.logging import call_labels, record_calls
 from server.rpc.listener import Listener
 from server.rpc.local import LocalPort
 from tests.fakes import Clock
@@ -88,9 +89,8 @@ async def ports(
     """Serve a source by gRPC and in process."""
     audit = audit_calls(METHOD, events, Clock())
     assert audit
-    served = {
-        PATH: (METHOD, wrap_handler([log_calls, audit, map_errors(TIMER)], source))
-    }
+    record = record_calls(METHOD, CallMetrics.of([call_labels(METHOD)]))
+    served = {PATH: (METHOD, wrap_handler([record, audit, map_errors(TIMER)], source))}
     server = build_grpc_server(Listener(TrustedProxies(())).handlers(served))
     async with (
         listening_grpc(server, "127.0.0.1:0") as port,

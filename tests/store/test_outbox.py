@@ -3,7 +3,7 @@
 import asyncio
 from contextlib import suppress
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from uuid import UUID, uuid4
 
 import pytest
@@ -15,7 +15,7 @@ from server.domain.errors import EmailTaken, LastAdmin
 from server.domain.outbox.entries import Entry, EventType, NewEntry
 from server.store.connections.connect import Database
 from server.store.credentials.sessions import PostgresSessions
-from server.store.outbox import PostgresOutbox
+from server.store.outbox import BACKLOG, Backlog, PostgresOutbox
 from server.store.tables import outbox
 from server.workers.supervisor import Subscription, supervise
 from tests.fakes import NOON, FakeSessions
@@ -183,6 +183,32 @@ async def test_outbox_dead_letter_stays_until_requeued(store: PostgresOutbox) ->
     assert await store.requeue([later.id, dead.id]) == {dead.id}
     (back,) = await claimed(store)
     assert (back.id, back.attempts) == (dead.id, 1)
+
+
+async def test_outbox_backlog_counts_entries_that_are_not_delivered(
+    store: PostgresOutbox, database: Database
+) -> None:
+    """The lag is the age of the oldest pending entry; an index serves each part."""
+    await store.refresh_backlog()
+    assert store.backlog == Backlog(0, 0, 0)
+    now = datetime.now(UTC)
+    await store.add(now - 2 * MINUTE, MAIL)
+    await store.add(now - MINUTE, MAIL, MAIL)
+    first, second, _ = await claimed(store)
+    await store.dead_letter(first.id, now, "SMTPDataError")
+    await store.refresh_backlog()
+    assert store.backlog
+    assert (store.backlog.pending, store.backlog.dead) == (2, 1)
+    assert 60 <= store.backlog.age < 120
+    await store.delivered(second.id, now)
+    await store.refresh_backlog()
+    assert store.backlog.pending == 1
+    async with database.transaction() as connection:
+        await connection.execute(sa.text("set local enable_seqscan = off"))
+        plan = await connection.execute(sa.text(f"explain {BACKLOG}"))
+        text = "\n".join(plan.scalars())
+    assert "idx_outbox_dead" in text
+    assert "idx_outbox_next_attempt_at" in text
 
 
 async def test_outbox_subscriber_is_notified_of_commit(

@@ -1,11 +1,13 @@
 """Signing keys: created once, stored encrypted, shared by all processes."""
 
 import asyncio
+from collections.abc import Sequence
+from datetime import datetime
 
 import pytest
 import sqlalchemy as sa
 
-from server.domain.credentials.rotation import EXPIRED_AFTER, SigningKeys
+from server.domain.credentials.rotation import EXPIRED_AFTER, KeyInfo, SigningKeys
 from server.domain.credentials.secret_key import SecretKey
 from server.domain.credentials.tokens import KeyRing, KeyState
 from server.domain.errors import NextKeyTooNew
@@ -74,6 +76,10 @@ async def test_signing_keys_stay_readable_during_a_rolling_change(
     await keys(database, SecretKey(new))[0].refresh()
 
 
+def created_at(keys: Sequence[KeyInfo], state: KeyState) -> datetime:
+    return next(key.created_at for key in keys if key.state is state)
+
+
 async def test_signing_keys_rotation_creates_one_key_and_retires_one(
     database: Database,
 ) -> None:
@@ -83,7 +89,9 @@ async def test_signing_keys_rotation_creates_one_key_and_retires_one(
     await store.refresh()
     await other.refresh()
     before = {key.state: kid for kid, key in ring.keys.items()}
+    assert store.active_created_at == created_at(await store.all(), KeyState.ACTIVE)
     rotated = await store.rotate(None)
+    assert store.active_created_at == created_at(rotated, KeyState.ACTIVE)
     assert [key.state for key in rotated] == list(KeyState)
     after = {key.state: kid for kid, key in ring.keys.items()}
     assert after[KeyState.ACTIVE] == before[KeyState.NEXT]

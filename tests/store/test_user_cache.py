@@ -16,7 +16,12 @@ from server.domain.accounts.users import NewUser, Role, User, UserEdit
 from server.domain.credentials.revocations import Revocations
 from server.domain.outbox.entries import Entry, EventType
 from server.store.accounts.erasure import begin_erasure, delete_account
-from server.store.accounts.user_cache import CachedUsers, _key, shape_version
+from server.store.accounts.user_cache import (
+    CachedUsers,
+    CacheStatistics,
+    _key,
+    shape_version,
+)
 from server.store.connections.connect import Database, redis_client
 from server.store.credentials.revocations import RevocationFeed
 from server.workers.supervisor import Subscription, supervise
@@ -71,6 +76,7 @@ async def test_user_cache_second_read_sends_no_query(
         statements.clear()
         assert [await users.by_id(user.id) for _ in range(3)] == [user] * 3
         assert len(statements) == 1
+        assert users.cache.statistics == CacheStatistics(2, 1, 0, 1)
     await redis.aclose()
 
 
@@ -84,6 +90,7 @@ async def test_user_cache_is_shared_through_redis(
         statements.clear()
         assert await other.by_id(user.id) == user
         assert statements == []
+        assert other.cache.statistics == CacheStatistics(0, 1, 1, 0)
     await redis.aclose()
 
 

@@ -1,6 +1,7 @@
 """OutboxDispatcher: at least once; a failing entry does not delay the others."""
 
 import asyncio
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
@@ -77,11 +78,17 @@ class DispatcherHarness:
     delivered: list[int] = field(default_factory=list)
     empty: set[int] = field(default_factory=set)
     blocked: asyncio.Event | None = None
+    outcomes: Counter[str] = field(default_factory=Counter)
     dispatcher: OutboxDispatcher = field(init=False)
 
     def __post_init__(self) -> None:
         self.dispatcher = OutboxDispatcher(
-            self.store, self._route, self.clock, lambda: 1.0, timedelta(0)
+            self.store,
+            self._route,
+            self.clock,
+            lambda: 1.0,
+            timedelta(0),
+            self.outcomes,
         )
 
     async def _route(self, entry: Entry) -> bool:
@@ -146,6 +153,24 @@ async def test_dispatcher_counts_no_attempt_while_mailer_is_unavailable() -> Non
     harness.errors.clear()
     await harness.dispatcher.deliver()
     assert harness.store.done == [3, 1, 2]
+
+
+async def test_dispatcher_counts_each_attempt_to_deliver_a_mail_by_outcome() -> None:
+    """Events are no mails; an outcome that has not occurred counts 0."""
+    harness = DispatcherHarness(errors={3: ValueError("550")}, empty={2})
+    harness.mails(1, 2, 3)
+    harness.store.due.append(entry(4, "user.created"))
+    await harness.dispatcher.deliver()
+    counts = {"delivered": 1, "dropped": 1, "retried": 1, "dead": 0, "unavailable": 0}
+    assert harness.outcomes == counts
+    for _ in range(MAX_ATTEMPTS - 1):
+        await harness.dispatcher.deliver()
+    assert harness.outcomes["retried"] == MAX_ATTEMPTS - 1
+    assert harness.outcomes["dead"] == 1
+    harness.errors[5] = MailerUnavailable("x")
+    harness.mails(5)
+    await harness.dispatcher.deliver()
+    assert harness.outcomes["unavailable"] == 1
 
 
 async def test_dispatcher_waits_before_it_tries_the_mailer_again() -> None:

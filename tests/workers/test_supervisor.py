@@ -1,6 +1,7 @@
 """supervise: tasks are restarted, and cancelled at the end."""
 
 import asyncio
+from collections import Counter
 from collections.abc import Awaitable, Callable
 from datetime import timedelta
 
@@ -37,12 +38,15 @@ async def test_supervise_restarts_task_that_fails() -> None:
 
 async def test_supervise_restarts_task_that_returns() -> None:
     starts = []
+    restarts: Counter[str] = Counter()
 
     async def end() -> None:
         starts.append(1)
 
-    async with supervise(task(end), restart_delay=NO_DELAY):
+    async with supervise(task(end), restart_delay=NO_DELAY, restarts=restarts):
+        assert restarts == {"the task": 0}  # so that a first restart is an increase
         await until(lambda: len(starts) > 3)
+    assert restarts["the task"] == len(starts) - 1
 
 
 async def test_supervise_logs_outage_once() -> None:

@@ -28,10 +28,12 @@ CODES = (
 )  # fmt: skip
 UNIMPLEMENTED = CODES.index("UNIMPLEMENTED")
 OTHER = "_OTHER"
+UNARY, SERVER_STREAM = "unary", "server_stream"  # as go-grpc-prometheus names them
 
 # The columns of a row; the codes and the buckets take one each.
-_STARTED, _RECEIVED, _SENT, _LIMITED, _OPEN, _SECONDS, _FIRST_CODE = range(7)
+_STARTED, _SENT, _LIMITED, _OPEN, _SECONDS, _FIRST_CODE = range(6)
 _FIRST_BUCKET = _FIRST_CODE + len(CODES)
+_SHORT_SECONDS = CALL_BUCKETS[0]
 _COLUMNS = _FIRST_BUCKET + len(CALL_BUCKETS) + 1  # the last bucket is +Inf
 
 
@@ -39,7 +41,7 @@ _COLUMNS = _FIRST_BUCKET + len(CALL_BUCKETS) + 1  # the last bucket is +Inf
 class CallLabels:
     """The labels of a method, which come from its descriptor."""
 
-    grpc_type: str  # as go-grpc-prometheus names it
+    grpc_type: str
     grpc_service: str
     grpc_method: str
 
@@ -60,22 +62,26 @@ class CallCounts:
         self._row = row
 
     def start(self) -> None:
-        """Count a call and its request message."""
+        """Count a call; no method streams requests, so it has one request message."""
         self._row[_STARTED] += 1
-        self._row[_RECEIVED] += 1
 
     def send(self) -> None:
-        """Count a response message."""
+        """Count a message of a stream."""
         self._row[_SENT] += 1
 
-    def end(self, code: int, seconds: float, *, rate_limited: bool = False) -> None:
+    def end(self, code: int, seconds: float) -> None:
         """Count the end of a call."""
         row = self._row
         row[_FIRST_CODE + code] += 1
-        row[_FIRST_BUCKET + bisect_left(CALL_BUCKETS, seconds)] += 1
+        bucket = _FIRST_BUCKET
+        if seconds > _SHORT_SECONDS:  # else no search, which most calls need not
+            bucket += bisect_left(CALL_BUCKETS, seconds)
+        row[bucket] += 1
         row[_SECONDS] += seconds
-        if rate_limited:
-            row[_LIMITED] += 1
+
+    def limit(self) -> None:
+        """Count a call that a rate limit refused."""
+        self._row[_LIMITED] += 1
 
     def open_stream(self) -> None:
         """Count a stream as open."""
@@ -98,14 +104,10 @@ class CallCounts:
         return int(self._row[_STARTED])
 
     @property
-    def received(self) -> int:
-        """Request messages."""
-        return int(self._row[_RECEIVED])
-
-    @property
     def sent(self) -> int:
-        """Response messages."""
-        return int(self._row[_SENT])
+        """Response messages; a unary call sends one if it succeeds."""
+        streams = self.labels.grpc_type == SERVER_STREAM
+        return int(self._row[_SENT if streams else _FIRST_CODE])
 
     @property
     def rate_limited(self) -> int:
@@ -124,11 +126,12 @@ class CallCounts:
 
     @property
     def handled(self) -> dict[str, int]:
-        """Calls that have ended, by code; without the codes that none ended with."""
+        """Calls that have ended, by code.
+
+        Every code is there, so that the first error is an increase.
+        """
         counts = self._row[_FIRST_CODE:_FIRST_BUCKET].tolist()
-        return {
-            code: int(count) for code, count in zip(CODES, counts, strict=True) if count
-        }
+        return {code: int(count) for code, count in zip(CODES, counts, strict=True)}
 
     @property
     def buckets(self) -> list[int]:

@@ -1,53 +1,66 @@
-"""Merges the metrics of several processes into one text."""
+"""Merges the metrics of several processes, as `exposition` writes them, into one."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-
-from prometheus_client.metrics_core import Metric
-from prometheus_client.parser import text_string_to_metric_families
+from dataclasses import dataclass, field
 
 from server.observability.metrics.definitions import DEFINITIONS, Merge, MetricType
-from server.observability.metrics.exposition import render
 
 _MAX_METRICS = frozenset(
-    definition.name
-    for definition in DEFINITIONS.values()
-    if definition.merge is Merge.MAX
+    name for name, definition in DEFINITIONS.items() if definition.merge is Merge.MAX
 )
-SampleKey = tuple[str, tuple[tuple[str, str], ...]]
+
+
+@dataclass(slots=True)
+class _Family:
+    """One metric: its lines of comments, and its values by name and labels."""
+
+    name: str
+    comments: dict[str, None] = field(default_factory=dict)  # an ordered set
+    values: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def is_gauge(self) -> bool:
+        return f"# TYPE {self.name} {MetricType.GAUGE}" in self.comments
+
+    def add(self, line: str) -> None:
+        """Add a sample of one more process."""
+        series, _, text = line.rpartition(" ")
+        value, present = float(text), self.values.get(series)
+        if present is None:
+            self.values[series] = value
+        elif self.name in _MAX_METRICS:
+            self.values[series] = max(present, value)
+        else:
+            self.values[series] = present + value
+
+    def text(self) -> str:
+        samples = (f"{series} {value}" for series, value in self.values.items())
+        return "\n".join((*self.comments, *samples, ""))
 
 
 def merge_expositions(texts: Iterable[bytes]) -> bytes:
     """Return one text: counts are summed, gauges by the rule of their definition."""
-    families: dict[str, Metric] = {}
-    values: dict[str, dict[SampleKey, float]] = {}
-    for text in texts:
-        for family in text_string_to_metric_families(text.decode()):
-            families.setdefault(family.name, family)
-            _add(values.setdefault(family.name, {}), family)
-    return render(_merged(families[name], values[name]) for name in families)
+    families = _read(texts)
+    return "".join(family.text() for family in families).encode()
 
 
 def counts_only(text: bytes) -> bytes:
     """Return the counters and histograms of a text, without the gauges."""
-    families = text_string_to_metric_families(text.decode())
-    return render(family for family in families if family.type != MetricType.GAUGE)
+    counts = (family for family in _read([text]) if not family.is_gauge)
+    return "".join(family.text() for family in counts).encode()
 
 
-def _add(values: dict[SampleKey, float], family: Metric) -> None:
-    for sample in family.samples:
-        key = sample.name, tuple(sample.labels.items())
-        if key not in values:
-            values[key] = sample.value
-        elif family.name in _MAX_METRICS:
-            values[key] = max(values[key], sample.value)
-        else:
-            values[key] += sample.value
-
-
-def _merged(family: Metric, values: dict[SampleKey, float]) -> Metric:
-    merged = Metric(family.name, family.documentation, family.type)
-    for (name, labels), value in values.items():
-        merged.add_sample(name, dict(labels), value)
-    return merged
+def _read(texts: Iterable[bytes]) -> list[_Family]:
+    families: dict[str, _Family] = {}
+    for text in texts:
+        family = _Family("")
+        for line in text.decode().split("\n")[:-1]:
+            if line.startswith("#"):
+                name = line.split(" ", 3)[2]
+                family = families.setdefault(name, _Family(name))
+                family.comments[line] = None
+            else:
+                family.add(line)
+    return list(families.values())

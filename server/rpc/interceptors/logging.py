@@ -1,4 +1,8 @@
-"""Writes one log line per call, with its final code and total time."""
+"""Counts each call and writes one log line for it, with its final code and total time.
+
+One interceptor does both: so counts and log lines agree, and a second one would cost as
+much again as all that it counts.
+"""
 
 from __future__ import annotations
 
@@ -10,58 +14,117 @@ import grpc
 import structlog
 
 from server.observability.logging import request_id
-from server.rpc.call import Call, Failure, Outcome, Proceed, Stream
+from server.observability.metrics.calls import (
+    SERVER_STREAM,
+    UNARY,
+    CallCounts,
+    CallLabels,
+    CallMetrics,
+)
+from server.rpc.call import (
+    Call,
+    Failure,
+    Interceptor,
+    Method,
+    Outcome,
+    Proceed,
+    Stream,
+)
 
 log = structlog.get_logger()
 _NAMES: dict[int, str] = {code.value[0]: code.name for code in grpc.StatusCode}
-_SERVER_ERRORS = {
-    code.value[0] for code in (grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN)
-}
+_CANCELLED: int = grpc.StatusCode.CANCELLED.value[0]
+_UNKNOWN: int = grpc.StatusCode.UNKNOWN.value[0]  # what gRPC makes of an exception
+_SERVER_ERRORS = {grpc.StatusCode.INTERNAL.value[0], _UNKNOWN}
+_RATE_LIMITED = "RATE_LIMITED"
 
 
-async def log_calls(call: Call, proceed: Proceed) -> Outcome:
-    """Log the end of the call. Lines logged inside it carry its request id."""
-    request_id.set(call.request_id)
-    started = perf_counter()
-    try:
-        outcome = await proceed(call)
-    except Failure as failure:
-        _write(call, started, failure.code, failure.reason)
-        raise
-    except asyncio.CancelledError:
-        _write(call, started, grpc.StatusCode.CANCELLED.value[0])
-        raise
-    if isinstance(outcome, bytes):
-        _write(call, started, 0)
+def call_labels(method: Method) -> CallLabels:
+    """Return the labels of a method's metrics."""
+    service, _, name = method.name.partition("/")
+    return CallLabels(SERVER_STREAM if method.streams else UNARY, service, name)
+
+
+def record_calls(method: Method, metrics: CallMetrics) -> Interceptor:
+    """Return the interceptor that counts and logs the calls of one RPC.
+
+    Lines that are logged inside a call carry its request id.
+    """
+    by_transport = metrics.of_method(call_labels(method))
+
+    async def intercept(call: Call, proceed: Proceed) -> Outcome:
+        request_id.set(call.request_id)
+        counts = by_transport[call.transport]
+        started = perf_counter()
+        counts.start()
+        try:
+            outcome = await proceed(call)
+        except BaseException as error:
+            _fail(call, counts, started, error)
+            raise
+        if not isinstance(outcome, bytes):
+            return _record_stream(call, counts, started, outcome)
+        _end(call, counts, started, 0)
         return outcome
-    return _log_stream(call, started, outcome)
+
+    return intercept
 
 
-async def _log_stream(call: Call, started: float, messages: Stream) -> Stream:
-    code, reason, sent = grpc.StatusCode.CANCELLED.value[0], "", 0
+async def _record_stream(
+    call: Call, counts: CallCounts, started: float, messages: Stream
+) -> Stream:
+    sent = 0
+    counts.open_stream()
     try:
         async with aclosing(messages):
             async for message in messages:
                 sent += 1
+                counts.send()
                 yield message
                 # Each message may be read by another task, with its own context.
                 request_id.set(call.request_id)
-        code = 0
-    except Failure as failure:
-        code, reason = failure.code, failure.reason
-        raise
-    finally:
+    except BaseException as error:  # GeneratorExit: the client has left
         request_id.set(call.request_id)
-        _write(call, started, code, reason, sent)
+        _fail(call, counts, started, error, sent)
+        raise
+    else:
+        _end(call, counts, started, 0, "", sent)
+    finally:
+        counts.close_stream()
 
 
-def _write(
-    call: Call, started: float, code: int, reason: str = "", sent: int | None = None
+def _fail(
+    call: Call,
+    counts: CallCounts,
+    started: float,
+    error: BaseException,
+    sent: int | None = None,
 ) -> None:
+    """Record a call that an exception ended."""
+    code, reason = _UNKNOWN, ""
+    if isinstance(error, Failure):
+        code, reason = error.code, error.reason
+    elif isinstance(error, asyncio.CancelledError | GeneratorExit):
+        code = _CANCELLED
+    if reason == _RATE_LIMITED:
+        counts.limit()
+    _end(call, counts, started, code, reason, sent)
+
+
+def _end(
+    call: Call,
+    counts: CallCounts,
+    started: float,
+    code: int,
+    reason: str = "",
+    sent: int | None = None,
+) -> None:
+    seconds = perf_counter() - started
+    counts.end(code, seconds)
     fields: dict[str, object] = {
         "method": call.method.path,
         "code": _NAMES[code],
-        "ms": round((perf_counter() - started) * 1000, 3),
+        "ms": round(seconds * 1000, 3),
         "caller": call.caller.subject,
         "address": call.address,
     }
