@@ -15,7 +15,7 @@ from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapProp
 
 from edge.config import EdgeSettings
 from edge.http.trusted_proxies import TrustedProxies
-from edge.observation import OTHER, App, Observe, known_method
+from edge.observation import METHODS, OTHER, App, Observe
 from server.observability.tracing.attributes import (
     ERROR_TYPE,
     HTTP_METHOD,
@@ -60,7 +60,7 @@ class EdgeTracing:
         """
 
         async def traced(scope: Any, receive: Any, send: Any) -> None:
-            method = known_method(scope["method"])
+            method = scope["method"] if scope["method"] in METHODS else OTHER
             client = scope.get("client")
             trusted = client is not None and self.proxies.covers(client[0])
             span = self.tracing.tracer.start_span(
