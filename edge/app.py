@@ -19,7 +19,7 @@ from edge.dispatcher import Dispatcher
 from edge.http.request_headers import is_valid_host
 from edge.http.response_headers import transport_security
 from edge.http.streams import Receive, Send
-from edge.observation import observe_page
+from edge.observation import App, observe_page
 from edge.openapi import describe
 from edge.port import CallPort
 from edge.routing.bindings import BindingError, read_bindings
@@ -83,7 +83,9 @@ class Edge(FastAPI):
             if binding.template.text in self._own:
                 path = binding.template.text
                 raise BindingError(f"{binding.method}: {path} is reserved")
-        self._dispatch = Dispatcher(codec, router, port, settings, self._own)
+        self._dispatch: App = Dispatcher(codec, router, port, settings, self._own)
+        if settings.middleware:
+            self._dispatch = settings.middleware(self._dispatch)
         for path, response in self._own.items():
             self.add_route(path, response, methods=["GET"])  # and HEAD
 

@@ -4,7 +4,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from edge.observation import Observe
+from edge.observation import App, Observe
 
 KIB = 1024
 MIB = 1024 * KIB
@@ -44,6 +44,8 @@ class EdgeSettings:
     # Called at the end of each request. The method is one of HTTP's and the route a
     # path template or a page; everything else is "_OTHER".
     observe_request: Observe | None = None
+    # Wraps what serves every request but those for pages: an ASGI application.
+    middleware: Callable[[App], App] | None = None
 
     max_body_bytes: int = 1 * MIB
     max_decompressed_bytes: int = 1 * MIB

@@ -37,11 +37,13 @@ from server.config_types import (
     Networks,
     OptionalListenAddress,
     Origins,
+    OtlpEndpoint,
     PemPath,
     PoolTimeout,
     PositiveDuration,
     PublicUrl,
     RateLimits,
+    Ratio,
     RedisUrl,
     SecretKeyText,
     ServiceCertificateNames,
@@ -116,6 +118,8 @@ class Settings(BaseSettings):
         12, ge=1
     )  # times the cost of own hashes
     rate_limits: RateLimits = Field(default_factory=dict)
+    otel_exporter_otlp_endpoint: OtlpEndpoint = ""
+    otel_traces_sampler_arg: Ratio = 1.0
     log_level: LogLevel = "info"
     log_format: LogFormat | None = None
 

@@ -42,6 +42,7 @@ _SECONDS = {"d": 86_400, "h": 3_600, "m": 60, "s": 1}
 _DURATION = re.compile(r"((?:0|[1-9][0-9]{0,9})(?:\.[0-9]{1,6})?)([dhms])")
 _PORT = re.compile(r"0|[1-9][0-9]{0,4}")
 _NUMBER = re.compile(r"0|[1-9][0-9]{0,8}")
+_RATIO = re.compile(r"0(\.[0-9]{1,9})?|1(\.0{1,9})?")
 _PREFIX = re.compile(r"0|[1-9][0-9]{0,2}")
 _HOST_LABEL = "[A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?"
 _HOST_NAME = re.compile(rf"(?!.*(^|\.)[0-9]+$){_HOST_LABEL}(\.{_HOST_LABEL})*")
@@ -165,6 +166,23 @@ def _check_origin(value: str) -> str:
 
 def _check_public_url(value: str) -> str:
     return value and _check_origin(value)
+
+
+def _check_otlp_endpoint(value: str) -> str:
+    parts = urlsplit(value)
+    if value and (
+        not _ORIGIN.fullmatch(f"{parts.scheme}://{parts.netloc}") or parts.query
+    ):
+        raise ValueError(
+            "must be a URL such as http://127.0.0.1:4318, without user name"
+        )
+    return value
+
+
+def _parse_ratio(value: Any) -> Any:
+    if isinstance(value, str) and not _RATIO.fullmatch(value.strip()):
+        raise ValueError("must be a number from 0 to 1, such as 0.05")
+    return value
 
 
 def _check_origins(values: tuple[str, ...]) -> tuple[str, ...]:
@@ -300,6 +318,8 @@ Origins = Annotated[
     AfterValidator(_check_origins),
 ]
 PublicUrl = Annotated[str, AfterValidator(_check_public_url)]
+OtlpEndpoint = Annotated[str, AfterValidator(_check_otlp_endpoint)]
+Ratio = Annotated[float, BeforeValidator(_parse_ratio)]
 ListenAddress = Annotated[str, AfterValidator(_check_listen_address)]
 OptionalListenAddress = Annotated[str, AfterValidator(_check_optional_listen_address)]
 DatabaseUrl = Annotated[SecretStr, AfterValidator(_check_database_url)]

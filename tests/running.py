@@ -21,6 +21,7 @@ from server.composition.resources import open_resources
 from server.composition.serving import listening_grpc
 from server.config import Settings, load
 from server.domain.accounts.users import Role, UserEdit
+from server.observability.tracing.tracing import Tracing
 from server.store.accounts.users import PostgresUsers
 from tests.mailbox import Mailbox, mailbox
 from tests.metrics import Scrape
@@ -109,7 +110,11 @@ class SignedInUser:
 
 @asynccontextmanager
 async def running(
-    database_url: str, redis_url: str, **settings: Any
+    database_url: str,
+    redis_url: str,
+    *,
+    tracing: Tracing | None = None,
+    **settings: Any,
 ) -> AsyncIterator[RunningService]:
     """Start the application on these stores, without rate limits by default."""
     values = {
@@ -120,7 +125,9 @@ async def running(
     }
     async with (
         mailbox() as box,
-        open_resources(_settings(database_url, redis_url, box, values)) as resources,
+        open_resources(
+            _settings(database_url, redis_url, box, values), tracing=tracing
+        ) as resources,
         build_application(resources) as application,
         listening_grpc(application.grpc, "127.0.0.1:0") as port,
         grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel,

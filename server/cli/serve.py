@@ -23,6 +23,7 @@ from server.composition.sockets import bind_http, bound_address
 from server.composition.tls import open_listener_tls
 from server.composition.tls.hop import connected_hop
 from server.composition.tls.settings import hop_credentials, listener_credentials
+from server.composition.tracing import open_tracing
 from server.config import Settings
 from server.config_types import check_server_address
 from server.embedded.servers import EmbeddedServers
@@ -120,11 +121,12 @@ async def _edge(settings: Settings, server: str) -> None:
         address = bound_address(settings.http_listen, listener)
         metrics = EdgeMetrics()
         async with (
+            open_tracing(settings) as tracing,
             supervise(EventLoopMonitor(metrics.loop_lag.observe), *tls.tasks()),
             listening_metrics(settings.metrics_listen, metrics.render),
             connected_hop(server, credentials) as hop,
             serving.listening_http(
-                remote_edge(hop, settings, metrics.requests.observe),
+                remote_edge(hop, settings, metrics.requests.observe, tracing),
                 listener,
                 http_protocol(settings),
                 settings.http_keep_alive,

@@ -10,9 +10,11 @@ import asyncpg
 import sqlalchemy as sa
 import typer
 import uvloop
+from structlog.typing import Processor
 
 from server.composition.edge import rates
 from server.composition.sockets import CannotListen
+from server.composition.tracing import check_tracing
 from server.config import (
     ConfigurationError,
     Settings,
@@ -24,6 +26,7 @@ from server.config import (
 from server.domain.errors import AcademyError, StoreUnavailable
 from server.embedded.processes import EmbeddedServerError
 from server.observability.logging import configure
+from server.observability.tracing.logs import add_trace
 from server.rpc.contract import ContractError
 from server.store.connections.database_url import parse_database_url
 from server.store.connections.faults import explain, is_misconfigured
@@ -90,7 +93,7 @@ def load_settings(*required: str, local: bool = False) -> Settings:
     """Return the settings and configure logging. See `read_settings`."""
     with report_errors():
         settings = read_settings(*required, local=local)
-    configure(settings.log_level, settings.log_format)
+    configure_logging(settings)
     return settings
 
 
@@ -104,4 +107,11 @@ def read_settings(*required: str, local: bool = False) -> Settings:
         settings = with_local_defaults(settings)
     check_loopback(settings)
     rates(settings)
+    check_tracing(settings)
     return settings
+
+
+def configure_logging(settings: Settings, *processors: Processor) -> None:
+    """Log as the settings say; the `processors` add fields to each line."""
+    trace_ids = [add_trace] if settings.otel_exporter_otlp_endpoint else []
+    configure(settings.log_level, settings.log_format, *trace_ids, *processors)

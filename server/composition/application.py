@@ -16,6 +16,7 @@ from server.composition.accounts import accounts_feature
 from server.composition.application_metrics import ApplicationMetrics
 from server.composition.auth import auth_feature, authentication
 from server.composition.edge import edge_app, edge_settings, rates
+from server.composition.edge_tracing import trace_edge
 from server.composition.feature import (
     Drain,
     DrainCalls,
@@ -113,6 +114,7 @@ async def build_application(
         ready=health.ready,
         observe_request=resources.metrics.edge.requests.observe,
     )
+    edge = trace_edge(edge, resources.tracing, proxies)
     monitor = EventLoopMonitor(resources.metrics.edge.loop_lag.observe)
     features.append(_transport_feature(health, batching, monitor))
     # before the tasks start: building it blocks the event loop longer than the
@@ -197,4 +199,5 @@ def chain_dependencies(
         timer=SharedTimer(TIMER_INTERVAL),
         admission=Admission(),
         metrics=resources.metrics.calls,
+        tracing=resources.tracing,
     )

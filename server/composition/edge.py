@@ -10,12 +10,15 @@ from fastapi import FastAPI
 
 from edge.app import create_app
 from edge.config import EdgeSettings, TokenCookie
+from edge.http.trusted_proxies import TrustedProxies
 from edge.observation import Observe
 from edge.port import CallPort
+from server.composition.edge_tracing import trace_edge
 from server.composition.tls.hop import HopPort
 from server.config import Settings
 from server.domain.errors import RefreshTokenInvalid
 from server.domain.limits import Window
+from server.observability.tracing.tracing import Tracing
 from server.rpc import contract, documentation
 from server.rpc.interceptors.errors import DOMAIN
 from server.rpc.interceptors.validation import NO_NUL
@@ -34,11 +37,16 @@ def edge_app(port: CallPort, settings: EdgeSettings) -> FastAPI:
 
 
 def remote_edge(
-    hop: HopPort, settings: Settings, observe: Observe | None = None
+    hop: HopPort,
+    settings: Settings,
+    observe: Observe | None = None,
+    tracing: Tracing | None = None,
 ) -> FastAPI:
     """Build the REST edge in front of a gRPC server elsewhere."""
     edge = edge_settings(settings, rates(settings))
-    return edge_app(hop, replace(edge, ready=hop.is_ready, observe_request=observe))
+    edge = replace(edge, ready=hop.is_ready, observe_request=observe)
+    edge = trace_edge(edge, tracing, TrustedProxies(settings.trusted_proxies))
+    return edge_app(hop, edge)
 
 
 def edge_settings(settings: Settings, in_force: Rates) -> EdgeSettings:

@@ -23,6 +23,7 @@ from server.workers.outbox_dispatcher import OutboxDispatcher
 from server.workers.outbox_router import Mailer, OutboxRouter
 from server.workers.poller import Poller
 from server.workers.supervisor import Subscription
+from server.workers.traced_outbox import Route, trace_deliveries
 
 BACKLOG_INTERVAL = timedelta(seconds=5)
 # The addresses that accept connections but to which no browser can connect.
@@ -51,8 +52,11 @@ def outbox_feature(resources: Resources, stores: Stores) -> Feature:
             MemberEventHandlers(PostgresAnalytics(database), notifications),
         ),
     )
+    route: Route = router.route
+    if resources.tracing:
+        route = trace_deliveries(route, resources.tracing.tracer)
     dispatcher = OutboxDispatcher(
-        outbox, router.route, clock, random.random, mails=resources.metrics.mails
+        outbox, route, clock, random.random, mails=resources.metrics.mails
     )
     resources.metrics.degraded["smtp"] = lambda: dispatcher.mailer_is_degraded
     return Feature(

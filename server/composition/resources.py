@@ -7,6 +7,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from server.composition.tracing import open_tracing
 from server.config import Pooler, Settings, require, text_of
 from server.domain.clock import Clock, system_clock
 from server.domain.credentials.passwords import PasswordHasher
@@ -18,6 +19,7 @@ from server.domain.members.unsubscriptions import UnsubscribeTokens
 from server.domain.paging import PageTokens
 from server.observability.metrics.calls import CallMetrics
 from server.observability.metrics.process import ProcessMetrics
+from server.observability.tracing.tracing import Tracing
 from server.rpc import contract
 from server.rpc.interceptors.logging import call_labels
 from server.store.accounts.user_cache import CachedUsers
@@ -33,6 +35,7 @@ from server.store.credentials.service_keys import PostgresServiceKeys
 from server.store.credentials.signing_keys import PostgresSigningKeys
 from server.store.outbox import PostgresOutbox
 from server.workers.hashing import HashingPool
+from server.workers.traced_hashing import TracedHashing
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,20 +53,25 @@ class Resources:
     revocations: Revocations
     feed: RevocationFeed
     metrics: ProcessMetrics
+    tracing: Tracing | None
 
 
 @asynccontextmanager
 async def open_resources(
-    settings: Settings, call_counts: Path | None = None
+    settings: Settings,
+    call_counts: Path | None = None,
+    tracing: Tracing | None = None,
 ) -> AsyncIterator[Resources]:
     """Open the resources; close them in reverse order when the block ends.
 
-    `call_counts` is a file that keeps the counts of calls beyond this process.
+    `call_counts` is a file that keeps the counts of calls beyond this process. Without
+    `tracing`, the settings decide whether traces are recorded.
 
     Raises ConfigurationError for a setting that is missing.
     """
     require(settings, "database_url", "redis_url", "secret_key")
     async with AsyncExitStack() as stack:
+        tracing = tracing or await stack.enter_async_context(open_tracing(settings))
         database = Database(
             text_of(settings.database_url),
             transaction_pooler=settings.database_pooler is Pooler.TRANSACTION,
@@ -90,10 +98,13 @@ async def open_resources(
             redis=redis,
             limiter=RedisBuckets(redis, SlidingWindows(system_clock)),
             hashing=pool,
-            hasher=PasswordHasher(pool),
+            hasher=PasswordHasher(
+                TracedHashing(pool, tracing.tracer) if tracing else pool
+            ),
             revocations=revocations,
             feed=RevocationFeed(database, redis, revocations, system_clock),
             metrics=metrics,
+            tracing=tracing,
         )
 
 

@@ -40,7 +40,9 @@ def add_context(_logger: object, level: str, event: EventDict) -> EventDict:
     return event
 
 
-def _add_worker(number: int) -> Processor:
+def add_worker(number: int) -> Processor:
+    """Return a processor that adds the number of a worker process to each line."""
+
     def add(_logger: object, _level: str, event: EventDict) -> EventDict:
         event["worker"] = number
         return event
@@ -108,12 +110,12 @@ class _StructlogHandler(logging.Handler):
 
 
 def configure(
-    level: str, log_format: LogFormat | None = None, *, worker: int = 0
+    level: str, log_format: LogFormat | None = None, *processors: Processor
 ) -> None:
     """Log at this level and above to standard error, libraries included.
 
-    Without a format: console on a terminal, JSON otherwise. Each line of one of
-    several worker processes carries its number.
+    Without a format: console on a terminal, JSON otherwise. The `processors` add
+    fields to each line.
     """
     if log_format is None:
         log_format = LogFormat.CONSOLE if sys.stderr.isatty() else LogFormat.JSON
@@ -123,7 +125,7 @@ def configure(
     structlog.configure(
         processors=[
             add_context,
-            *([_add_worker(worker)] if worker else []),
+            *processors,
             structlog.processors.format_exc_info,
             redact,
             render,

@@ -70,6 +70,7 @@ class Call:
     timeout: float | None = None
     transport: Transport = "grpc"
     certificate_names: Sequence[str] = ()  # of the client certificate of its sender
+    trusted: bool = False  # the peer is a trusted proxy, or the edge in this process
     caller: Caller = ANONYMOUS
     account_limits: Sequence[AccountLimit] = ()  # to be enforced by the rule
     pending: PendingRequest | None = None

@@ -27,6 +27,7 @@ from server.domain.clock import Clock
 from server.domain.idempotency import Idempotency
 from server.domain.limits import Limiter
 from server.observability.metrics.calls import CallMetrics, Transport
+from server.observability.tracing.tracing import Tracing
 from server.rpc.addresses import ProxyTrust, peer_address
 from server.rpc.call import (
     Call,
@@ -51,6 +52,7 @@ from server.rpc.interceptors.idempotency import replay_responses
 from server.rpc.interceptors.logging import record_calls
 from server.rpc.interceptors.rate_limit import enforce_rate_limits
 from server.rpc.interceptors.startup import refuse_until_started
+from server.rpc.interceptors.tracing import trace_calls
 from server.rpc.interceptors.validation import validate_requests
 
 STATUS_DETAILS_KEY = "grpc-status-details-bin"
@@ -73,6 +75,7 @@ class ChainDependencies:
     timer: DeadlineTimer
     admission: Admission
     metrics: CallMetrics
+    tracing: Tracing | None = None
 
 
 def interceptor_chain(
@@ -83,7 +86,9 @@ def interceptor_chain(
     verify, refresh_keys = dependencies.verify, dependencies.refresh_keys
     idempotency, clock = dependencies.idempotency, dependencies.clock
     interceptors = [
-        # Outermost: sees the final code and the total time.
+        # Around the log, whose lines carry the trace id.
+        trace_calls(method, dependencies.tracing),
+        # Sees the final code and the total time.
         record_calls(method, dependencies.metrics),
         # Sees the final reason, and knows the caller.
         audit_calls(method, dependencies.audit, clock),
@@ -262,7 +267,15 @@ def build_call(
             request_id = ""
     address = proxies.client(peer, forwarded) or peer
     request_id = request_id or os.urandom(16).hex()
-    return Call(method, body, metadata, address, request_id, transport=transport)
+    return Call(
+        method,
+        body,
+        metadata,
+        address,
+        request_id,
+        transport=transport,
+        trusted=trusted,
+    )
 
 
 def _repeated(pairs: Iterable[tuple[str, str | bytes]], name: str) -> bool:

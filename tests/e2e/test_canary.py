@@ -17,6 +17,7 @@ from redis.asyncio import Redis
 
 from blatam.auth.v1 import auth_pb2, auth_pb2_grpc
 from server.store.connections.connect import Database
+from tests.collector import Collector, collecting
 from tests.mailbox import Mailbox, link_of, mailbox, token_of
 from tests.processes import serving, settled
 from tests.running import PASSWORD
@@ -38,6 +39,7 @@ class Journey:
     box: Mailbox
     database: Database
     log: Path
+    traces: Collector
     secrets: set[str] = field(default_factory=lambda: {PASSWORD, CHANGED, RESET, WRONG})
 
     async def post(
@@ -68,7 +70,7 @@ class Journey:
 @pytest_asyncio.fixture
 async def journey(database_url: str, redis_url: str) -> AsyncIterator[Journey]:
     """Run the service as operators do, at the most verbose log level."""
-    async with mailbox() as box:
+    async with mailbox() as box, collecting() as collector:
         env = {
             "DATABASE_URL": database_url,
             "REDIS_URL": redis_url,
@@ -77,6 +79,8 @@ async def journey(database_url: str, redis_url: str) -> AsyncIterator[Journey]:
             "LOG_LEVEL": "debug",
             "TRUSTED_PROXIES": "127.0.0.1/32",
             "METRICS_LISTEN": "127.0.0.1:0",
+            "OTEL_EXPORTER_OTLP_ENDPOINT": collector.url,
+            "OTEL_BSP_SCHEDULE_DELAY": "100",  # milliseconds
         }
         database = Database(database_url)
         async with (
@@ -84,14 +88,14 @@ async def journey(database_url: str, redis_url: str) -> AsyncIterator[Journey]:
             httpx.AsyncClient(base_url=served.rest) as http,
         ):
             stub = auth_pb2_grpc.AuthServiceStub(served.channel)
-            yield Journey(http, stub, box, database, served.log)
+            yield Journey(http, stub, box, database, served.log, collector)
         await database.close()
 
 
 async def test_secrets_are_stored_and_logged_nowhere(
     journey: Journey, database_url: str, redis_url: str
 ) -> None:
-    """R39: no password, token, key or link in logs, metrics, Redis or a dump.
+    """R39: no password, token, key or link in logs, metrics, traces, Redis or a dump.
 
     Every line of the log is JSON; tracebacks are within them.
     """
@@ -105,9 +109,13 @@ async def test_secrets_are_stored_and_logged_nowhere(
         "Redis": await keys_and_values(redis_url),
         "database": await rows(journey.database),
         "metrics": await metrics(journey.log.read_bytes()),
+        "traces": await traces(journey),
     }
     assert 'grpc_method="Login"' in outputs["metrics"]
     assert not [name for name in PERSONAL_DATA if name in outputs["metrics"]]
+    # "ana" is also a part of names of tables
+    personal_values = ('"ana', '"bea', *PERSONAL_DATA[2:])
+    assert not [name for name in personal_values if name in outputs["traces"]]
     assert "/blatam.auth.v1.AuthService/Login" in outputs["log"]
     assert "UndefinedTable" in outputs["log"]
     assert all(orjson.loads(line)["event"] for line in outputs["log"].splitlines())
@@ -118,6 +126,15 @@ async def test_secrets_are_stored_and_logged_nowhere(
     for where, text in outputs.items():
         leaked = [s for s in journey.secrets for f in forms(s) if f in text]
         assert not leaked, where
+
+
+async def traces(journey: Journey) -> str:
+    """Return all spans as text, once that of the last call has arrived."""
+    lines = map(orjson.loads, journey.log.read_bytes().splitlines())
+    *_, last = (line for line in lines if line["event"] == "call")
+    span = await journey.traces.span(last["method"][1:], last["trace_id"])
+    assert span.span_id.hex() == last["span_id"]
+    return journey.traces.text
 
 
 async def metrics(log: bytes) -> str:

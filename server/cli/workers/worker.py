@@ -20,7 +20,7 @@ import typer
 import uvloop
 
 from server.cli import state_dir
-from server.cli.terminal import read_settings, report_errors
+from server.cli.terminal import configure_logging, read_settings, report_errors
 from server.cli.workers.control import (
     FAILED,
     LISTENING,
@@ -31,7 +31,7 @@ from server.cli.workers.control import (
 from server.composition import serving
 from server.composition.service import Service, running_service
 from server.config import Settings
-from server.observability.logging import configure
+from server.observability.logging import add_worker
 from server.observability.metrics.workers import WorkerFiles
 
 READY_POLL_SECONDS = 0.05
@@ -62,7 +62,7 @@ def worker(
 
     with report_errors(report=fail):
         settings = _settings(up)
-        configure(settings.log_level, settings.log_format, worker=assignment.number)
+        configure_logging(settings, add_worker(assignment.number))
         settings = settings.model_copy(
             update={"grpc_listen": grpc_listen, "metrics_listen": ""}
         )
