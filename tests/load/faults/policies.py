@@ -17,7 +17,7 @@ BACKOFF = {
 THROTTLING = {"maxTokens": 1000, "tokenRatio": 0.1}
 _RECONNECT = (
     ("grpc.initial_reconnect_backoff_ms", 100),
-    ("grpc.min_reconnect_backoff_ms", 100),
+    ("grpc.min_reconnect_backoff_ms", 5000),  # how long an attempt may take
     ("grpc.max_reconnect_backoff_ms", 1000),
 )
 

@@ -82,6 +82,9 @@ class Client:
             response = await method(request, metadata=metadata, timeout=self.timeout)
         except grpc.aio.AioRpcError as error:
             code, details = error.code(), error.details() or ""
+        if method is self.auth.Logout and code is grpc.StatusCode.UNAUTHENTICATED:
+            # The response of an earlier attempt was lost: the session has ended.
+            code, response = grpc.StatusCode.OK, auth_pb2.LogoutResponse()
         seconds, name = time.monotonic() - began, type(request).__name__
         name = name.removesuffix("Request")
         self.results.append(Result(name, began, seconds, code, details))
@@ -94,8 +97,8 @@ class Client:
 
     def summary(self) -> str:
         """Return how many calls were made, and the failures by method and status."""
-        kinds = Counter(f"{r.method} {r.code.name}" for r in self.failures)
-        described = ", ".join(f"{count} {kind}" for kind, count in kinds.most_common(4))
+        kinds = Counter(f"{r.code.name} ({r.details[:60]})" for r in self.failures)
+        described = ", ".join(f"{count} {kind}" for kind, count in kinds.most_common(3))
         return f"{len(self.results):,} calls{'; ' * bool(kinds)}{described}"
 
 
