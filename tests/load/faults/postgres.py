@@ -4,19 +4,18 @@ import asyncio
 import signal
 import time
 import uuid
-from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from dataclasses import replace
 
 import asyncpg
-import grpc
 import httpx
 import sqlalchemy as sa
 
+from blatam.auth.v1 import auth_pb2
 from blatam.post.v1 import post_pb2
-from blatam.user.v1 import user_pb2
 from tests.load.faults.experiment import at_most, experiment
 from tests.load.faults.ledger import Ledger
-from tests.load.faults.policies import NONE, SHIPPED, open_channel
+from tests.load.faults.policies import NONE, open_channel
 from tests.load.faults.replicas import Process, Testbed, seconds_until, testbed
 from tests.load.faults.restarts import lost_rows
 from tests.load.faults.traffic import (
@@ -38,7 +37,6 @@ POOL_SIZE = 10
 STOP_SECONDS = (3, 10)
 DEADLINE_SECONDS = 1.0
 LOG_INS = 60
-Succeeds = Callable[[], Awaitable[bool]]
 
 
 async def until_accepted(bed: Testbed) -> float:
@@ -269,14 +267,80 @@ async def users_is_locked() -> list[ResultRow]:
 
 async def _unknown(client: Client) -> None:
     """Log in to an account that does not exist."""
-    request = client_login(f"unknown{uuid.uuid4().hex[:12]}")
+    request = auth_pb2.LoginRequest(
+        identifier=f"unknown{uuid.uuid4().hex[:12]}", password=PASSWORD
+    )
     await client.call(client.auth.Login, request)
-
-
-def client_login(identifier: str):  # type: ignore[no-untyped-def]
-    return None
 
 
 async def _reads(client: Client, member: Member) -> bool:
     await list_posts(client, Ledger(), member)
     return client.results[-1].ok
+
+
+@experiment("L10", max_seconds=120)
+async def caller_gives_up() -> list[ResultRow]:
+    """Call with a deadline of 100 ms while each new post takes Postgres 5 s."""
+    delays = []
+    async with testbed() as bed:
+        replica = await bed.started()
+        async with open_channel([replica.grpc], NONE) as channel:
+            client = Client(channel)
+            (member,) = await sign_up_members(client, Ledger(), "m", 1)
+            await client.call(client.posts.CreatePost, _post(), member.metadata)
+            await _slow_down_posts(bed)
+            client.timeout = 0.1
+            for _ in range(10):
+                started = time.monotonic()
+                await client.call(client.posts.CreatePost, _post(), member.metadata)
+                await seconds_until(lambda: _is_idle(bed), interval=0.005)
+                delays.append(time.monotonic() - started - client.timeout)
+    name = "deadline 100 ms, statement of 5 s: Postgres idle after the deadline"
+    return [at_most(name, max(delays) * 1e3, 300, "ms", f"of {len(delays)} calls")]
+
+
+def _post() -> post_pb2.CreatePostRequest:
+    return post_pb2.CreatePostRequest(title="On numbers", body="There are many.")
+
+
+async def _slow_down_posts(bed: Testbed) -> None:
+    async with bed.database.transaction() as connection:
+        for statement in (
+            "create function wait() returns trigger language plpgsql as "
+            "$$ begin perform pg_sleep(5); return new; end $$",
+            "create trigger wait before insert on posts for each row "
+            "execute function wait()",
+        ):
+            await connection.execute(sa.text(statement))
+
+
+async def _is_idle(bed: Testbed) -> bool:
+    """Return whether no backend waits in pg_sleep."""
+    query = "select count(*) from pg_stat_activity where wait_event = 'PgSleep'"
+    async with bed.database.reading() as connection:
+        return (await connection.execute(sa.text(query))).scalar() == 0
+
+
+@experiment("L13", max_seconds=300)
+async def everything_is_killed() -> list[ResultRow]:
+    """Kill the service and Postgres together while callers write."""
+    ledger = Ledger()
+    async with testbed() as bed:
+        replica = await bed.started()
+        async with open_channel([replica.grpc], NONE) as channel:
+            client = Client(channel)
+            members = await sign_up_members(client, ledger, "m", CALLERS)
+        for _ in range(KILLS):
+            async with open_channel([replica.grpc], NONE) as channel:
+                client = Client(channel)
+                async with calling(client, ledger, members, pause=0.01) as traffic:
+                    await asyncio.sleep(3)
+                    bed.stores.signal_postgres(signal.SIGKILL)
+                    await replica.kill()
+                    traffic.stopping.set()
+            await bed.stores.start_postgres()
+            await replica.start()
+        name = f"kill -9 of service and Postgres x{KILLS}"
+        (row,) = await lost_rows(bed, ledger, [replica.grpc])
+        ended = f"{len(ledger.ended_sessions)} log-outs, {len(ledger.posts)} posts"
+        return [replace(row, name=f"{name}: {row.name}", notes=f"{row.notes}; {ended}")]

@@ -108,9 +108,17 @@ def main() -> None:
     starts = {"postgres": servers.start_postgres, "valkey": servers.start_valkey}
     try:
         for line in sys.stdin:
+            _reap_children()
             print(starts[line.strip()](), flush=True)  # noqa: T201
     finally:
         servers.stop()
+
+
+def _reap_children() -> None:
+    """Forget killed servers: Postgres takes the number of a zombie for a running one."""
+    with suppress(ChildProcessError):
+        while os.waitpid(-1, os.WNOHANG)[0]:
+            pass
 
 
 if __name__ == "__main__":
