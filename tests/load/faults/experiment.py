@@ -50,6 +50,13 @@ def at_least(
     return ResultRow(name, figure, bar, better="higher", unit=unit, notes=notes)
 
 
+def exactly(
+    name: str, figure: float, bar: float, unit: str = "", notes: str = ""
+) -> ResultRow:
+    """Return a row whose figure must equal its bar."""
+    return ResultRow(name, figure, bar, better="equal", unit=unit, notes=notes)
+
+
 def percentile(values: Sequence[float], percent: float) -> float:
     """Return the smallest value that is not below `percent` of them."""
     ordered = sorted(values)

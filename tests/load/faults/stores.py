@@ -115,7 +115,7 @@ def main() -> None:
 
 
 def _reap_children() -> None:
-    """Forget killed servers: Postgres takes the number of a zombie for a running one."""
+    """Reap killed servers: to Postgres, a zombie is a server that still runs."""
     with suppress(ChildProcessError):
         while os.waitpid(-1, os.WNOHANG)[0]:
             pass
