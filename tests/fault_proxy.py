@@ -84,7 +84,8 @@ class FaultProxy:
         task.add_done_callback(self._tasks.discard)
         streams = [writer]
         try:
-            with suppress(OSError):
+            # asyncio reports a callback that was cancelled as an error of the server
+            with suppress(OSError, asyncio.CancelledError):
                 upstream_reader, upstream = await self.connect()
                 streams.append(upstream)
                 async with asyncio.TaskGroup() as group:

@@ -51,7 +51,9 @@ class DrainObserver:
     async def _poll_ready(self) -> None:
         async with httpx.AsyncClient() as http:
             with suppress(httpx.HTTPError):
-                while (await http.get(f"{self.process.url}/readyz")).is_success:
+                while (  # noqa: ASYNC110 - asked by HTTP
+                    await http.get(f"{self.process.url}/readyz")
+                ).is_success:
                     await asyncio.sleep(PROBE_SECONDS)
                 self.not_ready_at = time.monotonic()
 
