@@ -22,7 +22,7 @@ from tests.load.row import ResultRow
 from tests.running import PASSWORD
 
 LOG_INS = 20
-LATENCY_SECONDS = 0.1  # of each answer of Postgres: log-ins take about a second
+LATENCY_SECONDS = 0.01  # of each message to and from Postgres
 PROBE_SECONDS = 0.01
 
 

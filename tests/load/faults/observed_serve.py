@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 from types import FrameType
 
-from server.__main__ import main
+from server.cli.main import main
 
 
 def write_count(signal_number: int, frame: FrameType | None) -> None:

@@ -4,7 +4,7 @@ import asyncio
 import signal
 import statistics
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
 import grpc
@@ -34,7 +34,7 @@ DEADLINE_SECONDS = 1.0
 MEMBERS = 100
 LOG_IN_CALLERS = 50
 RETRYING_CALLERS = 50
-Call = Callable[[Client, Member], Awaitable[object]]
+Call = Callable[[Client, Member], Coroutine[Any, Any, None]]
 
 
 async def log_in(client: Client, member: Member) -> None:
@@ -116,11 +116,11 @@ async def _open_loop(
 ) -> list[Result]:
     """Begin `rate` calls per second for OVERLOAD_SECONDS, answered or not."""
     client.results.clear()
-    started, tasks = time.monotonic(), []
+    started, tasks = time.monotonic(), list[asyncio.Task[None]]()
     while (elapsed := time.monotonic() - started) < OVERLOAD_SECONDS:
         for number in range(len(tasks), int(elapsed * rate)):
             member = members[number % len(members)]
-            tasks.append(asyncio.create_task(call(client, member)))  # type: ignore[arg-type]
+            tasks.append(asyncio.create_task(call(client, member)))
         await asyncio.sleep(0.005)
     await asyncio.gather(*tasks)
     return client.results.copy()

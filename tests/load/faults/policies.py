@@ -47,7 +47,7 @@ def _repeatable() -> list[dict[str, str]]:
 
 # Without a request_id, their repetition has an effect of its own.
 _NOT_REPEATABLE = {"RefreshToken", "CreateServiceKey", "RotateSigningKey"}
-NONE = {"loadBalancingConfig": [{"round_robin": {}}]}
+NONE: dict[str, Any] = {"loadBalancingConfig": [{"round_robin": {}}]}
 UNAVAILABLE_ONLY = _config([{"name": [{}], "retryPolicy": _retrying(["UNAVAILABLE"])}])
 SHIPPED = _config(
     [

@@ -102,12 +102,9 @@ class HttpCallers:
                 group.create_task(self._caller(number))
 
     async def _caller(self, number: int) -> None:
-        urls = (
-            self.urls[number % len(self.urls) :] + self.urls[: number % len(self.urls)]
-        )
         headers = {"authorization": f"Bearer {self.token}"}
         async with httpx.AsyncClient(headers=headers, timeout=10) as http:
-            targets = itertools.cycle(urls)
+            targets = itertools.islice(itertools.cycle(self.urls), number, None)
             url = next(targets)
             while not self.stopping.is_set():
                 self.calls += 1
