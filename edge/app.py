@@ -48,7 +48,7 @@ _PAGE_HEADERS = _SECURITY_HEADERS | {
     ),
     "Cache-Control": "no-cache",
 }
-# A response is an ASGI application that answers every request the same.
+# A response is an ASGI application that sends the same response to every request.
 _PAGES = {
     "/docs": HTMLResponse(_PAGE, 200, _PAGE_HEADERS),
     "/docs/start.js": Response(_START, 200, _PAGE_HEADERS, "text/javascript"),
@@ -81,8 +81,8 @@ class Edge(FastAPI):
                 path = binding.template.text
                 raise BindingError(f"{binding.method}: {path} is reserved")
         self._dispatch = Dispatcher(codec, router, port, settings, self._own)
-        for path, answer in self._own.items():
-            self.add_route(path, answer, methods=["GET"])  # and HEAD
+        for path, response in self._own.items():
+            self.add_route(path, response, methods=["GET"])  # and HEAD
 
     async def __call__(self, scope: Any, receive: Receive, send: Send) -> None:
         """Serve one ASGI connection."""

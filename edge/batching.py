@@ -21,7 +21,7 @@ from batching.v1.batching_pb2 import (
     ExecuteBatchResponse,
     MetadataEntry,
 )
-from edge.errors import Code
+from edge.errors import DEADLINE_MESSAGE, Code
 from edge.outages import OutageLog
 from edge.port import UNREACHABLE, CallError, Metadata, RemotePort, Reply
 
@@ -156,7 +156,7 @@ class ClientBatchStream:
         for call_id in expired:
             future = self._waiting.get(call_id)
             if future and not future.done():
-                error = CallError(Code.DEADLINE_EXCEEDED, "deadline exceeded")
+                error = CallError(Code.DEADLINE_EXCEEDED, DEADLINE_MESSAGE)
                 future.set_exception(error)
         self._timer_runs = False
         if self._deadlines:

@@ -20,7 +20,6 @@ from protobuf import (
     DescMethod,
     Message,
     Registry,
-    ScalarType,
     message_to_json_value,
 )
 from protobuf.wkt.google.protobuf import descriptor_pb as pb
@@ -28,12 +27,11 @@ from protobuf.wkt.google.protobuf import descriptor_pb as pb
 from edge.errors import BAD_INPUT
 from edge.schema.faults import FaultFinder, refuse_ambiguity, refuse_bulk, strict_tree
 from edge.schema.fields import Field, Shape, shape_of
-from edge.schema.kinds import ANY, FLOAT32_MAX, kind_of, rounded
+from edge.schema.kinds import ANY, FLOAT, FLOAT32_MAX, rounded
 
 _UNDERSCORES = re.compile("_+(.?)")
 # The shortest decimal below FLOAT32_MAX that reads back as FLOAT32_MAX.
 _FLOAT32_MAX_DECIMAL = 3.4028234e38
-_FLOAT = kind_of(ScalarType.FLOAT)
 Convert = Callable[[Any], Any]
 
 
@@ -59,7 +57,6 @@ class Codec:
         self._faults = FaultFinder(self.registry)
         self.parsed = self._faults.read
         self._shapes: dict[str, Shape] = {}
-        self._floats: dict[str, bool] = {}
 
     def methods(self) -> Iterator[DescMethod]:
         """Yield every method of every service, in the order of the files."""
@@ -89,7 +86,7 @@ class Codec:
 
     def _read_again(self, body: bytes, shape: Shape) -> Message:
         """Parse a refused body again with its floats rounded; raises HttpError."""
-        if b"38" not in body or not self._has_floats(shape):
+        if b"38" not in body or not shape.has_floats:
             raise self._faults.refusal(body, shape)
         tree = self._each_float(strict_tree(body), shape, rounded)
         try:
@@ -107,13 +104,13 @@ class Codec:
         desc = isinstance(url, str) and self.registry.message(url.rpartition("/")[2])
         return self.shape(desc) if desc else None
 
-    def to_json(self, message: Message) -> bytes:
-        """Return a message's JSON, default values included.
+    def to_json(self, message: Message, shape: Shape) -> bytes:
+        """Return the JSON of a message of this shape, default values included.
 
         Raises one of BAD_INPUT if the message has no JSON form, such as a NaN in a
         google.protobuf.Value or a Timestamp after the year 9999.
         """
-        if self._has_floats(self.shape(message.desc())):
+        if shape.has_floats:
             return orjson.dumps(self.to_value(message))
         text = message.to_json(registry=self.registry, always_emit_implicit=True)
         return text.encode()
@@ -125,29 +122,16 @@ class Codec:
         )
         return self._each_float(value, self.shape(message.desc()), _shortest)
 
-    def _has_floats(self, shape: Shape) -> bool:
-        """Return whether a message type may contain a `float` at any depth."""
-        if shape.name not in self._floats:
-            reachable: dict[str, Shape] = {}
-            Shape(shape.desc, reachable)
-            self._floats[shape.name] = any(
-                inner.kind is _FLOAT
-                or inner.name == ANY
-                or any(field.kind is _FLOAT for field in inner.fields)
-                for inner in reachable.values()
-            )
-        return self._floats[shape.name]
-
     def _each_float(self, value: Any, shape: Shape, convert: Convert) -> Any:
         """Convert every float32 in a message's JSON."""
-        if shape.kind is _FLOAT:
+        if shape.kind is FLOAT:
             return convert(value)
         if shape.name == ANY and (inner := self.unpacked_type(value)):
             if not inner.special:
                 return self._each_float(value, inner, convert)
             unpacked = self._each_float(value.get("value"), inner, convert)
             return value | {"value": unpacked}
-        if shape.special or not isinstance(value, dict) or not self._has_floats(shape):
+        if shape.special or not isinstance(value, dict) or not shape.has_floats:
             return value
         converted = dict(value)
         for name, item in value.items():
@@ -157,7 +141,7 @@ class Codec:
 
     def _converted(self, value: Any, field: Field, convert: Convert) -> Any:
         def element(item: Any) -> Any:
-            if field.kind is _FLOAT:
+            if field.kind is FLOAT:
                 return convert(item)
             return self._each_float(item, field.typed, convert) if field.typed else item
 

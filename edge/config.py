@@ -37,7 +37,7 @@ class EdgeSettings:
     public_url: str = ""  # the origin that browsers see; empty: not known
     docs: bool = False  # serve /docs and /openapi.json
     debug: bool = False  # cookies work on a plain-http loopback
-    ready: Callable[[], Awaitable[bool]] | None = None  # answers /readyz
+    ready: Callable[[], Awaitable[bool]] | None = None  # for /readyz
 
     max_body_bytes: int = 1 * MIB
     max_decompressed_bytes: int = 1 * MIB
@@ -69,7 +69,7 @@ class EdgeSettings:
     access: Mapping[str, str] = field(default_factory=dict)  # method -> who may call it
     error_reasons: str = ""  # full name of the enum of google.rpc.ErrorInfo reasons
     error_domain: str = ""  # of google.rpc.ErrorInfo in the edge's own errors
-    created_prefixes: tuple[str, ...] = ("Create", "BatchCreate")  # these answer 201
+    created_prefixes: tuple[str, ...] = ("Create", "BatchCreate")  # these return 201
     public_max_age: Mapping[str, int] = field(default_factory=dict)  # method -> seconds
     public_methods: frozenset[str] = frozenset()  # need no credentials
     rate_limits: Mapping[str, tuple[str, ...]] = field(default_factory=dict)

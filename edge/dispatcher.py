@@ -24,7 +24,7 @@ from edge.port import CallError, CallPort
 from edge.requests.body import BodyReader
 from edge.requests.build import RequestBuilder
 from edge.requests.parameters import refuse_conditions
-from edge.responses.failures import Failures
+from edge.responses.failures import ErrorRenderer
 from edge.responses.reply import NOT_STORED, PRIVATE, Replies, Response
 from edge.responses.streaming import StreamCalls
 from edge.responses.unary import UnaryCalls
@@ -59,14 +59,14 @@ class Dispatcher:
         self._response_headers = written = ResponseHeaders(settings)
         self._body_reader = BodyReader(settings)
         self._builder = RequestBuilder(codec, settings.resume_token_field)
-        self._failures = Failures(codec.registry, settings)
+        self._error_renderer = ErrorRenderer(codec.registry, settings)
         self._cookies = TokenCookies(router.bindings, settings)
         self._replies = {b: Replies(codec, b, settings) for b in router.bindings}
         self._unary = UnaryCalls(port, settings, written, self._cookies)
         self._streaming = StreamCalls(port, settings, written, self._render_error)
 
     async def __call__(self, scope: Any, receive: Receive, send: Send) -> None:
-        """Answer one HTTP request; no exception but a cancellation leaves."""
+        """Respond to one HTTP request; raises no exception except cancellation."""
         exchange = Exchange(scope, receive, send, self._request_headers.read(scope))
         try:
             await self._serve(exchange)
@@ -137,7 +137,7 @@ class Dispatcher:
     async def _answer_options(
         self, exchange: Exchange, candidates: list[Candidate]
     ) -> None:
-        """Answer OPTIONS; raise HttpError for another method: 405, or 404."""
+        """Respond to OPTIONS; raise HttpError for another method: 405, or 404."""
         methods = self._routing.allowed(candidates, exchange.scope["path"])
         if exchange.method != "OPTIONS":
             raise method_not_allowed(exchange.method, methods)
@@ -187,7 +187,7 @@ class Dispatcher:
             extra = {"request_id": head.request_id}
             _log.error("internal error", exc_info=error, extra=extra)
         match = b"if-match" in head.headers
-        response = self._failures.response(error, head.request_id, match=match)
+        response = self._error_renderer.response(error, head.request_id, match=match)
         if isinstance(error, CallError):
             metadata = (*error.headers, *error.trailers)
             response.headers += self._response_headers.from_metadata(metadata)

@@ -1,4 +1,4 @@
-"""Errors that the edge answers itself, without a call; failures.py renders them."""
+"""Errors that the edge returns itself, without a call; failures.py renders them."""
 
 from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass
@@ -11,11 +11,14 @@ Header = tuple[bytes, bytes]
 BAD_INPUT = (ValueError, TypeError, OverflowError, RecursionError)
 
 # The HTTP status of each gRPC code, by its number (google/rpc/code.proto).
-HTTP = (
+HTTP_STATUS_BY_CODE = (
     *(200, 499, 500, 400, 504, 404, 409, 403, 429, 400, 409, 400, 501, 500),
     *(503, 500, 401),
 )
 MAX_VIOLATIONS = 20
+DEADLINE_MESSAGE = (
+    "the deadline passed before the call was complete: retry with a longer deadline"
+)
 _MAX_TEXT_BYTES = 500  # field names and values may be the sender's own
 
 
@@ -35,7 +38,7 @@ def sendable(text: str) -> str:
 
 @dataclass(eq=False)
 class HttpError(Exception):
-    """A request that the edge answers with an error."""
+    """An error that the edge returns for a request."""
 
     message: str
     reason: str = "MALFORMED_REQUEST"
@@ -67,6 +70,6 @@ def fault(field: str, description: str, reason: str = "INVALID_VALUE") -> HttpEr
     return invalid(Violation(field, description, reason))
 
 
-def two_of_one(field: str, other: str) -> HttpError:
+def oneof_conflict(field: str, other: str) -> HttpError:
     """Return the error for two members of one oneof: 400."""
     return fault(field, f"must not be set together with {other}", "ONEOF_CONFLICT")

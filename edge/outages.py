@@ -18,7 +18,7 @@ class OutageLog:
             _log.warning("the service cannot be reached, calls fail: %s", cause)
 
     def end(self) -> None:
-        """Note that the service has answered."""
+        """Note that the service has responded."""
         if self._lasts:
             self._lasts = False
             _log.info("the service can be reached again")

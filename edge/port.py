@@ -11,6 +11,7 @@ from typing import Any, Protocol
 
 import grpc
 
+from edge.errors import DEADLINE_MESSAGE
 from edge.outages import OutageLog
 
 Metadata = Sequence[tuple[str, str | bytes]]
@@ -102,7 +103,7 @@ def _call_error(error: grpc.aio.AioRpcError, outages: OutageLog) -> CallError:
         outages.begin(message)
         message = UNREACHABLE
     elif code == _DEADLINE_EXCEEDED and not status:  # detected by this client
-        message = "deadline exceeded"
+        message = DEADLINE_MESSAGE
     return CallError(code, message, status, headers, trailers)
 
 

@@ -1,4 +1,4 @@
-"""The types of the settings: how each value is parsed and what is refused.
+"""The types of the settings: how each value is parsed and what is rejected.
 
 Numbers are ASCII digits without leading zeros: Python's own parsers also take other
 scripts' digits, underscores, exponents and `nan`.
@@ -127,7 +127,8 @@ def _parse_network(text: str) -> Network:
         return ip_network(text)
     except ValueError as error:
         raise ValueError(
-            f"{text!r} must be an address or a network such as 10.0.0.0/8"
+            f"{text!r} must be an IP address, or a network whose host bits are 0, "
+            "such as 10.0.0.0/8"
         ) from error
 
 
@@ -165,8 +166,9 @@ def _check_smtp_url(value: SecretStr) -> SecretStr:
         MailServer.parse(url)
     except ValueError as error:
         raise ValueError(
-            "must be smtp://HOST:PORT or smtps://HOST:PORT; the only parameter is "
-            "starttls, which may be required, offered or never"
+            "must be smtp://[USER:PASSWORD@]HOST:PORT or "
+            "smtps://[USER:PASSWORD@]HOST:PORT; the only parameter is starttls, which "
+            "may be required, offered or never"
         ) from error
     return value
 
@@ -203,7 +205,7 @@ def _parse_rate_limits(value: Any) -> Any:
         return json.loads(value or "{}", object_pairs_hook=_unique_names)
     except json.JSONDecodeError as error:
         raise ValueError(
-            'must be JSON: {"pkg.Service/Method": [{"by": ["address"], '
+            'must be JSON such as {"pkg.Service/Method": [{"by": ["address"], '
             '"limit": 1000, "per": "60s"}]}'
         ) from error
 

@@ -307,7 +307,7 @@ class FakeSessions:
         ]
         return sorted(sessions, key=lambda session: session.created_at, reverse=True)
 
-    async def ask_email_change(
+    async def request_email_change(
         self, account: Account, new_email: str, keep: UUID, now: datetime
     ) -> bool:
         self._check_open(keep)
@@ -345,7 +345,7 @@ class FakeSessions:
 
 @dataclass(slots=True)
 class FakeMailing:
-    """Enqueued mails, in memory."""
+    """Enqueued e-mails, in memory."""
 
     entries: list[NewEntry] = field(default_factory=list)
 

@@ -162,8 +162,11 @@ def to_postgres(database_url: str) -> Connect:
 
 
 def to_redis(redis_url: str) -> Connect:
-    """Return a function that connects to the socket of an embedded Valkey."""
-    path = unquote(urlsplit(redis_url).path)
+    """Return a function that connects to a Redis, by TCP or by its socket."""
+    parts = urlsplit(redis_url)
+    if parts.hostname:
+        return to_address(f"{parts.hostname}:{parts.port or 6379}")
+    path = unquote(parts.path)
     return lambda: asyncio.open_unix_connection(path)
 
 

@@ -17,7 +17,7 @@ TIMEOUT_SECONDS = 20
 
 @dataclass
 class Mailbox:
-    """The accepted mails. While it is shut, clients wait and none is accepted.
+    """The accepted e-mails. While it is shut, clients wait and none is accepted.
 
     Without slots: aiosmtpd reads every attribute of its handler, which fails for a
     class with slots (Python 3.11.2).
@@ -42,7 +42,7 @@ class Mailbox:
     async def handle_DATA(  # noqa: N802 - aiosmtpd's name
         self, _server: SMTP, _session: Session, envelope: Envelope
     ) -> str:
-        """Accept a mail, unless its sender disconnects before the box is open."""
+        """Accept an e-mail, unless its sender disconnects before the box is open."""
         async with self._changed:
             await self._wait_until_open()
             if refused := self.answers.pop(envelope.rcpt_tos[0], ""):
@@ -96,11 +96,11 @@ class Mailbox:
         await asyncio.sleep(0)
 
     async def shut(self) -> None:
-        """Accept no mail until it is opened again."""
+        """Accept no e-mail until it is opened again."""
         self._shut = True
 
     async def open(self) -> None:
-        """Accept mails again, also those of waiting clients."""
+        """Accept e-mails again, also those of waiting clients."""
         async with self._changed:
             self._shut = False
             self._changed.notify_all()
@@ -111,12 +111,12 @@ class Mailbox:
             await self._changed.wait_for(lambda: self.waiting == number)
 
     async def filled(self, count: int) -> None:
-        """Wait until there are `count` mails."""
+        """Wait until there are `count` e-mails."""
         async with asyncio.timeout(TIMEOUT_SECONDS), self._changed:
             await self._changed.wait_for(lambda: len(self.mails) >= count)
 
     async def mail(self, to: str, subject: str, number: int = 1) -> EmailMessage:
-        """Wait for the mail, by number from 1, with this subject to this address."""
+        """Wait for the e-mail, by number from 1, with this subject to this address."""
 
         def matching() -> list[EmailMessage]:
             return [m for m in self.to(to) if subject in m["Subject"]]
@@ -126,22 +126,22 @@ class Mailbox:
         return matching()[number - 1]
 
     def to(self, address: str) -> list[EmailMessage]:
-        """Return the mails to an address."""
+        """Return the e-mails to an address."""
         return [mail for mail in self.mails if mail["To"] == address]
 
     def subjects(self, address: str) -> list[str]:
-        """Return the subjects of the mails to an address."""
+        """Return the subjects of the e-mails to an address."""
         return [mail["Subject"] for mail in self.to(address)]
 
 
 def link_of(mail: EmailMessage) -> str:
-    """Return the only link in a mail."""
+    """Return the only link in an e-mail."""
     (link,) = re.findall(r"https?://\S+", mail.get_content())
     return str(link)
 
 
 def token_of(mail: EmailMessage) -> str:
-    """Return the token in a mail's link."""
+    """Return the token in an e-mail's link."""
     return link_of(mail).partition("#token=")[2]
 
 

@@ -58,7 +58,7 @@ class TokenCookies:
                 yield cookie, resolve(binding.reply, path), lifetime
 
     def is_requested(self, head: RequestHead) -> bool:
-        """Return whether a request asks for cookies; raises HttpError (403, 415).
+        """Return whether a request uses token cookies; raises HttpError (403, 415).
 
         A request that a browser sent from another site is refused, and so is a
         body that an HTML form can send.
@@ -73,8 +73,8 @@ class TokenCookies:
         same = site in (b"same-origin", b"none") or (site is None and origin is None)
         if not same and origin not in self._origins:
             raise HttpError(
-                "this origin is not allowed to use token cookies: "
-                "add it to cors_origins",
+                "this origin may not use token cookies: "
+                "the operator can add it to CORS_ORIGINS",
                 "ORIGIN_NOT_ALLOWED",
                 http=403,
                 code=Code.PERMISSION_DENIED,

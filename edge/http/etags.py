@@ -1,8 +1,8 @@
-"""Entity tags: one covers every byte of an answer, and names the resource's version.
+"""Entity tags: one covers every byte of a response, and names the resource's version.
 
 The strong tag of a resource is "<version>;<digest>": If-None-Match compares all of it,
 If-Match the version alone, so that a change of an embedded resource makes a cached
-copy stale but does not refuse an update (RFC 9110 8.8.3 and 13.1). The answer to a
+copy stale but does not refuse an update (RFC 9110 8.8.3 and 13.1). The response to a
 change has the tag of its version alone.
 """
 
@@ -23,14 +23,14 @@ _SUFFIX = re.compile(rf";[0-9a-f]{{{2 * _DIGEST_BYTES}}}(?:;[a-z]+)?$")
 
 
 def version_tag(version: str) -> bytes:
-    """Return the tag of a version alone, for answers to changes; b"" if it has none."""
+    """Return the tag of a version alone, for responses to changes; b"" without one."""
     if version and version.isascii() and version.isprintable() and '"' not in version:
         return b'"%s"' % version.encode()
     return b""
 
 
 def entity_tag(body: bytes, version: bytes, coding: str = "") -> bytes:
-    """Return the tag of an answer: a strong one if there is a version's tag.
+    """Return the tag of a response: a strong one if there is a version's tag.
 
     `body` is without its content coding, which the strong tag names: the coded bytes
     follow from both.
@@ -43,7 +43,7 @@ def entity_tag(body: bytes, version: bytes, coding: str = "") -> bytes:
 
 
 def is_unchanged(if_none_match: bytes, headers: Sequence[Header]) -> bool:
-    """Compare If-None-Match with an answer's tag, weakly (RFC 9110 13.1.2)."""
+    """Compare If-None-Match with a response's tag, weakly (RFC 9110 13.1.2)."""
     etag = dict(headers).get(b"etag")
     if etag is None:
         return False
@@ -56,7 +56,7 @@ def required_versions(if_match: str) -> list[str]:
     """Return the versions of which If-Match requires one; none: any version.
 
     The version alone is a tag, too: it is what a resource's own field says. A weak
-    tag belongs to an answer without a version, so it never matches (RFC 9110 13.1.1).
+    tag belongs to a response without a version, so it never matches (RFC 9110 13.1.1).
     Raises HttpError if no member can match.
     """
     if if_match == "*":
@@ -67,9 +67,11 @@ def required_versions(if_match: str) -> list[str]:
     strong = (_SUFFIX.sub("", tag) for weak, tag in tags if tag and not weak)
     versions = [*dict.fromkeys(strong)]
     if not versions:
-        raise mismatch("If-Match needs a strong entity tag of the resource, or *")
+        raise mismatch(
+            "If-Match must be * or contain a strong entity tag of the resource"
+        )
     if len(versions) > _MAX_VERSIONS:
-        raise HttpError(f"If-Match takes at most {_MAX_VERSIONS} versions")
+        raise HttpError(f"If-Match must contain at most {_MAX_VERSIONS} entity tags")
     return versions
 
 

@@ -61,7 +61,7 @@ def choose(accept: bytes | None, offers: tuple[str, ...]) -> str:
     best = max(offers, key=quality)
     if quality(best) > 0:
         return best
-    message = f"this answer is available as {' or '.join(offers)}"
+    message = f"this response is available as {' or '.join(offers)}"
     raise HttpError(message, "NOT_ACCEPTABLE", http=406)
 
 

@@ -11,7 +11,13 @@ from ipaddress import IPv6Address
 from typing import Any
 
 from edge.config import KIB, EdgeSettings
-from edge.errors import HTTP, Code, Header, HttpError
+from edge.errors import (
+    DEADLINE_MESSAGE,
+    HTTP_STATUS_BY_CODE,
+    Code,
+    Header,
+    HttpError,
+)
 from edge.http.trusted_proxies import TrustedProxies
 from edge.port import Metadata
 
@@ -185,6 +191,9 @@ def call_timeout(
     if seconds < _MIN_TIMEOUT:
         code = Code.DEADLINE_EXCEEDED
         raise HttpError(
-            "deadline exceeded", Code.Name(code), http=HTTP[code], code=code
+            DEADLINE_MESSAGE,
+            Code.Name(code),
+            http=HTTP_STATUS_BY_CODE[code],
+            code=code,
         )
     return seconds if limit is None else min(seconds, limit)

@@ -7,7 +7,7 @@ from time import monotonic
 from types import TracebackType
 from typing import Any
 
-from edge.errors import Code
+from edge.errors import DEADLINE_MESSAGE, Code
 from edge.http.negotiation import EVENTS, JSON, NDJSON
 from edge.port import CallError
 from edge.timers import SharedTimer
@@ -21,7 +21,7 @@ _PORT_GRACE = 0.25  # seconds for the port to report its own deadline first
 
 
 class Disconnected(Exception):
-    """The client disconnected; there is nobody to answer."""
+    """The client disconnected, so no response can be sent."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +117,7 @@ class DisconnectGuard:
                     pass
             self._cause = Disconnected()
         except TimeoutError:
-            self._cause = CallError(Code.DEADLINE_EXCEEDED, "deadline exceeded")
+            self._cause = CallError(Code.DEADLINE_EXCEEDED, DEADLINE_MESSAGE)
         if self._task is not None:
             self._task.cancel()
 

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from edge.config import EdgeSettings
-from edge.errors import HTTP, Code
+from edge.errors import HTTP_STATUS_BY_CODE, Code
 from edge.http.negotiation import EVENTS, JSON, NDJSON
 from edge.responses.reply import status_of
 from edge.routing.bindings import Binding
@@ -19,7 +19,7 @@ _SUCCESS = {200: "Success.", 201: "The resource was created.", 204: "Success."}
 _ERRORS = {
     400: ("BadRequest", "The request is malformed, or a field is invalid."),
     401: ("Unauthorized", "The credentials are missing or invalid."),
-    403: ("Forbidden", "The caller is not allowed to do this."),
+    403: ("Forbidden", "The caller has no permission for this call."),
     404: ("NotFound", "The resource does not exist."),
     409: ("Conflict", "The request conflicts with the current state."),
     412: ("PreconditionFailed", "The resource does not match `If-Match`."),
@@ -27,9 +27,9 @@ _ERRORS = {
     415: ("UnsupportedMediaType", "The body's media type or coding is not supported."),
     429: ("TooManyRequests", "A rate limit is exceeded, or the service is overloaded."),
     499: ("ClientClosedRequest", "The client closed the request."),
-    500: ("InternalServerError", "An unexpected error. The logs have the request id."),
+    500: ("InternalServerError", "An unexpected error. The logs name the request id."),
     501: ("NotImplemented", "The method is not implemented."),
-    503: ("ServiceUnavailable", "The service is not available; retry later."),
+    503: ("ServiceUnavailable", "The service is unavailable; retry later."),
     504: ("GatewayTimeout", "The call did not complete before its deadline."),
 }
 _DEFAULT = ("Default", "Any other error.")
@@ -72,7 +72,7 @@ class Responses:
         """Return the errors of a binding with what is known of each, by HTTP status."""
         found: defaultdict[int, list[str]] = defaultdict(list)
         for code, text in errors.items():
-            found[HTTP[code]].append(text)
+            found[HTTP_STATUS_BY_CODE[code]].append(text)
             if code == Code.ABORTED and "If-Match" in binding.headers:
                 found[412].append("With `If-Match`, in place of 409.")
         statuses = [400, 500, 503, 504]
@@ -144,7 +144,8 @@ def _response(description: str, status: int = 0) -> dict[str, Any]:
 
 def error_schema(reasons: Mapping[str, str]) -> Schema:
     """Return the schema of every error body; `reasons` are values of `errorCode`."""
-    code = _TEXT | {"description": "The reason, for programs; new ones may be added."}
+    sentence = "The machine-readable reason; new reasons may be added."
+    code = _TEXT | {"description": sentence}
     if reasons:
         listed = "\n".join(f"- `{name}`: {text}" for name, text in reasons.items())
         code["description"] += f" The reasons are:\n\n{listed}"
@@ -152,7 +153,7 @@ def error_schema(reasons: Mapping[str, str]) -> Schema:
         code["x-extensible-enum"] = list(reasons)
     detail = {"type": "object", "required": ["@type"], "properties": {"@type": _TEXT}}
     properties: Schema = {
-        "error": _TEXT | {"description": "The error message, for people."},
+        "error": _TEXT | {"description": "The error message, to be read by people."},
         "errorCode": code,
         "timestamp": _TEXT | {"format": "date-time", "description": "The time (UTC)."},
         "code": {

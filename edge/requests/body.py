@@ -30,14 +30,14 @@ class BodyReader:
         if _LONG_LENGTH.fullmatch(length):
             raise too_large(self._max_bytes)
         if not _LENGTH.fullmatch(length):
-            raise HttpError("content-length is not a number")
+            raise HttpError("content-length must be a number")
         if int(length) > self._max_bytes:
             raise too_large(self._max_bytes)
         try:
             async with asyncio.timeout(self._timeout):
                 body = await _receive_all(receive, self._max_bytes)
         except TimeoutError:
-            message = "the body did not arrive in time"
+            message = "the request body did not arrive in time: retry"
             raise HttpError(message, "REQUEST_TIMEOUT", http=408) from None
         coding = headers.get(b"content-encoding")
         return decompress(body, coding, self._max_decompressed_bytes)

@@ -105,7 +105,7 @@ class RequestBuilder:
         try:
             message = shape.type.from_binary(body)
         except BAD_INPUT:
-            raise HttpError(f"the body is not a {shape.name}") from None
+            raise HttpError(f"the body is not a valid {shape.name} message") from None
         return _wrapped(binding, message, _tree(message, shape))
 
     def _read_json(self, binding: Binding, body: bytes) -> Body:

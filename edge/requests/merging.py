@@ -5,7 +5,7 @@ from typing import Any
 
 from protobuf import DescField, Message
 
-from edge.errors import HttpError, fault, two_of_one
+from edge.errors import HttpError, fault, oneof_conflict
 from edge.requests.parameters import FieldValue
 from edge.schema.fields import Field, Parameter
 
@@ -43,7 +43,7 @@ def merge_values(
             name = parameter.names[level]
             other = members.setdefault((parameter.names[:level], oneof), name)
             if other != name:
-                raise two_of_one(parameter.path, other)
+                raise oneof_conflict(parameter.path, other)
     return tuple(values.values())
 
 
@@ -85,7 +85,7 @@ def refuse_conflict(
         parent = value_in_tree(tree, fields[:level])
         for sibling in oneof.fields:
             if sibling is not fields[level].desc and _is_set(parent, sibling):
-                raise two_of_one(parameter.path, sibling.json_name)
+                raise oneof_conflict(parameter.path, sibling.json_name)
 
 
 def _is_set(tree: Any, field: DescField) -> bool:

@@ -39,7 +39,7 @@ def split_path(raw: bytes) -> tuple[list[str], list[str]]:
             )
         literals = [unquote(s, errors="surrogateescape") for s in segments]
     if not _DOT_SEGMENTS.isdisjoint(literals):
-        raise HttpError("the path must not have '.' or '..' as a segment")
+        raise HttpError("the path must not contain the segment '.' or '..'")
     return segments, literals
 
 
@@ -48,7 +48,9 @@ def _decoded(text: str, field: str) -> str:
     if "%" not in text:
         return text
     if _INVALID_ESCAPE.search(text):
-        raise fault(field, "must be valid percent-encoding: encode a literal % as %25")
+        raise fault(
+            field, "must have valid percent-encoding: encode a literal % as %25"
+        )
     try:
         return unquote(text, errors="strict")
     except UnicodeDecodeError:
@@ -134,10 +136,13 @@ def query_values(binding: Binding, query: bytes) -> Iterator[FieldValue]:
 def refuse_conditions(binding: Binding, headers: Headers) -> None:
     """Refuse conditions that would not be checked before a change (RFC 9110 13.1)."""
     if b"if-none-match" in headers:
-        raise HttpError("If-None-Match is supported for GET and HEAD only")
+        raise HttpError("If-None-Match is supported for GET and HEAD only: remove it")
     conditional = headers.get(b"if-match", b"*") != b"*"
     if conditional and "If-Match" not in binding.headers:
-        raise mismatch("this resource has no version for If-Match")
+        raise mismatch(
+            "this method does not support If-Match with an entity tag: "
+            "send the request without If-Match"
+        )
 
 
 def header_values(binding: Binding, headers: Headers) -> Iterator[FieldValue]:

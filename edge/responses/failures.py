@@ -10,17 +10,17 @@ import orjson
 from protobuf import Registry
 
 from edge.config import EdgeSettings
-from edge.errors import HTTP, Code, Header, HttpError, sendable
+from edge.errors import HTTP_STATUS_BY_CODE, Code, Header, HttpError, sendable
 from edge.port import CallError
 from edge.responses.reply import Response
 
 _TYPE_URL = "type.googleapis.com/google.rpc."
 _RETRYABLE = (429, 503)
 _DURATION = re.compile(r"[0-9]+(?:\.[0-9]+)?s")  # ProtoJSON, not negative
-_LAST_CODE = len(HTTP) - 1
+_LAST_CODE = len(HTTP_STATUS_BY_CODE) - 1
 
 
-class Failures:
+class ErrorRenderer:
     """Renders errors as responses."""
 
     def __init__(self, registry: Registry, settings: EdgeSettings) -> None:
@@ -64,7 +64,7 @@ class Failures:
                 headers = _retry_after(detail.get("retryDelay", "0s"))
         body = _error(code, error.message, reason, request_id)
         body |= {"code": error.code, "details": details}
-        http = 412 if match and code == Code.ABORTED else HTTP[code]
+        http = 412 if match and code == Code.ABORTED else HTTP_STATUS_BY_CODE[code]
         return self._response(http, body, headers)
 
     def _response(

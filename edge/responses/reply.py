@@ -44,6 +44,7 @@ class Replies:
     def __init__(self, codec: Codec, binding: Binding, settings: EdgeSettings) -> None:
         self._codec = codec
         self._binding = binding
+        self._shape = binding.resource or binding.reply
         self.status = status_of(binding, settings)
         self.offers = _offers(binding)
         method = binding.method
@@ -94,7 +95,7 @@ class Replies:
             return b"null", JSON
         if media_type == PROTOBUF:
             return part.to_binary(), PROTOBUF
-        return self._codec.to_json(part), JSON
+        return self._codec.to_json(part, self._shape), JSON
 
     def framing(self, media_type: str) -> Framing:
         """Return the framing of a stream's messages."""
@@ -124,7 +125,7 @@ def status_of(binding: Binding, settings: EdgeSettings) -> int:
 
 
 def _offers(binding: Binding) -> tuple[str, ...]:
-    """Return the media types of a binding's answers, the default first."""
+    """Return the media types of a binding's responses, the default first."""
     if binding.raw_reply:
         return ("*/*",)
     if binding.streams:

@@ -52,6 +52,7 @@ class Binding:
     mask_skips: frozenset[str]  # paths that are left out of a derived mask
     etag: Parameter | None  # the resource's version
     reply_token: Parameter | None  # where a stream can be resumed
+    raw_reply: bool  # the response is a google.api.HttpBody, sent unchanged
     streams: bool
     queries: dict[str, Parameter] = field(default_factory=dict)  # resolved so far
 
@@ -64,11 +65,6 @@ class Binding:
     def raw_body(self) -> bool:
         """Whether the body is a google.api.HttpBody, passed on unread."""
         return self.body is not None and self.body.name == HTTP_BODY
-
-    @property
-    def raw_reply(self) -> bool:
-        """Whether the answer is a google.api.HttpBody, sent unchanged."""
-        return self.resource is not None and self.resource.name == HTTP_BODY
 
 
 def read_bindings(codec: Codec, settings: EdgeSettings) -> Iterator[Binding]:
@@ -171,6 +167,7 @@ def _bind(
         mask_skips=_mask_skips(variables, body_field, settings),
         etag=find_string(resource, settings.etag_field),
         reply_token=find_string(reply, settings.resume_token_field),
+        raw_reply=resource is not None and resource.name == HTTP_BODY,
         streams=method.method_kind == "server_streaming",
     )
 

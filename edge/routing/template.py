@@ -64,7 +64,10 @@ class PathTemplate:
         elif literal.fullmatch(segment) and not segment.startswith("**"):
             self.segments.append(unquote(segment, errors="surrogateescape"))
         else:
-            raise ValueError(f"{segment!r} is not a segment")
+            raise ValueError(
+                f"{segment!r} is not a valid path segment: "
+                "use a literal, '*', '**' or '{field}'"
+            )
 
     def _add_variable(self, field: str, pattern: str) -> None:
         start = len(self.segments)
@@ -76,7 +79,7 @@ class PathTemplate:
     def read(self) -> None:
         """Parse the text; raises ValueError naming the fault."""
         if not self.text.startswith("/"):
-            raise ValueError("it must start with '/'")
+            raise ValueError("must start with '/'")
         rest = self.text[1:]
         colon = rest.find(":", max(rest.rfind("/"), rest.rfind("}")) + 1)
         path = rest if colon < 0 else rest[:colon]

@@ -10,7 +10,7 @@ from typing import Any
 
 from protobuf import Message, Registry
 
-from edge.errors import BAD_INPUT, HttpError, Violation, fault, invalid, two_of_one
+from edge.errors import BAD_INPUT, HttpError, Violation, fault, invalid, oneof_conflict
 from edge.schema.fields import Field, Shape
 from edge.schema.integers import refuse_invalid_integers
 from edge.schema.kinds import ANY
@@ -146,7 +146,7 @@ def _refuse_second(
     if value is None and not field.takes_null:
         return
     if field.oneof in seen:
-        raise two_of_one(path, seen[field.oneof])
+        raise oneof_conflict(path, seen[field.oneof])
     if field.oneof is not None:
         seen[field.oneof] = path
     if field.integer_keys and len({_number(key, path) for key in value}) < len(value):
@@ -244,7 +244,9 @@ class _Search:
     def _inside(self, value: Any, field: Field, path: str, shape: Shape) -> Violation:
         """Search inside the value of an invalid field."""
         if self._is_over:
-            return Violation(path, "is invalid; the body is too large to say where")
+            return Violation(
+                path, "is invalid; the body is too large to find the invalid field"
+            )
         if field.many:
             if not isinstance(value, field.many):
                 expected = "a list" if field.many is list else "an object"

@@ -7,6 +7,7 @@ the JSON Schemas, use these tables.
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from protobuf import (
@@ -21,7 +22,15 @@ from protobuf import (
     ScalarType,
 )
 
-from edge.schema.kinds import NULL_VALUE, VALUE, Element, is_well_known, kind_of
+from edge.schema.kinds import (
+    ANY,
+    FLOAT,
+    NULL_VALUE,
+    VALUE,
+    Element,
+    is_well_known,
+    kind_of,
+)
 
 MAX_PATH_DEPTH = 32  # names in a field path; the codec nests up to 100 messages
 _TEXT_KEYS = (ScalarType.STRING, ScalarType.BOOL)  # other map keys are integers
@@ -46,6 +55,18 @@ class Shape:
         self.named: dict[str, Field] = {}
         for field in self.fields:
             self.named[field.name] = self.named[field.json_name] = field
+
+    @cached_property
+    def has_floats(self) -> bool:
+        """Whether a message of this type may contain a `float` at any depth."""
+        reachable: dict[str, Shape] = {}
+        Shape(self.desc, reachable)
+        return any(
+            shape.kind is FLOAT
+            or shape.name == ANY
+            or any(field.kind is FLOAT for field in shape.fields)
+            for shape in reachable.values()
+        )
 
 
 def shape_of(desc: DescMessage, known: dict[str, Shape]) -> Shape:
@@ -109,11 +130,7 @@ class Parameter:
     names: tuple[str, ...]  # JSON names, one a level
     path: str  # the JSON names joined by dots, as errors name it
     read: Callable[[str], Any]  # text -> JSON value, None if invalid
-
-    @property
-    def last(self) -> Field:
-        """The field itself."""
-        return self.fields[-1]
+    last: Field  # the field itself
 
     @property
     def oneofs(self) -> Iterator[tuple[int, DescOneof]]:
@@ -139,7 +156,7 @@ def resolve(shape: Shape, path: str) -> Parameter:
             owner = fields[-1].name if fields else shape.name
             raise FieldPathError(
                 f"{owner} is not a message and has no fields of its own: "
-                "remove what follows it"
+                "remove the names after it"
             )
         if name not in parent.named:
             raise FieldPathError("there is no such field")
@@ -154,7 +171,8 @@ def resolve(shape: Shape, path: str) -> Parameter:
             "set its fields instead"
         )
     json_names = tuple(field.json_name for field in fields)
-    return Parameter(tuple(fields), json_names, ".".join(json_names), read)
+    path = ".".join(json_names)
+    return Parameter(tuple(fields), json_names, path, read, fields[-1])
 
 
 def find_string(shape: Shape | None, path: str) -> Parameter | None:

@@ -106,6 +106,7 @@ _KINDS = (
     ("BYTES", Kind("must be base64", str, _TEXT | {"contentEncoding": "base64"})),
 )
 _SCALARS = {ScalarType[name]: kind for names, kind in _KINDS for name in names.split()}
+FLOAT = _SCALARS[ScalarType.FLOAT]
 _OBJECT = Kind("must be an object")
 _JSON_NAME = "[a-z][A-Za-z]*"
 _MASK_PATH = rf"{_JSON_NAME}(\.{_JSON_NAME})*"

@@ -30,8 +30,9 @@ def create(
 ) -> None:
     """Create an account with the role ADMIN.
 
-    The password is asked for on the terminal; without a terminal it is the first line
-    of standard input. It is not an option, because other users can list arguments.
+    The terminal prompts for the password; without a terminal, the password
+    is the first line of standard input. It is not an option, because other
+    users of this machine can see the arguments of a process.
     """
     settings = state_dir.with_saved_values(load_settings())
     password = (

@@ -1,4 +1,4 @@
-"""The checks of `academy doctor`: each returns what it found and what to do."""
+"""The checks of `academy doctor`: each returns a result and advice."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def _check_secret_key(settings: Settings) -> Finding:
 async def _check_database(settings: Settings) -> list[Finding]:
     url = text_of(settings.database_url)
     if not url:
-        advice = "set DATABASE_URL, or run academy up, which starts a Postgres"
+        advice = "set DATABASE_URL, or run academy up, which starts a Postgres server"
         return [Finding("postgres", False, "DATABASE_URL is not set", advice)]
     database = open_database(settings)
     try:
@@ -107,8 +107,8 @@ async def _check_postgres(database: Database, url: str) -> Finding:
         advice = explain(error.__cause__ or error, database.role)
         return Finding("postgres", False, f"{url}: no connection", advice)
     if setting.scalar_one() == "on":
-        return Finding("postgres", False, f"{url}: answers", READ_ONLY_ADVICE)
-    return Finding("postgres", True, f"{url}: answers")
+        return Finding("postgres", False, f"{url}: is read-only", READ_ONLY_ADVICE)
+    return Finding("postgres", True, f"{url}: responds")
 
 
 async def _check_schema(database: Database) -> Finding:
@@ -120,7 +120,7 @@ async def _check_schema(database: Database) -> Finding:
         return Finding("schema", False, "cannot be read", advice)
     newest = migrate.newest()
     if is_behind:
-        result = f"revision {revision or 'none'}, this release needs {newest}"
+        result = f"revision {revision or 'none'}; this release needs {newest}"
         return Finding("schema", False, result, "run: academy migrate")
     note = "" if revision == newest else f", newer than this release ({newest})"
     return Finding("schema", True, f"revision {revision}{note}")
@@ -129,41 +129,53 @@ async def _check_schema(database: Database) -> Finding:
 async def _check_redis(settings: Settings) -> Finding:
     url = text_of(settings.redis_url)
     if not url:
-        advice = "set REDIS_URL, or run academy up, which starts a Valkey"
+        advice = "set REDIS_URL, or run academy up, which starts a Valkey server"
         return Finding("redis", False, "REDIS_URL is not set", advice)
     client = redis_client(url)
     ping: Callable[[], Awaitable[object]] = client.ping
     try:
         await ping()
     except (RedisError, OSError) as error:
-        result = f"{_displayed_url(url)}: no answer ({type(error).__name__})"
-        advice = "start it; until then each process counts its rate limits alone"
+        cause = type(error).__name__
+        result = f"{_displayed_url(url)}: connection or authentication failed ({cause})"
+        advice = (
+            "start Redis, or correct REDIS_URL; until then, each process applies the "
+            "rate limits separately"
+        )
         return Finding("redis", False, result, advice)
     finally:
         await client.aclose()
-    return Finding("redis", True, f"{_displayed_url(url)}: answers")
+    return Finding("redis", True, f"{_displayed_url(url)}: responds")
 
 
 async def _check_mail(settings: Settings) -> Finding:
     url = text_of(settings.smtp_url)
     if not url:
         folder = settings.state_dir / "mail"
-        result = f"SMTP_URL is not set: mails are written to {folder}, none is sent"
+        result = (
+            f"SMTP_URL is not set: e-mails are written to {folder} and are not sent"
+        )
         return Finding("mail", True, result)
     builder = MessageBuilder(settings.mail_from, settings.public_url, system_clock)
     mailer = SmtpMailer(MailServer.parse(url), builder)
     try:
         await mailer.ping()
     except MailerUnavailable as error:
-        result = f"{_displayed_url(url)}: no answer ({error})"
-        advice = "start it, or correct SMTP_URL; until then mails wait in the outbox"
+        result = f"{_displayed_url(url)}: connection or log-in failed ({error})"
+        advice = (
+            "start the mail server, or correct SMTP_URL; until then, e-mails stay in "
+            "the outbox"
+        )
         return Finding("mail", False, result, advice)
     finally:
         await mailer.close()
     if not settings.public_url:
-        advice = "set PUBLIC_URL to the origin in browsers: links in mails need it"
+        advice = (
+            "set PUBLIC_URL to the origin that browsers use, such as "
+            "https://academy.example: links in e-mails need it"
+        )
         return Finding("mail", False, "PUBLIC_URL is not set", advice)
-    return Finding("mail", True, f"{_displayed_url(url)}: answers")
+    return Finding("mail", True, f"{_displayed_url(url)}: responds")
 
 
 def _check_port(setting: str, address: str) -> Finding:
@@ -173,5 +185,5 @@ def _check_port(setting: str, address: str) -> Finding:
         socket.create_connection(endpoint, PORT_TIMEOUT_SECONDS).close()
     except OSError:
         advice = "start the server: academy up, or academy serve"
-        return Finding(setting, False, f"{address}: no server listens", advice)
-    return Finding(setting, True, f"{address}: a server listens")
+        return Finding(setting, False, f"{address}: no server is listening", advice)
+    return Finding(setting, True, f"{address}: a server is listening")

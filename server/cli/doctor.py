@@ -15,10 +15,10 @@ from server.cli.terminal import load_settings
 
 def doctor(
     as_json: Annotated[
-        bool, typer.Option("--json", help="Print JSON, for programs.")
+        bool, typer.Option("--json", help="Print machine-readable JSON.")
     ] = False,
 ) -> None:
-    """Check the settings and the servers they name; exit with 1 if one check fails."""
+    """Check the settings and the servers; exit with 1 if any check fails."""
     settings = state_dir.with_saved_values(load_settings())
     findings = uvloop.run(checks.run_checks(settings))
     values = checks.displayed_settings(settings)

@@ -36,11 +36,15 @@ def rotate(
     force: Annotated[
         bool,
         typer.Option(
-            "--force", help="Rotate before clients that cache the key set refresh it."
+            "--force",
+            help="Rotate even if verifiers may not have loaded the next key yet.",
         ),
     ] = False,
 ) -> None:
-    """Sign with the next key from now on; running servers switch at once."""
+    """Activate the next signing key.
+
+    Running servers use it immediately, or within 30 s if Redis is unavailable.
+    """
     settings = state_dir.with_saved_values(load_settings())
     run_async(_rotate(settings, force), settings)
 

@@ -16,4 +16,4 @@ def migrate() -> None:
     with report_errors():
         database = open_database(settings)
     run_async(migrations.upgrade(database), settings)
-    typer.echo(f"schema {migrations.newest()}")
+    typer.echo(f"the database schema is at revision {migrations.newest()}")

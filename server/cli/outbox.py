@@ -20,14 +20,18 @@ commands = typer.Typer(
 
 @commands.command("list")
 def list_dead_letters() -> None:
-    """List the dead letters: entries that failed too often, usually refused mails."""
+    """List the dead letters.
+
+    These are entries whose delivery failed 15 times, usually e-mails that
+    the mail server rejected.
+    """
     settings = state_dir.with_saved_values(load_settings())
     run_async(_list(settings), settings)
 
 
 async def _list(settings: Settings) -> None:
     async with open_resources(settings) as resources:
-        entries = await PostgresOutbox(resources.database).dead()
+        entries = await PostgresOutbox(resources.database).dead_letters()
     for entry in entries:
         typer.echo(
             f"{entry.id:<10} {entry.created_at:%Y-%m-%d %H:%M} {entry.kind:<24}"
@@ -53,8 +57,8 @@ def retry(
 async def _retry(settings: Settings, ids: list[int]) -> None:
     async with open_resources(settings) as resources:
         store = PostgresOutbox(resources.database)
-        entry_ids = ids or [entry.id for entry in await store.dead()]
-        revived = await store.revive(entry_ids)
-    typer.echo(f"dead letters queued again: {len(revived)}")
-    if others := sorted({*ids} - revived):
+        entry_ids = ids or [entry.id for entry in await store.dead_letters()]
+        requeued = await store.requeue(entry_ids)
+    typer.echo(f"dead letters queued again: {len(requeued)}")
+    if others := sorted({*ids} - requeued):
         raise failure(f"not dead letters: {', '.join(map(str, others))}")

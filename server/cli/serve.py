@@ -38,7 +38,10 @@ log = structlog.get_logger()
 
 
 def up() -> None:
-    """Start everything: Postgres and Valkey unless their URLs are set, gRPC, REST."""
+    """Serve gRPC and REST; start Postgres and Valkey unless their URLs are set.
+
+    The URLs are DATABASE_URL and REDIS_URL.
+    """
     settings = load_settings(debug=True)
     with report_errors(settings):
         servers = EmbeddedServers(settings.state_dir)
@@ -85,7 +88,7 @@ async def _serving(
     """Serve gRPC and REST while the block runs; yield the application and both ports.
 
     Unless it was `migrated` just now, the schema is checked before calls are served.
-    HTTP is bound first: links in mails may contain its port.
+    HTTP is bound first: links in e-mails may contain its port.
     """
     with serving.bind_http(settings.http_listen) as listener:
         http_port: int = listener.getsockname()[1]
@@ -133,7 +136,7 @@ Blatam Academy is up.   REST {rest}   gRPC {rpc}{docs}
 
 
 def serve() -> None:
-    """Serve gRPC and REST with the Postgres of DATABASE_URL and Redis of REDIS_URL."""
+    """Serve gRPC and REST with the servers of DATABASE_URL and REDIS_URL."""
     settings = load_settings("database_url", "redis_url", "secret_key")
     run_async(_serve(settings), settings)
 
@@ -175,7 +178,7 @@ def edge(
         ),
     ],
 ) -> None:
-    """Serve REST in front of a gRPC server that runs elsewhere."""
+    """Serve REST in front of a gRPC server in another process."""
     settings = load_settings()
     run_async(_edge(settings, server), settings)
 

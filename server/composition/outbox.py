@@ -1,4 +1,4 @@
-"""Outbox: delivers mails and handles events after their changes have committed."""
+"""Outbox: delivers e-mails and handles events after their changes have committed."""
 
 from __future__ import annotations
 

@@ -33,7 +33,7 @@ def check_writable(
     violations = [
         Violation(
             f"{resource}.{json_name(name)}",
-            "may not be written",
+            "may not be changed",
             "update_mask.not_writable",
         )
         for name in values

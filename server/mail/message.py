@@ -1,7 +1,7 @@
 """E-mails as messages (RFC 5322): plain text, no text of callers in headers.
 
 Links come from PUBLIC_URL only (R26). A token stands behind the `#`, which browsers
-do not send to servers or in Referer; the link of one-click unsubscription, which mail
+do not send to servers or in Referer; the link of one-click unsubscription, which e-mail
 providers post to, is the exception.
 """
 

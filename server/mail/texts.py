@@ -21,16 +21,17 @@ class Text:
 
 
 _NOT_YOU = """\
-If this was not you, request a new password at once: it ends every session.
+If this was not you, reset your password immediately. The reset ends all your
+sessions.
 """
 
-_NEWS = """\
+_NOTIFICATION = """\
 Hello {username},
 
-{news}
+{notifications}
 
-You receive this e-mail because your notification settings ask for it. To stop
-it, change your settings or use "unsubscribe" in your mail program.
+You receive this e-mail because of your notification settings. To stop these
+e-mails, change your settings or use "unsubscribe" in your e-mail program.
 """
 
 CONFIRM_ADDRESS = """\
@@ -63,12 +64,13 @@ Hello {username},
         """\
 Hello {username},
 
-someone, probably you, requested a new password for your account. Choose one
-here, within 30 minutes:
+Someone, probably you, asked to reset the password of your account. Choose a
+new password here, within 30 minutes:
 
 {link}
 
-If it was not you, you can ignore this e-mail: your password does not change.
+If this was not you, you can ignore this e-mail. Your password will not
+change.
 """,
         "reset-password",
     ),
@@ -77,7 +79,7 @@ If it was not you, you can ignore this e-mail: your password does not change.
         f"""\
 Hello {{username}},
 
-your password was changed, and your other sessions were ended.
+Your password was changed, and your sessions on other devices were ended.
 
 {_NOT_YOU}""",
     ),
@@ -86,22 +88,22 @@ your password was changed, and your other sessions were ended.
         """\
 Hello {username},
 
-you asked to use this e-mail address for your account. Confirm it here, within
-24 hours:
+You asked to use this e-mail address for your account. Confirm the address
+here, within 24 hours:
 
 {link}
 
-If it was not you, you can ignore this e-mail.
+If this was not you, you can ignore this e-mail.
 """,
         "verify-email",
     ),
     EmailTemplate.EMAIL_CHANGE_ASKED: Text(
-        "Your e-mail address is about to change",
+        "A change of your e-mail address was requested",
         f"""\
 Hello {{username}},
 
-someone, probably you, asked to use another e-mail address for your account.
-This address stays in use until the new one is confirmed.
+Someone, probably you, asked to use another e-mail address for your account.
+Your account uses this address until the new address is confirmed.
 
 {_NOT_YOU}""",
     ),
@@ -110,19 +112,19 @@ This address stays in use until the new one is confirmed.
         """\
 Hello {username},
 
-your account no longer uses this e-mail address.
+Your account no longer uses this e-mail address.
 
-If this was not you, contact the academy at once.
+If this was not you, contact the academy immediately.
 """,
     ),
     EmailTemplate.ADDRESS_TAKEN: Text(
-        "Your e-mail address was asked for",
+        "Someone tried to use your e-mail address",
         """\
 Hello {username},
 
-someone asked to use your e-mail address for another account. Nothing has
-changed: the address belongs to your account. If it was you, log in as
-{username}.
+Someone tried to use your e-mail address for another account. Nothing has
+changed: the address still belongs to your account. If this was you, log in
+as {username}.
 """,
     ),
     EmailTemplate.NEW_DEVICE: Text(
@@ -130,10 +132,10 @@ changed: the address belongs to your account. If it was you, log in as
         f"""\
 Hello {{username}},
 
-someone, probably you, logged in from a new device or address:
+Someone, probably you, logged in from a new device or a new IP address:
 
-  device:  {{device}}
-  address: {{address}}
+  device:     {{device}}
+  IP address: {{address}}
 
 {_NOT_YOU}""",
     ),
@@ -142,12 +144,12 @@ someone, probably you, logged in from a new device or address:
         """\
 Hello {username},
 
-many log-ins to your account have failed within an hour. Your account is not
-locked, and your password has not changed. If you use the same password for
-other services, change it.
+Many log-ins to your account have failed within an hour. Your account is not
+locked, and your password has not changed. If you use this password for other
+services, too, choose a new password for your account.
 """,
     ),
-    EmailTemplate.FOLLOWED_POST: Text("Somebody you follow has posted", _NEWS),
-    EmailTemplate.NEW_FOLLOWER: Text("Somebody follows you", _NEWS),
-    EmailTemplate.DIGEST: Text("News of the academy", _NEWS),
+    EmailTemplate.FOLLOWED_POST: Text("Someone you follow has posted", _NOTIFICATION),
+    EmailTemplate.NEW_FOLLOWER: Text("Someone follows you", _NOTIFICATION),
+    EmailTemplate.DIGEST: Text("Your daily summary", _NOTIFICATION),
 }

@@ -16,13 +16,14 @@ import structlog
 from google.protobuf.message import DecodeError
 
 from batching.v1 import batching_pb2 as pb
+from server.domain.errors import DeadlineExceeded
 from server.rpc.batched_call import CallExecutor, error_result
 from server.rpc.grpc_server import KIB, MAX_CALLS_PER_CONNECTION
 
 log = structlog.get_logger()
 _FLUSH_SIZE = 256 * KIB  # bytes after which a response takes no more results
 _SERVICE = pb.DESCRIPTOR.services_by_name["BatchingService"].full_name
-_UNAVAILABLE_HERE = "no batching on this connection: use unary calls"
+_UNAVAILABLE_HERE = "batching is not available on this connection: use unary calls"
 _TOO_MANY_CALLS = "too many concurrent calls: retry"
 
 
@@ -46,7 +47,7 @@ class BatchingServicer:
         return grpc.method_handlers_generic_handler(_SERVICE, {"ExecuteBatch": handler})
 
     def drain(self) -> None:
-        """Answer the calls that were received, and ask clients to send no more."""
+        """Finish the calls that were received, and tell clients to send no more."""
         self._draining = True
         for stream in self._streams.values():
             stream.drain()
@@ -164,7 +165,7 @@ class ServerBatchStream:
         if call.HasField("timeout_ms"):
             timeout = call.timeout_ms / 1000 - (self._loop.time() - arrival)
         if timeout is not None and timeout <= 0:
-            code, message = grpc.StatusCode.DEADLINE_EXCEEDED, "deadline exceeded"
+            code, message = grpc.StatusCode.DEADLINE_EXCEEDED, str(DeadlineExceeded())
         else:
             code, message = grpc.StatusCode.RESOURCE_EXHAUSTED, _TOO_MANY_CALLS
             if len(self._calls) + len(self._cancelled) < MAX_CALLS_PER_CONNECTION:

@@ -16,9 +16,10 @@ User accounts, log-in, profiles, followers and posts of the Blatam Academy.
 - **64-bit integers**, such as ids, are JSON strings in requests and responses.
   Requests may also contain them as JSON numbers.
 - **Errors** have the same body on every path, the schema `ErrorResponse`. `errorCode`
-  is the reason, for programs.
+  is the machine-readable reason.
 - **Idempotency**: a request with a `requestId`, or the header `Idempotency-Key`, can be
-  repeated safely.
+  repeated for 24 hours. A repeated request changes nothing and returns the first
+  response.
 - **Concurrency**: with `If-Match` and the `ETag` of a response, a change fails with 412
   if the resource has changed in the meantime.
 - **Lists** return one page at a time. `nextPageToken` of a response is the `page_token`

@@ -61,7 +61,7 @@ class Health:
         except Exception as error:
             if not self._outage_logged:
                 cause = repr(error.__cause__ or error)
-                log.warning("postgres does not answer", cause=cause)
+                log.warning("postgres does not respond", cause=cause)
             self._outage_logged = True
             await self._publish(False)
         else:

@@ -1,7 +1,7 @@
 """The services over gRPC: the interceptor chain, and calls as gRPC delivers them.
 
 Handlers receive and return bytes. The chain decodes requests, because grpc.aio
-answers undecodable bytes with UNKNOWN and the name of the exception.
+responds to undecodable bytes with UNKNOWN and the name of the exception.
 """
 
 from __future__ import annotations

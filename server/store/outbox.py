@@ -18,7 +18,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from server.domain.errors import StoreUnavailable
 from server.domain.outbox.entries import (
     MAIL,
-    DeadEntry,
+    DeadLetter,
     Entry,
     EntryState,
     EventType,
@@ -52,7 +52,7 @@ async def enqueue(
 async def invalidate_mailed_tokens(
     connection: AsyncConnection, user_id: int, now: datetime
 ) -> None:
-    """Invalidate the tokens mailed to a user, and pending mails to a new address.
+    """Invalidate the tokens mailed to a user, and pending e-mails to a new address.
 
     Runs in the caller's transaction, which has locked the account.
     """
@@ -125,7 +125,7 @@ class PostgresOutbox:
         )
 
     async def delivered(self, entry_id: int, now: datetime) -> None:
-        """Mark an entry as delivered; the recipient of a mail is deleted."""
+        """Mark an entry as delivered; the recipient of an e-mail is deleted."""
         values = {
             "state": EntryState.DELIVERED,
             "delivered_at": now,
@@ -164,16 +164,16 @@ class PostgresOutbox:
         async with self._database.reading() as connection:
             await connection.execute(statement.values(values))
 
-    async def dead(self) -> Sequence[DeadEntry]:
+    async def dead_letters(self) -> Sequence[DeadLetter]:
         """Return the dead letters, the oldest first."""
-        columns = [outbox.c[field.name] for field in fields(DeadEntry)]
+        columns = [outbox.c[field.name] for field in fields(DeadLetter)]
         query = sa.select(*columns).where(outbox.c.state == EntryState.DEAD)
         async with self._database.reading() as connection:
             rows = await connection.execute(query.order_by(outbox.c.id))
-            return [DeadEntry(**row._mapping) for row in rows]
+            return [DeadLetter(**row._mapping) for row in rows]
 
-    async def revive(self, ids: Sequence[int]) -> set[int]:
-        """Make dead letters due again; return the ids of those that were dead."""
+    async def requeue(self, ids: Sequence[int]) -> set[int]:
+        """Queue dead letters for delivery again; return the ids of those entries."""
         statement = (
             sa.update(outbox)
             .where(outbox.c.id.in_(ids), outbox.c.state == EntryState.DEAD)

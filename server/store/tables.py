@@ -160,7 +160,7 @@ erasures = sa.Table(
     sa.Column("last_actor_event", sa.BigInteger, nullable=False, server_default="0"),
 )
 
-# Events and mails: written in the transaction of the change, delivered by a worker,
+# Events and e-mails: written in the transaction of the change, delivered by a worker,
 # and read in id order by streams, which wait for late commits.
 outbox = sa.Table(
     "outbox",

@@ -2,7 +2,7 @@
 
 An entry whose delivery fails is retried after 1 s, 2 s, 4 s and so on; after
 `MAX_ATTEMPTS` it becomes a dead letter. While the mail server is unavailable no
-attempt is counted: all mails wait together, and events are still delivered.
+attempt is counted: all e-mails wait together, and events are still delivered.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class OutboxStore(Protocol):
         """Release claimed entries, without counting the attempt."""
 
     async def delivered(self, entry_id: int, now: datetime) -> None:
-        """Mark an entry as delivered; the recipient of a mail is deleted."""
+        """Mark an entry as delivered; the recipient of an e-mail is deleted."""
 
     async def drop(self, entry_id: int) -> None:
         """Delete an entry for which there was nothing to deliver."""

@@ -1,4 +1,4 @@
-"""Route outbox entries: mails to the mailer, events to their handlers."""
+"""Route outbox entries: e-mails to the mailer, events to their handlers."""
 
 from __future__ import annotations
 

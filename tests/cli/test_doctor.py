@@ -18,7 +18,7 @@ async def check(name: str, **settings: str | None) -> Finding:
 async def test_mail_needs_a_server_and_a_public_url(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Links in mails need PUBLIC_URL, and no finding holds a password."""
+    """Links in e-mails need PUBLIC_URL, and no finding holds a password."""
     monkeypatch.delenv("SMTP_URL", raising=False)
     assert (await check("mail", smtp_url=None)).ok
     async with mailbox() as box:

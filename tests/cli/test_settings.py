@@ -131,7 +131,11 @@ LIMITS = '{"pkg.Service/Rpc": [{"by": ["address"], "limit": %s, "per": %s}]}'
             for address in ("[127.0.0.1]:80", "::1:80", "[::1:80", "127.0.0.01:80")
         ),
         *(
-            ("trusted_proxies", network, f"{network!r} must be an address or a network")
+            (
+                "trusted_proxies",
+                network,
+                f"{network!r} must be an IP address, or",
+            )
             for network in (
                 "10.0.0.0/\u0668",
                 "10.0.0.0/08",
@@ -169,7 +173,11 @@ LIMITS = '{"pkg.Service/Rpc": [{"by": ["address"], "limit": %s, "per": %s}]}'
         ("public_url", "academy.example", "must be an origin such as https://"),
         ("cors_origins", "*", "must be an origin such as https://"),
         ("database_pooler", "session", "must be 'none' or 'transaction'"),
-        ("smtp_url", "smtp://h:\u0662\u0665", "must be smtp://HOST:PORT"),
+        (
+            "smtp_url",
+            "smtp://h:\u0662\u0665",
+            "must be smtp://[USER:PASSWORD@]HOST:PORT",
+        ),
         ("smtp_url", "smtp://h?timeout=1", "the only parameter is starttls"),
         ("redis_url", "redis://h/\u0660", "must have the number of a database"),
         ("redis_url", "redis://h/one", "must have the number of a database"),

@@ -1,4 +1,4 @@
-"""Links in mails without PUBLIC_URL: they lead to the address of HTTP_LISTEN."""
+"""Links in e-mails without PUBLIC_URL: they lead to the address of HTTP_LISTEN."""
 
 import pytest
 

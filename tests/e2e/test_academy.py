@@ -160,7 +160,7 @@ async def check_nothing_is_found(
 
 
 async def test_members_get_the_mails_they_ask_for(shared: RunningService) -> None:
-    """About followers and posts, from the write to the delivered mail."""
+    """About followers and posts, from the write to the delivered e-mail."""
     ana, bea = await shared.signed_in(), await shared.signed_in()
     settings = {"notifications": {"followedPosts": True, "newFollowers": True}}
     for user in (ana, bea):
@@ -169,13 +169,13 @@ async def test_members_get_the_mails_they_ask_for(shared: RunningService) -> Non
         )
     path = f"/api/v1/users/{ana.user.id}/follow"
     await shared.http.put(path, headers=bea.headers)
-    mail = await shared.mailbox.mail(ana.user.email, "Somebody follows you")
+    mail = await shared.mailbox.mail(ana.user.email, "Someone follows you")
     assert f"{bea.user.username} follows you" in mail.get_content()
     post = {"title": "On numbers", "body": "Many."}
     await shared.http.post("/api/v1/posts", json=post, headers=ana.headers)
-    mail = await shared.mailbox.mail(bea.user.email, "Somebody you follow has posted")
+    mail = await shared.mailbox.mail(bea.user.email, "Someone you follow has posted")
     assert f"{ana.user.username}: On numbers" in mail.get_content()
-    assert "Somebody you follow has posted" not in shared.mailbox.subjects(
+    assert "Someone you follow has posted" not in shared.mailbox.subjects(
         ana.user.email
     )
 

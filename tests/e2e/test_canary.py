@@ -58,7 +58,7 @@ class Journey:
         return await self.post(f"{AUTH}/login", body)
 
     async def token(self, address: str, subject: str) -> str:
-        """Wait for a mail; return its token."""
+        """Wait for an e-mail; return its token."""
         mail = await self.box.mail(address, subject)
         self.secrets |= {token_of(mail), link_of(mail)}
         return token_of(mail)

@@ -257,7 +257,7 @@ def test_admin_create_enforces_the_rules_of_sign_up(
 def test_dead_letters_are_listed_and_retried(
     academy: Academy, commands: CommandServer
 ) -> None:
-    """The list names no recipient; a retry writes the mail."""
+    """The list names no recipient; a retry writes the e-mail."""
     signup = {"email": "zoe@x.co", "username": "zoe", "password": "Blue7horse"}
     httpx.post(f"http://{academy.http}/api/v1/users", json=signup)
     state = Path(academy.env["STATE_DIR"])

@@ -1,4 +1,4 @@
-"""A browser that asks for it keeps its refresh token where no script can read it."""
+"""A browser that requests it keeps its refresh token where no script can read it."""
 
 import re
 

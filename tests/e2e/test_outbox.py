@@ -1,4 +1,4 @@
-"""Committed mails are delivered, whichever process stops in between."""
+"""Committed e-mails are delivered, whichever process stops in between."""
 
 import json
 
@@ -31,9 +31,9 @@ async def signed_in(channel: grpc.aio.Channel) -> tuple[tuple[str, str], ...]:
 async def test_outbox_survives_kill_between_commit_and_delivery(
     database_url: str, redis_url: str
 ) -> None:
-    """L18: no mail is missing, unexpected or delivered twice.
+    """L18: no e-mail is missing, unexpected or delivered twice.
 
-    Each time one mail waits at the server, and others wait behind it.
+    Each time one e-mail waits at the server, and others wait behind it.
     """
     ask = auth_pb2.RequestEmailVerificationRequest()
     async with mailbox() as box:
@@ -68,7 +68,7 @@ async def test_outbox_survives_kill_between_commit_and_delivery(
 async def test_mail_is_delivered_when_server_returns(
     database_url: str, redis_url: str
 ) -> None:
-    """Every mail arrives once the server is back; calls do not wait for it.
+    """Every e-mail arrives once the server is back; calls do not wait for it.
 
     R39: no table contains a mailed token.
     """

@@ -49,7 +49,7 @@ async def test_calls_succeed_behind_a_transaction_pooler(
 async def test_change_is_visible_without_listen(
     pooled_url: str, redis_url: str
 ) -> None:
-    """Outbox and caches poll: the mail arrives, and a read sees the change at once."""
+    """Outbox and caches poll: the e-mail arrives; a read sees the change at once."""
     async with running(pooled_url, redis_url, database_pooler="transaction") as service:
         person = await service.signed_in()
         renamed = user_pb2.User(id=person.user.id, username="renamed")

@@ -209,8 +209,8 @@ async def test_rules_apply_within_an_any() -> None:
     status, _, answer, _ = await sent([POST], "POST", "/x", two.encode())
     assert status == 400
     assert b"anyField.oneof" in answer
-    one = f'{{"anyField":{{{kind},"floatField":0.1}}}}'
-    status, _, _, port = await sent([POST], "POST", "/x", one.encode())
+    with_float = f'{{"anyField":{{{kind},"floatField":0.1}}}}'
+    status, _, _, port = await sent([POST], "POST", "/x", with_float.encode())
     assert status == 200
     echo = FakePort(port.message)
     status, _, answer, _ = await sent([POST], "POST", "/x", b"{}", port=echo)

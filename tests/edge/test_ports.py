@@ -12,6 +12,7 @@ from batching.v1 import batching_pb2
 from edge.app import create_app
 from edge.batching import BatchingPort
 from edge.config import EdgeSettings
+from edge.errors import DEADLINE_MESSAGE
 from edge.port import CallError, RemotePort, Reply
 from server.rpc.batched_call import CallExecutor
 from server.rpc.batching import BatchingServicer
@@ -219,7 +220,7 @@ async def test_stream_deadline_has_the_message_of_the_edge() -> None:
         stream = remote.server_stream(WATCH, b"", metadata=(), timeout=0.1)
         with pytest.raises(CallError) as caught:
             [_ async for _ in stream]
-    assert (caught.value.code, caught.value.message) == (4, "deadline exceeded")
+    assert (caught.value.code, caught.value.message) == (4, DEADLINE_MESSAGE)
 
 
 async def test_remote_stream_has_metadata() -> None:

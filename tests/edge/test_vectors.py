@@ -75,8 +75,10 @@ def _app(template_routes: list[dict[str, Any]], port: FakePort, **types: int) ->
             part.strip("{}").partition("=")[0]: ""
             for part in _variables(route["template"])
         }
-        one = descriptor_pb2.FileDescriptorSet.FromString(_fields(names, types)).file[0]
-        text = one.SerializeToString()
+        file = descriptor_pb2.FileDescriptorSet.FromString(_fields(names, types)).file[
+            0
+        ]
+        text = file.SerializeToString()
         file = descriptor_pb2.FileDescriptorProto.FromString(text)
         file.name, file.package = f"q{index}.proto", f"q{index}"
         for message in file.message_type:
@@ -254,9 +256,9 @@ async def test_body_and_response_body_follow_the_rule(fact: Any) -> None:
     if "response" in request:
         reply = json_format.ParseDict(request["response"], Vector())
     if "response_httpbody" in request:
-        held = request["response_httpbody"]
+        http_body = request["response_httpbody"]
         reply = httpbody_pb2.HttpBody(
-            content_type=held["content_type"], data=held["data"].encode()
+            content_type=http_body["content_type"], data=http_body["data"].encode()
         )
         files = _with_page()
     port = FakePort(reply)

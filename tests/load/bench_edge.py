@@ -37,7 +37,7 @@ def _list() -> ResultRow:
     wire = _hundred_users()
     codec = Codec(CONTRACT.read_bytes())
     (method,) = [m for m in codec.methods() if m.name == "ListUsers"]
-    kind = codec.shape(method.output).type
+    shape = codec.shape(method.output)
 
     def json_format_bytes() -> bytes:
         message = user_pb2.ListUsersResponse.FromString(wire)
@@ -46,7 +46,7 @@ def _list() -> ResultRow:
         ).encode()
 
     def codec_bytes() -> bytes:
-        return codec.to_json(kind.from_binary(wire))
+        return codec.to_json(shape.type.from_binary(wire), shape)
 
     if json.loads(json_format_bytes()) != json.loads(codec_bytes()):
         raise RuntimeError("json_format and the codec differ")

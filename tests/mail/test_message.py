@@ -19,7 +19,7 @@ BUILDER = MessageBuilder(SENDER, "https://academy.example/app/", Clock())
 DETAILS: dict[str, str | int | tuple[str, ...]] = {
     "device": "Phone",
     "address": "192.0.2.1",
-    "news": ("bea: On numbers", "cat follows you"),
+    "notifications": ("bea: On numbers", "cat follows you"),
 }
 
 
@@ -45,7 +45,7 @@ def test_every_template_has_a_text(template: EmailTemplate) -> None:
 
 
 def test_unsubscribe_headers_need_a_token_and_https() -> None:
-    """RFC 8058: both headers, if the mail can be turned off over https; else none."""
+    """RFC 8058: both headers, if the e-mail can be turned off over https; else none."""
     news = replace(email(EmailTemplate.DIGEST), unsubscribe_token="T0KEN")
     message = BUILDER.message(news)
     assert message["List-Unsubscribe"] == (
@@ -81,7 +81,7 @@ def test_foreign_text_stays_on_its_line() -> None:
     name = "x\r\n\r\nDear user,\x1b[31m é\u202e {link}" + "y" * 500
     body = BUILDER.message(email(EmailTemplate.NEW_DEVICE, device=name)).get_content()
     (line,) = (line for line in body.splitlines() if "device:" in line)
-    assert line.startswith("  device:  x????Dear user,?[31m é? {link}yyy")
+    assert line.startswith("  device:     x????Dear user,?[31m é? {link}yyy")
     assert len(line) < 120
 
 

@@ -102,7 +102,7 @@ async def test_unsubscribe_header_arrives_in_one_line(
         "ana",
         "",
         token,
-        {"news": ("bea: Hi",)},
+        {"notifications": ("bea: Hi",)},
     )
     await mailer.send(news)
     (mail,) = box.mails

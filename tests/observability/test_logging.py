@@ -66,7 +66,7 @@ def output_in_pipe(*arguments: str) -> bytes:
 def test_json_lines_hold_hostile_text_as_a_string(
     run: Callable[..., bytes], arguments: tuple[str, ...]
 ) -> None:
-    """JSON is the format without a terminal, and wherever LOG_FORMAT asks for it."""
+    """JSON is the format without a terminal, and wherever LOG_FORMAT requires it."""
     output = run(*arguments)
     lines = [orjson.loads(line) for line in output.splitlines()]
     assert [line["event"][:8] for line in lines] == [

@@ -41,7 +41,7 @@ async def test_health_logs_an_outage_once() -> None:
     """A failed ping per second does not flood the log; the next outage is logged."""
     postgres = FakePostgres()
     subject = health(postgres)
-    with captured_lines(event="postgres does not answer") as lines:
+    with captured_lines(event="postgres does not respond") as lines:
         for error in (ValueError("first"),) * 3 + (None, ValueError("second")):
             postgres.error = error
             await subject.refresh()

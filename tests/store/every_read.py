@@ -154,5 +154,5 @@ async def operations(database: Database, ana: User) -> None:
         {"n": 1},
     )
     await outbox.dead_letter(last.id, NOON, "cause")
-    (dead,) = await outbox.dead()
-    assert (dead.id, dead.kind) == (last.id, EventType.SESSION_OPENED)
+    (dead_letter,) = await outbox.dead_letters()
+    assert (dead_letter.id, dead_letter.kind) == (last.id, EventType.SESSION_OPENED)

@@ -149,7 +149,7 @@ async def test_outbox_claim_skips_mails_on_request(store: PostgresOutbox) -> Non
 async def test_outbox_delivered_entry_is_not_claimed(
     store: PostgresOutbox, database: Database
 ) -> None:
-    """A delivered mail loses its recipient and payload; an event keeps both."""
+    """A delivered e-mail loses its recipient and payload; an event keeps both."""
     await store.add(NOON, MAIL, EVENT, MAIL)
     for entry in (await claimed(store, NO_TIME))[:2]:
         await store.delivered(entry.id, NOON)
@@ -166,21 +166,21 @@ async def test_outbox_delivered_entry_is_not_claimed(
     assert not await store.delivered_since(EventType.NEW_DEVICE, 7, NOON + MINUTE)
 
 
-async def test_outbox_dead_letter_stays_until_revived(store: PostgresOutbox) -> None:
-    """A revived dead letter counts no attempts; a retry waits for its delay."""
+async def test_outbox_dead_letter_stays_until_requeued(store: PostgresOutbox) -> None:
+    """A requeued dead letter counts no attempts; a retry waits for its delay."""
     await store.add(NOON, MAIL, MAIL, MAIL)
     later, now, dead = await claimed(store)
     await store.retry(later.id, MINUTE, "SMTPDataError")
     await store.retry(now.id, NO_TIME, "SMTPDataError")
     await store.dead_letter(dead.id, NOON, "SMTPDataError")
     assert [entry.id for entry in await claimed(store)] == [now.id]
-    (dead_letter,) = await store.dead()
+    (dead_letter,) = await store.dead_letters()
     assert (dead_letter.id, dead_letter.kind, dead_letter.last_error) == (
         dead.id,
         "mail.new_device",
         "SMTPDataError",
     )
-    assert await store.revive([later.id, dead.id]) == {dead.id}
+    assert await store.requeue([later.id, dead.id]) == {dead.id}
     (back,) = await claimed(store)
     assert (back.id, back.attempts) == (dead.id, 1)
 

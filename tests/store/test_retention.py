@@ -93,7 +93,7 @@ class RetentionHarness:
         return session
 
     async def mailed(self, user: User) -> None:
-        """Write a token, as the dispatcher does when it sends the mail."""
+        """Write a token, as the dispatcher does when it sends the e-mail."""
         await self.outbox.add(NOON, NewEntry(EventType.VERIFICATION, user.id))
         entry = max(row.id for row in await self.rows("outbox"))
         token = MailedToken(

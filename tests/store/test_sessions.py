@@ -125,7 +125,7 @@ async def test_changes_after_account_change_are_refused(
     assert await sessions.change_password(before, "new", kept.id, NOON)
     assert not await sessions.add(replace(kept, id=uuid4()), before.version)
     assert not await sessions.change_password(before, "other", kept.id, NOON)
-    assert not await sessions.ask_email_change(before, "eve@x.co", kept.id, NOON)
+    assert not await sessions.request_email_change(before, "eve@x.co", kept.id, NOON)
     assert await sessions.open_of(kept.user_id, NOON) == [kept]
     assert (await account_of(stores, kept)).password_hash == "new"
 
@@ -186,7 +186,7 @@ async def test_end_is_seen_by_other_process_without_redis(database: Database) ->
         PostgresUsers(database, feed),
         PostgresAccounts(database),
         PostgresSessions(database, feed),
-        None,  # type: ignore[arg-type]  # no answers are asked for here
+        None,  # type: ignore[arg-type]  # no stored responses are needed here
     )
     session = await opened(stores)
     await stores.sessions.end(session.id, NOON)
@@ -246,7 +246,7 @@ async def test_ended_session_cannot_change_account(stores: StoresUnderTest) -> N
     with pytest.raises(TokenInvalid):
         await stores.sessions.change_password(account, "x", session.id, NOON)
     with pytest.raises(TokenInvalid):
-        await stores.sessions.ask_email_change(account, "b@x.co", session.id, NOON)
+        await stores.sessions.request_email_change(account, "b@x.co", session.id, NOON)
     account = await stores.accounts.account_by_id(session.user_id)
     assert account
     assert account.password_hash == ""

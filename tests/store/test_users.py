@@ -198,11 +198,11 @@ async def test_two_admins_cannot_remove_each_other(
 ) -> None:
     """Locks in one order: one of them stays, without a deadlock."""
     users = real_stores.users
-    one = await users.add(new("one", role=Role.ADMIN))
-    two = await users.add(new("two", role=Role.ADMIN))
+    ana = await users.add(new("ana", role=Role.ADMIN))
+    bob = await users.add(new("bob", role=Role.ADMIN))
     outcomes = await asyncio.gather(
-        users.edit(one.id, change(is_active=False)),
-        users.delete(two.id, NOON),
+        users.edit(ana.id, change(is_active=False)),
+        users.delete(bob.id, NOON),
         return_exceptions=True,
     )
     assert sum(isinstance(outcome, LastAdmin) for outcome in outcomes) == 1

@@ -132,7 +132,7 @@ async def test_dispatcher_makes_dead_letter_after_max_attempts() -> None:
 
 
 async def test_dispatcher_counts_no_attempt_while_mailer_is_unavailable() -> None:
-    """All mails wait together; events are still delivered."""
+    """All e-mails wait together; events are still delivered."""
     harness = DispatcherHarness(
         errors={1: MailerUnavailable("x"), 2: MailerUnavailable("x")}
     )

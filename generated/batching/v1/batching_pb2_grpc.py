@@ -56,10 +56,10 @@ class BatchingServiceServicer:
         """Executes calls until the client has closed its side of the stream and every call
         has a result.
 
-        Returns UNIMPLEMENTED, before any result, if the server has no batching, is
-        draining, or already serves an ExecuteBatch stream on this connection. In these
-        cases, no call was executed. After any other error the outcome of the calls without
-        a result is unknown.
+        Returns UNIMPLEMENTED, before any result, if the server does not support batching,
+        is draining, or already serves an ExecuteBatch stream on this connection. In these
+        cases, no call was executed. After any other error, the outcome of the calls
+        without a result is unknown.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -104,7 +104,7 @@ class Authentication:
     ) -> Account:
         """Return the account if the password is right and within the limits (R5).
 
-        Beyond a limit nothing is verified, but the answer and its time are those of a
+        Beyond a limit nothing is verified, but the error and its time are those of a
         wrong password. `identifier` is counted in place of an unknown account. Raises
         InvalidCredentials, Overloaded.
         """
@@ -130,7 +130,9 @@ class Authentication:
         failures = Bucket("failed-log-ins", counted, FAILURES_WITHOUT_WARNING)
         if not await self.attempts.take([failures]):
             return
-        if await self.attempts.take([Bucket("failed-log-ins-told", counted, WARNINGS)]):
+        if await self.attempts.take(
+            [Bucket("failed-log-in-warnings", counted, WARNINGS)]
+        ):
             return
         user_id = account.user_id if account else None
         warning = NewEntry(EventType.FAILED_LOG_INS, user_id)

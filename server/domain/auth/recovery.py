@@ -28,7 +28,7 @@ class Recovery:
     tokens: MailedTokenStore
 
     async def request_password_reset(self, identifier: str) -> None:
-        """Enqueue a mail to the account with this identifier, if there is one.
+        """Enqueue an e-mail to the account with this identifier, if there is one.
 
         No account is looked up here: known and unknown identifiers write the same
         row and take the same time (R3). The outbox worker finds the account.
@@ -55,7 +55,7 @@ class Recovery:
         return owner.user_id
 
     async def request_email_verification(self, caller: Caller) -> None:
-        """Enqueue a mail to the caller's address, unless it is verified."""
+        """Enqueue an e-mail to the caller's address, unless it is verified."""
         await self._mail(NewEntry(EventType.VERIFICATION, caller.user_id))
 
     async def verify_email(self, token: str) -> int:
@@ -74,7 +74,7 @@ class Recovery:
         password: str,
         limits: Sequence[AccountLimit],
     ) -> None:
-        """Enqueue mails to the new and the old address; end the other sessions.
+        """Enqueue e-mails to the new and the old address; end the other sessions.
 
         Does the same if the new address is taken (R3): the outbox worker finds out,
         and warns its owner. Raises InvalidCredentials, Overloaded.
@@ -83,7 +83,7 @@ class Recovery:
         account = await rules.accounts.account_by_id(caller.user_id)
         account = await rules.verified(account, caller.subject, password, limits)
         keep = UUID(caller.session_id)
-        if not await rules.sessions.ask_email_change(
+        if not await rules.sessions.request_email_change(
             account, normalize_identifier(new_email), keep, rules.clock()
         ):
             raise InvalidCredentials(account.user_id)

@@ -1,4 +1,4 @@
-"""What the rules of sessions read and write: accounts, sessions and mail."""
+"""What the rules of sessions read and write: accounts, sessions and e-mail."""
 
 from __future__ import annotations
 
@@ -83,10 +83,10 @@ class SessionStore(Protocol):
     async def open_of(self, user_id: int, now: datetime) -> Sequence[Session]:
         """Return a user's open sessions, the newest first."""
 
-    async def ask_email_change(
+    async def request_email_change(
         self, account: Account, new_email: str, keep: UUID, now: datetime
     ) -> bool:
-        """Enqueue a mail to the new and to the old address; end the other sessions.
+        """Enqueue an e-mail to the new and to the old address; end the other sessions.
 
         Returns False, and changes nothing, if the account has changed. Raises
         TokenInvalid if the session to keep has ended.
@@ -100,7 +100,7 @@ class SessionStore(Protocol):
         now: datetime,
         idempotency: IdempotencyRecord[None] | None = None,
     ) -> bool:
-        """Write a new hash, end the other sessions and enqueue a mail to the owner.
+        """Write a new hash, end the other sessions and enqueue an e-mail to the owner.
 
         One transaction. Returns False, and changes nothing, if the account has
         changed. Raises ResponseExists; TokenInvalid if the session to keep has ended.
@@ -108,7 +108,7 @@ class SessionStore(Protocol):
 
 
 class Mailing(Protocol):
-    """Enqueues mails."""
+    """Enqueues e-mails."""
 
     async def add(self, now: datetime, *entries: NewEntry) -> None:
         """Write outbox entries that belong to no other change."""

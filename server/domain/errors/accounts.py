@@ -34,7 +34,7 @@ class EmailTaken(AcademyError):
     reason = "EMAIL_TAKEN"
 
     def __init__(self) -> None:
-        super().__init__("another account has this e-mail address")
+        super().__init__("another account has this e-mail address: use another address")
 
 
 class UsernameTaken(AcademyError):
@@ -44,4 +44,4 @@ class UsernameTaken(AcademyError):
     reason = "USERNAME_TAKEN"
 
     def __init__(self) -> None:
-        super().__init__("another account has this username")
+        super().__init__("another account has this username: choose another username")

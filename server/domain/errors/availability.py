@@ -17,7 +17,7 @@ class ResumeTokenExpired(AcademyError):
     def __init__(self) -> None:
         super().__init__(
             "the changes after this resume token are no longer stored: "
-            "start again without resume_token"
+            "export all users again and start a new stream"
         )
 
 
@@ -38,7 +38,7 @@ class RateLimited(AcademyError):
 
 
 class Overloaded(AcademyError):
-    """The queue is too long to answer in time."""
+    """The queue is too long to respond in time."""
 
     kind = ErrorKind.RESOURCE_EXHAUSTED
     reason = "OVERLOADED"
@@ -46,12 +46,13 @@ class Overloaded(AcademyError):
     def __init__(self, retry_after: timedelta) -> None:
         seconds = math.ceil(retry_after.total_seconds())
         super().__init__(
-            f"the service is busy: retry in {seconds} s", retry_after=retry_after
+            f"the service is overloaded: retry in {seconds} s",
+            retry_after=retry_after,
         )
 
 
 class StoreUnavailable(AcademyError):
-    """A store does not answer. Raise it `from` the cause, for the log."""
+    """A store does not respond. Raise it `from` the cause, for the log."""
 
     kind = ErrorKind.UNAVAILABLE
     reason = "STORE_UNAVAILABLE"
@@ -83,4 +84,7 @@ class DeadlineExceeded(AcademyError):
     reason = "DEADLINE_EXCEEDED"
 
     def __init__(self) -> None:
-        super().__init__("deadline exceeded")
+        super().__init__(
+            "the deadline passed before the call was complete: "
+            "retry with a longer deadline"
+        )

@@ -109,7 +109,7 @@ class EtagMismatch(AcademyError):
 
     def __init__(self, etag: str) -> None:
         super().__init__(
-            "the resource has changed since you read it: re-read it and retry",
+            "the resource has changed since you read it: read it again and retry",
             metadata={"etag": etag},
         )
 
@@ -121,4 +121,6 @@ class RequestIdReused(AcademyError):
     reason = "REQUEST_ID_REUSED"
 
     def __init__(self) -> None:
-        super().__init__("this request_id was used for another request: use a new one")
+        super().__init__(
+            "this request_id was used for another request: use a new request_id"
+        )

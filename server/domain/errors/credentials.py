@@ -16,7 +16,8 @@ class TokenMissing(AcademyError):
 
     def __init__(self) -> None:
         super().__init__(
-            "this call needs an access token: send authorization: Bearer <token>"
+            "this call needs an access token: "
+            "send it in the header `authorization: Bearer <token>`"
         )
 
 
@@ -38,14 +39,14 @@ class TokenInvalid(AcademyError):
 
 
 class KeyUnknown(TokenInvalid):
-    """The token names a signing key that this process does not know."""
+    """The token was signed with a key that this process does not have."""
 
     def __init__(self) -> None:
         super().__init__("unknown signing key")
 
 
 class InvalidCredentials(AcademyError):
-    """The only answer to a failed log-in, whatever the cause (ASVS 6.3.8)."""
+    """The error of every failed log-in, whatever the cause (ASVS 6.3.8)."""
 
     kind = ErrorKind.UNAUTHENTICATED
     reason = "INVALID_CREDENTIALS"
@@ -94,7 +95,7 @@ class UserRequired(AcademyError):
 
 
 class SessionNotFound(AcademyError):
-    """The caller has no such session. Another user's session gets the same answer."""
+    """The caller has no such session; also the error for another user's session."""
 
     kind = ErrorKind.NOT_FOUND
     reason = "SESSION_NOT_FOUND"
@@ -116,7 +117,7 @@ class ServiceKeyNotFound(AcademyError):
 
 
 class NextKeyTooNew(AcademyError):
-    """The next signing key is not yet known to every verifier."""
+    """Some verifiers may not have loaded the next signing key yet."""
 
     kind = ErrorKind.FAILED_PRECONDITION
     reason = "NEXT_KEY_TOO_NEW"
@@ -124,7 +125,7 @@ class NextKeyTooNew(AcademyError):
     def __init__(self, retry_after: timedelta) -> None:
         seconds = math.ceil(retry_after.total_seconds())
         super().__init__(
-            "not every verifier has read the next signing key yet: "
-            f"retry in {seconds} s, or set force",
+            "some verifiers may not have loaded the next signing key yet: "
+            f"retry in {seconds} s, or rotate with force",
             retry_after=retry_after,
         )

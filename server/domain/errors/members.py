@@ -6,7 +6,7 @@ from server.domain.errors.base import AcademyError, ErrorKind, Violation
 
 
 class ProfileNotFound(AcademyError):
-    """The profile does not exist, or is private: both get the same answer."""
+    """The profile does not exist, or is private."""
 
     kind = ErrorKind.NOT_FOUND
     reason = "PROFILE_NOT_FOUND"
@@ -25,7 +25,7 @@ class ProfileExists(AcademyError):
 
     def __init__(self, user_id: int) -> None:
         super().__init__(
-            f"user {user_id} already has a profile: update it",
+            f"user {user_id} already has a profile: update that profile",
             metadata={"id": str(user_id)},
         )
 

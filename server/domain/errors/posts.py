@@ -6,7 +6,7 @@ from server.domain.errors.base import AcademyError, ErrorKind
 
 
 class PostNotFound(AcademyError):
-    """The post does not exist, or is another author's draft: the same answer."""
+    """The post does not exist, or is a draft of another author."""
 
     kind = ErrorKind.NOT_FOUND
     reason = "POST_NOT_FOUND"
@@ -34,7 +34,7 @@ class SlugTaken(AcademyError):
     reason = "SLUG_TAKEN"
 
     def __init__(self) -> None:
-        super().__init__("another category has this slug")
+        super().__init__("another category has this slug: choose another slug")
 
 
 class CategoryInUse(AcademyError):
@@ -45,6 +45,7 @@ class CategoryInUse(AcademyError):
 
     def __init__(self, category_id: int) -> None:
         super().__init__(
-            f"category {category_id} contains posts: move them to another one first",
+            f"category {category_id} contains posts: "
+            "move the posts to another category first",
             metadata={"id": str(category_id)},
         )

@@ -35,13 +35,13 @@ class Counts(Protocol):
 
 
 class NotificationWriter(Protocol):
-    """Stores notifications that members have asked for."""
+    """Stores notifications that members' settings require."""
 
     async def fan_out(self, entry: Entry) -> None:
         """Notify some followers of a post, and write an entry for the next ones."""
 
     async def follower(self, entry: Entry) -> None:
-        """Notify a member of a follower, if their settings ask for it."""
+        """Notify a member of a follower, if their settings require it."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,9 +1,9 @@
-"""One-click unsubscription from mails that members can turn off (RFC 8058).
+"""One-click unsubscription from e-mails that members can turn off (RFC 8058).
 
-The link in such a mail carries a token: a MAC over the member and the kind of mail.
-It proves that its bearer received that mail, so that no log-in is needed. It does
-not expire, because a mail may be read at any time, and it can do no more than turn
-that kind of mail off.
+The link in such an e-mail contains a token: a MAC over the member and the kind of
+e-mail. It proves that its bearer received that e-mail, so that no log-in is needed. It
+does not expire, because an e-mail may be read at any time, and it can do no more than
+turn that kind of e-mail off.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from server.domain.credentials.secret_key import Mac
 from server.domain.errors import MailedTokenInvalid
 from server.domain.outbox.entries import EventType
 
-# The settings that a kind of mail needs. A digest holds all kinds of news.
+# The settings that a kind of e-mail needs. A digest contains all notifications.
 SETTINGS_BY_KIND: Mapping[EventType, Collection[str]] = {
     EventType.FOLLOWED_POST: ("followed_posts",),
     EventType.NEW_FOLLOWER: ("new_followers",),
@@ -35,12 +35,12 @@ class UnsubscribeTokens:
     mac: Mac
 
     def make(self, user_id: int, kind: EventType) -> str:
-        """Return the token that turns a kind of mail off."""
+        """Return the token that turns a kind of e-mail off."""
         payload = f"{user_id}:{kind}".encode()
         return base64url.encode(self.mac.sign(payload)[:_TAG_BYTES] + payload)
 
     def read(self, token: str) -> tuple[int, EventType]:
-        """Return the user and the kind of mail. Raises MailedTokenInvalid."""
+        """Return the user and the kind of e-mail. Raises MailedTokenInvalid."""
         try:
             raw = base64url.decode(token)
         except ValueError:
@@ -53,7 +53,7 @@ class UnsubscribeTokens:
 
 
 class SubscriptionStore(Protocol):
-    """Writes which mails members receive."""
+    """Writes which e-mails members receive."""
 
     async def turn_off(
         self, user_id: int, settings: Collection[str], now: datetime
@@ -70,7 +70,7 @@ class Unsubscriptions:
     clock: Clock
 
     async def unsubscribe(self, token: str) -> int:
-        """Turn off the mails that a token names; return the user's id.
+        """Turn off the e-mails that a token names; return the user's id.
 
         Repeating it changes nothing. Raises MailedTokenInvalid.
         """

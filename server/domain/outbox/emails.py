@@ -18,7 +18,7 @@ WARNING_INTERVAL = timedelta(days=1)
 
 
 class MailerUnavailable(Exception):
-    """No email can be sent at present; not the fault of an email."""
+    """No e-mail can be sent at present, whatever its recipient and content."""
 
 
 class EmailTemplate(StrEnum):
@@ -110,7 +110,7 @@ class EmailComposer:
         if entry.kind == EventType.EMAIL_CHANGE:
             return await self._change(entry, user)
         if entry.kind in SETTINGS_BY_KIND:
-            return await self._news(entry, user)
+            return await self._notification(entry, user)
         if entry.kind == EventType.FAILED_LOG_INS and await self._warned(entry, user):
             return None
         template = EmailTemplate(entry.kind.partition(".")[2])
@@ -156,7 +156,7 @@ class EmailComposer:
         token = await self.tokens.make(purpose, entry, user.id, to)
         return _email(entry, template, user, to, token) if token else None
 
-    async def _news(self, entry: Entry, user: User) -> Email | None:
+    async def _notification(self, entry: Entry, user: User) -> Email | None:
         first, last = int(entry.payload["first"]), int(entry.payload["last"])
         lines = await self.notifications.lines(user.id, first, last)
         if not lines:
@@ -167,7 +167,7 @@ class EmailComposer:
             unsubscribe_token=self.unsubscribe_tokens.make(
                 user.id, EventType(entry.kind)
             ),
-            details={"news": tuple(lines)},
+            details={"notifications": tuple(lines)},
         )
 
     async def _warned(self, entry: Entry, user: User) -> bool:

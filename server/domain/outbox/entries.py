@@ -11,7 +11,7 @@ MAIL = "mail."
 
 
 class EventType(StrEnum):
-    """The type of an entry: an event, or a mail."""
+    """The type of an entry: an event, or an e-mail."""
 
     USER_CREATED = "user.created"
     USER_UPDATED = "user.updated"
@@ -39,7 +39,7 @@ class EventType(StrEnum):
 
 
 class EntryState(IntEnum):
-    """The state of an entry; a dead one waits for an operator."""
+    """The state of an entry; DEAD is a dead letter, which waits for an operator."""
 
     PENDING = 0
     DELIVERED = 1
@@ -74,12 +74,12 @@ class Entry:
 
     @property
     def is_mail(self) -> bool:
-        """Whether it is a mail; otherwise it is an event."""
+        """Whether it is an e-mail; otherwise it is an event."""
         return self.kind.startswith(MAIL)
 
 
 @dataclass(frozen=True, slots=True)
-class DeadEntry:
+class DeadLetter:
     """A dead letter as operators see it; `last_error` is the class of an exception."""
 
     id: int

@@ -16,7 +16,7 @@ class RecoveryServicer:
     async def RequestPasswordReset(
         self, request: pb.RequestPasswordResetRequest, call: Call
     ) -> pb.RequestPasswordResetResponse:
-        """Send a mail with a token, if there is such an account."""
+        """Send an e-mail with a token, if there is such an account."""
         await self._recovery.request_password_reset(request.identifier)
         return pb.RequestPasswordResetResponse()
 
@@ -32,7 +32,7 @@ class RecoveryServicer:
     async def RequestEmailVerification(
         self, request: pb.RequestEmailVerificationRequest, call: Call
     ) -> pb.RequestEmailVerificationResponse:
-        """Send a mail with a token to the caller."""
+        """Send an e-mail with a token to the caller."""
         await self._recovery.request_email_verification(call.caller)
         return pb.RequestEmailVerificationResponse()
 
@@ -46,7 +46,7 @@ class RecoveryServicer:
     async def ChangeEmail(
         self, request: pb.ChangeEmailRequest, call: Call
     ) -> pb.ChangeEmailResponse:
-        """Send a mail with a token to a new address."""
+        """Send an e-mail with a token to a new address."""
         await self._recovery.change_email(
             call.caller,
             request.new_email,

@@ -12,7 +12,12 @@ from contextlib import aclosing
 from operator import attrgetter
 from typing import Any
 
-from blatam.policy.v1.policy_pb2 import Access
+from blatam.policy.v1.policy_pb2 import (
+    ACCESS_PUBLIC,
+    ACCESS_SELF,
+    ACCESS_SERVICE,
+    ACCESS_SIGNED_IN,
+)
 from server.domain.callers import Caller
 from server.domain.errors import (
     AccessDenied,
@@ -37,10 +42,10 @@ def authorize_calls(
     and the token is verified once more.
     """
     policy = method.policy
-    if policy.access == Access.ACCESS_PUBLIC:
+    if policy.access == ACCESS_PUBLIC:
         return None
     read_owner: Callable[[Any], int] | None = (
-        attrgetter(policy.self) if policy.access == Access.ACCESS_SELF else None
+        attrgetter(policy.self) if policy.access == ACCESS_SELF else None
     )
 
     read_token: Callable[[Any], str] | None = (
@@ -100,14 +105,14 @@ def _identify(call: Call, verify: VerifyToken) -> Caller:
         raise TokenInvalid(
             "no bearer token",
             "the authorization header has no bearer token: "
-            "send authorization: Bearer <token>",
+            "send `authorization: Bearer <token>`",
         )
     return verify(token.lstrip(" "))
 
 
 def _is_allowed(access: int, caller: Caller, owner: int) -> bool:
-    if access == Access.ACCESS_SIGNED_IN or caller.is_admin:
+    if access == ACCESS_SIGNED_IN or caller.is_admin:
         return True
     if caller.service_id:
-        return access == Access.ACCESS_SERVICE
-    return access == Access.ACCESS_SELF and caller.user_id == owner
+        return access == ACCESS_SERVICE
+    return access == ACCESS_SELF and caller.user_id == owner

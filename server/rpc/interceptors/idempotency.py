@@ -1,4 +1,4 @@
-"""Answers a repeated request id with the stored response of the first request."""
+"""Returns the stored response of the first request for a repeated request id."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""UserService: unsubscribing from mails."""
+"""UserService: unsubscribing from e-mails."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from server.rpc.call import Call
 
 
 class UnsubscriptionServicer:
-    """Implements the RPC of the links in mails."""
+    """Implements the RPC of the links in e-mails."""
 
     def __init__(self, unsubscriptions: Unsubscriptions) -> None:
         self._unsubscriptions = unsubscriptions
@@ -16,6 +16,6 @@ class UnsubscriptionServicer:
     async def Unsubscribe(
         self, request: pb.UnsubscribeRequest, call: Call
     ) -> pb.UnsubscribeResponse:
-        """Turn off a kind of mail."""
+        """Turn off a kind of e-mail."""
         call.audit_user_id = await self._unsubscriptions.unsubscribe(request.token)
         return pb.UnsubscribeResponse()

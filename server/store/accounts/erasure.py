@@ -82,7 +82,7 @@ async def begin_erasure(
 async def _delete_mails(
     connection: AsyncConnection, user_id: int, names: Sequence[str]
 ) -> None:
-    """Delete mails to the user; their events hold no more than the id."""
+    """Delete e-mails to the user; their events hold no more than the id."""
     own = sa.and_(
         outbox.c.user_id == user_id, outbox.c.kind.startswith(MAIL, autoescape=True)
     )

@@ -171,7 +171,10 @@ def _check_hosts(netloc: str, parameters: Mapping[str, str]) -> None:
     hosts = [*netloc.split(","), *parameters.get("host", "").split(",")]
     matches = [_HOST.fullmatch(unquote(host)) for host in hosts if host[:1] != "/"]
     if not all(matches):
-        raise ValueError("must name each host as HOST or HOST:PORT, [ADDRESS] for IPv6")
+        raise ValueError(
+            "must name each host as HOST or HOST:PORT, with an IPv6 address in "
+            "brackets, such as [::1]:5432"
+        )
     ports = [match["port"] for match in matches if match and match["port"]]
     ports += [p for p in parameters.get("port", "").split(",") if p]
     if not all(_PORT.fullmatch(port) and int(port) <= 65535 for port in ports):

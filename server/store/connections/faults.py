@@ -15,8 +15,8 @@ from server.domain.errors import StoreUnavailable
 _OUTAGES = ("08", "3D", "28", "25006", "40", "53", "55", "57")
 _POOLER_STATES = frozenset({"26000", "42P05"})
 _POOLER_ADVICE = (
-    "a connection pooler such as pgbouncer answers at DATABASE_URL, not Postgres: set "
-    "DATABASE_POOLER=transaction"
+    "DATABASE_URL points to a connection pooler such as pgbouncer, not to Postgres: "
+    "set DATABASE_POOLER=transaction"
 )
 READ_ONLY_ADVICE = (
     "this server is read-only: set DATABASE_URL to the primary, or to all hosts with "
@@ -52,7 +52,7 @@ def is_unreachable(error: BaseException) -> bool:
 
 
 def is_misconfigured(error: BaseException) -> bool:
-    """Return whether only an operator can mend this, so that waiting is no use."""
+    """Return whether only an operator can fix this, so that a retry cannot succeed."""
     state = _state(error)
     return (
         state.startswith(("25006", "28", "3D", "42"))
@@ -76,7 +76,7 @@ def explain(error: BaseException, role: str = "") -> str:
         return f"{text}: {_missing_grant(text, role)}"
     if advice := _ADVICE.get(state) or _ADVICE.get(state[:2]):
         return f"{text}: {advice}"
-    return _explain_connection(driver_error) or f"Postgres refused a statement: {text}"
+    return _explain_connection(driver_error) or f"Postgres rejected a statement: {text}"
 
 
 _ADVICE = {
@@ -85,14 +85,17 @@ _ADVICE = {
     "3D": "create it with CREATE DATABASE, or correct DATABASE_URL",
     "3F": "create the schema public, or set the role's search_path",
     "42P01": "run academy migrate",
-    "53": "raise the limit of Postgres, or stop other clients",
-    "55P03": "another transaction holds a lock on it: retry later",
+    "53": (
+        "raise the limit that the message names (such as max_connections), or stop "
+        "other clients"
+    ),
+    "55P03": "another transaction holds a lock on the table: retry later",
     "57P03": "wait until Postgres has started",
 }
 
 
 def _missing_grant(text: str, role: str) -> str:
-    """Return who has to run which GRANT; `text` is what Postgres says."""
+    """Return who has to run which GRANT; `text` is the message of Postgres."""
     if "must be owner of" in text:
         return "run academy migrate as the role that owns the tables"
     if "for schema" in text:
@@ -108,16 +111,17 @@ def _missing_grant(text: str, role: str) -> str:
 def _explain_connection(error: BaseException) -> str:
     """Return the sentence for a connection that was not made, "" for other errors."""
     if isinstance(error, asyncpg.TargetServerAttributeNotMatched):
-        return "no host of DATABASE_URL has the target_session_attrs it asks for"
+        return "no host in DATABASE_URL matches target_session_attrs"
     if isinstance(error, asyncpg.ClientConfigurationError):
         return f"DATABASE_URL cannot be used: {error.args[0]}"
     if isinstance(error, ssl.SSLCertVerificationError):
         return (
             "the certificate of Postgres is not trusted: set sslrootcert in "
-            f"DATABASE_URL to its authority ({error.verify_message})"
+            "DATABASE_URL to the file with the certificate of its certificate "
+            f"authority ({error.verify_message})"
         )
     if isinstance(error, StoreUnavailable | sa.exc.TimeoutError | TimeoutError):
-        return "Postgres does not answer: start it, or correct DATABASE_URL"
+        return "Postgres does not respond: start it, or correct DATABASE_URL"
     if isinstance(error, OSError):
         cause = error.strerror or str(error) or type(error).__name__
         return f"no connection to Postgres ({cause}): start it, or correct DATABASE_URL"

@@ -36,7 +36,7 @@ class PostgresSessions:
         self._feed = feed
 
     async def add(self, session: Session, version: int) -> bool:
-        """Write a new session, and a mail if its device or address is new.
+        """Write a new session, and an e-mail if its device or address is new.
 
         Returns False, and changes nothing, if the account has changed since this
         version.
@@ -50,7 +50,7 @@ class PostgresSessions:
         async with self._database.transaction() as connection:
             if not await _is_unchanged(connection, session.user_id, version):
                 return False
-            # None at the first log-in, which needs no mail
+            # None at the first log-in, which needs no e-mail
             if (await connection.execute(known)).scalar() is False:
                 await enqueue(connection, session.created_at, _new_device(session))
             await connection.execute(sa.insert(sessions).values(asdict(session)))
@@ -132,10 +132,10 @@ class PostgresSessions:
             rows = await connection.execute(query)
             return [_session(row) for row in rows]
 
-    async def ask_email_change(
+    async def request_email_change(
         self, account: Account, new_email: str, keep: UUID, now: datetime
     ) -> bool:
-        """Enqueue a mail to the new and to the old address; end the other sessions.
+        """Enqueue an e-mail to the new and to the old address; end the other sessions.
 
         Returns False, and changes nothing, if the account has changed. Raises
         TokenInvalid if the session to keep has ended.
@@ -160,7 +160,7 @@ class PostgresSessions:
         now: datetime,
         idempotency: IdempotencyRecord[None] | None = None,
     ) -> bool:
-        """Write a new hash, end the other sessions and enqueue a mail to the owner.
+        """Write a new hash, end the other sessions and enqueue an e-mail to the owner.
 
         One transaction. Returns False, and changes nothing, if the account has
         changed. Raises ResponseExists; TokenInvalid if the session to keep has ended.

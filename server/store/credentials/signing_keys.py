@@ -40,12 +40,12 @@ _NEWEST_FIRST = sa.select(signing_keys).order_by(
 
 
 class UnreadableKeys(Exception):
-    """The keys were encrypted under another SECRET_KEY."""
+    """The keys were encrypted with another SECRET_KEY."""
 
     def __init__(self) -> None:
         super().__init__(
-            "the signing keys in the database were encrypted under another SECRET_KEY: "
-            "set SECRET_KEY to that one, or set SECRET_KEY_PREVIOUS to it as well"
+            "the signing keys in the database were encrypted with another SECRET_KEY: "
+            "set SECRET_KEY or SECRET_KEY_PREVIOUS to that key"
         )
 
 

@@ -1,6 +1,6 @@
 """Notifications of members in Postgres: written once, mailed one by one or as a digest.
 
-A notification and the outbox entry of its mail are written in one transaction.
+A notification and the outbox entry of its e-mail are written in one transaction.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from server.store.tables import follows, posts, user_settings, users
 from server.store.tables import notifications as table
 
 BATCH_SIZE = 1_000  # followers per transaction
-MAX_LINES = 20  # per mail
+MAX_LINES = 20  # per e-mail
 _actors = users.alias()
 _CAN_READ_MAIL = sa.and_(users.c.is_active, users.c.deleted_at.is_(None))
 
@@ -38,7 +38,7 @@ class PostgresNotifications:
         self._batch_size = batch_size
 
     async def fan_out(self, entry: Entry) -> None:
-        """Notify one batch of followers of a post, if their settings ask for it.
+        """Notify one batch of followers of a post, if their settings require it.
 
         The next batch is an outbox entry of its own, so that other entries do not wait
         for an author with many followers. Those who followed after the publication are
@@ -81,7 +81,7 @@ class PostgresNotifications:
                 await enqueue(connection, self._clock(), event)
 
     async def follower(self, entry: Entry) -> None:
-        """Notify a member of a follower, if their settings ask for it."""
+        """Notify a member of a follower, if their settings require it."""
         follower_id = int(entry.payload["follower"])
         recipients = (
             sa.select(
@@ -102,7 +102,7 @@ class PostgresNotifications:
     async def _write(
         self, connection: AsyncConnection, recipients: sa.Select[Any], kind: EventType
     ) -> None:
-        """Write the missing notifications, and a mail for each outside digests."""
+        """Write the missing notifications, and an e-mail for each outside digests."""
         now = self._clock()
         columns = ["user_id", "actor_id", "post_id", "created_at"]
         insertion = (
@@ -150,7 +150,7 @@ class PostgresNotifications:
         return True
 
     async def lines(self, user_id: int, first: int, last: int) -> Sequence[str]:
-        """Return the lines of a mail for the notifications `first` to `last`.
+        """Return the lines of an e-mail for the notifications `first` to `last`.
 
         A notification has no line if its post or follow is gone, or if the member has
         turned this kind off.
@@ -226,7 +226,7 @@ def _followers_after(entry: Entry, size: int) -> sa.Subquery:
 
 
 async def _with_digest(connection: AsyncConnection, ids: Sequence[int]) -> set[int]:
-    """Return those of these members whose settings ask for a digest."""
+    """Return those of these members whose settings require a digest."""
     query = sa.select(user_settings.c.user_id).where(
         user_settings.c.user_id.in_(ids), user_settings.c.digest
     )

@@ -180,7 +180,7 @@ async def test_failures_from_other_addresses_do_not_lock_out_the_owner(
 
 
 async def test_few_failures_send_no_warning(harness: AuthHarness) -> None:
-    """Nine failures within an hour are no reason for a mail."""
+    """Nine failures within an hour are no reason for an e-mail."""
     await signed_up(harness)
     for number in range(9):
         await refused(harness, "ana", "", f"198.51.100.{number}")

@@ -1,4 +1,4 @@
-"""Requests for a mail must not reveal who has an account."""
+"""Requests for an e-mail must not reveal who has an account."""
 
 from typing import Any, cast
 

@@ -1,7 +1,7 @@
-"""L18: SIGKILL at random moments, while calls commit and mails are sent.
+"""L18: SIGKILL at random moments, while calls commit and e-mails are sent.
 
-A call that was answered has committed: its mail must arrive. A call in flight at the
-kill may have committed or not. Every mail must belong to one of these calls.
+A call that was answered has committed: its e-mail must arrive. A call in flight at the
+kill may have committed or not. Every e-mail must belong to one of these calls.
 """
 
 import asyncio
@@ -95,17 +95,17 @@ def _results(box: Mailbox, tally: Tally) -> list[ResultRow]:
     missing = sum((tally.answered - once).values())
     unexpected = sum((once - tally.sent).values())
     total, duplicates = once.total(), len(mails) - once.total()
-    notes = f"{total:,} mails, {tally.answered.total():,} calls answered"
+    notes = f"{total:,} e-mails, {tally.answered.total():,} calls completed"
     return [
         at_most(
-            f"kill -9 x{KILLS}: mails missing or unexpected",
+            f"kill -9 x{KILLS}: e-mails missing or unexpected",
             missing + unexpected,
             0,
-            "mails",
+            "e-mails",
             f"{missing} missing, {unexpected} unexpected; {notes}",
         ),
         at_most(
-            f"kill -9 x{KILLS}: duplicate mails",
+            f"kill -9 x{KILLS}: duplicate e-mails",
             100 * duplicates / total,
             1,
             "%",

@@ -24,7 +24,7 @@ def login(identifier: str, password: str = PASSWORD) -> pb.LoginRequest:
 async def reset_token_of(
     service: RunningService, user: user_pb2.User, number: int = 1
 ) -> str:
-    """Request a reset; return the token in the mail."""
+    """Request a reset; return the token in the e-mail."""
     await service.auth.RequestPasswordReset(
         pb.RequestPasswordResetRequest(identifier=user.username)
     )
@@ -86,7 +86,7 @@ async def test_reset_token_is_used_once_under_concurrency(
 
 
 async def test_reset_token_ends_with_password_change(shared: RunningService) -> None:
-    """A mail that others may read must not outlive the password that it replaces."""
+    """An e-mail that others may read must not outlive the password that it replaces."""
     ana = await shared.signed_in()
     token = await reset_token_of(shared, ana.user)
     await shared.auth.ChangePassword(
@@ -112,7 +112,7 @@ async def test_reset_token_ends_with_account(shared: RunningService) -> None:
 
 
 async def test_password_reset_reveals_no_account(shared: RunningService) -> None:
-    """R3: one answer for all; only an account gets a mail."""
+    """R3: one answer for all; only an account gets an e-mail."""
     ana = await shared.sign_up()
     for identifier in ("unknown", "unknown@example.com", ana.email):
         request = pb.RequestPasswordResetRequest(identifier=identifier)
@@ -123,13 +123,13 @@ async def test_password_reset_reveals_no_account(shared: RunningService) -> None
 
 
 async def test_password_reset_mails_are_limited_per_day(shared: RunningService) -> None:
-    """Beyond them the answer is the same, and no mail comes."""
+    """Beyond them the answer is the same, and no e-mail comes."""
     ana = await shared.signed_in()
     for number in range(1, 11):
         await reset_token_of(shared, ana.user, number)
     request = pb.RequestPasswordResetRequest(identifier=ana.user.email)
     await shared.auth.RequestPasswordReset(request)
-    # mails are sent in order: the reset before this one would have arrived
+    # e-mails are sent in order: the reset before this one would have arrived
     await shared.auth.RequestEmailVerification(
         pb.RequestEmailVerificationRequest(), metadata=ana.metadata
     )
@@ -138,7 +138,7 @@ async def test_password_reset_mails_are_limited_per_day(shared: RunningService) 
 
 
 async def test_verification_link_opened_again_succeeds(shared: RunningService) -> None:
-    """The link of the first mail verifies the address, and opening it again is OK.
+    """The link of the first e-mail verifies the address, and opening it again is OK.
 
     It is refused as soon as the address is no longer the account's verified one.
     """
@@ -202,7 +202,7 @@ async def test_new_address_link_opened_again_succeeds(shared: RunningService) ->
 
 
 async def test_links_use_public_url(shared: RunningService) -> None:
-    """R26: neither Host nor X-Forwarded-Host appears in a mail."""
+    """R26: neither Host nor X-Forwarded-Host appears in an e-mail."""
     evil = {"host": "evil.example", "x-forwarded-host": "evil.example"}
     body = {"email": "h@example.com", "username": "host_test", "password": PASSWORD}
     await shared.http.post("/api/v1/users", json=body, headers=evil)
@@ -222,7 +222,7 @@ async def test_change_email(shared: RunningService) -> None:
     new = f"new_{ana.user.email}"
     await shared.auth.ChangeEmail(change(new.upper()), metadata=ana.metadata)
     assert await ended(shared, other)
-    await shared.mailbox.mail(ana.user.email, "about to change")
+    await shared.mailbox.mail(ana.user.email, "A change of your")
     assert (await me(shared, ana)).email == ana.user.email
     token = token_of(await shared.mailbox.mail(new, "Confirm your new"))
     await shared.auth.VerifyEmail(pb.VerifyEmailRequest(token=token))
@@ -238,7 +238,7 @@ async def test_change_email_to_taken_address(shared: RunningService) -> None:
     ana, bea = await shared.signed_in(), await shared.sign_up()
     answer = await shared.auth.ChangeEmail(change(bea.email), metadata=ana.metadata)
     assert answer == pb.ChangeEmailResponse()
-    await shared.mailbox.mail(bea.email, "was asked for")
+    await shared.mailbox.mail(bea.email, "tried to use your")
     assert (await me(shared, ana)).email == ana.user.email
 
 
@@ -292,7 +292,7 @@ async def test_log_in_from_new_device_is_mailed(shared: RunningService) -> None:
     mail = await shared.mailbox.mail(ana.email, "new device", 2)
     mails = [m for m in shared.mailbox.to(ana.email) if "device" in m["Subject"]]
     assert len(mails) == 2
-    assert "device:  Tablet" in mails[0].get_content()
+    assert "device:     Tablet" in mails[0].get_content()
     assert "127.0.0.1" in mail.get_content()
 
 

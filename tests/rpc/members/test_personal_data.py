@@ -21,14 +21,14 @@ TABLES = ("user_profiles", "user_settings", "follows", "posts", "user_analytics"
 async def fill_tables(
     service: RunningService, ana: SignedInUser, bea: SignedInUser
 ) -> None:
-    """Write to every table; the last mail arrives when all is written."""
+    """Write to every table; the last e-mail arrives when all is written."""
     for member in (ana, bea):
         await write(service, member)
     for follower, followed in ((ana, bea), (bea, ana)):
         follow = pb.FollowUserRequest(id=followed.user.id)
         await service.users.FollowUser(follow, metadata=follower.metadata)
     for member in (ana, bea):
-        await service.mailbox.mail(member.user.email, "Somebody follows you")
+        await service.mailbox.mail(member.user.email, "Someone follows you")
 
 
 async def write(service: RunningService, member: SignedInUser) -> None:

@@ -36,7 +36,7 @@ async def shared(
 
 
 async def member(service: RunningService) -> SignedInUser:
-    """Return a member who wants mail of posts and followers."""
+    """Return a member who wants e-mail of posts and followers."""
     who = await service.signed_in()
     settings = {"notifications": {"followedPosts": True, "newFollowers": True}}
     await service.http.put("/api/v1/user-settings", json=settings, headers=who.headers)
@@ -58,11 +58,11 @@ async def follow(
 
 async def follower_mail(service: RunningService, who: SignedInUser) -> EmailMessage:
     await follow(service, await service.signed_in(), who)
-    return await service.mailbox.mail(who.user.email, "Somebody follows you")
+    return await service.mailbox.mail(who.user.email, "Someone follows you")
 
 
 def unsubscribe_path(mail: EmailMessage) -> str:
-    """Return the path of the URL in a mail's header."""
+    """Return the path of the URL in an e-mail's header."""
     assert mail["List-Unsubscribe-Post"] == "List-Unsubscribe=One-Click"
     url = urlsplit(mail["List-Unsubscribe"].removeprefix("<").removesuffix(">"))
     assert (url.scheme, url.netloc, url.query) == ("https", "academy.test", "")
@@ -92,7 +92,7 @@ async def test_unsubscribe_link_turns_off_its_kind_of_mail(
 
 
 async def test_unsubscribed_member_gets_no_more_mail(shared: RunningService) -> None:
-    """Over gRPC as over REST; later followers send no mail of that kind."""
+    """Over gRPC as over REST; later followers send no e-mail of that kind."""
     ana = await member(shared)
     path = unsubscribe_path(await follower_mail(shared, ana))
     token = path.rpartition("/")[2]
@@ -104,7 +104,7 @@ async def test_unsubscribed_member_gets_no_more_mail(shared: RunningService) -> 
     await shared.http.post("/api/v1/posts", json=post, headers=bea.headers)
     news = await shared.mailbox.mail(ana.user.email, "you follow has posted")
     assert unsubscribe_path(news) != path
-    assert shared.mailbox.subjects(ana.user.email).count("Somebody follows you") == 1
+    assert shared.mailbox.subjects(ana.user.email).count("Someone follows you") == 1
 
 
 @pytest.mark.parametrize("method", ["GET", "HEAD", "PUT", "DELETE"])

@@ -142,7 +142,7 @@ async def test_followers_are_mailed_when_a_draft_is_published(
     await body(client, bea, "UpdateUserSettings", **settings)
     await body(client, bea, "FollowUser", id=ana.user.id)
     await body(client, ana, "UpdatePost", id=draft, state=PUBLISHED)
-    mail = await service.mailbox.mail(bea.user.email, "Somebody you follow has posted")
+    mail = await service.mailbox.mail(bea.user.email, "Someone you follow has posted")
     assert f"{ana.user.username}: On numbers" in mail.get_content()
 
 

@@ -158,6 +158,6 @@ def test_system_certificates_are_verified_with_the_host_name() -> None:
 
 def test_displayed_url_has_no_password() -> None:
     url = "postgresql://ana:hunter2@h/d?password=hunter3&sslmode=require&sslpassword=x"
-    shown = "postgresql://ana:***@h/d?sslmode=require"
-    assert parse_database_url(url).displayed == shown
+    displayed = "postgresql://ana:***@h/d?sslmode=require"
+    assert parse_database_url(url).displayed == displayed
     assert "hunter" not in repr(parse_database_url(url))

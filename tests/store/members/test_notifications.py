@@ -65,7 +65,7 @@ class NotificationHarness:
         return await self.posts.add(made)
 
     async def deliver(self) -> list[Entry]:
-        """Deliver every entry, each twice; return the mails that are due."""
+        """Deliver every entry, each twice; return the e-mails that are due."""
         mails: list[Entry] = []
         while entries := await self.outbox.claim(10, LEASE, mails=True):
             for entry in entries:
@@ -78,7 +78,7 @@ class NotificationHarness:
         return [mail for mail in mails if "first" in mail.payload]
 
     async def lines(self, mail: Entry) -> Sequence[str]:
-        """Return the lines of a mail."""
+        """Return the lines of an e-mail."""
         first, last = int(mail.payload["first"]), int(mail.payload["last"])
         return await self.notifications.lines(mail.user_id or 0, first, last)
 
@@ -172,7 +172,7 @@ async def test_post_notifies_followers_whose_settings_ask_for_it(
 async def test_notification_omits_deleted_post_and_changed_setting(
     harness: NotificationHarness,
 ) -> None:
-    """A mail is composed when it is sent, from the data of that moment."""
+    """An e-mail is composed when it is sent, from the data of that moment."""
     ana, bea = (
         await harness.member("ana"),
         await harness.member("bea", followed_posts=True),
@@ -189,7 +189,7 @@ async def test_notification_omits_deleted_post_and_changed_setting(
 
 
 async def test_new_follower_is_notified_once(harness: NotificationHarness) -> None:
-    """Following again and again sends no further mail."""
+    """Following again and again sends no further e-mail."""
     ana, bea = (
         await harness.member("ana", new_followers=True),
         await harness.member("bea"),
@@ -225,7 +225,7 @@ async def test_post_notifies_many_followers_in_chunks(
 
 
 async def test_digest_is_sent_once_a_day(harness: NotificationHarness) -> None:
-    """All notifications in one mail, when the oldest is a day old."""
+    """All notifications in one e-mail, when the oldest is a day old."""
     ana, cat = await harness.member("ana"), await harness.member("cat")
     bea = await harness.member(
         "bea", followed_posts=True, new_followers=True, digest=True

@@ -733,8 +733,8 @@ class WatchRevocationsRequest(_message.Message):
     RESUME_TOKEN_FIELD_NUMBER: _builtins.int
     resume_token: _builtins.str
     """The `resume_token` of the last message received; the stream continues after
-    it. At most 128 characters. If absent, the stream starts with every
-    revocation that has not expired.
+    it. At most 128 characters. If absent, the stream starts with all revoked sessions
+    whose access tokens have not expired.
     """
     def __init__(
         self,
@@ -810,8 +810,8 @@ class WatchRevocationsResponse(_message.Message):
 
     @_typing.final
     class Heartbeat(_message.Message):
-        """Sent when there was no event for 10 seconds, so that the client can detect a broken
-        stream.
+        """Sent whenever there was no event for 10 seconds, so that the client can detect a
+        broken stream.
         """
 
         DESCRIPTOR: _descriptor.Descriptor
@@ -1094,7 +1094,7 @@ class AuditEvent(_message.Message):
     outcome: _builtins.str
     """"OK", or the reason of the error."""
     request_id: _builtins.str
-    """The id of the request, as in the logs."""
+    """The id of the request in the logs. Not the idempotency key."""
     @_builtins.property
     def at(self) -> _timestamp_pb2.Timestamp:
         """The time at which the operation ended."""

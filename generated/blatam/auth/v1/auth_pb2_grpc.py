@@ -147,7 +147,8 @@ class AuthServiceServicer:
         Returns UNAUTHENTICATED (INVALID_CREDENTIALS) if the identifier is unknown,
         the password is wrong, the account is disabled, or there were too many
         attempts for this account from this address; the response is the same in
-        every case.
+        every case. Returns RESOURCE_EXHAUSTED (RATE_LIMITED) if there were too many
+        log-ins from this address, or too many with this identifier from this address.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -156,8 +157,9 @@ class AuthServiceServicer:
     def RefreshToken(self, request, context):
         """Exchanges a refresh token for a new pair of tokens.
 
-        For a few seconds, a retry with the refresh token that was just replaced
-        returns the same new pair. The use of any older token ends the session.
+        For 10 seconds (the operator can set another period), a retry with the refresh
+        token that was just replaced returns the same new pair. The use of any older
+        token ends the session.
 
         Returns UNAUTHENTICATED (REFRESH_TOKEN_INVALID) if the token is unknown,
         has expired or was used before, or if its session has ended.
@@ -169,8 +171,8 @@ class AuthServiceServicer:
     def Logout(self, request, context):
         """Ends the caller's session and the session of the refresh token.
 
-        Usually these are the same session. Their access tokens are revoked. The call also
-        succeeds if the session has already ended.
+        Usually these are the same session. The access tokens of the ended sessions are
+        revoked. The call also succeeds if the session has already ended.
 
         Returns UNAUTHENTICATED (REFRESH_TOKEN_INVALID) if the refresh token was never
         issued and there is no valid access token. Returns PERMISSION_DENIED
@@ -193,7 +195,8 @@ class AuthServiceServicer:
         """Lists the sessions of the caller that have not ended. An admin may list
         those of any user.
 
-        Returns PERMISSION_DENIED if a caller who is not an admin specifies another user.
+        Returns PERMISSION_DENIED (ACCESS_DENIED) if a caller who is not an admin specifies
+        another user. Returns PERMISSION_DENIED (USER_REQUIRED) if the caller is a service.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -203,20 +206,25 @@ class AuthServiceServicer:
         """Ends one session and revokes its access tokens. An admin may end the
         session of any user.
 
-        Returns NOT_FOUND (SESSION_NOT_FOUND) if the caller has no session with
-        this id.
+        Returns NOT_FOUND (SESSION_NOT_FOUND) if there is no session with this id, or if it
+        belongs to another user and the caller is not an admin. Returns PERMISSION_DENIED
+        (USER_REQUIRED) if the caller is a service.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ChangePassword(self, request, context):
-        """Changes the caller's password and ends the caller's other sessions. Failed attempts
-        count together with those of Login. A notification is sent to the caller by e-mail.
+        """Changes the caller's password and ends the caller's other sessions. Attempts count
+        toward the same limit (by account and address) as those of Login. A notification is
+        sent to the caller by e-mail.
 
         Returns UNAUTHENTICATED (INVALID_CREDENTIALS) if the current password is
         wrong or there were too many attempts. Returns INVALID_ARGUMENT
         (INVALID_FIELDS) if the new password does not satisfy the password policy.
+        Returns PERMISSION_DENIED (USER_REQUIRED) if the caller is a service. Returns
+        ALREADY_EXISTS (REQUEST_ID_REUSED) if `request_id` was used for a different
+        request.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -235,9 +243,10 @@ class AuthServiceServicer:
         """Sets a new password with a token from an e-mail and ends all sessions of
         the account. The token can be used once, within 30 minutes.
 
-        Returns INVALID_ARGUMENT (MAILED_TOKEN_INVALID) if the token is unknown, used or
-        expired, or (INVALID_FIELDS) if the new password does not satisfy the password
-        policy; after INVALID_FIELDS, the token can still be used.
+        Returns INVALID_ARGUMENT (MAILED_TOKEN_INVALID) if the token is unknown, has
+        expired or was used before. Returns INVALID_ARGUMENT (INVALID_FIELDS) if the new
+        password does not satisfy the password policy; in this case, the token can still
+        be used.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -260,24 +269,26 @@ class AuthServiceServicer:
         again succeeds and changes nothing, provided that the verified address of the
         account has not changed since.
 
-        Returns INVALID_ARGUMENT (MAILED_TOKEN_INVALID) if the token is unknown, used or
-        expired. Returns ALREADY_EXISTS (EMAIL_TAKEN) if another account already uses the
-        address.
+        Returns INVALID_ARGUMENT (MAILED_TOKEN_INVALID) if the token is unknown or expired
+        before it was used, or if it was used and the verified address of the account has
+        changed since. Returns ALREADY_EXISTS (EMAIL_TAKEN) if another account already uses
+        the address.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ChangeEmail(self, request, context):
-        """Requests a change of the caller's e-mail address. To complete the change, send the
-        token that is mailed to the new address to VerifyEmail. A notification is sent to
-        the previous address, and the caller's other sessions end. If another account
-        already uses the new address, its owner receives a notification instead of a token;
-        the response and its timing are the same. Failed attempts count together with those
-        of Login.
+        """Requests a change of the caller's e-mail address. An e-mail with a token is sent to
+        the new address; VerifyEmail with this token completes the change. A notification
+        is sent to the previous address, and the caller's other sessions end. If another
+        account already uses the new address, its owner receives a notification instead of
+        a token; the response and its timing are the same. Attempts count toward the same
+        limit (by account and address) as those of Login.
 
         Returns UNAUTHENTICATED (INVALID_CREDENTIALS) if the password is wrong or
-        there were too many attempts.
+        there were too many attempts. Returns PERMISSION_DENIED (USER_REQUIRED) if the
+        caller is a service.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -311,7 +322,8 @@ class AuthServiceServicer:
         valid until they expire.
 
         Returns FAILED_PRECONDITION (NEXT_KEY_TOO_NEW) if verifiers that cache the JWKS
-        (cache lifetime: 300 seconds) may not have loaded the next key yet.
+        (cache lifetime: 300 seconds) may not have loaded the next key yet and `force` is
+        not set.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -343,8 +355,8 @@ class AuthServiceServicer:
     def ListAuditEvents(self, request, context):
         """Lists audit events, newest first, one page at a time.
 
-        Returns INVALID_ARGUMENT (INVALID_FIELDS) if the page token does not belong
-        to this request.
+        Returns INVALID_ARGUMENT (INVALID_FIELDS) if the page token is invalid or was
+        returned for another caller or other filters.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

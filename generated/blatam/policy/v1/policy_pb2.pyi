@@ -3,8 +3,8 @@
 isort:skip_file
 The policy of an RPC: access control, rate limits, idempotency and auditing.
 
-The interceptor chain enforces it; the REST edge and the OpenAPI generator read it. A
-server does not start if an RPC has no policy.
+The interceptor chain enforces the policy; the REST edge and the OpenAPI generator
+read it. A server does not start if an RPC has no policy.
 """
 
 from collections import abc as _abc
@@ -35,7 +35,7 @@ class _AccessEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Access.ValueTy
     ACCESS_UNSPECIFIED: _Access.ValueType  # 0
     """Invalid: the server does not start if an RPC has this value."""
     ACCESS_PUBLIC: _Access.ValueType  # 1
-    """Everyone, without credentials."""
+    """Every caller. No credentials are needed."""
     ACCESS_SIGNED_IN: _Access.ValueType  # 2
     """A user with an access token, or a service with a service key."""
     ACCESS_SELF: _Access.ValueType  # 3
@@ -51,7 +51,7 @@ class Access(_Access, metaclass=_AccessEnumTypeWrapper):
 ACCESS_UNSPECIFIED: Access.ValueType  # 0
 """Invalid: the server does not start if an RPC has this value."""
 ACCESS_PUBLIC: Access.ValueType  # 1
-"""Everyone, without credentials."""
+"""Every caller. No credentials are needed."""
 ACCESS_SIGNED_IN: Access.ValueType  # 2
 """A user with an access token, or a service with a service key."""
 ACCESS_SELF: Access.ValueType  # 3
@@ -79,11 +79,12 @@ class RateLimit(_message.Message):
     def by(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Calls are counted separately for each combination of these values: "address" (an
         IPv4 address or an IPv6 /64), "caller", "account", or the path of a string field of
-        the request, converted to lower case. "account" is the account whose password an
-        RPC verifies, for any spelling of its identifier. The account is known only after a
-        lookup, so limits by "account" have a separate counter. When the limit is exceeded,
-        the server does not verify the password, and the call fails with the same error as
-        for a wrong password. RPCs with equal limits by "account" share one counter.
+        the request. The value of the field is compared in lower case. "account" is the
+        account whose password the RPC verifies, whether the request contains its username
+        or its e-mail address. The account is known only after a lookup, so limits by
+        "account" have a separate counter. When such a limit is exceeded, the server does
+        not verify the password, and the call fails with the same error as for a wrong
+        password. RPCs with equal limits by "account" share one counter.
         """
 
     @_builtins.property
@@ -121,9 +122,9 @@ class MethodPolicy(_message.Message):
     CLEARS_COOKIES_FIELD_NUMBER: _builtins.int
     TOKEN_FIELD_FIELD_NUMBER: _builtins.int
     access: Global___Access.ValueType
-    """The callers that may call it."""
+    """The callers that may call the RPC."""
     self: _builtins.str
-    """With ACCESS_SELF: the path of the request field that holds the user id."""
+    """With ACCESS_SELF: the path of the request field that contains the user id."""
     idempotent: _builtins.bool
     """True if the request has a `request_id` and a repeated request returns the
     first response.
@@ -190,7 +191,7 @@ class Cookie(_message.Message):
     name: _builtins.str
     """The name of the cookie without the prefix `__Host-`."""
     lifetime: _builtins.bool
-    """True if the field holds the lifetime of the cookie in seconds, not its
+    """True if the field contains the lifetime of the cookie in seconds, not its
     value.
     """
     def __init__(
@@ -210,6 +211,6 @@ Global___Cookie: _TypeAlias = Cookie  # noqa: Y015
 COOKIE_FIELD_NUMBER: _builtins.int
 POLICY_FIELD_NUMBER: _builtins.int
 cookie: _extension_dict._ExtensionFieldDescriptor[_descriptor_pb2.FieldOptions, Global___Cookie]
-"""The cookie that may carry this field of a request or response."""
+"""The cookie that may contain the value of this field."""
 policy: _extension_dict._ExtensionFieldDescriptor[_descriptor_pb2.MethodOptions, Global___MethodPolicy]
 """The policy of the RPC."""

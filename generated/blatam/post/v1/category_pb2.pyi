@@ -148,8 +148,8 @@ class ListCategoriesRequest(_message.Message):
     page_size: _builtins.int
     """The number of items on a page, 1 to 100. The default is 20."""
     sort_by: _builtins.str
-    """The sort order: `id` (the default), `created_at` or `slug`. A leading `-`
-    reverses it.
+    """The field to sort by, ascending: `id` (the default), `created_at` or `slug`. A
+    leading `-` means descending order.
     """
     page_token: _builtins.str
     """The `next_page_token` of the previous response, at most 1,024 characters.

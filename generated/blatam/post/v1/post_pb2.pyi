@@ -31,9 +31,9 @@ class _PostStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_PostState.V
     POST_STATE_UNSPECIFIED: _PostState.ValueType  # 0
     """Not set."""
     POST_STATE_DRAFT: _PostState.ValueType  # 1
-    """Only the author and admins may read it."""
+    """Only the author and admins may read the post."""
     POST_STATE_PUBLISHED: _PostState.ValueType  # 2
-    """Every signed-in caller may read it."""
+    """Every signed-in caller may read the post."""
 
 class PostState(_PostState, metaclass=_PostStateEnumTypeWrapper):
     """The state of a post, which determines who may read it."""
@@ -41,9 +41,9 @@ class PostState(_PostState, metaclass=_PostStateEnumTypeWrapper):
 POST_STATE_UNSPECIFIED: PostState.ValueType  # 0
 """Not set."""
 POST_STATE_DRAFT: PostState.ValueType  # 1
-"""Only the author and admins may read it."""
+"""Only the author and admins may read the post."""
 POST_STATE_PUBLISHED: PostState.ValueType  # 2
-"""Every signed-in caller may read it."""
+"""Every signed-in caller may read the post."""
 Global___PostState: _TypeAlias = PostState  # noqa: Y015
 
 class _PostView:
@@ -126,9 +126,9 @@ class Post(_message.Message):
     is requested.
     """
     category_id: _builtins.int
-    """The id of the category; 0 if it has none."""
+    """The id of the category; 0 if the post has none."""
     state: Global___PostState.ValueType
-    """The state, which determines who may read it."""
+    """The state, which determines who may read the post."""
     etag: _builtins.str
     """The etag; it changes with every change of the resource. If set in an update, the
     update fails with ABORTED (ETAG_MISMATCH) unless it is the current etag. At most 64
@@ -150,7 +150,7 @@ class Post(_message.Message):
 
     @_builtins.property
     def category(self) -> _category_pb2.Category:
-        """The category. Absent if it has none."""
+        """The category. Absent if the post has none."""
 
     @_builtins.property
     def published_at(self) -> _timestamp_pb2.Timestamp:
@@ -199,7 +199,7 @@ class CreatePostRequest(_message.Message):
     body: _builtins.str
     """The text, 1 to 50,000 characters."""
     category_id: _builtins.int
-    """The id of the category; 0 or absent for none."""
+    """The id of the category; 0 or absent means no category."""
     state: Global___PostState.ValueType
     """The state. The default is POST_STATE_PUBLISHED."""
     request_id: _builtins.str
@@ -443,11 +443,13 @@ class ListPostsRequest(_message.Message):
     """The fields to return for each post."""
     @_builtins.property
     def since(self) -> _timestamp_pb2.Timestamp:
-        """Only posts published at or after this time, and drafts created at or after it."""
+        """Only posts that were published, and drafts that were created, at or after this
+        time.
+        """
 
     @_builtins.property
     def until(self) -> _timestamp_pb2.Timestamp:
-        """Only posts published before this time, and drafts created before it."""
+        """Only posts that were published, and drafts that were created, before this time."""
 
     def __init__(
         self,
@@ -562,7 +564,7 @@ Global___ExportPostsRequest: _TypeAlias = ExportPostsRequest  # noqa: Y015
 
 @_typing.final
 class ExportPostsResponse(_message.Message):
-    """One message of the stream."""
+    """One message of the ExportPosts stream."""
 
     DESCRIPTOR: _descriptor.Descriptor
 

@@ -93,10 +93,12 @@ class PostServiceServicer:
     """
 
     def CreatePost(self, request, context):
-        """Creates a post by the caller.
+        """Creates a post. The caller is its author.
 
         Returns INVALID_ARGUMENT (INVALID_FIELDS) if there is no such category.
-        Returns PERMISSION_DENIED (USER_REQUIRED) if the caller is a service.
+        Returns PERMISSION_DENIED (USER_REQUIRED) if the caller is a service. Returns
+        ALREADY_EXISTS (REQUEST_ID_REUSED) if `request_id` was used for a different
+        request.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -105,8 +107,8 @@ class PostServiceServicer:
     def GetPost(self, request, context):
         """Returns a post with its author and its category.
 
-        Returns NOT_FOUND (POST_NOT_FOUND) if there is no such post, or if it is
-        the draft of another user.
+        Returns NOT_FOUND (POST_NOT_FOUND) if there is no such post, or if the post
+        is a draft of another user.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -115,11 +117,13 @@ class PostServiceServicer:
     def UpdatePost(self, request, context):
         """Changes a post. Only its author and admins may change it.
 
-        Returns PERMISSION_DENIED (ACCESS_DENIED) if it belongs to another user.
-        Returns NOT_FOUND (POST_NOT_FOUND) if there is no such post, or if it is
-        the draft of another user. Returns INVALID_ARGUMENT (INVALID_FIELDS) if a
-        field may not be changed, or if there is no such category. Returns ABORTED
-        (ETAG_MISMATCH) if the post has changed since the given etag.
+        Returns PERMISSION_DENIED (ACCESS_DENIED) if the post belongs to another user.
+        Returns NOT_FOUND (POST_NOT_FOUND) if there is no such post, or if the post is a
+        draft of another user. Returns INVALID_ARGUMENT (INVALID_FIELDS) if a field may not
+        be changed, or if there is no such category. Returns ABORTED (ETAG_MISMATCH) if
+        `etag` is set and is not the current etag. Returns PERMISSION_DENIED
+        (USER_REQUIRED) if the caller is a service. Returns ALREADY_EXISTS
+        (REQUEST_ID_REUSED) if `request_id` was used for a different request.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -128,10 +132,11 @@ class PostServiceServicer:
     def DeletePost(self, request, context):
         """Deletes a post. Only its author and admins may delete it.
 
-        Returns PERMISSION_DENIED (ACCESS_DENIED) if it belongs to another user.
-        Returns NOT_FOUND (POST_NOT_FOUND) if there is no such post, or if it is
-        the draft of another user. Returns ABORTED (ETAG_MISMATCH) if the post has
-        changed since the given etag.
+        Returns PERMISSION_DENIED (ACCESS_DENIED) if the post belongs to another user.
+        Returns NOT_FOUND (POST_NOT_FOUND) if there is no such post, or if the post is a
+        draft of another user. Returns ABORTED (ETAG_MISMATCH) if `etag` is set and is not
+        the current etag. Returns PERMISSION_DENIED (USER_REQUIRED) if the caller is a
+        service.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -141,7 +146,8 @@ class PostServiceServicer:
         """Lists the posts that the caller may read, one page at a time.
 
         Returns INVALID_ARGUMENT (INVALID_FIELDS) if `page` × `page_size` exceeds 10,000,
-        or if the page token does not belong to this request.
+        or if the page token is invalid or was returned for another caller, other filters
+        or another sort order.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -169,7 +175,7 @@ class PostServiceServicer:
         """Lists the categories, one page at a time.
 
         Returns INVALID_ARGUMENT (INVALID_FIELDS) if `page` × `page_size` exceeds 10,000,
-        or if the page token does not belong to this request.
+        or if the page token is invalid or was returned for another caller or sort order.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -178,11 +184,11 @@ class PostServiceServicer:
     def UpdateCategory(self, request, context):
         """Changes a category.
 
-        Returns NOT_FOUND (CATEGORY_NOT_FOUND) if there is no such category.
-        Returns INVALID_ARGUMENT (INVALID_FIELDS) if a field may not be changed.
-        Returns ALREADY_EXISTS (SLUG_TAKEN) if another category uses the slug.
-        Returns ABORTED (ETAG_MISMATCH) if the category has changed since the given
-        etag.
+        Returns NOT_FOUND (CATEGORY_NOT_FOUND) if there is no such category. Returns
+        INVALID_ARGUMENT (INVALID_FIELDS) if a field may not be changed. Returns
+        ALREADY_EXISTS if another category uses the slug (SLUG_TAKEN), or if `request_id`
+        was used for a different request (REQUEST_ID_REUSED). Returns ABORTED
+        (ETAG_MISMATCH) if `etag` is set and is not the current etag.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -191,9 +197,9 @@ class PostServiceServicer:
     def DeleteCategory(self, request, context):
         """Deletes a category.
 
-        Returns NOT_FOUND (CATEGORY_NOT_FOUND) if there is no such category.
-        Returns FAILED_PRECONDITION (CATEGORY_IN_USE) if it contains posts. Returns
-        ABORTED (ETAG_MISMATCH) if the category has changed since the given etag.
+        Returns NOT_FOUND (CATEGORY_NOT_FOUND) if there is no such category. Returns
+        FAILED_PRECONDITION (CATEGORY_IN_USE) if the category contains posts. Returns
+        ABORTED (ETAG_MISMATCH) if `etag` is set and is not the current etag.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

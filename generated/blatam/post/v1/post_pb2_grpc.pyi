@@ -18,39 +18,45 @@ class PostServiceStub:
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     CreatePost: _aio.UnaryUnaryMultiCallable[_post_pb2.CreatePostRequest, _post_pb2.CreatePostResponse]
-    """Creates a post by the caller.
+    """Creates a post. The caller is its author.
 
     Returns INVALID_ARGUMENT (INVALID_FIELDS) if there is no such category.
-    Returns PERMISSION_DENIED (USER_REQUIRED) if the caller is a service.
+    Returns PERMISSION_DENIED (USER_REQUIRED) if the caller is a service. Returns
+    ALREADY_EXISTS (REQUEST_ID_REUSED) if `request_id` was used for a different
+    request.
     """
     GetPost: _aio.UnaryUnaryMultiCallable[_post_pb2.GetPostRequest, _post_pb2.GetPostResponse]
     """Returns a post with its author and its category.
 
-    Returns NOT_FOUND (POST_NOT_FOUND) if there is no such post, or if it is
-    the draft of another user.
+    Returns NOT_FOUND (POST_NOT_FOUND) if there is no such post, or if the post
+    is a draft of another user.
     """
     UpdatePost: _aio.UnaryUnaryMultiCallable[_post_pb2.UpdatePostRequest, _post_pb2.UpdatePostResponse]
     """Changes a post. Only its author and admins may change it.
 
-    Returns PERMISSION_DENIED (ACCESS_DENIED) if it belongs to another user.
-    Returns NOT_FOUND (POST_NOT_FOUND) if there is no such post, or if it is
-    the draft of another user. Returns INVALID_ARGUMENT (INVALID_FIELDS) if a
-    field may not be changed, or if there is no such category. Returns ABORTED
-    (ETAG_MISMATCH) if the post has changed since the given etag.
+    Returns PERMISSION_DENIED (ACCESS_DENIED) if the post belongs to another user.
+    Returns NOT_FOUND (POST_NOT_FOUND) if there is no such post, or if the post is a
+    draft of another user. Returns INVALID_ARGUMENT (INVALID_FIELDS) if a field may not
+    be changed, or if there is no such category. Returns ABORTED (ETAG_MISMATCH) if
+    `etag` is set and is not the current etag. Returns PERMISSION_DENIED
+    (USER_REQUIRED) if the caller is a service. Returns ALREADY_EXISTS
+    (REQUEST_ID_REUSED) if `request_id` was used for a different request.
     """
     DeletePost: _aio.UnaryUnaryMultiCallable[_post_pb2.DeletePostRequest, _post_pb2.DeletePostResponse]
     """Deletes a post. Only its author and admins may delete it.
 
-    Returns PERMISSION_DENIED (ACCESS_DENIED) if it belongs to another user.
-    Returns NOT_FOUND (POST_NOT_FOUND) if there is no such post, or if it is
-    the draft of another user. Returns ABORTED (ETAG_MISMATCH) if the post has
-    changed since the given etag.
+    Returns PERMISSION_DENIED (ACCESS_DENIED) if the post belongs to another user.
+    Returns NOT_FOUND (POST_NOT_FOUND) if there is no such post, or if the post is a
+    draft of another user. Returns ABORTED (ETAG_MISMATCH) if `etag` is set and is not
+    the current etag. Returns PERMISSION_DENIED (USER_REQUIRED) if the caller is a
+    service.
     """
     ListPosts: _aio.UnaryUnaryMultiCallable[_post_pb2.ListPostsRequest, _post_pb2.ListPostsResponse]
     """Lists the posts that the caller may read, one page at a time.
 
     Returns INVALID_ARGUMENT (INVALID_FIELDS) if `page` × `page_size` exceeds 10,000,
-    or if the page token does not belong to this request.
+    or if the page token is invalid or was returned for another caller, other filters
+    or another sort order.
     """
     ExportPosts: _aio.UnaryStreamMultiCallable[_post_pb2.ExportPostsRequest, _post_pb2.ExportPostsResponse]
     """Streams all posts, drafts included, in the order of their ids. The stream uses flow
@@ -66,23 +72,23 @@ class PostServiceStub:
     """Lists the categories, one page at a time.
 
     Returns INVALID_ARGUMENT (INVALID_FIELDS) if `page` × `page_size` exceeds 10,000,
-    or if the page token does not belong to this request.
+    or if the page token is invalid or was returned for another caller or sort order.
     """
     UpdateCategory: _aio.UnaryUnaryMultiCallable[_category_pb2.UpdateCategoryRequest, _category_pb2.UpdateCategoryResponse]
     """Changes a category.
 
-    Returns NOT_FOUND (CATEGORY_NOT_FOUND) if there is no such category.
-    Returns INVALID_ARGUMENT (INVALID_FIELDS) if a field may not be changed.
-    Returns ALREADY_EXISTS (SLUG_TAKEN) if another category uses the slug.
-    Returns ABORTED (ETAG_MISMATCH) if the category has changed since the given
-    etag.
+    Returns NOT_FOUND (CATEGORY_NOT_FOUND) if there is no such category. Returns
+    INVALID_ARGUMENT (INVALID_FIELDS) if a field may not be changed. Returns
+    ALREADY_EXISTS if another category uses the slug (SLUG_TAKEN), or if `request_id`
+    was used for a different request (REQUEST_ID_REUSED). Returns ABORTED
+    (ETAG_MISMATCH) if `etag` is set and is not the current etag.
     """
     DeleteCategory: _aio.UnaryUnaryMultiCallable[_category_pb2.DeleteCategoryRequest, _category_pb2.DeleteCategoryResponse]
     """Deletes a category.
 
-    Returns NOT_FOUND (CATEGORY_NOT_FOUND) if there is no such category.
-    Returns FAILED_PRECONDITION (CATEGORY_IN_USE) if it contains posts. Returns
-    ABORTED (ETAG_MISMATCH) if the category has changed since the given etag.
+    Returns NOT_FOUND (CATEGORY_NOT_FOUND) if there is no such category. Returns
+    FAILED_PRECONDITION (CATEGORY_IN_USE) if the category contains posts. Returns
+    ABORTED (ETAG_MISMATCH) if `etag` is set and is not the current etag.
     """
 
 class PostServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -94,10 +100,12 @@ class PostServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _post_pb2.CreatePostRequest,
         context: _aio.ServicerContext[_post_pb2.CreatePostRequest, _abc.Awaitable[_post_pb2.CreatePostResponse]],
     ) -> _abc.Awaitable[_post_pb2.CreatePostResponse]:
-        """Creates a post by the caller.
+        """Creates a post. The caller is its author.
 
         Returns INVALID_ARGUMENT (INVALID_FIELDS) if there is no such category.
-        Returns PERMISSION_DENIED (USER_REQUIRED) if the caller is a service.
+        Returns PERMISSION_DENIED (USER_REQUIRED) if the caller is a service. Returns
+        ALREADY_EXISTS (REQUEST_ID_REUSED) if `request_id` was used for a different
+        request.
         """
 
     @_abc_1.abstractmethod
@@ -108,8 +116,8 @@ class PostServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _abc.Awaitable[_post_pb2.GetPostResponse]:
         """Returns a post with its author and its category.
 
-        Returns NOT_FOUND (POST_NOT_FOUND) if there is no such post, or if it is
-        the draft of another user.
+        Returns NOT_FOUND (POST_NOT_FOUND) if there is no such post, or if the post
+        is a draft of another user.
         """
 
     @_abc_1.abstractmethod
@@ -120,11 +128,13 @@ class PostServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _abc.Awaitable[_post_pb2.UpdatePostResponse]:
         """Changes a post. Only its author and admins may change it.
 
-        Returns PERMISSION_DENIED (ACCESS_DENIED) if it belongs to another user.
-        Returns NOT_FOUND (POST_NOT_FOUND) if there is no such post, or if it is
-        the draft of another user. Returns INVALID_ARGUMENT (INVALID_FIELDS) if a
-        field may not be changed, or if there is no such category. Returns ABORTED
-        (ETAG_MISMATCH) if the post has changed since the given etag.
+        Returns PERMISSION_DENIED (ACCESS_DENIED) if the post belongs to another user.
+        Returns NOT_FOUND (POST_NOT_FOUND) if there is no such post, or if the post is a
+        draft of another user. Returns INVALID_ARGUMENT (INVALID_FIELDS) if a field may not
+        be changed, or if there is no such category. Returns ABORTED (ETAG_MISMATCH) if
+        `etag` is set and is not the current etag. Returns PERMISSION_DENIED
+        (USER_REQUIRED) if the caller is a service. Returns ALREADY_EXISTS
+        (REQUEST_ID_REUSED) if `request_id` was used for a different request.
         """
 
     @_abc_1.abstractmethod
@@ -135,10 +145,11 @@ class PostServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _abc.Awaitable[_post_pb2.DeletePostResponse]:
         """Deletes a post. Only its author and admins may delete it.
 
-        Returns PERMISSION_DENIED (ACCESS_DENIED) if it belongs to another user.
-        Returns NOT_FOUND (POST_NOT_FOUND) if there is no such post, or if it is
-        the draft of another user. Returns ABORTED (ETAG_MISMATCH) if the post has
-        changed since the given etag.
+        Returns PERMISSION_DENIED (ACCESS_DENIED) if the post belongs to another user.
+        Returns NOT_FOUND (POST_NOT_FOUND) if there is no such post, or if the post is a
+        draft of another user. Returns ABORTED (ETAG_MISMATCH) if `etag` is set and is not
+        the current etag. Returns PERMISSION_DENIED (USER_REQUIRED) if the caller is a
+        service.
         """
 
     @_abc_1.abstractmethod
@@ -150,7 +161,8 @@ class PostServiceServicer(metaclass=_abc_1.ABCMeta):
         """Lists the posts that the caller may read, one page at a time.
 
         Returns INVALID_ARGUMENT (INVALID_FIELDS) if `page` × `page_size` exceeds 10,000,
-        or if the page token does not belong to this request.
+        or if the page token is invalid or was returned for another caller, other filters
+        or another sort order.
         """
 
     @_abc_1.abstractmethod
@@ -184,7 +196,7 @@ class PostServiceServicer(metaclass=_abc_1.ABCMeta):
         """Lists the categories, one page at a time.
 
         Returns INVALID_ARGUMENT (INVALID_FIELDS) if `page` × `page_size` exceeds 10,000,
-        or if the page token does not belong to this request.
+        or if the page token is invalid or was returned for another caller or sort order.
         """
 
     @_abc_1.abstractmethod
@@ -195,11 +207,11 @@ class PostServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _abc.Awaitable[_category_pb2.UpdateCategoryResponse]:
         """Changes a category.
 
-        Returns NOT_FOUND (CATEGORY_NOT_FOUND) if there is no such category.
-        Returns INVALID_ARGUMENT (INVALID_FIELDS) if a field may not be changed.
-        Returns ALREADY_EXISTS (SLUG_TAKEN) if another category uses the slug.
-        Returns ABORTED (ETAG_MISMATCH) if the category has changed since the given
-        etag.
+        Returns NOT_FOUND (CATEGORY_NOT_FOUND) if there is no such category. Returns
+        INVALID_ARGUMENT (INVALID_FIELDS) if a field may not be changed. Returns
+        ALREADY_EXISTS if another category uses the slug (SLUG_TAKEN), or if `request_id`
+        was used for a different request (REQUEST_ID_REUSED). Returns ABORTED
+        (ETAG_MISMATCH) if `etag` is set and is not the current etag.
         """
 
     @_abc_1.abstractmethod
@@ -210,9 +222,9 @@ class PostServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _abc.Awaitable[_category_pb2.DeleteCategoryResponse]:
         """Deletes a category.
 
-        Returns NOT_FOUND (CATEGORY_NOT_FOUND) if there is no such category.
-        Returns FAILED_PRECONDITION (CATEGORY_IN_USE) if it contains posts. Returns
-        ABORTED (ETAG_MISMATCH) if the category has changed since the given etag.
+        Returns NOT_FOUND (CATEGORY_NOT_FOUND) if there is no such category. Returns
+        FAILED_PRECONDITION (CATEGORY_IN_USE) if the category contains posts. Returns
+        ABORTED (ETAG_MISMATCH) if `etag` is set and is not the current etag.
         """
 
 def add_PostServiceServicer_to_server(servicer: PostServiceServicer, server: _aio.Server) -> None: ...

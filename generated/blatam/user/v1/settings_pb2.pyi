@@ -55,9 +55,9 @@ class _ProfileVisibilityEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Pro
     PROFILE_VISIBILITY_UNSPECIFIED: _ProfileVisibility.ValueType  # 0
     """The same as PROFILE_VISIBILITY_MEMBERS."""
     PROFILE_VISIBILITY_MEMBERS: _ProfileVisibility.ValueType  # 1
-    """Every signed-in caller may read it."""
+    """Every signed-in caller may read the profile."""
     PROFILE_VISIBILITY_PRIVATE: _ProfileVisibility.ValueType  # 2
-    """Only the user and admins may read it. Other callers receive NOT_FOUND."""
+    """Only the user and admins may read the profile. Other callers receive NOT_FOUND."""
 
 class ProfileVisibility(_ProfileVisibility, metaclass=_ProfileVisibilityEnumTypeWrapper):
     """The callers that may read a user's profile."""
@@ -65,14 +65,14 @@ class ProfileVisibility(_ProfileVisibility, metaclass=_ProfileVisibilityEnumType
 PROFILE_VISIBILITY_UNSPECIFIED: ProfileVisibility.ValueType  # 0
 """The same as PROFILE_VISIBILITY_MEMBERS."""
 PROFILE_VISIBILITY_MEMBERS: ProfileVisibility.ValueType  # 1
-"""Every signed-in caller may read it."""
+"""Every signed-in caller may read the profile."""
 PROFILE_VISIBILITY_PRIVATE: ProfileVisibility.ValueType  # 2
-"""Only the user and admins may read it. Other callers receive NOT_FOUND."""
+"""Only the user and admins may read the profile. Other callers receive NOT_FOUND."""
 Global___ProfileVisibility: _TypeAlias = ProfileVisibility  # noqa: Y015
 
 @_typing.final
 class NotificationSettings(_message.Message):
-    """The events that a user receives e-mails about."""
+    """The events about which a user receives e-mails."""
 
     DESCRIPTOR: _descriptor.Descriptor
 

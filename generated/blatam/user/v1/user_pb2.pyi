@@ -315,8 +315,8 @@ class ListUsersRequest(_message.Message):
     page_size: _builtins.int
     """The number of items on a page, 1 to 100. The default is 20."""
     sort_by: _builtins.str
-    """The sort order: `id` (the default), `created_at` or `username`. A leading
-    `-` reverses it.
+    """The field to sort by, ascending: `id` (the default), `created_at` or `username`. A
+    leading `-` means descending order.
     """
     page_token: _builtins.str
     """The `next_page_token` of the previous response, at most 1,024 characters.
@@ -501,9 +501,9 @@ class NewUser(_message.Message):
     password_hash: _builtins.str
     """The hash of a password that another system computed with argon2id or bcrypt,
     at most 255 characters; set either this or `password`. The server limits the
-    cost of a hash: by default it accepts bcrypt with a cost of 12 and argon2id
-    with 64 MiB, 3 passes and 4 lanes. The hash is replaced at the next log-in of
-    the user.
+    cost of a hash: by default it accepts bcrypt up to cost factor 12 and, for
+    example, argon2id with 64 MiB, 3 passes and 4 lanes. At the next log-in of the
+    user, the server replaces the hash with its own.
     """
     role: Global___Role.ValueType
     """The role. The default is ROLE_STUDENT."""
@@ -781,8 +781,8 @@ class WatchUsersResponse(_message.Message):
 
     @_typing.final
     class Heartbeat(_message.Message):
-        """Sent when there was no event for 10 seconds, so that the client can detect a broken
-        stream.
+        """Sent as the first message and whenever there was no event for 10 seconds, so that
+        the client can detect a broken stream.
         """
 
         DESCRIPTOR: _descriptor.Descriptor
@@ -819,7 +819,7 @@ class WatchUsersResponse(_message.Message):
 
     @_builtins.property
     def heartbeat(self) -> Global___WatchUsersResponse.Heartbeat:
-        """No event since the previous message."""
+        """No change since the previous message."""
 
     def __init__(
         self,
@@ -1191,8 +1191,8 @@ class ListFollowersRequest(_message.Message):
     page_size: _builtins.int
     """The number of items on a page, 1 to 100. The default is 20."""
     sort_by: _builtins.str
-    """The sort order: `created_at` (the default), the time at which the follow was
-    created, or `-created_at` for the reverse.
+    """`created_at` (the default): the user who started to follow first is first.
+    `-created_at`: the reverse order.
     """
     page_token: _builtins.str
     """The `next_page_token` of the previous response, at most 1,024 characters.
@@ -1300,8 +1300,8 @@ class ListFollowingRequest(_message.Message):
     page_size: _builtins.int
     """The number of items on a page, 1 to 100. The default is 20."""
     sort_by: _builtins.str
-    """The sort order: `created_at` (the default), the time at which the follow was
-    created, or `-created_at` for the reverse.
+    """`created_at` (the default): the user who was followed first is first.
+    `-created_at`: the reverse order.
     """
     page_token: _builtins.str
     """The `next_page_token` of the previous response, at most 1,024 characters.

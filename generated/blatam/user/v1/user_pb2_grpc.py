@@ -233,7 +233,7 @@ class UserServiceServicer:
         """Streams the changes of accounts. The changes of one account are sent in the order
         in which they were made, and none is skipped. To get all accounts and their later
         changes, keep the `resume_token` of the first message, which is sent immediately,
-        then read ExportUsers, then continue this stream from the token.
+        then read ExportUsers, then call WatchUsers with this `resume_token`.
 
         Returns FAILED_PRECONDITION (RESUME_TOKEN_EXPIRED) if the events after the
         token are no longer stored. Returns UNAVAILABLE if this process is stopping
@@ -245,14 +245,18 @@ class UserServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def EraseUser(self, request, context):
-        """Erases an account and all personal data, immediately and permanently. The
-        sessions end, and the username and the e-mail address become available; the
-        id is never reused. The audit log keeps the id only.
+        """Erases an account and all personal data of its user, immediately and permanently.
+        The sessions of the user end. The username and the e-mail address become available
+        to other accounts; the id is never reused. The audit log keeps only the id.
+
+        Attempts with a password count toward the same limit (by account and address) as
+        those of Login.
 
         Returns NOT_FOUND (USER_NOT_FOUND) if there is no such user. Returns
         INVALID_ARGUMENT (INVALID_FIELDS) if callers erase their own account without a
-        password. Returns UNAUTHENTICATED (INVALID_CREDENTIALS) if the password is wrong.
-        Returns FAILED_PRECONDITION (LAST_ADMIN) if no active admin would be left.
+        password. Returns UNAUTHENTICATED (INVALID_CREDENTIALS) if the password is wrong or
+        there were too many attempts. Returns FAILED_PRECONDITION (LAST_ADMIN) if no active
+        admin would be left.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -262,10 +266,10 @@ class UserServiceServicer:
         """Streams all data about one user (GDPR articles 15 and 20): one JSON document in
         parts, an object with a list of rows for each section. Secrets are not included:
         they are stored as hashes or not at all. The document is the concatenation of
-        the `body.data` of all parts; over REST it is the response. A row that exists
-        during the whole export is included exactly once; a row that is written during
-        the export may be included. The document is complete only if the stream ends
-        with OK.
+        the `body.data` of all parts; over REST the document is the response body. A row
+        that exists during the whole export is included exactly once; a row that is
+        written during the export may be included. The document is complete only if the
+        stream ends with OK.
 
         Returns NOT_FOUND (USER_NOT_FOUND) if there is no such user, or, at the end of
         the stream, if the user was erased during the export.
@@ -278,12 +282,13 @@ class UserServiceServicer:
         """Changes an account. Disabling an account or changing its role ends its
         sessions.
 
-        Returns INVALID_ARGUMENT (INVALID_FIELDS) if the caller may not change a
-        field. Returns NOT_FOUND (USER_NOT_FOUND) if there is no such user. Returns
-        ALREADY_EXISTS if the new e-mail address (EMAIL_TAKEN) or username
-        (USERNAME_TAKEN) is taken. Returns ABORTED (ETAG_MISMATCH) if the account
-        has changed since the given etag. Returns FAILED_PRECONDITION (LAST_ADMIN)
-        if no active admin would be left.
+        Returns INVALID_ARGUMENT (INVALID_FIELDS) if the caller may not change a field.
+        Returns NOT_FOUND (USER_NOT_FOUND) if there is no such user. Returns ALREADY_EXISTS
+        if the new e-mail address (EMAIL_TAKEN) or username (USERNAME_TAKEN) is taken.
+        Returns ABORTED (ETAG_MISMATCH) if `etag` is set and is not the current etag.
+        Returns FAILED_PRECONDITION (LAST_ADMIN) if no active admin would be left. Returns
+        ALREADY_EXISTS (REQUEST_ID_REUSED) if `request_id` was used for a different
+        request.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -305,7 +310,8 @@ class UserServiceServicer:
         """Restores a deleted account.
 
         Returns NOT_FOUND (USER_NOT_FOUND) if there is no deleted user with this
-        id, or if the period for restoring the account has passed.
+        id, or if the period for restoring the account has passed. Returns ALREADY_EXISTS
+        (REQUEST_ID_REUSED) if `request_id` was used for a different request.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -315,8 +321,8 @@ class UserServiceServicer:
         """Lists accounts, one page at a time.
 
         Returns INVALID_ARGUMENT (INVALID_FIELDS) if the caller may not use a filter, if
-        `page` × `page_size` exceeds 10,000, or if the page token does not belong to this
-        request.
+        `page` × `page_size` exceeds 10,000, or if the page token is invalid or was
+        returned for another caller, other filters or another sort order.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -326,9 +332,11 @@ class UserServiceServicer:
         """Creates the caller's profile. An admin may create the profile of any user.
 
         Returns PERMISSION_DENIED (ACCESS_DENIED) if a caller who is not an admin specifies
-        another user. Returns ALREADY_EXISTS (PROFILE_EXISTS) if the user has a profile.
-        Returns NOT_FOUND (USER_NOT_FOUND) if there is no such user. Returns
-        INVALID_ARGUMENT (INVALID_FIELDS) if there is no such time zone.
+        another user. Returns PERMISSION_DENIED (USER_REQUIRED) if the caller is a service.
+        Returns ALREADY_EXISTS if the user already has a profile (PROFILE_EXISTS), or if
+        `request_id` was used for a different request (REQUEST_ID_REUSED). Returns
+        NOT_FOUND (USER_NOT_FOUND) if there is no such user. Returns INVALID_ARGUMENT
+        (INVALID_FIELDS) if there is no such time zone.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -337,7 +345,7 @@ class UserServiceServicer:
     def GetUserProfile(self, request, context):
         """Returns the profile of a user.
 
-        Returns NOT_FOUND (PROFILE_NOT_FOUND) if the user has no profile, or if it
+        Returns NOT_FOUND (PROFILE_NOT_FOUND) if the user has no profile, or if the profile
         is private and the caller is neither its user nor an admin.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -348,9 +356,10 @@ class UserServiceServicer:
         """Changes the profile of a user.
 
         Returns NOT_FOUND (PROFILE_NOT_FOUND) if the user has no profile. Returns
-        INVALID_ARGUMENT (INVALID_FIELDS) if a field may not be changed, or if
-        there is no such time zone. Returns ABORTED (ETAG_MISMATCH) if the profile
-        has changed since the given etag.
+        INVALID_ARGUMENT (INVALID_FIELDS) if a field may not be changed, or if there is no
+        such time zone. Returns ABORTED (ETAG_MISMATCH) if `etag` is set and is not the
+        current etag. Returns ALREADY_EXISTS (REQUEST_ID_REUSED) if `request_id` was used
+        for a different request.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -368,9 +377,8 @@ class UserServiceServicer:
     def UpdateUserSettings(self, request, context):
         """Replaces all of the caller's settings.
 
-        Returns PERMISSION_DENIED (USER_REQUIRED) if the caller is a service.
-        Returns ABORTED (ETAG_MISMATCH) if the settings have changed since the
-        given etag.
+        Returns PERMISSION_DENIED (USER_REQUIRED) if the caller is a service. Returns
+        ABORTED (ETAG_MISMATCH) if `etag` is set and is not the current etag.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -393,7 +401,8 @@ class UserServiceServicer:
         changes.
 
         Returns NOT_FOUND (USER_NOT_FOUND) if there is no such user. Returns
-        INVALID_ARGUMENT (SELF_FOLLOW) if the user is the caller.
+        INVALID_ARGUMENT (SELF_FOLLOW) if the user is the caller. Returns PERMISSION_DENIED
+        (USER_REQUIRED) if the caller is a service.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -414,7 +423,7 @@ class UserServiceServicer:
 
         Returns NOT_FOUND (USER_NOT_FOUND) if there is no such user. Returns
         INVALID_ARGUMENT (INVALID_FIELDS) if `page` × `page_size` exceeds 10,000, or if the
-        page token does not belong to this request.
+        page token is invalid or was returned for another caller, user or sort order.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -425,7 +434,7 @@ class UserServiceServicer:
 
         Returns NOT_FOUND (USER_NOT_FOUND) if there is no such user. Returns
         INVALID_ARGUMENT (INVALID_FIELDS) if `page` × `page_size` exceeds 10,000, or if the
-        page token does not belong to this request.
+        page token is invalid or was returned for another caller, user or sort order.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -59,7 +59,7 @@ class UserServiceStub:
     """Streams the changes of accounts. The changes of one account are sent in the order
     in which they were made, and none is skipped. To get all accounts and their later
     changes, keep the `resume_token` of the first message, which is sent immediately,
-    then read ExportUsers, then continue this stream from the token.
+    then read ExportUsers, then call WatchUsers with this `resume_token`.
 
     Returns FAILED_PRECONDITION (RESUME_TOKEN_EXPIRED) if the events after the
     token are no longer stored. Returns UNAVAILABLE if this process is stopping
@@ -67,23 +67,27 @@ class UserServiceStub:
     also during the stream; connect again with the last `resume_token`.
     """
     EraseUser: _aio.UnaryUnaryMultiCallable[_user_pb2.EraseUserRequest, _user_pb2.EraseUserResponse]
-    """Erases an account and all personal data, immediately and permanently. The
-    sessions end, and the username and the e-mail address become available; the
-    id is never reused. The audit log keeps the id only.
+    """Erases an account and all personal data of its user, immediately and permanently.
+    The sessions of the user end. The username and the e-mail address become available
+    to other accounts; the id is never reused. The audit log keeps only the id.
+
+    Attempts with a password count toward the same limit (by account and address) as
+    those of Login.
 
     Returns NOT_FOUND (USER_NOT_FOUND) if there is no such user. Returns
     INVALID_ARGUMENT (INVALID_FIELDS) if callers erase their own account without a
-    password. Returns UNAUTHENTICATED (INVALID_CREDENTIALS) if the password is wrong.
-    Returns FAILED_PRECONDITION (LAST_ADMIN) if no active admin would be left.
+    password. Returns UNAUTHENTICATED (INVALID_CREDENTIALS) if the password is wrong or
+    there were too many attempts. Returns FAILED_PRECONDITION (LAST_ADMIN) if no active
+    admin would be left.
     """
     ExportUser: _aio.UnaryStreamMultiCallable[_user_pb2.ExportUserRequest, _user_pb2.ExportUserResponse]
     """Streams all data about one user (GDPR articles 15 and 20): one JSON document in
     parts, an object with a list of rows for each section. Secrets are not included:
     they are stored as hashes or not at all. The document is the concatenation of
-    the `body.data` of all parts; over REST it is the response. A row that exists
-    during the whole export is included exactly once; a row that is written during
-    the export may be included. The document is complete only if the stream ends
-    with OK.
+    the `body.data` of all parts; over REST the document is the response body. A row
+    that exists during the whole export is included exactly once; a row that is
+    written during the export may be included. The document is complete only if the
+    stream ends with OK.
 
     Returns NOT_FOUND (USER_NOT_FOUND) if there is no such user, or, at the end of
     the stream, if the user was erased during the export.
@@ -92,12 +96,13 @@ class UserServiceStub:
     """Changes an account. Disabling an account or changing its role ends its
     sessions.
 
-    Returns INVALID_ARGUMENT (INVALID_FIELDS) if the caller may not change a
-    field. Returns NOT_FOUND (USER_NOT_FOUND) if there is no such user. Returns
-    ALREADY_EXISTS if the new e-mail address (EMAIL_TAKEN) or username
-    (USERNAME_TAKEN) is taken. Returns ABORTED (ETAG_MISMATCH) if the account
-    has changed since the given etag. Returns FAILED_PRECONDITION (LAST_ADMIN)
-    if no active admin would be left.
+    Returns INVALID_ARGUMENT (INVALID_FIELDS) if the caller may not change a field.
+    Returns NOT_FOUND (USER_NOT_FOUND) if there is no such user. Returns ALREADY_EXISTS
+    if the new e-mail address (EMAIL_TAKEN) or username (USERNAME_TAKEN) is taken.
+    Returns ABORTED (ETAG_MISMATCH) if `etag` is set and is not the current etag.
+    Returns FAILED_PRECONDITION (LAST_ADMIN) if no active admin would be left. Returns
+    ALREADY_EXISTS (REQUEST_ID_REUSED) if `request_id` was used for a different
+    request.
     """
     DeleteUser: _aio.UnaryUnaryMultiCallable[_user_pb2.DeleteUserRequest, _user_pb2.DeleteUserResponse]
     """Deletes an account and ends its sessions. The username and the e-mail
@@ -111,36 +116,40 @@ class UserServiceStub:
     """Restores a deleted account.
 
     Returns NOT_FOUND (USER_NOT_FOUND) if there is no deleted user with this
-    id, or if the period for restoring the account has passed.
+    id, or if the period for restoring the account has passed. Returns ALREADY_EXISTS
+    (REQUEST_ID_REUSED) if `request_id` was used for a different request.
     """
     ListUsers: _aio.UnaryUnaryMultiCallable[_user_pb2.ListUsersRequest, _user_pb2.ListUsersResponse]
     """Lists accounts, one page at a time.
 
     Returns INVALID_ARGUMENT (INVALID_FIELDS) if the caller may not use a filter, if
-    `page` × `page_size` exceeds 10,000, or if the page token does not belong to this
-    request.
+    `page` × `page_size` exceeds 10,000, or if the page token is invalid or was
+    returned for another caller, other filters or another sort order.
     """
     CreateUserProfile: _aio.UnaryUnaryMultiCallable[_profile_pb2.CreateUserProfileRequest, _profile_pb2.CreateUserProfileResponse]
     """Creates the caller's profile. An admin may create the profile of any user.
 
     Returns PERMISSION_DENIED (ACCESS_DENIED) if a caller who is not an admin specifies
-    another user. Returns ALREADY_EXISTS (PROFILE_EXISTS) if the user has a profile.
-    Returns NOT_FOUND (USER_NOT_FOUND) if there is no such user. Returns
-    INVALID_ARGUMENT (INVALID_FIELDS) if there is no such time zone.
+    another user. Returns PERMISSION_DENIED (USER_REQUIRED) if the caller is a service.
+    Returns ALREADY_EXISTS if the user already has a profile (PROFILE_EXISTS), or if
+    `request_id` was used for a different request (REQUEST_ID_REUSED). Returns
+    NOT_FOUND (USER_NOT_FOUND) if there is no such user. Returns INVALID_ARGUMENT
+    (INVALID_FIELDS) if there is no such time zone.
     """
     GetUserProfile: _aio.UnaryUnaryMultiCallable[_profile_pb2.GetUserProfileRequest, _profile_pb2.GetUserProfileResponse]
     """Returns the profile of a user.
 
-    Returns NOT_FOUND (PROFILE_NOT_FOUND) if the user has no profile, or if it
+    Returns NOT_FOUND (PROFILE_NOT_FOUND) if the user has no profile, or if the profile
     is private and the caller is neither its user nor an admin.
     """
     UpdateUserProfile: _aio.UnaryUnaryMultiCallable[_profile_pb2.UpdateUserProfileRequest, _profile_pb2.UpdateUserProfileResponse]
     """Changes the profile of a user.
 
     Returns NOT_FOUND (PROFILE_NOT_FOUND) if the user has no profile. Returns
-    INVALID_ARGUMENT (INVALID_FIELDS) if a field may not be changed, or if
-    there is no such time zone. Returns ABORTED (ETAG_MISMATCH) if the profile
-    has changed since the given etag.
+    INVALID_ARGUMENT (INVALID_FIELDS) if a field may not be changed, or if there is no
+    such time zone. Returns ABORTED (ETAG_MISMATCH) if `etag` is set and is not the
+    current etag. Returns ALREADY_EXISTS (REQUEST_ID_REUSED) if `request_id` was used
+    for a different request.
     """
     GetUserSettings: _aio.UnaryUnaryMultiCallable[_settings_pb2.GetUserSettingsRequest, _settings_pb2.GetUserSettingsResponse]
     """Returns the caller's settings.
@@ -150,9 +159,8 @@ class UserServiceStub:
     UpdateUserSettings: _aio.UnaryUnaryMultiCallable[_settings_pb2.UpdateUserSettingsRequest, _settings_pb2.UpdateUserSettingsResponse]
     """Replaces all of the caller's settings.
 
-    Returns PERMISSION_DENIED (USER_REQUIRED) if the caller is a service.
-    Returns ABORTED (ETAG_MISMATCH) if the settings have changed since the
-    given etag.
+    Returns PERMISSION_DENIED (USER_REQUIRED) if the caller is a service. Returns
+    ABORTED (ETAG_MISMATCH) if `etag` is set and is not the current etag.
     """
     Unsubscribe: _aio.UnaryUnaryMultiCallable[_settings_pb2.UnsubscribeRequest, _settings_pb2.UnsubscribeResponse]
     """Turns off one category of e-mail for a user. The token comes from the unsubscribe
@@ -167,7 +175,8 @@ class UserServiceStub:
     changes.
 
     Returns NOT_FOUND (USER_NOT_FOUND) if there is no such user. Returns
-    INVALID_ARGUMENT (SELF_FOLLOW) if the user is the caller.
+    INVALID_ARGUMENT (SELF_FOLLOW) if the user is the caller. Returns PERMISSION_DENIED
+    (USER_REQUIRED) if the caller is a service.
     """
     UnfollowUser: _aio.UnaryUnaryMultiCallable[_user_pb2.UnfollowUserRequest, _user_pb2.UnfollowUserResponse]
     """Makes the caller stop following a user. If the caller does not follow the user,
@@ -180,14 +189,14 @@ class UserServiceStub:
 
     Returns NOT_FOUND (USER_NOT_FOUND) if there is no such user. Returns
     INVALID_ARGUMENT (INVALID_FIELDS) if `page` × `page_size` exceeds 10,000, or if the
-    page token does not belong to this request.
+    page token is invalid or was returned for another caller, user or sort order.
     """
     ListFollowing: _aio.UnaryUnaryMultiCallable[_user_pb2.ListFollowingRequest, _user_pb2.ListFollowingResponse]
     """Lists the users that a user follows, one page at a time.
 
     Returns NOT_FOUND (USER_NOT_FOUND) if there is no such user. Returns
     INVALID_ARGUMENT (INVALID_FIELDS) if `page` × `page_size` exceeds 10,000, or if the
-    page token does not belong to this request.
+    page token is invalid or was returned for another caller, user or sort order.
     """
     GetUserOverview: _aio.UnaryUnaryMultiCallable[_user_pb2.GetUserOverviewRequest, _user_pb2.GetUserOverviewResponse]
     """Returns a user with their newest posts and newest followers. A part that
@@ -288,7 +297,7 @@ class UserServiceServicer(metaclass=_abc_1.ABCMeta):
         """Streams the changes of accounts. The changes of one account are sent in the order
         in which they were made, and none is skipped. To get all accounts and their later
         changes, keep the `resume_token` of the first message, which is sent immediately,
-        then read ExportUsers, then continue this stream from the token.
+        then read ExportUsers, then call WatchUsers with this `resume_token`.
 
         Returns FAILED_PRECONDITION (RESUME_TOKEN_EXPIRED) if the events after the
         token are no longer stored. Returns UNAVAILABLE if this process is stopping
@@ -302,14 +311,18 @@ class UserServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _user_pb2.EraseUserRequest,
         context: _aio.ServicerContext[_user_pb2.EraseUserRequest, _abc.Awaitable[_user_pb2.EraseUserResponse]],
     ) -> _abc.Awaitable[_user_pb2.EraseUserResponse]:
-        """Erases an account and all personal data, immediately and permanently. The
-        sessions end, and the username and the e-mail address become available; the
-        id is never reused. The audit log keeps the id only.
+        """Erases an account and all personal data of its user, immediately and permanently.
+        The sessions of the user end. The username and the e-mail address become available
+        to other accounts; the id is never reused. The audit log keeps only the id.
+
+        Attempts with a password count toward the same limit (by account and address) as
+        those of Login.
 
         Returns NOT_FOUND (USER_NOT_FOUND) if there is no such user. Returns
         INVALID_ARGUMENT (INVALID_FIELDS) if callers erase their own account without a
-        password. Returns UNAUTHENTICATED (INVALID_CREDENTIALS) if the password is wrong.
-        Returns FAILED_PRECONDITION (LAST_ADMIN) if no active admin would be left.
+        password. Returns UNAUTHENTICATED (INVALID_CREDENTIALS) if the password is wrong or
+        there were too many attempts. Returns FAILED_PRECONDITION (LAST_ADMIN) if no active
+        admin would be left.
         """
 
     @_abc_1.abstractmethod
@@ -321,10 +334,10 @@ class UserServiceServicer(metaclass=_abc_1.ABCMeta):
         """Streams all data about one user (GDPR articles 15 and 20): one JSON document in
         parts, an object with a list of rows for each section. Secrets are not included:
         they are stored as hashes or not at all. The document is the concatenation of
-        the `body.data` of all parts; over REST it is the response. A row that exists
-        during the whole export is included exactly once; a row that is written during
-        the export may be included. The document is complete only if the stream ends
-        with OK.
+        the `body.data` of all parts; over REST the document is the response body. A row
+        that exists during the whole export is included exactly once; a row that is
+        written during the export may be included. The document is complete only if the
+        stream ends with OK.
 
         Returns NOT_FOUND (USER_NOT_FOUND) if there is no such user, or, at the end of
         the stream, if the user was erased during the export.
@@ -339,12 +352,13 @@ class UserServiceServicer(metaclass=_abc_1.ABCMeta):
         """Changes an account. Disabling an account or changing its role ends its
         sessions.
 
-        Returns INVALID_ARGUMENT (INVALID_FIELDS) if the caller may not change a
-        field. Returns NOT_FOUND (USER_NOT_FOUND) if there is no such user. Returns
-        ALREADY_EXISTS if the new e-mail address (EMAIL_TAKEN) or username
-        (USERNAME_TAKEN) is taken. Returns ABORTED (ETAG_MISMATCH) if the account
-        has changed since the given etag. Returns FAILED_PRECONDITION (LAST_ADMIN)
-        if no active admin would be left.
+        Returns INVALID_ARGUMENT (INVALID_FIELDS) if the caller may not change a field.
+        Returns NOT_FOUND (USER_NOT_FOUND) if there is no such user. Returns ALREADY_EXISTS
+        if the new e-mail address (EMAIL_TAKEN) or username (USERNAME_TAKEN) is taken.
+        Returns ABORTED (ETAG_MISMATCH) if `etag` is set and is not the current etag.
+        Returns FAILED_PRECONDITION (LAST_ADMIN) if no active admin would be left. Returns
+        ALREADY_EXISTS (REQUEST_ID_REUSED) if `request_id` was used for a different
+        request.
         """
 
     @_abc_1.abstractmethod
@@ -370,7 +384,8 @@ class UserServiceServicer(metaclass=_abc_1.ABCMeta):
         """Restores a deleted account.
 
         Returns NOT_FOUND (USER_NOT_FOUND) if there is no deleted user with this
-        id, or if the period for restoring the account has passed.
+        id, or if the period for restoring the account has passed. Returns ALREADY_EXISTS
+        (REQUEST_ID_REUSED) if `request_id` was used for a different request.
         """
 
     @_abc_1.abstractmethod
@@ -382,8 +397,8 @@ class UserServiceServicer(metaclass=_abc_1.ABCMeta):
         """Lists accounts, one page at a time.
 
         Returns INVALID_ARGUMENT (INVALID_FIELDS) if the caller may not use a filter, if
-        `page` × `page_size` exceeds 10,000, or if the page token does not belong to this
-        request.
+        `page` × `page_size` exceeds 10,000, or if the page token is invalid or was
+        returned for another caller, other filters or another sort order.
         """
 
     @_abc_1.abstractmethod
@@ -395,9 +410,11 @@ class UserServiceServicer(metaclass=_abc_1.ABCMeta):
         """Creates the caller's profile. An admin may create the profile of any user.
 
         Returns PERMISSION_DENIED (ACCESS_DENIED) if a caller who is not an admin specifies
-        another user. Returns ALREADY_EXISTS (PROFILE_EXISTS) if the user has a profile.
-        Returns NOT_FOUND (USER_NOT_FOUND) if there is no such user. Returns
-        INVALID_ARGUMENT (INVALID_FIELDS) if there is no such time zone.
+        another user. Returns PERMISSION_DENIED (USER_REQUIRED) if the caller is a service.
+        Returns ALREADY_EXISTS if the user already has a profile (PROFILE_EXISTS), or if
+        `request_id` was used for a different request (REQUEST_ID_REUSED). Returns
+        NOT_FOUND (USER_NOT_FOUND) if there is no such user. Returns INVALID_ARGUMENT
+        (INVALID_FIELDS) if there is no such time zone.
         """
 
     @_abc_1.abstractmethod
@@ -408,7 +425,7 @@ class UserServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _abc.Awaitable[_profile_pb2.GetUserProfileResponse]:
         """Returns the profile of a user.
 
-        Returns NOT_FOUND (PROFILE_NOT_FOUND) if the user has no profile, or if it
+        Returns NOT_FOUND (PROFILE_NOT_FOUND) if the user has no profile, or if the profile
         is private and the caller is neither its user nor an admin.
         """
 
@@ -421,9 +438,10 @@ class UserServiceServicer(metaclass=_abc_1.ABCMeta):
         """Changes the profile of a user.
 
         Returns NOT_FOUND (PROFILE_NOT_FOUND) if the user has no profile. Returns
-        INVALID_ARGUMENT (INVALID_FIELDS) if a field may not be changed, or if
-        there is no such time zone. Returns ABORTED (ETAG_MISMATCH) if the profile
-        has changed since the given etag.
+        INVALID_ARGUMENT (INVALID_FIELDS) if a field may not be changed, or if there is no
+        such time zone. Returns ABORTED (ETAG_MISMATCH) if `etag` is set and is not the
+        current etag. Returns ALREADY_EXISTS (REQUEST_ID_REUSED) if `request_id` was used
+        for a different request.
         """
 
     @_abc_1.abstractmethod
@@ -445,9 +463,8 @@ class UserServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _abc.Awaitable[_settings_pb2.UpdateUserSettingsResponse]:
         """Replaces all of the caller's settings.
 
-        Returns PERMISSION_DENIED (USER_REQUIRED) if the caller is a service.
-        Returns ABORTED (ETAG_MISMATCH) if the settings have changed since the
-        given etag.
+        Returns PERMISSION_DENIED (USER_REQUIRED) if the caller is a service. Returns
+        ABORTED (ETAG_MISMATCH) if `etag` is set and is not the current etag.
         """
 
     @_abc_1.abstractmethod
@@ -474,7 +491,8 @@ class UserServiceServicer(metaclass=_abc_1.ABCMeta):
         changes.
 
         Returns NOT_FOUND (USER_NOT_FOUND) if there is no such user. Returns
-        INVALID_ARGUMENT (SELF_FOLLOW) if the user is the caller.
+        INVALID_ARGUMENT (SELF_FOLLOW) if the user is the caller. Returns PERMISSION_DENIED
+        (USER_REQUIRED) if the caller is a service.
         """
 
     @_abc_1.abstractmethod
@@ -499,7 +517,7 @@ class UserServiceServicer(metaclass=_abc_1.ABCMeta):
 
         Returns NOT_FOUND (USER_NOT_FOUND) if there is no such user. Returns
         INVALID_ARGUMENT (INVALID_FIELDS) if `page` × `page_size` exceeds 10,000, or if the
-        page token does not belong to this request.
+        page token is invalid or was returned for another caller, user or sort order.
         """
 
     @_abc_1.abstractmethod
@@ -512,7 +530,7 @@ class UserServiceServicer(metaclass=_abc_1.ABCMeta):
 
         Returns NOT_FOUND (USER_NOT_FOUND) if there is no such user. Returns
         INVALID_ARGUMENT (INVALID_FIELDS) if `page` × `page_size` exceeds 10,000, or if the
-        page token does not belong to this request.
+        page token is invalid or was returned for another caller, user or sort order.
         """
 
     @_abc_1.abstractmethod
