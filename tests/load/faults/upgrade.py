@@ -74,6 +74,7 @@ async def _migrate(bed: Testbed, release: Path) -> None:
         *(sys.executable, "-m", "server", "migrate"),
         cwd=release,
         env={**bed.settings, "PYTHONPATH": str(release)},
+        stdout=asyncio.subprocess.DEVNULL,
     )
     assert await process.wait() == 0
 
