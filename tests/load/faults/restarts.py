@@ -2,21 +2,27 @@
 
 import asyncio
 import itertools
+import random
+import signal
+import uuid
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
+from typing import Any
 
 import httpx
+import psutil
 
 from tests.load.faults.experiment import at_most, experiment
 from tests.load.faults.ledger import Ledger
 from tests.load.faults.policies import NONE, SHIPPED, UNAVAILABLE_ONLY, open_channel
-from tests.load.faults.replicas import Process, Testbed, testbed
+from tests.load.faults.replicas import Process, Testbed, seconds_until, testbed
 from tests.load.faults.traffic import (
     CALLERS,
     PAUSE_SECONDS,
     Client,
+    Member,
     calling,
     sign_up_members,
 )
@@ -26,16 +32,37 @@ RESTARTS = 10
 KILLS = 6
 OTHER_CALLERS = 20  # with each of the other policies, beside the shipped one
 HTTP_CALLERS = 40
+POLICIES = {
+    "shipped policy": (SHIPPED, CALLERS),
+    "UNAVAILABLE-only policy": (UNAVAILABLE_ONLY, OTHER_CALLERS),
+    "no policy": (NONE, OTHER_CALLERS),
+}
+WORKERS_REPLACED = b'"workers restarted"'
 SETTLE_SECONDS = 1.5  # more than the longest back-off of a reconnecting client
 
 
-async def restart_in_turn(replicas: Sequence[Process], times: int) -> set[int]:
-    """Restart one replica after the other; return the exit codes."""
+async def restart_in_turn(replicas: Sequence[Process], times: int) -> str:
+    """Restart one replica after the other; return the exit codes as a note."""
     codes = set()
     for number in range(times):
         codes.add(await replicas[number % len(replicas)].restart())
         await asyncio.sleep(SETTLE_SECONDS)
-    return codes
+    return f"exit codes {sorted(codes)}"
+
+
+async def restart_workers(supervisor: Process, times: int) -> str:
+    """Let the supervisor replace all its workers, some times; return a note."""
+    assert supervisor.child
+    for _ in range(times):
+        replaced = supervisor.log.read_bytes().count(WORKERS_REPLACED) + 1
+
+        async def is_replaced(count: int = replaced) -> bool:
+            return supervisor.log.read_bytes().count(WORKERS_REPLACED) == count
+
+        supervisor.child.send_signal(signal.SIGHUP)
+        await seconds_until(is_replaced, 120, 0.1)
+        await asyncio.sleep(SETTLE_SECONDS)
+    return f"{times} x SIGHUP"
 
 
 async def lost_rows(
@@ -48,40 +75,57 @@ async def lost_rows(
     return [at_most("acknowledged writes lost", len(lost), 0, "writes", described)]
 
 
-@experiment("L1", max_seconds=400)
+@experiment("L1", max_seconds=600)
 async def rolling_restarts() -> list[ResultRow]:
-    """Restart two replicas in turn under callers with three client policies."""
-    policies = {
-        "shipped policy": (SHIPPED, CALLERS),
-        "UNAVAILABLE-only policy": (UNAVAILABLE_ONLY, OTHER_CALLERS),
-        "no policy": (NONE, OTHER_CALLERS),
-    }
-    ledger, clients = Ledger(), {}
+    """Restart replicas, then workers, under callers with three client policies."""
     async with testbed() as bed:
         replicas = [await bed.started() for _ in range(2)]
-        addresses = [replica.grpc for replica in replicas]
-        async with AsyncExitStack() as stack:
-            for number, (name, (policy, callers)) in enumerate(policies.items()):
-                channel = open_channel(addresses, policy)
-                client = clients[name] = Client(
-                    await stack.enter_async_context(channel)
-                )
-                members = await sign_up_members(client, ledger, f"m{number}", callers)
-                client.results.clear()
-                await stack.enter_async_context(calling(client, ledger, members))
-            codes = await restart_in_turn(replicas, RESTARTS)
-        rows = [
-            at_most(
-                f"{RESTARTS} restarts, {policies[name][1]} callers, {name}: failed",
-                len(client.failures),
-                0 if name == "shipped policy" else float("inf"),
-                "calls",
-                client.summary(),
-            )
-            for name, client in clients.items()
-        ]
-        codes_text = f"exit codes {sorted(codes)}"
-        return rows + await lost_rows(bed, ledger, addresses, codes_text)
+        rows = await _under_policies(
+            bed,
+            f"{RESTARTS} restarts of 2 replicas",
+            [replica.grpc for replica in replicas],
+            restart_in_turn(replicas, RESTARTS),
+        )
+        for replica in replicas:
+            await replica.kill()
+        workers = await bed.started({"WORKERS": "2"})
+        rows += await _under_policies(
+            bed,
+            f"{RESTARTS} restarts of 2 workers",
+            [workers.grpc],
+            restart_workers(workers, RESTARTS // 2),
+        )
+        return rows
+
+
+async def _under_policies(
+    bed: Testbed,
+    name: str,
+    addresses: Sequence[str],
+    restarts: Coroutine[Any, Any, str],
+) -> list[ResultRow]:
+    """Return how many calls fail with each policy while the coroutine restarts."""
+    ledger, clients = Ledger(), {}
+    async with AsyncExitStack() as stack:
+        for policy_name, (policy, callers) in POLICIES.items():
+            channel = await stack.enter_async_context(open_channel(addresses, policy))
+            client = clients[policy_name] = Client(channel)
+            prefix = f"m{uuid.uuid4().hex[:8]}"
+            members = await sign_up_members(client, ledger, prefix, callers)
+            client.results.clear()
+            await stack.enter_async_context(calling(client, ledger, members))
+        notes = await restarts
+    rows = [
+        at_most(
+            f"{name}, {POLICIES[policy_name][1]} callers, {policy_name}: failed",
+            len(client.failures),
+            0 if policy_name == "shipped policy" else float("inf"),
+            "calls",
+            client.summary(),
+        )
+        for policy_name, client in clients.items()
+    ]
+    return rows + await lost_rows(bed, ledger, addresses, notes)
 
 
 @dataclass
@@ -126,43 +170,84 @@ class HttpCallers:
 
 @experiment("L2", max_seconds=300)
 async def rolling_restarts_over_rest() -> list[ResultRow]:
-    """Restart two replicas in turn under REST callers on kept connections."""
+    """Restart replicas, then workers of one socket, under REST callers."""
     async with testbed() as bed:
         replicas = [await bed.started() for _ in range(2)]
-        addresses = [replica.grpc for replica in replicas]
-        async with open_channel(addresses) as channel:
-            client = Client(channel)
-            (member,) = await sign_up_members(client, Ledger(), "rest", 1)
         urls = [replica.url for replica in replicas]
-        callers = HttpCallers(urls, member.tokens.access_token)
-        task = asyncio.create_task(callers.run(HTTP_CALLERS))
-        await restart_in_turn(replicas, RESTARTS)
-        callers.stopping.set()
-        await task
-        notes = f"{callers.calls:,} calls, {callers.repeated} repeated once"
-        if callers.failures:
-            notes += f"; {dict(callers.failures)}"
-        failed = callers.failures.total()
-        name = f"{RESTARTS} restarts, {HTTP_CALLERS} REST callers, one retry: failed"
-        return [at_most(name, failed, 0, "calls", notes)]
+        member = await _member(replicas[0])
+        restarts = restart_in_turn(replicas, RESTARTS)
+        rows = [await _under_rest_callers("replicas", urls, member, restarts)]
+        for replica in replicas:
+            await replica.kill()
+        workers = await bed.started({"WORKERS": "2"})
+        restarts = restart_workers(workers, RESTARTS // 2)
+        rows.append(
+            await _under_rest_callers("workers", [workers.url], member, restarts)
+        )
+        return rows
 
 
-@experiment("L3", max_seconds=240)
+async def _member(process: Process) -> Member:
+    async with open_channel([process.grpc]) as channel:
+        return (await sign_up_members(Client(channel), Ledger(), "rest", 1))[0]
+
+
+async def _under_rest_callers(
+    name: str, urls: Sequence[str], member: Member, restarts: Coroutine[Any, Any, str]
+) -> ResultRow:
+    callers = HttpCallers(urls, member.tokens.access_token)
+    task = asyncio.create_task(callers.run(HTTP_CALLERS))
+    await restarts
+    callers.stopping.set()
+    await task
+    notes = f"{callers.calls:,} calls, {callers.repeated} repeated once"
+    if callers.failures:
+        notes += f"; {dict(callers.failures)}"
+    title = f"{RESTARTS} restarts of 2 {name}, {HTTP_CALLERS} REST callers, one retry"
+    return at_most(f"{title}: failed", callers.failures.total(), 0, "calls", notes)
+
+
+@experiment("L3", max_seconds=300)
 async def kills_under_load() -> list[ResultRow]:
-    """End replicas by SIGKILL, one at a time, under callers with the shipped policy."""
-    ledger = Ledger()
+    """End replicas, then workers, by SIGKILL under callers with the shipped policy."""
     async with testbed() as bed:
         replicas = [await bed.started() for _ in range(2)]
         addresses = [replica.grpc for replica in replicas]
-        async with open_channel(addresses, SHIPPED) as channel:
-            client = Client(channel)
-            members = await sign_up_members(client, ledger, "m", CALLERS)
-            client.results.clear()
-            async with calling(client, ledger, members):
-                for number in range(KILLS):
-                    await asyncio.sleep(SETTLE_SECONDS)
-                    await replicas[number % 2].kill()
-                    await replicas[number % 2].start()
-        name = f"SIGKILL x{KILLS}, {CALLERS} callers, shipped policy: failed"
-        row = at_most(name, len(client.failures), 0, "calls", client.summary())
-        return [row, *await lost_rows(bed, ledger, addresses)]
+        rows = await _under_kills(bed, "replicas", addresses, kill_in_turn(replicas))
+        for replica in replicas:
+            await replica.kill()
+        workers = await bed.started({"WORKERS": "2"})
+        kills = kill_workers(workers)
+        return rows + await _under_kills(bed, "workers", [workers.grpc], kills)
+
+
+async def kill_in_turn(replicas: Sequence[Process]) -> None:
+    """Kill one replica after the other, and start it again."""
+    for number in range(KILLS):
+        await asyncio.sleep(SETTLE_SECONDS)
+        await replicas[number % 2].kill()
+        await replicas[number % 2].start()
+
+
+async def kill_workers(supervisor: Process) -> None:
+    """Kill one of the supervisor's processes after the other."""
+    for _ in range(KILLS):
+        await asyncio.sleep(SETTLE_SECONDS)
+        random.choice(psutil.Process(supervisor.pid).children()).kill()
+    await asyncio.sleep(SETTLE_SECONDS)
+
+
+async def _under_kills(
+    bed: Testbed, name: str, addresses: Sequence[str], kills: Coroutine[Any, Any, None]
+) -> list[ResultRow]:
+    ledger = Ledger()
+    async with open_channel(addresses, SHIPPED) as channel:
+        client = Client(channel)
+        prefix = f"m{uuid.uuid4().hex[:8]}"
+        members = await sign_up_members(client, ledger, prefix, CALLERS)
+        client.results.clear()
+        async with calling(client, ledger, members):
+            await kills
+    title = f"SIGKILL of 2 {name} x{KILLS}, {CALLERS} callers, shipped policy: failed"
+    row = at_most(title, len(client.failures), 0, "calls", client.summary())
+    return [row, *await lost_rows(bed, ledger, addresses)]
