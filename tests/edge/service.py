@@ -1,5 +1,6 @@
 """Services for the tests of the edge: descriptors and ports."""
 
+import asyncio
 import json
 import ssl
 import tempfile
@@ -302,7 +303,9 @@ async def raw(
     waiting = [{"type": "http.request", "body": body, "more_body": False}]
 
     async def receive() -> Any:
-        return waiting.pop() if waiting else {"type": "http.disconnect"}
+        if not waiting:  # the client stays connected, however long the call takes
+            await asyncio.Event().wait()
+        return waiting.pop()
 
     async def send(event: Any) -> None:
         sent.append(event)
