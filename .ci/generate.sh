@@ -1,5 +1,5 @@
 #!/bin/sh
-# Generate messages, typed stubs and contract.binpb from proto/.
+# Generate messages, typed stubs, contract.binpb and service_config.json from proto/.
 # Usage: generate.sh [FOLDER] (default: generated/). contract.binpb is a
 # FileDescriptorSet with imports, and with the comments of our own files.
 set -eu
@@ -25,3 +25,4 @@ for file in contract.file:
         file.ClearField("source_code_info")
 open(sys.argv[2], "wb").write(contract.SerializeToString(deterministic=True))
 P
+python .ci/service_config.py "$out" > "$out/service_config.json"

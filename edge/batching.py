@@ -31,6 +31,9 @@ _FLUSH_SIZE = 256 * 1024  # bytes after which a message takes no more calls
 _MAX_TIMEOUT = 49 * 86_400.0  # seconds; 2**32 milliseconds are more
 _GRACE = 0.03  # seconds by which a server may report a passed deadline itself
 _TICK = 0.02  # seconds between two checks of the deadlines
+# Seconds after which calls use a new stream: a server that limits the age of its
+# connections ends streams that stay on an old one.
+MAX_STREAM_AGE = 60.0
 _RETRY_INTERVAL = 5.0  # seconds until batching is tried again after UNIMPLEMENTED
 
 
@@ -86,6 +89,8 @@ class BatchingPort(RemotePort):
         if stream is not None and stream.refused:
             self._stream_of_calls = stream = None
             self._not_before = loop.time() + _RETRY_INTERVAL
+        if stream is not None and loop.time() - stream.opened_at > MAX_STREAM_AGE:
+            stream.retire()
         if stream is None or stream.closed:
             if loop.time() < self._not_before:
                 return None
@@ -103,6 +108,7 @@ class ClientBatchStream:
         self._stream = stream
         self._outages = outages
         self._loop = loop
+        self.opened_at = loop.time()
         self._last_id = 0
         self._calls: dict[int, Call] = {}  # to be sent
         self._cancelled: list[int] = []  # to be sent
@@ -119,6 +125,11 @@ class ClientBatchStream:
     def has_room(self) -> bool:
         """Whether the stream takes one more call."""
         return len(self._waiting) < MAX_CALLS
+
+    def retire(self) -> None:
+        """Take no more calls; end after the waiting ones."""
+        self.closed = True
+        self._changed.set()
 
     async def execute(self, call: Call, deadline: float | None) -> CallResult | None:
         """Return the result of a call; None if the server refused the stream.

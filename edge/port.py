@@ -129,8 +129,12 @@ class _RemoteStream:
             self._call.cancel()
 
 
-# No limit on the size of responses, as in process.
-CHANNEL_OPTIONS = (("grpc.max_receive_message_length", -1),)
+CHANNEL_OPTIONS = (
+    # No limit on the size of responses, as in process.
+    ("grpc.max_receive_message_length", -1),
+    # By default a server that has restarted is tried again after a second.
+    ("grpc.initial_reconnect_backoff_ms", 100),
+)
 
 
 class RemotePort:

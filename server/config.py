@@ -74,6 +74,9 @@ class Settings(BaseSettings):
     grpc_listen: ListenAddress = "127.0.0.1:50051"
     http_listen: ListenAddress = "127.0.0.1:8080"
     http_keep_alive: PositiveDuration = timedelta(seconds=75)
+    workers: WholeNumber = Field(1, ge=1, le=64)  # processes
+    lame_duck: Duration = timedelta(seconds=2)
+    grpc_max_connection_age: Duration = timedelta(minutes=30)
     state_dir: Path = Path("var")
     public_url: PublicUrl = ""
     smtp_url: SmtpUrl | None = None
@@ -148,6 +151,13 @@ def load(*required: str, **overrides: Any) -> Settings:
         lines = [f"{name.upper()}: {faults[name]}" for name in sorted(faults)]
         raise ConfigurationError("\n".join(lines))
     return settings
+
+
+def with_local_defaults(settings: Settings) -> Settings:
+    """Return the settings with the defaults of `academy up` for what is not set."""
+    defaults = {"debug": True, "lame_duck": timedelta(0)}
+    missing = defaults.keys() - settings.model_fields_set
+    return settings.model_copy(update={name: defaults[name] for name in missing})
 
 
 def _sentence(details: ErrorDetails) -> str:

@@ -26,6 +26,8 @@ FREE_PORTS = {"GRPC_LISTEN": "127.0.0.1:0", "HTTP_LISTEN": "127.0.0.1:0"}
 class Serving:
     """A running `academy serve`."""
 
+    process: asyncio.subprocess.Process
+    grpc_address: str
     channel: grpc.aio.Channel
     rest: str
     log: Path
@@ -46,8 +48,10 @@ async def serving(settings: Mapping[str, str]) -> AsyncIterator[Serving]:
         try:
             addresses = await _addresses(process, log)
             async with grpc.aio.insecure_channel(addresses["grpc"]) as channel:
-                yield Serving(channel, f"http://{addresses['http']}", log)
-                process.kill()
+                rest = f"http://{addresses['http']}"
+                yield Serving(process, addresses["grpc"], channel, rest, log)
+                if process.returncode is None:
+                    process.kill()
         finally:
             if process.returncode is None:
                 process.kill()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -12,8 +12,15 @@ import typer
 import uvloop
 
 from server.composition.edge import rates
-from server.composition.serving import CannotListen
-from server.config import ConfigurationError, Settings, check_loopback, load, text_of
+from server.composition.sockets import CannotListen
+from server.config import (
+    ConfigurationError,
+    Settings,
+    check_loopback,
+    load,
+    text_of,
+    with_local_defaults,
+)
 from server.domain.errors import AcademyError, StoreUnavailable
 from server.embedded.processes import EmbeddedServerError
 from server.observability.logging import configure
@@ -32,9 +39,16 @@ _EXPECTED_ERRORS = (
 )
 
 
+def print_error(message: str) -> None:
+    """Print a message to standard error."""
+    typer.secho(message, err=True, fg=typer.colors.RED)
+
+
 @contextmanager
-def report_errors(settings: Settings | None = None) -> Iterator[None]:
-    """Print an expected error as one message and exit with 1.
+def report_errors(
+    settings: Settings | None = None, report: Callable[[str], None] = print_error
+) -> Iterator[None]:
+    """Report an expected error as one message and exit with 1.
 
     Errors of the database become a sentence that says what to do; any other error is a
     defect and keeps its traceback.
@@ -42,18 +56,21 @@ def report_errors(settings: Settings | None = None) -> Iterator[None]:
     try:
         yield
     except StoreUnavailable as error:
-        raise failure(explain(error.__cause__ or error, _role(settings))) from error
+        report(explain(error.__cause__ or error, _role(settings)))
+        raise typer.Exit(1) from error
     except (sa.exc.SQLAlchemyError, asyncpg.ClientConfigurationError) as error:
         if not is_misconfigured(error):
             raise
-        raise failure(explain(error, _role(settings))) from error
+        report(explain(error, _role(settings)))
+        raise typer.Exit(1) from error
     except _EXPECTED_ERRORS as error:
-        raise failure(str(error)) from error
+        report(str(error))
+        raise typer.Exit(1) from error
 
 
 def failure(message: str) -> typer.Exit:
     """Print a message to standard error; return the exception that exits with 1."""
-    typer.secho(message, err=True, fg=typer.colors.RED)
+    print_error(message)
     return typer.Exit(1)
 
 
@@ -69,13 +86,22 @@ def run_async(work: Coroutine[Any, Any, None], settings: Settings) -> None:
         uvloop.run(work)
 
 
-def load_settings(*required: str, debug: bool | None = None) -> Settings:
-    """Return the settings and configure logging; `debug` is the default of DEBUG."""
+def load_settings(*required: str, local: bool = False) -> Settings:
+    """Return the settings and configure logging. See `read_settings`."""
     with report_errors():
-        settings = load(*required)
-        if debug is not None and "debug" not in settings.model_fields_set:
-            settings = settings.model_copy(update={"debug": debug})
-        check_loopback(settings)
-        rates(settings)
+        settings = read_settings(*required, local=local)
     configure(settings.log_level, settings.log_format)
+    return settings
+
+
+def read_settings(*required: str, local: bool = False) -> Settings:
+    """Return the settings; `local` ones have the defaults of `academy up`.
+
+    Raises ConfigurationError and ContractError.
+    """
+    settings = load(*required)
+    if local:
+        settings = with_local_defaults(settings)
+    check_loopback(settings)
+    rates(settings)
     return settings

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
-from datetime import timedelta
 
 import grpc
 from fastapi import FastAPI
@@ -18,6 +17,7 @@ from server.composition.auth import auth_feature, authentication
 from server.composition.edge import edge_app, edge_settings, rates
 from server.composition.feature import (
     Drain,
+    DrainCalls,
     DrainStage,
     Feature,
     fold_servicers,
@@ -46,26 +46,26 @@ from server.workers.poller import Poller
 class Application:
     """The application, not listening yet.
 
-    Call `drain` before the listeners stop: it publishes NOT_SERVING and ends streams.
+    Call `drain` before the listeners stop: see DrainCalls.
     `check` raises an error that ended a startup which had to wait for Postgres.
     """
 
     grpc: grpc.aio.Server
     port: CallPort
     http: FastAPI
-    drain: Callable[[], Awaitable[None]]
+    drain: DrainCalls
     check: Callable[[], None]
+    ready: Callable[[], Awaitable[bool]]
 
 
 @asynccontextmanager
 async def build_application(
-    resources: Resources, lame_duck: timedelta = timedelta(0), *startup_checks: Step
+    resources: Resources, *startup_checks: Step
 ) -> AsyncIterator[Application]:
     """Build the application and run its tasks until the block ends.
 
-    A draining process answers for `lame_duck` before its streams are ended. The
-    `startup_checks` run before anything else and have to succeed. While Postgres does
-    not respond, calls are refused.
+    The `startup_checks` run before anything else and have to succeed. While Postgres
+    does not respond, calls are refused.
 
     Raises StoreUnavailable, UnreadableKeys, ContractError, ConfigurationError.
     """
@@ -81,9 +81,13 @@ async def build_application(
     proxies = TrustedProxies(settings.trusted_proxies)
     execute = call_executor(served, proxies)
     batching = BatchingServicer(execute, MAX_CONCURRENT_CALLS)
-    health = Health(resources.database.ping, list(servicers), lame_duck)
+    health = Health(resources.database.ping, list(servicers))
     handlers = [*Listener(proxies).handlers(served), batching.handler()]
-    server = build_grpc_server(handlers)
+    server = build_grpc_server(
+        handlers,
+        reuse_port=settings.workers > 1,
+        max_connection_age=settings.grpc_max_connection_age,
+    )
     await health.start()
     health.add_to(server)
     if settings.debug:
@@ -95,7 +99,7 @@ async def build_application(
     # timeout with which they connect to Redis
     http = edge_app(port, edge)
     async with run_features(features, startup) as drain_calls:
-        yield Application(server, port, http, drain_calls, startup.check)
+        yield Application(server, port, http, drain_calls, startup.check, health.ready)
 
 
 def build_features(
@@ -122,6 +126,7 @@ def _transport_feature(health: Health, batching: BatchingServicer) -> Feature:
         drains=(
             Drain(DrainStage.HEALTH, health.drain),
             Drain(DrainStage.STREAMS, drain_batching),
+            Drain(DrainStage.STREAMS, health.end_watches),
         ),
     )
 

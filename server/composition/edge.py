@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from importlib.metadata import version
+from typing import Any
 
 import grpc
 from fastapi import FastAPI
@@ -12,7 +14,7 @@ from fastapi import FastAPI
 from edge.app import create_app
 from edge.batching import BatchingPort
 from edge.config import EdgeSettings, TokenCookie
-from edge.port import CallPort
+from edge.port import CHANNEL_OPTIONS, CallPort
 from server.config import Settings
 from server.domain.errors import RefreshTokenInvalid
 from server.domain.limits import Window
@@ -32,6 +34,23 @@ Rates = Mapping[str, Sequence[contract.RateRule]]
 def edge_app(port: CallPort, settings: EdgeSettings) -> FastAPI:
     """Build the REST edge of the whole contract."""
     return create_app(contract.descriptors(), port, settings)
+
+
+def channel_options() -> list[tuple[str, Any]]:
+    """Return the options of the channel to a remote server: the policy of clients.
+
+    Methods with a `request_id` are not retried: over REST it is the client that sets
+    one or not, and that retries.
+    """
+    config = json.loads(contract.service_config())
+    with_request_id = {m.path for m in contract.methods() if m.policy.idempotent}
+    for method_config in config["methodConfig"]:
+        method_config["name"] = [
+            name
+            for name in method_config["name"]
+            if f"/{name['service']}/{name['method']}" not in with_request_id
+        ]
+    return [*CHANNEL_OPTIONS, ("grpc.service_config", json.dumps(config))]
 
 
 def remote_edge(channel: grpc.aio.Channel, settings: Settings) -> FastAPI:

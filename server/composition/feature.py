@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections import defaultdict
 from collections.abc import (
     AsyncIterator,
@@ -13,7 +14,9 @@ from collections.abc import (
 )
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from datetime import timedelta
 from enum import IntEnum
+from typing import Protocol
 
 import structlog
 
@@ -50,6 +53,19 @@ class Feature:
     drains: Sequence[Drain] = ()
 
 
+class DrainCalls(Protocol):
+    """Drains the calls of a process that stops, before its listeners close."""
+
+    async def __call__(
+        self, lame_duck: timedelta = ..., *, replaced: bool = ...
+    ) -> None:
+        """Publish NOT_SERVING, answer calls for `lame_duck`, then end the streams.
+
+        A process that is `replaced` behind the same address publishes nothing: a
+        client that checks health would find no other address to go to.
+        """
+
+
 def fold_servicers(features: Iterable[Feature]) -> dict[str, list[object]]:
     """Return the servicers of all features, by service name."""
     servicers: defaultdict[str, list[object]] = defaultdict(list)
@@ -62,7 +78,7 @@ def fold_servicers(features: Iterable[Feature]) -> dict[str, list[object]]:
 @asynccontextmanager
 async def run_features(
     features: Sequence[Feature], startup: Startup
-) -> AsyncIterator[Callable[[], Awaitable[None]]]:
+) -> AsyncIterator[DrainCalls]:
     """Run the tasks of features until the block ends; return what drains their calls.
 
     First every poller that serving depends on refreshes once, in the features' order;
@@ -76,8 +92,13 @@ async def run_features(
     )
     await startup.attempt()
 
-    async def drain_calls() -> None:
-        await _drain(features, DrainStage.HEALTH, DrainStage.STREAMS)
+    async def drain_calls(
+        lame_duck: timedelta = timedelta(0), *, replaced: bool = False
+    ) -> None:
+        if not replaced:
+            await _drain(features, DrainStage.HEALTH)
+        await asyncio.sleep(lame_duck.total_seconds())
+        await _drain(features, DrainStage.STREAMS)
 
     async with supervise(startup):
         try:

@@ -3,24 +3,34 @@
 from __future__ import annotations
 
 import asyncio
-import errno
 import math
 import os
 import signal
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager, suppress
+import sys
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import (
+    AbstractAsyncContextManager,
+    asynccontextmanager,
+    contextmanager,
+    suppress,
+)
 from datetime import timedelta
+from typing import TypeVar
 
 import grpc
 import structlog
 import uvicorn
 from fastapi import FastAPI
 
+from server.composition.sockets import CannotListen, check_grpc_address
+
 log = structlog.get_logger()
 STOP_TIMEOUT_SECONDS = 10.0
 CHECK_INTERVAL_SECONDS = 1.0
 BACKLOG = 2048
+First = TypeVar("First")
+Second = TypeVar("Second")
 
 
 def use_batch_scheduling() -> None:
@@ -34,25 +44,13 @@ def use_batch_scheduling() -> None:
             os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
 
 
-class CannotListen(Exception):
-    """The address of a setting cannot be bound; the message names the cause."""
-
-    def __init__(self, setting: str, address: str, error: OSError) -> None:
-        is_taken = error.errno == errno.EADDRINUSE
-        advice = "stop the other process, or set" if is_taken else "set"
-        super().__init__(
-            f"cannot listen on {address}: {error.strerror or error}; "
-            f"{advice} {setting}=ADDRESS:PORT"
-        )
-
-
 @asynccontextmanager
 async def listening_grpc(server: grpc.aio.Server, address: str) -> AsyncIterator[int]:
     """Serve gRPC; return the port. Calls in flight may finish when the block ends."""
     try:
         port = server.add_insecure_port(address)
     except RuntimeError as error:  # grpc does not name the cause: bind again for it
-        _bound("GRPC_LISTEN", address).close()
+        check_grpc_address(address)
         cause = OSError("gRPC cannot bind it")
         raise CannotListen("GRPC_LISTEN", address, cause) from error
     await server.start()
@@ -62,13 +60,25 @@ async def listening_grpc(server: grpc.aio.Server, address: str) -> AsyncIterator
         await server.stop(STOP_TIMEOUT_SECONDS)
 
 
-class _Uvicorn(uvicorn.Server):
+class HttpServer(uvicorn.Server):
     """A server that handles no signals: `until_stopped` does."""
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
         """Install no handler."""
         yield
+
+    def close_connections(self) -> None:
+        """Send `connection: close` with each response from now on.
+
+        Clients that keep connections open leave before the listener closes.
+        """
+        header = (b"connection", b"close")
+        self.config.encoded_headers.append(header)  # read once a second
+        self.server_state.default_headers = [
+            *self.server_state.default_headers,
+            header,
+        ]
 
 
 @asynccontextmanager
@@ -77,7 +87,7 @@ async def listening_http(
     listener: socket.socket,
     protocol: type[asyncio.Protocol],
     keep_alive: timedelta = timedelta(seconds=75),
-) -> AsyncIterator[None]:
+) -> AsyncIterator[HttpServer]:
     """Serve HTTP on a bound socket. Requests in flight may finish after the block.
 
     An idle connection is closed after `keep_alive`, which should be longer than a
@@ -95,47 +105,49 @@ async def listening_http(
         timeout_keep_alive=math.ceil(keep_alive.total_seconds()),
         timeout_graceful_shutdown=int(STOP_TIMEOUT_SECONDS),
     )
-    server = _Uvicorn(config)
+    server = HttpServer(config)
     listener.listen(BACKLOG)
     listener.setblocking(False)
     task = asyncio.create_task(server.serve(sockets=[listener]))
     try:
-        yield
+        yield server
     finally:
         server.should_exit = True
         await task
 
 
-def bind_http(address: str) -> socket.socket:
-    """Return a socket bound to the address of HTTP_LISTEN. Raises CannotListen."""
-    return _bound("HTTP_LISTEN", address)
+@asynccontextmanager
+async def stopping_together(
+    first: AbstractAsyncContextManager[First],
+    second: AbstractAsyncContextManager[Second],
+) -> AsyncIterator[tuple[First, Second]]:
+    """Enter both in order; leave both at the same time, so that one timeout bounds it.
 
-
-def _bound(setting: str, address: str) -> socket.socket:
-    """Return a socket bound to the address. Raises CannotListen."""
-    host, _, port = address.rpartition(":")
-    host = host.strip("[]")
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    listener = socket.socket(family, socket.SOCK_STREAM)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    Listeners that stop one after the other would take twice the time for slow calls,
+    and the second would accept calls while the first refuses them.
+    """
+    entered = await first.__aenter__()
     try:
-        listener.bind((host, int(port)))
-    except OSError as error:
-        listener.close()
-        raise CannotListen(setting, address, error) from error
-    return listener
+        values = entered, await second.__aenter__()
+    except BaseException:
+        await first.__aexit__(*sys.exc_info())
+        raise
+    try:
+        yield values
+    finally:
+        ended = sys.exc_info()
+        await asyncio.gather(first.__aexit__(*ended), second.__aexit__(*ended))
 
 
 async def until_stopped(
-    drain: Callable[[], Awaitable[None]] | None = None,
-    check: Callable[[], None] | None = None,
+    check: Callable[[], None] | None = None, stopped: asyncio.Event | None = None
 ) -> None:
-    """Wait for SIGTERM or SIGINT, then drain; a second signal ends the process.
+    """Wait for SIGTERM, SIGINT or `stopped`; a signal after that ends the process.
 
     `check` is called every second; an exception it raises ends the wait.
     """
     loop = asyncio.get_running_loop()
-    stopped = asyncio.Event()
+    stopped = stopped or asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopped.set)
     while not stopped.is_set():
@@ -147,5 +159,3 @@ async def until_stopped(
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.remove_signal_handler(number)
     log.info("stopping")
-    if drain:
-        await drain()

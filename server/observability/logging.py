@@ -15,7 +15,7 @@ from typing import BinaryIO
 
 import orjson
 import structlog
-from structlog.typing import EventDict
+from structlog.typing import EventDict, Processor
 
 from server.observability.console import render_console
 from server.observability.redaction import redact
@@ -38,6 +38,14 @@ def add_context(_logger: object, level: str, event: EventDict) -> EventDict:
     if current := request_id.get(""):
         event["request_id"] = current
     return event
+
+
+def _add_worker(number: int) -> Processor:
+    def add(_logger: object, _level: str, event: EventDict) -> EventDict:
+        event["worker"] = number
+        return event
+
+    return add
 
 
 def _render_json(_logger: object, _level: str, event: EventDict) -> bytes:
@@ -99,10 +107,13 @@ class _StructlogHandler(logging.Handler):
         )
 
 
-def configure(level: str, log_format: LogFormat | None = None) -> None:
+def configure(
+    level: str, log_format: LogFormat | None = None, *, worker: int = 0
+) -> None:
     """Log at this level and above to standard error, libraries included.
 
-    Without a format: console on a terminal, JSON otherwise.
+    Without a format: console on a terminal, JSON otherwise. Each line of one of
+    several worker processes carries its number.
     """
     if log_format is None:
         log_format = LogFormat.CONSOLE if sys.stderr.isatty() else LogFormat.JSON
@@ -112,6 +123,7 @@ def configure(level: str, log_format: LogFormat | None = None) -> None:
     structlog.configure(
         processors=[
             add_context,
+            *([_add_worker(worker)] if worker else []),
             structlog.processors.format_exc_info,
             redact,
             render,

@@ -14,10 +14,13 @@ MAX_METADATA_SIZE = 16 * KIB  # bytes
 MAX_CONCURRENT_CALLS = 2_000  # over all connections
 MAX_CALLS_PER_CONNECTION = 256
 MIN_PING_INTERVAL = timedelta(seconds=20)
+# For streams of a connection that is too old: an export of all accounts may end, and
+# `academy edge` has moved its batching stream (edge/batching.py) long before.
+CONNECTION_AGE_GRACE = timedelta(minutes=5)
+MILLISECOND = timedelta(milliseconds=1)
 _grpc_log = logging.getLogger("grpc._cython.cygrpc")
 
 OPTIONS: tuple[tuple[str, int], ...] = (
-    ("grpc.so_reuseport", 0),  # a second server on the same port fails at start
     ("grpc.max_receive_message_length", 1 * MIB),
     ("grpc.max_metadata_size", MAX_METADATA_SIZE),
     ("grpc.max_concurrent_streams", MAX_CALLS_PER_CONNECTION),
@@ -27,7 +30,7 @@ OPTIONS: tuple[tuple[str, int], ...] = (
     ("grpc.keepalive_permit_without_calls", 1),
     (
         "grpc.http2.min_ping_interval_without_data_ms",
-        MIN_PING_INTERVAL // timedelta(milliseconds=1),
+        MIN_PING_INTERVAL // MILLISECOND,
     ),
     ("grpc.http2.max_ping_strikes", 2),  # the third early ping disconnects
 )
@@ -35,14 +38,36 @@ OPTIONS: tuple[tuple[str, int], ...] = (
 
 def build_grpc_server(
     handlers: Iterable[grpc.GenericRpcHandler],
+    *,
+    reuse_port: bool = False,
+    max_connection_age: timedelta = timedelta(0),
 ) -> grpc.aio.Server:
-    """Return a server with these handlers. It does not listen yet."""
+    """Return a server with these handlers. It does not listen yet.
+
+    Without `reuse_port` a second server on the same port fails at start. A connection
+    that reaches `max_connection_age` is closed without a failed call; 0: never.
+    """
     _grpc_log.addFilter(is_not_a_lost_response)
     server = grpc.aio.server(
-        options=OPTIONS, maximum_concurrent_rpcs=MAX_CONCURRENT_CALLS
+        options=(
+            *OPTIONS,
+            ("grpc.so_reuseport", int(reuse_port)),
+            *_connection_age(max_connection_age),
+        ),
+        maximum_concurrent_rpcs=MAX_CONCURRENT_CALLS,
     )
     server.add_generic_rpc_handlers(tuple(handlers))
     return server
+
+
+def _connection_age(max_age: timedelta) -> tuple[tuple[str, int], ...]:
+    """Return the options that limit the age of a connection. gRPC adds 10 % jitter."""
+    if not max_age:
+        return ()
+    return (
+        ("grpc.max_connection_age_ms", max_age // MILLISECOND),
+        ("grpc.max_connection_age_grace_ms", CONNECTION_AGE_GRACE // MILLISECOND),
+    )
 
 
 def is_not_a_lost_response(record: logging.LogRecord) -> bool:

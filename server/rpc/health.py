@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from datetime import timedelta
 from typing import Any
 
@@ -18,12 +19,35 @@ _SERVING = health_pb2.HealthCheckResponse.SERVING
 _NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 
 
-class Health:
-    """The health of this process, for load balancers and orchestrators.
+class _HealthServicer(health.aio.HealthServicer):
+    """grpc's servicer, with Watch streams that end when the process stops."""
 
-    `lame_duck` is how long a draining process still answers, so that callers see
-    NOT_SERVING before connections are refused.
-    """
+    def __init__(self) -> None:
+        super().__init__()
+        self._watches: set[asyncio.Timeout] = set()
+        self._ended = False
+
+    async def Watch(self, request: Any, context: Any) -> None:  # noqa: N802 - the RPC
+        """Send the status and its changes, until `end_watches`."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(None) as watch:
+                self._watches.add(watch)
+                try:
+                    if not self._ended:
+                        await super().Watch(request, context)
+                finally:
+                    self._watches.discard(watch)
+        await context.abort(grpc.StatusCode.UNAVAILABLE, "the server is stopping")
+
+    def end_watches(self) -> None:
+        """End the present streams, and new ones at once."""
+        self._ended = True
+        for watch in self._watches:
+            watch.reschedule(asyncio.get_running_loop().time())
+
+
+class Health:
+    """The health of this process, for load balancers and orchestrators."""
 
     name = health.SERVICE_NAME
 
@@ -31,12 +55,10 @@ class Health:
         self,
         ping: Callable[[], Awaitable[None]],
         services: Sequence[str],
-        lame_duck: timedelta,
     ) -> None:
         self._ping = ping
-        self._lame_duck = lame_duck
         self._services = ("", *services)
-        self._servicer = health.aio.HealthServicer()
+        self._servicer = _HealthServicer()
         self.serving = False
         self._draining = False
         self._outage_logged = False
@@ -69,10 +91,13 @@ class Health:
             await self._publish(True)
 
     async def drain(self) -> None:
-        """Publish NOT_SERVING for good, then wait for `lame_duck`."""
+        """Publish NOT_SERVING for good."""
         self.serving, self._draining = False, True
         await self._servicer.enter_graceful_shutdown()
-        await asyncio.sleep(self._lame_duck.total_seconds())
+
+    async def end_watches(self) -> None:
+        """End the Watch streams, which would delay the end of the server."""
+        self._servicer.end_watches()
 
     async def _publish(self, serving: bool) -> None:
         if serving is self.serving or self._draining:

@@ -25,6 +25,13 @@ MAX_BATCH_SIZE = 100  # accounts created by one call
 MAX_WAIT = timedelta(seconds=5)  # of a log-in
 
 
+def _usable_cpus() -> int:
+    """Return how many CPUs this process may run on: workers are pinned to a share."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
 class Priority(IntEnum):
     """The lower is served first."""
 
@@ -55,7 +62,7 @@ class HashingPool:
         batch_queue: int = 2 * MAX_BATCH_SIZE,
         max_wait: timedelta = MAX_WAIT,
     ) -> None:
-        threads = threads or max(1, (os.cpu_count() or 1) - 1)
+        threads = threads or max(1, _usable_cpus() - 1)
         self._capacity = {
             Priority.LOG_IN: threads * queue,
             Priority.BATCH: threads * batch_queue,

@@ -1,10 +1,14 @@
 """Listening: the error for an address that cannot be bound names the cause."""
 
+import asyncio
 import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 
 import pytest
 
-from server.composition.serving import CannotListen, bind_http, listening_grpc
+from server.composition.serving import listening_grpc, stopping_together
+from server.composition.sockets import CannotListen, bind_http, reserve_grpc_port
 from server.rpc.grpc_server import build_grpc_server
 
 FOREIGN = "192.0.2.1:50051"  # RFC 5737: no interface has this address
@@ -40,3 +44,54 @@ async def test_listening_names_a_port_that_is_taken(setting: str) -> None:
         f"cannot listen on {address}: Address already in use; "
         f"stop the other process, or set {setting}=ADDRESS:PORT"
     )
+
+
+async def test_listeners_stop_together() -> None:
+    """While slow calls of one end, the other must not accept new ones."""
+    stopping = {"grpc": asyncio.Event(), "http": asyncio.Event()}
+
+    @asynccontextmanager
+    async def listener(name: str, other: str) -> AsyncIterator[str]:
+        try:
+            yield name
+        finally:
+            stopping[name].set()
+            await stopping[other].wait()
+
+    async with asyncio.timeout(10):
+        pair = stopping_together(listener("grpc", "http"), listener("http", "grpc"))
+        async with pair as names:
+            assert names == ("grpc", "http")
+
+
+async def test_first_listener_stops_when_the_second_cannot_start() -> None:
+    steps: list[str] = []
+
+    @asynccontextmanager
+    async def first() -> AsyncIterator[None]:
+        try:
+            yield
+        finally:
+            steps.append("stopped")
+
+    @asynccontextmanager
+    async def second() -> AsyncIterator[None]:
+        raise CannotListen("HTTP_LISTEN", "127.0.0.1:1", OSError("taken"))
+        yield
+
+    with pytest.raises(CannotListen):
+        async with stopping_together(first(), second()):
+            pass
+    assert steps == ["stopped"]
+
+
+def test_port_is_refused_although_its_owner_shares_it() -> None:
+    """Workers share a port by SO_REUSEPORT; a second supervisor must not join them."""
+    with reserve_grpc_port("127.0.0.1:0") as first:
+        address = f"127.0.0.1:{first.getsockname()[1]}"
+        with socket.socket() as worker:
+            worker.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+            worker.bind(first.getsockname())
+            worker.listen()
+            with pytest.raises(CannotListen, match="Address already in use"):
+                reserve_grpc_port(address)

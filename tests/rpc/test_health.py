@@ -1,7 +1,5 @@
 """Readiness follows Postgres until the process drains."""
 
-from datetime import timedelta
-
 import grpc
 
 from server.rpc.health import Health, remote_readiness
@@ -20,7 +18,7 @@ class FakePostgres:
 
 
 def health(postgres: FakePostgres) -> Health:
-    return Health(postgres.ping, ["pkg.Service"], timedelta(0))
+    return Health(postgres.ping, ["pkg.Service"])
 
 
 async def test_health_follows_any_failure_of_postgres() -> None:

@@ -1,0 +1,101 @@
+"""The drain of a service: who is sent away, when, and what still answers meanwhile."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+import grpc
+import httpx
+import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from server.composition.service import Service, running_service
+from server.composition.sockets import bind_http
+from server.config import load
+
+LAME_DUCK = timedelta(seconds=0.5)
+SECONDS = 20
+CHECK = health_pb2.HealthCheckRequest()
+SERVING = health_pb2.HealthCheckResponse.SERVING
+NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
+
+
+@dataclass(frozen=True, slots=True)
+class Running:
+    """A service in this process that listens, and its clients."""
+
+    service: Service
+    health: Any
+    http: httpx.AsyncClient
+
+
+@asynccontextmanager
+async def running(database_url: str, redis_url: str) -> AsyncIterator[Running]:
+    settings = load(
+        database_url=database_url,
+        redis_url=redis_url,
+        secret_key="0123456789abcdef" * 4,
+        grpc_listen="127.0.0.1:0",
+        http_listen="127.0.0.1:0",
+    )
+    with bind_http(settings.http_listen) as listener:
+        async with running_service(settings, listener, migrated=True) as service:
+            base_url = f"http://{service.http_address}"
+            async with (
+                grpc.aio.insecure_channel(service.grpc_address) as channel,
+                httpx.AsyncClient(base_url=base_url) as http,
+            ):
+                yield Running(service, health_pb2_grpc.HealthStub(channel), http)
+
+
+async def test_drain_sends_clients_away_before_listeners_close(
+    database_url: str, redis_url: str
+) -> None:
+    """NOT_SERVING and 503 first; calls are answered, and connections close."""
+    async with running(database_url, redis_url) as started:
+        before = await started.http.get("/readyz")
+        assert (before.status_code, before.headers.get("connection")) == (200, None)
+        watch = started.health.Watch(CHECK)
+        assert (await watch.read()).status == SERVING
+        drain = asyncio.create_task(started.service.drain(LAME_DUCK))
+        assert (await watch.read()).status == NOT_SERVING
+        readiness = await started.http.get("/readyz")
+        assert readiness.status_code == 503
+        assert readiness.headers["connection"] == "close"
+        jwks = await started.http.get("/.well-known/jwks.json")
+        assert (jwks.status_code, jwks.headers["connection"]) == (200, "close")
+        assert (await started.health.Check(CHECK)).status == NOT_SERVING
+        assert not drain.done()
+        await drain
+
+
+async def test_replaced_service_stays_healthy_while_it_drains(
+    database_url: str, redis_url: str
+) -> None:
+    """Its successor has the same address: a client finds no other one to go to."""
+    async with running(database_url, redis_url) as started:
+        drain = asyncio.create_task(started.service.drain(LAME_DUCK, replaced=True))
+        await asyncio.sleep(0)
+        assert (await started.health.Check(CHECK)).status == SERVING
+        readiness = await started.http.get("/readyz")
+        assert readiness.status_code == 200
+        assert readiness.headers["connection"] == "close"
+        await drain
+
+
+async def test_health_watch_does_not_delay_the_stop(
+    database_url: str, redis_url: str
+) -> None:
+    """The stream ends after the lame duck, and a new one at once."""
+    async with running(database_url, redis_url) as started:
+        watch = started.health.Watch(CHECK)
+        await watch.read()
+        await started.service.drain(timedelta(0))
+        assert (await watch.read()).status == NOT_SERVING
+        with pytest.raises(grpc.aio.AioRpcError, match="the server is stopping"):
+            await watch.read()
+        late = started.health.Watch(CHECK, timeout=SECONDS)
+        assert await late.code() is grpc.StatusCode.UNAVAILABLE
