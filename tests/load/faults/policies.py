@@ -8,56 +8,30 @@ import grpc
 
 from server.rpc import contract
 
-HEALTH_CHECK = {"serviceName": ""}
-BACKOFF = {
-    "initialBackoff": "0.05s",
-    "maxBackoff": "1s",
-    "backoffMultiplier": 2,
-}
-THROTTLING = {"maxTokens": 1000, "tokenRatio": 0.1}
 _RECONNECT = (
     ("grpc.initial_reconnect_backoff_ms", 100),
-    ("grpc.min_reconnect_backoff_ms", 5000),  # how long an attempt may take
     ("grpc.max_reconnect_backoff_ms", 1000),
 )
 
 
-def _retrying(codes: Sequence[str]) -> dict[str, Any]:
-    return {"maxAttempts": 5, **BACKOFF, "retryableStatusCodes": list(codes)}
-
-
-def _config(methods: list[dict[str, Any]]) -> dict[str, Any]:
-    return {
-        "loadBalancingConfig": [{"round_robin": {}}],
-        "healthCheckConfig": HEALTH_CHECK,
-        "methodConfig": methods,
-        "retryThrottling": THROTTLING,
-    }
-
-
-def _repeatable() -> list[dict[str, str]]:
-    """Return the methods whose repetition has no further effect."""
-    return [
-        {"service": service.full_name, "method": method.name}
-        for service in contract.SERVICES
-        for method in service.methods
-        if not method.server_streaming and method.name not in _NOT_REPEATABLE
-    ]
-
-
-# Without a request_id, their repetition has an effect of its own.
-_NOT_REPEATABLE = {"RefreshToken", "CreateServiceKey", "RotateSigningKey"}
+# The policy of the contract, and two to compare it with.
+SHIPPED: dict[str, Any] = json.loads(contract.service_config())
 NONE: dict[str, Any] = {"loadBalancingConfig": [{"round_robin": {}}]}
-UNAVAILABLE_ONLY = _config([{"name": [{}], "retryPolicy": _retrying(["UNAVAILABLE"])}])
-SHIPPED = _config(
-    [
+UNAVAILABLE_ONLY = {
+    **NONE,
+    "methodConfig": [
         {
-            "name": _repeatable(),
-            "retryPolicy": _retrying(["UNAVAILABLE", "CANCELLED"]),
-        },
-        {"name": [{}], "retryPolicy": _retrying(["UNAVAILABLE"])},
-    ]
-)
+            "name": [{}],
+            "retryPolicy": {
+                "maxAttempts": 5,
+                "initialBackoff": "0.1s",
+                "maxBackoff": "1s",
+                "backoffMultiplier": 2,
+                "retryableStatusCodes": ["UNAVAILABLE"],
+            },
+        }
+    ],
+}
 
 
 def open_channel(
