@@ -73,9 +73,12 @@ def _print_rows(experiment: "Experiment") -> list["ResultRow"] | None:
     except Skipped as reason:
         print(LINE.format(experiment.row, "", "", "", f"skipped: {reason}"), flush=True)
         return []
-    except Exception:
+    except Exception as error:
         traceback.print_exc()
-        print(LINE.format(experiment.row, "", "", "CRASH", "see above"), flush=True)
+        cause = f"{type(error).__name__}: {error}".partition("\n")[0]
+        if time.monotonic() - started >= experiment.max_seconds:
+            cause = f"not finished after {experiment.max_seconds:.0f} s"
+        print(LINE.format(experiment.row, "", "", "CRASH", cause), flush=True)
         return None
     seconds = time.monotonic() - started
     for row in rows:

@@ -44,6 +44,11 @@ class FaultProxy:
         return f"127.0.0.1:{self.port}"
 
     @property
+    def connections(self) -> int:
+        """The number of open connections."""
+        return len(self._tasks)
+
+    @property
     def silent(self) -> bool:
         """Whether every packet is dropped; the connections stay open."""
         return not self._forwarding.is_set()
