@@ -4,7 +4,7 @@ import asyncio
 import socket
 import struct
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from urllib.parse import unquote, urlsplit
 
@@ -89,13 +89,15 @@ class FaultProxy:
         task.add_done_callback(self._tasks.discard)
         streams = [writer]
         try:
-            # asyncio reports a callback that was cancelled as an error of the server
-            with suppress(OSError, asyncio.CancelledError):
-                upstream_reader, upstream = await self.connect()
-                streams.append(upstream)
-                async with asyncio.TaskGroup() as group:
-                    group.create_task(self._copy(reader, upstream))
-                    group.create_task(self._copy_answers(upstream_reader, writer))
+            upstream_reader, upstream = await self.connect()
+            streams.append(upstream)
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self._copy(reader, upstream))
+                group.create_task(self._copy_answers(upstream_reader, writer))
+        except* OSError:
+            pass  # a reset of one side resets the other
+        except* asyncio.CancelledError:
+            pass  # asyncio would report it as an error of the server
         finally:
             for stream in streams:
                 stream.transport.abort()
@@ -103,26 +105,24 @@ class FaultProxy:
     async def _copy(
         self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
     ) -> None:
-        with suppress(OSError):
-            while data := await reader.read(65536):
-                await self._forward(data, writer)
-            writer.close()
+        while data := await reader.read(65536):
+            await self._forward(data, writer)
+        writer.close()
 
     async def _copy_answers(
         self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
     ) -> None:
         remaining = self.reset_after
-        with suppress(OSError):
-            while data := await reader.read(65536):
-                if remaining is not None:
-                    remaining -= len(data)
-                is_cut = remaining is not None and remaining < 0
-                if is_cut or (self.reset_on and self.reset_on in data):
-                    self.resets += 1
-                    _reset(writer)
-                    return
-                await self._forward(data, writer)
-            writer.close()
+        while data := await reader.read(65536):
+            if remaining is not None:
+                remaining -= len(data)
+            is_cut = remaining is not None and remaining < 0
+            if is_cut or (self.reset_on and self.reset_on in data):
+                self.resets += 1
+                _reset(writer)
+                raise ConnectionResetError
+            await self._forward(data, writer)
+        writer.close()
 
     async def _forward(self, data: bytes, writer: asyncio.StreamWriter) -> None:
         await self._forwarding.wait()

@@ -40,6 +40,12 @@ async def exchange(proxy: FaultProxy) -> float:
         writer.transport.abort()
 
 
+async def until_connections(proxy: FaultProxy, number: int) -> None:
+    async with asyncio.timeout(5):
+        while proxy.connections != number:  # noqa: ASYNC110 - a state of the proxy
+            await asyncio.sleep(0.01)
+
+
 async def test_fault_proxy_delays_and_limits_bytes(proxy: FaultProxy) -> None:
     """Each direction is delayed."""
     proxy.latency = 0.05
@@ -58,9 +64,9 @@ async def test_fault_proxy_resets_connections(proxy: FaultProxy) -> None:
         await exchange(proxy)
     assert proxy.resets == 2
     proxy.reset_on, proxy.silent = b"", True
+    await until_connections(proxy, 0)
     waiting = asyncio.create_task(exchange(proxy))
-    while not proxy.connections:  # noqa: ASYNC110 - it connects soon
-        await asyncio.sleep(0.01)
+    await until_connections(proxy, 1)
     await proxy.reset()
     with pytest.raises((ConnectionResetError, asyncio.IncompleteReadError)):
         await waiting

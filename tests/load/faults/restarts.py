@@ -37,7 +37,8 @@ POLICIES = {
     "UNAVAILABLE-only policy": (UNAVAILABLE_ONLY, OTHER_CALLERS),
     "no policy": (NONE, OTHER_CALLERS),
 }
-WORKERS_REPLACED = b'"workers restarted"'
+WORKERS_REPLACED = b'"event":"workers restarted"'
+SERVING = b'"event":"serving"'
 SETTLE_SECONDS = 1.5  # more than the longest back-off of a reconnecting client
 
 
@@ -168,7 +169,7 @@ class HttpCallers:
         return "" if response.is_success else str(response.status_code)
 
 
-@experiment("L2", max_seconds=300)
+@experiment("L2", max_seconds=600)
 async def rolling_restarts_over_rest() -> list[ResultRow]:
     """Restart replicas, then workers of one socket, under REST callers."""
     async with testbed() as bed:
@@ -207,7 +208,7 @@ async def _under_rest_callers(
     return at_most(f"{title}: failed", callers.failures.total(), 0, "calls", notes)
 
 
-@experiment("L3", max_seconds=300)
+@experiment("L3", max_seconds=400)
 async def kills_under_load() -> list[ResultRow]:
     """End replicas, then workers, by SIGKILL under callers with the shipped policy."""
     async with testbed() as bed:
@@ -217,8 +218,11 @@ async def kills_under_load() -> list[ResultRow]:
         for replica in replicas:
             await replica.kill()
         workers = await bed.started({"WORKERS": "2"})
-        kills = kill_workers(workers)
-        return rows + await _under_kills(bed, "workers", [workers.grpc], kills)
+        delays: list[float] = []
+        kills = kill_workers(workers, delays)
+        rows += await _under_kills(bed, "workers", [workers.grpc], kills)
+        each = ", ".join(f"{seconds:.1f}" for seconds in delays)
+        return [*rows, at_most("killed worker replaced", max(delays), 2, "s", each)]
 
 
 async def kill_in_turn(replicas: Sequence[Process]) -> None:
@@ -229,12 +233,31 @@ async def kill_in_turn(replicas: Sequence[Process]) -> None:
         await replicas[number % 2].start()
 
 
-async def kill_workers(supervisor: Process) -> None:
-    """Kill one of the supervisor's processes after the other."""
+async def kill_workers(supervisor: Process, delays: list[float]) -> None:
+    """Kill one worker after the other; add how long each takes to be replaced."""
     for _ in range(KILLS):
         await asyncio.sleep(SETTLE_SECONDS)
-        random.choice(psutil.Process(supervisor.pid).children()).kill()
+        served = supervisor.log.read_bytes().count(SERVING)
+        random.choice(listening_workers(supervisor)).kill()
+
+        async def is_replaced(count: int = served) -> bool:
+            return supervisor.log.read_bytes().count(SERVING) > count
+
+        delays.append(await seconds_until(is_replaced, 60))
     await asyncio.sleep(SETTLE_SECONDS)
+
+
+def listening_workers(supervisor: Process) -> list[psutil.Process]:
+    """Return the processes of the supervisor that serve gRPC, without the spare."""
+    port = int(supervisor.grpc.rpartition(":")[2])
+    return [
+        child
+        for child in psutil.Process(supervisor.pid).children()
+        if any(
+            connection.status == psutil.CONN_LISTEN and connection.laddr.port == port
+            for connection in child.net_connections("tcp")
+        )
+    ]
 
 
 async def _under_kills(
