@@ -27,6 +27,7 @@ from pydantic_settings import (
 )
 
 from server.config_types import (
+    MAX_POOL_SIZE,
     DatabaseUrl,
     Duration,
     DurationOfDays,
@@ -35,12 +36,14 @@ from server.config_types import (
     MailFrom,
     Networks,
     Origins,
+    PoolTimeout,
     PositiveDuration,
     PublicUrl,
     RateLimits,
     RedisUrl,
     SecretKeyText,
     SmtpUrl,
+    StatementTimeout,
     WholeNumber,
 )
 from server.domain.credentials.passwords import PasswordPolicy
@@ -67,6 +70,9 @@ class Settings(BaseSettings):
 
     database_url: DatabaseUrl | None = None
     database_pooler: Pooler = Pooler.NONE
+    database_pool_size: WholeNumber = Field(10, ge=1, le=MAX_POOL_SIZE)
+    statement_timeout: StatementTimeout = timedelta(seconds=10)
+    database_pool_timeout: PoolTimeout = timedelta(milliseconds=500)
     redis_url: RedisUrl | None = None
     secret_key: SecretKeyText | None = None
     secret_key_previous: SecretKeyText | None = None

@@ -22,6 +22,7 @@ from pydantic import (
     ConfigDict,
     Field,
     SecretStr,
+    ValidationInfo,
 )
 from pydantic_settings import NoDecode
 
@@ -33,6 +34,9 @@ MIN_SECRET_LENGTH = 32
 MIN_DISTINCT_CHARACTERS = 8
 MAX_DURATION = timedelta(days=36_500)
 MAX_LIMIT = 1_000_000_000
+MAX_POOL_SIZE = 1_000
+MIN_STATEMENT_TIMEOUT = timedelta(milliseconds=100)
+MAX_STATEMENT_TIMEOUT = timedelta(hours=1)
 _SECONDS = {"d": 86_400, "h": 3_600, "m": 60, "s": 1}
 _DURATION = re.compile(r"((?:0|[1-9][0-9]{0,9})(?:\.[0-9]{1,6})?)([dhms])")
 _PORT = re.compile(r"0|[1-9][0-9]{0,4}")
@@ -66,6 +70,20 @@ def _check_positive(value: timedelta) -> timedelta:
 def _check_one_day(value: timedelta) -> timedelta:
     if value < timedelta(days=1):
         raise ValueError("must be at least 1d")
+    return value
+
+
+def _check_statement_timeout(value: timedelta) -> timedelta:
+    if not MIN_STATEMENT_TIMEOUT <= value <= MAX_STATEMENT_TIMEOUT:
+        raise ValueError("must be from 0.1s to 1h")
+    return value
+
+
+def _check_pool_timeout(value: timedelta, info: ValidationInfo) -> timedelta:
+    """Refuse a longer wait for a connection than a statement may take to free one."""
+    limit = info.data.get("statement_timeout")
+    if limit is not None and value > limit:
+        raise ValueError("must be at most STATEMENT_TIMEOUT")
     return value
 
 
@@ -221,6 +239,8 @@ def _unique_names(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
 
 Duration = Annotated[timedelta, BeforeValidator(_parse_duration)]
 PositiveDuration = Annotated[Duration, AfterValidator(_check_positive)]
+StatementTimeout = Annotated[Duration, AfterValidator(_check_statement_timeout)]
+PoolTimeout = Annotated[PositiveDuration, AfterValidator(_check_pool_timeout)]
 DurationOfDays = Annotated[Duration, AfterValidator(_check_one_day)]
 
 

@@ -6,8 +6,6 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 
-from redis.asyncio import Redis
-
 from server.config import Pooler, Settings, require, text_of
 from server.domain.clock import Clock, system_clock
 from server.domain.credentials.passwords import PasswordHasher
@@ -23,6 +21,7 @@ from server.store.accounts.user_reads import UserReads
 from server.store.audit import PostgresAudit
 from server.store.buckets import RedisBuckets
 from server.store.connections.connect import Database, redis_client
+from server.store.connections.guarded_redis import GuardedRedis
 from server.store.credentials.mailed_tokens import PostgresMailedTokens
 from server.store.credentials.revocations import RevocationFeed
 from server.store.credentials.service_keys import PostgresServiceKeys
@@ -39,7 +38,7 @@ class Resources:
     clock: Clock
     secret: SecretKey
     database: Database
-    redis: Redis
+    redis: GuardedRedis
     limiter: Limiter
     hasher: PasswordHasher
     revocations: Revocations
@@ -57,6 +56,9 @@ async def open_resources(settings: Settings) -> AsyncIterator[Resources]:
         database = Database(
             text_of(settings.database_url),
             transaction_pooler=settings.database_pooler is Pooler.TRANSACTION,
+            pool_size=settings.database_pool_size,
+            pool_timeout=settings.database_pool_timeout,
+            statement_timeout=settings.statement_timeout,
         )
         stack.push_async_callback(database.close)
         redis = redis_client(text_of(settings.redis_url))

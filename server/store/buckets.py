@@ -8,19 +8,15 @@ full. Exact, at the cost of 8 bytes per call.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Sequence
 from datetime import timedelta
 from hashlib import blake2b
 
-import structlog
-from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from server.domain.limits import Bucket, Limiter, Refusal
+from server.store.connections.guarded_redis import GuardedRedis
 
-log = structlog.get_logger()
-RETRY_SECONDS = 1.0  # after a failure of Redis
 MICROSECOND = timedelta(microseconds=1)
 
 # KEYS: the buckets. ARGV: for each its limit and its window in microseconds.
@@ -49,28 +45,23 @@ return {which, longest}
 
 
 class RedisBuckets:
-    """A Limiter over Redis; after a failure it uses `local` for RETRY_SECONDS."""
+    """A Limiter over Redis; `local` counts the calls that Redis does not."""
 
-    def __init__(self, redis: Redis, local: Limiter) -> None:
+    def __init__(self, redis: GuardedRedis, local: Limiter) -> None:
+        self._redis = redis
         self._script = redis.register_script(_TAKE)
         self._local = local
-        self._unavailable_until = 0.0
 
     @property
-    def degraded(self) -> bool:
+    def is_degraded(self) -> bool:
         """Whether limits hold per process only, at present."""
-        return self._unavailable_until > asyncio.get_running_loop().time()
+        return self._redis.is_degraded
 
     async def take(self, buckets: Sequence[Bucket]) -> Refusal | None:
         """Count one call in every bucket, or return the refusal that lasts longest."""
-        if self.degraded:
-            return await self._local.take(buckets)
         try:
             return await self._take(buckets)
-        except (RedisError, OSError) as error:
-            now = asyncio.get_running_loop().time()
-            self._unavailable_until = now + RETRY_SECONDS
-            log.warning("rate limits hold per process", cause=type(error).__name__)
+        except (RedisError, OSError):
             return await self._local.take(buckets)
 
     async def _take(self, buckets: Sequence[Bucket]) -> Refusal | None:

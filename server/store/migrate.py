@@ -1,18 +1,45 @@
-"""Upgrade the database schema; several processes may try at the same time."""
+"""Upgrade the database schema while the service runs, from one process at a time.
+
+Each migration has its own transaction, or several (see migrations/steps.py). One that
+waits for a lock would make all later calls wait behind it, so it gives up soon and is
+run again.
+"""
 
 from __future__ import annotations
 
+import asyncio
+import random
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import timedelta
 from pathlib import Path
 
 import sqlalchemy as sa
+import structlog
 from alembic import command
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from server.store.connections.connect import Database
+from server.store.connections.faults import is_lock_conflict
 
-_ADVISORY_LOCK = 7_061_001  # a second process waits, then has nothing left to do
+log = structlog.get_logger()
+# less than the lock timeout of calls, so that a waiting migration fails none of them
+LOCK_TIMEOUT = timedelta(milliseconds=200)
+RETRY_INTERVAL_SECONDS = 0.5
+MAX_LOCK_WAIT = timedelta(minutes=10)  # of one migration
+_ADVISORY_LOCK = 7_061_001
+_LOCK = sa.text("select pg_try_advisory_xact_lock(:lock) as locked")
+# Postgres 17 or newer has this setting.
+_DISABLE_TRANSACTION_TIMEOUT = sa.text(
+    "select set_config(name, '0', true) from pg_settings"
+    " where name = 'transaction_timeout'"
+)
+# The last statement: it also ends the portal, and with it the snapshot, of a select.
+_DISABLE_IDLE_TIMEOUT = sa.text("set local idle_in_transaction_session_timeout = 0")
 
 
 def _config() -> Config:
@@ -26,17 +53,66 @@ def newest() -> str:
     return ScriptDirectory.from_config(_config()).get_current_head() or ""
 
 
-def _upgrade(connection: sa.Connection) -> None:
-    connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_ADVISORY_LOCK)))
+async def upgrade(database: Database, revision: str = "head") -> None:
+    """Run the missing migrations. Raises StoreUnavailable.
+
+    What has committed when it fails or is killed remains, and is not run again.
+    """
+    async with _locked(database), database.session() as connection:
+        sa.event.listen(connection.sync_connection, "begin", _set_lock_timeout)
+        deadline = time.monotonic() + MAX_LOCK_WAIT.total_seconds()
+        while True:
+            try:
+                await connection.run_sync(_upgrade, revision)
+                return
+            except sa.exc.DBAPIError as error:
+                if not is_lock_conflict(error) or time.monotonic() > deadline:
+                    raise
+                log.info("migration waits for a lock", cause=str(error.orig))
+            await connection.rollback()
+            await _pause()
+
+
+def _upgrade(connection: sa.Connection, revision: str) -> None:
     config = _config()
     config.attributes["connection"] = connection
-    command.upgrade(config, "head")
+    command.upgrade(config, revision)
 
 
-async def upgrade(database: Database) -> None:
-    """Run the missing migrations in one transaction. Raises StoreUnavailable."""
-    async with database.alone(transaction=True) as connection:
-        await connection.run_sync(_upgrade)
+def _set_lock_timeout(connection: sa.Connection) -> None:
+    """Limit waits for locks, for this transaction: a pooler shares its session.
+
+    CREATE INDEX CONCURRENTLY runs outside transactions. It may wait: nobody waits
+    behind it.
+    """
+    if connection.get_isolation_level() != "AUTOCOMMIT":
+        milliseconds = LOCK_TIMEOUT / timedelta(milliseconds=1)
+        connection.exec_driver_sql(f"set local lock_timeout = {milliseconds:.0f}")
+
+
+@asynccontextmanager
+async def _locked(database: Database) -> AsyncIterator[None]:
+    """Hold the advisory lock of migrations in a transaction of its own.
+
+    CREATE INDEX CONCURRENTLY waits for the end of every snapshot. So the transaction
+    holds none, and the lock is polled: a statement that waits for it has a snapshot.
+    """
+    async with database.session() as connection:
+        while not await _lock(connection):
+            await connection.rollback()
+            await _pause()
+        await connection.execute(_DISABLE_TRANSACTION_TIMEOUT)
+        await connection.execute(_DISABLE_IDLE_TIMEOUT)
+        yield
+
+
+async def _lock(connection: AsyncConnection) -> bool:
+    result = await connection.execute(_LOCK, {"lock": _ADVISORY_LOCK})
+    return bool(result.scalar_one())
+
+
+async def _pause() -> None:
+    await asyncio.sleep(RETRY_INTERVAL_SECONDS * random.uniform(0.5, 1.5))  # noqa: S311 - jitter
 
 
 async def is_behind(database: Database) -> bool:

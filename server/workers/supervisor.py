@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -71,7 +72,8 @@ async def _restart(task: Task, delay: timedelta) -> None:
             outage_logged = True
         except Exception:
             log.exception("background task failed", task=task.name)
-        await asyncio.sleep(delay.total_seconds())
+        # jitter: not all processes reconnect at the same moment after an outage
+        await asyncio.sleep(delay.total_seconds() * random.uniform(0.5, 1.0))  # noqa: S311
 
 
 async def _cancel(tasks: Sequence[asyncio.Task[None]]) -> None:

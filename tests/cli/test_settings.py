@@ -40,6 +40,22 @@ from server.config_types import check_server_address
             ["GRPC_LISTEN", "REFRESH_IDLE", "DATABASE_URL"],
         ),
         (
+            "serve",
+            {"DATABASE_POOL_SIZE": "0", "STATEMENT_TIMEOUT": "0s"},
+            [
+                "DATABASE_POOL_SIZE: must be greater than or equal to 1",
+                "STATEMENT_TIMEOUT: must be from 0.1s to 1h",
+            ],
+        ),
+        (
+            "serve",
+            {"DATABASE_POOL_SIZE": "1001", "DATABASE_POOL_TIMEOUT": "11s"},
+            [
+                "DATABASE_POOL_SIZE: must be less than or equal to 1000",
+                "DATABASE_POOL_TIMEOUT: must be at most STATEMENT_TIMEOUT",
+            ],
+        ),
+        (
             "up",
             {"RATE_LIMITS": '{"blatam.auth.v1.AuthService/Nothing": []}'},
             ["RATE_LIMITS: unknown RPC: blatam.auth"],

@@ -1,47 +1,79 @@
-"""A circuit breaker: while Postgres does not answer, callers are refused at once."""
+"""A circuit breaker: while a store does not answer, callers are refused at once."""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
+import asyncio
+import random
+from collections.abc import Awaitable, Callable
 
-from server.domain.errors import StoreUnavailable
+import structlog
 
-PROBE_INTERVAL_SECONDS = 0.5
+log = structlog.get_logger()
+PROBE_INTERVAL_SECONDS = 0.3
 
 
 class CircuitBreaker:
-    """Opens after a failure; then lets one probe through per interval until one works.
+    """Opens after a failure; a background task then probes the store until it answers.
 
-    The states are those of https://martinfowler.com/bliki/CircuitBreaker.html.
+    The states are those of https://martinfowler.com/bliki/CircuitBreaker.html; no call
+    is used as a probe. Intervals have jitter, so that many processes do not reconnect
+    at the same moment.
     """
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        self._clock = clock
-        self._next_probe_at: float | None = None
+    def __init__(
+        self,
+        store: str,
+        probe: Callable[[], Awaitable[object]],
+        interval: float = PROBE_INTERVAL_SECONDS,
+    ) -> None:
+        self._store = store
+        self._probe = probe
+        self._interval = interval
+        self._probing: asyncio.Task[None] | None = None
+        self.cause: Exception | None = None
 
     @property
     def is_open(self) -> bool:
-        """Whether the last attempt failed."""
-        return self._next_probe_at is not None
+        """Whether the store did not answer when it was last tried."""
+        return self.cause is not None
 
-    def admit(self) -> bool:
-        """Let a call through, while open as a probe; return whether it is one.
-
-        Raises StoreUnavailable while open and no probe is due.
-        """
-        if self._next_probe_at is None:
-            return False
-        now = self._clock()
-        if now < self._next_probe_at:
-            raise StoreUnavailable
-        self._next_probe_at = now + PROBE_INTERVAL_SECONDS
-        return True
-
-    def record_success(self) -> None:
-        """Close: Postgres answers."""
-        self._next_probe_at = None
-
-    def record_failure(self) -> None:
+    def record_failure(self, error: Exception) -> None:
         """Open, or stay open."""
-        self._next_probe_at = self._clock() + PROBE_INTERVAL_SECONDS
+        self._open(error)
+        self._start_probing(self._delay())
+
+    def suspect(self) -> None:
+        """Probe now, and open if that fails: one failure may be that of one call."""
+        self._start_probing(0)
+
+    def _open(self, error: Exception) -> None:
+        if self.cause is None:
+            log.warning("store does not answer", store=self._store, cause=repr(error))
+        self.cause = error
+
+    def _start_probing(self, delay: float) -> None:
+        if self._probing is None or self._probing.done():
+            self._probing = asyncio.create_task(self._probe_until_answered(delay))
+
+    async def _probe_until_answered(self, delay: float) -> None:
+        while True:
+            await asyncio.sleep(delay)
+            try:
+                await self._probe()
+            except Exception as error:
+                self._open(error)
+                delay = self._delay()
+            else:
+                break
+        if self.cause is not None:
+            log.info("store answers again", store=self._store)
+        self.cause = None
+
+    def _delay(self) -> float:
+        return self._interval * random.uniform(0.5, 1.5)  # noqa: S311 - jitter
+
+    async def close(self) -> None:
+        """Stop probing."""
+        if self._probing:
+            self._probing.cancel()
+            await asyncio.gather(self._probing, return_exceptions=True)

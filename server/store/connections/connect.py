@@ -3,31 +3,36 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
-from typing import Any, NoReturn
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from datetime import timedelta
+from typing import Any
 
 import sqlalchemy as sa
-from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
-from sqlalchemy.pool import NullPool
+from sqlalchemy.pool import QueuePool
 
 from server.domain.errors import StoreUnavailable
 from server.store.connections.circuit_breaker import CircuitBreaker
 from server.store.connections.database_url import parse_database_url
-from server.store.connections.faults import is_outage, is_unreachable
+from server.store.connections.faults import is_read_only, is_unreachable
+from server.store.connections.guarded_redis import GuardedRedis
+from server.store.pool import driver
+from server.store.pool.arguments import ConnectArguments
+from server.store.pool.direct import DirectConnections, translated
+from server.store.pool.reading import ReadingConnection
+from server.store.pool.silence_monitor import SilenceMonitor
+from server.store.pool.slots import PoolStatistics, Slots
 
-POOL_SIZE = 10
-CONNECT_TIMEOUT_SECONDS = 5.0
-# A caller waits for a connection, then for a lock: both together end within 1 s.
-POOL_TIMEOUT_SECONDS = 0.5
-LOCK_TIMEOUT_SECONDS = 0.45
-PING_TIMEOUT_SECONDS = 0.8  # of an idle connection, before it is used
-STATEMENT_TIMEOUT_SECONDS = 10.0
-REDIS_TIMEOUT_SECONDS = 0.25
-KEEPALIVE_INTERVAL_SECONDS = 1.0  # of a connection that only listens
+DEFAULT_POOL_SIZE = 10
+DEFAULT_POOL_TIMEOUT = timedelta(seconds=0.5)
+DEFAULT_STATEMENT_TIMEOUT = timedelta(seconds=10)
+PING_TIMEOUT_SECONDS = 0.8
+ANSWER_MAX_AGE_SECONDS = 1.0  # of one that shows that Postgres is available
+REPLACE_INTERVAL_SECONDS = 1.0  # of connections to a read-only server
+REDIS_TIMEOUT_SECONDS = 0.1
 
 
 class Database:
@@ -38,47 +43,64 @@ class Database:
     settings of a session.
     """
 
-    def __init__(self, url: str, *, transaction_pooler: bool = False) -> None:
-        self._url = parse_database_url(url)
-        self._transaction_pooler = transaction_pooler
-        self._breaker = CircuitBreaker()
+    def __init__(
+        self,
+        url: str,
+        *,
+        transaction_pooler: bool = False,
+        pool_size: int = DEFAULT_POOL_SIZE,
+        pool_timeout: timedelta = DEFAULT_POOL_TIMEOUT,
+        statement_timeout: timedelta = DEFAULT_STATEMENT_TIMEOUT,
+    ) -> None:
+        arguments = ConnectArguments(
+            parse_database_url(url), transaction_pooler, statement_timeout
+        )
+        self._arguments = arguments
+        direct = DirectConnections(arguments)
+        self.alone = direct.alone
+        self.session = direct.session
+        self.listen = direct.listen
+        self._probe = direct.probe
+        self._slots = Slots(pool_size, pool_timeout.total_seconds())
+        self._breaker = CircuitBreaker("postgres", direct.probe)
+        self._monitor = SilenceMonitor(direct.probe, self._breaker.record_failure)
+        self._read_only_until = 0.0
         self.engine: AsyncEngine = create_async_engine(
             "postgresql+asyncpg://",
-            pool_size=POOL_SIZE,
+            pool_size=pool_size,
             max_overflow=0,
-            pool_timeout=POOL_TIMEOUT_SECONDS,
+            pool_timeout=pool_timeout.total_seconds(),
             hide_parameters=True,  # an error's text may reach a log
-            connect_args=self._connect_arguments(
-                lock_timeout=LOCK_TIMEOUT_SECONDS,
-                statement_timeout=STATEMENT_TIMEOUT_SECONDS,
-            ),
+            connect_args={
+                **arguments.limited(),
+                "async_creator_fn": driver.connect,
+            },
         )
-        sa.event.listen(self.engine.sync_engine, "checkout", self._check_alive)
         self._autocommit = self.engine.execution_options(isolation_level="AUTOCOMMIT")
+        sync_engine = self.engine.sync_engine
+        sa.event.listen(sync_engine, "checkout", self._check_open)
+        sa.event.listen(sync_engine, "after_cursor_execute", self._record_answer)
+        sa.event.listen(sync_engine, "handle_error", self._handle_error)
 
-    def _connect_arguments(self, **timeouts: float) -> dict[str, Any]:
-        """Return what asyncpg.connect gets; without timeouts none are enforced."""
-        settings = {"application_name": self._url.application_name}
-        arguments: dict[str, Any] = {
-            "timeout": CONNECT_TIMEOUT_SECONDS,
-            "command_timeout": timeouts.get("statement_timeout"),
-            **self._url.connect_arguments,
-            "server_settings": settings,
-        }
-        if not self._transaction_pooler:
-            milliseconds = {n: f"{s * 1000:.0f}" for n, s in timeouts.items()}
-            return arguments | {"server_settings": settings | milliseconds}
-        return arguments | {
-            "statement_cache_size": 0,
-            "prepared_statement_cache_size": 0,
-            # an unnamed statement, which asyncpg parses again with each execution
-            "prepared_statement_name_func": lambda: "",
-        }
+    @property
+    def statistics(self) -> PoolStatistics:
+        """The present state of the pool."""
+        pool = self.engine.sync_engine.pool
+        assert isinstance(pool, QueuePool)  # noqa: S101
+        slots = self._slots
+        idle = pool.checkedin()
+        return PoolStatistics(slots.in_use, idle, slots.waiting, slots.timeouts)
+
+    @property
+    def is_degraded(self) -> bool:
+        """Whether Postgres does not answer, or only serves reads."""
+        now = asyncio.get_running_loop().time()
+        return self._breaker.is_open or now < self._read_only_until
 
     @property
     def role(self) -> str:
         """The user of the URL, "" if it has none."""
-        return self._url.role
+        return self._arguments.url.role
 
     @asynccontextmanager
     async def reading(self) -> AsyncIterator[AsyncConnection]:
@@ -87,8 +109,8 @@ class Database:
         Raises StoreUnavailable.
         """
         async with (
-            self._connection(self._autocommit) as connection,
-            self._discarded_in_outage(connection),
+            self._admitted(),
+            self._opened(ReadingConnection, self._autocommit) as connection,
         ):
             yield connection
 
@@ -99,150 +121,145 @@ class Database:
         Raises StoreUnavailable.
         """
         async with (
-            self._connection(self.engine) as connection,
+            self._admitted(),
+            self._opened(AsyncConnection, self.engine) as connection,
             connection.begin(),
-            self._discarded_in_outage(connection),
         ):
-            if self._transaction_pooler:
-                await connection.execute(_SET_LOCAL_TIMEOUTS)
+            try:
+                if self._arguments.transaction_pooler:
+                    await connection.execute(self._arguments.set_local_timeouts())
+                yield connection
+            except asyncio.CancelledError:
+                # not rolled back: the caller would wait for a silent Postgres
+                await connection.invalidate()
+                raise
+
+    @asynccontextmanager
+    async def _admitted(self) -> AsyncIterator[None]:
+        """Wait for a slot of the pool, unless Postgres is known to be unavailable."""
+        self._refuse_if_unavailable()
+        with translated():
+            async with self._slots.acquired():
+                self._refuse_if_unavailable()
+                async with self._monitor.interruptible():
+                    yield
+
+    def _refuse_if_unavailable(self) -> None:
+        if cause := self._breaker.cause:
+            raise StoreUnavailable from cause
+
+    @asynccontextmanager
+    async def _opened(
+        self, kind: type[AsyncConnection], engine: AsyncEngine
+    ) -> AsyncIterator[AsyncConnection]:
+        """Yield a connection of the pool, after BEGIN if it needs one."""
+        async with AsyncExitStack() as stack:
+            connection = await self._open(kind, engine)
+            stack.push_async_exit(connection)
             yield connection
 
-    @asynccontextmanager
-    async def _connection(self, engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
-        """Take a connection from the pool, and note whether Postgres answers."""
-        probing = self._breaker.admit()
-        with _translated():
-            async with AsyncExitStack() as stack:
-                try:
-                    # A probe must not wait as long as a first connection may.
-                    async with asyncio.timeout(
-                        PING_TIMEOUT_SECONDS if probing else None
-                    ):
-                        opened = await stack.enter_async_context(engine.connect())
-                except Exception as error:
-                    if is_unreachable(error):
-                        self._breaker.record_failure()
-                    raise
-                self._breaker.record_success()
-                yield opened
-
-    @asynccontextmanager
-    async def _discarded_in_outage(
-        self, connection: AsyncConnection
-    ) -> AsyncIterator[None]:
-        """Close the connection if the block fails in an outage: a rollback hangs."""
+    async def _open(
+        self, kind: type[AsyncConnection], engine: AsyncEngine
+    ) -> AsyncConnection:
+        """Take a connection; if it is lost, take another one: nothing was executed."""
         try:
-            yield
-        except BaseException:
-            if self._breaker.is_open:
-                await connection.invalidate()
-            raise
-
-    def _check_alive(
-        self, dbapi_connection: Any, _record: object, _proxy: object
-    ) -> None:
-        """Check a connection of the pool in one round trip; a lost one is replaced.
-
-        Raises StoreUnavailable if Postgres is silent: a new connection would be, too.
-        """
-        try:
-            dbapi_connection.run_async(
-                lambda driver: driver.execute("select 1", timeout=PING_TIMEOUT_SECONDS)
-            )
-        except TimeoutError as error:
-            self._breaker.record_failure()
-            dbapi_connection.driver_connection.terminate()
-            raise StoreUnavailable from error
-        except asyncio.CancelledError:
-            # SQLAlchemy would wait 2 s for a silent Postgres to confirm the end.
-            dbapi_connection.driver_connection.terminate()
-            raise
+            return await _started(kind(engine))
         except Exception as error:
-            raise sa.exc.InvalidatePoolError from error
+            if not is_unreachable(error):
+                raise
+        try:
+            return await _started(kind(engine))
+        except Exception as error:
+            if is_unreachable(error):
+                self._breaker.record_failure(error)
+            raise
 
-    @asynccontextmanager
-    async def alone(
-        self, *, transaction: bool = False
-    ) -> AsyncIterator[AsyncConnection]:
-        """Yield a connection outside the pool, whose statements may take long.
+    def _check_open(self, dbapi_connection: Any, record: Any, _proxy: object) -> None:
+        """Replace a connection that was closed, or that leads to a read-only server."""
+        connection = dbapi_connection.driver_connection
+        now = asyncio.get_running_loop().time()
+        is_old = now - record.info.setdefault("connected_at", now) > (
+            REPLACE_INTERVAL_SECONDS
+        )
+        is_fallback = isinstance(connection, driver.FallbackConnection)
+        if connection.is_closed() or (is_fallback and is_old):
+            raise sa.exc.DisconnectionError
+
+    def _record_answer(self, *_: object) -> None:
+        self._monitor.record_answer()
+
+    def _handle_error(self, context: sa.ExceptionContext) -> None:
+        """Treat a read-only server as a lost connection: another one may be primary.
+
+        All connections of the pool are replaced then, at most once per interval.
+        """
+        error = context.original_exception
+        context.invalidate_pool_on_disconnect = False
+        if getattr(error, "sqlstate", None):
+            self._monitor.record_answer()
+        now = asyncio.get_running_loop().time()
+        if is_read_only(error):
+            if now >= self._read_only_until:
+                context.is_disconnect = True
+                context.invalidate_pool_on_disconnect = True
+            self._read_only_until = now + REPLACE_INTERVAL_SECONDS
+
+    async def ping(self) -> None:
+        """Check that Postgres answers, or has done so just now.
 
         Raises StoreUnavailable.
         """
-        engine = create_async_engine(
-            "postgresql+asyncpg://",
-            poolclass=NullPool,
-            hide_parameters=True,
-            connect_args=self._connect_arguments(),
-            isolation_level="READ COMMITTED" if transaction else "AUTOCOMMIT",
-        )
-        with _translated():
+        self._refuse_if_unavailable()
+        if self._monitor.answered_within(ANSWER_MAX_AGE_SECONDS):
+            return
+        with translated():
+            if self._slots.exhausted:
+                await self._probe()
+                return
             async with (
-                engine.begin() if transaction else engine.connect() as connection
+                asyncio.timeout(PING_TIMEOUT_SECONDS),
+                self.reading() as connection,
             ):
-                yield connection
-
-    async def listen(
-        self,
-        channel: str,
-        on_notification: Callable[..., None],
-        on_listening: Callable[[AsyncConnection], Awaitable[None]] | None = None,
-    ) -> NoReturn:
-        """LISTEN on a channel until the connection fails.
-
-        `on_notification` is called as asyncpg calls listeners, `on_listening` once
-        no notification can be missed any more. Behind a pooler nothing arrives, and
-        callers depend on their polling. Raises StoreUnavailable and the like.
-        """
-        if self._transaction_pooler:
-            await asyncio.Event().wait()
-        async with self.alone() as connection:
-            raw = await connection.get_raw_connection()
-            driver: Any = raw.driver_connection
-            await driver.add_listener(channel, on_notification)
-            if on_listening:
-                await on_listening(connection)
-            while True:
-                await asyncio.sleep(KEEPALIVE_INTERVAL_SECONDS)
-                async with asyncio.timeout(KEEPALIVE_INTERVAL_SECONDS):
-                    await connection.execute(sa.select(1))
-
-    async def ping(self) -> None:
-        """Check that Postgres answers. Raises StoreUnavailable."""
-        async with self.reading() as connection:
-            await connection.execute(sa.select(1))
+                await connection.execute(sa.select(1))
 
     async def close(self) -> None:
         """Close every connection."""
+        await self._monitor.close()
+        await self._breaker.close()
         await self.engine.dispose()
 
 
-# transaction-local, because a pooler gives the session to others afterwards
-_SET_LOCAL_TIMEOUTS = sa.text(
-    f"select set_config('lock_timeout', '{LOCK_TIMEOUT_SECONDS * 1000:.0f}', true),"
-    f" set_config('statement_timeout', '{STATEMENT_TIMEOUT_SECONDS * 1000:.0f}', true)"
-)
+async def _started(connection: AsyncConnection) -> AsyncConnection:
+    """Connect, and send BEGIN unless the connection commits every statement.
 
-
-@contextmanager
-def _translated() -> Iterator[None]:
+    SQLAlchemy sends BEGIN before the first statement of a transaction. Sent by itself
+    it can be repeated when the connection turns out to be lost.
+    """
+    await connection.start()
+    if isinstance(connection, ReadingConnection):
+        return connection
     try:
-        yield
-    except Exception as error:
-        if is_outage(error):
-            raise StoreUnavailable from error
+        raw = await connection.get_raw_connection()
+        adapter: Any = raw.dbapi_connection
+        await adapter._start_transaction()
+    except BaseException:
+        await connection.invalidate()
+        await connection.close()
         raise
+    return connection
 
 
-def redis_client(url: str) -> Redis:
-    """Return a client that answers or fails within a quarter of a second.
+def redis_client(url: str) -> GuardedRedis:
+    """Return a client that answers or fails within a tenth of a second.
 
     What Redis holds may be lost: no call waits for it, no command is retried.
     """
-    client: Redis = Redis.from_url(
+    client = GuardedRedis.from_url(
         url,
         socket_timeout=REDIS_TIMEOUT_SECONDS,
         socket_connect_timeout=REDIS_TIMEOUT_SECONDS,
         retry=Retry(NoBackoff(), 0),
         health_check_interval=0,
     )
+    assert isinstance(client, GuardedRedis)  # noqa: S101
     return client

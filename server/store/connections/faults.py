@@ -51,6 +51,16 @@ def is_unreachable(error: BaseException) -> bool:
     return _state(error).startswith(("08", "57P"))
 
 
+def is_read_only(error: BaseException) -> bool:
+    """Return whether the server accepts no writes, such as a demoted primary."""
+    return _state(error) == "25006"
+
+
+def is_lock_conflict(error: BaseException) -> bool:
+    """Return whether a statement gave up waiting for a lock, or met a deadlock."""
+    return _state(error) in ("55P03", "40P01")
+
+
 def is_misconfigured(error: BaseException) -> bool:
     """Return whether only an operator can fix this, so that a retry cannot succeed."""
     state = _state(error)

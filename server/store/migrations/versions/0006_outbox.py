@@ -6,19 +6,43 @@ import sqlalchemy as sa
 from alembic import op
 from sqlalchemy.dialects import postgresql
 
+from server.store.migrations.steps import create_index
+
 revision = "0006"
 down_revision = "0005"
 
 
 def upgrade() -> None:
     """Create the tables, and indexes for erasing a user."""
+    op.add_column(
+        "request_answers",
+        sa.Column(
+            "about",
+            postgresql.ARRAY(sa.BigInteger()),
+            server_default="{}",
+            nullable=False,
+        ),
+        if_not_exists=True,
+    )
+    _index_users()
+    # last: a transaction that commits as a whole
     _outbox()
     _notify_of_entries()
     _mailed_tokens()
-    _responses_name_their_users()
-    op.create_index("idx_audit_events_actor", "audit_events", ["actor"])
-    op.create_index("idx_sessions_expires_at", "sessions", ["expires_at"])
-    op.create_index(
+
+
+def _index_users() -> None:
+    """Index users in existing tables, so that erasing one of them is fast."""
+    # the users in a response: erasing one of them deletes it
+    create_index(
+        "idx_request_answers_about",
+        "request_answers",
+        ["about"],
+        postgresql_using="gin",
+    )
+    create_index("idx_audit_events_actor", "audit_events", ["actor"])
+    create_index("idx_sessions_expires_at", "sessions", ["expires_at"])
+    create_index(
         "idx_sessions_ended_at",
         "sessions",
         ["ended_at"],
@@ -101,22 +125,3 @@ def _mailed_tokens() -> None:
     )
     op.create_index("idx_mailed_tokens_user_id", "mailed_tokens", ["user_id"])
     op.create_index("idx_mailed_tokens_expires_at", "mailed_tokens", ["expires_at"])
-
-
-def _responses_name_their_users() -> None:
-    """Store the users in a response, so that erasing one of them deletes it."""
-    op.add_column(
-        "request_answers",
-        sa.Column(
-            "about",
-            postgresql.ARRAY(sa.BigInteger()),
-            server_default="{}",
-            nullable=False,
-        ),
-    )
-    op.create_index(
-        "idx_request_answers_about",
-        "request_answers",
-        ["about"],
-        postgresql_using="gin",
-    )

@@ -5,6 +5,8 @@ from __future__ import annotations
 import sqlalchemy as sa
 from alembic import op
 
+from server.store.migrations.steps import run_in_batches
+
 revision = "0012"
 down_revision = "0011"
 
@@ -13,6 +15,11 @@ def upgrade() -> None:
     """Create the tables; every existing account is counted."""
     _analytics()
     _notifications()
+    run_in_batches(
+        "insert into user_analytics (user_id) select id from users"
+        " where id > :after and id <= :until on conflict do nothing",
+        "users",
+    )
 
 
 def _analytics() -> None:
@@ -26,14 +33,15 @@ def _analytics() -> None:
         sa.Column("stale", sa.Boolean(), server_default=sa.true(), nullable=False),
         sa.PrimaryKeyConstraint("user_id", name=op.f("pk_user_analytics")),
         _reference("user_analytics", "user_id", "users"),
+        if_not_exists=True,
     )
     op.create_index(
         "idx_user_analytics_stale",
         "user_analytics",
         ["user_id"],
         postgresql_where=sa.text("stale"),
+        if_not_exists=True,
     )
-    op.execute("insert into user_analytics (user_id) select id from users")
 
 
 def _notifications() -> None:
@@ -49,6 +57,7 @@ def _notifications() -> None:
         _reference("notifications", "user_id", "users"),
         _reference("notifications", "actor_id", "users"),
         _reference("notifications", "post_id", "posts"),
+        if_not_exists=True,
     )
     for name, columns, unique, where in (
         ("user_id", ["user_id", "id"], False, None),
@@ -64,6 +73,7 @@ def _notifications() -> None:
             columns,
             unique=unique,
             postgresql_where=where,
+            if_not_exists=True,
         )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from alembic import op
+from server.store.migrations.steps import create_index, drop_index
 
 revision = "0014"
 down_revision = "0013"
@@ -10,5 +10,5 @@ down_revision = "0013"
 
 def upgrade() -> None:
     """Replace the index on the actor by one that is also in the order of ids."""
-    op.create_index("idx_audit_events_actor_id", "audit_events", ["actor", "id"])
-    op.drop_index("idx_audit_events_actor", "audit_events")
+    create_index("idx_audit_events_actor_id", "audit_events", ["actor", "id"])
+    drop_index("idx_audit_events_actor", "audit_events")

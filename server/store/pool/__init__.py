@@ -1,0 +1,1 @@
+"""Parts of the pool of connections to Postgres, which `connections.connect` joins."""

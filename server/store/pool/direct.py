@@ -1,0 +1,111 @@
+"""Connections to Postgres outside the pool."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from typing import Any, NoReturn
+
+import asyncpg
+import sqlalchemy as sa
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+from sqlalchemy.pool import NullPool
+
+from server.domain.errors import StoreUnavailable
+from server.store.connections.faults import is_outage, is_unreachable
+from server.store.pool.arguments import ConnectArguments
+
+KEEPALIVE_INTERVAL_SECONDS = 1.0
+PROBE_TIMEOUT_SECONDS = 0.5
+
+
+@contextmanager
+def translated() -> Iterator[None]:
+    """Raise StoreUnavailable for errors that mean that Postgres cannot serve now."""
+    try:
+        yield
+    except Exception as error:
+        if is_outage(error):
+            raise StoreUnavailable from error
+        raise
+
+
+class DirectConnections:
+    """Opens a connection for each use."""
+
+    def __init__(self, arguments: ConnectArguments) -> None:
+        self._arguments = arguments
+
+    @asynccontextmanager
+    async def alone(
+        self, *, transaction: bool = False
+    ) -> AsyncIterator[AsyncConnection]:
+        """Yield a connection outside the pool, whose statements may take long.
+
+        Raises StoreUnavailable.
+        """
+        engine = self._engine()
+        if not transaction:
+            engine = engine.execution_options(isolation_level="AUTOCOMMIT")
+        with translated():
+            async with (
+                engine.begin() if transaction else engine.connect() as connection
+            ):
+                yield connection
+
+    @asynccontextmanager
+    async def session(self) -> AsyncIterator[AsyncConnection]:
+        """Yield a connection whose transactions the caller ends. See `alone`."""
+        with translated():
+            async with self._engine().connect() as connection:
+                yield connection
+
+    def _engine(self) -> AsyncEngine:
+        return create_async_engine(
+            "postgresql+asyncpg://",
+            poolclass=NullPool,
+            hide_parameters=True,  # an error's text may reach a log
+            connect_args=self._arguments.unlimited(),
+        )
+
+    async def listen(
+        self,
+        channel: str,
+        on_notification: Callable[..., None],
+        on_listening: Callable[[AsyncConnection], Awaitable[None]] | None = None,
+    ) -> NoReturn:
+        """LISTEN on a channel until the connection fails.
+
+        `on_notification` is called as asyncpg calls listeners, `on_listening` once
+        no notification can be missed any more. Behind a pooler nothing arrives, and
+        callers depend on their polling. Raises StoreUnavailable and the like.
+        """
+        if self._arguments.transaction_pooler:
+            await asyncio.Event().wait()
+        async with self.alone() as connection:
+            raw = await connection.get_raw_connection()
+            driver: Any = raw.driver_connection
+            await driver.add_listener(channel, on_notification)
+            if on_listening:
+                await on_listening(connection)
+            while True:
+                await asyncio.sleep(KEEPALIVE_INTERVAL_SECONDS)
+                async with asyncio.timeout(KEEPALIVE_INTERVAL_SECONDS):
+                    await connection.execute(sa.select(1))
+
+    async def probe(self) -> None:
+        """Check that Postgres answers. Raises the driver's errors if it does not.
+
+        An answer such as "too many connections" is one.
+        """
+        try:
+            async with asyncio.timeout(PROBE_TIMEOUT_SECONDS):
+                connection = await asyncpg.connect(**self._arguments.direct())
+                try:
+                    await connection.execute("select 1")
+                finally:
+                    connection.terminate()
+        except Exception as error:
+            if is_unreachable(error):
+                raise

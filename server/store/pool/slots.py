@@ -1,0 +1,67 @@
+"""Slots: how many callers may hold a connection of the pool, and the queue of others.
+
+They are in front of SQLAlchemy's pool, whose queue does not wake a caller when another
+one fails to connect, and does not count those that wait.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class PoolStatistics:
+    """The state of the pool: connections, waiting callers, and timeouts in all."""
+
+    in_use: int
+    idle: int
+    waiting: int
+    timeouts: int
+
+
+class PoolTimeout(TimeoutError):
+    """No connection of the pool became free in time."""
+
+
+class Slots:
+    """A bounded number of slots, given out in the order of arrival."""
+
+    def __init__(self, size: int, wait_seconds: float) -> None:
+        self._semaphore = asyncio.Semaphore(size)
+        self._wait_seconds = wait_seconds
+        self.in_use = 0
+        self.waiting = 0
+        self.timeouts = 0
+
+    @property
+    def exhausted(self) -> bool:
+        """Whether a caller would have to wait."""
+        return self._semaphore.locked()
+
+    @asynccontextmanager
+    async def acquired(self) -> AsyncIterator[None]:
+        """Hold a slot. Raises PoolTimeout."""
+        if self._semaphore.locked():
+            await self._wait()
+        else:
+            await self._semaphore.acquire()  # does not wait
+        self.in_use += 1
+        try:
+            yield
+        finally:
+            self.in_use -= 1
+            self._semaphore.release()
+
+    async def _wait(self) -> None:
+        self.waiting += 1
+        try:
+            async with asyncio.timeout(self._wait_seconds):
+                await self._semaphore.acquire()
+        except TimeoutError:
+            self.timeouts += 1
+            raise PoolTimeout from None
+        finally:
+            self.waiting -= 1
