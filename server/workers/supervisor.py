@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -45,17 +46,26 @@ class Subscription:
 
 @asynccontextmanager
 async def supervise(
-    *tasks: Task, restart_delay: timedelta = RESTART_DELAY
+    *tasks: Task,
+    restart_delay: timedelta = RESTART_DELAY,
+    restarts: Counter[str] | None = None,
 ) -> AsyncIterator[None]:
-    """Run tasks until the block ends; restart each one that fails or returns."""
-    running = [asyncio.create_task(_restart(task, restart_delay)) for task in tasks]
+    """Run tasks until the block ends; restart each one that fails or returns.
+
+    `restarts` counts them by the task's name.
+    """
+    counts = Counter[str]() if restarts is None else restarts
+    counts.update({task.name: 0 for task in tasks})
+    running = [
+        asyncio.create_task(_restart(task, restart_delay, counts)) for task in tasks
+    ]
     try:
         yield
     finally:
         await _cancel(running)
 
 
-async def _restart(task: Task, delay: timedelta) -> None:
+async def _restart(task: Task, delay: timedelta, restarts: Counter[str]) -> None:
     """Run a task again and again; log the first failure of an outage only."""
     loop = asyncio.get_running_loop()
     outage_logged = False
@@ -74,6 +84,7 @@ async def _restart(task: Task, delay: timedelta) -> None:
             log.exception("background task failed", task=task.name)
         # jitter: not all processes reconnect at the same moment after an outage
         await asyncio.sleep(delay.total_seconds() * random.uniform(0.5, 1.0))  # noqa: S311
+        restarts[task.name] += 1
 
 
 async def _cancel(tasks: Sequence[asyncio.Task[None]]) -> None:
