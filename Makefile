@@ -8,10 +8,10 @@ LOCK := build/lock/bin/uv pip compile --no-config --universal --python-version 3
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test check generate lint migrate lock bench clean
+.PHONY: help setup run test check generate lint migrate lock bench bench-faults clean
 
 help:  ## list the targets
-	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 18
+	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 22
 
 .venv/.run: requirements.lock pyproject.toml
 	$(PYTHON) -m venv .venv
@@ -57,6 +57,9 @@ migrate: .venv/.run  ## upgrade the schema of the database of DATABASE_URL
 
 bench: setup  ## run the benchmarks and compare with their targets (ARGS=get_user)
 	python .ci/bench.py $(ARGS)
+
+bench-faults: setup  ## run the reliability experiments against their bars (ARGS="L4 L7")
+	python .ci/bench_faults.py $(ARGS)
 
 lock: .venv/.run  ## resolve and write the lock files
 	$(PYTHON) -m venv build/lock && build/lock/bin/pip install -q uv

@@ -17,7 +17,7 @@ ROOT = Path(__file__).parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "generated")]
 
 if TYPE_CHECKING:
-    from tests.load.row import Row
+    from tests.load.row import ResultRow
 
 LINE = "{:<44} {:>8} {:>8}  {:<6} {}"
 
@@ -57,7 +57,7 @@ def _benches(names: list[str]) -> list[Path]:
     )
 
 
-def _rows(path: Path) -> list["Row"] | None:
+def _rows(path: Path) -> list["ResultRow"] | None:
     """Run one benchmark and print its rows; return None if it crashed."""
     try:
         rows = _measure(importlib.import_module(f"tests.load.{path.stem}"))
@@ -73,14 +73,14 @@ def _rows(path: Path) -> list["Row"] | None:
     return rows
 
 
-def _measure(benchmark: ModuleType) -> list["Row"]:
+def _measure(benchmark: ModuleType) -> list["ResultRow"]:
     rows = benchmark.rows()
     if inspect.isawaitable(rows):
         rows = asyncio.run(_wait(rows))
     return list(rows)
 
 
-async def _wait(rows: object) -> list["Row"]:
+async def _wait(rows: object) -> list["ResultRow"]:
     return await rows  # type: ignore[misc, no-any-return]  # loaded by path
 
 

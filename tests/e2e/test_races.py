@@ -9,7 +9,9 @@ from tests.clients import Answer, Client, Grpc, Rest
 from tests.running import PASSWORD, RunningService
 
 CALLERS = 50
+UPDATES = 20
 TIMEOUT_SECONDS = 30
+POST = {"title": "On numbers", "body": "There are many."}
 
 
 async def sign_up_concurrently(
@@ -58,6 +60,32 @@ async def test_concurrent_sign_ups_create_one_account(shared: RunningService) ->
         "ListUsers", ana.tokens.access_token, username_prefix=name
     )
     assert users.body["total"] == 1
+
+
+async def test_concurrent_updates_of_one_version_apply_one(
+    shared: RunningService,
+) -> None:
+    """L15: over both transports; the others are told to read it again."""
+    ana = await shared.signed_in()
+    response = await Rest(shared).call("CreatePost", ana.tokens.access_token, **POST)
+    post = response.body
+    clients: list[Client] = [Rest(shared), Grpc(shared)]
+    answers = await asyncio.gather(
+        *(
+            clients[number % 2].call(
+                "UpdatePost",
+                ana.tokens.access_token,
+                id=post["id"],
+                title=f"Version {number}",
+                etag=post["etag"],
+            )
+            for number in range(UPDATES)
+        )
+    )
+    assert Counter((a.status, a.reason) for a in answers) == {
+        ("OK", ""): 1,
+        ("ABORTED", "ETAG_MISMATCH"): UPDATES - 1,
+    }
 
 
 async def test_concurrent_repeats_of_a_request_id_create_one_account(

@@ -15,10 +15,12 @@ from blatam.auth.v1 import auth_pb2, auth_pb2_grpc
 from blatam.user.v1 import user_pb2, user_pb2_grpc
 from tests.conftest import Servers, fresh_database, key_space
 from tests.processes import serving
-from tests.running import NO_LIMITS, RunningService, running
+from tests.running import NO_LIMITS, RunningService, SignedInUser, running
 
 SECRET_KEY = "0123456789abcdef" * 4
 ME = user_pb2.GetCurrentUserRequest()
+UPDATES = 10
+STALE_SECONDS = 2  # caches in a process keep an account for 5 s
 Refresh = Callable[[str], Awaitable[str]]
 
 
@@ -51,6 +53,24 @@ class Pair:
         except grpc.aio.AioRpcError as error:
             return error.code() is not grpc.StatusCode.UNAUTHENTICATED
         return True
+
+    async def name_elsewhere(self, viewer: SignedInUser, user: SignedInUser) -> str:
+        """Return a username as the other process answers, "" if it is not found."""
+        users = user_pb2_grpc.UserServiceStub(self.channel)
+        request = user_pb2.GetUserRequest(id=user.user.id)
+        try:
+            response = await users.GetUser(request, metadata=viewer.metadata)
+        except grpc.aio.AioRpcError as error:
+            return "" if error.code() is grpc.StatusCode.NOT_FOUND else str(error)
+        return response.user.username
+
+    async def until_elsewhere(
+        self, viewer: SignedInUser, user: SignedInUser, name: str
+    ) -> None:
+        """Wait until the other process answers with this username."""
+        async with asyncio.timeout(STALE_SECONDS):
+            while await self.name_elsewhere(viewer, user) != name:
+                pass
 
 
 def by_grpc(stub: auth_pb2_grpc.AuthServiceStub) -> Refresh:
@@ -134,6 +154,23 @@ async def test_reused_refresh_token_ends_the_session_everywhere(pair: Pair) -> N
                 accepted = await pair.accepts(ana.tokens.access_token)
         for refresh_elsewhere in pair.refreshers:
             assert await refresh_elsewhere(grandchild) == "UNAUTHENTICATED"
+
+
+async def test_change_of_account_reaches_every_process(pair: Pair) -> None:
+    """L17: another process soon answers with each change, and never with less."""
+    ana, viewer = await pair.local.signed_in(), await pair.local.signed_in()
+    assert await pair.name_elsewhere(viewer, ana) == ana.user.username
+    for number in range(UPDATES):
+        name = f"{ana.user.username}_{number}"
+        user = user_pb2.User(id=ana.user.id, username=name)
+        request = user_pb2.UpdateUserRequest(user=user)
+        request.update_mask.paths.append("username")
+        await pair.local.users.UpdateUser(request, metadata=ana.metadata)
+        await pair.until_elsewhere(viewer, ana, name)
+        assert await pair.name_elsewhere(viewer, ana) == name
+    deletion = user_pb2.DeleteUserRequest(id=ana.user.id)
+    await pair.local.users.DeleteUser(deletion, metadata=ana.metadata)
+    await pair.until_elsewhere(viewer, ana, "")
 
 
 async def test_log_out_reaches_every_process_without_redis(

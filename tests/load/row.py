@@ -11,7 +11,7 @@ class ResultRow:
     name: str
     figure: float
     target: float
-    better: Literal["higher", "lower"] = "higher"
+    better: Literal["higher", "lower", "equal"] = "higher"
     unit: str = ""
     notes: str = ""
 
@@ -20,4 +20,6 @@ class ResultRow:
         """Return whether the figure reaches its target."""
         if self.better == "higher":
             return self.figure >= self.target
+        if self.better == "equal":
+            return self.figure == self.target
         return self.figure <= self.target

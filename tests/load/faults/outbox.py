@@ -1,30 +1,28 @@
-"""E-mails and SIGKILL at random moments, while calls commit and e-mails are sent (L18).
+"""L18: SIGKILL at random moments, while calls commit and e-mails are sent.
 
 A call that was answered has committed: its e-mail must arrive. A call in flight at the
 kill may have committed or not. Every e-mail must belong to one of these calls.
 """
 
 import asyncio
-import json
+import os
 import random
 from collections import Counter
 from dataclasses import dataclass, field
-from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import grpc
 
 from blatam.auth.v1 import auth_pb2, auth_pb2_grpc
 from blatam.user.v1 import user_pb2, user_pb2_grpc
-from server.embedded.servers import EmbeddedServers
-from server.store.connections.connect import Database
-from server.store.migrate import upgrade
+from tests.load.faults.experiment import at_most, experiment
+from tests.load.faults.policies import NONE, open_channel
+from tests.load.faults.replicas import testbed
 from tests.load.row import ResultRow
 from tests.mailbox import Mailbox, mailbox
-from tests.processes import serving, settled
-from tests.running import NO_LIMITS, PASSWORD
+from tests.processes import settled
+from tests.running import PASSWORD
 
-KILLS = 50
+KILLS = int(os.environ.get("KILLS", "20"))
 CALLERS = 4
 MAX_UPTIME_SECONDS = 1.5
 CALL_INTERVAL_SECONDS = 0.05  # about the rate at which one process can mail
@@ -40,37 +38,22 @@ class Tally:
     answered: Counter[str] = field(default_factory=Counter)
 
 
-def rows() -> list[ResultRow]:
-    """Return the e-mails that are missing or unexpected, and the duplicates."""
-    with TemporaryDirectory(prefix="blatam-bench-", dir="/tmp") as name:
-        folder = Path(name)
-        folder.chmod(0o755)  # Postgres runs under another account
-        servers = EmbeddedServers(folder)
-        try:
-            urls = servers.start_postgres(), servers.start_valkey()
-            return asyncio.run(_measured(*urls))
-        finally:
-            servers.stop()
-
-
-async def _measured(database_url: str, redis_url: str) -> list[ResultRow]:
-    await upgrade(Database(database_url))
+@experiment("L18", max_seconds=60 + 8 * KILLS)
+async def processes_are_killed_while_mailing() -> list[ResultRow]:
+    """Kill the service at random moments; every third time the mail server is down."""
     tally = Tally()
-    async with mailbox() as box:
-        settings = {
-            "DATABASE_URL": database_url,
-            "REDIS_URL": redis_url,
-            "SECRET_KEY": "0123456789abcdef" * 2,
-            "SMTP_URL": box.url,
-            "RATE_LIMITS": json.dumps(NO_LIMITS),
-        }
-        async with serving(settings) as process:
-            callers = [await _signed_in(process.channel, n) for n in range(CALLERS)]
-        for _ in range(KILLS):
-            async with serving(settings) as process:
-                await _calling(process.channel, callers, tally)
-        async with serving(settings):
-            await settled(database_url, 120)
+    async with mailbox() as box, testbed(SMTP_URL=box.url) as bed:
+        process = await bed.started()
+        async with open_channel([process.grpc], NONE) as channel:
+            callers = [await _signed_in(channel, n) for n in range(CALLERS)]
+        for number in range(KILLS):
+            await (box.shut() if number % 3 == 2 else box.open())
+            async with open_channel([process.grpc], NONE) as channel:
+                await _calling(channel, callers, tally)
+            await process.kill()
+            await process.start()
+        await box.open()
+        await settled(bed.stores.database_url, 120)
         return _results(box, tally)
 
 
@@ -114,20 +97,18 @@ def _results(box: Mailbox, tally: Tally) -> list[ResultRow]:
     total, duplicates = once.total(), len(mails) - once.total()
     notes = f"{total:,} e-mails, {tally.answered.total():,} calls completed"
     return [
-        ResultRow(
-            f"L18 kill -9 x{KILLS}: e-mails missing or unexpected",
+        at_most(
+            f"kill -9 x{KILLS}: e-mails missing or unexpected",
             missing + unexpected,
             0,
-            better="lower",
-            unit="e-mails",
-            notes=f"{missing} missing, {unexpected} unexpected; {notes}",
+            "e-mails",
+            f"{missing} missing, {unexpected} unexpected; {notes}",
         ),
-        ResultRow(
-            f"L18 kill -9 x{KILLS}: duplicate e-mails",
+        at_most(
+            f"kill -9 x{KILLS}: duplicate e-mails",
             100 * duplicates / total,
             1,
-            better="lower",
-            unit="%",
-            notes=f"{duplicates} of {total:,}",
+            "%",
+            f"{duplicates} of {total:,}",
         ),
     ]

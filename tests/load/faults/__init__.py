@@ -1,0 +1,1 @@
+"""Reliability experiments with real processes, signals and a TCP fault proxy."""
