@@ -13,7 +13,6 @@ from fastapi import FastAPI
 from starlette.requests import Request
 from starlette.responses import FileResponse, HTMLResponse, JSONResponse, Response
 
-from edge.codec import Codec
 from edge.config import EdgeSettings
 from edge.dispatcher import Dispatcher
 from edge.http.request_headers import is_valid_host
@@ -24,6 +23,7 @@ from edge.openapi import describe
 from edge.port import CallPort
 from edge.routing.bindings import BindingError, read_bindings
 from edge.routing.router import Router
+from edge.schema.codec import Codec
 
 _log = logging.getLogger("edge")
 _DEFAULTS = EdgeSettings()

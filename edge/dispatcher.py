@@ -6,7 +6,6 @@ from collections.abc import Container
 from time import perf_counter
 from typing import Any
 
-from edge.codec import Codec
 from edge.config import EdgeSettings
 from edge.errors import Code, HttpError
 from edge.exchange import Exchange
@@ -33,6 +32,7 @@ from edge.responses.unary import UnaryCalls
 from edge.routing.bindings import Binding
 from edge.routing.route import Candidate, Routing, method_not_allowed
 from edge.routing.router import Router
+from edge.schema.codec import Codec
 
 _log = logging.getLogger("edge")
 Requests = list[bytes]  # serialized, in the order in which they are tried

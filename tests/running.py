@@ -17,8 +17,8 @@ from blatam.user.v1 import user_pb2
 from blatam.user.v1.user_pb2_grpc import UserServiceStub
 from edge.port import CallPort
 from server.composition.application import build_application
+from server.composition.listeners.serving import listening_grpc
 from server.composition.resources import open_resources
-from server.composition.serving import listening_grpc
 from server.config import Settings, load
 from server.domain.accounts.users import Role, UserEdit
 from server.observability.tracing.tracing import Tracing

@@ -6,13 +6,13 @@ from typing import Any
 
 from protobuf import DescService, Registry
 
-from edge.codec import Codec
 from edge.config import EdgeSettings
 from edge.openapi.operations import Operations
 from edge.openapi.paths import PathNames
 from edge.openapi.responses import error_schema
 from edge.openapi.text import tag_name
 from edge.routing.bindings import Binding, read_bindings
+from edge.schema.codec import Codec
 from edge.schema.components import Schemas, comment
 
 _log = logging.getLogger("edge")

@@ -6,7 +6,6 @@ from typing import Any
 import orjson
 from protobuf import Message
 
-from edge.codec import Codec
 from edge.errors import BAD_INPUT, HttpError, fault
 from edge.http.negotiation import JSON, PROTOBUF, body_kind
 from edge.requests.masks import MaskDeriver
@@ -19,6 +18,7 @@ from edge.requests.parameters import (
     query_values,
 )
 from edge.routing.bindings import Binding
+from edge.schema.codec import Codec
 from edge.schema.faults import strict_tree
 from edge.schema.fields import Shape
 

@@ -7,12 +7,12 @@ from typing import Any
 import orjson
 from protobuf import Message
 
-from edge.codec import Codec
 from edge.config import EdgeSettings
 from edge.errors import Header
 from edge.http.negotiation import EVENTS, JSON, NDJSON, PROTOBUF
 from edge.http.streams import FRAMINGS, RAW, Framing
 from edge.routing.bindings import Binding
+from edge.schema.codec import Codec
 
 _VARY = (b"vary", b"Authorization, Cookie, Accept")
 PRIVATE = ((b"cache-control", b"private, no-cache"), _VARY)

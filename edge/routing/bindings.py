@@ -11,9 +11,9 @@ from typing import Any
 
 from protobuf import DescMethod, Oneof
 
-from edge.codec import Codec
 from edge.config import EdgeSettings
 from edge.routing.template import PathTemplate, Variable, parse
+from edge.schema.codec import Codec
 from edge.schema.fields import (
     Field,
     FieldPathError,

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import typer
 
-from server.cli import admin, doctor, keys, migrate, openapi, outbox, serve, top
-from server.composition.serving import use_batch_scheduling
+from server.cli import admin, keys, migrate, openapi, outbox, serve
+from server.cli.monitoring import doctor, top
+from server.composition.listeners.serving import use_batch_scheduling
 
 cli = typer.Typer(
     help="Run and operate Blatam Academy.",

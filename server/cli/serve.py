@@ -14,12 +14,12 @@ import uvloop
 from server.cli.database import open_database
 from server.cli.embedded import print_banner, start_embedded_servers
 from server.cli.terminal import load_settings, report_errors, run_async
-from server.composition import serving
 from server.composition.edge import remote_edge
-from server.composition.limits import http_protocol
-from server.composition.metrics import listening_metrics
+from server.composition.listeners import serving
+from server.composition.listeners.limits import http_protocol
+from server.composition.listeners.metrics import listening_metrics
+from server.composition.listeners.sockets import bind_http, bound_address
 from server.composition.service import running_service
-from server.composition.sockets import bind_http, bound_address
 from server.composition.tls import open_listener_tls
 from server.composition.tls.hop import connected_hop
 from server.composition.tls.settings import hop_credentials, listener_credentials

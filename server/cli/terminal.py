@@ -13,7 +13,7 @@ import uvloop
 from structlog.typing import Processor
 
 from server.composition.edge import rates
-from server.composition.sockets import CannotListen
+from server.composition.listeners.sockets import CannotListen
 from server.composition.tracing import check_tracing
 from server.config import (
     ConfigurationError,

@@ -25,7 +25,7 @@ from server.composition.feature import (
     fold_servicers,
     run_features,
 )
-from server.composition.limits import max_connections
+from server.composition.listeners.limits import max_connections
 from server.composition.members import members_feature
 from server.composition.outbox import outbox_feature
 from server.composition.posts import posts_feature
@@ -35,18 +35,18 @@ from server.config import Settings
 from server.domain.auth.authentication import Authentication
 from server.domain.credentials.service_keys import ServiceKeys
 from server.domain.idempotency import Idempotency
-from server.rpc.batched_call import call_executor
-from server.rpc.batching import BatchingServicer
+from server.rpc.batching.call import call_executor
+from server.rpc.batching.stream import BatchingServicer
 from server.rpc.connections import ConnectionCounter
 from server.rpc.deadlines import TIMER_INTERVAL
 from server.rpc.grpc_messages import MessageChannel
 from server.rpc.grpc_server import build_grpc_server
-from server.rpc.health import POLL_INTERVAL, Health
 from server.rpc.interceptors.admission import MAX_CALLS, Admission
 from server.rpc.listener import ChainDependencies, Listener, serve_methods
 from server.rpc.local import LocalPort
-from server.rpc.reflection import enable_reflection
-from server.rpc.unknown_methods import UnknownMethods
+from server.rpc.standard_services.health import POLL_INTERVAL, Health
+from server.rpc.standard_services.reflection import enable_reflection
+from server.rpc.standard_services.unknown_methods import UnknownMethods
 from server.store.idempotent_responses import PostgresIdempotentResponses
 from server.workers.event_loop_monitor import EventLoopMonitor
 from server.workers.poller import Poller

@@ -11,12 +11,12 @@ from datetime import timedelta
 from functools import partial
 from pathlib import Path
 
-from server.composition import serving
 from server.composition.application import Application, build_application
-from server.composition.limits import http_protocol
-from server.composition.metrics import listening_metrics
+from server.composition.listeners import serving
+from server.composition.listeners.limits import http_protocol
+from server.composition.listeners.metrics import listening_metrics
+from server.composition.listeners.sockets import bound_address, with_port
 from server.composition.resources import open_resources
-from server.composition.sockets import bound_address, with_port
 from server.composition.tls import open_listener_tls
 from server.config import ConfigurationError, Settings
 from server.store import migrate

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from server.cli.checks import displayed_settings, run_checks
-from server.cli.findings import Finding
+from server.cli.monitoring.checks import displayed_settings, run_checks
+from server.cli.monitoring.findings import Finding
 from server.cli.monitoring.process_checks import check_process
 from server.config import load
 from server.store.connections.connect import Database

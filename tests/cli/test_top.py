@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 from server.cli.monitoring.faults import faults
 from server.cli.monitoring.frame import frame
 from server.cli.monitoring.samples import Interval, Scrape, quantile_of
-from server.cli.top import top
+from server.cli.monitoring.top import top
 from tests.cli.metrics_listener import metrics_listener
 
 METHOD = 'grpc_service="blatam.user.v1.UserService",grpc_method="GetUser"'

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from server.composition import metrics
-from server.composition.metrics import listening_metrics
-from server.composition.sockets import CannotListen
+from server.composition.listeners import metrics
+from server.composition.listeners.metrics import listening_metrics
+from server.composition.listeners.sockets import CannotListen
 from tests.running import running
 from tests.silent_proxy import silent_proxy
 

@@ -7,8 +7,12 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from server.composition.serving import listening_grpc, stopping_together
-from server.composition.sockets import CannotListen, bind_http, reserve_grpc_port
+from server.composition.listeners.serving import listening_grpc, stopping_together
+from server.composition.listeners.sockets import (
+    CannotListen,
+    bind_http,
+    reserve_grpc_port,
+)
 from server.rpc.grpc_server import build_grpc_server
 
 FOREIGN = "192.0.2.1:50051"  # RFC 5737: no interface has this address

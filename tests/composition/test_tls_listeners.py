@@ -16,8 +16,8 @@ import trustme
 
 from edge.listener import DeadlinedProtocol
 from edge.port import CallError
-from server.composition import serving
-from server.composition.sockets import bind_http
+from server.composition.listeners import serving
+from server.composition.listeners.sockets import bind_http
 from server.composition.tls import ListenerTls, open_listener_tls
 from server.composition.tls.hop import HopPort, connected_hop
 from server.composition.tls.reload import ReloadedCredentials

@@ -15,12 +15,12 @@ from typing import Any
 import grpc
 
 from blatam.auth.v1 import auth_pb2
-from server.cli.checks import run_checks
-from server.cli.findings import Finding
+from server.cli.monitoring.checks import run_checks
 from server.cli.monitoring.faults import faults
+from server.cli.monitoring.findings import Finding
 from server.cli.monitoring.process_checks import check_process
 from server.cli.monitoring.samples import Interval, Scrape
-from server.composition.metrics import listening_metrics
+from server.composition.listeners.metrics import listening_metrics
 from server.config import load
 from tests.conftest import ready
 from tests.deploy.promql import Samples

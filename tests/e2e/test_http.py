@@ -13,8 +13,8 @@ from edge.app import create_app
 from edge.batching import BatchingPort
 from edge.listener import DeadlinedProtocol
 from edge.port import RemotePort
-from server.composition.serving import listening_http
-from server.composition.sockets import bind_http
+from server.composition.listeners.serving import listening_http
+from server.composition.listeners.sockets import bind_http
 from server.config import Settings
 from server.rpc import contract
 from tests.running import RunningService, SignedInUser

@@ -20,11 +20,11 @@ from blatam.auth.v1.auth_pb2_grpc import AuthServiceStub
 from blatam.user.v1 import user_pb2
 from blatam.user.v1.user_pb2_grpc import UserServiceStub
 from edge.listener import DeadlinedProtocol
-from server.composition import serving
 from server.composition.application import Application, build_application
 from server.composition.edge import remote_edge
+from server.composition.listeners import serving
+from server.composition.listeners.sockets import bind_http
 from server.composition.resources import open_resources
-from server.composition.sockets import bind_http
 from server.composition.tls import ListenerTls, open_listener_tls
 from server.composition.tls.hop import connected_hop
 from server.composition.tls.settings import hop_credentials

@@ -15,8 +15,8 @@ from edge.config import EdgeSettings
 from edge.errors import DEADLINE_MESSAGE
 from edge.port import CallError, RemotePort, Reply
 from edge.timers import SharedTimer
-from server.rpc.batched_call import CallExecutor
-from server.rpc.batching import BatchingServicer
+from server.rpc.batching.call import CallExecutor
+from server.rpc.batching.stream import BatchingServicer
 from server.rpc.grpc_messages import MessageChannel
 from tests.edge.service import FakePort, Stream, client, compiled, status
 from tests.edge.shop import SHOP, events, item, kind

@@ -7,10 +7,10 @@ from pathlib import Path
 from google.protobuf import json_format
 
 from blatam.user.v1 import user_pb2
-from edge.codec import Codec
 from edge.config import EdgeSettings
 from edge.routing.bindings import read_bindings
 from edge.routing.router import Router, pick
+from edge.schema.codec import Codec
 from tests.edge.service import routes
 from tests.load.row import ResultRow
 from tests.load.stopwatch import Work, race

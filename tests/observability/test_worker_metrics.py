@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-from server.composition.metrics import listening_metrics
+from server.composition.listeners.metrics import listening_metrics
 from server.observability.metrics import definitions
 from server.observability.metrics.calls import CallLabels, CallMetrics
 from server.observability.metrics.exposition import (

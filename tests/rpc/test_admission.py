@@ -18,12 +18,12 @@ from edge.batching import BatchingPort
 from edge.http.trusted_proxies import TrustedProxies
 from edge.port import CallError, CallPort, RemotePort, Reply
 from edge.timers import SharedTimer
-from server.composition.serving import listening_grpc
+from server.composition.listeners.serving import listening_grpc
 from server.domain.callers import Caller
 from server.domain.errors import Overloaded
 from server.observability.metrics.calls import CallMetrics
-from server.rpc.batched_call import call_executor
-from server.rpc.batching import BatchingServicer
+from server.rpc.batching.call import call_executor
+from server.rpc.batching.stream import BatchingServicer
 from server.rpc.call import Call, Method, Outcome, Proceed, Stream, wrap_handler
 from server.rpc.deadlines import TIMER_INTERVAL
 from server.rpc.grpc_messages import MessageChannel

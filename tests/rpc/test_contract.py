@@ -17,8 +17,8 @@ import edge
 from blatam.error.v1 import reason_pb2
 from blatam.policy.v1 import policy_pb2
 from blatam.policy.v1.policy_pb2 import Access, MethodPolicy, RateLimit
-from edge.codec import Codec
 from edge.openapi.text import read_text
+from edge.schema.codec import Codec
 from edge.schema.components import comment
 from server.domain import errors
 from server.domain.limits import Window

@@ -2,7 +2,7 @@
 
 import grpc
 
-from server.rpc.health import Health, remote_readiness
+from server.rpc.standard_services.health import Health, remote_readiness
 from tests.logs import captured_lines
 from tests.running import RunningService
 

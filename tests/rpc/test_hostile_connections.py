@@ -19,15 +19,15 @@ from blatam.policy.v1.policy_pb2 import Access, MethodPolicy
 from blatam.user.v1 import user_pb2 as pb
 from edge.http.trusted_proxies import TrustedProxies
 from edge.timers import SharedTimer
-from server.composition.serving import listening_grpc
+from server.composition.listeners.serving import listening_grpc
 from server.rpc import grpc_server
 from server.rpc.call import Call, Method, Outcome, Stream, wrap_handler
 from server.rpc.deadlines import TIMER_INTERVAL
 from server.rpc.grpc_messages import MessageChannel
-from server.rpc.health import Health
-from server.rpc.health_servicer import MAX_WATCHES_PER_CONNECTION
 from server.rpc.interceptors.errors import map_errors
 from server.rpc.listener import Listener
+from server.rpc.standard_services.health import Health
+from server.rpc.standard_services.health_servicer import MAX_WATCHES_PER_CONNECTION
 from tests.rpc.http2 import (
     CANCEL,
     CONTINUATION,

@@ -10,7 +10,11 @@ import pytest
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 from grpc_reflection.v1alpha import reflection_pb2
 
-from server.rpc.reflection import ALPHA_NAME, V1_NAME, reflection_v1_file
+from server.rpc.standard_services.reflection import (
+    ALPHA_NAME,
+    V1_NAME,
+    reflection_v1_file,
+)
 from tests.running import RunningService, running
 
 PAGES = ("/docs", "/openapi.json")

@@ -15,7 +15,7 @@ from blatam.user.v1 import user_pb2 as pb
 from edge.http.trusted_proxies import TrustedProxies
 from edge.port import CallError, CallPort, RemotePort, Reply
 from edge.timers import SharedTimer
-from server.composition.serving import listening_grpc
+from server.composition.listeners.serving import listening_grpc
 from server.domain.audit import AuditEvent, AuditFilter
 from server.domain.errors import UserNotFound
 from server.observability.logging import add_context

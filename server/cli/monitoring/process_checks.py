@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 
-from server.cli.findings import Finding
 from server.cli.monitoring.faults import faults
+from server.cli.monitoring.findings import Finding
 from server.cli.monitoring.samples import Interval
 from server.cli.monitoring.scraping import MetricsTimeout, NoMetrics, scrape
 

@@ -18,7 +18,7 @@ from server.cli.embedded import print_banner, start_embedded_servers
 from server.cli.workers.process import interpreter
 from server.cli.workers.running import WorkerPlan, run_workers
 from server.cli.workers.supervisor import WorkerFailed
-from server.composition.sockets import CannotListen
+from server.composition.listeners.sockets import CannotListen
 from server.config import ConfigurationError, load, with_local_defaults
 from server.embedded.processes import EmbeddedServerError
 from server.embedded.servers import EmbeddedServers

@@ -16,8 +16,12 @@ from tempfile import TemporaryDirectory
 from server.cli.workers.control import Assignment
 from server.cli.workers.process import WorkerProcess
 from server.cli.workers.supervisor import Supervisor
-from server.composition.metrics import listening_metrics
-from server.composition.sockets import bind_http, bound_address, reserve_grpc_port
+from server.composition.listeners.metrics import listening_metrics
+from server.composition.listeners.sockets import (
+    bind_http,
+    bound_address,
+    reserve_grpc_port,
+)
 from server.config import Settings
 from server.observability.metrics.workers import WorkerMetrics
 

@@ -28,7 +28,7 @@ from server.cli.workers.control import (
     Assignment,
     SupervisorLink,
 )
-from server.composition import serving
+from server.composition.listeners import serving
 from server.composition.service import Service, running_service
 from server.config import Settings
 from server.observability.logging import add_worker

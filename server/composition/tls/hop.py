@@ -20,7 +20,7 @@ from edge.port import CHANNEL_OPTIONS, Metadata, Reply, StreamReply
 from server.composition.tls.certificates import Credentials
 from server.composition.tls.reload import ReloadedCredentials
 from server.rpc import contract
-from server.rpc.health import remote_readiness
+from server.rpc.standard_services.health import remote_readiness
 from server.workers.poller import Poller
 from server.workers.supervisor import Task, supervise
 

@@ -25,7 +25,7 @@ import structlog
 import uvicorn
 from fastapi import FastAPI
 
-from server.composition.sockets import CannotListen, check_grpc_address
+from server.composition.listeners.sockets import CannotListen, check_grpc_address
 
 log = structlog.get_logger()
 STOP_TIMEOUT_SECONDS = 10.0

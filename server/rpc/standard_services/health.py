@@ -10,7 +10,7 @@ import grpc
 import structlog
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
-from server.rpc.health_servicer import HealthServicer
+from server.rpc.standard_services.health_servicer import HealthServicer
 
 log = structlog.get_logger()
 POLL_INTERVAL = timedelta(seconds=1)

@@ -17,7 +17,7 @@ from google.protobuf.message import DecodeError
 
 from batching.v1 import batching_pb2 as pb
 from server.domain.errors import DeadlineExceeded
-from server.rpc.batched_call import CallExecutor, error_result
+from server.rpc.batching.call import CallExecutor, error_result
 from server.rpc.connections import ConnectionCounter
 from server.rpc.grpc_messages import ClientNotReading, MessageChannel
 from server.rpc.grpc_server import KIB, MAX_CALLS_PER_CONNECTION

@@ -9,8 +9,9 @@ import orjson
 import typer
 import uvloop
 
-from server.cli import checks, state_dir
-from server.cli.findings import Finding
+from server.cli import state_dir
+from server.cli.monitoring import checks
+from server.cli.monitoring.findings import Finding
 from server.cli.terminal import load_settings
 
 

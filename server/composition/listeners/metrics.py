@@ -14,7 +14,7 @@ from http import HTTPStatus
 import structlog
 from prometheus_client import CONTENT_TYPE_PLAIN_0_0_4
 
-from server.composition.sockets import bind_metrics
+from server.composition.listeners.sockets import bind_metrics
 
 Render = Callable[[], Awaitable[bytes]]
 PATH = "/metrics"

@@ -14,7 +14,7 @@ from pydantic import SecretStr
 from redis.exceptions import RedisError
 
 from server.cli.database import open_database
-from server.cli.findings import Finding
+from server.cli.monitoring.findings import Finding
 from server.cli.monitoring.process_checks import check_process
 from server.composition.tls.reload import ReloadedCredentials
 from server.composition.tls.settings import hop_credentials, listener_credentials

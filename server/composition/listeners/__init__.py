@@ -1,0 +1,1 @@
+"""Sockets and servers that listen: gRPC, HTTP and metrics."""

@@ -1,0 +1,1 @@
+"""Many unary calls over one stream (batching.proto): the server side."""

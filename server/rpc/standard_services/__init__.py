@@ -1,0 +1,1 @@
+"""Services of gRPC itself: health, reflection, and the answer to unknown methods."""
