@@ -7,7 +7,7 @@ import typer
 
 from edge.openapi import document as openapi_document
 from server.cli.terminal import load_settings
-from server.composition.edge import edge_settings
+from server.composition.edge.app import edge_settings
 from server.rpc import contract
 
 

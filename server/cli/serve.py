@@ -14,14 +14,14 @@ import uvloop
 from server.cli.database import open_database
 from server.cli.embedded import print_banner, start_embedded_servers
 from server.cli.terminal import load_settings, report_errors, run_async
-from server.composition.edge import remote_edge
+from server.composition.edge.app import remote_edge
+from server.composition.edge.hop import connected_hop
 from server.composition.listeners import serving
 from server.composition.listeners.limits import http_protocol
 from server.composition.listeners.metrics import listening_metrics
+from server.composition.listeners.service import running_service
 from server.composition.listeners.sockets import bind_http, bound_address
-from server.composition.service import running_service
 from server.composition.tls import open_listener_tls
-from server.composition.tls.hop import connected_hop
 from server.composition.tls.settings import hop_credentials, listener_credentials
 from server.composition.tracing import open_tracing
 from server.config import Settings

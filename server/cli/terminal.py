@@ -12,7 +12,7 @@ import typer
 import uvloop
 from structlog.typing import Processor
 
-from server.composition.edge import rates
+from server.composition.edge.app import rates
 from server.composition.listeners.sockets import CannotListen
 from server.composition.tracing import check_tracing
 from server.config import (

@@ -2,54 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import grpc
 from fastapi import FastAPI
 
-from edge.http.trusted_proxies import TrustedProxies
-from edge.port import CallError, CallPort, Reply
+from edge.port import CallPort
 from edge.timers import SharedTimer
 from server.composition.accounts import accounts_feature
 from server.composition.application_metrics import ApplicationMetrics
 from server.composition.auth import auth_feature, authentication
-from server.composition.edge import edge_app, edge_settings, rates
-from server.composition.edge_tracing import trace_edge
+from server.composition.edge.app import rates
 from server.composition.feature import (
-    Drain,
     DrainCalls,
-    DrainStage,
     Feature,
     fold_servicers,
     run_features,
 )
-from server.composition.listeners.limits import max_connections
 from server.composition.members import members_feature
 from server.composition.outbox import outbox_feature
 from server.composition.posts import posts_feature
 from server.composition.resources import Resources, Stores, build_stores
 from server.composition.startup import Startup, Step
-from server.config import Settings
+from server.composition.transports import build_transports
 from server.domain.auth.authentication import Authentication
 from server.domain.credentials.service_keys import ServiceKeys
 from server.domain.idempotency import Idempotency
-from server.rpc.batching.call import call_executor
-from server.rpc.batching.stream import BatchingServicer
 from server.rpc.connections import ConnectionCounter
 from server.rpc.deadlines import TIMER_INTERVAL
-from server.rpc.grpc_messages import MessageChannel
-from server.rpc.grpc_server import build_grpc_server
-from server.rpc.interceptors.admission import MAX_CALLS, Admission
-from server.rpc.listener import ChainDependencies, Listener, serve_methods
-from server.rpc.local import LocalPort
-from server.rpc.standard_services.health import POLL_INTERVAL, Health
-from server.rpc.standard_services.reflection import enable_reflection
-from server.rpc.standard_services.unknown_methods import UnknownMethods
+from server.rpc.interceptors.admission import Admission
+from server.rpc.listener import ChainDependencies, serve_methods
 from server.store.idempotent_responses import PostgresIdempotentResponses
-from server.workers.event_loop_monitor import EventLoopMonitor
-from server.workers.poller import Poller
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,56 +79,22 @@ async def build_application(
     servicers = fold_servicers(features)
     dependencies = chain_dependencies(resources, stores, sign_in, startup)
     served = serve_methods(servicers, dependencies)
-    settings = resources.settings
-    proxies = TrustedProxies(settings.trusted_proxies)
-    execute = call_executor(served, proxies, resources.metrics.calls)
-    messages, connections = MessageChannel(dependencies.timer), ConnectionCounter()
-    batching = BatchingServicer(execute, MAX_CALLS, messages, connections)
-    reads_certificates = bool(settings.service_certificates)
-    listener = Listener(proxies, messages, connections, reads_certificates)
-    health = Health(resources.database.ping, list(servicers))
-    handlers = [*listener.handlers(served), batching.handler()]
-    server = _grpc_server(handlers, settings)
-    health.add_to(server)
-    if settings.debug:
-        enable_reflection(server, (*servicers, health.name))
-    server.add_generic_rpc_handlers((UnknownMethods(resources.metrics.calls),))
-    port = LocalPort(served, proxies, Reply, CallError)
-    edge = replace(
-        edge_settings(settings, rates(settings)),
-        ready=health.ready,
-        observe_request=resources.metrics.edge.requests.observe,
-    )
-    edge = trace_edge(edge, resources.tracing, proxies)
-    monitor = EventLoopMonitor(resources.metrics.edge.loop_lag.observe)
-    features.append(_transport_feature(health, batching, monitor))
-    # before the tasks start: building it blocks the event loop longer than the
+    # before the tasks start: building the edge blocks the event loop longer than the
     # timeout with which they connect to Redis
-    http = edge_app(port, edge)
-    keys = sign_in.service_keys
+    transports = build_transports(resources, list(servicers), served, dependencies)
+    features.append(transports.feature)
     async with run_features(features, startup) as drain_calls:
         yield Application(
-            server,
-            port,
-            http,
-            drain_calls,
-            startup.check,
-            health.ready,
-            ApplicationMetrics(resources, stores).render,
-            connections,
-            keys,
+            grpc=transports.grpc,
+            port=transports.port,
+            http=transports.http,
+            drain=drain_calls,
+            check=startup.check,
+            ready=transports.ready,
+            render_metrics=ApplicationMetrics(resources, stores).render,
+            connections=transports.connections,
+            service_keys=sign_in.service_keys,
         )
-
-
-def _grpc_server(
-    handlers: Iterable[grpc.GenericRpcHandler], settings: Settings
-) -> grpc.aio.Server:
-    return build_grpc_server(
-        handlers,
-        max_connections(),
-        reuse_port=settings.workers > 1,
-        max_connection_age=settings.grpc_max_connection_age,
-    )
 
 
 def build_features(
@@ -157,27 +108,6 @@ def build_features(
         posts_feature(resources),
         outbox_feature(resources, stores),
     ]
-
-
-def _transport_feature(
-    health: Health, batching: BatchingServicer, monitor: EventLoopMonitor
-) -> Feature:
-    """Return health, which is refreshed last, and what belongs to no other feature."""
-
-    async def drain_batching() -> None:
-        batching.drain()
-
-    return Feature(
-        tasks=(
-            Poller("health", health.refresh, POLL_INTERVAL, before_serving=True),
-            monitor,
-        ),
-        drains=(
-            Drain(DrainStage.HEALTH, health.drain),
-            Drain(DrainStage.STREAMS, drain_batching),
-            Drain(DrainStage.STREAMS, health.end_watches),
-        ),
-    )
 
 
 def chain_dependencies(

@@ -14,8 +14,8 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from blatam.auth.v1 import auth_pb2
 from blatam.auth.v1.auth_pb2_grpc import AuthServiceStub
+from server.composition.listeners.service import Service, running_service
 from server.composition.listeners.sockets import bind_http
-from server.composition.service import Service, running_service
 from server.config import load
 from server.rpc.contract import service_config
 

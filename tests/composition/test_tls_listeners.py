@@ -16,10 +16,10 @@ import trustme
 
 from edge.listener import DeadlinedProtocol
 from edge.port import CallError
+from server.composition.edge.hop import HopPort, connected_hop
 from server.composition.listeners import serving
 from server.composition.listeners.sockets import bind_http
 from server.composition.tls import ListenerTls, open_listener_tls
-from server.composition.tls.hop import HopPort, connected_hop
 from server.composition.tls.reload import ReloadedCredentials
 from server.composition.tls.settings import hop_credentials
 from server.config import load

@@ -21,12 +21,12 @@ from blatam.user.v1 import user_pb2
 from blatam.user.v1.user_pb2_grpc import UserServiceStub
 from edge.listener import DeadlinedProtocol
 from server.composition.application import Application, build_application
-from server.composition.edge import remote_edge
+from server.composition.edge.app import remote_edge
+from server.composition.edge.hop import connected_hop
 from server.composition.listeners import serving
 from server.composition.listeners.sockets import bind_http
 from server.composition.resources import open_resources
 from server.composition.tls import ListenerTls, open_listener_tls
-from server.composition.tls.hop import connected_hop
 from server.composition.tls.settings import hop_credentials
 from server.config import load
 from server.domain.accounts.users import Role

@@ -14,8 +14,8 @@ from fastapi import FastAPI
 from opentelemetry.trace import SpanKind, StatusCode
 
 from blatam.user.v1 import user_pb2
-from server.composition.edge import remote_edge
-from server.composition.tls.hop import connected_hop
+from server.composition.edge.app import remote_edge
+from server.composition.edge.hop import connected_hop
 from server.config import load
 from tests.running import PASSWORD, RunningService, running
 from tests.spans import (

@@ -17,7 +17,7 @@ from blatam.auth.v1 import auth_pb2
 from blatam.user.v1 import user_pb2
 from edge.batching import BatchingPort
 from edge.port import CallError, Metadata, RemotePort, Reply
-from server.composition.edge import edge_app, edge_settings
+from server.composition.edge.app import edge_app, edge_settings
 from server.config import load
 from tests.conftest import Servers, fresh_database, key_space
 from tests.running import PASSWORD, RunningService, SignedInUser, running

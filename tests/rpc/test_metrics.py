@@ -18,8 +18,8 @@ from blatam.post.v1 import post_pb2
 from blatam.user.v1 import user_pb2
 from edge.batching import BatchingPort
 from edge.port import CallError
-from server.composition.edge import remote_edge
-from server.composition.tls.hop import connected_hop
+from server.composition.edge.app import remote_edge
+from server.composition.edge.hop import connected_hop
 from server.config import load
 from server.domain.accounts.users import Role
 from server.observability.metrics.calls import CODES

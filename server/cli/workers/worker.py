@@ -29,7 +29,7 @@ from server.cli.workers.control import (
     SupervisorLink,
 )
 from server.composition.listeners import serving
-from server.composition.service import Service, running_service
+from server.composition.listeners.service import Service, running_service
 from server.config import Settings
 from server.observability.logging import add_worker
 from server.observability.metrics.workers import WorkerFiles

@@ -13,8 +13,8 @@ from edge.config import EdgeSettings, TokenCookie
 from edge.http.trusted_proxies import TrustedProxies
 from edge.observation import Observe
 from edge.port import CallPort
-from server.composition.edge_tracing import trace_edge
-from server.composition.tls.hop import HopPort
+from server.composition.edge.hop import HopPort
+from server.composition.edge.tracing import trace_edge
 from server.config import Settings
 from server.domain.errors import RefreshTokenInvalid
 from server.domain.limits import Window
