@@ -18,6 +18,7 @@ from edge.config import EdgeSettings
 from edge.dispatcher import Dispatcher
 from edge.http.request_headers import is_valid_host
 from edge.http.streams import Receive, Send
+from edge.observation import observe_page
 from edge.openapi import describe
 from edge.port import CallPort
 from edge.routing.bindings import BindingError, read_bindings
@@ -86,10 +87,13 @@ class Edge(FastAPI):
 
     async def __call__(self, scope: Any, receive: Receive, send: Send) -> None:
         """Serve one ASGI connection."""
-        if scope["type"] != "http" or self._is_own(scope):
-            await super().__call__(scope, receive, send)
-        else:
+        observe, serve_page = self._settings.observe_request, super().__call__
+        if scope["type"] == "http" and not self._is_own(scope):
             await self._dispatch(scope, receive, send)
+        elif scope["type"] == "http" and observe:
+            await observe_page(observe, serve_page, scope, receive, send)
+        else:
+            await serve_page(scope, receive, send)
 
     def _is_own(self, scope: Any) -> bool:
         """Return whether a request is for a page; an invalid one gets an error."""

@@ -91,6 +91,8 @@ class BatchingPort(RemotePort):
             self._not_before = loop.time() + _RETRY_INTERVAL
         if stream is not None and loop.time() - stream.opened_at > MAX_STREAM_AGE:
             stream.retire()
+            if not stream.ended:  # a connection has one stream at a time
+                return None
         if stream is None or stream.closed:
             if loop.time() < self._not_before:
                 return None
@@ -125,6 +127,11 @@ class ClientBatchStream:
     def has_room(self) -> bool:
         """Whether the stream takes one more call."""
         return len(self._waiting) < MAX_CALLS
+
+    @property
+    def ended(self) -> bool:
+        """Whether the server has ended the stream."""
+        return all(task.done() for task in self._tasks)
 
     def retire(self) -> None:
         """Take no more calls; end after the waiting ones."""

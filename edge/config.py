@@ -4,6 +4,8 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from edge.observation import Observe
+
 KIB = 1024
 MIB = 1024 * KIB
 
@@ -38,6 +40,9 @@ class EdgeSettings:
     docs: bool = False  # serve /docs and /openapi.json
     debug: bool = False  # cookies work on a plain-http loopback
     ready: Callable[[], Awaitable[bool]] | None = None  # for /readyz
+    # Called at the end of each request. The method is one of HTTP's and the route a
+    # path template or a page; everything else is "_OTHER".
+    observe_request: Observe | None = None
 
     max_body_bytes: int = 1 * MIB
     max_decompressed_bytes: int = 1 * MIB

@@ -3,6 +3,7 @@
 import asyncio
 import logging
 from collections.abc import Container
+from time import perf_counter
 from typing import Any
 
 from edge.codec import Codec
@@ -20,6 +21,7 @@ from edge.http.request_headers import (
 )
 from edge.http.response_headers import ResponseHeaders
 from edge.http.streams import Disconnected, Receive, Send
+from edge.observation import known_method
 from edge.port import CallError, CallPort
 from edge.requests.body import BodyReader
 from edge.requests.build import RequestBuilder
@@ -53,6 +55,7 @@ class Dispatcher:
         `pages` are paths that another application serves to GET.
         """
         self._settings = settings
+        self._observe = settings.observe_request
         slash = settings.serve_trailing_slash
         self._routing = Routing(router, pages, trailing_slash=slash)
         self._request_headers = RequestHeaders(settings)
@@ -67,6 +70,7 @@ class Dispatcher:
 
     async def __call__(self, scope: Any, receive: Receive, send: Send) -> None:
         """Respond to one HTTP request; raises no exception except cancellation."""
+        started = perf_counter()
         exchange = Exchange(scope, receive, send, self._request_headers.read(scope))
         try:
             await self._serve(exchange)
@@ -77,6 +81,13 @@ class Dispatcher:
             caching = NOT_STORED if exchange.cookie_mode else PRIVATE
             response.headers[:0] = *caching, (b"content-type", JSON.encode())
             await self._send(exchange, response)
+        finally:
+            if self._observe:
+                method, seconds = (
+                    known_method(exchange.method),
+                    perf_counter() - started,
+                )
+                self._observe(method, exchange.route, exchange.status, seconds)
 
     async def _serve(self, exchange: Exchange) -> None:
         headers, settings = exchange.head.headers, self._settings
@@ -94,6 +105,7 @@ class Dispatcher:
             await self._answer_options(exchange, candidates)
             return
         binding, segments = matched
+        exchange.route = binding.template.text
         replies = self._replies[binding]
         exchange.media_type = choose(headers.get(b"accept"), replies.offers)
         exchange.cookie_mode = self._cookies.is_requested(exchange.head)

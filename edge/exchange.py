@@ -5,6 +5,7 @@ from typing import Any
 from edge.errors import Header
 from edge.http.request_headers import RequestHead
 from edge.http.streams import Receive, Send
+from edge.observation import OTHER
 from edge.port import Metadata
 from edge.responses.reply import Response
 
@@ -22,8 +23,10 @@ class Exchange:
         "metadata",
         "method",
         "receive",
+        "route",
         "scope",
         "started",
+        "status",
         "timeout",
     )
 
@@ -38,12 +41,14 @@ class Exchange:
         self.cookie_mode = False  # tokens travel in cookies
         self.timeout: float | None = None
         self.media_type = ""  # of the response
+        self.route = OTHER  # the path template of the binding
         self.started = False  # the status is sent
+        self.status = 0  # once it is sent
         self._send = send
 
     async def start(self, response: Response, common: list[Header]) -> None:
         """Send a response's status and headers."""
-        self.started = True
+        self.started, self.status = True, response.status
         headers = [*response.headers, *common]
         start = "http.response.start"
         await self._send({"type": start, "status": response.status, "headers": headers})

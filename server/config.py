@@ -34,6 +34,7 @@ from server.config_types import (
     LogLevel,
     MailFrom,
     Networks,
+    OptionalListenAddress,
     Origins,
     PositiveDuration,
     PublicUrl,
@@ -73,6 +74,7 @@ class Settings(BaseSettings):
     debug: bool = False
     grpc_listen: ListenAddress = "127.0.0.1:50051"
     http_listen: ListenAddress = "127.0.0.1:8080"
+    metrics_listen: OptionalListenAddress = ""
     http_keep_alive: PositiveDuration = timedelta(seconds=75)
     workers: WholeNumber = Field(1, ge=1, le=64)  # processes
     lame_duck: Duration = timedelta(seconds=2)

@@ -93,6 +93,10 @@ def _check_listen_address(value: str) -> str:
     return value
 
 
+def _check_optional_listen_address(value: str) -> str:
+    return value and _check_listen_address(value)
+
+
 def check_server_address(value: str) -> str:
     """Return the address of a server to connect to. Raises ValueError."""
     host, _, port = value.rpartition(":")
@@ -247,6 +251,7 @@ Origins = Annotated[
 ]
 PublicUrl = Annotated[str, AfterValidator(_check_public_url)]
 ListenAddress = Annotated[str, AfterValidator(_check_listen_address)]
+OptionalListenAddress = Annotated[str, AfterValidator(_check_optional_listen_address)]
 DatabaseUrl = Annotated[SecretStr, AfterValidator(_check_database_url)]
 RedisUrl = Annotated[SecretStr, AfterValidator(_check_redis_url)]
 SmtpUrl = Annotated[SecretStr, AfterValidator(_check_smtp_url)]

@@ -23,6 +23,7 @@ from server.config import Settings, load
 from server.domain.accounts.users import Role, UserEdit
 from server.store.accounts.users import PostgresUsers
 from tests.mailbox import Mailbox, mailbox
+from tests.metrics import Scrape
 
 PASSWORD = "Blue7horse"
 SECRET = "0123456789abcdef" * 4
@@ -30,6 +31,7 @@ NO_LIMITS: dict[str, list[object]] = {
     "blatam.user.v1.UserService/CreateUser": [],
     "blatam.auth.v1.AuthService/Login": [],
     "blatam.auth.v1.AuthService/RefreshToken": [],
+    "blatam.auth.v1.AuthService/Logout": [],
     "blatam.auth.v1.AuthService/RequestPasswordReset": [],
     "blatam.auth.v1.AuthService/ResetPassword": [],
     "blatam.auth.v1.AuthService/RequestEmailVerification": [],
@@ -50,6 +52,7 @@ class RunningService:
     accounts: PostgresUsers
     mailbox: Mailbox
     drain: Callable[[], Awaitable[None]]
+    render_metrics: Callable[[], Awaitable[bytes]]
     users: UserServiceStub = field(init=False)
     auth: AuthServiceStub = field(init=False)
     posts: PostServiceStub = field(init=False)
@@ -58,6 +61,10 @@ class RunningService:
         object.__setattr__(self, "users", UserServiceStub(self.channel))
         object.__setattr__(self, "auth", AuthServiceStub(self.channel))
         object.__setattr__(self, "posts", PostServiceStub(self.channel))
+
+    async def scrape(self) -> Scrape:
+        """Return the metrics."""
+        return Scrape(await self.render_metrics())
 
     async def sign_up(self, username: str = "") -> user_pb2.User:
         """Create an account with PASSWORD."""
@@ -123,9 +130,15 @@ async def running(
         ) as http,
     ):
         accounts = PostgresUsers(resources.database, resources.feed)
-        address, drain = f"127.0.0.1:{port}", application.drain
         yield RunningService(
-            channel, address, http, application.port, accounts, box, drain
+            channel,
+            f"127.0.0.1:{port}",
+            http,
+            application.port,
+            accounts,
+            box,
+            application.drain,
+            application.render_metrics,
         )
 
 

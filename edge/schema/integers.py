@@ -16,7 +16,7 @@ _WRAPPERS = frozenset(
     f"google.protobuf.{name}Value" for name in ("Int32", "Int64", "UInt32", "UInt64")
 )
 # A JSON number, as the native codec also reads other digits, signs and underscores.
-_INTEGER = re.compile(r"-?[0-9]+(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?")
+_INTEGER = re.compile(r"-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?")
 _MESSAGE = "must be an integer"
 
 

@@ -12,7 +12,8 @@ Schema = dict[str, Any]
 Element = ScalarType | DescEnum | DescMessage
 FLOAT32_MAX = (2 - 2**-23) * 2.0**127
 _FLOAT32_LIMIT = (2 - 2**-24) * 2.0**127  # smaller values round to FLOAT32_MAX
-_INTEGER = re.compile(r"-?[0-9]{1,20}")
+# One spelling of each integer, so that a cache or a filter in front sees one resource.
+_INTEGER = re.compile(r"0|-?[1-9][0-9]{0,19}")
 _NUMBER = re.compile(
     r"-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?|NaN|-?Infinity"
 )
@@ -38,14 +39,14 @@ def _integer(low: int, high: int) -> Kind:
 
     def read(text: str) -> str | None:
         valid = _INTEGER.fullmatch(text) and low <= int(text) <= high
-        return str(int(text)) if valid else None
+        return text if valid else None
 
     bits = 32 if high < 2**32 else 64
     name = f"int{bits}" if low else f"uint{bits}"
     schema: Schema = {"type": "integer", "format": name, "minimum": low}
     schema["maximum"] = high
     if bits == 64:
-        pattern = "^-?[0-9]+$" if low else "^[0-9]+$"
+        pattern = "^(0|-?[1-9][0-9]*)$" if low else "^(0|[1-9][0-9]*)$"
         schema = {"type": "string", "format": name, "pattern": pattern}
     return Kind(f"must be an integer from {low} to {high}", read, schema)
 

@@ -26,7 +26,7 @@ _KEYWORDS: dict[str, dict[str, str]] = {
 }
 _FORMATS = {name: name for name in ("email", "hostname", "ipv4", "ipv6", "uri", "uuid")}
 _FORMATS["uri_ref"] = "uri-reference"
-_DIGITS = {0: "^[0-9]+$", 1: "^[1-9][0-9]*$"}  # by minimum
+_DIGITS = {0: "^(0|[1-9][0-9]*)$", 1: "^[1-9][0-9]*$"}  # by minimum
 _MATCHES = re.compile(r"""this\.matches\((r?)(['"])(.*)\2\)""", re.DOTALL)
 _ESCAPE = re.compile(r"\\(.)")
 Rules = dict[str, Any]  # the fields that are set in a rule message, by name

@@ -18,12 +18,16 @@ from server.cli.embedded import print_banner, start_embedded_servers
 from server.cli.terminal import load_settings, report_errors, run_async
 from server.composition import serving
 from server.composition.edge import channel_options, remote_edge
+from server.composition.metrics import listening_metrics
 from server.composition.service import running_service
 from server.composition.sockets import bind_http, bound_address
 from server.config import Settings
 from server.config_types import check_server_address
 from server.embedded.servers import EmbeddedServers
+from server.observability.metrics.process import EdgeMetrics
 from server.store import migrate
+from server.workers.event_loop_monitor import EventLoopMonitor
+from server.workers.supervisor import supervise
 
 log = structlog.get_logger()
 
@@ -109,10 +113,13 @@ def edge(
 async def _edge(settings: Settings, server: str) -> None:
     with bind_http(settings.http_listen) as listener:
         address = bound_address(settings.http_listen, listener)
+        metrics = EdgeMetrics()
         async with (
+            supervise(EventLoopMonitor(metrics.loop_lag.observe)),
+            listening_metrics(settings.metrics_listen, metrics.render),
             grpc.aio.insecure_channel(server, channel_options()) as channel,
             serving.listening_http(
-                remote_edge(channel, settings),
+                remote_edge(channel, settings, metrics.requests.observe),
                 listener,
                 DeadlinedProtocol,
                 settings.http_keep_alive,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 
@@ -13,6 +13,7 @@ from edge.http.trusted_proxies import TrustedProxies
 from edge.port import CallError, CallPort, Reply
 from edge.timers import SharedTimer
 from server.composition.accounts import accounts_feature
+from server.composition.application_metrics import ApplicationMetrics
 from server.composition.auth import auth_feature, authentication
 from server.composition.edge import edge_app, edge_settings, rates
 from server.composition.feature import (
@@ -28,6 +29,7 @@ from server.composition.outbox import outbox_feature
 from server.composition.posts import posts_feature
 from server.composition.resources import Resources, Stores, build_stores
 from server.composition.startup import Startup, Step
+from server.config import Settings
 from server.domain.auth.authentication import Authentication
 from server.domain.idempotency import Idempotency
 from server.rpc.batched_call import call_executor
@@ -38,7 +40,9 @@ from server.rpc.health import POLL_INTERVAL, Health
 from server.rpc.listener import ChainDependencies, Listener, serve_methods
 from server.rpc.local import LocalPort
 from server.rpc.reflection import enable_reflection
+from server.rpc.unknown_methods import UnknownMethods
 from server.store.idempotent_responses import PostgresIdempotentResponses
+from server.workers.event_loop_monitor import EventLoopMonitor
 from server.workers.poller import Poller
 
 
@@ -56,6 +60,7 @@ class Application:
     drain: DrainCalls
     check: Callable[[], None]
     ready: Callable[[], Awaitable[bool]]
+    render_metrics: Callable[[], Awaitable[bytes]]
 
 
 @asynccontextmanager
@@ -69,7 +74,11 @@ async def build_application(
 
     Raises StoreUnavailable, UnreadableKeys, ContractError, ConfigurationError.
     """
-    startup = Startup(resources.database.ping, *startup_checks)
+    startup = Startup(
+        resources.database.ping,
+        *startup_checks,
+        restarts=resources.metrics.restarts,
+    )
     stores = build_stores(resources)
     sign_in = authentication(resources, stores)
     features = build_features(resources, stores, sign_in)
@@ -79,27 +88,42 @@ async def build_application(
     )
     settings = resources.settings
     proxies = TrustedProxies(settings.trusted_proxies)
-    execute = call_executor(served, proxies)
+    execute = call_executor(served, proxies, resources.metrics.calls)
     batching = BatchingServicer(execute, MAX_CONCURRENT_CALLS)
     health = Health(resources.database.ping, list(servicers))
     handlers = [*Listener(proxies).handlers(served), batching.handler()]
-    server = build_grpc_server(
-        handlers,
-        reuse_port=settings.workers > 1,
-        max_connection_age=settings.grpc_max_connection_age,
-    )
+    server = _grpc_server(handlers, settings)
     await health.start()
     health.add_to(server)
     if settings.debug:
         enable_reflection(server, (*servicers, health.name))
+    server.add_generic_rpc_handlers((UnknownMethods(resources.metrics.calls),))
     port = LocalPort(served, proxies, Reply, CallError)
-    edge = replace(edge_settings(settings, rates(settings)), ready=health.ready)
-    features.append(_transport_feature(health, batching))
+    edge = replace(
+        edge_settings(settings, rates(settings)),
+        ready=health.ready,
+        observe_request=resources.metrics.edge.requests.observe,
+    )
+    monitor = EventLoopMonitor(resources.metrics.edge.loop_lag.observe)
+    features.append(_transport_feature(health, batching, monitor))
     # before the tasks start: building it blocks the event loop longer than the
     # timeout with which they connect to Redis
     http = edge_app(port, edge)
     async with run_features(features, startup) as drain_calls:
-        yield Application(server, port, http, drain_calls, startup.check, health.ready)
+        render = ApplicationMetrics(resources, stores).render
+        yield Application(
+            server, port, http, drain_calls, startup.check, health.ready, render
+        )
+
+
+def _grpc_server(
+    handlers: Iterable[grpc.GenericRpcHandler], settings: Settings
+) -> grpc.aio.Server:
+    return build_grpc_server(
+        handlers,
+        reuse_port=settings.workers > 1,
+        max_connection_age=settings.grpc_max_connection_age,
+    )
 
 
 def build_features(
@@ -115,14 +139,19 @@ def build_features(
     ]
 
 
-def _transport_feature(health: Health, batching: BatchingServicer) -> Feature:
-    """Return health, which is refreshed last, and the batching of calls."""
+def _transport_feature(
+    health: Health, batching: BatchingServicer, monitor: EventLoopMonitor
+) -> Feature:
+    """Return health, which is refreshed last, and what belongs to no other feature."""
 
     async def drain_batching() -> None:
         batching.drain()
 
     return Feature(
-        tasks=(Poller("health", health.refresh, POLL_INTERVAL, before_serving=True),),
+        tasks=(
+            Poller("health", health.refresh, POLL_INTERVAL, before_serving=True),
+            monitor,
+        ),
         drains=(
             Drain(DrainStage.HEALTH, health.drain),
             Drain(DrainStage.STREAMS, drain_batching),
@@ -148,4 +177,5 @@ def chain_dependencies(
         is_started=lambda: startup.complete,
         rates=rates(resources.settings),
         timer=SharedTimer(TIMER_INTERVAL),
+        metrics=resources.metrics.calls,
     )

@@ -14,6 +14,7 @@ from fastapi import FastAPI
 from edge.app import create_app
 from edge.batching import BatchingPort
 from edge.config import EdgeSettings, TokenCookie
+from edge.observation import Observe
 from edge.port import CHANNEL_OPTIONS, CallPort
 from server.config import Settings
 from server.domain.errors import RefreshTokenInvalid
@@ -53,10 +54,12 @@ def channel_options() -> list[tuple[str, Any]]:
     return [*CHANNEL_OPTIONS, ("grpc.service_config", json.dumps(config))]
 
 
-def remote_edge(channel: grpc.aio.Channel, settings: Settings) -> FastAPI:
+def remote_edge(
+    channel: grpc.aio.Channel, settings: Settings, observe: Observe | None = None
+) -> FastAPI:
     """Build the REST edge in front of a gRPC server elsewhere."""
     edge = edge_settings(settings, rates(settings))
-    edge = replace(edge, ready=remote_readiness(channel))
+    edge = replace(edge, ready=remote_readiness(channel), observe_request=observe)
     return edge_app(BatchingPort(channel), edge)
 
 

@@ -100,7 +100,7 @@ async def run_features(
         await asyncio.sleep(lame_duck.total_seconds())
         await _drain(features, DrainStage.STREAMS)
 
-    async with supervise(startup):
+    async with supervise(startup, restarts=startup.restarts):
         try:
             yield drain_calls
         finally:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from datetime import timedelta
 
 from server.composition.feature import Drain, DrainStage, Feature
 from server.composition.resources import Resources, Stores, unsubscribe_tokens
@@ -23,6 +24,7 @@ from server.workers.outbox_router import Mailer, OutboxRouter
 from server.workers.poller import Poller
 from server.workers.supervisor import Subscription
 
+BACKLOG_INTERVAL = timedelta(seconds=5)
 # The addresses that accept connections but to which no browser can connect.
 _LOOPBACK_OF_ANY = {"0.0.0.0": "127.0.0.1", "[::]": "[::1]"}  # noqa: S104
 
@@ -49,7 +51,9 @@ def outbox_feature(resources: Resources, stores: Stores) -> Feature:
             MemberEventHandlers(PostgresAnalytics(database), notifications),
         ),
     )
-    dispatcher = OutboxDispatcher(outbox, router.route, clock, random.random)
+    dispatcher = OutboxDispatcher(
+        outbox, router.route, clock, random.random, mails=resources.metrics.mails
+    )
     return Feature(
         tasks=(
             Poller(
@@ -59,6 +63,7 @@ def outbox_feature(resources: Resources, stores: Stores) -> Feature:
                 wake=outbox.subscribe(),
             ),
             Subscription("outbox notifications", outbox.listen),
+            Poller("outbox backlog", outbox.refresh_backlog, BACKLOG_INTERVAL),
         ),
         drains=(
             Drain(DrainStage.OUTBOX, dispatcher.drain),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 from redis.asyncio import Redis
 
@@ -14,9 +15,13 @@ from server.domain.credentials.passwords import PasswordHasher
 from server.domain.credentials.revocations import Revocations
 from server.domain.credentials.secret_key import SecretKey
 from server.domain.credentials.tokens import KeyRing
-from server.domain.limits import Limiter, SlidingWindows
+from server.domain.limits import SlidingWindows
 from server.domain.members.unsubscriptions import UnsubscribeTokens
 from server.domain.paging import PageTokens
+from server.observability.metrics.calls import CallMetrics
+from server.observability.metrics.process import ProcessMetrics
+from server.rpc import contract
+from server.rpc.interceptors.metrics import call_labels
 from server.store.accounts.user_cache import CachedUsers
 from server.store.accounts.user_changes import UserChangeFeed
 from server.store.accounts.user_reads import UserReads
@@ -40,15 +45,21 @@ class Resources:
     secret: SecretKey
     database: Database
     redis: Redis
-    limiter: Limiter
+    limiter: RedisBuckets
+    hashing: HashingPool
     hasher: PasswordHasher
     revocations: Revocations
     feed: RevocationFeed
+    metrics: ProcessMetrics
 
 
 @asynccontextmanager
-async def open_resources(settings: Settings) -> AsyncIterator[Resources]:
+async def open_resources(
+    settings: Settings, call_counts: Path | None = None
+) -> AsyncIterator[Resources]:
     """Open the resources; close them in reverse order when the block ends.
+
+    `call_counts` is a file that keeps the counts of calls beyond this process.
 
     Raises ConfigurationError for a setting that is missing.
     """
@@ -61,7 +72,9 @@ async def open_resources(settings: Settings) -> AsyncIterator[Resources]:
         stack.push_async_callback(database.close)
         redis = redis_client(text_of(settings.redis_url))
         stack.push_async_callback(redis.aclose)
-        pool = HashingPool()
+        labels = map(call_labels, contract.methods())
+        metrics = ProcessMetrics(CallMetrics.of(labels, call_counts))
+        pool = HashingPool(on_wait=metrics.hashing_wait.observe)
         stack.callback(pool.close)
         revocations = Revocations(system_clock)
         yield Resources(
@@ -74,9 +87,11 @@ async def open_resources(settings: Settings) -> AsyncIterator[Resources]:
             database=database,
             redis=redis,
             limiter=RedisBuckets(redis, SlidingWindows(system_clock)),
+            hashing=pool,
             hasher=PasswordHasher(pool),
             revocations=revocations,
             feed=RevocationFeed(database, redis, revocations, system_clock),
+            metrics=metrics,
         )
 
 

@@ -9,10 +9,12 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
+from pathlib import Path
 
 from edge.listener import DeadlinedProtocol
 from server.composition import serving
 from server.composition.application import Application, build_application
+from server.composition.metrics import listening_metrics
 from server.composition.resources import open_resources
 from server.composition.sockets import bound_address, with_port
 from server.config import ConfigurationError, Settings
@@ -37,21 +39,27 @@ class Service:
 
 @asynccontextmanager
 async def running_service(
-    settings: Settings, listener: socket.socket, *, migrated: bool
+    settings: Settings,
+    listener: socket.socket,
+    *,
+    migrated: bool,
+    call_counts: Path | None = None,
 ) -> AsyncIterator[Service]:
     """Serve gRPC on GRPC_LISTEN and HTTP on a bound socket while the block runs.
 
     Unless it was `migrated` just now, the schema is checked before calls are served.
+    `call_counts` is a file that keeps the counts of calls beyond this process.
     HTTP is bound first: links in e-mails may contain its port.
     """
     http_address = bound_address(settings.http_listen, listener)
     settings = settings.model_copy(update={"http_listen": http_address})
     async with (
-        open_resources(settings) as resources,
+        open_resources(settings, call_counts) as resources,
         build_application(
             resources,
             *([] if migrated else [partial(_check_schema, resources.database)]),
         ) as application,
+        listening_metrics(settings.metrics_listen, application.render_metrics),
         serving.stopping_together(
             serving.listening_grpc(application.grpc, settings.grpc_listen),
             serving.listening_http(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import socket
+from pathlib import Path
 
 
 class CannotListen(Exception):
@@ -36,6 +37,21 @@ def reserve_grpc_port(address: str) -> socket.socket:
     """
     check_grpc_address(address)
     return _bind("GRPC_LISTEN", address, reuse_port=True)
+
+
+def bind_metrics(address: str) -> socket.socket:
+    """Return a socket bound to HOST:PORT or unix:PATH. Raises CannotListen."""
+    if not address.startswith("unix:"):
+        return _bind("METRICS_LISTEN", address)
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    path = Path(address.removeprefix("unix:"))
+    try:
+        path.unlink(missing_ok=True)  # of a process that was killed
+        listener.bind(str(path))
+    except OSError as error:
+        listener.close()
+        raise CannotListen("METRICS_LISTEN", address, error) from error
+    return listener
 
 
 def bound_address(address: str, bound: socket.socket) -> str:

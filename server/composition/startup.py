@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable
 
 import structlog
@@ -25,7 +26,8 @@ class Startup:
 
     name = "startup"
 
-    def __init__(self, *steps: Step) -> None:
+    def __init__(self, *steps: Step, restarts: Counter[str] | None = None) -> None:
+        self.restarts: Counter[str] = Counter() if restarts is None else restarts
         self._steps = list(steps)
         self._tasks: list[Task] = []
         self._failure: Exception | None = None
@@ -64,7 +66,7 @@ class Startup:
             except Exception as error:
                 self._failure = error
                 await asyncio.Event().wait()
-        async with supervise(*self._tasks):
+        async with supervise(*self._tasks, restarts=self.restarts):
             await asyncio.Event().wait()
 
     def check(self) -> None:

@@ -10,6 +10,7 @@ from typing import cast
 import grpc
 
 from batching.v1 import batching_pb2 as pb
+from server.observability.metrics.calls import CallMetrics
 from server.rpc.addresses import ProxyTrust, peer_address
 from server.rpc.call import Failure, Method, Proceed
 from server.rpc.grpc_server import MAX_METADATA_SIZE
@@ -24,7 +25,9 @@ CallExecutor = Callable[[pb.Call, float | None, str], Awaitable[pb.CallResult]]
 
 
 def call_executor(
-    served: Mapping[str, tuple[Method, Proceed]], proxies: ProxyTrust
+    served: Mapping[str, tuple[Method, Proceed]],
+    proxies: ProxyTrust,
+    metrics: CallMetrics,
 ) -> CallExecutor:
     """Return what executes a batched call through the interceptor chain."""
 
@@ -35,6 +38,7 @@ def call_executor(
     ) -> pb.CallResult:
         method, proceed = served.get(batched.method, (None, None))
         if method is None or proceed is None or method.streams:
+            metrics.count_unknown("batch")
             text = f"unknown method: {batched.method}"
             return error_result(batched.id, grpc.StatusCode.UNIMPLEMENTED, text)
         try:
@@ -45,7 +49,9 @@ def call_executor(
             )
         address = peer_address(peer)
         trusted = proxies.covers(address)
-        call = build_call(method, batched.message, metadata, address, trusted, proxies)
+        call = build_call(
+            method, batched.message, metadata, address, trusted, proxies, "batch"
+        )
         call.timeout = timeout
         try:
             response = cast(bytes, await proceed(call))

@@ -14,6 +14,7 @@ from server.domain.callers import ANONYMOUS, Caller
 from server.domain.errors import MalformedRequest
 from server.domain.idempotency import IdempotencyRecord, RequestKey
 from server.domain.limits import AccountLimit
+from server.observability.metrics.calls import Transport
 
 Metadata = tuple[tuple[str, str | bytes], ...]
 Result = TypeVar("Result")
@@ -67,6 +68,7 @@ class Call:
     address: str
     request_id: str
     timeout: float | None = None
+    transport: Transport = "grpc"
     caller: Caller = ANONYMOUS
     account_limits: Sequence[AccountLimit] = ()  # to be enforced by the rule
     pending: PendingRequest | None = None

@@ -26,6 +26,7 @@ from server.domain.audit import AuditStore
 from server.domain.clock import Clock
 from server.domain.idempotency import Idempotency
 from server.domain.limits import Limiter
+from server.observability.metrics.calls import CallMetrics, Transport
 from server.rpc.addresses import ProxyTrust, peer_address
 from server.rpc.call import (
     Call,
@@ -44,6 +45,7 @@ from server.rpc.interceptors.auth import RefreshKeys, VerifyToken, authorize_cal
 from server.rpc.interceptors.errors import map_errors
 from server.rpc.interceptors.idempotency import replay_responses
 from server.rpc.interceptors.logging import log_calls
+from server.rpc.interceptors.metrics import count_calls
 from server.rpc.interceptors.rate_limit import enforce_rate_limits
 from server.rpc.interceptors.startup import refuse_until_started
 from server.rpc.interceptors.validation import validate_requests
@@ -67,6 +69,7 @@ class ChainDependencies:
     is_started: Callable[[], bool]
     rates: Mapping[str, Sequence[RateRule]]
     timer: DeadlineTimer
+    metrics: CallMetrics
 
 
 def interceptor_chain(
@@ -77,7 +80,8 @@ def interceptor_chain(
     verify, refresh_keys = dependencies.verify, dependencies.refresh_keys
     idempotency, clock = dependencies.idempotency, dependencies.clock
     interceptors = [
-        # Outermost: sees the final code and the total time.
+        # Outermost: see the final code and the total time.
+        count_calls(method, dependencies.metrics),
         log_calls,
         # Sees the final reason, and knows the caller.
         audit_calls(method, dependencies.audit, clock),
@@ -218,6 +222,7 @@ def build_call(
     peer: str,
     trusted: bool,
     proxies: ProxyTrust,
+    transport: Transport = "grpc",
 ) -> Call:
     """Return a call. Only a trusted peer may set the client address and request id."""
     entries = tuple(pairs)
@@ -233,7 +238,8 @@ def build_call(
         if not _REQUEST_ID.fullmatch(request_id):  # a proxy may pass on a client's
             request_id = ""
     address = proxies.client(peer, forwarded) or peer
-    return Call(method, body, metadata, address, request_id or os.urandom(16).hex())
+    request_id = request_id or os.urandom(16).hex()
+    return Call(method, body, metadata, address, request_id, transport=transport)
 
 
 def _repeated(pairs: Iterable[tuple[str, str | bytes]], name: str) -> bool:

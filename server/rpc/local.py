@@ -72,7 +72,7 @@ class LocalPort(Generic[Reply]):
         if method is None or proceed is None or method.streams is not streams:
             code = grpc.StatusCode.UNIMPLEMENTED.value[0]
             raise self._error(code, f"unknown method: {path}", b"", (), ())
-        call = build_call(method, body, metadata, "", True, self._proxies)
+        call = build_call(method, body, metadata, "", True, self._proxies, "rest")
         call.timeout = timeout
         return call, proceed
 

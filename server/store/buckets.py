@@ -57,13 +57,13 @@ class RedisBuckets:
         self._unavailable_until = 0.0
 
     @property
-    def degraded(self) -> bool:
+    def is_degraded(self) -> bool:
         """Whether limits hold per process only, at present."""
         return self._unavailable_until > asyncio.get_running_loop().time()
 
     async def take(self, buckets: Sequence[Bucket]) -> Refusal | None:
         """Count one call in every bucket, or return the refusal that lasts longest."""
-        if self.degraded:
+        if self.is_degraded:
             return await self._local.take(buckets)
         try:
             return await self._take(buckets)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from dataclasses import asdict, fields
+from dataclasses import asdict, dataclass, fields
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -38,6 +38,26 @@ _ENTRY_COLUMNS = (
     outbox.c.created_at,
     outbox.c.attempts,
 )
+
+# Each part reads a partial index. The conditions are literals, because the planner
+# uses a partial index only if it can prove its condition.
+_PENDING = outbox.c.state == sa.literal_column(str(EntryState.PENDING.value))
+_DEAD = outbox.c.state == sa.literal_column(str(EntryState.DEAD.value))
+_AGE = sa.func.extract("epoch", sa.func.now() - sa.func.min(outbox.c.created_at))
+_BACKLOG = sa.select(
+    sa.select(sa.func.count()).where(_PENDING).scalar_subquery(),
+    sa.select(sa.func.count()).where(_DEAD).scalar_subquery(),
+    sa.select(sa.func.coalesce(_AGE, 0)).where(_PENDING).scalar_subquery(),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Backlog:
+    """Entries that are not delivered; the age of the oldest pending one in seconds."""
+
+    pending: int
+    dead: int
+    age: float
 
 
 async def enqueue(
@@ -77,6 +97,7 @@ class PostgresOutbox:
     def __init__(self, database: Database) -> None:
         self._database = database
         self._subscribers: list[asyncio.Event] = []
+        self.backlog: Backlog | None = None
 
     async def add(self, now: datetime, *entries: NewEntry) -> None:
         """Write entries in a transaction of their own."""
@@ -200,6 +221,12 @@ class PostgresOutbox:
         )
         async with self._database.reading() as connection:
             return (await connection.execute(query.limit(1))).first() is not None
+
+    async def refresh_backlog(self) -> None:
+        """Read the backlog for the metrics; a failed read keeps the previous one."""
+        async with self._database.reading() as connection:
+            row = (await connection.execute(_BACKLOG)).one()
+        self.backlog = Backlog(*row)
 
     def subscribe(self) -> asyncio.Event:
         """Return an event that is set whenever new entries have committed."""

@@ -188,6 +188,7 @@ outbox = sa.Table(
         "id",
         postgresql_where=sa.text("state = 0"),
     ),
+    sa.Index("idx_outbox_dead", "id", postgresql_where=sa.text("state = 2")),
     sa.Index("idx_outbox_user_id", "user_id"),
     sa.Index(
         "idx_outbox_address",

@@ -6,6 +6,7 @@ Argon2 and bcrypt release the GIL, so that the event loop runs meanwhile.
 from __future__ import annotations
 
 import asyncio
+import math
 import os
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
@@ -14,22 +15,19 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from enum import IntEnum
 from threading import Condition, Thread
+from time import monotonic
 from typing import Any, TypeVar
 
-from server.domain.errors import Overloaded
+from server.domain.deadlines import call_deadline, time_left
+from server.domain.errors import DeadlineExceeded, Overloaded
 
 Result = TypeVar("Result")
-RETRY_AFTER = timedelta(seconds=1)
 QUEUE_SIZE = 100  # log-ins that may wait for each thread
+MAX_QUEUE_SIZE = 500  # log-ins that may wait in all; each of them is a call in flight
 MAX_BATCH_SIZE = 100  # accounts created by one call
 MAX_WAIT = timedelta(seconds=5)  # of a log-in
-
-
-def _usable_cpus() -> int:
-    """Return how many CPUs this process may run on: workers are pinned to a share."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+MIN_RETRY_DELAY_SECONDS = 1
+_WEIGHT = 0.1  # of the latest job in the mean duration
 
 
 class Priority(IntEnum):
@@ -39,10 +37,24 @@ class Priority(IntEnum):
     BATCH = 1
 
 
+@dataclass(frozen=True, slots=True)
+class HashingStatistics:
+    """Jobs that wait now, and jobs that were refused or waited too long."""
+
+    queue_length: int
+    refused: int
+
+
 @dataclass(eq=False, slots=True)
 class _Job:
     work: Callable[[], Any]
+    queued_at: float = field(default_factory=monotonic)
+    due: float = field(default_factory=call_deadline.get)  # by time.monotonic()
     done: Future[Any] = field(default_factory=Future)
+
+
+def _ignore_wait(_seconds: float) -> None:
+    """Discard how long a job has waited."""
 
 
 class HashingPool:
@@ -50,8 +62,12 @@ class HashingPool:
 
     With as many threads as cores a log-in flood doubles the latency of everything
     else. For each thread at most `queue` log-ins wait, none for longer than
-    `max_wait`, and at most `batch_queue` jobs of batches; beyond that Overloaded is
-    raised. A cancelled caller leaves the queue; a job that has begun runs to its end.
+    `max_wait`, and at most `batch_queue` jobs of batches. A job is refused at once
+    with Overloaded if the queue is full, or so long that the job would wait longer
+    than `max_wait` or end after the deadline of its call. A cancelled caller leaves
+    the queue, and so does a job whose deadline has passed; one that has begun runs to
+    its end. A thread of the pool calls `on_wait` with the seconds that each job has
+    waited.
     """
 
     def __init__(
@@ -61,16 +77,20 @@ class HashingPool:
         queue: int = QUEUE_SIZE,
         batch_queue: int = 2 * MAX_BATCH_SIZE,
         max_wait: timedelta = MAX_WAIT,
+        on_wait: Callable[[float], None] = _ignore_wait,
     ) -> None:
-        threads = threads or max(1, _usable_cpus() - 1)
+        threads = threads or max(1, _usable_cores() - 1)
         self._capacity = {
-            Priority.LOG_IN: threads * queue,
+            Priority.LOG_IN: min(threads * queue, MAX_QUEUE_SIZE),
             Priority.BATCH: threads * batch_queue,
         }
         self._max_wait = max_wait.total_seconds()
+        self._on_wait = on_wait
         self._waiting: dict[Priority, deque[_Job]] = {
             priority: deque() for priority in Priority
         }
+        self._mean = 0.0  # seconds that a job takes
+        self._refused = 0
         self._free = 0
         self._open = True
         self._changed = Condition()
@@ -81,6 +101,17 @@ class HashingPool:
         for thread in self._threads:
             thread.start()
 
+    @property
+    def statistics(self) -> HashingStatistics:
+        """The figures of the queue."""
+        waiting = sum(len(jobs) for jobs in self._waiting.values())
+        return HashingStatistics(waiting, self._refused)
+
+    def check_capacity(self) -> None:
+        """Raise Overloaded if a log-in would be refused now."""
+        with self._changed:
+            self._refuse_beyond_capacity(Priority.LOG_IN, 1)
+
     async def run(self, work: Callable[[], Result]) -> Result:
         """Run the job of a log-in. Raises Overloaded."""
         (job,) = self._admit(Priority.LOG_IN, [work])
@@ -88,7 +119,8 @@ class HashingPool:
         try:
             await asyncio.wait((outcome,), timeout=self._max_wait)
             if job.done.cancel():
-                raise Overloaded(RETRY_AFTER)
+                with self._changed:
+                    raise self._refuse(self._max_wait)
             result: Result = await outcome
         finally:
             self._leave(Priority.LOG_IN, [job])
@@ -120,12 +152,29 @@ class HashingPool:
     ) -> Sequence[_Job]:
         jobs = [_Job(work) for work in works]
         with self._changed:
-            waiting = self._waiting[priority]
-            if len(waiting) + len(jobs) > self._capacity[priority] + self._free:
-                raise Overloaded(RETRY_AFTER)
-            waiting.extend(jobs)
+            self._refuse_beyond_capacity(priority, len(jobs))
+            self._waiting[priority].extend(jobs)
             self._changed.notify(len(jobs))
         return jobs
+
+    def _refuse_beyond_capacity(self, priority: Priority, count: int) -> None:
+        """Raise Overloaded if this many more jobs cannot be run in time."""
+        waiting = len(self._waiting[priority])
+        is_full = waiting + count > self._capacity[priority] + self._free
+        ahead = sum(len(self._waiting[p]) for p in Priority if p <= priority)
+        rounds = (ahead + count - self._free) / len(self._threads)
+        wait = max(rounds, 0) * self._mean  # until the last of them begins
+        latest_start = time_left() - self._mean
+        if priority is Priority.LOG_IN:
+            latest_start = min(latest_start, self._max_wait)
+        if is_full or (wait > 0 and wait > latest_start):
+            raise self._refuse(wait)
+
+    def _refuse(self, wait: float) -> Overloaded:
+        """Count a refusal; return the error, with the time until the queue is empty."""
+        self._refused += 1
+        seconds = max(math.ceil(wait), MIN_RETRY_DELAY_SECONDS)
+        return Overloaded(timedelta(seconds=seconds))
 
     def _leave(self, priority: Priority, jobs: Sequence[_Job]) -> None:
         """Remove from the queue the jobs that have no caller any more."""
@@ -141,10 +190,21 @@ class HashingPool:
         while job := self._next():
             if not job.done.set_running_or_notify_cancel():
                 continue
+            begin = monotonic()
+            self._on_wait(begin - job.queued_at)
+            if begin > job.due:  # the event loop has not cancelled its caller yet
+                job.done.set_exception(DeadlineExceeded())
+                continue
             try:
                 job.done.set_result(job.work())
             except Exception as error:
                 job.done.set_exception(error)
+            self._note_duration(monotonic() - begin)
+
+    def _note_duration(self, seconds: float) -> None:
+        with self._changed:
+            weight = _WEIGHT if self._mean else 1.0
+            self._mean += weight * (seconds - self._mean)
 
     def _next(self) -> _Job | None:
         """Wait for the next job, by priority; None when the pool has closed."""
@@ -156,3 +216,10 @@ class HashingPool:
             if not self._open:
                 return None
             return next(jobs for jobs in self._waiting.values() if jobs).popleft()
+
+
+def _usable_cores() -> int:
+    """Return the cores that this process may use; it may be pinned to some of them."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1

@@ -8,6 +8,7 @@ attempt is counted: all e-mails wait together, and events are still delivered.
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from datetime import datetime, timedelta
@@ -31,6 +32,7 @@ POLL_INTERVAL = timedelta(seconds=1)
 FIRST_RETRY_DELAY = timedelta(seconds=1)
 MAX_RETRY_DELAY = timedelta(hours=1)
 MAX_MAILER_DELAY = timedelta(seconds=30)
+MAIL_OUTCOMES = ("delivered", "dropped", "retried", "dead", "unavailable")
 
 # Returns whether there was anything to deliver. Raises MailerUnavailable; any other
 # exception but StoreUnavailable counts as a failed attempt.
@@ -81,12 +83,16 @@ class OutboxDispatcher:
         clock: Clock,
         jitter: Jitter,
         record_retry_delay: timedelta = timedelta(seconds=1),
+        mails: Counter[str] | None = None,
     ) -> None:
+        """Count mails by outcome in `mails`."""
         self._store = store
         self._route = route
         self._clock = clock
         self._jitter = jitter
         self._record_retry_delay = record_retry_delay
+        self._mails: Counter[str] = Counter() if mails is None else mails
+        self._mails.update(dict.fromkeys(MAIL_OUTCOMES, 0))
         self._mailer_failures = 0
         self._mailer_retry_at: datetime | None = None
         self._last_batch = 0
@@ -136,6 +142,7 @@ class OutboxDispatcher:
             async with asyncio.timeout(DELIVERY_TIMEOUT_SECONDS):
                 delivered = await self._route(entry)
         except MailerUnavailable as error:
+            self._mails["unavailable"] += 1
             self._delay_mails(error)
             await self._store.release([entry.id])
         except StoreUnavailable:
@@ -144,6 +151,7 @@ class OutboxDispatcher:
             await self._record_failure(entry, error)
         else:
             if entry.is_mail:
+                self._mails["delivered" if delivered else "dropped"] += 1
                 self._mailer_failures, self._mailer_retry_at = 0, None
             await self._record_delivery(entry.id, delivered)
 
@@ -165,7 +173,10 @@ class OutboxDispatcher:
     async def _record_failure(self, entry: Entry, error: Exception) -> None:
         cause = type(error).__name__
         fields = {"kind": entry.kind, "entry": entry.id, "attempts": entry.attempts}
-        if entry.attempts >= MAX_ATTEMPTS:
+        dead = entry.attempts >= MAX_ATTEMPTS
+        if entry.is_mail:
+            self._mails["dead" if dead else "retried"] += 1
+        if dead:
             log.error("dead letter: see academy outbox", cause=cause, **fields)
             await self._store.dead_letter(entry.id, self._clock(), cause)
             return

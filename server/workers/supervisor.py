@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -44,17 +45,26 @@ class Subscription:
 
 @asynccontextmanager
 async def supervise(
-    *tasks: Task, restart_delay: timedelta = RESTART_DELAY
+    *tasks: Task,
+    restart_delay: timedelta = RESTART_DELAY,
+    restarts: Counter[str] | None = None,
 ) -> AsyncIterator[None]:
-    """Run tasks until the block ends; restart each one that fails or returns."""
-    running = [asyncio.create_task(_restart(task, restart_delay)) for task in tasks]
+    """Run tasks until the block ends; restart each one that fails or returns.
+
+    `restarts` counts them by the task's name.
+    """
+    counts = Counter[str]() if restarts is None else restarts
+    counts.update({task.name: 0 for task in tasks})
+    running = [
+        asyncio.create_task(_restart(task, restart_delay, counts)) for task in tasks
+    ]
     try:
         yield
     finally:
         await _cancel(running)
 
 
-async def _restart(task: Task, delay: timedelta) -> None:
+async def _restart(task: Task, delay: timedelta, restarts: Counter[str]) -> None:
     """Run a task again and again; log the first failure of an outage only."""
     loop = asyncio.get_running_loop()
     outage_logged = False
@@ -72,6 +82,7 @@ async def _restart(task: Task, delay: timedelta) -> None:
         except Exception:
             log.exception("background task failed", task=task.name)
         await asyncio.sleep(delay.total_seconds())
+        restarts[task.name] += 1
 
 
 async def _cancel(tasks: Sequence[asyncio.Task[None]]) -> None:

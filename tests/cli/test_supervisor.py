@@ -11,12 +11,13 @@ from datetime import timedelta
 from functools import partial
 from pathlib import Path
 
+import psutil
 import pytest
 
-from server.cli.workers.__main__ import assignments
 from server.cli.workers.backoff import MAX_DELAY, STABLE_AFTER, Backoff
 from server.cli.workers.control import Assignment
 from server.cli.workers.process import WorkerProcess
+from server.cli.workers.running import assignments
 from server.cli.workers.supervisor import Supervisor, WorkerFailed
 from tests.logs import captured_lines
 
@@ -46,13 +47,13 @@ class Workers:
 
 @asynccontextmanager
 async def supervised(
-    folder: Path, mode: str = "serve", count: int = 2
+    folder: Path, mode: str = "serve", count: int = 2, stop_timeout: float = 0.5
 ) -> AsyncIterator[Workers]:
     listening = asyncio.Event()
     with socket.create_server(("127.0.0.1", 0)) as http:
         start = partial(WorkerProcess.start, (mode, str(folder)), http, FAKE_WORKER)
         numbers = [Assignment(number) for number in range(1, count + 1)]
-        supervisor = Supervisor(start, numbers, timedelta(seconds=0.5))
+        supervisor = Supervisor(start, numbers, timedelta(seconds=stop_timeout))
         workers = Workers(supervisor, folder)
         workers.running = asyncio.create_task(supervisor.run(listening.set))
         if mode != "crash":
@@ -154,6 +155,7 @@ async def test_supervisor_keeps_workers_when_new_one_cannot_start(
             workers.supervisor.restart()
             await until(lambda: len(workers.started(1)) == 2)
             await until(lambda: not workers.supervisor._temporaries)
+            await asyncio.sleep(0.1)  # in which worker 2 must not be tried
         assert [line["cause"] for line in lines] == ["SETTING: must be set"]
         assert len(workers.started(2)) == 1
         assert not workers.ended("replaced")
@@ -165,6 +167,38 @@ async def test_supervisor_kills_worker_that_does_not_drain(tmp_path: Path) -> No
         await until(lambda: bool(workers.started(1)))
         workers.supervisor.stop()
         assert not await workers.running
+
+
+async def test_supervisor_kills_workers_on_second_signal(tmp_path: Path) -> None:
+    """At once, not after the timeout of the drain."""
+    async with supervised(tmp_path, "stuck", stop_timeout=10 * SECONDS) as workers:
+        workers.supervisor.stop()
+        await asyncio.sleep(0)
+        workers.supervisor.kill()
+        async with asyncio.timeout(SECONDS):
+            assert not await workers.running
+
+
+async def test_supervisor_kills_replaced_worker_that_does_not_end(
+    tmp_path: Path,
+) -> None:
+    """A rolling restart goes on to the next worker."""
+    async with supervised(tmp_path, "stuck") as workers:
+        workers.supervisor.restart()
+        await until(lambda: len(workers.started(2)) == 2)
+        (old, _) = workers.started(1)
+        assert not psutil.pid_exists(old)
+
+
+async def test_supervisor_replaces_the_spare_with_the_workers(tmp_path: Path) -> None:
+    """The program may have changed since the spare imported it."""
+    async with supervised(tmp_path, count=1) as workers:
+        await until(lambda: workers.supervisor._spare is not None)
+        old = workers.supervisor._spare
+        assert old
+        workers.supervisor.restart()
+        await until(lambda: workers.supervisor._spare not in (None, old))
+        await until(old.ended.is_set)
 
 
 async def test_workers_end_with_their_supervisor(tmp_path: Path) -> None:

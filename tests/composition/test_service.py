@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any
 
@@ -12,12 +12,16 @@ import httpx
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from blatam.auth.v1 import auth_pb2
+from blatam.auth.v1.auth_pb2_grpc import AuthServiceStub
 from server.composition.service import Service, running_service
 from server.composition.sockets import bind_http
 from server.config import load
+from server.rpc.contract import service_config
 
 LAME_DUCK = timedelta(seconds=0.5)
 SECONDS = 20
+CALLERS = 20
 CHECK = health_pb2.HealthCheckRequest()
 SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
@@ -30,6 +34,32 @@ class Running:
     service: Service
     health: Any
     http: httpx.AsyncClient
+
+
+@dataclass(slots=True)
+class Calls:
+    """Calls of concurrent callers to a stub of several services."""
+
+    made: int = 0
+    errors: list[grpc.aio.AioRpcError] = field(default_factory=list)
+    stopped: bool = False
+
+    async def make(self, auth: AuthServiceStub) -> None:
+        """Call until stopped."""
+        request = auth_pb2.GetJsonWebKeySetRequest()
+        while not self.stopped:
+            try:
+                await auth.GetJsonWebKeySet(request, timeout=SECONDS)
+            except grpc.aio.AioRpcError as error:
+                self.errors.append(error)
+            self.made += 1
+
+    async def more(self, count: int) -> None:
+        """Wait for so many more calls."""
+        end = self.made + count
+        async with asyncio.timeout(SECONDS):
+            while self.made < end:  # noqa: ASYNC110 - a number
+                await asyncio.sleep(0.01)
 
 
 @asynccontextmanager
@@ -70,6 +100,27 @@ async def test_drain_sends_clients_away_before_listeners_close(
         assert (await started.health.Check(CHECK)).status == NOT_SERVING
         assert not drain.done()
         await drain
+
+
+async def test_stop_of_one_of_two_services_fails_no_call(
+    database_url: str, redis_url: str
+) -> None:
+    """With the shipped client policy: the clients leave during the lame duck."""
+    options = [("grpc.service_config", service_config())]
+    async with running(database_url, redis_url) as stays:
+        calls = Calls()
+        async with running(database_url, redis_url) as leaves:
+            addresses = stays.service.grpc_address, leaves.service.grpc_address
+            channel = grpc.aio.insecure_channel(f"ipv4:{','.join(addresses)}", options)
+            auth = AuthServiceStub(channel)
+            callers = [asyncio.create_task(calls.make(auth)) for _ in range(CALLERS)]
+            await calls.more(50)
+            await leaves.service.drain(LAME_DUCK)
+        await calls.more(50)
+        calls.stopped = True
+        await asyncio.gather(*callers)
+        await channel.close()
+    assert calls.errors == []
 
 
 async def test_replaced_service_stays_healthy_while_it_drains(

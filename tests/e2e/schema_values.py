@@ -12,7 +12,11 @@ Schema = dict[str, Any]
 Values = st.SearchStrategy[Any]
 TEXT = st.characters(codec="utf-8", exclude_characters="\0")
 INT64_MAX = 2**63 - 1
-_INT64_MIN = {"^[1-9][0-9]*$": 1, "^[0-9]+$": 0, "^-?[0-9]+$": -(2**63)}  # by pattern
+_INT64_MIN = {  # by pattern
+    "^[1-9][0-9]*$": 1,
+    "^(0|[1-9][0-9]*)$": 0,
+    "^(0|-?[1-9][0-9]*)$": -(2**63),
+}
 
 
 def valid(schema: Schema) -> Values:

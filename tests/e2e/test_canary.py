@@ -23,6 +23,7 @@ from tests.running import PASSWORD
 
 CHANGED, RESET, WRONG = "Violet8parrot", "Orange9magpie", "Crimson7heron"
 ANA = {"email": "ana@example.com", "username": "ana", "password": PASSWORD}
+PERSONAL_DATA = ("ana", "bea", "example.com", "127.0.0.1", "203.0.113.")
 API = "/api/v1"
 AUTH = f"{API}/auth"
 _hosts = count(1)
@@ -75,6 +76,7 @@ async def journey(database_url: str, redis_url: str) -> AsyncIterator[Journey]:
             "SMTP_URL": box.url,
             "LOG_LEVEL": "debug",
             "TRUSTED_PROXIES": "127.0.0.1/32",
+            "METRICS_LISTEN": "127.0.0.1:0",
         }
         database = Database(database_url)
         async with (
@@ -89,7 +91,7 @@ async def journey(database_url: str, redis_url: str) -> AsyncIterator[Journey]:
 async def test_secrets_are_stored_and_logged_nowhere(
     journey: Journey, database_url: str, redis_url: str
 ) -> None:
-    """R39: no password, token, key or link in the logs, in Redis or in a dump.
+    """R39: no password, token, key or link in logs, metrics, Redis or a dump.
 
     Every line of the log is JSON; tracebacks are within them.
     """
@@ -102,7 +104,10 @@ async def test_secrets_are_stored_and_logged_nowhere(
         "log": journey.log.read_text(),
         "Redis": await keys_and_values(redis_url),
         "database": await rows(journey.database),
+        "metrics": await metrics(journey.log.read_bytes()),
     }
+    assert 'grpc_method="Login"' in outputs["metrics"]
+    assert not [name for name in PERSONAL_DATA if name in outputs["metrics"]]
     assert "/blatam.auth.v1.AuthService/Login" in outputs["log"]
     assert "UndefinedTable" in outputs["log"]
     assert all(orjson.loads(line)["event"] for line in outputs["log"].splitlines())
@@ -113,6 +118,16 @@ async def test_secrets_are_stored_and_logged_nowhere(
     for where, text in outputs.items():
         leaked = [s for s in journey.secrets for f in forms(s) if f in text]
         assert not leaked, where
+
+
+async def metrics(log: bytes) -> str:
+    """Return the page of the metrics listener."""
+    lines = map(orjson.loads, log.splitlines())
+    port = next(line["port"] for line in lines if line["event"] == "serving metrics")
+    async with httpx.AsyncClient() as http:
+        response = await http.get(f"http://127.0.0.1:{port}/metrics")
+    assert response.status_code == 200
+    return response.text
 
 
 async def sign_up_and_log_in(journey: Journey) -> None:

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -72,6 +73,15 @@ class Service:
             while not condition(self.workers()):  # noqa: ASYNC110 - processes
                 await asyncio.sleep(0.05)
 
+    async def calls_of(self, method: str) -> int:
+        """Return how many calls of a method the metrics count, over all workers."""
+        (line,) = [line for line in self.log_lines() if line.get("port")]
+        async with httpx.AsyncClient(timeout=SECONDS) as http:
+            page = await http.get(f"http://127.0.0.1:{line['port']}/metrics")
+        pattern = rf'^grpc_server_handled_total{{.*grpc_method="{method}".*}} (\S+)$'
+        counts = re.findall(pattern, page.text, re.MULTILINE)
+        return int(sum(map(float, counts)))
+
     def log_lines(self) -> list[dict[str, object]]:
         """Return the complete lines of the log."""
         lines = self.serving.log.read_bytes().splitlines(keepends=True)
@@ -98,6 +108,7 @@ async def service(
             "RATE_LIMITS": json.dumps(NO_LIMITS),
             "WORKERS": str(WORKERS),
             "LAME_DUCK": "0.2s",
+            "METRICS_LISTEN": "127.0.0.1:0",
         }
         async with serving(settings) as running:
             async with httpx.AsyncClient(base_url=running.rest) as http:
@@ -134,6 +145,7 @@ async def callers(service: Service) -> AsyncIterator[Calls]:
             except (grpc.aio.AioRpcError, httpx.HTTPError, AssertionError) as error:
                 calls.errors.append(error)
             calls.made += 1
+            await asyncio.sleep(0.01)  # workers that start need the CPU, too
 
     async with httpx.AsyncClient(base_url=service.serving.rest) as http:
         channels = [_channel(service) for _ in range(CALLERS)]
@@ -227,6 +239,23 @@ async def test_killed_worker_fails_no_retried_call(service: Service) -> None:
             lambda new: len(new) == WORKERS and killed not in new
         )
     assert calls.errors == []
+
+
+async def test_metrics_count_the_calls_of_all_workers(service: Service) -> None:
+    """To the call, and also those of a worker that was killed."""
+    before = await service.calls_of("GetUser")
+    channels = [_channel(service) for _ in range(10)]
+    calls = [reads(service, channel) for channel in channels]
+    for _ in range(3):
+        await asyncio.gather(*(call() for call in calls))
+    for channel in channels:
+        await channel.close()
+    assert await service.calls_of("GetUser") == before + 30
+    old = service.workers()
+    for killed in old:
+        os.kill(killed, signal.SIGKILL)
+    await service.until_workers(lambda new: len(new) == WORKERS and not new & old)
+    assert await service.calls_of("GetUser") == before + 30
 
 
 async def test_log_lines_have_the_number_of_their_worker(service: Service) -> None:

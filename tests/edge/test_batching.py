@@ -277,21 +277,27 @@ async def test_draining_server_loses_no_call() -> None:
 async def test_old_stream_is_replaced_without_losing_a_call(
     plain_calls: list[float | None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A server with a limit on the age of connections ends streams that stay."""
-    monkeypatch.setattr("edge.batching.MAX_STREAM_AGE", 0.0)
+    """A server with a limit on the age of connections ends streams that stay.
+
+    Calls are plain ones until the calls of the old stream have ended.
+    """
     service = GatedService()
     async with batching_port(service) as port:
         first = asyncio.create_task(call(port, b"first"))
         await until(lambda: service.running == 1)
         old = port._stream_of_calls
+        assert old
+        monkeypatch.setattr("edge.batching.MAX_STREAM_AGE", 0.0)
         second = asyncio.create_task(call(port, b"second"))
         await until(lambda: service.running == 2)
-        assert port._stream_of_calls is not old
         service.gate.set()
         await asyncio.gather(first, second)
-        assert old
-        await asyncio.wait_for(asyncio.gather(*old._tasks), SECONDS)
-    assert not plain_calls
+        await until(lambda: old.ended)
+        monkeypatch.setattr("edge.batching.MAX_STREAM_AGE", 60.0)
+        await call(port, b"third")
+        assert port._stream_of_calls is not old
+        assert not old.refused
+    assert len(plain_calls) == 1
 
 
 async def test_cancelled_call_ends_at_the_service(

@@ -189,7 +189,9 @@ async def test_output_only_fields_are_left_out_of_a_derived_mask() -> None:
     assert list(sent.update_mask.paths) == ["title", "created_at"]
 
 
-@pytest.mark.parametrize("text", ["\u0665", "1_0", "+5", " 5", "5 ", "", "0x5", "5."])
+@pytest.mark.parametrize(
+    "text", ["\u0665", "1_0", "+5", " 5", "5 ", "", "0x5", "5.", "05"]
+)
 @pytest.mark.parametrize(
     "body",
     [

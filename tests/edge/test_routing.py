@@ -21,7 +21,7 @@ from tests.edge.service import (
     raw,
     routes,
 )
-from tests.edge.shop import SHOP, item, shop
+from tests.edge.shop import SHOP, item, shop, violations
 
 
 async def test_head_options_and_unknown_methods() -> None:
@@ -170,12 +170,16 @@ async def test_dots_within_a_segment_are_a_value() -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["\u0665", "%D9%A5", "+5", "%2B5", "1_0", "%205", "5.0", "0x5"]
+    "text",
+    ["\u0665", "%D9%A5", "+5", "%2B5", "1_0", "%205", "5%20", "5.0", "0x5"]
+    + ["05", "005", "00", "-0", "-05", "5e0"],
 )
-async def test_integers_in_paths_are_ascii_digits(text: str) -> None:
-    """Python's int() takes other digits, signs, spaces and underscores, too."""
+async def test_integers_in_paths_and_queries_have_one_spelling(text: str) -> None:
+    """Decimal digits without leading zeros, so that a resource has one URL."""
     port = FakePort(item(id=1))
     http = shop(port)
-    assert (await http.get(f"/items/{text}")).status_code == 400
-    assert (await http.get(f"/items?number={text}")).status_code == 400
+    answer = await http.get(f"/items/{text}")
+    assert (answer.status_code, violations(answer)) == (400, ["id"])
+    answer = await http.get(f"/items?number={text}")
+    assert (answer.status_code, violations(answer)) == (400, ["number"])
     assert port.calls == []

@@ -1,16 +1,12 @@
 """GetUser, signed in and cached, against servers that send constants (P1, P3)."""
 
-from typing import TypeAlias
-
-import grpc
 import httpx
 
 from blatam.user.v1 import user_pb2
 from tests.load.loader import Target, serving
 from tests.load.row import ResultRow
-from tests.load.service import Service, compared, rest_target, running
+from tests.load.service import Service, call_once, compared, rest_target, running
 
-Unary: TypeAlias = "grpc.UnaryUnaryMultiCallable[bytes, bytes]"
 METHOD = "/blatam.user.v1.UserService/GetUser"
 
 
@@ -23,7 +19,7 @@ def rows() -> list[ResultRow]:
 def _over_grpc(service: Service) -> ResultRow:
     message = user_pb2.GetUserRequest(id=service.user).SerializeToString()
     answer = service.folder / "answer.bin"
-    answer.write_bytes(_call(service, message))
+    answer.write_bytes(call_once(service.grpc, METHOD, message, service.bearer))
     size = answer.stat().st_size
     with serving("tests.load.echo_grpc", answer) as (process, port):
         bare = f"http://127.0.0.1:{port}{METHOD}"
@@ -49,9 +45,3 @@ def _over_rest(service: Service) -> ResultRow:
             rest_target("bare", process, static, service.bearer),
             ours,
         )
-
-
-def _call(service: Service, message: bytes) -> bytes:
-    with grpc.insecure_channel(service.grpc) as channel:
-        stub: Unary = channel.unary_unary(METHOD)
-        return stub(message, metadata=tuple(service.bearer.items()), timeout=30)

@@ -11,12 +11,15 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import TypeAlias
 
+import grpc
 import httpx
 
 from tests.load.loader import Target, compare, pinned
 from tests.load.row import ResultRow
 
+Unary: TypeAlias = "grpc.UnaryUnaryMultiCallable[bytes, bytes]"
 ANA = {
     "email": "ana@example.com",
     "username": "ana",
@@ -71,7 +74,7 @@ def running() -> Iterator[Service]:
         }
         log = folder / "academy.log"
         with listening([*ACADEMY, "up"], rest, log, settings) as process:
-            user, bearer = _sign_in(rest)
+            user, bearer = sign_in(rest)
             yield Service(process, grpc, rest, user, bearer, folder)
 
 
@@ -87,7 +90,7 @@ def listening(
         log.open("wb") as output,
         pinned(command, env=env, stdout=output.fileno()) as server,
     ):
-        _await(server, address, log)
+        wait_until_listening(server, address, log)
         yield server.pid
 
 
@@ -124,7 +127,10 @@ def free_address() -> str:
         return f"127.0.0.1:{listener.getsockname()[1]}"
 
 
-def _await(server: subprocess.Popen[bytes], address: str, log: Path) -> None:
+def wait_until_listening(
+    server: subprocess.Popen[bytes], address: str, log: Path
+) -> None:
+    """Wait until a server accepts connections. Raises RuntimeError with its log."""
     host, port = address.split(":")
     deadline = time.monotonic() + START_SECONDS
     while server.poll() is None and time.monotonic() < deadline:
@@ -137,7 +143,17 @@ def _await(server: subprocess.Popen[bytes], address: str, log: Path) -> None:
     raise RuntimeError(f"{server.args!r} did not start:\n{log.read_text()[-3000:]}")
 
 
-def _sign_in(rest: str) -> tuple[int, dict[str, str]]:
+def call_once(
+    address: str, method: str, message: bytes, headers: Mapping[str, str]
+) -> bytes:
+    """Return the response of a gRPC call."""
+    with grpc.insecure_channel(address) as channel:
+        stub: Unary = channel.unary_unary(method)
+        return stub(message, metadata=tuple(headers.items()), timeout=30)
+
+
+def sign_in(rest: str) -> tuple[int, dict[str, str]]:
+    """Create a user; return the id and the header of its token."""
     login = {"identifier": ANA["username"], "password": ANA["password"]}
     with httpx.Client(base_url=f"http://{rest}/api/v1", timeout=30) as client:
         user = client.post("/users", json=ANA).raise_for_status().json()

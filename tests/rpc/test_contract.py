@@ -222,3 +222,17 @@ def test_access_is_documented() -> None:
     assert sentences[f"{prefix}WatchUsers"] == "Only services and admins may call this."
     assert "not services" in sentences[f"{prefix}GetCurrentUser"]
     assert f"{prefix}GetUser" not in sentences
+
+
+def test_calls_without_sign_in_are_limited_by_address() -> None:
+    """Calls that store or look up something for unknown callers have a rate limit.
+
+    GetJsonWebKeySet does neither: it returns what is in memory.
+    """
+    unlimited = {
+        method.name
+        for method in contract.methods()
+        if method.policy.access == Access.ACCESS_PUBLIC or method.policy.token_field
+        if not any("address" in limit.by for limit in method.policy.rate_limits)
+    }
+    assert unlimited == {"blatam.auth.v1.AuthService/GetJsonWebKeySet"}

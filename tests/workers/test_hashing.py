@@ -1,14 +1,17 @@
 """HashingPool: priorities, and how many jobs may wait for how long."""
 
 import asyncio
+import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 from threading import Event
 
 import pytest
 
-from server.domain.errors import Overloaded
-from server.workers.hashing import HashingPool
+from server.domain.deadlines import call_deadline
+from server.domain.errors import DeadlineExceeded, Overloaded
+from server.workers.hashing import MAX_QUEUE_SIZE, HashingPool, HashingStatistics
 
 
 @pytest.fixture
@@ -133,3 +136,118 @@ async def test_hashing_pool_job_error_reaches_its_caller_only(
     with pytest.raises(ValueError, match="broken"):
         await pool.run(fails)
     assert await pool.run(lambda: 7) == 7
+
+
+@contextmanager
+def deadline_in(seconds: float) -> Iterator[None]:
+    """Set the deadline of the calls that the block begins."""
+    token = call_deadline.set(time.monotonic() + seconds)
+    yield
+    call_deadline.reset(token)
+
+
+class Backlog:
+    """Jobs that wait for a blocking one."""
+
+    def __init__(self, blocking: BlockingJob, tasks: list[asyncio.Task[None]]) -> None:
+        self._blocking, self._tasks = blocking, tasks
+
+    async def end(self) -> None:
+        self._blocking.release()
+        await asyncio.gather(*self._tasks)
+
+
+async def occupied(pool: HashingPool, *, job_seconds: float, waiting: int) -> Backlog:
+    """Return a pool's backlog: jobs that take this long, none of which has begun."""
+    await pool.run(lambda: time.sleep(job_seconds))  # the pool learns the duration
+    blocking = BlockingJob()
+    tasks = [asyncio.create_task(pool.run(blocking))]
+    await blocking.started()
+    tasks += [asyncio.create_task(pool.run(lambda: None)) for _ in range(waiting)]
+    await asyncio.sleep(0)
+    return Backlog(blocking, tasks)
+
+
+async def test_hashing_pool_refuses_job_that_cannot_meet_its_deadline() -> None:
+    """Three jobs of 0.2 s are ahead: a call with 0.3 s left is refused at once."""
+    pool = HashingPool(1)
+    backlog = await occupied(pool, job_seconds=0.2, waiting=3)
+    order: list[str] = []
+    with deadline_in(0.3):
+        with pytest.raises(Overloaded) as caught:
+            await pool.run(appending(order, "late"))
+        with pytest.raises(Overloaded):
+            await pool.run_all([appending(order, "late")])
+        with pytest.raises(Overloaded):
+            pool.check_capacity()
+    assert caught.value.retry_after == timedelta(seconds=1)
+    with deadline_in(30):
+        pool.check_capacity()
+        in_time = asyncio.create_task(pool.run(appending(order, "in time")))
+        await asyncio.sleep(0)
+    await backlog.end()
+    await in_time
+    assert order == ["in time"]
+    assert pool.statistics == HashingStatistics(queue_length=0, refused=3)
+    pool.close()
+
+
+async def test_hashing_pool_refuses_log_in_that_would_exceed_max_wait() -> None:
+    """Without a deadline, too; the error says how long the queue is."""
+    pool = HashingPool(1, max_wait=timedelta(seconds=1.5))
+    backlog = await occupied(pool, job_seconds=0.4, waiting=3)
+    with pytest.raises(Overloaded) as caught:
+        await pool.run(lambda: None)
+    assert caught.value.retry_after == timedelta(seconds=2)
+    assert pool.statistics == HashingStatistics(queue_length=3, refused=1)
+    await backlog.end()
+    pool.close()
+
+
+async def test_hashing_pool_drops_expired_job() -> None:
+    """A job whose deadline passed in the queue costs no hash."""
+    pool = HashingPool(1)
+    backlog = await occupied(pool, job_seconds=0, waiting=0)
+    order: list[str] = []
+    with deadline_in(0.02):
+        expired = asyncio.create_task(pool.run(appending(order, "expired")))
+        await asyncio.sleep(0)
+    later = asyncio.create_task(pool.run(appending(order, "later")))
+    await asyncio.sleep(0.05)
+    await backlog.end()
+    with pytest.raises(DeadlineExceeded):
+        await expired
+    await later
+    assert order == ["later"]
+    pool.close()
+
+
+async def test_hashing_pool_reports_waiting_time_of_each_job() -> None:
+    waits: list[float] = []
+    pool = HashingPool(1, on_wait=waits.append)
+    backlog = await occupied(pool, job_seconds=0, waiting=1)
+    assert pool.statistics.queue_length == 1
+    await asyncio.sleep(0.05)
+    await backlog.end()
+    assert len(waits) == 3
+    assert waits[2] >= 0.05
+    pool.close()
+
+
+async def test_hashing_pool_queue_is_bounded_in_all() -> None:
+    """Waiting log-ins cannot use up the calls in flight, whatever the threads."""
+    pool = HashingPool(8, queue=MAX_QUEUE_SIZE)
+    jobs = [BlockingJob() for _ in range(8)]
+    tasks = [asyncio.create_task(pool.run(job)) for job in jobs]
+    for job in jobs:
+        await job.started()
+    tasks += [
+        asyncio.create_task(pool.run(lambda: None)) for _ in range(MAX_QUEUE_SIZE)
+    ]
+    await asyncio.sleep(0)
+    with pytest.raises(Overloaded):
+        await pool.run(lambda: None)
+    for job in jobs:
+        job.release()
+    await asyncio.gather(*tasks)
+    pool.close()

@@ -6,7 +6,7 @@ from datetime import timedelta
 
 FIRST_DELAY = timedelta(seconds=0.5)
 MAX_DELAY = timedelta(seconds=30)
-STABLE_AFTER = timedelta(seconds=10)  # a worker that ran this long has started well
+STABLE_AFTER = timedelta(seconds=5)  # a worker that ran this long has started well
 
 
 class Backoff:

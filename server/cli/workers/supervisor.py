@@ -61,6 +61,7 @@ class Supervisor:
         self._slots: list[_Slot] = []
         self._spare: WorkerProcess | None = None
         self._temporaries: set[WorkerProcess] = set()
+        self._spare_needed = asyncio.Event()
         self._stopping = asyncio.Event()
         self._restart_requested = asyncio.Event()
         self._failure = ""
@@ -77,7 +78,8 @@ class Supervisor:
                 self._slots.append(_Slot(assignment, worker))
             async with asyncio.TaskGroup() as group:
                 work = [self._keep(slot) for slot in self._slots]
-                work += [self._announce(listening), self._restart_on_request()]
+                work += [self._announce(listening), self._keep_spare()]
+                work += [self._restart_on_request()]
                 tasks = [group.create_task(task) for task in work]
                 await self._stopping.wait()
                 for task in tasks:
@@ -108,8 +110,24 @@ class Supervisor:
     async def _announce(self, listening: Callable[[], None]) -> None:
         await self._until_all(lambda worker: worker.listening)
         listening()
-        await self._until_all(lambda worker: worker.ready)
-        self._spare = await self._start()
+
+    async def _keep_spare(self) -> None:
+        """Start a spare when there is none and no worker is starting."""
+        while True:
+            await self._until_all(lambda worker: worker.ready)
+            self._spare_needed.clear()
+            try:
+                self._spare = await self._start()
+            except OSError:  # a crashed worker is replaced without one, more slowly
+                log.exception("spare process not started")
+            await self._spare_needed.wait()
+
+    def _discard_spare(self) -> None:
+        """End a spare that imported an earlier state of the program."""
+        if self._spare:
+            self._spare.signal(signal.SIGTERM)
+        self._spare = None
+        self._spare_needed.set()
 
     async def _until_all(self, state: Callable[[WorkerProcess], asyncio.Event]) -> None:
         """Wait until the worker of each slot, which may change, has a state."""
@@ -146,11 +164,11 @@ class Supervisor:
             log.exception("worker not started", number=slot.assignment.number)
 
     async def _take_spare(self) -> WorkerProcess:
-        """Return a process without an assignment; start the next spare."""
+        """Return a process without an assignment."""
         spare, self._spare = self._spare, None
+        self._spare_needed.set()
         if spare is None or spare.ended.is_set():
             return await self._start()
-        self._spare = await self._start()
         return spare
 
     async def _restart_on_request(self) -> None:
@@ -158,13 +176,21 @@ class Supervisor:
             await self._restart_requested.wait()
             self._restart_requested.clear()
             log.info("restarting workers")
-            if all([await self._replace(slot) for slot in self._slots]):
+            for slot in self._slots:
+                if not await self._replace(slot):
+                    break  # the next one would fail for the same reason
+            else:
+                self._discard_spare()
                 log.info("workers restarted")
 
     async def _replace(self, slot: _Slot) -> bool:
         """Start a new worker, and stop the old one if the new one becomes ready."""
         async with slot.changing:
-            new, old = await self._start(), slot.worker
+            try:
+                new, old = await self._start(), slot.worker
+            except OSError:
+                log.exception("worker not started", number=slot.assignment.number)
+                return False
             with self._temporary(new):
                 new.assign(slot.assignment)
                 if not await new.wait_until(new.ready, START_TIMEOUT_SECONDS):
@@ -173,7 +199,7 @@ class Supervisor:
             slot.worker = new
         with self._temporary(old):
             old.replace()
-            await old.ended.wait()
+            await self._wait_for_end(old)
         return True
 
     @contextmanager
@@ -192,20 +218,24 @@ class Supervisor:
             cause=cause or f"not ready within {START_TIMEOUT_SECONDS:g} s",
         )
         new.signal(signal.SIGTERM)
-        await new.ended.wait()
+        await self._wait_for_end(new)
 
-    async def _drain(self) -> None:
-        """Stop all workers together; kill those that take too long."""
-        workers = self._all()
-        for worker in workers:
-            worker.signal(signal.SIGTERM)
+    async def _wait_for_end(self, *workers: WorkerProcess) -> None:
+        """Wait until workers have ended; kill those that take too long."""
         with suppress(TimeoutError):
             async with asyncio.timeout(self._stop_timeout.total_seconds()):
                 for worker in workers:
                     await worker.ended.wait()
-        self.kill()
         for worker in workers:
+            worker.signal(signal.SIGKILL)
             await worker.ended.wait()
+
+    async def _drain(self) -> None:
+        """Stop all workers together."""
+        workers = self._all()
+        for worker in workers:
+            worker.signal(signal.SIGTERM)
+        await self._wait_for_end(*workers)
 
 
 def _log_end(assignment: Assignment, worker: WorkerProcess, delay: timedelta) -> None:

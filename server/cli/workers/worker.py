@@ -9,7 +9,10 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
+from contextlib import AbstractAsyncContextManager
 from datetime import timedelta
+from functools import partial
+from pathlib import Path
 from typing import Annotated
 
 import structlog
@@ -29,6 +32,7 @@ from server.composition import serving
 from server.composition.service import Service, running_service
 from server.config import Settings
 from server.observability.logging import configure
+from server.observability.metrics.workers import WorkerFiles
 
 READY_POLL_SECONDS = 0.05
 log = structlog.get_logger()
@@ -38,9 +42,14 @@ def worker(
     control: Annotated[int, typer.Option()],
     http: Annotated[int, typer.Option()],
     grpc_listen: Annotated[str, typer.Option()],
+    metrics_folder: Annotated[Path | None, typer.Option()] = None,
     up: Annotated[bool, typer.Option()] = False,
 ) -> None:
-    """Serve as one of several workers. `control` and `http` are file descriptors."""
+    """Serve as one of several workers.
+
+    `control` and `http` are file descriptors; the folder is where the supervisor reads
+    metrics.
+    """
     link = SupervisorLink(control)
     assignment = link.wait_for_assignment()
     if assignment is None:
@@ -54,9 +63,17 @@ def worker(
     with report_errors(report=fail):
         settings = _settings(up)
         configure(settings.log_level, settings.log_format, worker=assignment.number)
-        settings = settings.model_copy(update={"grpc_listen": grpc_listen})
+        settings = settings.model_copy(
+            update={"grpc_listen": grpc_listen, "metrics_listen": ""}
+        )
+    call_counts = None
+    if metrics_folder:
+        files = WorkerFiles.new(metrics_folder)
+        call_counts = files.call_counts
+        settings = settings.model_copy(update={"metrics_listen": files.address})
+    serve = partial(running_service, settings, listener, migrated=up)
     with report_errors(settings, report=fail):
-        uvloop.run(_serve(settings, listener, link, migrated=up))
+        uvloop.run(_serve(serve(call_counts=call_counts), settings, link))
 
 
 def _pin(assignment: Assignment) -> None:
@@ -73,10 +90,12 @@ def _settings(up: bool) -> Settings:
 
 
 async def _serve(
-    settings: Settings, listener: socket.socket, link: SupervisorLink, *, migrated: bool
+    running: AbstractAsyncContextManager[Service],
+    settings: Settings,
+    link: SupervisorLink,
 ) -> None:
     link.watch()
-    async with running_service(settings, listener, migrated=migrated) as service:
+    async with running as service:
         link.send(LISTENING)
         watching = asyncio.create_task(_report_ready(service, link))
         try:

@@ -85,6 +85,7 @@ class Authentication:
         Raises InvalidCredentials, whatever the cause, and Overloaded. Takes as long
         for an unknown account as for a known one (R2).
         """
+        self.hasher.check_capacity()
         identifier, user_id = normalize_identifier(identifier), 0
         for _ in range(MAX_ATTEMPTS):
             account = await self.accounts.account(identifier)

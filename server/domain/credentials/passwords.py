@@ -134,6 +134,9 @@ class Verdict:
 class JobPool(Protocol):
     """Runs jobs that would block the event loop."""
 
+    def check_capacity(self) -> None:
+        """Raise Overloaded if the job of a log-in would be refused now."""
+
     async def run(self, work: Callable[[], Result]) -> Result:
         """Run the job of a log-in. Raises Overloaded."""
 
@@ -155,6 +158,10 @@ class PasswordHasher:
             argon2__parallelism=1,
         )
         self._dummy: str = self._context.hash(token_urlsafe())
+
+    def check_capacity(self) -> None:
+        """Raise Overloaded before anything is spent on a call that would be refused."""
+        self._pool.check_capacity()
 
     async def hash(self, password: str) -> str:
         """Return a new salted hash. Raises Overloaded."""

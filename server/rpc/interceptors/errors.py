@@ -17,6 +17,7 @@ from google.protobuf.duration_pb2 import Duration
 from google.protobuf.message import Message
 from google.rpc import code_pb2, error_details_pb2, status_pb2
 
+from server.domain.deadlines import call_deadline
 from server.domain.errors import AcademyError, DeadlineExceeded, ErrorKind
 from server.rpc.call import Call, Failure, Interceptor, Outcome, Proceed, Stream
 from server.rpc.deadlines import Deadline, DeadlineTimer
@@ -35,6 +36,7 @@ def map_errors(timer: DeadlineTimer) -> Interceptor:
         due = math.inf
         if call.timeout is not None:
             due = monotonic() + call.timeout
+        call_deadline.set(due)
         deadline = Deadline(timer, due)
         try:
             with deadline:

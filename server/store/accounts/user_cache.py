@@ -14,7 +14,7 @@ import hashlib
 import random
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from dataclasses import asdict, fields
+from dataclasses import asdict, dataclass, fields
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -88,6 +88,16 @@ def _type_name(annotation: Any) -> str:
 _SHAPE = shape_version(User)
 
 
+@dataclass(slots=True)
+class CacheStatistics:
+    """Look-ups by their result. A miss in this process is a look-up in Redis."""
+
+    process_hits: int = 0
+    process_misses: int = 0
+    redis_hits: int = 0
+    redis_misses: int = 0  # or Redis failed
+
+
 class UserCache:
     """Reads accounts by id from this process, from Redis, or from Postgres."""
 
@@ -99,13 +109,16 @@ class UserCache:
         self._users: dict[int, tuple[User, float]] = {}  # with the time of expiry
         self._min_versions: dict[int, int] = {}  # notified: no older one is cached
         self._listening = False
+        self.statistics = CacheStatistics()
         self._loop = asyncio.get_running_loop()
 
     async def by_id(self, user_id: int) -> User | None:
         """Return the account with this id."""
         cached = self._users.get(user_id)
         if cached and cached[1] > self._loop.time():
+            self.statistics.process_hits += 1
             return cached[0]
+        self.statistics.process_misses += 1
         user = await self._from_redis(user_id)
         if user is None:
             user = await self._read(user_id)
@@ -149,7 +162,9 @@ class UserCache:
             raw = await self._redis.hget(_key(user_id), "user")
             user = _decode(raw) if raw else None
             if user and user.version >= self._min_versions.get(user_id, 0):
+                self.statistics.redis_hits += 1
                 return user
+        self.statistics.redis_misses += 1
         return None
 
     async def _to_redis(self, user: User) -> None:

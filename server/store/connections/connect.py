@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from dataclasses import dataclass
 from typing import Any, NoReturn
 
 import sqlalchemy as sa
@@ -12,7 +13,7 @@ from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
-from sqlalchemy.pool import NullPool
+from sqlalchemy.pool import NullPool, QueuePool
 
 from server.domain.errors import StoreUnavailable
 from server.store.connections.circuit_breaker import CircuitBreaker
@@ -30,6 +31,16 @@ REDIS_TIMEOUT_SECONDS = 0.25
 KEEPALIVE_INTERVAL_SECONDS = 1.0  # of a connection that only listens
 
 
+@dataclass(frozen=True, slots=True)
+class PoolStatistics:
+    """The state of the pool: connections, waiting callers, and timeouts in all."""
+
+    in_use: int
+    idle: int
+    waiting: int
+    timeouts: int
+
+
 class Database:
     """A pool of connections to Postgres.
 
@@ -42,6 +53,8 @@ class Database:
         self._url = parse_database_url(url)
         self._transaction_pooler = transaction_pooler
         self._breaker = CircuitBreaker()
+        self._waiting = 0
+        self._timeouts = 0
         self.engine: AsyncEngine = create_async_engine(
             "postgresql+asyncpg://",
             pool_size=POOL_SIZE,
@@ -74,6 +87,20 @@ class Database:
             # an unnamed statement, which asyncpg parses again with each execution
             "prepared_statement_name_func": lambda: "",
         }
+
+    @property
+    def statistics(self) -> PoolStatistics:
+        """The present state of the pool."""
+        pool = self.engine.sync_engine.pool
+        assert isinstance(pool, QueuePool)  # noqa: S101
+        return PoolStatistics(
+            pool.checkedout(), pool.checkedin(), self._waiting, self._timeouts
+        )
+
+    @property
+    def is_degraded(self) -> bool:
+        """Whether calls are refused because Postgres does not answer."""
+        return self._breaker.is_open
 
     @property
     def role(self) -> str:
@@ -113,6 +140,7 @@ class Database:
         probing = self._breaker.admit()
         with _translated():
             async with AsyncExitStack() as stack:
+                self._waiting += 1
                 try:
                     # A probe must not wait as long as a first connection may.
                     async with asyncio.timeout(
@@ -120,9 +148,12 @@ class Database:
                     ):
                         opened = await stack.enter_async_context(engine.connect())
                 except Exception as error:
+                    self._timeouts += isinstance(error, sa.exc.TimeoutError)
                     if is_unreachable(error):
                         self._breaker.record_failure()
                     raise
+                finally:
+                    self._waiting -= 1
                 self._breaker.record_success()
                 yield opened
 

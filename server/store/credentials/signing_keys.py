@@ -68,6 +68,7 @@ class PostgresSigningKeys:
         self._wakeups = WakeupChannel(redis, CHANNEL)
         self._on_demand: asyncio.Task[None] | None = None
         self._on_demand_at = 0.0
+        self.active_created_at: datetime | None = None  # of the key that signs
         ring.look_again = self._refresh_if_due
         self.listen = self._wakeups.listen
         self.wake = self._wakeups.wake
@@ -82,7 +83,7 @@ class PostgresSigningKeys:
                 rows = await self._create(connection)
             keys = self._decrypt_all(rows)
             await self._reencrypt(connection, rows)
-        self._ring.replace(keys)
+        self._replace(keys, rows)
 
     async def rotate(self, published_before: datetime | None) -> Sequence[KeyInfo]:
         """Make the next key sign, in every process; return the keys after that.
@@ -102,9 +103,14 @@ class PostgresSigningKeys:
             await self._write(connection, KeyState.NEXT, created_at)
             rows = (await connection.execute(_NEWEST_FIRST)).all()
             keys = self._decrypt_all(rows)
-        self._ring.replace(keys)
+        self._replace(keys, rows)
         await self._wakeups.publish()
         return [_info(row) for row in rows]
+
+    def _replace(self, keys: Sequence[SigningKey], rows: Sequence[sa.Row[Any]]) -> None:
+        self._ring.replace(keys)
+        active = (row for row in rows if row.state == KeyState.ACTIVE)
+        self.active_created_at = next((row.created_at for row in active), None)
 
     async def all(self) -> Sequence[KeyInfo]:
         """Return the keys, the newest first."""

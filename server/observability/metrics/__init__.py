@@ -1,0 +1,1 @@
+"""Metrics: their definitions, the counts of calls, the text that Prometheus reads."""
