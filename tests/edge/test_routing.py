@@ -171,8 +171,10 @@ async def test_dots_within_a_segment_are_a_value() -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["\u0665", "%D9%A5", "+5", "%2B5", "1_0", "%205", "5%20", "5.0", "0x5"]
-    + ["05", "005", "00", "-0", "-05", "5e0"],
+    [
+        *("\u0665", "%D9%A5", "+5", "%2B5", "1_0", "%205", "5%20", "5.0", "0x5"),
+        *("05", "005", "00", "-0", "-05", "5e0"),
+    ],
 )
 async def test_integers_in_paths_and_queries_have_one_spelling(text: str) -> None:
     """Decimal digits without leading zeros, so that a resource has one URL."""
