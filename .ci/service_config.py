@@ -31,10 +31,10 @@ RETRY_POLICY = {
     "backoffMultiplier": 2,
     "retryableStatusCodes": STATUS_CODES,
 }
-# Half of the tokens is the number of calls that may fail at the same time and are all
-# retried: those of every caller of a channel when a server stops. In an outage, retries
-# end after as many failures.
-RETRY_THROTTLING = {"maxTokens": 400, "tokenRatio": 0.1}
+# The most tokens that gRPC allows. Half of them is the number of calls that may fail at
+# the same time and are all retried: those of every caller of a channel when a server
+# stops. In an outage, retries end after as many failures.
+RETRY_THROTTLING = {"maxTokens": 1000, "tokenRatio": 0.1}
 
 
 def main(folder: Path) -> None:

@@ -13,6 +13,7 @@ from server.store.connections.database_url import DatabaseUrl
 CONNECT_TIMEOUT_SECONDS = 5.0
 # A caller waits for a connection, then for a lock: both together end within 1 s.
 LOCK_TIMEOUT = timedelta(seconds=0.45)
+CONNECTION_CHECK_INTERVAL = timedelta(milliseconds=100)
 # Postgres enforces a timeout first: then the connection is not lost.
 TIMEOUT_MARGIN = timedelta(seconds=0.5)
 
@@ -56,6 +57,9 @@ class ConnectArguments:
 
     def _timeouts(self) -> dict[str, str]:
         timeouts = {
+            # A cancel request that arrives between two statements has no effect; the
+            # statement then ends when Postgres sees that the connection is closed.
+            "client_connection_check_interval": CONNECTION_CHECK_INTERVAL,
             "lock_timeout": min(LOCK_TIMEOUT, self.statement_timeout),
             "statement_timeout": self.statement_timeout,
         }
