@@ -244,10 +244,10 @@ async def test_application_features_state_what_serving_depends_on(
     assert len(set(names)) == len(names)
 
 
-async def test_application_builds_the_edge_before_its_tasks_start(
+async def test_application_builds_its_transports_before_its_tasks_start(
     database_url: str, redis_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Building it blocks the event loop, and tasks would time out meanwhile."""
+    """Building the edge blocks the event loop, and tasks would time out meanwhile."""
     steps: list[str] = []
 
     def recorded(name: str) -> None:
@@ -259,13 +259,13 @@ async def test_application_builds_the_edge_before_its_tasks_start(
 
         monkeypatch.setattr(composed, name, record)
 
-    recorded("edge_app")
+    recorded("build_transports")
     recorded("run_features")
     async with (
         open_resources(load(**settings(database_url, redis_url))) as resources,
         build_application(resources),
     ):
-        assert steps == ["edge_app", "run_features"]
+        assert steps == ["build_transports", "run_features"]
 
 
 async def test_application_health_is_not_serving_once_drained(

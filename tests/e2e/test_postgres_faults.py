@@ -46,11 +46,14 @@ async def test_acknowledged_writes_survive_kill_of_postgres(state_dir: Path) -> 
             assert not client.failures
             stores.signal_postgres(signal.SIGKILL)
             await write_post(client, ledger, members[0])
-            assert [r.code for r in client.failures] == [grpc.StatusCode.UNAVAILABLE]
+            assert len(client.failures) == 1
             await stores.start_postgres()
             await ready(service)
-            await write_post(client, ledger, members[0])
-            assert (len(client.failures), len(ledger.posts)) == (1, 2)
+            async with asyncio.timeout(10):  # calls are refused until a probe succeeds
+                while len(ledger.posts) < 2:
+                    await write_post(client, ledger, members[0])
+            codes = {failure.code for failure in client.failures}
+            assert codes == {grpc.StatusCode.UNAVAILABLE}
             assert len(ledger.ended_sessions) == len(ledger.follows) == 1
             assert await ledger.lost(database, service.channel) == []
         await database.close()

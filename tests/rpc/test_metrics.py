@@ -313,7 +313,9 @@ async def test_refused_calls_count_by_method(limited: RunningService) -> None:
 
 async def test_scrape_has_every_metric(service: RunningService) -> None:
     """The names and labels are those of the definitions."""
-    await service.signed_in()
+    admin = await service.signed_in(Role.ADMIN)
+    request = user_pb2.ExportUsersRequest()
+    await service.users.ExportUsers(request, metadata=admin.metadata).read()
 
     async def missing() -> float:
         scrape = await service.scrape()
