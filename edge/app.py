@@ -91,11 +91,12 @@ class Edge(FastAPI):
 
     async def __call__(self, scope: Any, receive: Receive, send: Send) -> None:
         """Serve one ASGI connection."""
-        observe = self._settings.observe_request
-        serve_page, secured = super().__call__, self._secured(send)
         if scope["type"] == "http" and not self._is_own(scope):
             await self._dispatch(scope, receive, send)
-        elif scope["type"] == "http" and observe:
+            return
+        observe = self._settings.observe_request
+        serve_page, secured = super().__call__, self._secured(send)
+        if scope["type"] == "http" and observe:
             await observe_page(observe, serve_page, scope, receive, secured)
         else:
             await serve_page(scope, receive, secured)

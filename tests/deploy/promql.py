@@ -143,6 +143,8 @@ class Samples:
             case "histogram_quantile":
                 quantile, buckets = (self._evaluate(arg, at) for arg in node.args)
                 return _histogram_quantile(quantile, buckets)
+            case "time":
+                return at
             case "absent":
                 return {} if self._evaluate(node.args[0], at) else {frozenset(): 1.0}
         raise NotImplementedError(node.func.name)

@@ -57,6 +57,7 @@ def histogram(
 
 
 HANDLED = "grpc_server_handled_total"
+CERTIFICATE_EXPIRY = "academy_tls_certificate_expiry_timestamp_seconds"
 HEALTHY: dict[Key, Line] = {
     series("up"): gauge(1),
     ("up", frozenset(TWO.items())): gauge(1),
@@ -85,6 +86,7 @@ HEALTHY: dict[Key, Line] = {
     series("academy_rate_limited_total", grpc_method="GetUser"): counter(1),
     series("academy_background_restarts_total", task="users"): counter(0),
     series("academy_signing_key_age_seconds"): gauge(30 * 86_400),
+    series(CERTIFICATE_EXPIRY): gauge(60 * 86_400),  # the time begins at 0
     **histogram(
         "academy_event_loop_lag_seconds",
         {"0.1": 9.9, "0.25": 9.99, "+Inf": 10},
@@ -160,6 +162,7 @@ SITUATIONS: Mapping[str, Mapping[Key, Line]] = {
     "AcademySigningKeyOld": {
         series("academy_signing_key_age_seconds"): gauge(120 * 86_400)
     },
+    "AcademyCertificateExpires": {series(CERTIFICATE_EXPIRY): gauge(13 * 86_400)},
 }
 
 

@@ -27,12 +27,14 @@ from server.composition.listeners import serving
 from server.composition.listeners.sockets import bind_http
 from server.composition.resources import open_resources
 from server.composition.tls import ListenerTls, open_listener_tls
+from server.composition.tls.metrics import tls_families
 from server.composition.tls.settings import hop_credentials
 from server.config import load
 from server.domain.accounts.users import Role
 from tests.certificates import Files, chain_pem, key_pem
 from tests.conftest import Servers, fresh_database, key_space
 from tests.logs import captured_lines
+from tests.metrics import Scrape
 from tests.running import NO_LIMITS, SECRET, RunningService, running
 from tests.status import expect_rpc_error
 
@@ -285,6 +287,13 @@ async def test_wrong_client_certificates_are_counted(service: SecureService) -> 
         assert await refusal(service, channel) == "TOKEN_MISSING"
     assert connections.used == used + 1
     assert keys.refused_certificates == refused + 1
+    scrape = Scrape("".join(tls_families(service.tls, service.application)).encode())
+    counts = {
+        "academy_tls_handshakes_total": service.tls.handshakes,
+        "academy_grpc_connections_with_calls_total": connections.used,
+        "academy_client_certificates_refused_total": keys.refused_certificates,
+    }
+    assert {name: scrape.total(name) for name in counts} == counts
 
 
 async def test_edge_certificate_does_not_identify_its_clients(

@@ -10,12 +10,16 @@ from pathlib import Path
 
 import httpx
 import orjson
+from cryptography.x509 import load_pem_x509_certificate
 
 from tests.certificates import Files
+from tests.mailbox import address_of, bound_socket
+from tests.metrics import Scrape
 from tests.processes import FREE_PORTS, ROOT, serving
 
 SECONDS = 60
 JWKS = "/.well-known/jwks.json"
+EXPIRY = "academy_tls_certificate_expiry_timestamp_seconds"
 
 
 def in_capitals(settings: Mapping[str, str]) -> dict[str, str]:
@@ -54,14 +58,18 @@ async def test_serve_and_edge_use_tls_on_every_connection(
 
     A renewed certificate of the server is used without a restart.
     """
+    with bound_socket() as reserved:
+        metrics_address = address_of(reserved)
     files = Files(tmp_path / "server")
     own = Files(tmp_path / "edge", files.authority)
     server_settings = {
         "DATABASE_URL": database_url,
         "REDIS_URL": redis_url,
         "SECRET_KEY": "0123456789abcdef" * 4,
+        "METRICS_LISTEN": metrics_address,
         **in_capitals(files.environment("client_ca")),
     }
+    metrics = f"http://{metrics_address}/metrics"
     hop = {"client_cert": "cert.pem", "client_key": "key.pem", "server_ca": "ca.pem"}
     edge_settings = in_capitals(
         own.environment() | {name: str(own.folder / file) for name, file in hop.items()}
@@ -82,3 +90,7 @@ async def test_serve_and_edge_use_tls_on_every_connection(
             assert response.status_code == 200
             assert (await http.get(f"https://{address}/readyz")).status_code == 200
         assert b"certificate reloaded" in server.log.read_bytes()
+        scrape = Scrape((await http.get(metrics)).content)
+        pem = (files.folder / "cert.pem").read_bytes()
+        expires_at = load_pem_x509_certificate(pem).not_valid_after_utc
+        assert scrape.total(EXPIRY) == expires_at.timestamp()

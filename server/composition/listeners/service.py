@@ -18,6 +18,7 @@ from server.composition.listeners.metrics import listening_metrics
 from server.composition.listeners.sockets import bound_address, with_port
 from server.composition.resources import open_resources
 from server.composition.tls import open_listener_tls
+from server.composition.tls.metrics import tls_families
 from server.config import ConfigurationError, Settings
 from server.store import migrate
 from server.store.connections.connect import Database
@@ -77,6 +78,7 @@ async def running_service(
             ),
         ) as (grpc_port, http),
     ):
+        resources.metrics.others.append(partial(tls_families, tls, application))
         gc.collect()
         gc.freeze()  # skip long-lived objects: saves 12 of 74 us per request
         grpc_address = with_port(settings.grpc_listen, grpc_port)

@@ -174,6 +174,23 @@ SIGNING_KEY_AGE = _gauge(
     "Age of the key that signs access tokens.",
     merge=Merge.MAX,
 )
+TLS_HANDSHAKES = _counter(
+    "academy_tls_handshakes_total",
+    "gRPC connections that began a TLS handshake, successful or not.",
+)
+CALLING_CONNECTIONS = _counter(
+    "academy_grpc_connections_with_calls_total",
+    "gRPC connections that made at least one call.",
+)
+CERTIFICATES_REFUSED = _counter(
+    "academy_client_certificates_refused_total",
+    "Calls whose client certificate stands for no valid service key.",
+)
+CERTIFICATE_EXPIRY = _gauge(
+    "academy_tls_certificate_expiry_timestamp_seconds",
+    "When the certificate of the listeners expires, in seconds since 1970.",
+    merge=Merge.MAX,
+)
 BUILD_INFO = _gauge(
     "academy_build_info",
     "1; the labels name the release and the version of Python.",
