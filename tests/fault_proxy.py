@@ -83,6 +83,9 @@ class FaultProxy:
     async def _accept(
         self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
     ) -> None:
+        if not (self._server and self._server.is_serving()):
+            writer.transport.abort()  # accepted just before `stop`
+            return
         task = asyncio.current_task()
         assert task
         self._tasks.add(task)

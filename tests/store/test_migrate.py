@@ -81,10 +81,13 @@ async def test_migrations_produce_the_declared_tables(database: Database) -> Non
 
 @contextmanager
 def failing_at_statement(number: int) -> Iterator[None]:
-    """Make the statement with this number of any connection fail before it is sent."""
+    """Make the statement of this task with this number fail before it is sent."""
     statements: list[str] = []
+    task = asyncio.current_task()
 
     def fail(_connection: Any, _cursor: Any, statement: str, *_: Any) -> None:
+        if asyncio.current_task() is not task:
+            return  # a statement of a service that other tests share
         statements.append(statement)
         if len(statements) == number:
             raise Injected

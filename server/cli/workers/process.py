@@ -49,16 +49,21 @@ class WorkerProcess:
     ) -> WorkerProcess:
         """Start a new interpreter, which imports the application at once."""
         ours, theirs = socket.socketpair()
-        with theirs:
-            process = await asyncio.create_subprocess_exec(
-                *interpreter(),
-                *("-m", module, *arguments),
-                *("--control", str(theirs.fileno()), "--http", str(http.fileno())),
-                stdin=asyncio.subprocess.DEVNULL,
-                pass_fds=(theirs.fileno(), http.fileno()),
-                start_new_session=True,  # Ctrl-C reaches the supervisor alone
-            )
-        return cls(process, *await asyncio.open_connection(sock=ours))
+        try:
+            with theirs:
+                process = await asyncio.create_subprocess_exec(
+                    *interpreter(),
+                    *("-m", module, *arguments),
+                    *("--control", str(theirs.fileno()), "--http", str(http.fileno())),
+                    stdin=asyncio.subprocess.DEVNULL,
+                    pass_fds=(theirs.fileno(), http.fileno()),
+                    start_new_session=True,  # Ctrl-C reaches the supervisor alone
+                )
+            states, commands = await asyncio.open_connection(sock=ours)
+        except BaseException:
+            ours.close()  # ends a process that has started
+            raise
+        return cls(process, states, commands)
 
     @property
     def pid(self) -> int:
