@@ -223,7 +223,9 @@ class ClientBatchStream:
             if not received and error.code() is grpc.StatusCode.UNIMPLEMENTED:
                 self.refused, end = True, None
             elif not received and error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED:
-                end = CallError(Code.RESOURCE_EXHAUSTED, "too many concurrent calls")
+                end = CallError(
+                    Code.RESOURCE_EXHAUSTED, "too many concurrent calls: retry later"
+                )
         except asyncio.CancelledError:  # the channel was closed
             self._cancel_all()
             raise

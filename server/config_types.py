@@ -174,7 +174,7 @@ def _check_otlp_endpoint(value: str) -> str:
         not _ORIGIN.fullmatch(f"{parts.scheme}://{parts.netloc}") or parts.query
     ):
         raise ValueError(
-            "must be a URL such as http://127.0.0.1:4318, without user name"
+            "must be a URL such as http://127.0.0.1:4318, without a user name"
         )
     return value
 
@@ -281,7 +281,9 @@ def _check_service_certificates(values: dict[str, str]) -> dict[str, str]:
                 "as billing.internal or spiffe://academy/billing"
             )
         if not service:
-            raise ValueError(f"{name} must have the name of a service key")
+            raise ValueError(
+                f"{name} must have a value: the name of a service key, such as billing"
+            )
         name = name if is_uri else name.lower()
         if name in services:
             raise ValueError(f"must not contain {name} twice")

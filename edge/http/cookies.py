@@ -45,7 +45,7 @@ class TokenCookies:
             ]
             self._sets[binding.method] = [*self._resolved(binding)]
             if binding.streams and self._sets[binding.method]:
-                message = f"{binding.method} is a stream: its replies set no cookies"
+                message = f"{binding.method} is a stream: a stream cannot set cookies"
                 raise BindingError(message)
 
     def _resolved(

@@ -27,7 +27,10 @@ _ERRORS = {
     415: ("UnsupportedMediaType", "The body's media type or coding is not supported."),
     429: ("TooManyRequests", "A rate limit is exceeded, or the service is overloaded."),
     499: ("ClientClosedRequest", "The client closed the request."),
-    500: ("InternalServerError", "An unexpected error. The logs name the request id."),
+    500: (
+        "InternalServerError",
+        "An unexpected error. The logs contain the request id.",
+    ),
     501: ("NotImplemented", "The method is not implemented."),
     503: ("ServiceUnavailable", "The service is unavailable; retry later."),
     504: ("GatewayTimeout", "The call did not complete before its deadline."),

@@ -72,7 +72,10 @@ class BodyReader:
         if size > self._max_bytes:
             raise too_large(self._max_bytes)
         if self._received_bytes > self._max_received_bytes:
-            message, code = "the service is busy: retry later", Code.RESOURCE_EXHAUSTED
+            message, code = (
+                "the service is overloaded: retry later",
+                Code.RESOURCE_EXHAUSTED,
+            )
             raise HttpError(
                 message, "OVERLOADED", http=HTTP_STATUS_BY_CODE[code], code=code
             )

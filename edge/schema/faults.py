@@ -26,7 +26,7 @@ _NOT_BRACKETS = bytes(set(range(256)) - set(b"[{]}"))
 # CPU time for finding the invalid field; afterwards the error names its parent.
 SEARCH_SECONDS = 0.25
 MAX_INTEGER_DIGITS = 31  # a longer one fits no type; Python limits int() itself
-_TOO_DEEP = "the JSON body is nested too deeply"
+_TOO_DEEP = f"the JSON body must be nested at most {MAX_DEPTH} levels deep"
 
 
 def refuse_bulk(body: bytes) -> None:
@@ -86,7 +86,7 @@ def strict_tree(body: bytes, prefix: str = "") -> Any:
         except _Duplicate:
             steps = reversed(_duplicate_path(_pairs_decoder.decode(text)))
             path = "".join((prefix, *steps)).lstrip(".")
-            message = "the key is duplicated"
+            message = "must not appear twice"
             raise fault(path, message, "DUPLICATE_FIELD") from None
     except json.JSONDecodeError as error:
         position = f"line {error.lineno}, column {error.colno}"

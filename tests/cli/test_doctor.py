@@ -93,7 +93,7 @@ async def test_doctor_shows_days_left_of_certificates(tmp_path: Path) -> None:
     files.write_key(files.issue())
     fault = await check("tls", **environment)
     assert (fault.ok, fault.result) == (False, "TLS_KEY is invalid")
-    assert fault.advice.startswith(f"{tmp_path}/key.pem does not fit the certificate")
+    assert fault.advice.startswith(f"{tmp_path}/key.pem does not match the certificate")
 
 
 @pytest.mark.parametrize(

@@ -53,7 +53,11 @@ SERVERS = {
             {**SERVERS, "GRPC_LISTEN": "0.0.0.0:1", "HTTP_LISTEN": "[::]:2"},
             ["GRPC_LISTEN: 0.0.0.0:1 can be reached", "HTTP_LISTEN: [::]:2 can be"],
         ),
-        ("edge --server academy:1", {}, ["SERVER_CA: academy:1 is another machine"]),
+        (
+            "edge --server academy:1",
+            {},
+            ["SERVER_CA: academy:1 is not a loopback address"],
+        ),
         (
             "edge --server localhost:1",
             {"HTTP_LISTEN": "0.0.0.0:1"},
@@ -218,7 +222,7 @@ LIMITS = '{"pkg.Service/Rpc": [{"by": ["address"], "limit": %s, "per": %s}]}'
         ("service_certificates", "billing", "must be JSON"),
         ("service_certificates", "[]", "must be a valid dictionary"),
         ("service_certificates", '{"*.x": "a"}', "'*.x' must be a DNS name or a URI"),
-        ("service_certificates", '{"x.y": ""}', "x.y must have the name of a service"),
+        ("service_certificates", '{"x.y": ""}', "x.y must have a value: the name of a"),
         ("service_certificates", '{"x": "a", "x": "b"}', "must not contain x twice"),
         ("service_certificates", '{"x": "a", "X": "b"}', "must not contain x twice"),
         ("service_certificates", '{"x": 1}', "x: must be a valid string"),

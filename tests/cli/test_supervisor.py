@@ -150,7 +150,7 @@ async def test_supervisor_keeps_workers_when_new_one_cannot_start(
     """A rolling restart with settings that are wrong changes nothing."""
     async with supervised(tmp_path) as workers:
         (tmp_path / "fail").touch()
-        event = "new worker not ready: the present one continues"
+        event = "new worker not ready: the old worker continues"
         with captured_lines(event=event) as lines:
             workers.supervisor.restart()
             await until(lambda: len(workers.started(1)) == 2)

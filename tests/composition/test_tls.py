@@ -85,7 +85,10 @@ def write_leaf_as_authority(files: Files) -> None:
     [
         (remove_key, "TLS_KEY: {folder}/key.pem cannot be read (No such file"),
         (write_der, "TLS_CERT: {folder}/cert.pem has no valid PEM certificate"),
-        (write_other_key, "TLS_KEY: {folder}/key.pem does not fit the certificate of"),
+        (
+            write_other_key,
+            "TLS_KEY: {folder}/key.pem does not match the certificate in",
+        ),
         (write_text_as_key, "TLS_KEY: {folder}/key.pem has no valid PEM private key"),
         (write_encrypted_key, "TLS_KEY: {folder}/key.pem is encrypted: decrypt it"),
         (write_ed25519_key, "TLS_KEY: {folder}/key.pem must be an RSA key"),
@@ -192,7 +195,7 @@ def test_edge_without_grpc_listener_checks_http_only(files: Files) -> None:
 @pytest.mark.parametrize(
     ("values", "sentence"),
     [
-        ({}, "SERVER_CA: academy:50051 is another machine: set SERVER_CA"),
+        ({}, "SERVER_CA: academy:50051 is not a loopback address: set SERVER_CA"),
         ({"client_cert": "c.pem"}, "CLIENT_KEY: must be set, because CLIENT_CERT is"),
         (
             {"client_cert": "c.pem", "client_key": "k.pem", "allow_plaintext": True},

@@ -144,7 +144,11 @@ async def _check_service_certificates(
     if not missing:
         return [Finding("certificates", True, "every service key exists")]
     result = f"no valid service key is named {', '.join(missing)}"
-    advice = "create it, or correct SERVICE_CERTIFICATES; until then calls are refused"
+    advice = (
+        "create a service key with each of these names, or correct "
+        "SERVICE_CERTIFICATES; until then, calls with these certificates are "
+        "refused"
+    )
     return [Finding("certificates", False, result, advice)]
 
 
@@ -221,7 +225,7 @@ def _check_certificate(
         return Finding(check, True, "TLS_CERT is not set: plaintext")
     current = credentials.current()
     if current.expires_at is None or current.renew_by is None:
-        return Finding(check, True, "no certificate of its own")
+        return Finding(check, True, "no certificate is set")
     days = (current.expires_at - now).days
     result = f"valid until {current.expires_at:%Y-%m-%d}, {days} days left"
     if now < current.renew_by:

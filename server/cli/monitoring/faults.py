@@ -48,7 +48,7 @@ def _hashing_faults(interval: Interval) -> Iterator[Fault]:
         "hashing",
         f"overloaded: {refused:.0f} refused in {interval.seconds:.0f} s, "
         f"{queue:.0f} waiting, p99 wait {wait:.1f} s",
-        "look for a flood of log-ins, then add processes or cores",
+        "look for an unusual number of log-ins, then add processes or cores",
     )
 
 
@@ -98,6 +98,6 @@ _CHECKS: tuple[Callable[[Interval], Iterator[Fault]], ...] = (
     _hashing_faults,
     _pool_faults,
     _degraded("smtp", "mail server unavailable: e-mails wait in the outbox"),
-    _degraded("redis", "unavailable: rate limits hold per process"),
+    _degraded("redis", "unavailable: each process applies the rate limits separately"),
     _dead_letter_faults,
 )

@@ -26,7 +26,9 @@ async def check_process(
         await asyncio.sleep(interval_seconds)
         later = await asyncio.to_thread(scrape, address)
     except MetricsTimeout as error:
-        advice = "look at the CPU of the server, restart it if this lasts"
+        advice = (
+            "check the CPU usage of the server; if this continues, restart the server"
+        )
         return [Finding("event loop", False, str(error), advice)]
     except NoMetrics as error:
         advice = "start the server with METRICS_LISTEN, or correct METRICS_LISTEN"

@@ -43,6 +43,8 @@ def scrape(address: str, timeout: float = TIMEOUT_SECONDS) -> Scrape:
             f"{address}: {cause}: is METRICS_LISTEN set for the server?"
         ) from error
     except ValueError as error:  # not UTF-8, or not the text format
-        raise NoMetrics(f"{address}: the answer is not metrics") from error
+        raise NoMetrics(
+            f"{address}: the response is not in the Prometheus text format"
+        ) from error
     finally:
         connection.close()

@@ -213,7 +213,7 @@ class Supervisor:
         """Stop a worker that does not become ready."""
         cause = new.failure or (new.exit_status if new.ended.is_set() else "")
         log.error(
-            "new worker not ready: the present one continues",
+            "new worker not ready: the old worker continues",
             number=assignment.number,
             cause=cause or f"not ready within {START_TIMEOUT_SECONDS:g} s",
         )

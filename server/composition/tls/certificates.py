@@ -101,13 +101,13 @@ def _read_pair(certificate: PemFile, key: PemFile, now: datetime) -> Credentials
     fits = [_fits(each, private_key) for each in chain]
     if not any(fits):
         raise key.fault(
-            f"does not fit the certificate of {certificate.setting}: set "
+            f"does not match the certificate in {certificate.setting}: set "
             f"{key.setting} to the key for which the certificate was issued"
         )
     if not fits[0]:
         raise certificate.fault(
-            f"must begin with the certificate of {key.setting}, followed by the "
-            "certificates of the authorities that issued it"
+            f"must begin with the certificate that matches the key in {key.setting}, "
+            "followed by the certificates of the authorities that issued it"
         )
     _check_validity(certificate, chain[0], now)
     start, end = chain[0].not_valid_before_utc, chain[0].not_valid_after_utc
@@ -121,8 +121,8 @@ def _read_authorities(file: PemFile, now: datetime) -> bytes:
     authorities = _parse_certificates(file, pem)
     if not all(map(_is_authority, authorities)):
         raise file.fault(
-            "must have certificates of certificate authorities only, not those that "
-            "they issued"
+            "must contain only certificates of certificate authorities, not "
+            "certificates of servers or clients"
         )
     # While an authority is replaced, the previous one may expire.
     if not any(

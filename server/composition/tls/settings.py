@@ -62,12 +62,13 @@ def hop_credentials(settings: Settings, server: str) -> ReloadedCredentials | No
     if settings.client_cert and not settings.server_ca:
         faults.append(
             "CLIENT_CERT: a client certificate needs TLS: set SERVER_CA to the "
-            "authority that issued the certificate of the server"
+            "PEM file of the authority that issued the certificate of the server"
         )
     if not (settings.server_ca or settings.allow_plaintext or is_loopback(server)):
         faults.append(
-            f"SERVER_CA: {server} is another machine: set SERVER_CA to the authority "
-            "that issued its certificate, or ALLOW_PLAINTEXT=1"
+            f"SERVER_CA: {server} is not a loopback address: set SERVER_CA to the PEM "
+            "file of the authority that issued its certificate, or set "
+            "ALLOW_PLAINTEXT=1"
         )
     if faults:
         raise ConfigurationError("\n".join(faults))
@@ -96,7 +97,7 @@ def _client_certificate_faults(settings: Settings) -> Iterator[str]:
     if settings.service_certificates and not settings.client_ca:
         yield (
             "SERVICE_CERTIFICATES: needs verified client certificates: set CLIENT_CA "
-            "to the authority that issues them"
+            "to the PEM file of the authority that issues them"
         )
 
 

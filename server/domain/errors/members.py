@@ -13,7 +13,7 @@ class ProfileNotFound(AcademyError):
 
     def __init__(self, user_id: int) -> None:
         super().__init__(
-            f"user {user_id} has no profile", metadata={"id": str(user_id)}
+            f"profile of user {user_id} not found", metadata={"id": str(user_id)}
         )
 
 

@@ -1,4 +1,4 @@
-"""A circuit breaker: while a store does not answer, callers are refused at once."""
+"""A circuit breaker: while a store does not respond, callers are refused at once."""
 
 from __future__ import annotations
 
@@ -61,12 +61,14 @@ class CircuitBreaker:
                 delay = self._delay()
                 if not is_logged:
                     cause = repr(error)
-                    log.warning("store does not answer", store=self._store, cause=cause)
+                    log.warning(
+                        "store does not respond", store=self._store, cause=cause
+                    )
                 is_logged = True
             else:
                 break
         if is_logged:
-            log.info("store answers again", store=self._store)
+            log.info("store responds again", store=self._store)
         self.cause = None
 
     def _delay(self) -> float:

@@ -308,6 +308,7 @@ class AuthServiceServicer:
         service that verifies access tokens offline, with only the JWKS, uses this stream
         to reject revoked tokens.
 
+        Returns INVALID_ARGUMENT (INVALID_FIELDS) if `resume_token` is invalid.
         Returns UNAVAILABLE if this process is stopping (SERVER_STOPPING) or the
         database does not respond (STORE_UNAVAILABLE), also during the stream;
         connect again with the last `resume_token`.

@@ -131,6 +131,7 @@ class AuthServiceStub:
     service that verifies access tokens offline, with only the JWKS, uses this stream
     to reject revoked tokens.
 
+    Returns INVALID_ARGUMENT (INVALID_FIELDS) if `resume_token` is invalid.
     Returns UNAVAILABLE if this process is stopping (SERVER_STOPPING) or the
     database does not respond (STORE_UNAVAILABLE), also during the stream;
     connect again with the last `resume_token`.
@@ -365,6 +366,7 @@ class AuthServiceServicer(metaclass=_abc_1.ABCMeta):
         service that verifies access tokens offline, with only the JWKS, uses this stream
         to reject revoked tokens.
 
+        Returns INVALID_ARGUMENT (INVALID_FIELDS) if `resume_token` is invalid.
         Returns UNAVAILABLE if this process is stopping (SERVER_STOPPING) or the
         database does not respond (STORE_UNAVAILABLE), also during the stream;
         connect again with the last `resume_token`.

@@ -69,7 +69,7 @@ class _ReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Reason.ValueTy
     of the window).
     """
     REASON_OVERLOADED: _Reason.ValueType  # 15
-    """RESOURCE_EXHAUSTED: too many calls are waiting. RetryInfo contains the time to
+    """RESOURCE_EXHAUSTED: the service is overloaded: too many calls, streams, connections, request bodies or waiting passwords. RetryInfo contains the time to
     wait.
     """
     REASON_STORE_UNAVAILABLE: _Reason.ValueType  # 16
@@ -201,7 +201,7 @@ time to wait. Metadata: `limit` (number of calls) and `per_seconds` (length
 of the window).
 """
 REASON_OVERLOADED: Reason.ValueType  # 15
-"""RESOURCE_EXHAUSTED: too many calls are waiting. RetryInfo contains the time to
+"""RESOURCE_EXHAUSTED: the service is overloaded: too many calls, streams, connections, request bodies or waiting passwords. RetryInfo contains the time to
 wait.
 """
 REASON_STORE_UNAVAILABLE: Reason.ValueType  # 16

@@ -737,8 +737,7 @@ class WatchUsersRequest(_message.Message):
     RESUME_TOKEN_FIELD_NUMBER: _builtins.int
     resume_token: _builtins.str
     """The `resume_token` of the last message received; the stream continues after
-    it. At most 128 characters. If absent, the stream starts with the changes
-    from now on.
+    it. At most 128 characters. If absent, the stream starts with the first change after the call.
     """
     def __init__(
         self,

@@ -235,6 +235,7 @@ class UserServiceServicer:
         changes, keep the `resume_token` of the first message, which is sent immediately,
         then read ExportUsers, then call WatchUsers with this `resume_token`.
 
+        Returns INVALID_ARGUMENT (INVALID_FIELDS) if `resume_token` is invalid.
         Returns FAILED_PRECONDITION (RESUME_TOKEN_EXPIRED) if the events after the
         token are no longer stored. Returns UNAVAILABLE if this process is stopping
         (SERVER_STOPPING) or the database does not respond (STORE_UNAVAILABLE),
