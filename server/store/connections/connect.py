@@ -33,6 +33,7 @@ DEFAULT_STATEMENT_TIMEOUT = timedelta(seconds=10)
 PING_TIMEOUT_SECONDS = 0.8
 ANSWER_MAX_AGE_SECONDS = 1.0  # of one that shows that Postgres is available
 REPLACE_INTERVAL_SECONDS = 1.0  # of connections to a read-only server
+READ_ONLY_REPORT_SECONDS = 45.0  # longer than an alert waits for the next write to fail
 REDIS_TIMEOUT_SECONDS = 0.1
 
 
@@ -66,6 +67,8 @@ class Database:
         self._breaker = CircuitBreaker("postgres", direct.probe)
         self._monitor = SilenceMonitor(direct.probe, self._breaker.record_failure)
         self._read_only_until = 0.0
+        self._reported_until = 0.0  # by `is_degraded`: a server refuses writes
+        self._is_refused = False
         self.engine: AsyncEngine = create_async_engine(
             "postgresql+asyncpg://",
             pool_size=pool_size,
@@ -74,7 +77,7 @@ class Database:
             hide_parameters=True,  # an error's text may reach a log
             connect_args={
                 **arguments.limited(),
-                "async_creator_fn": driver.connect,
+                "async_creator_fn": self._connect,
             },
         )
         self._autocommit = self.engine.execution_options(isolation_level="AUTOCOMMIT")
@@ -94,9 +97,9 @@ class Database:
 
     @property
     def is_degraded(self) -> bool:
-        """Whether Postgres does not answer, or only serves reads."""
+        """Whether Postgres does not respond, refuses connections or refuses writes."""
         now = asyncio.get_running_loop().time()
-        return self._breaker.is_open or now < self._read_only_until
+        return self._breaker.is_open or self._is_refused or now < self._reported_until
 
     @property
     def role(self) -> str:
@@ -134,6 +137,7 @@ class Database:
                 # not rolled back: the caller would wait for a silent Postgres
                 await connection.invalidate()
                 raise
+        self._reported_until = 0.0  # a change was committed
 
     @asynccontextmanager
     async def _admitted(self) -> AsyncIterator[None]:
@@ -176,6 +180,16 @@ class Database:
                 self._breaker.suspect()
             raise
 
+    async def _connect(self, **arguments: Any) -> driver.PooledConnection:
+        """Connect; note whether Postgres refuses, such as a wrong password."""
+        try:
+            connection = await driver.connect(**arguments)
+        except Exception as error:
+            self._is_refused = bool(getattr(error, "sqlstate", None))
+            raise
+        self._is_refused = False
+        return connection
+
     def _check_open(self, dbapi_connection: Any, record: Any, _proxy: object) -> None:
         """Replace a connection that was closed, or that leads to a read-only server."""
         connection = dbapi_connection.driver_connection
@@ -208,6 +222,7 @@ class Database:
                 context.is_disconnect = True
                 context.invalidate_pool_on_disconnect = True
             self._read_only_until = now + REPLACE_INTERVAL_SECONDS
+            self._reported_until = now + READ_ONLY_REPORT_SECONDS
 
     async def ping(self) -> None:
         """Check that Postgres answers, or has done so just now.

@@ -311,7 +311,8 @@ async def test_read_only_connections_are_replaced(
                     break
                 except StoreUnavailable:
                     await asyncio.sleep(0.02)
-        await until(lambda: is_available(pool))
+        await write(pool)
+        assert not pool.is_degraded
     finally:
         await pool.close()
 
@@ -324,3 +325,23 @@ async def test_pause_of_this_process_is_not_a_silence(pool: Database) -> None:
         time.sleep(PROBE_CHECKS * PROBE_INTERVAL_SECONDS / 3)  # noqa: ASYNC251
     await probing
     assert not pool.is_degraded
+
+
+async def test_refused_connections_are_a_degradation(
+    servers: Servers, admin: AsyncEngine, database_url: str
+) -> None:
+    """Postgres answers, but lets nobody in: the circuit breaker stays closed."""
+    name = name_of(database_url)
+    pool = Database(database_url, pool_size=POOL_SIZE)
+    try:
+        await read(pool)
+        await run(admin, f"alter database {name} with allow_connections false")
+        await run(admin, TERMINATE_OTHERS.format(name))
+        with pytest.raises(StoreUnavailable):
+            await read(pool)
+        assert pool.is_degraded
+        await run(admin, f"alter database {name} with allow_connections true")
+        assert await read(pool) == 1
+        assert not pool.is_degraded
+    finally:
+        await pool.close()
