@@ -1,13 +1,19 @@
 """Listening: the error for an address that cannot be bound names the cause."""
 
 import asyncio
+import os
+import signal
 import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import pytest
 
-from server.composition.listeners.serving import listening_grpc, stopping_together
+from server.composition.listeners.serving import (
+    listening_grpc,
+    stopping_together,
+    until_stopped,
+)
 from server.composition.listeners.sockets import (
     CannotListen,
     bind_http,
@@ -99,3 +105,18 @@ def test_port_is_refused_although_its_owner_shares_it() -> None:
             worker.listen()
             with pytest.raises(CannotListen, match="Address already in use"):
                 reserve_grpc_port(address)
+
+
+@pytest.mark.parametrize("supervised", [True, False])
+async def test_further_signal_ends_only_a_process_without_supervisor(
+    supervised: bool,
+) -> None:
+    """A process manager and the supervisor may both signal a worker."""
+    stopping = asyncio.ensure_future(until_stopped(supervised=supervised))
+    await asyncio.sleep(0)
+    os.kill(os.getpid(), signal.SIGTERM)
+    await stopping
+    ends_the_process = signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    assert ends_the_process is not supervised
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().remove_signal_handler(number)

@@ -99,7 +99,9 @@ async def _serve(
         link.send(LISTENING)
         watching = asyncio.create_task(_report_ready(service, link))
         try:
-            await serving.until_stopped(service.application.check, link.stopped)
+            await serving.until_stopped(
+                service.application.check, link.stopped, supervised=True
+            )
         finally:
             watching.cancel()
         is_orphan = link.stopped.is_set() and not link.replaced

@@ -185,10 +185,15 @@ async def stopping_together(
 
 
 async def until_stopped(
-    check: Callable[[], None] | None = None, stopped: asyncio.Event | None = None
+    check: Callable[[], None] | None = None,
+    stopped: asyncio.Event | None = None,
+    *,
+    supervised: bool = False,
 ) -> None:
     """Wait for SIGTERM, SIGINT or `stopped`; a signal after that ends the process.
 
+    A `supervised` process ignores it: a process manager signals every process of a
+    service, and then so does the supervisor, which ends a process that hangs.
     `check` is called every second; an exception it raises ends the wait.
     """
     loop = asyncio.get_running_loop()
@@ -202,5 +207,8 @@ async def until_stopped(
             async with asyncio.timeout(CHECK_INTERVAL_SECONDS):
                 await stopped.wait()
     for number in (signal.SIGTERM, signal.SIGINT):
-        loop.remove_signal_handler(number)
+        if supervised:
+            loop.add_signal_handler(number, lambda: None)
+        else:
+            loop.remove_signal_handler(number)
     log.info("stopping")
