@@ -120,7 +120,10 @@ def test_top_once_prints_one_frame() -> None:
 
 @pytest.mark.parametrize(
     ("text", "status", "message"),
-    [("a 1\n", 404, "HTTP status 404"), ("<html>\n", 200, "is not metrics")],
+    [
+        ("a 1\n", 404, "HTTP status 404"),
+        ("<html>\n", 200, "is not in the Prometheus text format"),
+    ],
 )
 def test_top_exits_1_without_metrics(text: str, status: int, message: str) -> None:
     with metrics_listener([text], status) as address:

@@ -86,6 +86,8 @@ HEALTHY: dict[Key, Line] = {
     series("academy_rate_limited_total", grpc_method="GetUser"): counter(1),
     series("academy_background_restarts_total", task="users"): counter(0),
     series("academy_signing_key_age_seconds"): gauge(30 * 86_400),
+    series("academy_workers", state="configured"): gauge(2),
+    series("academy_workers", state="responding"): gauge(2),
     series(CERTIFICATE_EXPIRY): gauge(60 * 86_400),  # the time begins at 0
     **histogram(
         "academy_event_loop_lag_seconds",
@@ -161,6 +163,9 @@ SITUATIONS: Mapping[str, Mapping[Key, Line]] = {
     "AcademyBackgroundTaskFailing": RESTARTS,
     "AcademySigningKeyOld": {
         series("academy_signing_key_age_seconds"): gauge(120 * 86_400)
+    },
+    "AcademyWorkerNotResponding": {
+        series("academy_workers", state="responding"): gauge(1)
     },
     "AcademyCertificateExpires": {series(CERTIFICATE_EXPIRY): gauge(13 * 86_400)},
 }

@@ -109,7 +109,7 @@ def test_call_counts_survive_sigkill(tmp_path: Path) -> None:
     ) as process:
         assert process.stdout
         process.stdout.readline()
-        worker = WorkerMetrics(tmp_path)
+        worker = WorkerMetrics(tmp_path, 2)
         running = Scrape(asyncio.run(worker.render()))
         assert running.total(STARTED) == CALLS + 1
         process.send_signal(signal.SIGKILL)
@@ -153,7 +153,7 @@ async def test_worker_metrics_count_each_call_of_each_worker_once(
 ) -> None:
     """A worker that hangs is counted to the call, and never takes counts away."""
     first, second = Worker(tmp_path), Worker(tmp_path)
-    merged = WorkerMetrics(tmp_path)
+    merged = WorkerMetrics(tmp_path, 2)
     async with first.listening(), second.listening():
         first.metrics.mails["delivered"] += 2
         for worker in (first, second, second):
@@ -162,10 +162,13 @@ async def test_worker_metrics_count_each_call_of_each_worker_once(
         assert scrape.total(STARTED) == scrape.total(HANDLED) == 3
         assert scrape.total("academy_mails_total") == 2
         assert scrape.total("academy_build_info") == 1
+        assert scrape.total("academy_workers", state="responding") == 2
         first.responding.clear()
         first.call()
         async with asyncio.timeout(5):
             scrape = Scrape(await merged.render())
         first.responding.set()
         assert scrape.total(STARTED) == 4
+        assert scrape.total("academy_workers", state="configured") == 2
+        assert scrape.total("academy_workers", state="responding") == 1
         assert scrape.total("academy_mails_total") == 2

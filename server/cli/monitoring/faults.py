@@ -92,6 +92,18 @@ def _dead_letter_faults(interval: Interval) -> Iterator[Fault]:
         yield Fault("outbox", problem, "run academy outbox list")
 
 
+def _worker_faults(interval: Interval) -> Iterator[Fault]:
+    """Yield a fault if a worker process does not respond, or has not started."""
+    configured = interval.gauge("academy_workers", state="configured") or 0
+    responding = interval.gauge("academy_workers", state="responding") or 0
+    if responding < configured:
+        yield Fault(
+            "workers",
+            f"{responding:.0f} of {configured:.0f} respond",
+            "look at the log lines with the number of the worker",
+        )
+
+
 _CHECKS: tuple[Callable[[Interval], Iterator[Fault]], ...] = (
     _degraded("postgres", "unavailable: calls are refused with UNAVAILABLE"),
     _event_loop_faults,
@@ -100,4 +112,5 @@ _CHECKS: tuple[Callable[[Interval], Iterator[Fault]], ...] = (
     _degraded("smtp", "mail server unavailable: e-mails wait in the outbox"),
     _degraded("redis", "unavailable: each process applies the rate limits separately"),
     _dead_letter_faults,
+    _worker_faults,
 )

@@ -80,7 +80,7 @@ async def _serving_metrics(settings: Settings) -> AsyncIterator[tuple[str, ...]]
         return
     # TMPDIR may be too long for the path of a socket.
     with TemporaryDirectory(prefix="blatam-metrics-", dir="/tmp") as name:
-        render = WorkerMetrics(Path(name)).render
+        render = WorkerMetrics(Path(name), settings.workers).render
         async with listening_metrics(settings.metrics_listen, render):
             yield ("--metrics-folder", name)
 

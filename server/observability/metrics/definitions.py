@@ -174,6 +174,12 @@ SIGNING_KEY_AGE = _gauge(
     "Age of the key that signs access tokens.",
     merge=Merge.MAX,
 )
+WORKERS = _gauge(
+    "academy_workers",
+    "Worker processes of a supervisor, by state: configured or responding.",
+    "state",
+    merge=Merge.SUM,
+)
 TLS_HANDSHAKES = _counter(
     "academy_tls_handshakes_total",
     "gRPC connections that began a TLS handshake, successful or not.",

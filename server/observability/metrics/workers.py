@@ -14,9 +14,9 @@ import secrets
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from server.observability.metrics import call_file
+from server.observability.metrics import call_file, definitions
 from server.observability.metrics.calls import CallMetrics
-from server.observability.metrics.exposition import render
+from server.observability.metrics.exposition import numbers_by, render
 from server.observability.metrics.merging import counts_only, merge_expositions
 from server.observability.metrics.process import call_families
 
@@ -63,21 +63,25 @@ class WorkerMetrics:
     """Renders the metrics of all workers; what has ended stays counted."""
 
     folder: Path
+    configured: int  # processes
     _ended: bytes = b""  # counts of processes that have ended
+    _responding: int = 0
     _last: dict[WorkerFiles, bytes] = field(default_factory=dict)  # by running process
     _rendering: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     async def render(self) -> bytes:
         """Return the text for Prometheus; a worker that does not answer delays it."""
         async with self._rendering:
-            running = []
+            running, self._responding = [], 0
             for files in WorkerFiles.all(self.folder):
                 if call_file.is_in_use(files.call_counts):
                     running.append(files)
                 else:
                     self._retire(files)
             texts = await asyncio.gather(*map(self._text, running))
-            return merge_expositions([self._ended, *texts])
+            workers = {"configured": self.configured, "responding": self._responding}
+            own = render([numbers_by(definitions.WORKERS, workers)])
+            return merge_expositions([self._ended, *texts, own])
 
     def _retire(self, files: WorkerFiles) -> None:
         last = self._last.pop(files, b"")
@@ -90,6 +94,7 @@ class WorkerMetrics:
         try:
             async with asyncio.timeout(FETCH_TIMEOUT_SECONDS):
                 self._last[files] = text = await _fetch(files.socket)
+                self._responding += 1
         except (OSError, EOFError, ValueError):  # TimeoutError is an OSError
             text = counts_only(self._last.get(files, b""))
         return _calls_text(files) + text
