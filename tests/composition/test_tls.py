@@ -95,7 +95,10 @@ def write_leaf_as_authority(files: Files) -> None:
         (write_expired, "TLS_CERT: {folder}/cert.pem expired at 2026-01-02 00:00 UTC"),
         (write_future, "TLS_CERT: {folder}/cert.pem is not valid before 2999-01-02"),
         (write_authority_first, "TLS_CERT: {folder}/cert.pem must begin with the"),
-        (write_leaf_as_authority, "CLIENT_CA: {folder}/ca.pem must have certificates"),
+        (
+            write_leaf_as_authority,
+            "CLIENT_CA: {folder}/ca.pem must contain only certificates",
+        ),
     ],
 )
 def test_tls_files_that_are_invalid_are_named(
