@@ -204,7 +204,7 @@ async def test_blocked_event_loop_is_named(database_url: str, redis_url: str) ->
         faulty.loop_is_measured = True
 
         async def block() -> None:
-            time.sleep(0.3)  # noqa: ASYNC251 - the fault
+            time.sleep(0.4)  # noqa: ASYNC251 - the fault
             await asyncio.sleep(0.05)
 
         await faulty.scrape()
