@@ -36,7 +36,7 @@ def is_outage(error: BaseException) -> bool:
         state = _state(error)
         return error.connection_invalidated or state.startswith(_OUTAGES)
     return isinstance(
-        error,
+        _driver_error(error),
         sa.exc.TimeoutError
         | OSError
         | TimeoutError
@@ -46,7 +46,7 @@ def is_outage(error: BaseException) -> bool:
 
 def is_unreachable(error: BaseException) -> bool:
     """Return whether no connection could be made or used, of any caller."""
-    if isinstance(error, StoreUnavailable | OSError | TimeoutError):
+    if isinstance(_driver_error(error), StoreUnavailable | OSError | TimeoutError):
         return True
     return _state(error).startswith(("08", "57P"))
 
@@ -139,10 +139,16 @@ def _explain_connection(error: BaseException) -> str:
 
 
 def _driver_error(error: BaseException) -> BaseException:
-    """Return asyncpg's own error, which SQLAlchemy wraps twice."""
-    if isinstance(error, sa.exc.DBAPIError) and error.orig is not None:
+    """Return the error of asyncpg or of the socket.
+
+    SQLAlchemy wraps those of asyncpg twice, and others once: a statement that has to
+    connect again can fail with an OSError.
+    """
+    if not isinstance(error, sa.exc.StatementError) or error.orig is None:
+        return error
+    if isinstance(error, sa.exc.DBAPIError):
         return error.orig.__cause__ or error.orig
-    return error
+    return error.orig
 
 
 def _state(error: BaseException) -> str:
