@@ -80,11 +80,12 @@ class RateLimit(_message.Message):
         """Calls are counted separately for each combination of these values: "address" (an
         IPv4 address or an IPv6 /64), "caller", "account", or the path of a string field of
         the request. The value of the field is compared in lower case. "account" is the
-        account whose password the RPC verifies, whether the request contains its username
-        or its e-mail address. The account is known only after a lookup, so limits by
-        "account" have a separate counter. When such a limit is exceeded, the server does
-        not verify the password, and the call fails with the same error as for a wrong
-        password. RPCs with equal limits by "account" share one counter.
+        account whose password the RPC verifies; the username and the e-mail address of an
+        account are the same key. A limit by "account" is checked later than the other
+        limits, because the server must first look the account up. When such a limit is
+        exceeded, the server does not verify the password, and the call fails with the same
+        error as for a wrong password. RPCs with equal limits by "account" share one
+        counter.
         """
 
     @_builtins.property
