@@ -1,4 +1,4 @@
-"""The whole service by TLS: service certificates, the edge, curl and grpcurl."""
+"""The whole service over TLS: service certificates, the edge, curl and grpcurl."""
 
 import asyncio
 import shutil
@@ -143,7 +143,7 @@ async def service(
 async def https_client(
     application: Any, tls: ListenerTls, files: Files
 ) -> AsyncIterator[httpx.AsyncClient]:
-    """Serve REST by TLS, and connect to it."""
+    """Serve REST over TLS, and connect to it."""
     with bind_http("127.0.0.1:0") as listener:
         port = listener.getsockname()[1]
         async with (

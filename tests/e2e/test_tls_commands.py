@@ -54,7 +54,7 @@ async def edge_process(server: str, settings: Mapping[str, str]) -> AsyncIterato
 async def test_serve_and_edge_use_tls_on_every_connection(
     tmp_path: Path, database_url: str, redis_url: str
 ) -> None:
-    """The edge presents its certificate to the server; both serve REST by TLS.
+    """The edge presents its certificate to the server; both serve REST over TLS.
 
     A renewed certificate of the server is used without a restart.
     """

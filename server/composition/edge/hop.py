@@ -1,4 +1,4 @@
-"""The connection from `academy edge` to its server, by TLS or in plaintext.
+"""The connection from `academy edge` to its server, over TLS or in plaintext.
 
 A gRPC channel keeps the credentials that it was created with. When the files change,
 later calls use a new channel, and the previous one is closed after its last call.

@@ -96,7 +96,7 @@ _ADVICE = {
     "3F": "create the schema public, or set the role's search_path",
     "42P01": "run academy migrate",
     "53": (
-        "raise the limit that the message names (such as max_connections), or stop "
+        "raise the limit in the message (such as max_connections), or stop "
         "other clients"
     ),
     "55P03": "another transaction holds a lock on the table: retry later",
@@ -131,10 +131,13 @@ def _explain_connection(error: BaseException) -> str:
             f"authority ({error.verify_message})"
         )
     if isinstance(error, StoreUnavailable | sa.exc.TimeoutError | TimeoutError):
-        return "Postgres does not respond: start it, or correct DATABASE_URL"
+        return "Postgres does not respond: start Postgres, or correct DATABASE_URL"
     if isinstance(error, OSError):
         cause = error.strerror or str(error) or type(error).__name__
-        return f"no connection to Postgres ({cause}): start it, or correct DATABASE_URL"
+        return (
+            f"no connection to Postgres ({cause}): "
+            "start Postgres, or correct DATABASE_URL"
+        )
     return ""
 
 
