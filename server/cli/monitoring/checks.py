@@ -17,7 +17,7 @@ from server.cli.database import open_database
 from server.cli.monitoring.findings import Finding
 from server.cli.monitoring.process_checks import check_process
 from server.composition.tls.reload import ReloadedCredentials
-from server.composition.tls.settings import hop_credentials, listener_credentials
+from server.composition.tls.settings import listener_credentials, upstream_credentials
 from server.config import ConfigurationError, Settings, text_of
 from server.domain.clock import system_clock
 from server.domain.errors import StoreUnavailable
@@ -208,7 +208,7 @@ def _check_certificates(settings: Settings, now: datetime) -> list[Finding]:
     """Check the certificates of the listeners and of `academy edge`, if it has any."""
     findings = [_check_certificate("tls", lambda: listener_credentials(settings), now)]
     if settings.server_ca or settings.client_cert or settings.client_key:
-        read = partial(hop_credentials, settings, "")
+        read = partial(upstream_credentials, settings, "")
         findings.append(_check_certificate("edge tls", read, now))
     return findings
 

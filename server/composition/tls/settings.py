@@ -53,7 +53,7 @@ def plaintext_listeners(
             yield name, address
 
 
-def hop_credentials(settings: Settings, server: str) -> ReloadedCredentials | None:
+def upstream_credentials(settings: Settings, server: str) -> ReloadedCredentials | None:
     """Return what `academy edge` uses for its server; None for plaintext.
 
     Raises ConfigurationError with a line per fault.
