@@ -27,7 +27,7 @@ from server.mail.smtp import MailServer, SmtpMailer
 from server.store import migrate
 from server.store.connections.connect import Database, redis_client
 from server.store.connections.database_url import SCHEMES, parse_database_url
-from server.store.connections.faults import READ_ONLY_ADVICE, explain
+from server.store.connections.faults import READ_ONLY_ADVICE, describe_fault
 from server.store.credentials.service_keys import PostgresServiceKeys
 
 PORT_TIMEOUT_SECONDS = 1.0
@@ -107,7 +107,7 @@ async def _check_postgres(database: Database, url: str) -> Finding:
         ):
             setting = await connection.execute(sa.text("show transaction_read_only"))
     except _DATABASE_ERRORS as error:
-        advice = explain(error.__cause__ or error, database.role)
+        advice = describe_fault(error.__cause__ or error, database.role)
         return Finding("postgres", False, f"{url}: {NO_CONNECTION}", advice)
     if setting.scalar_one() == "on":
         return Finding("postgres", False, f"{url}: is read-only", READ_ONLY_ADVICE)
@@ -119,7 +119,7 @@ async def _check_schema(database: Database) -> Finding:
         revision = await migrate.current(database)
         is_behind = await migrate.is_behind(database)
     except _DATABASE_ERRORS as error:
-        advice = explain(error.__cause__ or error, database.role)
+        advice = describe_fault(error.__cause__ or error, database.role)
         return Finding("schema", False, "cannot be read", advice)
     newest = migrate.newest()
     if is_behind:
