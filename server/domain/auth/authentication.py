@@ -256,7 +256,7 @@ class Authentication:
         try:
             return self.verify(token)
         except KeyUnknown:
-            await self.access.ring.learn()
+            await self.access.ring.reload()
             return self.verify(token)
 
     def verify(self, token: str) -> Claims:
