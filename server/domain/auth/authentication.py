@@ -21,7 +21,7 @@ from server.domain.credentials.sessions import RefreshTokens, Rotation, Session
 from server.domain.credentials.stores import (
     Account,
     AccountStore,
-    Mailing,
+    EmailOutbox,
     Owner,
     SessionStore,
 )
@@ -69,7 +69,7 @@ class Authentication:
     revocations: Revocations
     service_keys: ServiceKeys
     attempts: Limiter
-    mailing: Mailing
+    email_outbox: EmailOutbox
     policy: PasswordPolicy
     clock: Clock
 
@@ -138,7 +138,7 @@ class Authentication:
             return
         user_id = account.user_id if account else None
         warning = NewEntry(EventType.FAILED_LOG_INS, user_id)
-        await self.mailing.add(self.clock(), warning)
+        await self.email_outbox.add(self.clock(), warning)
 
     async def change_password(
         self,
