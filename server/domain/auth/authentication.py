@@ -115,13 +115,15 @@ class Authentication:
             await self.hasher.verify(password, None)
             raise InvalidCredentials(account.user_id if account else 0)
         hashed = account.password_hash if account else None
-        verdict = await self.hasher.verify(password, hashed)
-        if not (account and verdict.matches and account.is_active):
+        verification = await self.hasher.verify(password, hashed)
+        if not (account and verification.matches and account.is_active):
             await self._count_failure(account, counted)
             raise InvalidCredentials(account.user_id if account else 0)
-        if verdict.upgraded:
+        if verification.upgraded:
             old = account.password_hash
-            await self.accounts.replace_hash(account.user_id, old, verdict.upgraded)
+            await self.accounts.replace_hash(
+                account.user_id, old, verification.upgraded
+            )
         return account
 
     async def _count_failure(self, account: Account | None, counted: str) -> None:
