@@ -143,7 +143,7 @@ class MethodPolicy(_message.Message):
     """
     @_builtins.property
     def rate_limits(self) -> _containers.RepeatedCompositeFieldContainer[Global___RateLimit]:
-        """The rate limits; all of them apply. A rejected call does not count toward any
+        """The rate limits; all of them apply. A refused call does not count toward any
         limit.
         """
 
