@@ -1009,7 +1009,7 @@ class ListServiceKeysResponse(_message.Message):
     SERVICE_KEYS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def service_keys(self) -> _containers.RepeatedCompositeFieldContainer[Global___ServiceKey]:
-        """The keys that have not been revoked, expired ones included, in the order of
+        """The keys that have not been revoked, including expired keys, in the order of
         their ids.
         """
 

@@ -149,8 +149,8 @@ class MethodPolicy(_message.Message):
 
     @_builtins.property
     def public_cache(self) -> _duration_pb2.Duration:
-        """The time for which any cache, shared ones included, may store the response. Absent
-        if no cache may store it.
+        """The time for which any cache, including a shared cache, may store the response.
+        Absent if no cache may store it.
         """
 
     @_builtins.property

@@ -1424,9 +1424,9 @@ class GetUserOverviewResponse(_message.Message):
     FOLLOWER_COUNT_FIELD_NUMBER: _builtins.int
     MISSING_FIELD_NUMBER: _builtins.int
     post_count: _builtins.int
-    """The number of published posts; an estimate above 10,000."""
+    """The number of published posts. A number above 10,000 is an estimate."""
     follower_count: _builtins.int
-    """The number of followers; an estimate above 10,000."""
+    """The number of followers. A number above 10,000 is an estimate."""
     @_builtins.property
     def user(self) -> Global___User:
         """The account, with the fields that the caller may read."""
