@@ -142,7 +142,8 @@ async def _check_service_certificates(
         return []  # reported above
     missing = sorted({*settings.service_certificates.values()} - names)
     if not missing:
-        return [Finding("certificates", True, "every service key exists")]
+        result = "every service key that SERVICE_CERTIFICATES names is valid"
+        return [Finding("certificates", True, result)]
     result = f"no valid service key is named {', '.join(missing)}"
     advice = (
         "create a service key with each of these names, or correct "
