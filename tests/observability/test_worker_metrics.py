@@ -124,6 +124,25 @@ def test_call_counts_survive_sigkill(tmp_path: Path) -> None:
         assert not list(tmp_path.iterdir())
 
 
+def test_final_counts_of_a_drained_worker_are_kept(tmp_path: Path) -> None:
+    """Also those that no scrape has seen, once, and without its gauges."""
+    files = WorkerFiles.new(tmp_path)
+    program = (
+        "import sys; from pathlib import Path; from server.observability.metrics"
+        " import call_file; call_file.create(Path(sys.argv[1]), [], 0)"
+    )
+    command = [sys.executable, "-c", program, str(files.call_counts)]
+    subprocess.run(command, cwd=ROOT, check=True)
+    files.write_final(exposition(2, 1, 1, 0.003))
+    worker = WorkerMetrics(tmp_path, 2)
+    for _ in range(2):
+        ended = Scrape(asyncio.run(worker.render()))
+        assert ended.total("academy_mails_total", outcome="delivered") == 2
+        assert ended.total("academy_event_loop_lag_seconds_count") == 1
+        assert "academy_degraded" not in {family for family, _ in ended.series}
+        assert not list(tmp_path.iterdir())
+
+
 class Worker:
     """A worker's metrics, in this process."""
 
