@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal, NoReturn
 
@@ -22,10 +23,11 @@ from server.composition.listeners.metrics import listening_metrics
 from server.composition.listeners.service import running_service
 from server.composition.listeners.sockets import bind_http, bound_address
 from server.composition.tls import open_listener_tls
+from server.composition.tls.metrics import certificate_families
 from server.composition.tls.settings import hop_credentials, listener_credentials
 from server.composition.tracing import open_tracing
 from server.config import Settings
-from server.config_types import check_server_address
+from server.config_addresses import check_server_address
 from server.embedded.servers import EmbeddedServers
 from server.observability.metrics.process import EdgeMetrics
 from server.store import migrate
@@ -120,6 +122,8 @@ async def _edge(settings: Settings, server: str) -> None:
     with bind_http(settings.http_listen) as listener:
         address = bound_address(settings.http_listen, listener)
         metrics = EdgeMetrics()
+        certificates = partial(certificate_families, tls.credentials, credentials)
+        metrics.others.append(certificates)
         async with (
             open_tracing(settings) as tracing,
             supervise(EventLoopMonitor(metrics.loop_lag.observe), *tls.tasks()),

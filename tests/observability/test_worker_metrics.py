@@ -61,6 +61,22 @@ def test_merge_sums_counts_and_follows_the_rule_of_each_gauge() -> None:
     assert merged.total(f"{lag}_sum") == 7.006
 
 
+def test_merge_keeps_the_earliest_expiry_of_a_certificate() -> None:
+    """Workers may have read different files: the first one to expire counts."""
+    texts = [
+        render(
+            [
+                number(definitions.CERTIFICATE_EXPIRY, expiry),
+                number(definitions.CERTIFICATE_RENEWAL, expiry - 5),
+            ]
+        )
+        for expiry in (30.0, 20.0, 40.0)
+    ]
+    merged = Scrape(merge_expositions(texts))
+    assert merged.total(definitions.CERTIFICATE_EXPIRY.name) == 20
+    assert merged.total(definitions.CERTIFICATE_RENEWAL.name) == 15
+
+
 def test_exposition_is_read_as_prometheus_reads_it() -> None:
     """Characters with a meaning in the format are escaped."""
     name = 'a\\b"c\n{d="e"} 1'
