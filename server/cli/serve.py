@@ -44,7 +44,7 @@ def up() -> None:
     """
     settings = load_settings(local=True)
     if settings.workers > 1:
-        _become_supervisor("up")
+        _become_supervisor("up", settings)
     with report_errors(settings):
         listener_credentials(settings)  # before Postgres is started
         servers = EmbeddedServers(settings.state_dir)
@@ -72,7 +72,7 @@ def serve() -> None:
     """Serve gRPC and REST with the servers of DATABASE_URL and REDIS_URL."""
     settings = load_settings("database_url", "redis_url", "secret_key")
     if settings.workers > 1:
-        _become_supervisor("serve")
+        _become_supervisor("serve", settings)
     run_async(_serve(settings), settings)
 
 
@@ -84,12 +84,15 @@ async def _serve(settings: Settings) -> None:
             await service.drain(settings.lame_duck)
 
 
-def _become_supervisor(mode: Literal["up", "serve"]) -> NoReturn:
+def _become_supervisor(mode: Literal["up", "serve"], settings: Settings) -> NoReturn:
     """Replace this program, whose imports a supervisor does not need, in its process.
 
+    The settings are checked here: later, Postgres and the workers would be started.
     `python -m server` imports from the working directory; an installed `academy` must
     not.
     """
+    with report_errors(settings):
+        open_listener_tls(settings)
     is_module = Path(sys.argv[0]).name == "__main__.py"
     command = [sys.executable, *([] if is_module else ["-P"])]
     command += ["-m", "server.cli.workers", mode]
