@@ -8,10 +8,11 @@ import json
 import logging
 import sys
 from contextvars import ContextVar
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
 from threading import Lock
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import orjson
 import structlog
@@ -92,6 +93,7 @@ class LineWriter:
                 self._stream.flush()
 
 
+_LEVEL_NAMES = {logging.INFO: "info", logging.ERROR: "error"}
 _STANDARD_ATTRIBUTES = frozenset(vars(logging.makeLogRecord({}))) | {"message"}
 
 
@@ -109,6 +111,39 @@ class _StructlogHandler(logging.Handler):
         )
 
 
+@dataclass(frozen=True, slots=True)
+class _Pipeline:
+    """What `configure` has set up: structlog's configuration, without its loggers."""
+
+    level: int
+    processors: list[Processor]
+    writer: LineWriter
+
+
+_pipeline: _Pipeline | None = None
+
+
+def log_event(level: int, event: str, fields: EventDict) -> None:
+    """Log as structlog's logger does, through the same processors.
+
+    For the line of each call: structlog's objects around the processors cost as much
+    as these (5 of 10 us). Before `configure`, structlog's own logger writes the line.
+    """
+    if _pipeline is None:
+        structlog.get_logger().log(level, event, **fields)
+        return
+    if level < _pipeline.level:
+        return
+    fields["event"] = event
+    line: Any = fields
+    try:
+        for process in _pipeline.processors:
+            line = process(None, _LEVEL_NAMES[level], line)
+    except structlog.DropEvent:
+        return
+    _pipeline.writer.msg(line)
+
+
 def configure(
     level: str, log_format: LogFormat | None = None, *processors: Processor
 ) -> None:
@@ -122,14 +157,17 @@ def configure(
     render = render_console if log_format is LogFormat.CONSOLE else _render_json
     number = logging.getLevelNamesMapping()[level.upper()]
     writer = LineWriter(sys.stderr.buffer)
+    pipeline = [
+        add_context,
+        *processors,
+        structlog.processors.format_exc_info,
+        redact,
+        render,
+    ]
+    global _pipeline  # as structlog's own configuration is
+    _pipeline = _Pipeline(number, pipeline, writer)
     structlog.configure(
-        processors=[
-            add_context,
-            *processors,
-            structlog.processors.format_exc_info,
-            redact,
-            render,
-        ],
+        processors=pipeline,
         wrapper_class=structlog.make_filtering_bound_logger(number),
         logger_factory=lambda *_: writer,
         cache_logger_on_first_use=True,

@@ -105,3 +105,33 @@ def test_secrets_are_replaced_in_both_formats(run: Callable[..., bytes]) -> None
     assert b"hunter2" not in output
     assert b"Bearer" not in output
     assert output.count(b"[redacted]") == 2
+
+
+EVENTS = """
+import logging, structlog, sys
+from server.observability.logging import add_worker, configure, log_event, request_id
+configure(sys.argv[1], None, add_worker(3))
+request_id.set("12345678")
+log = structlog.get_logger()
+fields = {"method": "/x/Y", "ms": 1.5, "caller": "user:1", "password": "hunter2"}
+log.info("call", **fields)
+log_event(logging.INFO, "call", dict(fields))
+log.error("call", **fields)
+log_event(logging.ERROR, "call", dict(fields))
+"""
+
+
+@pytest.mark.parametrize(
+    ("level", "levels"), [("info", ["info", "error"]), ("warning", ["error"])]
+)
+def test_call_lines_equal_those_of_structlog(level: str, levels: list[str]) -> None:
+    """The same fields, redaction, order and levels, without structlog's loggers."""
+    command = [sys.executable, "-c", EVENTS, level]
+    output = subprocess.run(command, cwd=ROOT, capture_output=True, check=True).stderr
+    lines = [orjson.loads(line) for line in output.splitlines()]
+    for line in lines:
+        del line["timestamp"]
+    assert [line["level"] for line in lines[::2]] == levels
+    for logged, event in zip(lines[::2], lines[1::2], strict=True):
+        assert list(logged.items()) == list(event.items())
+        assert (event["password"], event["worker"]) == ("[redacted]", 3)
