@@ -20,7 +20,6 @@ from edge.requests.parameters import FieldValue, text_value
 from edge.routing.bindings import Binding, BindingError
 from edge.schema.fields import Parameter, resolve
 
-
 TOKEN_MODE = b"x-token-mode"
 
 

@@ -56,7 +56,7 @@ class Replies:
         settings: EdgeSettings,
         rendered: RenderedReplies,
     ) -> None:
-        """`rendered` is filled with replies that are likely to be sent again."""
+        """Prepare; replies that are likely to be sent again are kept in `rendered`."""
         self._rendered = rendered
         self._codec = codec
         self._binding = binding
