@@ -7,6 +7,7 @@ import atexit
 import json
 import logging
 import sys
+from collections.abc import Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -112,15 +113,33 @@ class _StructlogHandler(logging.Handler):
 
 
 @dataclass(frozen=True, slots=True)
-class _Pipeline:
-    """What `configure` has set up: structlog's configuration, without its loggers."""
+class Pipeline:
+    """How a line is written: its minimum level, the processors and the writer."""
 
     level: int
     processors: list[Processor]
     writer: LineWriter
 
 
-_pipeline: _Pipeline | None = None
+def build_pipeline(
+    level: str, log_format: LogFormat, processors: Sequence[Processor], stream: BinaryIO
+) -> Pipeline:
+    """Return the pipeline that writes to a stream."""
+    render = render_console if log_format is LogFormat.CONSOLE else _render_json
+    return Pipeline(
+        level=logging.getLevelNamesMapping()[level.upper()],
+        processors=[
+            add_context,
+            *processors,
+            structlog.processors.format_exc_info,
+            redact,
+            render,
+        ],
+        writer=LineWriter(stream),
+    )
+
+
+_pipeline: Pipeline | None = None  # set by `configure`, as structlog's own is
 
 
 def log_event(level: int, event: str, fields: EventDict) -> None:
@@ -154,25 +173,19 @@ def configure(
     """
     if log_format is None:
         log_format = LogFormat.CONSOLE if sys.stderr.isatty() else LogFormat.JSON
-    render = render_console if log_format is LogFormat.CONSOLE else _render_json
-    number = logging.getLevelNamesMapping()[level.upper()]
-    writer = LineWriter(sys.stderr.buffer)
-    pipeline = [
-        add_context,
-        *processors,
-        structlog.processors.format_exc_info,
-        redact,
-        render,
-    ]
-    global _pipeline  # as structlog's own configuration is
-    _pipeline = _Pipeline(number, pipeline, writer)
+    global _pipeline
+    _pipeline = pipeline = build_pipeline(
+        level, log_format, processors, sys.stderr.buffer
+    )
     structlog.configure(
-        processors=pipeline,
-        wrapper_class=structlog.make_filtering_bound_logger(number),
-        logger_factory=lambda *_: writer,
+        processors=pipeline.processors,
+        wrapper_class=structlog.make_filtering_bound_logger(pipeline.level),
+        logger_factory=lambda *_: pipeline.writer,
         cache_logger_on_first_use=True,
     )
     # Libraries log below WARNING what operators do not need.
     logging.basicConfig(
-        level=max(number, logging.WARNING), handlers=[_StructlogHandler()], force=True
+        level=max(pipeline.level, logging.WARNING),
+        handlers=[_StructlogHandler()],
+        force=True,
     )
