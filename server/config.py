@@ -110,9 +110,12 @@ class Settings(BaseSettings):
     refresh_absolute: PositiveDuration = timedelta(days=90)
     user_retention: Duration = timedelta(days=30)
     audit_retention: DurationOfDays = timedelta(days=400)
-    """How long audit events are kept: 400 days by default, a year and a month, so that
-    a yearly review sees the whole year before it. There is no "for ever": events
-    hold network addresses, which are personal data."""
+    """How long audit events are kept.
+
+    The default, a year and a month, lets a yearly review see the whole previous year.
+    No value keeps events without a limit, because they contain network addresses,
+    which are personal data.
+    """
     password_policy: PasswordPolicy = PasswordPolicy.COMPOSITION
     imported_hash_max_cost: WholeNumber = Field(
         12, ge=1

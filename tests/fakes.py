@@ -344,7 +344,7 @@ class FakeSessions:
 
 
 @dataclass(slots=True)
-class FakeMailing:
+class FakeEmailOutbox:
     """Enqueued e-mails, in memory."""
 
     entries: list[NewEntry] = field(default_factory=list)

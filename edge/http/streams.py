@@ -61,7 +61,7 @@ FRAMINGS = {
 }
 
 
-async def paced(
+async def with_idle_markers(
     messages: AsyncIterator[bytes], idle: float | None
 ) -> AsyncGenerator[bytes | None, None]:
     """Yield the messages, and None whenever none came for `idle` seconds.

@@ -78,7 +78,7 @@ class Operations:
         if limits := settings.rate_limits.get(binding.method):
             paragraphs.append(f"Rate limits: {'; '.join(limits)}.")
         paragraphs += [
-            f"The header `{header}` may set `{parameter.path}`."
+            f"The header `{header}` can also set `{parameter.path}`."
             for header, parameter in binding.headers.items()
         ]
         for cookie in settings.cookies:
@@ -104,7 +104,7 @@ class Operations:
             if parameter and variable and variable.single:
                 described = self._parameter(parameter.fields, "path", required=True)
             elif parameter:
-                described["description"] = f"A part of `{parameter.path}`."
+                described["description"] = f"A part of the value of `{parameter.path}`."
             yield described | {"name": name}
         if not binding.whole_body:
             fields = [f for f in binding.request.fields if f is not binding.body_field]

@@ -156,7 +156,7 @@ def error_schema(reasons: Mapping[str, str]) -> Schema:
         code["x-extensible-enum"] = list(reasons)
     detail = {"type": "object", "required": ["@type"], "properties": {"@type": _TEXT}}
     properties: Schema = {
-        "error": _TEXT | {"description": "The error message, to be read by people."},
+        "error": _TEXT | {"description": "The error message, for human readers."},
         "errorCode": code,
         "timestamp": _TEXT | {"format": "date-time", "description": "The time (UTC)."},
         "code": {

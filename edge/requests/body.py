@@ -41,7 +41,8 @@ class BodyReader:
         except TimeoutError:
             message = (
                 "the request body did not arrive in time: send it within "
-                f"{self._timeout:g} s, without a pause of {self._idle_timeout:g} s"
+                f"{self._timeout:g} s, without a pause longer than "
+                f"{self._idle_timeout:g} s"
             )
             raise HttpError(message, "REQUEST_TIMEOUT", http=408) from None
         coding = headers.get(b"content-encoding")

@@ -12,7 +12,7 @@ from edge.http.streams import (
     Disconnected,
     DisconnectGuard,
     Framing,
-    paced,
+    with_idle_markers,
 )
 from edge.port import CallPort, StreamReply
 from edge.responses.reply import NOT_STORED, Replies, Response
@@ -68,7 +68,7 @@ class StreamCalls:
         """Send the messages; HEAD ends with the first one."""
         framing: Framing = replies.framing(exchange.media_type)
         idle = self._heartbeat if framing.heartbeat else None
-        async with aclosing(paced(aiter(reply), idle)) as messages:
+        async with aclosing(with_idle_markers(aiter(reply), idle)) as messages:
             async for message in messages:
                 if message is None:
                     heartbeat = framing.heartbeat if exchange.started else b""

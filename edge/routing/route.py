@@ -63,7 +63,7 @@ class Routing:
         if not methods and path in self._pages:
             methods = {"GET"}
         if not methods:
-            message = "this path is not found"
+            message = "there is no resource at this path"
             raise HttpError(message, "PATH_NOT_FOUND", http=404, code=Code.NOT_FOUND)
         return methods
 

@@ -25,7 +25,12 @@ from protobuf import (
 from protobuf.wkt.google.protobuf import descriptor_pb as pb
 
 from edge.errors import BAD_INPUT
-from edge.schema.faults import FaultFinder, refuse_ambiguity, refuse_bulk, strict_tree
+from edge.schema.faults import (
+    FaultFinder,
+    refuse_ambiguity,
+    refuse_complexity,
+    strict_tree,
+)
 from edge.schema.fields import Field, Shape, shape_of
 from edge.schema.kinds import ANY, FLOAT, FLOAT32_MAX, rounded
 
@@ -75,7 +80,7 @@ class Codec:
         `tree` is the parsed body, if the caller has it. Raises HttpError that names
         the invalid field by its JSON path.
         """
-        refuse_bulk(body)
+        refuse_complexity(body)
         try:
             message = self._faults.read(shape, body)
         except BAD_INPUT:

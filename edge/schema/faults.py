@@ -29,7 +29,7 @@ MAX_INTEGER_DIGITS = 31  # a longer one fits no type; Python limits int() itself
 _TOO_DEEP = f"the JSON body must be nested at most {MAX_DEPTH} levels deep"
 
 
-def refuse_bulk(body: bytes) -> None:
+def refuse_complexity(body: bytes) -> None:
     """Raise HttpError if parsing a body would cost far more than its size suggests.
 
     That is a body nested deeper than MAX_DEPTH or with too many values.

@@ -15,14 +15,14 @@ from server.cli.database import open_database
 from server.cli.embedded import print_banner, start_embedded_servers
 from server.cli.terminal import load_settings, report_errors, run_async
 from server.composition.edge.app import remote_edge
-from server.composition.edge.hop import connected_hop
+from server.composition.edge.upstream import connected_upstream
 from server.composition.listeners import serving
 from server.composition.listeners.limits import http_protocol
 from server.composition.listeners.metrics import listening_metrics
 from server.composition.listeners.service import running_service
 from server.composition.listeners.sockets import bind_http, bound_address
 from server.composition.tls import open_listener_tls
-from server.composition.tls.settings import hop_credentials, listener_credentials
+from server.composition.tls.settings import listener_credentials, upstream_credentials
 from server.composition.tracing import open_tracing
 from server.config import Settings
 from server.config_types import check_server_address
@@ -116,7 +116,7 @@ def edge(
 
 async def _edge(settings: Settings, server: str) -> None:
     tls = open_listener_tls(settings, with_grpc=False)
-    credentials = hop_credentials(settings, server)
+    credentials = upstream_credentials(settings, server)
     with bind_http(settings.http_listen) as listener:
         address = bound_address(settings.http_listen, listener)
         metrics = EdgeMetrics()
@@ -124,9 +124,9 @@ async def _edge(settings: Settings, server: str) -> None:
             open_tracing(settings) as tracing,
             supervise(EventLoopMonitor(metrics.loop_lag.observe), *tls.tasks()),
             listening_metrics(settings.metrics_listen, metrics.render),
-            connected_hop(server, credentials) as hop,
+            connected_upstream(server, credentials) as upstream,
             serving.listening_http(
-                remote_edge(hop, settings, metrics.requests.observe, tracing),
+                remote_edge(upstream, settings, metrics.requests.observe, tracing),
                 listener,
                 http_protocol(settings),
                 settings.http_keep_alive,

@@ -29,7 +29,7 @@ from server.observability.logging import configure
 from server.observability.tracing.logs import add_trace
 from server.rpc.contract import ContractError
 from server.store.connections.database_url import parse_database_url
-from server.store.connections.faults import explain, is_misconfigured
+from server.store.connections.faults import describe_fault, is_misconfigured
 from server.store.credentials.signing_keys import UnreadableKeys
 
 _EXPECTED_ERRORS = (
@@ -59,12 +59,12 @@ def report_errors(
     try:
         yield
     except StoreUnavailable as error:
-        report(explain(error.__cause__ or error, _role(settings)))
+        report(describe_fault(error.__cause__ or error, _role(settings)))
         raise typer.Exit(1) from error
     except (sa.exc.SQLAlchemyError, asyncpg.ClientConfigurationError) as error:
         if not is_misconfigured(error):
             raise
-        report(explain(error, _role(settings)))
+        report(describe_fault(error, _role(settings)))
         raise typer.Exit(1) from error
     except _EXPECTED_ERRORS as error:
         report(str(error))

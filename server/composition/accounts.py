@@ -1,4 +1,4 @@
-"""Accounts: users one by one and in batches, personal data, the stream of changes."""
+"""Accounts: users, batches of users, exports, personal data, the stream of changes."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ from server.domain.accounts.user_export import UserExport
 from server.domain.accounts.user_watch import UserWatch
 from server.domain.accounts.users import Users
 from server.domain.auth.authentication import Authentication
-from server.rpc.accounts.bulk_users import BulkUserServicer
 from server.rpc.accounts.personal_data import PersonalDataServicer
+from server.rpc.accounts.user_batches import UserBatchServicer
+from server.rpc.accounts.user_export import UserExportServicer
 from server.rpc.accounts.user_watch import UserWatchServicer
 from server.rpc.accounts.users import UserServicer
 from server.store.accounts import user_changes
@@ -50,7 +51,8 @@ def accounts_feature(
         servicers={
             SERVICE: (
                 UserServicer(users(resources, stores.users)),
-                BulkUserServicer(user_batches(resources), UserExport(stores.users)),
+                UserBatchServicer(user_batches(resources)),
+                UserExportServicer(UserExport(stores.users)),
                 UserWatchServicer(watch),
                 PersonalDataServicer(PersonalData(personal_data, authentication)),
             )

@@ -117,7 +117,7 @@ def chain_dependencies(
     """Return what the interceptors of every RPC depend on."""
     return ChainDependencies(
         verify=sign_in.identify,
-        refresh_keys=stores.key_ring.learn,
+        refresh_keys=stores.key_ring.reload,
         limiter=resources.limiter,
         idempotency=Idempotency(
             PostgresIdempotentResponses(resources.database),

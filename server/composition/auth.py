@@ -103,7 +103,7 @@ def authentication(resources: Resources, stores: Stores) -> Authentication:
             stores.service_keys, resources.clock, settings.service_certificates
         ),
         attempts=resources.limiter,
-        mailing=stores.outbox,
+        email_outbox=stores.outbox,
         policy=settings.password_policy,
         clock=resources.clock,
     )

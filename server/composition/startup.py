@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable, Iterable
 import structlog
 
 from server.domain.errors import StoreUnavailable
-from server.store.connections.faults import explain, is_misconfigured
+from server.store.connections.faults import describe_fault, is_misconfigured
 from server.workers.supervisor import Task, supervise
 
 log = structlog.get_logger()
@@ -51,7 +51,7 @@ class Startup:
             if is_misconfigured(error.__cause__ or error):
                 raise
             if not self._waiting:
-                cause = explain(error.__cause__ or error)
+                cause = describe_fault(error.__cause__ or error)
                 log.warning("waiting for postgres", cause=cause)
             self._waiting = True
         else:

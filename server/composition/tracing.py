@@ -10,7 +10,7 @@ from server.observability.tracing.tracing import Tracing
 
 _PACKAGES_NEEDED = (
     "OTEL_EXPORTER_OTLP_ENDPOINT: traces need the extra otel: "
-    "run pip install -r requirements-otel.lock, or unset it"
+    "run pip install -r requirements-otel.lock, or unset the setting"
 )
 
 

@@ -10,7 +10,7 @@ class Caller:
     """A caller. `user_id` is 0 unless it is a user, `service_id` unless a service.
 
     `sees_private` is a service's permission to read the private fields of accounts,
-    `certificate` the name of its key if a client certificate stands for it.
+    `certificate` the name of its key if a client certificate replaces it.
     """
 
     user_id: int = 0

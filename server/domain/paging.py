@@ -168,7 +168,7 @@ async def paginate(
 
 _FOREIGN_TOKEN = Violation(
     "pageToken",
-    "must be the nextPageToken of a page with the same caller, filters and sort",
+    "must be the nextPageToken of a page with the same caller, filters and sort order",
     "page_token.foreign",
 )
 _NUMBER_AND_TOKEN = Violation(

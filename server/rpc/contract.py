@@ -108,7 +108,7 @@ def _rule_problems(
         if name == "caller" and public:
             yield "a rate limit of a public RPC cannot count by caller"
         elif name not in SPECIAL_KEYS and not field_at(request, name):
-            yield f"a rate limit counts by {name!r}, not a field of the request"
+            yield f"a rate limit counts by {name!r}: not a field of the request"
 
 
 def field_at(message: Descriptor, path: str) -> FieldDescriptor | None:
@@ -218,8 +218,8 @@ def rate_sentences(
     """Return, by path, the rate limits in force as sentences for documentation."""
     return {
         method.path: tuple(
-            f"at most {rule.window.limit} in {rule.window.per.total_seconds():g} s "
-            f"by {' and '.join(rule.by)}"
+            f"at most {rule.window.limit} calls in "
+            f"{rule.window.per.total_seconds():g} s for each {' and '.join(rule.by)}"
             for rule in rate_rules(method, overrides)
         )
         for method in methods()

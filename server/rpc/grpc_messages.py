@@ -58,5 +58,5 @@ class MessageChannel:
 
     async def abort_unread(self, context: Context) -> NoReturn:
         """End a call whose client does not read; it finds the status if it goes on."""
-        message = f"the client did not read for {self._read_timeout:g} s: call again"
+        message = f"the client read nothing for {self._read_timeout:g} s: call again"
         await context.abort(grpc.StatusCode.UNAVAILABLE, message)

@@ -18,7 +18,7 @@ class Mailer(Protocol):
     """Sends emails."""
 
     async def send(self, email: Email) -> None:
-        """Send an email. Raises MailerUnavailable if none can be sent at present."""
+        """Send an e-mail. Raises MailerUnavailable if none can be sent at present."""
 
     async def close(self) -> None:
         """Close open connections."""

@@ -46,7 +46,7 @@ async def test_doctor_reports_unreachable_postgres_without_password() -> None:
     finding = await check("postgres", database_url=AWAY)
     assert not finding.ok
     assert finding.result.startswith("postgresql://ana:***@127.0.0.1:1/academy")
-    assert "start it, or correct DATABASE_URL" in finding.advice
+    assert "start Postgres, or correct DATABASE_URL" in finding.advice
 
 
 async def test_doctor_compares_schema_with_release(database_url: str) -> None:

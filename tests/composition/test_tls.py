@@ -11,7 +11,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ed25519
 
 from server.composition.tls import open_listener_tls
-from server.composition.tls.settings import hop_credentials, listener_credentials
+from server.composition.tls.settings import listener_credentials, upstream_credentials
 from server.config import ConfigurationError, load
 from tests.certificates import Files, chain_pem, key_pem
 from tests.logs import captured_lines
@@ -207,14 +207,14 @@ def test_edge_without_grpc_listener_checks_http_only(files: Files) -> None:
         ({"server_ca": "/nowhere.pem"}, "SERVER_CA: /nowhere.pem cannot be read"),
     ],
 )
-def test_edge_hop_settings_that_are_invalid_are_named(
+def test_edge_upstream_settings_that_are_invalid_are_named(
     values: dict[str, Any], sentence: str
 ) -> None:
     with pytest.raises(ConfigurationError) as error:
-        hop_credentials(load(**values), "academy:50051")
+        upstream_credentials(load(**values), "academy:50051")
     assert str(error.value).startswith(sentence)
 
 
-def test_edge_hop_in_plaintext_needs_loopback_or_permission() -> None:
-    assert hop_credentials(load(), "localhost:50051") is None
-    assert hop_credentials(load(allow_plaintext=True), "academy:50051") is None
+def test_edge_upstream_in_plaintext_needs_loopback_or_permission() -> None:
+    assert upstream_credentials(load(), "localhost:50051") is None
+    assert upstream_credentials(load(allow_plaintext=True), "academy:50051") is None

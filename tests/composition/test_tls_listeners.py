@@ -16,12 +16,12 @@ import trustme
 
 from edge.listener import DeadlinedProtocol
 from edge.port import CallError
-from server.composition.edge.hop import HopPort, connected_hop
+from server.composition.edge.upstream import UpstreamPort, connected_upstream
 from server.composition.listeners import serving
 from server.composition.listeners.sockets import bind_http
 from server.composition.tls import ListenerTls, open_listener_tls
 from server.composition.tls.reload import ReloadedCredentials
-from server.composition.tls.settings import hop_credentials
+from server.composition.tls.settings import upstream_credentials
 from server.config import load
 from server.rpc.grpc_server import build_grpc_server
 from tests.certificates import Files, serial_number
@@ -401,15 +401,17 @@ async def test_expired_new_certificate_keeps_the_previous_pair(files: Files) -> 
 
 
 @asynccontextmanager
-async def hop_to(address: str, files: Files) -> AsyncIterator[HopPort]:
+async def upstream_to(address: str, files: Files) -> AsyncIterator[UpstreamPort]:
     """Connect as `academy edge` does, with a client certificate in the same folder."""
     pem = {"client_cert": "cert.pem", "client_key": "key.pem", "server_ca": "ca.pem"}
     settings = load(**{name: str(files.folder / file) for name, file in pem.items()})
-    async with connected_hop(address, hop_credentials(settings, address)) as hop:
-        yield hop
+    async with connected_upstream(
+        address, upstream_credentials(settings, address)
+    ) as upstream:
+        yield upstream
 
 
-async def test_edge_hop_uses_a_renewed_certificate_without_a_failed_call(
+async def test_edge_upstream_uses_a_renewed_certificate_without_a_failed_call(
     files: Files, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     """A stream that began before continues; later calls use the new certificate."""
@@ -418,16 +420,16 @@ async def test_edge_hop_uses_a_renewed_certificate_without_a_failed_call(
     tls = open_listener_tls(files.settings("client_ca"))
     async with (
         grpc_listener(tls) as address,
-        hop_to(address, own) as hop,
+        upstream_to(address, own) as upstream,
         asyncio.timeout(SECONDS),
     ):
 
         async def unary() -> bytes:
-            reply = await hop.unary(CALL, b"", metadata=(), timeout=SECONDS)
+            reply = await upstream.unary(CALL, b"", metadata=(), timeout=SECONDS)
             return reply.message
 
         assert await unary() == b"first.internal"
-        stream = hop.server_stream(STREAM, b"", metadata=(), timeout=SECONDS)
+        stream = upstream.server_stream(STREAM, b"", metadata=(), timeout=SECONDS)
         messages = aiter(stream)
         assert await anext(messages) == b"first.internal"
         own.write(own.issue("second.internal"))
@@ -436,14 +438,14 @@ async def test_edge_hop_uses_a_renewed_certificate_without_a_failed_call(
         assert [message async for message in messages] == [b"first.internal"] * 2
 
 
-async def test_edge_hop_refuses_a_server_of_another_authority(
+async def test_edge_upstream_refuses_a_server_of_another_authority(
     files: Files, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     other = Files(tmp_path_factory.mktemp("edge"))
     async with (
         grpc_listener(open_listener_tls(files.settings())) as address,
-        hop_to(address, other) as hop,
+        upstream_to(address, other) as upstream,
     ):
         with pytest.raises(CallError):
-            await hop.unary(CALL, b"", metadata=(), timeout=SECONDS)
-        assert not await hop.is_ready()
+            await upstream.unary(CALL, b"", metadata=(), timeout=SECONDS)
+        assert not await upstream.is_ready()

@@ -6,7 +6,7 @@ import grpc
 import pytest
 
 from edge.port import CallError
-from server.composition.edge.hop import connected_hop
+from server.composition.edge.upstream import connected_upstream
 from tests.fault_proxy import FaultProxy, to_address
 from tests.running import RunningService
 
@@ -23,12 +23,14 @@ async def test_server_that_vanished_is_noticed_before_the_deadline(
     proxy = FaultProxy(to_address(shared.address))
     await proxy.start()
     try:
-        async with connected_hop(proxy.address, None) as hop:
-            await hop.unary(METHOD, b"", metadata=(), timeout=TIMEOUT_SECONDS)
+        async with connected_upstream(proxy.address, None) as upstream:
+            await upstream.unary(METHOD, b"", metadata=(), timeout=TIMEOUT_SECONDS)
             proxy.silent = True
             with pytest.raises(CallError) as refused:
                 async with asyncio.timeout(NOTICED_AFTER_SECONDS):
-                    await hop.unary(METHOD, b"", metadata=(), timeout=TIMEOUT_SECONDS)
+                    await upstream.unary(
+                        METHOD, b"", metadata=(), timeout=TIMEOUT_SECONDS
+                    )
             assert refused.value.code == grpc.StatusCode.UNAVAILABLE.value[0]
     finally:
         await proxy.stop()

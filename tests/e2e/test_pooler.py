@@ -10,7 +10,7 @@ from blatam.user.v1 import user_pb2
 from server.domain.errors import StoreUnavailable
 from server.store import migrate
 from server.store.connections.connect import Database
-from server.store.connections.faults import explain, is_misconfigured
+from server.store.connections.faults import describe_fault, is_misconfigured
 from tests.pgbouncer import BINARY, pgbouncer
 from tests.running import running
 
@@ -96,5 +96,5 @@ async def test_without_the_setting_an_error_names_the_pooler(pooled_url: str) ->
         await database.ping()
     cause = error.value.__cause__ or error.value
     assert is_misconfigured(cause)
-    assert "set DATABASE_POOLER=transaction" in explain(cause)
+    assert "set DATABASE_POOLER=transaction" in describe_fault(cause)
     await database.close()

@@ -1,4 +1,4 @@
-"""The whole service by TLS: service certificates, the edge, curl and grpcurl."""
+"""The whole service over TLS: service certificates, the edge, curl and grpcurl."""
 
 import asyncio
 import shutil
@@ -22,13 +22,13 @@ from blatam.user.v1.user_pb2_grpc import UserServiceStub
 from edge.listener import DeadlinedProtocol
 from server.composition.application import Application, build_application
 from server.composition.edge.app import remote_edge
-from server.composition.edge.hop import connected_hop
+from server.composition.edge.upstream import connected_upstream
 from server.composition.listeners import serving
 from server.composition.listeners.sockets import bind_http
 from server.composition.resources import open_resources
 from server.composition.tls import ListenerTls, open_listener_tls
 from server.composition.tls.metrics import tls_families
-from server.composition.tls.settings import hop_credentials
+from server.composition.tls.settings import upstream_credentials
 from server.config import load
 from server.domain.accounts.users import Role
 from tests.certificates import Files, chain_pem, key_pem
@@ -143,7 +143,7 @@ async def service(
 async def https_client(
     application: Any, tls: ListenerTls, files: Files
 ) -> AsyncIterator[httpx.AsyncClient]:
-    """Serve REST by TLS, and connect to it."""
+    """Serve REST over TLS, and connect to it."""
     with bind_http("127.0.0.1:0") as listener:
         port = listener.getsockname()[1]
         async with (
@@ -162,8 +162,10 @@ async def edge_client(server: str, own: Files) -> AsyncIterator[httpx.AsyncClien
     """Run `academy edge` in front of a server, and connect to it."""
     pem = {"client_cert": "cert.pem", "client_key": "key.pem", "server_ca": "ca.pem"}
     settings = load(**{name: str(own.folder / file) for name, file in pem.items()})
-    async with connected_hop(server, hop_credentials(settings, server)) as hop:
-        transport = httpx.ASGITransport(remote_edge(hop, settings))
+    async with connected_upstream(
+        server, upstream_credentials(settings, server)
+    ) as upstream:
+        transport = httpx.ASGITransport(remote_edge(upstream, settings))
         async with httpx.AsyncClient(
             transport=transport, base_url="http://edge.test"
         ) as http:

@@ -54,7 +54,7 @@ async def edge_process(server: str, settings: Mapping[str, str]) -> AsyncIterato
 async def test_serve_and_edge_use_tls_on_every_connection(
     tmp_path: Path, database_url: str, redis_url: str
 ) -> None:
-    """The edge presents its certificate to the server; both serve REST by TLS.
+    """The edge presents its certificate to the server; both serve REST over TLS.
 
     A renewed certificate of the server is used without a restart.
     """
@@ -70,9 +70,14 @@ async def test_serve_and_edge_use_tls_on_every_connection(
         **in_capitals(files.environment("client_ca")),
     }
     metrics = f"http://{metrics_address}/metrics"
-    hop = {"client_cert": "cert.pem", "client_key": "key.pem", "server_ca": "ca.pem"}
+    upstream = {
+        "client_cert": "cert.pem",
+        "client_key": "key.pem",
+        "server_ca": "ca.pem",
+    }
     edge_settings = in_capitals(
-        own.environment() | {name: str(own.folder / file) for name, file in hop.items()}
+        own.environment()
+        | {name: str(own.folder / file) for name, file in upstream.items()}
     )
     async with (
         serving(server_settings) as server,

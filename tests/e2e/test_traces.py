@@ -15,7 +15,7 @@ from opentelemetry.trace import SpanKind, StatusCode
 
 from blatam.user.v1 import user_pb2
 from server.composition.edge.app import remote_edge
-from server.composition.edge.hop import connected_hop
+from server.composition.edge.upstream import connected_upstream
 from server.config import load
 from tests.running import PASSWORD, RunningService, running
 from tests.spans import (
@@ -73,10 +73,10 @@ async def test_edge_in_another_process_and_server_make_one_trace(
     async with (
         recorded_spans() as recorder,
         running(database_url, redis_url, tracing=recorder.tracing) as service,
-        connected_hop(service.address, None) as hop,
+        connected_upstream(service.address, None) as upstream,
     ):
         await service.sign_up("ana")
-        edge = remote_edge(hop, load(), tracing=recorder.tracing)
+        edge = remote_edge(upstream, load(), tracing=recorder.tracing)
         recorder.take()
         async with client_of(edge) as http:
             await log_in(http)
@@ -105,8 +105,8 @@ async def test_unavailable_service_makes_error_span_of_request() -> None:
     """5xx is an error of the server; its text stays out of the span."""
     async with (
         recorded_spans() as recorder,
-        connected_hop("127.0.0.1:9", None) as hop,
-        client_of(remote_edge(hop, load(), tracing=recorder.tracing)) as http,
+        connected_upstream("127.0.0.1:9", None) as upstream,
+        client_of(remote_edge(upstream, load(), tracing=recorder.tracing)) as http,
     ):
         body = {"identifier": "ana", "password": PASSWORD}
         assert (await http.post(ROUTE, json=body)).status_code == 503

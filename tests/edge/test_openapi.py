@@ -366,7 +366,7 @@ def test_streams_and_empty_responses_are_documented() -> None:
     assert "content" not in paths["/items/{id}"]["delete"]["responses"]["204"]
     delete = paths["/items/{id}"]["delete"]
     assert [p["name"] for p in delete["parameters"]] == ["id", "etag"]
-    assert "The header `If-Match` may set `etag`." in delete["description"]
+    assert "The header `If-Match` can also set `etag`." in delete["description"]
 
 
 async def test_docs_page_loads_own_assets_only() -> None:

@@ -417,7 +417,7 @@ async def test_health_watch_that_is_not_read_blocks_no_other() -> None:
         for number in range(1, 2 * MAX_WATCHES_PER_CONNECTION + 3, 2):
             await unread.write(call("/grpc.health.v1.Health/Watch", number))
         last = 2 * MAX_WATCHES_PER_CONNECTION + 1
-        assert b"too many health watches" in await _trailers(unread, last)
+        assert b"too many Watch streams" in await _trailers(unread, last)
         channel = await stack.enter_async_context(grpc.aio.insecure_channel(address))
         stub: Any = health_pb2_grpc.HealthStub(channel)
         watch = stub.Watch(check)

@@ -19,7 +19,7 @@ from blatam.user.v1 import user_pb2
 from edge.batching import BatchingPort
 from edge.port import CallError
 from server.composition.edge.app import remote_edge
-from server.composition.edge.hop import connected_hop
+from server.composition.edge.upstream import connected_upstream
 from server.config import load
 from server.domain.accounts.users import Role
 from server.observability.metrics.calls import CODES
@@ -144,8 +144,8 @@ async def test_remote_edge_counts_requests_and_its_calls_are_batched(
     """`academy edge` has metrics of its own; the server counts the call as `batch`."""
     user = await service.signed_in()
     before, metrics = await service.scrape(), EdgeMetrics()
-    async with connected_hop(service.address, None) as hop:
-        edge = remote_edge(hop, load(), metrics.requests.observe)
+    async with connected_upstream(service.address, None) as upstream:
+        edge = remote_edge(upstream, load(), metrics.requests.observe)
         transport = httpx.ASGITransport(edge)
         async with httpx.AsyncClient(transport=transport, base_url="http://e") as http:
             path = f"/api/v1/users/{user.user.id}"

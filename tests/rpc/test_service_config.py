@@ -10,7 +10,7 @@ from typing import Any
 import grpc
 import pytest
 
-from server.composition.edge.hop import channel_options
+from server.composition.edge.upstream import channel_options
 from server.composition.listeners.serving import listening_grpc
 from server.rpc import contract
 from server.rpc.grpc_server import build_grpc_server

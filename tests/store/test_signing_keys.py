@@ -178,6 +178,6 @@ async def test_signing_keys_unknown_key_ids_cause_one_query_a_second(
         "before_cursor_execute",
         lambda _c, _k, statement, *_: statements.append(statement),
     )
-    await asyncio.gather(*(ring.learn() for _ in range(50)))
-    await ring.learn()
+    await asyncio.gather(*(ring.reload() for _ in range(50)))
+    await ring.reload()
     assert sum("FROM signing_keys" in statement for statement in statements) == 1

@@ -17,7 +17,7 @@ from server.cli.database import open_database
 from server.cli.monitoring.findings import Finding
 from server.cli.monitoring.process_checks import check_process
 from server.composition.tls.reload import ReloadedCredentials
-from server.composition.tls.settings import hop_credentials, listener_credentials
+from server.composition.tls.settings import listener_credentials, upstream_credentials
 from server.config import ConfigurationError, Settings, text_of
 from server.domain.clock import system_clock
 from server.domain.errors import StoreUnavailable
@@ -27,7 +27,7 @@ from server.mail.smtp import MailServer, SmtpMailer
 from server.store import migrate
 from server.store.connections.connect import Database, redis_client
 from server.store.connections.database_url import SCHEMES, parse_database_url
-from server.store.connections.faults import READ_ONLY_ADVICE, explain
+from server.store.connections.faults import READ_ONLY_ADVICE, describe_fault
 from server.store.credentials.service_keys import PostgresServiceKeys
 
 PORT_TIMEOUT_SECONDS = 1.0
@@ -107,7 +107,7 @@ async def _check_postgres(database: Database, url: str) -> Finding:
         ):
             setting = await connection.execute(sa.text("show transaction_read_only"))
     except _DATABASE_ERRORS as error:
-        advice = explain(error.__cause__ or error, database.role)
+        advice = describe_fault(error.__cause__ or error, database.role)
         return Finding("postgres", False, f"{url}: {NO_CONNECTION}", advice)
     if setting.scalar_one() == "on":
         return Finding("postgres", False, f"{url}: is read-only", READ_ONLY_ADVICE)
@@ -119,7 +119,7 @@ async def _check_schema(database: Database) -> Finding:
         revision = await migrate.current(database)
         is_behind = await migrate.is_behind(database)
     except _DATABASE_ERRORS as error:
-        advice = explain(error.__cause__ or error, database.role)
+        advice = describe_fault(error.__cause__ or error, database.role)
         return Finding("schema", False, "cannot be read", advice)
     newest = migrate.newest()
     if is_behind:
@@ -208,7 +208,7 @@ def _check_certificates(settings: Settings, now: datetime) -> list[Finding]:
     """Check the certificates of the listeners and of `academy edge`, if it has any."""
     findings = [_check_certificate("tls", lambda: listener_credentials(settings), now)]
     if settings.server_ca or settings.client_cert or settings.client_key:
-        read = partial(hop_credentials, settings, "")
+        read = partial(upstream_credentials, settings, "")
         findings.append(_check_certificate("edge tls", read, now))
     return findings
 

@@ -13,8 +13,8 @@ from edge.config import EdgeSettings, TokenCookie
 from edge.http.trusted_proxies import TrustedProxies
 from edge.observation import Observe
 from edge.port import CallPort
-from server.composition.edge.hop import HopPort
 from server.composition.edge.tracing import trace_edge
+from server.composition.edge.upstream import UpstreamPort
 from server.config import Settings
 from server.domain.errors import RefreshTokenInvalid
 from server.domain.limits import Window
@@ -37,16 +37,16 @@ def edge_app(port: CallPort, settings: EdgeSettings) -> FastAPI:
 
 
 def remote_edge(
-    hop: HopPort,
+    upstream: UpstreamPort,
     settings: Settings,
     observe: Observe | None = None,
     tracing: Tracing | None = None,
 ) -> FastAPI:
     """Build the REST edge in front of a gRPC server elsewhere."""
     edge = edge_settings(settings, rates(settings))
-    edge = replace(edge, ready=hop.is_ready, observe_request=observe)
+    edge = replace(edge, ready=upstream.is_ready, observe_request=observe)
     edge = trace_edge(edge, tracing, TrustedProxies(settings.trusted_proxies))
-    return edge_app(hop, edge)
+    return edge_app(upstream, edge)
 
 
 def edge_settings(settings: Settings, in_force: Rates) -> EdgeSettings:

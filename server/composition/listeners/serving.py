@@ -53,7 +53,7 @@ async def listening_grpc(
     address: str,
     credentials: grpc.ServerCredentials | None = None,
 ) -> AsyncIterator[int]:
-    """Serve gRPC, by TLS if there are credentials; return the port.
+    """Serve gRPC, over TLS if there are credentials; return the port.
 
     Calls in flight may finish when the block ends.
     """
@@ -64,7 +64,7 @@ async def listening_grpc(
             port = server.add_insecure_port(address)
     except RuntimeError as error:  # grpc does not name the cause: bind again for it
         check_grpc_address(address)
-        cause = OSError("gRPC cannot bind it")
+        cause = OSError("gRPC cannot bind the address")
         raise CannotListen("GRPC_LISTEN", address, cause) from error
     await server.start()
     try:

@@ -23,7 +23,7 @@ def listener_credentials(
         *(_client_certificate_faults(settings) if with_grpc else ()),
         *(
             f"{name.upper()}: {address} can be reached from other machines: set "
-            "TLS_CERT and TLS_KEY, or ALLOW_PLAINTEXT=1 if a proxy in front encrypts"
+            "TLS_CERT and TLS_KEY, or ALLOW_PLAINTEXT=1 if a proxy terminates TLS"
             for name, address in plaintext_listeners(settings, with_grpc=with_grpc)
             if not settings.allow_plaintext
         ),
@@ -53,7 +53,7 @@ def plaintext_listeners(
             yield name, address
 
 
-def hop_credentials(settings: Settings, server: str) -> ReloadedCredentials | None:
+def upstream_credentials(settings: Settings, server: str) -> ReloadedCredentials | None:
     """Return what `academy edge` uses for its server; None for plaintext.
 
     Raises ConfigurationError with a line per fault.

@@ -21,7 +21,7 @@ from server.domain.credentials.sessions import RefreshTokens, Rotation, Session
 from server.domain.credentials.stores import (
     Account,
     AccountStore,
-    Mailing,
+    EmailOutbox,
     Owner,
     SessionStore,
 )
@@ -69,7 +69,7 @@ class Authentication:
     revocations: Revocations
     service_keys: ServiceKeys
     attempts: Limiter
-    mailing: Mailing
+    email_outbox: EmailOutbox
     policy: PasswordPolicy
     clock: Clock
 
@@ -115,13 +115,15 @@ class Authentication:
             await self.hasher.verify(password, None)
             raise InvalidCredentials(account.user_id if account else 0)
         hashed = account.password_hash if account else None
-        verdict = await self.hasher.verify(password, hashed)
-        if not (account and verdict.matches and account.is_active):
+        verification = await self.hasher.verify(password, hashed)
+        if not (account and verification.matches and account.is_active):
             await self._count_failure(account, counted)
             raise InvalidCredentials(account.user_id if account else 0)
-        if verdict.upgraded:
+        if verification.upgraded:
             old = account.password_hash
-            await self.accounts.replace_hash(account.user_id, old, verdict.upgraded)
+            await self.accounts.replace_hash(
+                account.user_id, old, verification.upgraded
+            )
         return account
 
     async def _count_failure(self, account: Account | None, counted: str) -> None:
@@ -138,7 +140,7 @@ class Authentication:
             return
         user_id = account.user_id if account else None
         warning = NewEntry(EventType.FAILED_LOG_INS, user_id)
-        await self.mailing.add(self.clock(), warning)
+        await self.email_outbox.add(self.clock(), warning)
 
     async def change_password(
         self,
@@ -255,7 +257,7 @@ class Authentication:
         try:
             return self.verify(token)
         except KeyUnknown:
-            await self.access.ring.learn()
+            await self.access.ring.reload()
             return self.verify(token)
 
     def verify(self, token: str) -> Claims:

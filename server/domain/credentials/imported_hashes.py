@@ -44,7 +44,7 @@ def hash_violations(hashed: str, field: str, max_cost: int) -> list[Violation]:
         return [Violation(field, description, "password_hash.format")]
     if cost > max_cost:
         description = (
-            f"must not cost more than {max_cost} times the service's own hashes"
+            f"must cost at most {max_cost} times as much as the service's own hashes"
         )
         return [Violation(field, description, "password_hash.cost")]
     return []

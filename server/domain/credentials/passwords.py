@@ -124,7 +124,7 @@ def _has(test: Callable[[str], bool]) -> Callable[[str], bool]:
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class VerificationResult:
     """The result of a verification; `upgraded` is a better hash, if one is due."""
 
     matches: bool
@@ -173,7 +173,7 @@ class PasswordHasher:
         jobs = [partial(self._context.hash, password) for password in passwords]
         return await self._pool.run_all(jobs)
 
-    async def verify(self, password: str, hashed: str | None) -> Verdict:
+    async def verify(self, password: str, hashed: str | None) -> VerificationResult:
         """Verify a password; None takes as long as a hash and never matches.
 
         A password above 72 bytes matches no bcrypt hash, because bcrypt would ignore
@@ -185,4 +185,8 @@ class PasswordHasher:
         matches, upgraded = await self._pool.run(
             partial(self._context.verify_and_update, password, target)
         )
-        return Verdict(matches, upgraded) if hashed else Verdict(False)
+        return (
+            VerificationResult(matches, upgraded)
+            if hashed
+            else VerificationResult(False)
+        )

@@ -67,7 +67,7 @@ class ServiceKeys:
     """The rules of service keys.
 
     `certificates` leads from a subject alternative name of a client certificate (a DNS
-    name or a URI) to the name of the service key that the certificate stands for.
+    name or a URI) to the name of the service key that the certificate replaces.
     """
 
     store: ServiceKeyStore
@@ -103,20 +103,20 @@ class ServiceKeys:
         return key
 
     def certified_name(self, alternative_names: Sequence[str]) -> str:
-        """Return the name of the key that a certificate stands for; "" if none.
+        """Return the name of the key that a certificate replaces; "" if none.
 
-        Raises TokenInvalid if it stands for more than one.
+        Raises TokenInvalid if it replaces more than one key.
         """
         matched = {self.certificates.get(name, "") for name in alternative_names} - {""}
         if len(matched) > 1:
             raise self._refused(
-                "the client certificate stands for several service keys",
+                "the client certificate matches several service keys",
                 "use a certificate that has only one of the names",
             )
         return matched.pop() if matched else ""
 
     def certified(self, name: str) -> ServiceKey:
-        """Return the valid key that a certificate stands for. Raises TokenInvalid."""
+        """Return the valid key that a certificate replaces. Raises TokenInvalid."""
         key = self.store.named(name, self.clock())
         if key is None:
             raise self._refused(
@@ -130,7 +130,7 @@ class ServiceKeys:
         """Raise TokenInvalid if a key is not of the service of the certificate."""
         if name and key.name != name:
             raise self._refused(
-                "the service key is not the one of the client certificate",
+                "the service key does not match the client certificate",
                 "send the key of the same service, or no authorization header",
             )
 

@@ -107,7 +107,7 @@ class SessionStore(Protocol):
         """
 
 
-class Mailing(Protocol):
+class EmailOutbox(Protocol):
     """Enqueues e-mails."""
 
     async def add(self, now: datetime, *entries: NewEntry) -> None:

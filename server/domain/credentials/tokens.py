@@ -108,16 +108,16 @@ class KeyRing:
     """The keys in use; replaced as a whole when the stored keys change."""
 
     keys: Mapping[str, SigningKey] = field(default_factory=dict)
-    look_again: Callable[[], Awaitable[None]] | None = None
+    read_again: Callable[[], Awaitable[None]] | None = None
 
     def replace(self, keys: Iterable[SigningKey]) -> None:
         """Use these keys from now on."""
         self.keys = {key.kid: key for key in keys}
 
-    async def learn(self) -> None:
+    async def reload(self) -> None:
         """Read keys made by another process, if a read is allowed now."""
-        if self.look_again:
-            await self.look_again()
+        if self.read_again:
+            await self.read_again()
 
     @property
     def active(self) -> SigningKey:

@@ -85,9 +85,7 @@ class Profiles:
         """
         user_id = user_id or caller.user_id
         if not _owns(caller, user_id):
-            raise AccessDenied(
-                "a profile can be created by its owner and by admins only"
-            )
+            raise AccessDenied("only admins may create the profile of another user")
         _check_time_zone(values["time_zone"], "timeZone")
         now = self.clock()
         profile = Profile(user_id, **values, created_at=now, updated_at=now)

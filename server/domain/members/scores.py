@@ -105,7 +105,7 @@ def user_score(metrics: Metrics, weights: Weights = DEFAULT_WEIGHTS) -> Score:
     >>> user_score(Metrics(1, 1, 1), Weights(0.5, 0.5, 0.5))
     Traceback (most recent call last):
     server.domain.errors.base.InvalidFields: invalid request: weights: must sum \
-to 1.0, not to 1.5
+to 1.0; the sum is 1.5
     """
     _check(weights)
     parts = Parts(
@@ -132,7 +132,7 @@ def _check(weights: Weights) -> None:
     ]
     total = math.fsum(by_name.values())
     if not violations and abs(total - 1) > TOLERANCE:
-        description = f"must sum to 1.0, not to {total:.12g}"
+        description = f"must sum to 1.0; the sum is {total:.12g}"
         violations = [Violation("weights", description, "weights.sum")]
     if violations:
         raise InvalidFields(violations)

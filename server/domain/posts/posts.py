@@ -221,7 +221,7 @@ class Posts:
     async def _check_may_write(self, caller: Caller, post_id: int) -> None:
         """Raise unless the caller may change this post; its author never changes."""
         if not _may_write(caller, await self.get(caller, post_id)):
-            raise AccessDenied("a post can be changed by its author and by admins only")
+            raise AccessDenied("only admins may change the post of another user")
 
     async def list(
         self,

@@ -143,8 +143,8 @@ OUTBOX_ENTRIES = _gauge(
 )
 MAILS = _counter(
     "academy_mails_total",
-    "Attempts to deliver an email, by outcome: delivered, dropped (nothing to send "
-    "any more), retried, dead, or unavailable (no connection to the mail server).",
+    "Attempts to deliver an e-mail, by outcome: delivered, dropped (no longer needed), "
+    "retried, dead, or unavailable (no connection to the mail server).",
     "outcome",
 )
 STREAM_SUBSCRIBERS = _gauge(
@@ -165,7 +165,7 @@ BACKGROUND_RESTARTS = _counter(
 )
 DEGRADED = _gauge(
     "academy_degraded",
-    "1 while the last use of a dependency (postgres, redis, smtp) failed, else 0.",
+    "1 if the last use of a dependency (postgres, redis, smtp) failed, otherwise 0.",
     "dependency",
     merge=Merge.MAX,
 )
@@ -190,7 +190,7 @@ CALLING_CONNECTIONS = _counter(
 )
 CERTIFICATES_REFUSED = _counter(
     "academy_client_certificates_refused_total",
-    "Calls whose client certificate stands for no valid service key.",
+    "Calls whose client certificate does not match a valid service key.",
 )
 CERTIFICATE_EXPIRY = _gauge(
     "academy_tls_certificate_expiry_timestamp_seconds",
@@ -199,7 +199,7 @@ CERTIFICATE_EXPIRY = _gauge(
 )
 BUILD_INFO = _gauge(
     "academy_build_info",
-    "1; the labels name the release and the version of Python.",
+    "Always 1; the labels contain the release and the version of Python.",
     "version",
     "python_version",
     merge=Merge.MAX,

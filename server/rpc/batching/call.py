@@ -76,7 +76,9 @@ def _metadata(entries: Sequence[pb.MetadataEntry]) -> Iterator[tuple[str, str | 
         elif _ASCII_VALUE.fullmatch(entry.value):
             yield entry.key, entry.value.decode()
         else:
-            raise ValueError(f"the metadata {entry.key} is not printable ASCII")
+            raise ValueError(
+                f"the value of the metadata key {entry.key} is not printable ASCII"
+            )
 
 
 def _failure(call_id: int, failure: Failure, request_id: str) -> pb.CallResult:

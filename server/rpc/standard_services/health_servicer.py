@@ -56,7 +56,7 @@ class HealthServicer(health_pb2_grpc.HealthServicer):
             len(self._watches) >= MAX_WATCHES
             or self._by_connection[peer] >= MAX_WATCHES_PER_CONNECTION
         ):
-            message = "too many health watches: end one, or use Check"
+            message = "too many Watch streams: close one, or call Check"
             await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, message)
         self._by_connection[peer] += 1
         try:

@@ -36,7 +36,7 @@ from server.store.connections.connect import Database
 from server.store.credentials.revocations import RevocationFeed, end_sessions
 from server.store.outbox import enqueue, invalidate_mailed_tokens
 from server.store.tables import users
-from server.store.writing import writing
+from server.store.write_transaction import write_transaction
 
 RESERVED = {
     "uq_users_email": EmailTaken,
@@ -71,7 +71,9 @@ class PostgresUsers(UserReads):
             )
             .returning(*USER_COLUMNS)
         )
-        async with writing(self._database, idempotency, RESERVED) as connection:
+        async with write_transaction(
+            self._database, idempotency, RESERVED
+        ) as connection:
             user = user_of((await connection.execute(statement)).one())
             await enqueue(
                 connection,
@@ -97,7 +99,9 @@ class PostgresUsers(UserReads):
         ResponseExists.
         """
         ended: Sequence[UUID] = ()
-        async with writing(self._database, idempotency, RESERVED) as connection:
+        async with write_transaction(
+            self._database, idempotency, RESERVED
+        ) as connection:
             before = await locked(connection, user_id, admins=edit.ends_sessions)
             if edit.etag and edit.etag != before.etag:
                 raise EtagMismatch(before.etag)
@@ -118,7 +122,7 @@ class PostgresUsers(UserReads):
 
         Raises UserNotFound, LastAdmin.
         """
-        async with writing(self._database, None, RESERVED) as connection:
+        async with write_transaction(self._database, None, RESERVED) as connection:
             before = await locked(connection, user_id, admins=True)
             await refuse_last_admin(connection, before, {"is_active": False})
             ended = await end_sessions(connection, user_id, now)
@@ -139,7 +143,9 @@ class PostgresUsers(UserReads):
 
         Raises UserNotFound, ResponseExists.
         """
-        async with writing(self._database, idempotency, RESERVED) as connection:
+        async with write_transaction(
+            self._database, idempotency, RESERVED
+        ) as connection:
             restorable = [users.c.id == user_id, users.c.deleted_at > deleted_after]
             query = sa.select(users.c.id).where(*restorable).with_for_update()
             if (await connection.execute(query)).first() is None:

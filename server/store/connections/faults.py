@@ -72,7 +72,7 @@ def is_misconfigured(error: BaseException) -> bool:
     )
 
 
-def explain(error: BaseException, role: str = "") -> str:
+def describe_fault(error: BaseException, role: str = "") -> str:
     """Return one sentence: what is wrong with the database and what to do.
 
     It holds names of databases, roles and tables, never a value or a password.
@@ -86,7 +86,10 @@ def explain(error: BaseException, role: str = "") -> str:
         return f"{text}: {_missing_grant(text, role)}"
     if advice := _ADVICE.get(state) or _ADVICE.get(state[:2]):
         return f"{text}: {advice}"
-    return _explain_connection(driver_error) or f"Postgres rejected a statement: {text}"
+    return (
+        _describe_connection_fault(driver_error)
+        or f"Postgres rejected a statement: {text}"
+    )
 
 
 _ADVICE = {
@@ -96,7 +99,7 @@ _ADVICE = {
     "3F": "create the schema public, or set the role's search_path",
     "42P01": "run academy migrate",
     "53": (
-        "raise the limit that the message names (such as max_connections), or stop "
+        "raise the limit in the message (such as max_connections), or stop "
         "other clients"
     ),
     "55P03": "another transaction holds a lock on the table: retry later",
@@ -118,7 +121,7 @@ def _missing_grant(text: str, role: str) -> str:
     return f"as the owner of the tables, run: {_TABLE_GRANTS.format(role=role)}"
 
 
-def _explain_connection(error: BaseException) -> str:
+def _describe_connection_fault(error: BaseException) -> str:
     """Return the sentence for a connection that was not made, "" for other errors."""
     if isinstance(error, asyncpg.TargetServerAttributeNotMatched):
         return "no host in DATABASE_URL matches target_session_attrs"
@@ -131,10 +134,13 @@ def _explain_connection(error: BaseException) -> str:
             f"authority ({error.verify_message})"
         )
     if isinstance(error, StoreUnavailable | sa.exc.TimeoutError | TimeoutError):
-        return "Postgres does not respond: start it, or correct DATABASE_URL"
+        return "Postgres does not respond: start Postgres, or correct DATABASE_URL"
     if isinstance(error, OSError):
         cause = error.strerror or str(error) or type(error).__name__
-        return f"no connection to Postgres ({cause}): start it, or correct DATABASE_URL"
+        return (
+            f"no connection to Postgres ({cause}): "
+            "start Postgres, or correct DATABASE_URL"
+        )
     return ""
 
 

@@ -25,7 +25,7 @@ from server.store.credentials.revocations import RevocationFeed, end_sessions
 from server.store.outbox import enqueue, invalidate_mailed_tokens
 from server.store.tables import mailed_tokens as table
 from server.store.tables import outbox, users
-from server.store.writing import writing
+from server.store.write_transaction import write_transaction
 
 ONE_DAY = timedelta(days=1)
 Keep = Callable[[User], None]
@@ -96,7 +96,7 @@ class PostgresMailedTokens:
         MailedTokenInvalid, EmailTaken.
         """
         purposes = [Purpose.VERIFY, Purpose.CHANGE]
-        async with writing(self._database, None, RESERVED) as connection:
+        async with write_transaction(self._database, None, RESERVED) as connection:
             token = await _use(connection, digest, purposes, now)
             if token is None:
                 return await _already_verified(connection, digest, purposes)

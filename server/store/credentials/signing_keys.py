@@ -69,7 +69,7 @@ class PostgresSigningKeys:
         self._on_demand: asyncio.Task[None] | None = None
         self._on_demand_at = 0.0
         self.active_created_at: datetime | None = None  # of the key that signs
-        ring.look_again = self._refresh_if_due
+        ring.read_again = self._refresh_if_due
         self.listen = self._wakeups.listen
         self.wake = self._wakeups.wake
 

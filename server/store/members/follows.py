@@ -18,7 +18,7 @@ from server.store.keyset import Estimates, Keyset, capped_count, total_of
 from server.store.outbox import enqueue
 from server.store.tables import follows as table
 from server.store.tables import users
-from server.store.writing import Refusals, writing
+from server.store.write_transaction import ConstraintErrors, write_transaction
 
 # By side: the column of the list's owner, and that of its members.
 _COLUMNS = {
@@ -45,11 +45,11 @@ class PostgresFollows:
         event = NewEntry(
             EventType.FOLLOWED, followed_id, payload={"follower": follower_id}
         )
-        violated: Refusals = {
+        violated: ConstraintErrors = {
             "fk_follows_followed_id": partial(UserNotFound, followed_id),
             "fk_follows_follower_id": partial(TokenInvalid, "the account is erased"),
         }
-        async with writing(self._database, None, violated) as connection:
+        async with write_transaction(self._database, None, violated) as connection:
             if (await connection.execute(followed)).first() is None:
                 raise UserNotFound(followed_id)
             insertion = statement.on_conflict_do_nothing()

@@ -25,7 +25,7 @@ from server.store.connections.connect import Database
 from server.store.mapping import columns_of, entity_of
 from server.store.tables import user_profiles as table
 from server.store.tables import user_settings, users
-from server.store.writing import Refusals, writing
+from server.store.write_transaction import ConstraintErrors, write_transaction
 
 _PROFILE = columns_of(Profile, table)
 _PRIVATE = sa.exists().where(
@@ -51,11 +51,13 @@ class PostgresProfiles:
         statement = (
             sa.insert(table).from_select(list(values), owner).returning(*_PROFILE)
         )
-        violated: Refusals = {
+        violated: ConstraintErrors = {
             "pk_user_profiles": partial(ProfileExists, profile.user_id),
             "fk_user_profiles_user_id": partial(UserNotFound, profile.user_id),
         }
-        async with writing(self._database, idempotency, violated) as connection:
+        async with write_transaction(
+            self._database, idempotency, violated
+        ) as connection:
             row = (await connection.execute(statement)).first()
             if row is None:
                 raise UserNotFound(profile.user_id)
@@ -82,7 +84,7 @@ class PostgresProfiles:
         idempotency: IdempotencyRecord[Profile] | None = None,
     ) -> Profile:
         """Change a profile. Raises ProfileNotFound, EtagMismatch, ResponseExists."""
-        async with writing(self._database, idempotency, {}) as connection:
+        async with write_transaction(self._database, idempotency, {}) as connection:
             before = await _locked(connection, user_id)
             if edit.etag and edit.etag != before.etag:
                 raise EtagMismatch(before.etag)

@@ -23,7 +23,7 @@ from server.store.keyset import Estimates, Keyset, capped_count, total_of
 from server.store.mapping import columns_of, entity_of
 from server.store.tables import categories as table
 from server.store.tables import posts
-from server.store.writing import writing
+from server.store.write_transaction import write_transaction
 
 _CATEGORY = columns_of(Category, table)
 _TAKEN = {"uq_categories_slug": SlugTaken}
@@ -49,7 +49,7 @@ class PostgresCategories:
             .values(slug=slug, name=name, created_at=now, updated_at=now)
             .returning(*_CATEGORY)
         )
-        async with writing(self._database, idempotency, _TAKEN) as connection:
+        async with write_transaction(self._database, idempotency, _TAKEN) as connection:
             row = (await connection.execute(statement)).one()
             category = entity_of(Category, row)
             if idempotency:
@@ -66,7 +66,7 @@ class PostgresCategories:
 
         Raises CategoryNotFound, EtagMismatch, SlugTaken, ResponseExists.
         """
-        async with writing(self._database, idempotency, _TAKEN) as connection:
+        async with write_transaction(self._database, idempotency, _TAKEN) as connection:
             category = await _locked(connection, category_id, edit.etag)
             if values := edit.changes(category):
                 statement = (
@@ -92,7 +92,7 @@ class PostgresCategories:
             .where(posts.c.category_id == category_id, posts.c.deleted_at.is_not(None))
             .values(category_id=None)
         )
-        async with writing(self._database, None, in_use) as connection:
+        async with write_transaction(self._database, None, in_use) as connection:
             await _locked(connection, category_id, etag)
             await connection.execute(detach)
             await connection.execute(sa.delete(table).where(table.c.id == category_id))

@@ -36,7 +36,7 @@ from server.store.posts.rows import (
     posts_of,
 )
 from server.store.tables import posts as table
-from server.store.writing import Refusals, writing
+from server.store.write_transaction import ConstraintErrors, write_transaction
 
 DELETED = 3  # the state of soft-deleted posts; no list selects it
 
@@ -140,11 +140,11 @@ class PostgresPosts:
         self, idempotency: IdempotencyRecord[Post] | None, field: str
     ) -> AbstractAsyncContextManager[AsyncConnection]:
         unknown = Violation(field, "is not the id of a category", "category_id.known")
-        violated: Refusals = {
+        violated: ConstraintErrors = {
             "fk_posts_category_id": partial(InvalidFields, [unknown]),
             "fk_posts_user_id": partial(TokenInvalid, "the account is erased"),
         }
-        return writing(self._database, idempotency, violated)
+        return write_transaction(self._database, idempotency, violated)
 
 
 async def _locked(connection: AsyncConnection, post_id: int, etag: str) -> Row:

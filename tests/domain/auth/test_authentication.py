@@ -20,7 +20,7 @@ from server.domain.limits import AccountLimit, SlidingWindows, Window
 from server.domain.outbox.entries import EventType, NewEntry
 from server.domain.paging import PageTokens
 from server.workers.hashing import HashingPool
-from tests.fakes import Clock, FakeMailing, FakeServiceKeys, FakeSessions, FakeUsers
+from tests.fakes import Clock, FakeEmailOutbox, FakeServiceKeys, FakeSessions, FakeUsers
 
 SECRET = SecretKey("s" * 32)
 PER_MINUTE = Window(5, timedelta(seconds=60))
@@ -37,7 +37,7 @@ class AuthHarness:
     accounts: FakeUsers
     users: Users
     auth: Authentication
-    mailing: FakeMailing
+    email_outbox: FakeEmailOutbox
 
     async def log_in(
         self, identifier: str, password: str = "Blue7horse", address: str = "a"
@@ -57,7 +57,7 @@ def hasher() -> Iterator[PasswordHasher]:
 @pytest.fixture
 def harness(hasher: PasswordHasher) -> AuthHarness:
     clock, accounts, ring = Clock(), FakeUsers(), KeyRing()
-    mailing = FakeMailing()
+    email_outbox = FakeEmailOutbox()
     known = Revocations(clock)
     ring.replace([SigningKey.generate(KeyState.ACTIVE)])
     limits = RefreshLimits(timedelta(30), timedelta(90), timedelta(seconds=10))
@@ -70,7 +70,7 @@ def harness(hasher: PasswordHasher) -> AuthHarness:
         revocations=known,
         service_keys=ServiceKeys(FakeServiceKeys(), clock),
         attempts=SlidingWindows(clock),
-        mailing=mailing,
+        email_outbox=email_outbox,
         policy=PasswordPolicy.COMPOSITION,
         clock=clock,
     )
@@ -83,7 +83,7 @@ def harness(hasher: PasswordHasher) -> AuthHarness:
         timedelta(days=30),
         clock,
     )
-    return AuthHarness(clock, accounts, users, auth, mailing)
+    return AuthHarness(clock, accounts, users, auth, email_outbox)
 
 
 async def signed_up(harness: AuthHarness) -> int:
@@ -155,7 +155,7 @@ async def test_password_that_was_not_verified_is_no_failure(
         assert await harness.log_in("ana")
     for _ in range(20):
         await refused(harness, "ana", "Blue7horse")
-    assert not harness.mailing.entries
+    assert not harness.email_outbox.entries
 
 
 async def test_failures_from_other_addresses_do_not_lock_out_the_owner(
@@ -169,14 +169,14 @@ async def test_failures_from_other_addresses_do_not_lock_out_the_owner(
     for number in range(200):
         await refused(harness, "ana", "", f"198.51.100.{number}")
     assert await harness.log_in("ana", address="192.0.2.1")
-    assert harness.mailing.entries == [NewEntry(EventType.FAILED_LOG_INS, user_id)]
+    assert harness.email_outbox.entries == [NewEntry(EventType.FAILED_LOG_INS, user_id)]
     for number in range(10):
         await refused(harness, "unknown", "", f"198.51.100.{number}")
-    assert harness.mailing.entries[1:] == [NewEntry(EventType.FAILED_LOG_INS)]
+    assert harness.email_outbox.entries[1:] == [NewEntry(EventType.FAILED_LOG_INS)]
     harness.clock.advance(24 * 3600)
     for number in range(10):
         await refused(harness, "ana", "", f"198.51.100.{number}")
-    assert len(harness.mailing.entries) == 3
+    assert len(harness.email_outbox.entries) == 3
 
 
 async def test_few_failures_send_no_warning(harness: AuthHarness) -> None:
@@ -186,7 +186,7 @@ async def test_few_failures_send_no_warning(harness: AuthHarness) -> None:
         await refused(harness, "ana", "", f"198.51.100.{number}")
     harness.clock.advance(3600)
     await refused(harness, "ana", "", "198.51.100.1")
-    assert not harness.mailing.entries
+    assert not harness.email_outbox.entries
 
 
 async def test_log_out_ends_both_tokens(harness: AuthHarness) -> None:

@@ -8,7 +8,7 @@ from server.domain.auth.authentication import Authentication
 from server.domain.auth.recovery import Recovery
 from server.domain.credentials.passwords import PasswordPolicy
 from server.domain.outbox.entries import EventType, NewEntry
-from tests.fakes import Clock, FakeMailing
+from tests.fakes import Clock, FakeEmailOutbox
 
 
 class Unused:
@@ -21,7 +21,7 @@ class Unused:
 @pytest.mark.parametrize("identifier", ["Ana", "ana@example.com", "ANA@Example.com"])
 async def test_password_reset_looks_up_no_account(identifier: str) -> None:
     """R3: one row, the same for everyone; no account is read, so none takes longer."""
-    mailing, unused = FakeMailing(), cast(Any, Unused())
+    email_outbox, unused = FakeEmailOutbox(), cast(Any, Unused())
     rules = Authentication(
         accounts=unused,
         sessions=unused,
@@ -31,10 +31,10 @@ async def test_password_reset_looks_up_no_account(identifier: str) -> None:
         revocations=unused,
         service_keys=unused,
         attempts=unused,
-        mailing=mailing,
+        email_outbox=email_outbox,
         policy=PasswordPolicy.COMPOSITION,
         clock=Clock(),
     )
     await Recovery(rules, unused).request_password_reset(identifier)
     expected = NewEntry(EventType.PASSWORD_RESET, address=identifier.lower())
-    assert mailing.entries == [expected]
+    assert email_outbox.entries == [expected]

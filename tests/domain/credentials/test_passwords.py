@@ -74,12 +74,12 @@ async def test_hash_is_argon2id_with_owasp_parameters(hasher: PasswordHasher) ->
 
 async def test_bcrypt_hash_is_upgraded(hasher: PasswordHasher) -> None:
     """R12: an older hash is verified, and a better one comes with the result."""
-    verdict = await hasher.verify(
+    verification = await hasher.verify(
         "Blue7horse", bcrypt.using(rounds=4).hash("Blue7horse")
     )
-    assert verdict.matches
-    assert verdict.upgraded
-    assert verdict.upgraded.startswith("$argon2id$")
+    assert verification.matches
+    assert verification.upgraded
+    assert verification.upgraded.startswith("$argon2id$")
 
 
 async def test_missing_hash_never_matches(hasher: PasswordHasher) -> None:

@@ -292,7 +292,7 @@ async def test_account_limit_is_documented(shared: RunningService) -> None:
     """OpenAPI names it beside the other rates."""
     document = (await shared.http.get("/openapi.json")).json()
     described = str(document["paths"]["/api/v1/auth/change-password"]["post"])
-    assert "at most 5 in 60 s by account and address" in described
+    assert "at most 5 calls in 60 s for each account and address" in described
 
 
 async def test_client_cannot_choose_its_address(limited: RunningService) -> None:

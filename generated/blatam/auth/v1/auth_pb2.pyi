@@ -1009,7 +1009,7 @@ class ListServiceKeysResponse(_message.Message):
     SERVICE_KEYS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def service_keys(self) -> _containers.RepeatedCompositeFieldContainer[Global___ServiceKey]:
-        """The keys that have not been revoked, expired ones included, in the order of
+        """The keys that have not been revoked, including expired keys, in the order of
         their ids.
         """
 
@@ -1082,8 +1082,8 @@ class AuditEvent(_message.Message):
     id: _builtins.int
     """The id of the event. Later events have greater ids."""
     event: _builtins.str
-    """The name of the operation: the `audit` name in the policy of the RPC, such
-    as "session.opened".
+    """The name of the event: the value of `audit` in the policy of the RPC, such as
+    "session.opened".
     """
     actor: _builtins.str
     """The caller: "user:7", "service:3" or "anonymous"."""
@@ -1203,7 +1203,7 @@ Global___ListAuditEventsResponse: _TypeAlias = ListAuditEventsResponse  # noqa: 
 
 @_typing.final
 class JsonWebKey(_message.Message):
-    """A public key in the form of RFC 7517 and RFC 7518."""
+    """A public key in the format of RFC 7517 and RFC 7518."""
 
     DESCRIPTOR: _descriptor.Descriptor
 

@@ -216,8 +216,8 @@ class AuthServiceServicer:
 
     def ChangePassword(self, request, context):
         """Changes the caller's password and ends the caller's other sessions. Attempts count
-        toward the same limit (by account and address) as those of Login. A notification is
-        sent to the caller by e-mail.
+        toward the same limit (by account and address) as those of Login. The caller
+        receives a notification by e-mail.
 
         Returns UNAUTHENTICATED (INVALID_CREDENTIALS) if the current password is
         wrong or there were too many attempts. Returns INVALID_ARGUMENT

@@ -67,8 +67,8 @@ class AuthServiceStub:
     """
     ChangePassword: _aio.UnaryUnaryMultiCallable[_auth_pb2.ChangePasswordRequest, _auth_pb2.ChangePasswordResponse]
     """Changes the caller's password and ends the caller's other sessions. Attempts count
-    toward the same limit (by account and address) as those of Login. A notification is
-    sent to the caller by e-mail.
+    toward the same limit (by account and address) as those of Login. The caller
+    receives a notification by e-mail.
 
     Returns UNAUTHENTICATED (INVALID_CREDENTIALS) if the current password is
     wrong or there were too many attempts. Returns INVALID_ARGUMENT
@@ -260,8 +260,8 @@ class AuthServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _aio.ServicerContext[_auth_pb2.ChangePasswordRequest, _abc.Awaitable[_auth_pb2.ChangePasswordResponse]],
     ) -> _abc.Awaitable[_auth_pb2.ChangePasswordResponse]:
         """Changes the caller's password and ends the caller's other sessions. Attempts count
-        toward the same limit (by account and address) as those of Login. A notification is
-        sent to the caller by e-mail.
+        toward the same limit (by account and address) as those of Login. The caller
+        receives a notification by e-mail.
 
         Returns UNAUTHENTICATED (INVALID_CREDENTIALS) if the current password is
         wrong or there were too many attempts. Returns INVALID_ARGUMENT

@@ -69,8 +69,9 @@ class _ReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Reason.ValueTy
     of the window).
     """
     REASON_OVERLOADED: _Reason.ValueType  # 15
-    """RESOURCE_EXHAUSTED: the service is overloaded: too many calls, streams, connections, request bodies or waiting passwords. RetryInfo contains the time to
-    wait.
+    """RESOURCE_EXHAUSTED: the service is overloaded: there are too many calls, streams,
+    connections or request bodies, or too many passwords wait to be hashed. RetryInfo
+    contains the time to wait.
     """
     REASON_STORE_UNAVAILABLE: _Reason.ValueType  # 16
     """UNAVAILABLE: a database does not respond. The client may retry the call."""
@@ -201,8 +202,9 @@ time to wait. Metadata: `limit` (number of calls) and `per_seconds` (length
 of the window).
 """
 REASON_OVERLOADED: Reason.ValueType  # 15
-"""RESOURCE_EXHAUSTED: the service is overloaded: too many calls, streams, connections, request bodies or waiting passwords. RetryInfo contains the time to
-wait.
+"""RESOURCE_EXHAUSTED: the service is overloaded: there are too many calls, streams,
+connections or request bodies, or too many passwords wait to be hashed. RetryInfo
+contains the time to wait.
 """
 REASON_STORE_UNAVAILABLE: Reason.ValueType  # 16
 """UNAVAILABLE: a database does not respond. The client may retry the call."""

@@ -80,11 +80,12 @@ class RateLimit(_message.Message):
         """Calls are counted separately for each combination of these values: "address" (an
         IPv4 address or an IPv6 /64), "caller", "account", or the path of a string field of
         the request. The value of the field is compared in lower case. "account" is the
-        account whose password the RPC verifies, whether the request contains its username
-        or its e-mail address. The account is known only after a lookup, so limits by
-        "account" have a separate counter. When such a limit is exceeded, the server does
-        not verify the password, and the call fails with the same error as for a wrong
-        password. RPCs with equal limits by "account" share one counter.
+        account whose password the RPC verifies; the username and the e-mail address of an
+        account are the same key. A limit by "account" is checked later than the other
+        limits, because the server must first look the account up. When such a limit is
+        exceeded, the server does not verify the password, and the call fails with the same
+        error as for a wrong password. RPCs with equal limits by "account" share one
+        counter.
         """
 
     @_builtins.property
@@ -142,14 +143,14 @@ class MethodPolicy(_message.Message):
     """
     @_builtins.property
     def rate_limits(self) -> _containers.RepeatedCompositeFieldContainer[Global___RateLimit]:
-        """The rate limits; all of them apply. A rejected call does not count toward any
+        """The rate limits; all of them apply. A refused call does not count toward any
         limit.
         """
 
     @_builtins.property
     def public_cache(self) -> _duration_pb2.Duration:
-        """The time for which any cache, shared ones included, may store the response. Absent
-        if no cache may store it.
+        """The time for which any cache, including a shared cache, may store the response.
+        Absent if no cache may store it.
         """
 
     @_builtins.property

@@ -196,7 +196,7 @@ class ListCategoriesResponse(_message.Message):
     total: _builtins.int
     """The number of items on all pages."""
     total_estimated: _builtins.bool
-    """True if `total` is an estimate, which may be the case above 10,000."""
+    """True if `total` is an estimate; only a total above 10,000 can be an estimate."""
     page: _builtins.int
     """The page number; 0 if the page was requested with a token."""
     size: _builtins.int
@@ -208,8 +208,8 @@ class ListCategoriesResponse(_message.Message):
     has_prev: _builtins.bool
     """True if there is a previous page."""
     next_page_token: _builtins.str
-    """The token of the next page; empty on the last page. With tokens, late pages take no
-    longer to read than the first.
+    """The token of the next page; empty on the last page. Reading a later page by its
+    token takes no longer than reading the first page.
     """
     @_builtins.property
     def items(self) -> _containers.RepeatedCompositeFieldContainer[Global___Category]:

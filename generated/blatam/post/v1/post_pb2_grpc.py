@@ -154,7 +154,7 @@ class PostServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ExportPosts(self, request, context):
-        """Streams all posts, drafts included, in the order of their ids. The stream uses flow
+        """Streams all posts, including drafts, in the order of their ids. The stream uses flow
         control: the server reads rows only as fast as the client receives messages.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)

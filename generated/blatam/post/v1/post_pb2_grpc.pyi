@@ -59,7 +59,7 @@ class PostServiceStub:
     or another sort order.
     """
     ExportPosts: _aio.UnaryStreamMultiCallable[_post_pb2.ExportPostsRequest, _post_pb2.ExportPostsResponse]
-    """Streams all posts, drafts included, in the order of their ids. The stream uses flow
+    """Streams all posts, including drafts, in the order of their ids. The stream uses flow
     control: the server reads rows only as fast as the client receives messages.
     """
     CreateCategory: _aio.UnaryUnaryMultiCallable[_category_pb2.CreateCategoryRequest, _category_pb2.CreateCategoryResponse]
@@ -171,7 +171,7 @@ class PostServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _post_pb2.ExportPostsRequest,
         context: _aio.ServicerContext[_post_pb2.ExportPostsRequest, _abc.AsyncIterator[_post_pb2.ExportPostsResponse]],
     ) -> _abc.AsyncIterator[_post_pb2.ExportPostsResponse]:
-        """Streams all posts, drafts included, in the order of their ids. The stream uses flow
+        """Streams all posts, including drafts, in the order of their ids. The stream uses flow
         control: the server reads rows only as fast as the client receives messages.
         """
 

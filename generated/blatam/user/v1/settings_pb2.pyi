@@ -84,7 +84,7 @@ class NotificationSettings(_message.Message):
     new_followers: _builtins.bool
     """True to receive an e-mail about new followers."""
     digest: _builtins.bool
-    """True to receive one e-mail a day with all events, not one for each event."""
+    """True to receive one e-mail a day with all events instead of one for each event."""
     def __init__(
         self,
         *,

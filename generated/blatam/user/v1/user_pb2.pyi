@@ -381,7 +381,7 @@ class ListUsersResponse(_message.Message):
     total: _builtins.int
     """The number of accounts that match the filters."""
     total_estimated: _builtins.bool
-    """True if `total` is an estimate, which may be the case above 10,000."""
+    """True if `total` is an estimate; only a total above 10,000 can be an estimate."""
     page: _builtins.int
     """The page number; 0 if the page was requested with a token."""
     size: _builtins.int
@@ -393,8 +393,8 @@ class ListUsersResponse(_message.Message):
     has_prev: _builtins.bool
     """True if there is a previous page."""
     next_page_token: _builtins.str
-    """The token of the next page; empty on the last page. With tokens, late pages take no
-    longer to read than the first.
+    """The token of the next page; empty on the last page. Reading a later page by its
+    token takes no longer than reading the first page.
     """
     @_builtins.property
     def items(self) -> _containers.RepeatedCompositeFieldContainer[Global___User]:
@@ -737,7 +737,8 @@ class WatchUsersRequest(_message.Message):
     RESUME_TOKEN_FIELD_NUMBER: _builtins.int
     resume_token: _builtins.str
     """The `resume_token` of the last message received; the stream continues after
-    it. At most 128 characters. If absent, the stream starts with the first change after the call.
+    it. At most 128 characters. If absent, the stream starts with the first change
+    after the call.
     """
     def __init__(
         self,
@@ -1190,8 +1191,8 @@ class ListFollowersRequest(_message.Message):
     page_size: _builtins.int
     """The number of items on a page, 1 to 100. The default is 20."""
     sort_by: _builtins.str
-    """`created_at` (the default): the user who started to follow first is first.
-    `-created_at`: the reverse order.
+    """`created_at` (the default): the earliest follower first. `-created_at`: the latest
+    follower first.
     """
     page_token: _builtins.str
     """The `next_page_token` of the previous response, at most 1,024 characters.
@@ -1239,7 +1240,7 @@ class ListFollowersResponse(_message.Message):
     total: _builtins.int
     """The number of items on all pages."""
     total_estimated: _builtins.bool
-    """True if `total` is an estimate, which may be the case above 10,000."""
+    """True if `total` is an estimate; only a total above 10,000 can be an estimate."""
     page: _builtins.int
     """The page number; 0 if the page was requested with a token."""
     size: _builtins.int
@@ -1251,8 +1252,8 @@ class ListFollowersResponse(_message.Message):
     has_prev: _builtins.bool
     """True if there is a previous page."""
     next_page_token: _builtins.str
-    """The token of the next page; empty on the last page. With tokens, late pages take no
-    longer to read than the first.
+    """The token of the next page; empty on the last page. Reading a later page by its
+    token takes no longer than reading the first page.
     """
     @_builtins.property
     def items(self) -> _containers.RepeatedCompositeFieldContainer[Global___User]:
@@ -1291,7 +1292,7 @@ class ListFollowingRequest(_message.Message):
     SORT_BY_FIELD_NUMBER: _builtins.int
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     id: _builtins.int
-    """The id of the user whose followed users are listed, greater than 0."""
+    """The id of the user, greater than 0. The users that this user follows are listed."""
     page: _builtins.int
     """The page number, starting at 1, which is the default. Page numbers cover the first
     10,000 items; use `page_token` for later items.
@@ -1299,8 +1300,8 @@ class ListFollowingRequest(_message.Message):
     page_size: _builtins.int
     """The number of items on a page, 1 to 100. The default is 20."""
     sort_by: _builtins.str
-    """`created_at` (the default): the user who was followed first is first.
-    `-created_at`: the reverse order.
+    """The time at which the user started to follow the listed user: `created_at` (the
+    default) sorts the earliest first, `-created_at` the latest first.
     """
     page_token: _builtins.str
     """The `next_page_token` of the previous response, at most 1,024 characters.
@@ -1348,7 +1349,7 @@ class ListFollowingResponse(_message.Message):
     total: _builtins.int
     """The number of items on all pages."""
     total_estimated: _builtins.bool
-    """True if `total` is an estimate, which may be the case above 10,000."""
+    """True if `total` is an estimate; only a total above 10,000 can be an estimate."""
     page: _builtins.int
     """The page number; 0 if the page was requested with a token."""
     size: _builtins.int
@@ -1360,8 +1361,8 @@ class ListFollowingResponse(_message.Message):
     has_prev: _builtins.bool
     """True if there is a previous page."""
     next_page_token: _builtins.str
-    """The token of the next page; empty on the last page. With tokens, late pages take no
-    longer to read than the first.
+    """The token of the next page; empty on the last page. Reading a later page by its
+    token takes no longer than reading the first page.
     """
     @_builtins.property
     def items(self) -> _containers.RepeatedCompositeFieldContainer[Global___User]:
@@ -1423,9 +1424,9 @@ class GetUserOverviewResponse(_message.Message):
     FOLLOWER_COUNT_FIELD_NUMBER: _builtins.int
     MISSING_FIELD_NUMBER: _builtins.int
     post_count: _builtins.int
-    """The number of published posts; an estimate above 10,000."""
+    """The number of published posts. A number above 10,000 is an estimate."""
     follower_count: _builtins.int
-    """The number of followers; an estimate above 10,000."""
+    """The number of followers. A number above 10,000 is an estimate."""
     @_builtins.property
     def user(self) -> Global___User:
         """The account, with the fields that the caller may read."""

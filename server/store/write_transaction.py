@@ -13,16 +13,18 @@ from server.domain.idempotency import IdempotencyRecord
 from server.store import idempotent_responses
 from server.store.connections.connect import Database
 
-Refusals = Mapping[str, Callable[[], Exception]]
+ConstraintErrors = Mapping[str, Callable[[], Exception]]
 
 
 @asynccontextmanager
-async def writing(
-    database: Database, idempotency: IdempotencyRecord[Any] | None, refusals: Refusals
+async def write_transaction(
+    database: Database,
+    idempotency: IdempotencyRecord[Any] | None,
+    errors: ConstraintErrors,
 ) -> AsyncIterator[AsyncConnection]:
     """Open a transaction that has claimed the request's key, if there is one.
 
-    `refusals` maps the name of a violated constraint to the error to raise. Raises
+    `errors` maps the name of a violated constraint to the error to raise. Raises
     ResponseExists, StoreUnavailable.
     """
     try:
@@ -33,6 +35,6 @@ async def writing(
     except sa.exc.IntegrityError as error:
         cause = error.orig.__cause__ if error.orig else None
         name = getattr(cause, "constraint_name", "")
-        if name not in refusals:
+        if name not in errors:
             raise
-        raise refusals[name]() from error
+        raise errors[name]() from error

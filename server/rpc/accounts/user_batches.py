@@ -1,13 +1,9 @@
-"""UserService: creating and exporting many accounts."""
+"""UserService: creating many accounts in one call."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
-from contextlib import aclosing
-
 from blatam.user.v1 import user_pb2 as pb
 from server.domain.accounts.user_batches import BatchRow, Outcomes, UserBatches
-from server.domain.accounts.user_export import UserExport
 from server.domain.accounts.users import Role, User
 from server.domain.callers import Caller
 from server.domain.errors import AcademyError, InvalidFields
@@ -16,12 +12,11 @@ from server.rpc.call import Call
 from server.rpc.interceptors.validation import broken_rules
 
 
-class BulkUserServicer:
-    """The RPCs of blatam.user.v1.UserService for many accounts."""
+class UserBatchServicer:
+    """The RPC of blatam.user.v1.UserService that creates many accounts."""
 
-    def __init__(self, batches: UserBatches, export: UserExport) -> None:
+    def __init__(self, batches: UserBatches) -> None:
         self._batches = batches
-        self._export = export
 
     async def BatchCreateUsers(
         self, request: pb.BatchCreateUsersRequest, call: Call
@@ -39,14 +34,6 @@ class BulkUserServicer:
         rows = [_row(new_user) for new_user in request.users]
         record = call.idempotency_record(response)
         return response(await self._batches.create(rows, record))
-
-    async def ExportUsers(
-        self, request: pb.ExportUsersRequest, call: Call
-    ) -> AsyncGenerator[pb.ExportUsersResponse, None]:
-        """Stream every account."""
-        async with aclosing(self._export.stream(request.after_id)) as users:
-            async for user in users:
-                yield pb.ExportUsersResponse(user=message(user, call.caller))
 
 
 def _row(new_user: pb.NewUser) -> BatchRow | InvalidFields:

@@ -1,4 +1,4 @@
-"""The connection from `academy edge` to its server, by TLS or in plaintext.
+"""The connection from `academy edge` to its server, over TLS or in plaintext.
 
 A gRPC channel keeps the credentials that it was created with. When the files change,
 later calls use a new channel, and the previous one is closed after its last call.
@@ -27,7 +27,7 @@ from server.workers.supervisor import Task, supervise
 CHECK_INTERVAL = timedelta(seconds=1)
 
 
-class _Hop:
+class _UpstreamChannel:
     """One channel and its calls."""
 
     def __init__(self, channel: grpc.aio.Channel) -> None:
@@ -60,13 +60,13 @@ class _Hop:
         await self._channel.close()
 
 
-class HopPort:
+class UpstreamPort:
     """A CallPort over a channel that is replaced when its credentials change."""
 
     def __init__(self, connect: Callable[[], grpc.aio.Channel]) -> None:
         self._connect = connect
-        self._hop = _Hop(connect())
-        self._closing: dict[asyncio.Task[None], _Hop] = {}
+        self._channel = _UpstreamChannel(connect())
+        self._closing: dict[asyncio.Task[None], _UpstreamChannel] = {}
 
     async def unary(
         self,
@@ -77,9 +77,9 @@ class HopPort:
         timeout: float | None,  # noqa: ASYNC109 - gRPC's term: the callee enforces it
     ) -> Reply:
         """Call a unary method. Raises CallError."""
-        hop = self._hop
-        with hop.in_use():
-            return await hop.port.unary(
+        channel = self._channel
+        with channel.in_use():
+            return await channel.port.unary(
                 method, request, metadata=metadata, timeout=timeout
             )
 
@@ -88,22 +88,22 @@ class HopPort:
     ) -> StreamReply:
         """Call a server streaming method. The stream raises CallError."""
 
-        def start(hop: _Hop) -> StreamReply:
-            return hop.port.server_stream(
+        def start(channel: _UpstreamChannel) -> StreamReply:
+            return channel.port.server_stream(
                 method, request, metadata=metadata, timeout=timeout
             )
 
-        return _HopStream(lambda: self._hop, start)
+        return _UpstreamStream(lambda: self._channel, start)
 
     async def is_ready(self) -> bool:
         """Return whether the server is serving."""
-        hop = self._hop
-        with hop.in_use():
-            return await hop.is_ready()
+        channel = self._channel
+        with channel.in_use():
+            return await channel.is_ready()
 
     def reconnect(self) -> None:
         """Use a new channel for later calls."""
-        previous, self._hop = self._hop, _Hop(self._connect())
+        previous, self._channel = self._channel, _UpstreamChannel(self._connect())
         task = asyncio.create_task(previous.close_when_idle())
         self._closing[task] = previous
         task.add_done_callback(self._closing.pop)
@@ -112,27 +112,27 @@ class HopPort:
         """Close all channels; calls in flight are cancelled."""
         for task in [*self._closing]:
             task.cancel()
-        for hop in (self._hop, *self._closing.values()):
-            await hop.close()
+        for channel in (self._channel, *self._closing.values()):
+            await channel.close()
 
 
-class _HopStream:
+class _UpstreamStream:
     """A stream that starts when it is read, on the channel of that moment."""
 
     def __init__(
         self,
-        current_hop: Callable[[], _Hop],
-        start: Callable[[_Hop], StreamReply],
+        current_channel: Callable[[], _UpstreamChannel],
+        start: Callable[[_UpstreamChannel], StreamReply],
     ) -> None:
-        self._current_hop = current_hop
+        self._current_channel = current_channel
         self._start = start
         self.headers: Metadata = ()
         self.trailers: Metadata = ()
 
     async def __aiter__(self) -> AsyncGenerator[bytes, None]:
-        hop = self._current_hop()
-        with hop.in_use():
-            stream = self._start(hop)
+        channel = self._current_channel()
+        with channel.in_use():
+            stream = self._start(channel)
             messages = cast("AsyncGenerator[bytes, None]", aiter(stream))
             async with aclosing(messages):
                 async for message in messages:
@@ -142,9 +142,9 @@ class _HopStream:
 
 
 @asynccontextmanager
-async def connected_hop(
+async def connected_upstream(
     server: str, credentials: ReloadedCredentials | None
-) -> AsyncIterator[HopPort]:
+) -> AsyncIterator[UpstreamPort]:
     """Connect to a server during the block, in plaintext without credentials."""
     options = channel_options()
 
@@ -155,7 +155,7 @@ async def connected_hop(
             server, _channel_credentials(credentials.current()), options
         )
 
-    port = HopPort(connect)
+    port = UpstreamPort(connect)
     try:
         async with supervise(*(_watch_tasks(credentials, port) if credentials else ())):
             yield port
@@ -186,7 +186,9 @@ def _channel_credentials(credentials: Credentials) -> grpc.ChannelCredentials:
     )
 
 
-def _watch_tasks(credentials: ReloadedCredentials, port: HopPort) -> Sequence[Task]:
+def _watch_tasks(
+    credentials: ReloadedCredentials, port: UpstreamPort
+) -> Sequence[Task]:
     """Return the task that reconnects when the credentials have changed."""
     in_use = credentials.current()
 
