@@ -56,7 +56,7 @@ class Replies:
         settings: EdgeSettings,
         rendered: RenderedReplies,
     ) -> None:
-        """Prepare; replies that are likely to be sent again are kept in `rendered`."""
+        """Prepare; `rendered` keeps replies that are likely to be sent again."""
         self._rendered = rendered
         self._codec = codec
         self._binding = binding

@@ -7,11 +7,13 @@ import atexit
 import json
 import logging
 import sys
+import time
 from collections.abc import Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
+from functools import lru_cache
 from threading import Lock
 from typing import Any, BinaryIO
 
@@ -36,10 +38,29 @@ request_id: ContextVar[str] = ContextVar("request_id")  # of the current call
 def add_context(_logger: object, level: str, event: EventDict) -> EventDict:
     """Add the level, the time in UTC and the request id of the current call."""
     event["level"] = level
-    event["timestamp"] = datetime.now(UTC).isoformat().replace("+00:00", "Z")
+    event["timestamp"] = _timestamp(time.time_ns())
     if current := request_id.get(""):
         event["request_id"] = current
     return event
+
+
+def _timestamp(nanoseconds: int) -> str:
+    """Return a time since the epoch in UTC (RFC 3339), with microseconds."""
+    seconds, rest = divmod(nanoseconds, 1_000_000_000)
+    return f"{_utc_second(seconds)}.{rest // 1_000:06d}Z"
+
+
+@lru_cache(maxsize=2)
+def _utc_second(seconds: int) -> str:
+    # Cached: datetime's own text of a time costs 2 of the 10 us of a line.
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%S")
+
+
+def add_traceback(logger: object, level: str, event: EventDict) -> EventDict:
+    """Replace `exc_info` by the traceback as text."""
+    if "exc_info" not in event:
+        return event
+    return structlog.processors.format_exc_info(logger, level, event)
 
 
 def add_worker(number: int) -> Processor:
@@ -131,7 +152,7 @@ def build_pipeline(
         processors=[
             add_context,
             *processors,
-            structlog.processors.format_exc_info,
+            add_traceback,
             redact,
             render,
         ],

@@ -6,10 +6,13 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import orjson
 import pytest
+
+from server.observability.logging import _timestamp
 
 ROOT = Path(__file__).parents[2]
 FORGED = "x\n2026-01-01T00:00:00Z [info     ] forged\r\x1b[2J\u202e\u2028\ud800"
@@ -135,3 +138,11 @@ def test_call_lines_equal_those_of_structlog(level: str, levels: list[str]) -> N
     for logged, event in zip(lines[::2], lines[1::2], strict=True):
         assert list(logged.items()) == list(event.items())
         assert (event["password"], event["worker"]) == ("[redacted]", 3)
+
+
+@pytest.mark.parametrize("microseconds", [0, 1, 999_999, 1_000_000, 86_399_999_999])
+def test_timestamp_is_rfc_3339_in_utc(microseconds: int) -> None:
+    at = datetime(2026, 11, 26, tzinfo=UTC) + timedelta(microseconds=microseconds)
+    nanoseconds = (at - datetime.fromtimestamp(0, UTC)) // timedelta(microseconds=1)
+    text = _timestamp(nanoseconds * 1000 + 999)
+    assert text == at.isoformat(timespec="microseconds").replace("+00:00", "Z")
