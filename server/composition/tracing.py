@@ -9,7 +9,7 @@ from server.config import ConfigurationError, Settings
 from server.observability.tracing.tracing import Tracing
 
 _PACKAGES_NEEDED = (
-    "OTEL_EXPORTER_OTLP_ENDPOINT: traces need the extra otel: "
+    "OTEL_EXPORTER_OTLP_ENDPOINT: traces need the otel extra: "
     "run pip install -r requirements-otel.lock, or unset the setting"
 )
 

@@ -108,7 +108,9 @@ def _rule_problems(
         if name == "caller" and public:
             yield "a rate limit of a public RPC cannot count by caller"
         elif name not in SPECIAL_KEYS and not field_at(request, name):
-            yield f"a rate limit counts by {name!r}: not a field of the request"
+            yield (
+                f"a rate limit counts by {name!r}, which is not a field of the request"
+            )
 
 
 def field_at(message: Descriptor, path: str) -> FieldDescriptor | None:
@@ -138,7 +140,9 @@ def rate_rules(
         for rule in rules:
             problems = list(_rule_problems(rule.by, request, public))
             if ACCOUNT in rule.by and not by_account:
-                problems.append("counts by account, but the RPC verifies no password")
+                problems.append(
+                    "a rate limit counts by account, but the RPC verifies no password"
+                )
             if problems:
                 raise ContractError(
                     f"RATE_LIMITS: {method.name}: {'; '.join(problems)}"

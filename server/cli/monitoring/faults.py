@@ -100,7 +100,7 @@ def _worker_faults(interval: Interval) -> Iterator[Fault]:
         yield Fault(
             "workers",
             f"{responding:.0f} of {configured:.0f} respond",
-            "look at the log lines with the number of the worker",
+            "find the workers that failed in the log: its lines have their numbers",
         )
 
 

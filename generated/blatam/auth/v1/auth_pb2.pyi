@@ -810,7 +810,7 @@ class WatchRevocationsResponse(_message.Message):
 
     @_typing.final
     class Heartbeat(_message.Message):
-        """Sent whenever there was no event for 10 seconds, so that the client can detect a
+        """Sent whenever there has been no event for 10 seconds, so that the client can detect a
         broken stream.
         """
 

@@ -263,9 +263,9 @@ class AuthServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def VerifyEmail(self, request, context):
-        """Verifies the e-mail address to which the token was sent. With a token of
-        ChangeEmail, the account also changes to this address, and a notification is sent
-        to the previous address. The token is valid for 24 hours. Sending the same token
+        """Verifies the e-mail address to which the token was sent. If the token is from
+        ChangeEmail, the call also changes the e-mail address of the account to this
+        address, and a notification is sent to the previous address. The token is valid for 24 hours. Sending the same token
         again succeeds and changes nothing, provided that the verified address of the
         account has not changed since.
 
@@ -309,8 +309,8 @@ class AuthServiceServicer:
         to reject revoked tokens.
 
         Returns INVALID_ARGUMENT (INVALID_FIELDS) if `resume_token` is invalid.
-        Returns UNAVAILABLE if this process is stopping (SERVER_STOPPING) or the
-        database does not respond (STORE_UNAVAILABLE), also during the stream;
+        Returns UNAVAILABLE, at the start of the stream or during it, if this process is
+        stopping (SERVER_STOPPING) or the database does not respond (STORE_UNAVAILABLE);
         connect again with the last `resume_token`.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)

@@ -98,9 +98,9 @@ class AuthServiceStub:
     Returns PERMISSION_DENIED (USER_REQUIRED) if the caller is a service.
     """
     VerifyEmail: _aio.UnaryUnaryMultiCallable[_auth_pb2.VerifyEmailRequest, _auth_pb2.VerifyEmailResponse]
-    """Verifies the e-mail address to which the token was sent. With a token of
-    ChangeEmail, the account also changes to this address, and a notification is sent
-    to the previous address. The token is valid for 24 hours. Sending the same token
+    """Verifies the e-mail address to which the token was sent. If the token is from
+    ChangeEmail, the call also changes the e-mail address of the account to this
+    address, and a notification is sent to the previous address. The token is valid for 24 hours. Sending the same token
     again succeeds and changes nothing, provided that the verified address of the
     account has not changed since.
 
@@ -132,8 +132,8 @@ class AuthServiceStub:
     to reject revoked tokens.
 
     Returns INVALID_ARGUMENT (INVALID_FIELDS) if `resume_token` is invalid.
-    Returns UNAVAILABLE if this process is stopping (SERVER_STOPPING) or the
-    database does not respond (STORE_UNAVAILABLE), also during the stream;
+    Returns UNAVAILABLE, at the start of the stream or during it, if this process is
+    stopping (SERVER_STOPPING) or the database does not respond (STORE_UNAVAILABLE);
     connect again with the last `resume_token`.
     """
     RotateSigningKey: _aio.UnaryUnaryMultiCallable[_auth_pb2.RotateSigningKeyRequest, _auth_pb2.RotateSigningKeyResponse]
@@ -315,9 +315,9 @@ class AuthServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _auth_pb2.VerifyEmailRequest,
         context: _aio.ServicerContext[_auth_pb2.VerifyEmailRequest, _abc.Awaitable[_auth_pb2.VerifyEmailResponse]],
     ) -> _abc.Awaitable[_auth_pb2.VerifyEmailResponse]:
-        """Verifies the e-mail address to which the token was sent. With a token of
-        ChangeEmail, the account also changes to this address, and a notification is sent
-        to the previous address. The token is valid for 24 hours. Sending the same token
+        """Verifies the e-mail address to which the token was sent. If the token is from
+        ChangeEmail, the call also changes the e-mail address of the account to this
+        address, and a notification is sent to the previous address. The token is valid for 24 hours. Sending the same token
         again succeeds and changes nothing, provided that the verified address of the
         account has not changed since.
 
@@ -367,8 +367,8 @@ class AuthServiceServicer(metaclass=_abc_1.ABCMeta):
         to reject revoked tokens.
 
         Returns INVALID_ARGUMENT (INVALID_FIELDS) if `resume_token` is invalid.
-        Returns UNAVAILABLE if this process is stopping (SERVER_STOPPING) or the
-        database does not respond (STORE_UNAVAILABLE), also during the stream;
+        Returns UNAVAILABLE, at the start of the stream or during it, if this process is
+        stopping (SERVER_STOPPING) or the database does not respond (STORE_UNAVAILABLE);
         connect again with the last `resume_token`.
         """
 

@@ -70,8 +70,8 @@ class _ReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Reason.ValueTy
     """
     REASON_OVERLOADED: _Reason.ValueType  # 15
     """RESOURCE_EXHAUSTED: the service is overloaded: there are too many calls, streams,
-    connections or request bodies, or too many passwords wait to be hashed. RetryInfo
-    contains the time to wait.
+    connections or request bodies, or too many passwords are waiting to be hashed.
+    RetryInfo contains the time to wait.
     """
     REASON_STORE_UNAVAILABLE: _Reason.ValueType  # 16
     """UNAVAILABLE: a database does not respond. The client may retry the call."""
@@ -203,8 +203,8 @@ of the window).
 """
 REASON_OVERLOADED: Reason.ValueType  # 15
 """RESOURCE_EXHAUSTED: the service is overloaded: there are too many calls, streams,
-connections or request bodies, or too many passwords wait to be hashed. RetryInfo
-contains the time to wait.
+connections or request bodies, or too many passwords are waiting to be hashed.
+RetryInfo contains the time to wait.
 """
 REASON_STORE_UNAVAILABLE: Reason.ValueType  # 16
 """UNAVAILABLE: a database does not respond. The client may retry the call."""

@@ -41,7 +41,7 @@ class Category(_message.Message):
     name: _builtins.str
     """The display name, at most 100 characters."""
     etag: _builtins.str
-    """The etag; it changes with every change of the resource. If set in an update, the
+    """The etag; it changes with every change to the resource. If set in an update, the
     update fails with ABORTED (ETAG_MISMATCH) unless it is the current etag. At most 64
     characters.
     """

@@ -130,7 +130,7 @@ class Post(_message.Message):
     state: Global___PostState.ValueType
     """The state, which determines who may read the post."""
     etag: _builtins.str
-    """The etag; it changes with every change of the resource. If set in an update, the
+    """The etag; it changes with every change to the resource. If set in an update, the
     update fails with ABORTED (ETAG_MISMATCH) unless it is the current etag. At most 64
     characters.
     """

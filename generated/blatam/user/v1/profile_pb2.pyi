@@ -52,7 +52,7 @@ class UserProfile(_message.Message):
     characters; empty if there is none.
     """
     etag: _builtins.str
-    """The etag; it changes with every change of the resource. If set in an update, the
+    """The etag; it changes with every change to the resource. If set in an update, the
     update fails with ABORTED (ETAG_MISMATCH) unless it is the current etag. At most 64
     characters.
     """

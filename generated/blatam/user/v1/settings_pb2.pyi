@@ -117,7 +117,7 @@ class UserSettings(_message.Message):
     profile_visibility: Global___ProfileVisibility.ValueType
     """The callers that may read the profile."""
     etag: _builtins.str
-    """The etag; it changes with every change of the resource. If set in an update, the
+    """The etag; it changes with every change to the resource. If set in an update, the
     update fails with ABORTED (ETAG_MISMATCH) unless it is the current etag. At most 64
     characters.
     """

@@ -112,7 +112,7 @@ class User(_message.Message):
     email_verified: _builtins.bool
     """True if the e-mail address is verified. Private."""
     etag: _builtins.str
-    """The etag; it changes with every change of the account. Private. If set in an
+    """The etag; it changes with every change to the account. Private. If set in an
     update, the update fails with ABORTED (ETAG_MISMATCH) unless it is the current
     etag. At most 64 characters.
     """
@@ -781,7 +781,7 @@ class WatchUsersResponse(_message.Message):
 
     @_typing.final
     class Heartbeat(_message.Message):
-        """Sent as the first message and whenever there was no event for 10 seconds, so that
+        """Sent as the first message and whenever there has been no event for 10 seconds, so that
         the client can detect a broken stream.
         """
 
@@ -1300,8 +1300,8 @@ class ListFollowingRequest(_message.Message):
     page_size: _builtins.int
     """The number of items on a page, 1 to 100. The default is 20."""
     sort_by: _builtins.str
-    """The time at which the user started to follow the listed user: `created_at` (the
-    default) sorts the earliest first, `-created_at` the latest first.
+    """The sort order, by the time at which each listed user was followed: `created_at`
+    (the default) means earliest first, `-created_at` latest first.
     """
     page_token: _builtins.str
     """The `next_page_token` of the previous response, at most 1,024 characters.

@@ -230,16 +230,16 @@ class UserServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def WatchUsers(self, request, context):
-        """Streams the changes of accounts. The changes of one account are sent in the order
+        """Streams changes to accounts. The changes to one account are sent in the order
         in which they were made, and none is skipped. To get all accounts and their later
         changes, keep the `resume_token` of the first message, which is sent immediately,
         then read ExportUsers, then call WatchUsers with this `resume_token`.
 
         Returns INVALID_ARGUMENT (INVALID_FIELDS) if `resume_token` is invalid.
         Returns FAILED_PRECONDITION (RESUME_TOKEN_EXPIRED) if the events after the
-        token are no longer stored. Returns UNAVAILABLE if this process is stopping
-        (SERVER_STOPPING) or the database does not respond (STORE_UNAVAILABLE),
-        also during the stream; connect again with the last `resume_token`.
+        token are no longer stored. Returns UNAVAILABLE, at the start of the stream or
+        during it, if this process is stopping (SERVER_STOPPING) or the database does not
+        respond (STORE_UNAVAILABLE); connect again with the last `resume_token`.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

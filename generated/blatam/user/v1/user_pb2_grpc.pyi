@@ -56,16 +56,16 @@ class UserServiceStub:
     a broken stream, set `after_id`.
     """
     WatchUsers: _aio.UnaryStreamMultiCallable[_user_pb2.WatchUsersRequest, _user_pb2.WatchUsersResponse]
-    """Streams the changes of accounts. The changes of one account are sent in the order
+    """Streams changes to accounts. The changes to one account are sent in the order
     in which they were made, and none is skipped. To get all accounts and their later
     changes, keep the `resume_token` of the first message, which is sent immediately,
     then read ExportUsers, then call WatchUsers with this `resume_token`.
 
     Returns INVALID_ARGUMENT (INVALID_FIELDS) if `resume_token` is invalid.
     Returns FAILED_PRECONDITION (RESUME_TOKEN_EXPIRED) if the events after the
-    token are no longer stored. Returns UNAVAILABLE if this process is stopping
-    (SERVER_STOPPING) or the database does not respond (STORE_UNAVAILABLE),
-    also during the stream; connect again with the last `resume_token`.
+    token are no longer stored. Returns UNAVAILABLE, at the start of the stream or
+    during it, if this process is stopping (SERVER_STOPPING) or the database does not
+    respond (STORE_UNAVAILABLE); connect again with the last `resume_token`.
     """
     EraseUser: _aio.UnaryUnaryMultiCallable[_user_pb2.EraseUserRequest, _user_pb2.EraseUserResponse]
     """Erases an account and all personal data of its user, immediately and permanently.
@@ -295,16 +295,16 @@ class UserServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _user_pb2.WatchUsersRequest,
         context: _aio.ServicerContext[_user_pb2.WatchUsersRequest, _abc.AsyncIterator[_user_pb2.WatchUsersResponse]],
     ) -> _abc.AsyncIterator[_user_pb2.WatchUsersResponse]:
-        """Streams the changes of accounts. The changes of one account are sent in the order
+        """Streams changes to accounts. The changes to one account are sent in the order
         in which they were made, and none is skipped. To get all accounts and their later
         changes, keep the `resume_token` of the first message, which is sent immediately,
         then read ExportUsers, then call WatchUsers with this `resume_token`.
 
         Returns INVALID_ARGUMENT (INVALID_FIELDS) if `resume_token` is invalid.
         Returns FAILED_PRECONDITION (RESUME_TOKEN_EXPIRED) if the events after the
-        token are no longer stored. Returns UNAVAILABLE if this process is stopping
-        (SERVER_STOPPING) or the database does not respond (STORE_UNAVAILABLE),
-        also during the stream; connect again with the last `resume_token`.
+        token are no longer stored. Returns UNAVAILABLE, at the start of the stream or
+        during it, if this process is stopping (SERVER_STOPPING) or the database does not
+        respond (STORE_UNAVAILABLE); connect again with the last `resume_token`.
         """
 
     @_abc_1.abstractmethod
