@@ -9,9 +9,7 @@ from server.composition.tls.certificates import CredentialFiles, PemFile
 from server.composition.tls.reload import ReloadedCredentials
 from server.config import ConfigurationError, Settings, is_loopback
 
-_TLS_ADVICE = (
-    "set TLS_CERT and TLS_KEY, or ALLOW_PLAINTEXT=1 if a proxy terminates TLS"
-)
+_TLS_ADVICE = "set TLS_CERT and TLS_KEY, or ALLOW_PLAINTEXT=1 if a proxy terminates TLS"
 _PLAINTEXT_ADVICE = {
     "grpc_listen": _TLS_ADVICE,
     "http_listen": _TLS_ADVICE,

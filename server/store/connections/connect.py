@@ -16,6 +16,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_en
 from sqlalchemy.pool import QueuePool
 
 from server.domain.errors import StoreUnavailable
+from server.store.connections.answers import answer_time
 from server.store.connections.circuit_breaker import CircuitBreaker
 from server.store.connections.database_url import parse_database_url
 from server.store.connections.faults import is_read_only, is_unreachable
@@ -236,11 +237,11 @@ class Database:
             if self._slots.exhausted:
                 await self._probe()
                 return
-            async with (
-                asyncio.timeout(PING_TIMEOUT_SECONDS),
-                self.reading() as connection,
-            ):
-                await connection.execute(sa.select(1))
+            await answer_time(self._select(), PING_TIMEOUT_SECONDS)
+
+    async def _select(self) -> None:
+        async with self.reading() as connection:
+            await connection.execute(sa.select(1))
 
     async def close(self) -> None:
         """Close every connection."""

@@ -8,6 +8,8 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
+from redis.asyncio import ConnectionPool, Redis
+from redis.asyncio.client import PubSub
 from redis.exceptions import (
     ClusterDownError,
     OutOfMemoryError,
@@ -17,6 +19,7 @@ from redis.exceptions import (
 )
 from redis.exceptions import ConnectionError as RedisConnectionError
 
+from server.store.connections.answers import answer_time
 from server.store.connections.circuit_breaker import CircuitBreaker
 from server.store.connections.pipelining_redis import PipeliningRedis
 
@@ -26,6 +29,9 @@ _OUTAGES = (OutOfMemoryError, ReadOnlyError, ClusterDownError)
 _PROBE_KEY = "rate:{probe}"
 _PROBE_TTL_SECONDS = 1
 _PROBE_ATTEMPTS = 3
+_PROBE_TIMEOUT_SECONDS = 0.1
+# Of connections that no call waits for. At start this process may be busy for a second.
+_BACKGROUND_TIMEOUT_SECONDS = 5.0
 
 
 class RedisUnavailable(RedisConnectionError):
@@ -39,11 +45,12 @@ class SlowRedis(RedisError):
 class GuardedRedis(PipeliningRedis):
     """Raises RedisUnavailable without I/O while the circuit breaker is open.
 
-    Subscriptions have their own connections, which nothing waits for.
+    Subscriptions and probes have their own connections, which no call waits for.
     """
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
+        self._background = _with_timeout(self, _BACKGROUND_TIMEOUT_SECONDS)
         self._breaker = CircuitBreaker("redis", self._probe)
         self._slow_replies = 0
 
@@ -78,20 +85,23 @@ class GuardedRedis(PipeliningRedis):
         """Write a key; the fastest of several replies must be fast.
 
         A server that is full or read-only answers reads, hence a write. Other replies
-        may be slow because of a new connection or a busy event loop.
+        may be slow because of a new connection.
         """
-        loop = asyncio.get_running_loop()
         durations = []
         for _ in range(_PROBE_ATTEMPTS):
-            started_at = loop.time()
-            await self.execute_alone("SET", _PROBE_KEY, "", "EX", _PROBE_TTL_SECONDS)
-            durations.append(loop.time() - started_at)
+            writing = self._background.set(_PROBE_KEY, "", ex=_PROBE_TTL_SECONDS)
+            durations.append(await answer_time(writing, _PROBE_TIMEOUT_SECONDS))
         if min(durations) > SLOW_SECONDS:
             raise SlowRedis(f"replies take {min(durations):.3f} s")
+
+    def pubsub(self, **options: Any) -> PubSub:
+        """Return a subscription."""
+        return self._background.pubsub(**options)
 
     async def aclose(self, close_connection_pool: bool | None = None) -> None:
         """Close every connection and stop probing."""
         await self._breaker.close()
+        await self._background.aclose()
         await super().aclose(close_connection_pool)
 
 
@@ -100,3 +110,13 @@ def _is_caused_by_command(error: Exception) -> bool:
     if not isinstance(error, ResponseError) or isinstance(error, _OUTAGES):
         return False
     return not str(error).startswith("MISCONF")
+
+
+def _with_timeout(redis: Redis, seconds: float) -> Redis:
+    """Return a client of the same server with another timeout."""
+    pool = redis.connection_pool
+    options = pool.connection_kwargs | {
+        "socket_timeout": seconds,
+        "socket_connect_timeout": seconds,
+    }
+    return Redis.from_pool(ConnectionPool(pool.connection_class, **options))

@@ -13,14 +13,12 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_en
 from sqlalchemy.pool import NullPool
 
 from server.domain.errors import StoreUnavailable
+from server.store.connections.answers import answer_time
 from server.store.connections.faults import is_outage, is_unreachable
 from server.store.pool.arguments import ConnectArguments
 
 KEEPALIVE_INTERVAL_SECONDS = 1.0
-# Half a second in all, during which the event loop looks for an answer this many times:
-# a pause of this process or a blocked event loop is no silence of Postgres.
-PROBE_CHECKS = 10
-PROBE_INTERVAL_SECONDS = 0.05
+PROBE_TIMEOUT_SECONDS = 0.5
 
 
 @contextmanager
@@ -102,21 +100,11 @@ class DirectConnections:
 
         An answer such as "too many connections" is one.
         """
-        connecting = asyncio.ensure_future(self._connect_once())
         try:
-            for _ in range(PROBE_CHECKS):
-                await asyncio.wait((connecting,), timeout=PROBE_INTERVAL_SECONDS)
-                if connecting.done():
-                    break
-            else:
-                raise TimeoutError
-            await connecting
+            await answer_time(self._connect_once(), PROBE_TIMEOUT_SECONDS)
         except Exception as error:
             if is_unreachable(error):
                 raise
-        finally:
-            if connecting.cancel():
-                await asyncio.wait((connecting,))
 
     async def _connect_once(self) -> None:
         connection = await asyncpg.connect(**self._arguments.direct())

@@ -12,8 +12,8 @@ import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from server.domain.errors import StoreUnavailable
-from server.store.connections.connect import Database
-from server.store.pool.direct import PROBE_CHECKS, PROBE_INTERVAL_SECONDS
+from server.store.connections.connect import PING_TIMEOUT_SECONDS, Database
+from server.store.pool.direct import PROBE_TIMEOUT_SECONDS
 from server.store.pool.slots import PoolStatistics
 from tests.conftest import Servers, run, url_of
 from tests.silent_proxy import silent_proxy
@@ -317,13 +317,23 @@ async def test_read_only_connections_are_replaced(
         await pool.close()
 
 
-async def test_pause_of_this_process_is_not_a_silence(pool: Database) -> None:
+@pytest.mark.parametrize(
+    ("check", "limit"),
+    [
+        (Database.ping, PING_TIMEOUT_SECONDS),
+        (lambda pool: pool._probe(), PROBE_TIMEOUT_SECONDS),
+    ],
+    ids=["health-check", "probe"],
+)
+async def test_pause_of_this_process_is_not_a_silence(
+    pool: Database, check: Callable[[Database], Awaitable[None]], limit: float
+) -> None:
     """Its timers have expired before the answers are read, time after time."""
-    probing = asyncio.ensure_future(pool._probe())
-    while not probing.done():
+    checking = asyncio.ensure_future(check(pool))
+    while not checking.done():
         await asyncio.sleep(0)
-        time.sleep(PROBE_CHECKS * PROBE_INTERVAL_SECONDS / 3)  # noqa: ASYNC251
-    await probing
+        time.sleep(limit / 3)  # noqa: ASYNC251
+    await checking
     assert not pool.is_degraded
 
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import random
+import time
 from collections.abc import AsyncIterator, Sequence
 from datetime import timedelta
 from typing import Any
@@ -13,7 +14,12 @@ from redis.exceptions import RedisError
 from server.domain.limits import Bucket, SlidingWindows, Window
 from server.store.buckets import RedisBuckets
 from server.store.connections.connect import redis_client
-from server.store.connections.guarded_redis import GuardedRedis, RedisUnavailable
+from server.store.connections.guarded_redis import (
+    SLOW_SECONDS,
+    GuardedRedis,
+    RedisUnavailable,
+)
+from server.store.connections.wakeup_channel import WakeupChannel
 from tests.fakes import Clock
 from tests.redis_proxy import RedisProxy, redis_proxy
 
@@ -81,6 +87,32 @@ async def test_slow_redis_is_skipped(proxy: RedisProxy, redis: GuardedRedis) -> 
     await until_degraded(redis, True)
     proxy.delay = 0
     await until_degraded(redis, False)
+
+
+async def test_late_event_loop_is_not_a_slow_redis(redis: GuardedRedis) -> None:
+    """The replies are there in time, but are read late, time after time."""
+    await redis.ping()
+    probing = asyncio.ensure_future(redis._probe())
+    while not probing.done():
+        await asyncio.sleep(0)
+        time.sleep(3 * SLOW_SECONDS)  # noqa: ASYNC251
+    await probing
+
+
+async def test_subscription_begins_while_the_event_loop_is_busy(
+    redis: GuardedRedis,
+) -> None:
+    """As at the start of a process. Nothing waits for a subscription."""
+    channel = WakeupChannel(redis, "busy")
+    listening = asyncio.ensure_future(channel.listen())
+    for _ in range(10):
+        await asyncio.sleep(0)
+        time.sleep(3 * SLOW_SECONDS)  # noqa: ASYNC251
+    async with asyncio.timeout(SECONDS):
+        while not await redis.publish("busy", b""):
+            assert not listening.done()
+    await channel.wake.wait()
+    listening.cancel()
 
 
 async def test_flushed_redis_is_used(proxy: RedisProxy, redis: GuardedRedis) -> None:
