@@ -4,7 +4,14 @@ from __future__ import annotations
 
 import re
 from email.utils import parseaddr
-from ipaddress import IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
+from ipaddress import (
+    IPv4Address,
+    IPv4Network,
+    IPv6Address,
+    IPv6Network,
+    ip_address,
+    ip_network,
+)
 from typing import Annotated, Any
 from urllib.parse import urlsplit
 
@@ -58,6 +65,29 @@ def _is_host(host: str) -> bool:
     except ValueError:
         return host == "localhost"
     return isinstance(address, IPv6Address) is bracketed
+
+
+def overlap(first: str, second: str) -> bool:
+    """Return whether two listeners would need the same port of the same address.
+
+    They are HOST:PORT; port 0, "" and unix:PATH overlap with nothing. [::] accepts
+    IPv4 connections as well.
+    """
+    if not (first and second) or "unix:" in (first[:5], second[:5]):
+        return False
+    (host, port), (other, other_port) = map(_host_and_port, (first, second))
+    if port != other_port or port == 0:
+        return False
+    return host == other or any(
+        a.is_unspecified and (a.version == 6 or b.version == 4 or b.is_unspecified)
+        for a, b in ((host, other), (other, host))
+    )
+
+
+def _host_and_port(address: str) -> tuple[IPv4Address | IPv6Address, int]:
+    host, _, port = address.rpartition(":")
+    host = "127.0.0.1" if host == "localhost" else host.strip("[]")
+    return ip_address(host), int(port)
 
 
 def _parse_networks(value: Any) -> Any:

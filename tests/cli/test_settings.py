@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 from server.cli import terminal
 from server.cli.main import cli
 from server.config import ConfigurationError, Settings, load
-from server.config_addresses import check_server_address
+from server.config_addresses import check_server_address, overlap
 from tests.logs import captured_lines
 
 SERVERS = {
@@ -96,6 +96,20 @@ SERVERS = {
             {**SERVERS, "WORKERS": "2", "METRICS_LISTEN": "0.0.0.0:1"},
             ["METRICS_LISTEN: 0.0.0.0:1 can be reached from other machines: it has no"],
         ),
+        *(
+            (
+                command,
+                {**SERVERS, "WORKERS": workers, "HTTP_LISTEN": "127.0.0.1:50051"},
+                ["HTTP_LISTEN: 127.0.0.1:50051 is the address of GRPC_LISTEN"],
+            )
+            for command in ("serve", "up")
+            for workers in ("1", "2")
+        ),
+        (
+            "edge --server localhost:1",
+            {"METRICS_LISTEN": "127.0.0.1:8080"},
+            ["METRICS_LISTEN: 127.0.0.1:8080 is the address of HTTP_LISTEN"],
+        ),
     ],
 )
 def test_faulty_settings_are_named(
@@ -118,6 +132,29 @@ def test_faulty_settings_are_named(
     assert all(sentence in result.stderr for sentence in sentences), result.stderr
     assert isinstance(result.exception, SystemExit)
     assert not (tmp_path / "state").exists()
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "expected"),
+    [
+        ("127.0.0.1:1", "127.0.0.1:1", True),
+        ("127.0.0.1:1", "127.0.0.1:2", False),
+        ("127.0.0.1:0", "127.0.0.1:0", False),
+        ("127.0.0.1:1", "127.0.0.2:1", False),
+        ("localhost:1", "127.0.0.1:1", True),
+        ("0.0.0.0:1", "127.0.0.1:1", True),
+        ("127.0.0.1:1", "[::]:1", True),
+        ("[::]:1", "[::1]:1", True),
+        ("0.0.0.0:1", "[::]:1", True),
+        ("0.0.0.0:1", "[::1]:1", False),
+        ("127.0.0.1:1", "", False),
+        ("127.0.0.1:1", "unix:/tmp/x", False),
+    ],
+)
+def test_listeners_overlap_if_they_need_the_same_port(
+    first: str, second: str, expected: bool
+) -> None:
+    assert overlap(first, second) is overlap(second, first) is expected
 
 
 def test_supervisor_says_that_metrics_are_served_in_plaintext(

@@ -117,6 +117,16 @@ async def test_supervisor_delays_restarts_of_worker_that_crashes(
     assert lines[0]["status"] == "exit 3"
 
 
+async def test_supervisor_ends_when_a_worker_crashes_at_every_start(
+    tmp_path: Path,
+) -> None:
+    """An error that nobody expected, which another attempt would only repeat."""
+    async with supervised(tmp_path, "crash", count=1) as workers:
+        with pytest.raises(WorkerFailed, match=r"^worker 1 cannot start: 5 attempts"):
+            await workers.running
+    assert len(workers.started(1)) == 5
+
+
 async def test_supervisor_ends_when_workers_cannot_start(tmp_path: Path) -> None:
     """One error for all workers, which a restart would only repeat."""
     (tmp_path / "fail").touch()

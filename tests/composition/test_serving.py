@@ -8,9 +8,12 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import pytest
+from fastapi import FastAPI
 
+from server.composition.listeners.metrics import listening_metrics
 from server.composition.listeners.serving import (
     listening_grpc,
+    listening_http,
     stopping_together,
     until_stopped,
 )
@@ -54,6 +57,25 @@ async def test_listening_names_a_port_that_is_taken(setting: str) -> None:
         f"cannot listen on {address}: Address already in use; "
         f"stop the other process, or set {setting}=ADDRESS:PORT"
     )
+
+
+async def test_port_that_is_bound_twice_is_named() -> None:
+    """SO_REUSEADDR allows that until one of the sockets listens."""
+    with bind_http("127.0.0.1:0") as first:
+        address = f"127.0.0.1:{first.getsockname()[1]}"
+        with bind_http(address) as second:
+            first.listen()
+            with pytest.raises(CannotListen, match="HTTP_LISTEN=ADDRESS:PORT"):
+                async with listening_http(FastAPI(), second, asyncio.Protocol):
+                    pass
+            second.close()
+            with pytest.raises(CannotListen, match=f"cannot listen on {address}: "):
+                async with listening_metrics(address, render_nothing):
+                    pass
+
+
+async def render_nothing() -> bytes:
+    return b""
 
 
 async def test_listeners_stop_together() -> None:

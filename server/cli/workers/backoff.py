@@ -17,15 +17,15 @@ class Backoff:
     """
 
     def __init__(self) -> None:
-        self._failures = 0
+        self.failures = 0  # since the last worker that ran for a while
 
     def next_delay(self, uptime: timedelta, jitter: float) -> timedelta:
         """Return the delay after a crash; `jitter` is from 0 to 1."""
         if uptime >= STABLE_AFTER:
-            self._failures = 0
-        self._failures += 1
-        if self._failures == 1:
+            self.failures = 0
+        self.failures += 1
+        if self.failures == 1:
             return timedelta(0)
-        doublings = min(self._failures - 2, 10)
+        doublings = min(self.failures - 2, 10)
         delay = min(FIRST_DELAY * float(2**doublings), MAX_DELAY)
         return delay * (0.5 + jitter / 2)

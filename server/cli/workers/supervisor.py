@@ -21,6 +21,7 @@ from server.cli.workers.control import Assignment
 from server.cli.workers.process import WorkerProcess
 
 STATE_POLL_SECONDS = 0.02
+MAX_START_ATTEMPTS = 5  # of a worker that has never listened
 START_TIMEOUT_SECONDS = 60.0  # of a worker that is to replace one that serves
 log = structlog.get_logger()
 StartWorker = Callable[[], Awaitable[WorkerProcess]]
@@ -39,6 +40,7 @@ class _Slot:
     backoff: Backoff = field(default_factory=Backoff)
     # Held while the worker is replaced, by the restart after a crash or by another.
     changing: asyncio.Lock = field(default_factory=asyncio.Lock)
+    has_listened: bool = False
     was_ready: bool = False
 
 
@@ -148,13 +150,12 @@ class Supervisor:
             await worker.wait_until(worker.replaced)
             if worker.replaced.is_set():  # it may also have ended already
                 continue
-            slot.was_ready |= worker.ready.is_set()
-            if worker.failure and not slot.was_ready:
-                self._failure = worker.failure
-                self.stop()
-                return
             uptime = timedelta(seconds=clock() - started_at)
             delay = slot.backoff.next_delay(uptime, random.random())  # noqa: S311
+            if failure := _start_failure(slot):
+                self._failure = failure
+                self.stop()
+                return
             _log_end(slot.assignment, worker, delay)
             await asyncio.sleep(delay.total_seconds())
             async with slot.changing:
@@ -241,6 +242,21 @@ class Supervisor:
         for worker in workers:
             worker.signal(signal.SIGTERM)
         await self._wait_for_end(*workers)
+
+
+def _start_failure(slot: _Slot) -> str:
+    """Return why the worker of a slot, which has ended, cannot start; "" if it can."""
+    worker = slot.worker
+    slot.was_ready |= worker.ready.is_set()
+    slot.has_listened |= worker.listening.is_set()
+    if worker.failure and not slot.was_ready:
+        return worker.failure
+    if slot.has_listened or slot.backoff.failures < MAX_START_ATTEMPTS:
+        return ""
+    return (
+        f"worker {slot.assignment.number} cannot start: {slot.backoff.failures} "
+        f"attempts failed, the last with {worker.exit_status}; see the messages above"
+    )
 
 
 def _log_end(assignment: Assignment, worker: WorkerProcess, delay: timedelta) -> None:

@@ -14,7 +14,7 @@ from http import HTTPStatus
 import structlog
 from prometheus_client import CONTENT_TYPE_PLAIN_0_0_4
 
-from server.composition.listeners.sockets import bind_metrics
+from server.composition.listeners.sockets import bind_metrics, listen
 
 Render = Callable[[], Awaitable[bytes]]
 PATH = "/metrics"
@@ -35,6 +35,7 @@ async def listening_metrics(address: str, render: Render) -> AsyncIterator[int]:
         return
     page = _Page(render)
     with bind_metrics(address) as bound:
+        listen("METRICS_LISTEN", bound, MAX_CONNECTIONS)
         server = await asyncio.start_server(page.serve, sock=bound, limit=MAX_HEAD_SIZE)
         name = bound.getsockname()
         port = name[1] if isinstance(name, tuple) else 0

@@ -25,7 +25,11 @@ import structlog
 import uvicorn
 from fastapi import FastAPI
 
-from server.composition.listeners.sockets import CannotListen, check_grpc_address
+from server.composition.listeners.sockets import (
+    CannotListen,
+    check_grpc_address,
+    listen,
+)
 
 log = structlog.get_logger()
 STOP_TIMEOUT_SECONDS = 10.0
@@ -151,7 +155,7 @@ async def listening_http(
         ssl_context_factory=(lambda *_: ssl_context) if ssl_context else None,
     )
     server = HttpServer(config)
-    listener.listen(BACKLOG)
+    listen("HTTP_LISTEN", listener, BACKLOG)
     listener.setblocking(False)
     task = asyncio.create_task(server.serve(sockets=[listener]))
     try:

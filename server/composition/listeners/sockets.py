@@ -54,6 +54,18 @@ def bind_metrics(address: str) -> socket.socket:
     return listener
 
 
+def listen(setting: str, bound: socket.socket, backlog: int) -> None:
+    """Listen on a bound socket. Raises CannotListen.
+
+    With SO_REUSEADDR, a port can be bound twice: the second socket then fails here.
+    """
+    try:
+        bound.listen(backlog)
+    except OSError as error:
+        address = ":".join(map(str, bound.getsockname()[:2]))
+        raise CannotListen(setting, address, error) from error
+
+
 def bound_address(address: str, bound: socket.socket) -> str:
     """Return the address with the port that is bound (the setting may say 0)."""
     return with_port(address, bound.getsockname()[1])

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import combinations
 from pathlib import Path
 
 from server.composition.tls.certificates import CredentialFiles, PemFile
 from server.composition.tls.reload import ReloadedCredentials
 from server.config import ConfigurationError, Settings, is_loopback
+from server.config_addresses import overlap
 
 _TLS_ADVICE = "set TLS_CERT and TLS_KEY, or ALLOW_PLAINTEXT=1 if a proxy terminates TLS"
 _PLAINTEXT_ADVICE = {
@@ -27,6 +29,7 @@ def listener_credentials(
     ConfigurationError with a line per fault.
     """
     faults = [
+        *_shared_addresses(settings, with_grpc=with_grpc),
         *_incomplete_pair(settings, "tls_cert", "tls_key"),
         *(_client_certificate_faults(settings) if with_grpc else ()),
         *(
@@ -47,6 +50,18 @@ def listener_credentials(
             authorities=_file("CLIENT_CA", settings.client_ca) if with_grpc else None,
         )
     )
+
+
+def _shared_addresses(settings: Settings, *, with_grpc: bool) -> Iterator[str]:
+    """Yield a fault for each listener at the address of another one."""
+    names = ["grpc_listen"] if with_grpc else []
+    for name, other in combinations([*names, "http_listen", "metrics_listen"], 2):
+        address, taken = getattr(settings, other), getattr(settings, name)
+        if overlap(taken, address):
+            yield (
+                f"{other.upper()}: {address} is the address of {name.upper()}, "
+                f"{taken}: set another port"
+            )
 
 
 def plaintext_listeners(

@@ -332,7 +332,7 @@ async def test_pause_of_this_process_is_not_a_silence(
     checking = asyncio.ensure_future(check(pool))
     while not checking.done():
         await asyncio.sleep(0)
-        time.sleep(limit / 3)  # noqa: ASYNC251
+        time.sleep(limit / 8)  # noqa: ASYNC251
     await checking
     assert not pool.is_degraded
 

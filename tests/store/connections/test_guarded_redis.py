@@ -95,7 +95,7 @@ async def test_late_event_loop_is_not_a_slow_redis(redis: GuardedRedis) -> None:
     probing = asyncio.ensure_future(redis._probe())
     while not probing.done():
         await asyncio.sleep(0)
-        time.sleep(3 * SLOW_SECONDS)  # noqa: ASYNC251
+        time.sleep(1.2 * SLOW_SECONDS)  # noqa: ASYNC251
     await probing
 
 
