@@ -9,8 +9,10 @@ import asyncio
 import math
 import os
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from datetime import timedelta
 from enum import IntEnum
@@ -56,6 +58,16 @@ class _Job:
     done: Future[Any] = field(default_factory=Future)
 
 
+@dataclass(eq=False, slots=True)
+class _Reservation:
+    """Capacity for one log-in; `used` once its job is in the queue."""
+
+    used: bool = False
+
+
+_reservation: ContextVar[_Reservation | None] = ContextVar("reservation", default=None)
+
+
 def _ignore_wait(_seconds: float) -> None:
     """Discard how long a job has waited."""
 
@@ -94,6 +106,7 @@ class HashingPool:
         }
         self._mean = 0.0  # seconds that a job takes
         self._refused = 0
+        self._reserved = 0  # log-ins whose job is not in the queue yet
         self._free = 0
         self._open = True
         self._changed = Condition()
@@ -110,13 +123,35 @@ class HashingPool:
         waiting = sum(len(jobs) for jobs in self._waiting.values())
         return HashingStatistics(waiting, self._refused)
 
-    def check_capacity(self) -> None:
-        """Raise Overloaded if a log-in would be refused now."""
+    @contextmanager
+    def reserved(self) -> Iterator[None]:
+        """Reserve capacity for the first log-in that `run` gets in the block.
+
+        It is refused here or not at all, so that nothing is read for a log-in that is
+        refused. Raises Overloaded.
+        """
         with self._changed:
             self._refuse_beyond_capacity(Priority.LOG_IN, 1)
+            self._reserved += 1
+        reservation = _Reservation()
+        token = _reservation.set(reservation)
+        try:
+            yield
+        finally:
+            _reservation.reset(token)
+            with self._changed:
+                self._use(reservation)
+
+    def _use(self, reservation: _Reservation | None) -> bool:
+        """Use a reservation; return whether there was one that had not been used."""
+        if reservation is None or reservation.used:
+            return False
+        reservation.used = True
+        self._reserved -= 1
+        return True
 
     async def run(self, work: Callable[[], Result]) -> Result:
-        """Run the job of a log-in. Raises Overloaded."""
+        """Run the job of a log-in. Raises Overloaded, unless capacity is reserved."""
         (job,) = self._admit(Priority.LOG_IN, [work])
         outcome = asyncio.wrap_future(job.done)
         try:
@@ -155,16 +190,19 @@ class HashingPool:
     ) -> Sequence[_Job]:
         jobs = [_Job(work) for work in works]
         with self._changed:
-            self._refuse_beyond_capacity(priority, len(jobs))
+            if priority is Priority.BATCH or not self._use(_reservation.get()):
+                self._refuse_beyond_capacity(priority, len(jobs))
             self._waiting[priority].extend(jobs)
             self._changed.notify(len(jobs))
         return jobs
 
     def _refuse_beyond_capacity(self, priority: Priority, count: int) -> None:
         """Raise Overloaded if this many more jobs cannot be run in time."""
-        waiting = len(self._waiting[priority])
+        log_ins = len(self._waiting[Priority.LOG_IN]) + self._reserved
+        batch = len(self._waiting[Priority.BATCH])
+        waiting = log_ins if priority is Priority.LOG_IN else batch
         is_full = waiting + count > self._capacity[priority] + self._free
-        ahead = sum(len(self._waiting[p]) for p in Priority if p <= priority)
+        ahead = log_ins if priority is Priority.LOG_IN else log_ins + batch
         rounds = (ahead + count - self._free) / len(self._threads)
         wait = max(rounds, 0) * self._mean  # until the last of them begins
         latest_start = _SHARE_OF_TIME_LEFT * time_left() - self._mean

@@ -20,7 +20,7 @@ class TracedHashing:
     def __init__(self, pool: JobPool, tracer: Tracer) -> None:
         self._pool = pool
         self._tracer = StoreTracer(tracer)
-        self.check_capacity = pool.check_capacity
+        self.reserved = pool.reserved
 
     async def run(self, work: Callable[[], Result]) -> Result:
         """Run the job of a log-in. Raises Overloaded."""

@@ -168,6 +168,32 @@ async def occupied(pool: HashingPool, *, job_seconds: float, waiting: int) -> Ba
     return Backlog(blocking, tasks)
 
 
+async def test_reserved_log_in_is_not_refused_later(pool: HashingPool) -> None:
+    """Two may wait: a third is refused before its block, while they read accounts."""
+    accounts = asyncio.Event()
+
+    async def log_in() -> None:
+        with pool.reserved():
+            await accounts.wait()
+            await pool.run(lambda: None)
+
+    backlog = await occupied(pool, job_seconds=0, waiting=0)
+    log_ins = [asyncio.create_task(log_in()) for _ in range(2)]
+    await asyncio.sleep(0)
+    with pytest.raises(Overloaded), pool.reserved():
+        pytest.fail("reserved")
+    with pytest.raises(Overloaded):
+        await pool.run(lambda: None)
+    accounts.set()
+    await asyncio.sleep(0)
+    await backlog.end()
+    await asyncio.gather(*log_ins)
+    with pool.reserved():  # and not used
+        pass
+    assert pool.statistics == HashingStatistics(queue_length=0, refused=2)
+    assert pool._reserved == 0
+
+
 async def test_hashing_pool_refuses_job_that_cannot_meet_its_deadline() -> None:
     """Three jobs of 0.2 s are ahead: a call with 0.3 s left is refused at once."""
     pool = HashingPool(1)
@@ -178,11 +204,10 @@ async def test_hashing_pool_refuses_job_that_cannot_meet_its_deadline() -> None:
             await pool.run(appending(order, "late"))
         with pytest.raises(Overloaded):
             await pool.run_all([appending(order, "late")])
-        with pytest.raises(Overloaded):
-            pool.check_capacity()
+        with pytest.raises(Overloaded), pool.reserved():
+            pytest.fail("reserved")
     assert caught.value.retry_after == timedelta(seconds=1)
-    with deadline_in(30):
-        pool.check_capacity()
+    with deadline_in(30), pool.reserved():
         in_time = asyncio.create_task(pool.run(appending(order, "in time")))
         await asyncio.sleep(0)
     await backlog.end()

@@ -86,11 +86,11 @@ class Authentication:
         Raises InvalidCredentials, whatever the cause, and Overloaded. Takes as long
         for an unknown account as for a known one (R2).
         """
-        self.hasher.check_capacity()
         identifier, user_id = normalize_identifier(identifier), 0
         for _ in range(MAX_ATTEMPTS):
-            account = await self.accounts.account(identifier)
-            account = await self.verified(account, identifier, password, limits)
+            with self.hasher.reserved():
+                account = await self.accounts.account(identifier)
+                account = await self.verified(account, identifier, password, limits)
             user_id, now = account.user_id, self.clock()
             session, token = self.refresh.open(user_id, address, device, now)
             if await self.sessions.add(session, account.version):

@@ -10,6 +10,7 @@ the names of the owner or the academy. The list of common passwords is zxcvbn's 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import partial
@@ -134,8 +135,8 @@ class VerificationResult:
 class JobPool(Protocol):
     """Runs jobs that would block the event loop."""
 
-    def check_capacity(self) -> None:
-        """Raise Overloaded if the job of a log-in would be refused now."""
+    def reserved(self) -> AbstractContextManager[None]:
+        """Reserve capacity for a log-in that the block runs. Raises Overloaded."""
 
     async def run(self, work: Callable[[], Result]) -> Result:
         """Run the job of a log-in. Raises Overloaded."""
@@ -159,9 +160,12 @@ class PasswordHasher:
         )
         self._dummy: str = self._context.hash(token_urlsafe())
 
-    def check_capacity(self) -> None:
-        """Raise Overloaded before anything is spent on a call that would be refused."""
-        self._pool.check_capacity()
+    def reserved(self) -> AbstractContextManager[None]:
+        """Reserve capacity for a password that is hashed or verified in the block.
+
+        Raises Overloaded, before anything is spent on a call that is refused.
+        """
+        return self._pool.reserved()
 
     async def hash(self, password: str) -> str:
         """Return a new salted hash. Raises Overloaded."""
