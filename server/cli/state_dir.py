@@ -11,7 +11,7 @@ from typing import Any
 import orjson
 from pydantic import SecretStr
 
-from server.config import Settings
+from server.config import Settings, with_local_defaults
 
 _SECRET_KEY_FILE = "secret_key"  # noqa: S105 - a file's name
 _ENDPOINTS_FILE = "endpoints.json"
@@ -39,6 +39,17 @@ def with_saved_values(settings: Settings) -> Settings:
         saved["secret_key"] = load_or_create_secret_key(settings.state_dir)
     missing = {n: v for n, v in saved.items() if getattr(settings, n) is None}
     return settings.model_copy(update=missing)
+
+
+def as_served(settings: Settings) -> Settings:
+    """Return the settings with which a server runs beside this command.
+
+    If a URL is only saved in the folder, that is `academy up` with its own defaults.
+    """
+    served = with_saved_values(settings)
+    urls = (settings.database_url, settings.redis_url)
+    is_up = urls != (served.database_url, served.redis_url)
+    return with_local_defaults(served) if is_up else served
 
 
 def _write(path: Path, content: bytes) -> None:

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from server.cli import state_dir
 from server.cli.monitoring.checks import displayed_settings, run_checks
 from server.cli.monitoring.findings import Finding
 from server.cli.monitoring.process_checks import check_process
@@ -115,12 +116,18 @@ academy_event_loop_lag_seconds_bucket{le="0.25"} 10
 academy_event_loop_lag_seconds_bucket{le="+Inf"} 10
 """
 FULL = QUIET.replace("refused_total 4", "refused_total 9")
-BLOCKED = QUIET.replace('le="+Inf"} 10', 'le="+Inf"} 12')
+LATE_ONCE = QUIET.replace('le="+Inf"} 10', 'le="+Inf"} 11')
+BLOCKED = QUIET.replace('le="+Inf"} 10', 'le="+Inf"} 13')
 
 
 @pytest.mark.parametrize(
     ("later", "faulty"),
-    [(QUIET, set()), (FULL, {"hashing"}), (BLOCKED, {"event loop"})],
+    [
+        (QUIET, set()),
+        (FULL, {"hashing"}),
+        (LATE_ONCE, set()),
+        (BLOCKED, {"event loop"}),
+    ],
 )
 async def test_doctor_names_the_fault_of_the_process(
     later: str, faulty: set[str]
@@ -130,6 +137,21 @@ async def test_doctor_names_the_fault_of_the_process(
     assert {finding.check for finding in findings} == {"hashing", "event loop"}
     assert {finding.check for finding in findings if not finding.ok} == faulty
     assert all(finding.ok or finding.advice for finding in findings)
+
+
+@pytest.mark.parametrize(("responding", "ok"), [(2, True), (1, False)])
+async def test_doctor_names_a_worker_that_does_not_respond(
+    responding: int, ok: bool
+) -> None:
+    workers = (
+        'academy_workers{state="configured"} 2\n'
+        f'academy_workers{{state="responding"}} {responding}\n'
+    )
+    with metrics_listener([QUIET + workers]) as address:
+        findings = await check_process(address, 0.01)
+    (finding,) = [finding for finding in findings if finding.check == "workers"]
+    assert finding.ok is ok
+    assert ok or finding.result == "1 of 2 respond"
 
 
 async def test_doctor_says_how_to_see_the_process() -> None:
@@ -148,3 +170,13 @@ async def test_doctor_reports_a_listener_that_does_not_answer() -> None:
         (blocked,) = await check_process(address_of(silent))
     assert (blocked.check, blocked.ok) == ("event loop", False)
     assert "blocked" in blocked.result
+
+
+def test_doctor_shows_the_settings_of_academy_up(tmp_path: Path) -> None:
+    """It runs with DEBUG unless that is set; a server with URLs of its own does not."""
+    urls = {"database_url": "postgresql://h/d", "redis_url": "redis://h"}
+    state_dir.save_endpoints(tmp_path, urls)
+    beside_up = state_dir.as_served(load(state_dir=tmp_path))
+    assert (beside_up.debug, beside_up.lame_duck) == (True, timedelta(0))
+    assert not state_dir.as_served(load(state_dir=tmp_path, debug=False)).debug
+    assert not state_dir.as_served(load(state_dir=tmp_path, **urls)).debug

@@ -92,6 +92,19 @@ def test_no_fault_is_reported_for_old_observations() -> None:
     assert [f.component for f in faults(interval("", text))] == ["event loop"]
 
 
+def test_event_loop_is_faulty_as_the_alert_says() -> None:
+    """One late wake-up is no fault, unless all are late by 20 ms on average."""
+    lag = "academy_event_loop_lag_seconds"
+    text = (
+        f'{lag}_bucket{{le="0.25"}} 17\n{lag}_bucket{{le="+Inf"}} 18\n{lag}_count 18\n'
+    )
+    assert faults(interval("", f"{text}{lag}_sum 0.3\n")) == []
+    (fault,) = faults(interval("", f"{text}{lag}_sum 0.54\n"))
+    assert fault.problem == (
+        "blocked 1 times for more than 0.25 s, late by 30 ms on average"
+    )
+
+
 def test_consequences_of_a_fault_are_no_faults() -> None:
     """A flood of log-ins takes the CPU from the event loop and fills the pool."""
     lag = "academy_event_loop_lag_seconds_bucket"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import socket
 from collections.abc import Awaitable, Callable
 from datetime import datetime
 from functools import partial
@@ -15,6 +14,7 @@ from redis.exceptions import RedisError
 
 from server.cli.database import open_database
 from server.cli.monitoring.findings import Finding
+from server.cli.monitoring.listener_checks import check_listeners
 from server.cli.monitoring.process_checks import check_process
 from server.composition.tls.reload import ReloadedCredentials
 from server.composition.tls.settings import listener_credentials, upstream_credentials
@@ -30,7 +30,6 @@ from server.store.connections.database_url import SCHEMES, parse_database_url
 from server.store.connections.faults import READ_ONLY_ADVICE, describe_fault
 from server.store.credentials.service_keys import PostgresServiceKeys
 
-PORT_TIMEOUT_SECONDS = 1.0
 POSTGRES_TIMEOUT_SECONDS = 5.0
 NO_CONNECTION = "no connection"
 _DATABASE_ERRORS = (StoreUnavailable, sa.exc.SQLAlchemyError, OSError, TimeoutError)
@@ -66,8 +65,7 @@ async def run_checks(settings: Settings) -> list[Finding]:
         *await _check_database(settings),
         await _check_redis(settings),
         await _check_mail(settings),
-        _check_port("GRPC_LISTEN", settings.grpc_listen),
-        _check_port("HTTP_LISTEN", settings.http_listen),
+        *await check_listeners(settings),
         *await check_process(settings.metrics_listen),
         *_check_certificates(settings, system_clock()),
     ]
@@ -232,14 +230,3 @@ def _check_certificate(
     if now < current.renew_by:
         return Finding(check, True, result)
     return Finding(check, False, result, "renew the certificate; no restart is needed")
-
-
-def _check_port(setting: str, address: str) -> Finding:
-    host, _, port = address.rpartition(":")
-    try:
-        endpoint = (host.strip("[]"), int(port))
-        socket.create_connection(endpoint, PORT_TIMEOUT_SECONDS).close()
-    except OSError:
-        advice = "start the server: academy up, or academy serve"
-        return Finding(setting, False, f"{address}: no server is listening", advice)
-    return Finding(setting, True, f"{address}: a server is listening")

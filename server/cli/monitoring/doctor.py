@@ -21,7 +21,7 @@ def doctor(
     ] = False,
 ) -> None:
     """Check the settings and the servers; exit with 1 if any check fails."""
-    settings = state_dir.with_saved_values(load_settings())
+    settings = state_dir.as_served(load_settings())
     findings = uvloop.run(checks.run_checks(settings))
     values = checks.displayed_settings(settings)
     if as_json:

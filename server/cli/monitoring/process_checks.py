@@ -11,6 +11,7 @@ from server.cli.monitoring.scraping import MetricsTimeout, NoMetrics, scrape
 
 INTERVAL_SECONDS = 2.0
 CHECKS = ("hashing", "event loop")
+WORKERS = "academy_workers"  # with several workers only
 
 
 async def check_process(
@@ -34,7 +35,8 @@ async def check_process(
         advice = "start the server with METRICS_LISTEN, or correct METRICS_LISTEN"
         return [Finding("metrics", False, str(error), advice)]
     interval = Interval(earlier, later)
-    return [_finding(check, interval) for check in CHECKS]
+    checks = CHECKS if interval.gauge(WORKERS) is None else (*CHECKS, "workers")
+    return [_finding(check, interval) for check in checks]
 
 
 def _finding(check: str, interval: Interval) -> Finding:
