@@ -14,6 +14,7 @@ from edge.connections import (
     refuse_connection,
 )
 from edge.http.trusted_proxies import TrustedProxies
+from edge.observation import OTHER, Observe
 
 Header = tuple[bytes, bytes]
 # Bytes that are parsed at a time: it bounds the requests that wait on a connection.
@@ -50,6 +51,9 @@ class DeadlinedProtocol(HttpToolsProtocol):
     write_timeout = 30.0  # seconds for a client to read what is sent to it
     header_bytes = 32 * 1024  # one read of the socket may exceed it
     limits = ConnectionLimits(TrustedProxies(()))
+    # Of requests that the application does not see: their method and path are invalid,
+    # or not read.
+    observe: Observe | None = None
     _admitted = True
     _deadline: asyncio.TimerHandle | None = None
     _write_deadline: asyncio.TimerHandle | None = None
@@ -168,7 +172,12 @@ class DeadlinedProtocol(HttpToolsProtocol):
     def _close(self) -> None:
         if self._refusal and not self.transport.is_closing():
             super().send_400_response(self._refusal)
+            self._observe_refusal(400)
         self.transport.close()
+
+    def _observe_refusal(self, status: int) -> None:
+        if self.observe:
+            self.observe(OTHER, OTHER, status, 0.0)
 
     def on_message_begin(self) -> None:
         """Stop the deadline for a request's first byte.
@@ -224,6 +233,8 @@ class DeadlinedProtocol(HttpToolsProtocol):
         """Go on reading; start a deadline for the rest of an answered request."""
         super().on_response_complete()
         self._unanswered -= 1
+        if not self._admitted:
+            self._observe_refusal(429)
         if self._refusal is not None:
             if not self._unanswered:
                 self._close()
@@ -261,9 +272,12 @@ class DeadlinedProtocol(HttpToolsProtocol):
             self._deadline = None
 
 
-def limited_protocol(limits: ConnectionLimits) -> type[DeadlinedProtocol]:
+def limited_protocol(
+    limits: ConnectionLimits, observe: Observe | None = None
+) -> type[DeadlinedProtocol]:
     """Return the protocol of a listener with its own limits of connections."""
-    return type("LimitedProtocol", (DeadlinedProtocol,), {"limits": limits})
+    values = {"limits": limits, "observe": observe and staticmethod(observe)}
+    return type("LimitedProtocol", (DeadlinedProtocol,), values)
 
 
 def _check_framing(headers: list[Header], version: str) -> None:

@@ -44,7 +44,10 @@ class BodyReader:
                 f"{self._timeout:g} s, without a pause longer than "
                 f"{self._idle_timeout:g} s"
             )
-            raise HttpError(message, "REQUEST_TIMEOUT", http=408) from None
+            close = (b"connection", b"close")  # RFC 9110 15.5.9
+            raise HttpError(
+                message, "REQUEST_TIMEOUT", http=408, headers=(close,)
+            ) from None
         coding = headers.get(b"content-encoding")
         return decompress(body, coding, self._max_decompressed_bytes)
 

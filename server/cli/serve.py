@@ -135,7 +135,7 @@ async def _edge(settings: Settings, server: str) -> None:
             serving.listening_http(
                 remote_edge(upstream, settings, metrics.requests.observe, tracing),
                 listener,
-                http_protocol(settings),
+                http_protocol(settings, metrics.requests.observe),
                 settings.http_keep_alive,
                 tls.ssl_context,
             ),

@@ -75,7 +75,13 @@ async def test_connection_beyond_the_limit_is_answered_429(
 ) -> None:
     """R35: at once, with Retry-After, logged once; others are served, and later all."""
     limits = ConnectionLimits(PROXIES, max_connections=2)
-    async with listening(FakePort(item(id=1)), limited_protocol(limits)) as number:
+    observed: list[tuple[str, str, int]] = []
+
+    def observe(method: str, route: str, status: int, _: float) -> None:
+        observed.append((method, route, status))
+
+    protocol = limited_protocol(limits, observe)
+    async with listening(FakePort(item(id=1)), protocol) as number:
         opened = [await asyncio.open_connection("127.0.0.1", number) for _ in range(4)]
         for reader, writer in opened[2:]:
             writer.write(PLAIN)
@@ -98,6 +104,7 @@ async def test_connection_beyond_the_limit_is_answered_429(
         assert (await reader.readline()).split()[1] == b"200"
         writer.close()
     assert caplog.text.count("connections are refused") == 1
+    assert observed == [("_OTHER", "_OTHER", 429)] * 2
 
 
 async def test_connections_that_wait_to_be_refused_are_bounded(

@@ -8,7 +8,10 @@ import pytest
 import uvicorn
 
 from edge.app import create_app
-from edge.listener import DeadlinedProtocol
+from edge.config import EdgeSettings
+from edge.connections import ConnectionLimits
+from edge.http.trusted_proxies import TrustedProxies
+from edge.listener import DeadlinedProtocol, limited_protocol
 from tests.edge.service import FakePort, compiled
 from tests.edge.shop import SHOP, events, item, kind
 
@@ -22,10 +25,12 @@ class ImpatientProtocol(DeadlinedProtocol):
 
 @asynccontextmanager
 async def listening(
-    port: FakePort, protocol: type[DeadlinedProtocol] = ImpatientProtocol
+    port: FakePort,
+    protocol: type[DeadlinedProtocol] = ImpatientProtocol,
+    settings: EdgeSettings = EdgeSettings(),  # noqa: B008 - immutable
 ) -> AsyncIterator[int]:
     """Serve the shop; yield the number of the TCP port."""
-    app = create_app(compiled(SHOP), port)
+    app = create_app(compiled(SHOP), port, settings)
     config = uvicorn.Config(
         app, port=0, http=protocol, lifespan="off", log_level="critical"
     )
@@ -59,6 +64,39 @@ async def test_missing_headers_close_the_connection(part: bytes) -> None:
         async with asyncio.timeout(2):
             answer = await reader.read(-1)
         assert answer.startswith(b"HTTP/1.1 200") if part else answer == b""
+
+
+async def test_stalled_body_closes_the_connection_with_its_408() -> None:
+    """R35: it does not wait for the rest of the request as well."""
+    settings = EdgeSettings(body_idle_timeout=0.2)
+    head = b"POST /items HTTP/1.1\r\nHost: x\r\ncontent-length: 9\r\n\r\n"
+    async with listening(FakePort(), DeadlinedProtocol, settings) as number:
+        reader, writer = await asyncio.open_connection("127.0.0.1", number)
+        writer.write(head + b"{")
+        async with asyncio.timeout(DeadlinedProtocol.header_timeout / 2):
+            answer = await reader.read(-1)
+        writer.close()
+    assert answer.startswith(b"HTTP/1.1 408")
+    assert b"\r\nconnection: close\r\n" in answer
+
+
+async def test_requests_that_the_parser_refuses_are_observed() -> None:
+    """Once each, without the client's text; a valid one is the application's."""
+    observed: list[tuple[str, str, int]] = []
+
+    def observe(method: str, route: str, status: int, _: float) -> None:
+        observed.append((method, route, status))
+
+    protocol = limited_protocol(ConnectionLimits(TrustedProxies(())), observe)
+    refused = (b"XYZZY / HTTP/1.1\r\n\r\n", b"GET / HTTP/1.1\r\n\r\n")
+    served = b"GET /items/1 HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
+    async with listening(FakePort(item(id=1)), protocol) as number:
+        for request in (*refused, served):
+            reader, writer = await asyncio.open_connection("127.0.0.1", number)
+            writer.write(request)
+            assert (await reader.read(-1)).startswith(b"HTTP/1.1 ")
+            writer.close()
+    assert observed == [("_OTHER", "_OTHER", 400)] * 2
 
 
 MAX_SENT = 2**26  # bytes

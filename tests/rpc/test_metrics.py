@@ -189,42 +189,52 @@ def random_name(source: random.Random) -> str:
 async def test_labels_do_not_grow_with_unknown_methods_and_paths(
     database_url: str, redis_url: str
 ) -> None:
-    """10,000 random names end in one series; R36: no input becomes a label."""
-    source = random.Random(1)
-    async with running(database_url, redis_url) as service:
-        batching = BatchingPort(service.channel)
+    """10,000 random names end in one series; R36: no input becomes a label.
 
-        async def call_unknown(number: int) -> None:
-            name = random_name(source)
-            method = f"/{name}.{name}/{name}"
-            if number % 4 == 0:
-                call: Any = service.channel.unary_unary(method)
-                with pytest.raises(grpc.aio.AioRpcError, match="UNIMPLEMENTED"):
-                    await call(b"")
-            elif number % 4 == 1:
-                with pytest.raises(CallError):
-                    await batching.unary(method, b"", metadata=(), timeout=30)
-            elif number % 4 == 2:
-                assert (await service.http.get(f"/{name}")).status_code == 404
-            else:
-                response = await service.http.request(name, "/livez")
-                assert response.status_code == 405
-
-        await asyncio.gather(*map(call_unknown, range(8)))
-        before = await service.scrape()
-        for start in range(8, 10_000, 48):
-            stop = min(start + 48, 10_000)
-            await asyncio.gather(*map(call_unknown, range(start, stop)))
-        after = await service.scrape()
+    Each call has a log line, which has no input either.
+    """
+    with captured_lines(event="call", method="_OTHER") as lines:
+        async with running(database_url, redis_url) as service:
+            call = unknown_calls(service)
+            await asyncio.gather(*map(call, range(8)))
+            before = await service.scrape()
+            for start in range(8, 10_000, 48):
+                stop = min(start + 48, 10_000)
+                await asyncio.gather(*map(call, range(start, stop)))
+            after = await service.scrape()
     other = {"grpc_method": "_OTHER", "grpc_service": "_OTHER"}
     for transport in ("grpc", "batch"):
         labels = {**other, "transport": transport}
         assert after.total(STARTED, **labels) == 2_500
         unimplemented = {**labels, "grpc_code": "UNIMPLEMENTED"}
         assert after.total(HANDLED, **unimplemented) == 2_500
+    assert [line["code"] for line in lines] == ["UNIMPLEMENTED"] * 5_000
     assert after.total(HTTP_COUNT, http_route="_OTHER") == 5_000
     assert after.total(HTTP_COUNT, http_request_method="_OTHER") == 2_500
     assert after.series - before.series <= late_series(after)
+
+
+def unknown_calls(service: RunningService) -> Callable[[int], Awaitable[None]]:
+    """Return what calls a random name, over a transport chosen by the number."""
+    source, batching = random.Random(1), BatchingPort(service.channel)
+
+    async def call_unknown(number: int) -> None:
+        name = random_name(source)
+        method = f"/{name}.{name}/{name}"
+        if number % 4 == 0:
+            call: Any = service.channel.unary_unary(method)
+            with pytest.raises(grpc.aio.AioRpcError, match="UNIMPLEMENTED"):
+                await call(b"")
+        elif number % 4 == 1:
+            with pytest.raises(CallError):
+                await batching.unary(method, b"", metadata=(), timeout=30)
+        elif number % 4 == 2:
+            assert (await service.http.get(f"/{name}")).status_code == 404
+        else:
+            response = await service.http.request(name, "/livez")
+            assert response.status_code == 405
+
+    return call_unknown
 
 
 def late_series(scrape: Scrape) -> set[Any]:

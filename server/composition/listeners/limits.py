@@ -8,6 +8,7 @@ from functools import cache
 from edge.connections import MAX_CONNECTIONS, ConnectionLimits
 from edge.http.trusted_proxies import TrustedProxies
 from edge.listener import DeadlinedProtocol, limited_protocol
+from edge.observation import Observe
 from server.config import Settings
 
 MAX_OPEN_FILES = 65_536  # more are not asked for
@@ -34,7 +35,9 @@ def max_connections() -> int:
     return min(MAX_CONNECTIONS, max_open_files() // _SHARE_OF_FILES)
 
 
-def http_protocol(settings: Settings) -> type[DeadlinedProtocol]:
+def http_protocol(
+    settings: Settings, observe: Observe | None = None
+) -> type[DeadlinedProtocol]:
     """Return the protocol of the HTTP listener, with its limits of connections."""
     proxies = TrustedProxies(settings.trusted_proxies)
-    return limited_protocol(ConnectionLimits(proxies, max_connections()))
+    return limited_protocol(ConnectionLimits(proxies, max_connections()), observe)

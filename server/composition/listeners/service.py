@@ -72,7 +72,7 @@ async def running_service(
             serving.listening_http(
                 application.http,
                 listener,
-                http_protocol(settings),
+                http_protocol(settings, resources.metrics.edge.requests.observe),
                 settings.http_keep_alive,
                 tls.ssl_context,
             ),

@@ -14,6 +14,7 @@ from server.observability.metrics.calls import CallMetrics
 from server.rpc.addresses import ProxyTrust, peer_address
 from server.rpc.call import Failure, Method, Proceed
 from server.rpc.grpc_server import MAX_METADATA_SIZE
+from server.rpc.interceptors.logging import record_unknown_call
 from server.rpc.listener import STATUS_DETAILS_KEY, build_call
 
 _ENTRY_OVERHEAD = 32  # bytes, beside key and value (RFC 9113 6.5.2)
@@ -38,7 +39,7 @@ def call_executor(
     ) -> pb.CallResult:
         method, proceed = served.get(batched.method, (None, None))
         if method is None or proceed is None or method.streams:
-            metrics.count_unknown("batch")
+            record_unknown_call(metrics, "batch")
             text = f"unknown method: {batched.method}"
             return error_result(batched.id, grpc.StatusCode.UNIMPLEMENTED, text)
         try:

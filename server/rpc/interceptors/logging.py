@@ -15,11 +15,15 @@ import grpc
 
 from server.observability.logging import log_event, request_id
 from server.observability.metrics.calls import (
+    CODES,
+    OTHER,
     SERVER_STREAM,
     UNARY,
+    UNIMPLEMENTED,
     CallCounts,
     CallLabels,
     CallMetrics,
+    Transport,
 )
 from server.rpc.call import (
     Call,
@@ -67,6 +71,16 @@ def record_calls(method: Method, metrics: CallMetrics) -> Interceptor:
         return outcome
 
     return intercept
+
+
+def record_unknown_call(metrics: CallMetrics, transport: Transport) -> None:
+    """Count and log a call of an unknown method, which is refused at once.
+
+    The method's name is the client's text, and so it is in neither.
+    """
+    metrics.count_unknown(transport)
+    fields = {"method": OTHER, "code": CODES[UNIMPLEMENTED], "ms": 0.0}
+    log_event(logging.INFO, "call", fields)
 
 
 async def _record_stream(
