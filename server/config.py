@@ -26,28 +26,30 @@ from pydantic_settings import (
     SettingsError,
 )
 
-from server.config_types import (
-    MAX_POOL_SIZE,
+from server.config_addresses import (
     DatabaseUrl,
-    Duration,
-    DurationOfDays,
     ListenAddress,
-    LogLevel,
     MailFrom,
     Networks,
     OptionalListenAddress,
     Origins,
     OtlpEndpoint,
+    PublicUrl,
+    RedisUrl,
+    SmtpUrl,
+)
+from server.config_types import (
+    MAX_POOL_SIZE,
+    Duration,
+    DurationOfDays,
+    LogLevel,
     PemPath,
     PoolTimeout,
     PositiveDuration,
-    PublicUrl,
     RateLimits,
     Ratio,
-    RedisUrl,
     SecretKeyText,
     ServiceCertificateNames,
-    SmtpUrl,
     StatementTimeout,
     WholeNumber,
 )
@@ -234,7 +236,12 @@ def check_loopback(settings: Settings) -> None:
 
 
 def is_loopback(address: str) -> bool:
-    """Return whether HOST:PORT cannot be reached from, or is not, another machine."""
+    """Return whether an address cannot be reached from, or is not, another machine.
+
+    It is HOST:PORT or unix:PATH.
+    """
+    if address.startswith("unix:/"):
+        return True
     host = address.rpartition(":")[0].strip("[]")
     try:
         return host == "localhost" or ip_address(host).is_loopback

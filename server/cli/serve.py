@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal, NoReturn
 
@@ -22,10 +23,11 @@ from server.composition.listeners.metrics import listening_metrics
 from server.composition.listeners.service import running_service
 from server.composition.listeners.sockets import bind_http, bound_address
 from server.composition.tls import open_listener_tls
+from server.composition.tls.metrics import certificate_families
 from server.composition.tls.settings import listener_credentials, upstream_credentials
 from server.composition.tracing import open_tracing
 from server.config import Settings
-from server.config_types import check_server_address
+from server.config_addresses import check_server_address
 from server.embedded.servers import EmbeddedServers
 from server.observability.metrics.process import EdgeMetrics
 from server.store import migrate
@@ -42,7 +44,7 @@ def up() -> None:
     """
     settings = load_settings(local=True)
     if settings.workers > 1:
-        _become_supervisor("up")
+        _become_supervisor("up", settings)
     with report_errors(settings):
         listener_credentials(settings)  # before Postgres is started
         servers = EmbeddedServers(settings.state_dir)
@@ -70,7 +72,7 @@ def serve() -> None:
     """Serve gRPC and REST with the servers of DATABASE_URL and REDIS_URL."""
     settings = load_settings("database_url", "redis_url", "secret_key")
     if settings.workers > 1:
-        _become_supervisor("serve")
+        _become_supervisor("serve", settings)
     run_async(_serve(settings), settings)
 
 
@@ -82,12 +84,15 @@ async def _serve(settings: Settings) -> None:
             await service.drain(settings.lame_duck)
 
 
-def _become_supervisor(mode: Literal["up", "serve"]) -> NoReturn:
+def _become_supervisor(mode: Literal["up", "serve"], settings: Settings) -> NoReturn:
     """Replace this program, whose imports a supervisor does not need, in its process.
 
+    The settings are checked here: later, Postgres and the workers would be started.
     `python -m server` imports from the working directory; an installed `academy` must
     not.
     """
+    with report_errors(settings):
+        open_listener_tls(settings)
     is_module = Path(sys.argv[0]).name == "__main__.py"
     command = [sys.executable, *([] if is_module else ["-P"])]
     command += ["-m", "server.cli.workers", mode]
@@ -120,6 +125,8 @@ async def _edge(settings: Settings, server: str) -> None:
     with bind_http(settings.http_listen) as listener:
         address = bound_address(settings.http_listen, listener)
         metrics = EdgeMetrics()
+        certificates = partial(certificate_families, tls.credentials, credentials)
+        metrics.others.append(certificates)
         async with (
             open_tracing(settings) as tracing,
             supervise(EventLoopMonitor(metrics.loop_lag.observe), *tls.tasks()),

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-import time
+from collections import defaultdict
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import timedelta
@@ -30,7 +30,7 @@ log = structlog.get_logger()
 # less than the lock timeout of calls, so that a waiting migration fails none of them
 LOCK_TIMEOUT = timedelta(milliseconds=200)
 RETRY_INTERVAL_SECONDS = 0.5
-MAX_LOCK_WAIT = timedelta(minutes=10)  # of one migration
+MAX_LOCK_WAIT = timedelta(minutes=10)  # of one statement, in all its attempts
 _ADVISORY_LOCK = 7_061_001
 _LOCK = sa.text("select pg_try_advisory_xact_lock(:lock) as locked")
 # Postgres 17 or newer has this setting.
@@ -60,17 +60,19 @@ async def upgrade(database: Database, revision: str = "head") -> None:
     """
     async with _locked(database), database.session() as connection:
         sa.event.listen(connection.sync_connection, "begin", _set_lock_timeout)
-        deadline = time.monotonic() + MAX_LOCK_WAIT.total_seconds()
+        waited: defaultdict[str | None, timedelta] = defaultdict(timedelta)
         while True:
             try:
                 await connection.run_sync(_upgrade, revision)
                 return
             except sa.exc.DBAPIError as error:
-                if not is_lock_conflict(error) or time.monotonic() > deadline:
+                # The steps before the statement may take long, and are no waiting.
+                statement = error.statement
+                if not is_lock_conflict(error) or waited[statement] > MAX_LOCK_WAIT:
                     raise
                 log.info("migration waits for a lock", cause=str(error.orig))
             await connection.rollback()
-            await _pause()
+            waited[statement] += LOCK_TIMEOUT + await _pause()
 
 
 def _upgrade(connection: sa.Connection, revision: str) -> None:
@@ -111,8 +113,11 @@ async def _lock(connection: AsyncConnection) -> bool:
     return bool(result.scalar_one())
 
 
-async def _pause() -> None:
-    await asyncio.sleep(RETRY_INTERVAL_SECONDS * random.uniform(0.5, 1.5))  # noqa: S311 - jitter
+async def _pause() -> timedelta:
+    """Sleep between two attempts; return how long."""
+    seconds = RETRY_INTERVAL_SECONDS * random.uniform(0.5, 1.5)  # noqa: S311 - jitter
+    await asyncio.sleep(seconds)
+    return timedelta(seconds=seconds)
 
 
 async def is_behind(database: Database) -> bool:

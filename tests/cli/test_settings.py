@@ -1,5 +1,6 @@
 """Start errors: every faulty setting is named, all at once, without a traceback."""
 
+import os
 import sys
 from collections.abc import Coroutine
 from pathlib import Path
@@ -10,7 +11,8 @@ from typer.testing import CliRunner
 from server.cli import terminal
 from server.cli.main import cli
 from server.config import ConfigurationError, Settings, load
-from server.config_types import check_server_address
+from server.config_addresses import check_server_address
+from tests.logs import captured_lines
 
 SERVERS = {
     "DATABASE_URL": "postgresql://h/d",
@@ -84,6 +86,16 @@ SERVERS = {
             {"RATE_LIMITS": '{"blatam.auth.v1.AuthService/Nothing": []}'},
             ["RATE_LIMITS: unknown RPC: blatam.auth"],
         ),
+        (
+            "up",
+            {"WORKERS": "2", "TLS_CERT": "/nope.pem", "TLS_KEY": "/nope.pem"},
+            ["TLS_CERT: /nope.pem cannot be read"],
+        ),
+        (
+            "serve",
+            {**SERVERS, "WORKERS": "2", "METRICS_LISTEN": "0.0.0.0:1"},
+            ["METRICS_LISTEN: 0.0.0.0:1 can be reached from other machines: it has no"],
+        ),
     ],
 )
 def test_faulty_settings_are_named(
@@ -97,6 +109,7 @@ def test_faulty_settings_are_named(
     monkeypatch.chdir(tmp_path)
     # Valid single settings configure logging; the runner closes its streams.
     monkeypatch.setattr(terminal, "configure", lambda *_: None)
+    monkeypatch.setattr(os, "execv", lambda *_: pytest.fail("workers were started"))
     for name in ("DATABASE_URL", "REDIS_URL", "SECRET_KEY", "DEBUG"):
         monkeypatch.delenv(name, raising=False)
     env = {"STATE_DIR": str(tmp_path / "state"), **settings}
@@ -105,6 +118,19 @@ def test_faulty_settings_are_named(
     assert all(sentence in result.stderr for sentence in sentences), result.stderr
     assert isinstance(result.exception, SystemExit)
     assert not (tmp_path / "state").exists()
+
+
+def test_supervisor_says_that_metrics_are_served_in_plaintext(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before the workers start: they have no metrics listener on the network."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(terminal, "configure", lambda *_: None)
+    monkeypatch.setattr(os, "execv", lambda *_: sys.exit(0))
+    values = {"WORKERS": "2", "METRICS_LISTEN": "0.0.0.0:1", "ALLOW_PLAINTEXT": "1"}
+    with captured_lines(event="listening without TLS") as lines:
+        assert CliRunner().invoke(cli, ["serve"], env=SERVERS | values).exit_code == 0
+    assert [line["setting"] for line in lines] == ["METRICS_LISTEN"]
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ import asyncio
 import os
 import signal
 import socket
+import stat
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -17,8 +18,10 @@ import pytest
 from server.cli.workers.backoff import MAX_DELAY, STABLE_AFTER, Backoff
 from server.cli.workers.control import Assignment
 from server.cli.workers.process import WorkerProcess
-from server.cli.workers.running import assignments
-from server.cli.workers.supervisor import Supervisor, WorkerFailed
+from server.cli.workers.running import assignments, serving_metrics
+from server.cli.workers.supervisor import StartWorker, Supervisor, WorkerFailed
+from server.config import load
+from server.observability.metrics.workers import WorkerFiles
 from tests.logs import captured_lines
 
 SECONDS = 20
@@ -47,13 +50,18 @@ class Workers:
 
 @asynccontextmanager
 async def supervised(
-    folder: Path, mode: str = "serve", count: int = 2, stop_timeout: float = 0.5
+    folder: Path,
+    mode: str = "serve",
+    count: int = 2,
+    stop_timeout: float = 0.5,
+    intercept: Callable[[StartWorker], StartWorker] = lambda start: start,
 ) -> AsyncIterator[Workers]:
     listening = asyncio.Event()
     with socket.create_server(("127.0.0.1", 0)) as http:
         start = partial(WorkerProcess.start, (mode, str(folder)), http, FAKE_WORKER)
         numbers = [Assignment(number) for number in range(1, count + 1)]
-        supervisor = Supervisor(start, numbers, timedelta(seconds=stop_timeout))
+        limit = timedelta(seconds=stop_timeout)
+        supervisor = Supervisor(intercept(start), numbers, limit)
         workers = Workers(supervisor, folder)
         workers.running = asyncio.create_task(supervisor.run(listening.set))
         if mode != "crash":
@@ -201,6 +209,58 @@ async def test_supervisor_replaces_the_spare_with_the_workers(tmp_path: Path) ->
         await until(old.ended.is_set)
 
 
+async def test_spare_that_starts_during_a_restart_is_replaced(tmp_path: Path) -> None:
+    """It is one of the earlier program, and no process is left behind."""
+    started: list[WorkerProcess] = []
+    spare_starts, restarted = asyncio.Event(), asyncio.Event()
+
+    def intercept(start: StartWorker) -> StartWorker:
+        async def slow_spare() -> WorkerProcess:
+            process = await start()
+            started.append(process)
+            if len(started) == 2:
+                spare_starts.set()
+                await restarted.wait()
+            return process
+
+        return slow_spare
+
+    async with supervised(tmp_path, count=1, intercept=intercept) as workers:
+        await spare_starts.wait()
+        workers.supervisor.restart()
+        await until(lambda: len(workers.ended("replaced")) == 1)
+        await until(lambda: not workers.supervisor._temporaries)
+        restarted.set()
+        await until(lambda: len(started) == 4)
+        await until(lambda: workers.supervisor._spare is started[3])
+        await until(started[1].ended.is_set)
+    assert all(process.ended.is_set() for process in started)
+
+
+async def test_replaced_worker_is_not_logged_as_crashed(tmp_path: Path) -> None:
+    """Also if it has ended before the supervisor has seen that it was replaced."""
+    starts: list[StartWorker] = []
+
+    def intercept(start: StartWorker) -> StartWorker:
+        starts.append(start)
+        return start
+
+    async with supervised(tmp_path, count=1, intercept=intercept) as workers:
+        (slot,) = workers.supervisor._slots
+        await until(lambda: workers.supervisor._spare is not None)
+        new, old = await starts[0](), slot.worker
+        new.assign(slot.assignment)
+        assert await new.wait_until(new.ready)
+        with captured_lines(event="worker ended") as lines:
+            slot.worker = new
+            old.replace()
+            old.ended.set()
+            await until(lambda: old.pid in workers.ended("replaced"))
+            os.kill(new.pid, signal.SIGKILL)
+            await until(lambda: len(workers.started(1)) == 3)
+    assert [line["pid"] for line in lines] == [new.pid]
+
+
 async def test_workers_end_with_their_supervisor(tmp_path: Path) -> None:
     """The end of the control socket is all that they see of kill -9."""
     async with supervised(tmp_path, count=1) as workers:
@@ -217,6 +277,20 @@ def test_backoff_restarts_stable_worker_at_once() -> None:
     assert delays[-1] == MAX_DELAY.total_seconds()
     assert backoff.next_delay(STABLE_AFTER, 1) == timedelta(0)
     assert backoff.next_delay(NO_UPTIME, 0) == timedelta(seconds=0.25)
+
+
+async def test_metrics_folder_is_private_and_removed_at_the_end() -> None:
+    """One that a killed supervisor has left behind is used by no other."""
+    settings = load(metrics_listen="127.0.0.1:0", workers=2)
+    async with serving_metrics(settings) as (_, left_behind):
+        async with serving_metrics(settings) as (option, folder):
+            assert option == "--metrics-folder"
+            assert folder != left_behind
+            assert stat.S_IMODE(os.stat(folder).st_mode) == 0o700
+            WorkerFiles.new(Path(folder)).write_final(b"")
+        with pytest.raises(FileNotFoundError):
+            os.stat(folder)
+        assert os.listdir(left_behind) == []
 
 
 def test_workers_share_the_cpus(monkeypatch: pytest.MonkeyPatch) -> None:

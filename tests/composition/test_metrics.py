@@ -127,12 +127,51 @@ async def test_slow_scraper_delays_no_other(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 async def test_metrics_listener_bounds_its_connections() -> None:
-    async with listening_metrics(LOOPBACK, page) as port:
-        async with AsyncExitStack() as stack:
-            for _ in range(metrics.MAX_CONNECTIONS):
-                await stack.enter_async_context(connected(connecting(port)))
-            assert await exchange(port, get()) == b""
-        await until(lambda: exchange(port, get()))
+    """Clients whose requests are processed keep their connections."""
+    finished = asyncio.Event()
+
+    async def slow_page() -> bytes:
+        await finished.wait()
+        return PAGE
+
+    async with (
+        listening_metrics(LOOPBACK, slow_page) as port,
+        AsyncExitStack() as stack,
+    ):
+        readers = []
+        for _ in range(metrics.MAX_CONNECTIONS):
+            connection = connected(connecting(port))
+            reader, writer = await stack.enter_async_context(connection)
+            writer.write(get())
+            readers.append(reader)
+        await until(lambda: is_refused(port))
+        finished.set()
+        for reader in readers:
+            assert PAGE in await reader.read()
+
+
+async def is_refused(port: int) -> bool:
+    """Return whether a connection is closed before it has sent a request."""
+    async with connected(connecting(port)) as (reader, _):
+        with suppress(TimeoutError):
+            async with asyncio.timeout(0.1):
+                with suppress(ConnectionResetError):
+                    return await reader.read() == b""
+                return True
+    return False
+
+
+async def test_idle_connections_to_metrics_lock_out_no_scraper() -> None:
+    """The oldest idle connection is closed for a new one."""
+    async with listening_metrics(LOOPBACK, page) as port, AsyncExitStack() as stack:
+        readers = []
+        for _ in range(metrics.MAX_CONNECTIONS):
+            connection = connected(connecting(port))
+            readers.append((await stack.enter_async_context(connection))[0])
+        assert PAGE in await exchange(port, get())
+        with suppress(ConnectionResetError):
+            assert await readers[0].read() == b""
+        assert not any(reader.at_eof() for reader in readers[1:])
 
 
 async def test_failure_to_render_is_an_error_without_details() -> None:

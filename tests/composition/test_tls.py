@@ -160,6 +160,10 @@ def test_tls_names_every_invalid_file(files: Files) -> None:
             ],
         ),
         ({"http_listen": "192.0.2.1:80"}, ["HTTP_LISTEN: 192.0.2.1:80 can be"]),
+        (
+            {"metrics_listen": "0.0.0.0:3"},
+            ["METRICS_LISTEN: 0.0.0.0:3 can be reached from other machines: it has no"],
+        ),
     ],
 )
 def test_tls_settings_that_contradict_are_named(
@@ -183,6 +187,20 @@ def test_plaintext_beyond_loopback_is_logged() -> None:
     assert [(line["setting"], line["address"]) for line in lines] == [
         ("GRPC_LISTEN", "0.0.0.0:1")
     ]
+
+
+def test_metrics_beyond_loopback_need_permission_with_tls_too(files: Files) -> None:
+    """The listener has no TLS. The socket of a worker is no address of a network."""
+    beyond = {"metrics_listen": "0.0.0.0:3"}
+    for with_grpc in (True, False):
+        with pytest.raises(ConfigurationError, match="ALLOW_PLAINTEXT=1"):
+            open_listener_tls(files.settings(**beyond), with_grpc=with_grpc)
+        settings = files.settings(**beyond, allow_plaintext=True)
+        with captured_lines(event="listening without TLS") as lines:
+            open_listener_tls(settings, with_grpc=with_grpc)
+        assert [line["setting"] for line in lines] == ["METRICS_LISTEN"]
+    socket = {"metrics_listen": "unix:/tmp/folder/worker.sock"}
+    open_listener_tls(files.settings().model_copy(update=socket))
 
 
 def test_edge_without_grpc_listener_checks_http_only(files: Files) -> None:

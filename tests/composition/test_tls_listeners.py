@@ -1,6 +1,7 @@
 """TLS listeners: who may connect, and certificates that change while they serve."""
 
 import asyncio
+import os
 import ssl
 import warnings
 from collections.abc import AsyncIterator
@@ -326,6 +327,31 @@ async def test_certificate_without_its_key_keeps_the_previous_pair(
     assert files.serial_number != before
 
 
+def test_invalid_files_are_read_again_when_they_change(files: Files) -> None:
+    """Not at every handshake. Once a minute also without a change that is seen."""
+    clock = Clock(datetime.now(UTC))
+    credentials = ReloadedCredentials(files.server_files, clock)
+    before, renewed, key = (
+        credentials.current(),
+        files.issue(),
+        files.folder / "key.pem",
+    )
+    with captured_lines(event="certificate not reloaded") as lines:
+        files.write_certificate(renewed)
+        files.write_key(files.issue())
+        assert credentials.current() is before
+        files.write_key(files.issue())
+        assert credentials.current() is before
+        status = key.stat()
+        files.write_key(renewed)
+        os.utime(key, ns=(status.st_atime_ns, status.st_mtime_ns))
+        assert key.stat().st_size == status.st_size
+        assert credentials.current() is before
+        clock.now += timedelta(minutes=1)
+        assert credentials.current().key == key.read_bytes()
+    assert len(lines) == 2  # one for each change
+
+
 async def test_missing_file_keeps_the_previous_pair(files: Files) -> None:
     """Also an invalid certificate authority; nothing ends the process."""
     tls = open_listener_tls(files.settings("client_ca"))
@@ -396,8 +422,9 @@ async def test_expired_new_certificate_keeps_the_previous_pair(files: Files) -> 
     async with grpc_listener(tls) as address:
         files.write(files.issue(not_after=datetime(2026, 1, 2, tzinfo=UTC)))
         assert await served_certificate(address) == before
-    assert tls.certificate_expires_at
-    assert tls.certificate_expires_at > datetime.now(UTC)
+    assert tls.credentials
+    assert tls.credentials.in_use.expires_at
+    assert tls.credentials.in_use.expires_at > datetime.now(UTC)
 
 
 @asynccontextmanager

@@ -58,6 +58,7 @@ def histogram(
 
 HANDLED = "grpc_server_handled_total"
 CERTIFICATE_EXPIRY = "academy_tls_certificate_expiry_timestamp_seconds"
+CERTIFICATE_RENEWAL = "academy_tls_certificate_renewal_timestamp_seconds"
 HEALTHY: dict[Key, Line] = {
     series("up"): gauge(1),
     ("up", frozenset(TWO.items())): gauge(1),
@@ -89,6 +90,7 @@ HEALTHY: dict[Key, Line] = {
     series("academy_workers", state="configured"): gauge(2),
     series("academy_workers", state="responding"): gauge(2),
     series(CERTIFICATE_EXPIRY): gauge(60 * 86_400),  # the time begins at 0
+    series(CERTIFICATE_RENEWAL): gauge(46 * 86_400),
     **histogram(
         "academy_event_loop_lag_seconds",
         {"0.1": 9.9, "0.25": 9.99, "+Inf": 10},
@@ -167,7 +169,10 @@ SITUATIONS: Mapping[str, Mapping[Key, Line]] = {
     "AcademyWorkerNotResponding": {
         series("academy_workers", state="responding"): gauge(1)
     },
-    "AcademyCertificateExpires": {series(CERTIFICATE_EXPIRY): gauge(13 * 86_400)},
+    "AcademyCertificateExpires": {
+        series(CERTIFICATE_EXPIRY): gauge(13 * 86_400),
+        series(CERTIFICATE_RENEWAL): gauge(-86_400),
+    },
 }
 
 

@@ -12,7 +12,16 @@ from tests.deploy.rules import (
     load_rules,
     unknown_names,
 )
-from tests.deploy.situations import HEALTHY, SITUATIONS, histogram, samples_of
+from tests.deploy.situations import (
+    CERTIFICATE_EXPIRY,
+    CERTIFICATE_RENEWAL,
+    HEALTHY,
+    SITUATIONS,
+    gauge,
+    histogram,
+    samples_of,
+    series,
+)
 
 RULES = load_rules()
 ALERTS = [rule for rule in RULES if rule.is_alert]
@@ -72,6 +81,19 @@ def test_long_blocks_of_the_event_loop_fire() -> None:
     phases = [(HEALTHY, 600.0), ({**HEALTHY, **blocked}, 300.0)]
     fired = fired_alerts(RULES, *samples_of(phases, 60))
     assert fired.keys() == {"AcademyEventLoopBlocked"}
+
+
+@pytest.mark.parametrize(("renewal", "fires"), [(86_400, False), (1_200, True)])
+def test_short_lived_certificate_fires_only_when_renewal_is_due(
+    renewal: float, fires: bool
+) -> None:
+    """A lifetime may be shorter than 14 days; the log and `doctor` follow it, too."""
+    short = {
+        series(CERTIFICATE_EXPIRY): gauge(renewal + 2 * 86_400),
+        series(CERTIFICATE_RENEWAL): gauge(renewal),
+    }
+    fired = fired_alerts(RULES, *samples_of([({**HEALTHY, **short}, 7_200)], 60))
+    assert fired.keys() == ({"AcademyCertificateExpires"} if fires else set())
 
 
 @pytest.mark.parametrize("alert", ALERTS, ids=lambda rule: rule.name)

@@ -5,7 +5,13 @@ import re
 from typer.main import get_command
 
 from server.cli.main import cli
+from server.cli.workers.running import DRAIN_TIMEOUT
+from server.composition.listeners.serving import STOP_TIMEOUT_SECONDS
+from server.config import Settings
 from server.observability.metrics.definitions import DEFINITIONS
+from server.observability.tracing.sdk import FLUSH_TIMEOUT_SECONDS
+from server.store.pool.driver import CLOSE_WAIT_SECONDS
+from server.workers.outbox_dispatcher import DRAIN_TIMEOUT_SECONDS
 from tests.deploy.rules import ROOT
 
 PAGE = (ROOT / "docs/operations.md").read_text()
@@ -27,6 +33,20 @@ def test_files_of_the_page_exist() -> None:
     files = re.findall(r"`((?:deploy|docs|proto)/[\w./-]+)`", PAGE)
     assert files
     assert [name for name in files if not (ROOT / name).exists()] == []
+
+
+def test_grace_periods_of_the_page_cover_the_drain() -> None:
+    """Each limit is longer than the sum of what it waits for."""
+    calls, delivery = STOP_TIMEOUT_SECONDS, DRAIN_TIMEOUT_SECONDS
+    closing = CLOSE_WAIT_SECONDS * Settings().database_pool_size
+    workers = DRAIN_TIMEOUT.total_seconds()
+    assert calls + delivery + closing + FLUSH_TIMEOUT_SECONDS < workers
+    text = " ".join(PAGE.split())
+    assert f"the running calls finish, for at most {calls:.0f} s" in text
+    assert f"is sending, for at most {delivery:.0f} s" in text
+    assert f"After `LAME_DUCK` this takes at most {workers:.0f} s" in text
+    (grace,) = re.findall(r"at least `LAME_DUCK` \+ (\d+) s", text)
+    assert float(grace) >= workers + 5  # the supervisor itself has to end as well
 
 
 def test_links_of_the_page_lead_to_headings() -> None:

@@ -6,6 +6,7 @@ import signal
 import sys
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import httpx
@@ -20,6 +21,12 @@ from tests.processes import FREE_PORTS, ROOT, serving
 SECONDS = 60
 JWKS = "/.well-known/jwks.json"
 EXPIRY = "academy_tls_certificate_expiry_timestamp_seconds"
+RENEWAL = "academy_tls_certificate_renewal_timestamp_seconds"
+
+
+def expires_at(files: Files) -> float:
+    pem = (files.folder / "cert.pem").read_bytes()
+    return load_pem_x509_certificate(pem).not_valid_after_utc.timestamp()
 
 
 def in_capitals(settings: Mapping[str, str]) -> dict[str, str]:
@@ -58,10 +65,13 @@ async def test_serve_and_edge_use_tls_on_every_connection(
 
     A renewed certificate of the server is used without a restart.
     """
-    with bound_socket() as reserved:
+    with bound_socket() as reserved, bound_socket() as also_reserved:
         metrics_address = address_of(reserved)
+        edge_metrics_address = address_of(also_reserved)
     files = Files(tmp_path / "server")
     own = Files(tmp_path / "edge", files.authority)
+    client = Files(tmp_path / "client", files.authority)
+    client.write(client.issue(not_after=datetime.now(UTC) + timedelta(days=3)))
     server_settings = {
         "DATABASE_URL": database_url,
         "REDIS_URL": redis_url,
@@ -77,7 +87,8 @@ async def test_serve_and_edge_use_tls_on_every_connection(
     }
     edge_settings = in_capitals(
         own.environment()
-        | {name: str(own.folder / file) for name, file in upstream.items()}
+        | {name: str(client.folder / file) for name, file in upstream.items()}
+        | {"metrics_listen": edge_metrics_address}
     )
     async with (
         serving(server_settings) as server,
@@ -94,8 +105,11 @@ async def test_serve_and_edge_use_tls_on_every_connection(
             response = await http.get(f"https://{address}{JWKS}")
             assert response.status_code == 200
             assert (await http.get(f"https://{address}/readyz")).status_code == 200
+            scrape = Scrape(
+                (await http.get(f"http://{edge_metrics_address}/metrics")).content
+            )
+            assert scrape.total(EXPIRY) == expires_at(client)  # before the listener's
+            assert scrape.total(RENEWAL) < expires_at(client)
         assert b"certificate reloaded" in server.log.read_bytes()
         scrape = Scrape((await http.get(metrics)).content)
-        pem = (files.folder / "cert.pem").read_bytes()
-        expires_at = load_pem_x509_certificate(pem).not_valid_after_utc
-        assert scrape.total(EXPIRY) == expires_at.timestamp()
+        assert scrape.total(EXPIRY) == expires_at(files)

@@ -3,7 +3,6 @@
 import asyncio
 import json
 import os
-import re
 import signal
 import subprocess
 import sys
@@ -29,6 +28,7 @@ from blatam.user.v1.user_pb2_grpc import UserServiceStub
 from server.rpc.contract import service_config
 from tests.conftest import Servers, fresh_database, key_space, run, url_of
 from tests.e2e.test_command_line import academy_up
+from tests.metrics import Scrape
 from tests.processes import FREE_PORTS, ROOT, Serving, serving
 from tests.running import NO_LIMITS, PASSWORD
 
@@ -67,6 +67,13 @@ class Service:
         supervisor = psutil.Process(self.serving.process.pid)
         return {p.pid for p in supervisor.children() if _listens(p, port)}
 
+    async def until_ended(self, workers: set[int]) -> None:
+        """Wait until these processes have ended."""
+        supervisor = psutil.Process(self.serving.process.pid)
+        async with asyncio.timeout(SECONDS):
+            while workers & {child.pid for child in supervisor.children()}:  # noqa: ASYNC110 - processes
+                await asyncio.sleep(0.05)
+
     async def until_workers(self, condition: Callable[[set[int]], bool]) -> None:
         """Wait until the processes that listen fulfil a condition."""
         async with asyncio.timeout(SECONDS):
@@ -75,12 +82,15 @@ class Service:
 
     async def calls_of(self, method: str) -> int:
         """Return how many calls of a method the metrics count, over all workers."""
+        scrape = await self.scrape()
+        return int(scrape.total("grpc_server_handled_total", grpc_method=method))
+
+    async def scrape(self) -> Scrape:
+        """Return the metrics of all workers."""
         (line,) = [line for line in self.log_lines() if line.get("port")]
         async with httpx.AsyncClient(timeout=SECONDS) as http:
             page = await http.get(f"http://127.0.0.1:{line['port']}/metrics")
-        pattern = rf'^grpc_server_handled_total{{.*grpc_method="{method}".*}} (\S+)$'
-        counts = re.findall(pattern, page.text, re.MULTILINE)
-        return int(sum(map(float, counts)))
+        return Scrape(page.content)
 
     def log_lines(self) -> list[dict[str, object]]:
         """Return the complete lines of the log."""
@@ -227,6 +237,7 @@ async def test_rolling_restart_fails_no_call(service: Service) -> None:
         service.serving.process.send_signal(signal.SIGHUP)
         await service.until_workers(lambda new: len(new) == WORKERS and not new & old)
     assert calls.errors == []
+    await service.until_ended(old)
 
 
 async def test_killed_worker_fails_no_retried_call(service: Service) -> None:
@@ -258,6 +269,20 @@ async def test_metrics_count_the_calls_of_all_workers(service: Service) -> None:
     assert await service.calls_of("GetUser") == before + 30
 
 
+async def test_metrics_keep_the_counts_of_drained_workers(service: Service) -> None:
+    """All of them, also those that no scrape has seen: here HTTP requests."""
+    old = service.workers()
+    durations = "http_server_request_duration_seconds_count"
+    before = (await service.scrape()).total(durations)
+    async with httpx.AsyncClient(base_url=service.serving.rest) as http:
+        for _ in range(30):
+            assert (await http.get("/livez")).status_code == 200
+    service.serving.process.send_signal(signal.SIGHUP)
+    await service.until_workers(lambda new: len(new) == WORKERS and not new & old)
+    await service.until_ended(old)
+    assert (await service.scrape()).total(durations) == before + 30
+
+
 async def test_log_lines_have_the_number_of_their_worker(service: Service) -> None:
     lines = service.log_lines()
     serving_lines = [line for line in lines if line["event"] == "serving"]
@@ -274,7 +299,8 @@ def test_up_runs_workers_and_drains_them(state_dir: Path) -> None:
         user = {"email": "ana@example.com", "username": "ana", "password": PASSWORD}
         assert httpx.post(url, json=user, timeout=SECONDS).status_code == 201
         children = started.processes()[1:]
-        names = [child.name() for child in children]
+        own = psutil.Process(started.process.pid).children()  # Postgres's come and go
+        names = [child.name() for child in own]
         assert len([name for name in names if "python" in name]) >= WORKERS
         started.process.send_signal(signal.SIGINT)
         assert started.process.wait(SECONDS) == 0

@@ -61,6 +61,22 @@ def test_merge_sums_counts_and_follows_the_rule_of_each_gauge() -> None:
     assert merged.total(f"{lag}_sum") == 7.006
 
 
+def test_merge_keeps_the_earliest_expiry_of_a_certificate() -> None:
+    """Workers may have read different files: the first one to expire counts."""
+    texts = [
+        render(
+            [
+                number(definitions.CERTIFICATE_EXPIRY, expiry),
+                number(definitions.CERTIFICATE_RENEWAL, expiry - 5),
+            ]
+        )
+        for expiry in (30.0, 20.0, 40.0)
+    ]
+    merged = Scrape(merge_expositions(texts))
+    assert merged.total(definitions.CERTIFICATE_EXPIRY.name) == 20
+    assert merged.total(definitions.CERTIFICATE_RENEWAL.name) == 15
+
+
 def test_exposition_is_read_as_prometheus_reads_it() -> None:
     """Characters with a meaning in the format are escaped."""
     name = 'a\\b"c\n{d="e"} 1'
@@ -121,6 +137,25 @@ def test_call_counts_survive_sigkill(tmp_path: Path) -> None:
         seconds = "grpc_server_handling_seconds"
         assert ended.total(f"{seconds}_bucket", le="0.0025") == CALLS
         assert ended.total(f"{seconds}_count") == CALLS
+        assert not list(tmp_path.iterdir())
+
+
+def test_final_counts_of_a_drained_worker_are_kept(tmp_path: Path) -> None:
+    """Also those that no scrape has seen, once, and without its gauges."""
+    files = WorkerFiles.new(tmp_path)
+    program = (
+        "import sys; from pathlib import Path; from server.observability.metrics"
+        " import call_file; call_file.create(Path(sys.argv[1]), [], 0)"
+    )
+    command = [sys.executable, "-c", program, str(files.call_counts)]
+    subprocess.run(command, cwd=ROOT, check=True)
+    files.write_final(exposition(2, 1, 1, 0.003))
+    worker = WorkerMetrics(tmp_path, 2)
+    for _ in range(2):
+        ended = Scrape(asyncio.run(worker.render()))
+        assert ended.total("academy_mails_total", outcome="delivered") == 2
+        assert ended.total("academy_event_loop_lag_seconds_count") == 1
+        assert "academy_degraded" not in {family for family, _ in ended.series}
         assert not list(tmp_path.iterdir())
 
 

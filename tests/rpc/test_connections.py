@@ -5,6 +5,7 @@ import logging
 import struct
 from collections.abc import Iterator
 from contextlib import suppress
+from datetime import timedelta
 from typing import Any, cast
 
 import grpc
@@ -28,6 +29,38 @@ async def connect(channel: grpc.aio.Channel) -> None:
     channel.get_state(try_to_connect=True)
     while (state := channel.get_state()) is not ChannelConnectivity.READY:
         await channel.wait_for_state_change(state)
+
+
+async def test_old_connection_is_replaced_without_a_failed_call() -> None:
+    """Its client gets GOAWAY, and makes its next calls over a new connection."""
+    peers: set[str] = set()
+
+    async def echo(request: bytes, context: Any) -> bytes:
+        peers.add(context.peer())
+        await asyncio.sleep(0.01)  # so that calls are running when it ends
+        return request
+
+    handler: Any = grpc.unary_unary_rpc_method_handler(cast(Any, echo))
+    service = grpc.method_handlers_generic_handler("test.Echo", {"Call": handler})
+    age = timedelta(seconds=1)
+    server = grpc_server.build_grpc_server([service], max_connection_age=age)
+    address = await start(server)
+
+    async def caller(channel: grpc.aio.Channel) -> None:
+        call: Any = channel.unary_unary("/test.Echo/Call")
+        while len(peers) < 3:
+            assert await call(b"ping") == b"ping"
+
+    # Without retries, which would hide a failed call.
+    options = [("grpc.enable_retries", 0)]
+    async with (
+        asyncio.timeout(60),
+        grpc.aio.insecure_channel(address, options) as channel,
+        asyncio.TaskGroup() as group,
+    ):
+        for _ in range(8):
+            group.create_task(caller(channel))
+    await server.stop(None)
 
 
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"

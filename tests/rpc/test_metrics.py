@@ -36,6 +36,7 @@ OF_OTHER_SETTINGS = {
     "academy_grpc_connections_with_calls_total",
     "academy_client_certificates_refused_total",
     "academy_tls_certificate_expiry_timestamp_seconds",
+    "academy_tls_certificate_renewal_timestamp_seconds",
 }
 HANDLED = "grpc_server_handled_total"
 STARTED = "grpc_server_started_total"

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from server.domain.errors import StoreUnavailable
 from server.store import migrate
 from server.store.connections.connect import Database
 from server.store.tables import metadata
@@ -18,6 +20,7 @@ from tests.conftest import Servers, run, url_of
 from tests.store.counting import Injected
 
 WRITES = 30
+MAX_LOCK_WAIT = timedelta(seconds=2)
 INVALID_INDEXES = "select count(*) from pg_index where not indisvalid"
 TRIGGERS = "select count(*) from pg_trigger where not tgisinternal"
 ADD_USER = (
@@ -157,6 +160,54 @@ async def test_waiting_migration_blocks_no_writes(
         assert await differences(database) == []
         published = "select count(*) from posts where published_at = created_at"
         assert await value(database, published) == WRITES
+
+
+@contextmanager
+def slow_statement(seconds: float, text: str) -> Iterator[None]:
+    """Make statements with this text take longer."""
+
+    def wait(connection: Any, cursor: Any, statement: str, *_: Any) -> None:
+        if text in statement:
+            cursor.execute(f"select pg_sleep({seconds})")
+
+    sa.event.listen(sa.Engine, "before_cursor_execute", wait)
+    try:
+        yield
+    finally:
+        sa.event.remove(sa.Engine, "before_cursor_execute", wait)
+
+
+async def test_work_of_a_migration_is_no_waiting_for_locks(
+    servers: Servers, admin: AsyncEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A step that waits after long work has all the time to wait."""
+    monkeypatch.setattr(migrate, "MAX_LOCK_WAIT", MAX_LOCK_WAIT)
+    work = slow_statement(1.5 * MAX_LOCK_WAIT.total_seconds(), "ADD COLUMN")
+    async with empty_database(servers, admin, "0012") as database:
+        with work:
+            async with database.session() as reader:
+                await reader.execute(sa.text("select * from posts"))
+                migration = asyncio.create_task(migrate.upgrade(database))
+                await until_blocked(database)
+                await asyncio.sleep(2 * migrate.LOCK_TIMEOUT.total_seconds())
+                assert not migration.done()
+                await reader.rollback()
+            await migration
+        assert await differences(database) == []
+
+
+async def test_migration_gives_up_a_lock_that_is_never_free(
+    servers: Servers, admin: AsyncEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(migrate, "MAX_LOCK_WAIT", MAX_LOCK_WAIT / 4)
+    async with empty_database(servers, admin, "0012") as database:
+        async with database.session() as reader:
+            await reader.execute(sa.text("select * from posts"))
+            with pytest.raises(StoreUnavailable):
+                await migrate.upgrade(database)
+            await reader.rollback()
+        await migrate.upgrade(database)
+        assert await differences(database) == []
 
 
 async def until_blocked(database: Database) -> None:

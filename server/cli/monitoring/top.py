@@ -16,7 +16,7 @@ from server.cli.monitoring.frame import MAX_METHODS, frame
 from server.cli.monitoring.samples import Interval
 from server.cli.monitoring.scraping import MetricsTimeout, NoMetrics, scrape
 from server.cli.terminal import failure, load_settings
-from server.config_types import check_server_address
+from server.config_addresses import check_server_address
 
 OTHER_LINES = 16  # of a frame, beside the methods
 WIDTH_WITHOUT_TERMINAL = 160

@@ -59,7 +59,7 @@ async def run_workers(plan: WorkerPlan) -> bool:
             bound_address(settings.grpc_listen, grpc),
             bound_address(settings.http_listen, http),
         )
-        async with _serving_metrics(settings) as metrics_arguments:
+        async with serving_metrics(settings) as metrics_arguments:
             arguments = (*plan.arguments, *metrics_arguments)
             arguments += ("--grpc-listen", addresses[0])
             supervisor = Supervisor(
@@ -73,7 +73,7 @@ async def run_workers(plan: WorkerPlan) -> bool:
 
 
 @asynccontextmanager
-async def _serving_metrics(settings: Settings) -> AsyncIterator[tuple[str, ...]]:
+async def serving_metrics(settings: Settings) -> AsyncIterator[tuple[str, ...]]:
     """Serve the metrics of all workers; yield the workers' arguments."""
     if not settings.metrics_listen:
         yield ()

@@ -117,9 +117,13 @@ class Supervisor:
             await self._until_all(lambda worker: worker.ready)
             self._spare_needed.clear()
             try:
-                self._spare = await self._start()
+                spare = await self._start()
             except OSError:  # a crashed worker is replaced without one, more slowly
                 log.exception("spare process not started")
+            else:
+                self._spare = spare
+                if self._spare_needed.is_set():  # discarded while it started
+                    self._discard_spare()
             await self._spare_needed.wait()
 
     def _discard_spare(self) -> None:
@@ -141,7 +145,8 @@ class Supervisor:
         clock = asyncio.get_running_loop().time
         while True:
             worker, started_at = slot.worker, clock()
-            if await worker.wait_until(worker.replaced):
+            await worker.wait_until(worker.replaced)
+            if worker.replaced.is_set():  # it may also have ended already
                 continue
             slot.was_ready |= worker.ready.is_set()
             if worker.failure and not slot.was_ready:

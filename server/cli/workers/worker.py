@@ -9,9 +9,7 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
-from contextlib import AbstractAsyncContextManager
 from datetime import timedelta
-from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -66,14 +64,11 @@ def worker(
         settings = settings.model_copy(
             update={"grpc_listen": grpc_listen, "metrics_listen": ""}
         )
-    call_counts = None
-    if metrics_folder:
-        files = WorkerFiles.new(metrics_folder)
-        call_counts = files.call_counts
+    files = WorkerFiles.new(metrics_folder) if metrics_folder else None
+    if files:
         settings = settings.model_copy(update={"metrics_listen": files.address})
-    serve = partial(running_service, settings, listener, migrated=up)
     with report_errors(settings, report=fail):
-        uvloop.run(_serve(serve(call_counts=call_counts), settings, link))
+        uvloop.run(_serve(settings, listener, link, files, migrated=up))
 
 
 def _pin(assignment: Assignment) -> None:
@@ -90,12 +85,18 @@ def _settings(up: bool) -> Settings:
 
 
 async def _serve(
-    running: AbstractAsyncContextManager[Service],
     settings: Settings,
+    listener: socket.socket,
     link: SupervisorLink,
+    files: WorkerFiles | None,
+    *,
+    migrated: bool,
 ) -> None:
     link.watch()
-    async with running as service:
+    call_counts = files.call_counts if files else None
+    async with running_service(
+        settings, listener, migrated=migrated, call_counts=call_counts
+    ) as service:
         link.send(LISTENING)
         watching = asyncio.create_task(_report_ready(service, link))
         try:
@@ -108,6 +109,8 @@ async def _serve(
         await service.drain(
             timedelta(0) if is_orphan else settings.lame_duck, replaced=link.replaced
         )
+    if files:
+        files.write_final(await service.application.render_metrics())
 
 
 async def _report_ready(service: Service, link: SupervisorLink) -> None:

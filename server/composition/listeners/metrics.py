@@ -52,6 +52,8 @@ class _Page:
     def __init__(self, render: Render) -> None:
         self._render = render
         self._connections: dict[asyncio.Task[None], asyncio.StreamWriter] = {}
+        # Those that have not sent a request yet, the oldest first: an ordered set.
+        self._idle: dict[asyncio.StreamWriter, None] = {}
 
     async def close(self) -> None:
         """End all connections.
@@ -67,16 +69,18 @@ class _Page:
         self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
     ) -> None:
         """Answer one request, then close the connection."""
-        if len(self._connections) >= MAX_CONNECTIONS:
+        if len(self._connections) >= MAX_CONNECTIONS and not self._close_idle():
             writer.transport.abort()
             return
         task = asyncio.current_task()
         assert task is not None  # noqa: S101  # asyncio runs this in a task
         self._connections[task] = writer
+        self._idle[writer] = None
         writer.transport.set_write_buffer_limits(0)  # drain() waits for the client
         try:
             async with asyncio.timeout(TIMEOUT_SECONDS):
                 head = await reader.readuntil(b"\r\n\r\n")
+                self._idle.pop(writer, None)
                 writer.write(await self._response(head))
                 await writer.drain()
                 writer.close()
@@ -90,7 +94,17 @@ class _Page:
             pass  # the client is slow, has left, or sends no request
         finally:
             writer.transport.abort()
+            self._idle.pop(writer, None)
             del self._connections[task]
+
+    def _close_idle(self) -> bool:
+        """Close the connection that waits longest for a request, if one does."""
+        oldest = next(iter(self._idle), None)
+        if oldest is None:
+            return False
+        del self._idle[oldest]
+        oldest.transport.abort()
+        return True
 
     async def _response(self, head: bytes) -> bytes:
         method, _, rest = head.partition(b"\r\n")[0].partition(b" ")

@@ -78,7 +78,7 @@ async def running_service(
             ),
         ) as (grpc_port, http),
     ):
-        resources.metrics.others.append(partial(tls_families, tls, application))
+        resources.metrics.edge.others.append(partial(tls_families, tls, application))
         gc.collect()
         gc.freeze()  # skip long-lived objects: saves 12 of 74 us per request
         grpc_address = with_port(settings.grpc_listen, grpc_port)

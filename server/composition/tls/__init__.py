@@ -5,7 +5,7 @@ from __future__ import annotations
 import ssl
 import stat
 from collections.abc import Sequence
-from datetime import datetime, timedelta
+from datetime import timedelta
 
 import grpc
 import structlog
@@ -24,11 +24,12 @@ log = structlog.get_logger()
 class ListenerTls:
     """TLS of the listeners of one process; without TLS_CERT both are plaintext.
 
-    `server_credentials` are those of gRPC, `ssl_context` is that of HTTP.
+    `server_credentials` are those of gRPC, `ssl_context` is that of HTTP, both made of
+    `credentials`.
     """
 
     def __init__(self, credentials: ReloadedCredentials | None) -> None:
-        self._credentials = credentials
+        self.credentials = credentials
         self._grpc = GrpcTls(credentials) if credentials else None
         self._http = HttpTls(credentials) if credentials else None
 
@@ -43,18 +44,13 @@ class ListenerTls:
         return self._http.context if self._http else None
 
     @property
-    def certificate_expires_at(self) -> datetime | None:
-        """When the certificate in use ends; None for plaintext."""
-        return self._credentials.expires_at if self._credentials else None
-
-    @property
     def handshakes(self) -> int:
         """The gRPC connections that began a handshake, successful or not."""
         return self._grpc.handshakes if self._grpc else 0
 
     def tasks(self) -> Sequence[Task]:
         """Return the tasks that watch the certificate while the process serves."""
-        return (watch_task(self._credentials),) if self._credentials else ()
+        return (watch_task(self.credentials),) if self.credentials else ()
 
 
 def open_listener_tls(settings: Settings, *, with_grpc: bool = True) -> ListenerTls:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import structlog
@@ -17,6 +17,9 @@ from server.config import ConfigurationError
 from server.domain.clock import Clock, system_clock
 
 _WARNING_INTERVAL = timedelta(days=1)
+# Files that are invalid may become valid without a change: a certificate by the time,
+# or a file that is changed again before the clock of the file system ticks.
+_RETRY_INTERVAL = timedelta(minutes=1)
 log = structlog.get_logger()
 _Signature = tuple[tuple[int, int, int] | None, ...]
 
@@ -36,27 +39,23 @@ class ReloadedCredentials:
         self._lock = threading.Lock()
         self._signature = self._read_signature()  # before the contents
         self._current = read_credentials(files, clock())
-        self._logged_fault = ""
+        self._refused: _Signature | None = None
+        self._retry_at = datetime.min.replace(tzinfo=UTC)
         self._warned_at: datetime | None = None
 
     @property
-    def expires_at(self) -> datetime | None:
-        """When the certificate in use ends; None without a certificate."""
-        return self._current.expires_at
+    def in_use(self) -> Credentials:
+        """The credentials as they were read last."""
+        return self._current
 
     def current(self) -> Credentials:
         """Return the newest valid credentials. Costs a stat per file."""
         signature = self._read_signature()
-        if signature == self._signature:
-            return self._current
-        with self._lock:
-            try:
-                credentials = read_credentials(self.files, self._clock())
-            except ConfigurationError as error:
-                self._log_fault(str(error))
-            else:
-                self._use(credentials, signature)
-            return self._current
+        if self._must_read(signature):
+            with self._lock:
+                if self._must_read(signature):
+                    self._read(signature)
+        return self._current
 
     def warn_of_expiry(self) -> None:
         """Log a warning, once a day, in the days before the certificate ends."""
@@ -74,9 +73,25 @@ class ReloadedCredentials:
             days_left=(expires_at - now).days,
         )
 
+    def _must_read(self, signature: _Signature) -> bool:
+        if signature == self._refused:
+            return self._clock() >= self._retry_at
+        return signature != self._signature
+
+    def _read(self, signature: _Signature) -> None:
+        try:
+            credentials = read_credentials(self.files, self._clock())
+        except ConfigurationError as error:
+            if signature != self._refused:  # log once, not at every attempt
+                log.warning("certificate not reloaded", cause=str(error))
+            self._refused = signature
+            self._retry_at = self._clock() + _RETRY_INTERVAL
+        else:
+            self._use(credentials, signature)
+
     def _use(self, credentials: Credentials, signature: _Signature) -> None:
         self._signature = signature
-        self._logged_fault = ""
+        self._refused = None
         if credentials == self._current:  # the same content in new files
             return
         self._current = credentials
@@ -87,12 +102,6 @@ class ReloadedCredentials:
             setting=self._setting,
             expires_at=end.isoformat() if end else None,
         )
-
-    def _log_fault(self, fault: str) -> None:
-        """Log a fault once, not at every handshake while it lasts."""
-        if fault != self._logged_fault:
-            log.warning("certificate not reloaded", cause=fault)
-        self._logged_fault = fault
 
     @property
     def _setting(self) -> str:

@@ -9,6 +9,14 @@ from server.composition.tls.certificates import CredentialFiles, PemFile
 from server.composition.tls.reload import ReloadedCredentials
 from server.config import ConfigurationError, Settings, is_loopback
 
+_TLS_ADVICE = "set TLS_CERT and TLS_KEY, or ALLOW_PLAINTEXT=1 if a proxy terminates TLS"
+_PLAINTEXT_ADVICE = {
+    "grpc_listen": _TLS_ADVICE,
+    "http_listen": _TLS_ADVICE,
+    "metrics_listen": "it has no TLS: set a loopback address, or ALLOW_PLAINTEXT=1 if "
+    "only the monitoring system can reach it",
+}
+
 
 def listener_credentials(
     settings: Settings, *, with_grpc: bool = True
@@ -22,8 +30,8 @@ def listener_credentials(
         *_incomplete_pair(settings, "tls_cert", "tls_key"),
         *(_client_certificate_faults(settings) if with_grpc else ()),
         *(
-            f"{name.upper()}: {address} can be reached from other machines: set "
-            "TLS_CERT and TLS_KEY, or ALLOW_PLAINTEXT=1 if a proxy terminates TLS"
+            f"{name.upper()}: {address} can be reached from other machines: "
+            + _PLAINTEXT_ADVICE[name]
             for name, address in plaintext_listeners(settings, with_grpc=with_grpc)
             if not settings.allow_plaintext
         ),
@@ -44,12 +52,18 @@ def listener_credentials(
 def plaintext_listeners(
     settings: Settings, *, with_grpc: bool = True
 ) -> Iterator[tuple[str, str]]:
-    """Yield the setting and address of each listener beyond loopback without TLS."""
-    if settings.tls_cert or settings.tls_key:
-        return
-    for name in ("grpc_listen", "http_listen") if with_grpc else ("http_listen",):
+    """Yield the setting and address of each listener beyond loopback without TLS.
+
+    The metrics listener never has TLS.
+    """
+    has_tls = settings.tls_cert or settings.tls_key
+    for name, is_plaintext in (
+        ("grpc_listen", with_grpc and not has_tls),
+        ("http_listen", not has_tls),
+        ("metrics_listen", settings.metrics_listen),
+    ):
         address = getattr(settings, name)
-        if not is_loopback(address):
+        if is_plaintext and not is_loopback(address):
             yield name, address
 
 

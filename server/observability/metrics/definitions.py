@@ -23,6 +23,7 @@ class Merge(Enum):
 
     SUM = auto()
     MAX = auto()
+    MIN = auto()
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,8 +195,13 @@ CERTIFICATES_REFUSED = _counter(
 )
 CERTIFICATE_EXPIRY = _gauge(
     "academy_tls_certificate_expiry_timestamp_seconds",
-    "When the certificate of the listeners expires, in seconds since 1970.",
-    merge=Merge.MAX,
+    "When the first certificate of the process expires, in seconds since 1970.",
+    merge=Merge.MIN,
+)
+CERTIFICATE_RENEWAL = _gauge(
+    "academy_tls_certificate_renewal_timestamp_seconds",
+    "When a certificate of the process is due for renewal, in seconds since 1970.",
+    merge=Merge.MIN,
 )
 BUILD_INFO = _gauge(
     "academy_build_info",

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import operator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 from server.observability.metrics.definitions import DEFINITIONS, Merge, MetricType
 
-_MAX_METRICS = frozenset(
-    name for name, definition in DEFINITIONS.items() if definition.merge is Merge.MAX
-)
+_MERGE: dict[Merge, Callable[[float, float], float]] = {
+    Merge.SUM: operator.add,
+    Merge.MAX: max,
+    Merge.MIN: min,
+}
 
 
 @dataclass(slots=True)
@@ -17,6 +20,7 @@ class _Family:
     """One metric: its lines of comments, and its values by name and labels."""
 
     name: str
+    merge: Callable[[float, float], float] = operator.add
     comments: dict[str, None] = field(default_factory=dict)  # an ordered set
     values: dict[str, float] = field(default_factory=dict)
 
@@ -30,10 +34,8 @@ class _Family:
         value, present = float(text), self.values.get(series)
         if present is None:
             self.values[series] = value
-        elif self.name in _MAX_METRICS:
-            self.values[series] = max(present, value)
         else:
-            self.values[series] = present + value
+            self.values[series] = self.merge(present, value)
 
     def text(self) -> str:
         samples = (f"{series} {value}" for series, value in self.values.items())
@@ -52,6 +54,11 @@ def counts_only(text: bytes) -> bytes:
     return "".join(family.text() for family in counts).encode()
 
 
+def _new_family(name: str) -> _Family:
+    definition = DEFINITIONS.get(name)
+    return _Family(name, _MERGE[definition.merge] if definition else operator.add)
+
+
 def _read(texts: Iterable[bytes]) -> list[_Family]:
     families: dict[str, _Family] = {}
     for text in texts:
@@ -59,7 +66,7 @@ def _read(texts: Iterable[bytes]) -> list[_Family]:
         for line in text.decode().split("\n")[:-1]:
             if line.startswith("#"):
                 name = line.split(" ", 3)[2]
-                family = families.setdefault(name, _Family(name))
+                family = families.setdefault(name, _new_family(name))
                 family.comments[line] = None
             else:
                 family.add(line)

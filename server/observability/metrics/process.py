@@ -65,11 +65,15 @@ class EdgeMetrics:
     loop_lag: Histogram = field(
         default_factory=lambda: Histogram(definitions.EVENT_LOOP_LAG.buckets)
     )
+    # Of parts that exist only with some settings, such as TLS.
+    others: list[Callable[[], Iterator[str]]] = field(default_factory=list)
 
     def families(self) -> Iterator[str]:
         """Return the metrics."""
         yield from self.requests.families()
         yield histogram(definitions.EVENT_LOOP_LAG, self.loop_lag)
+        for families in self.others:
+            yield from families()
         yield build_info()
 
     async def render(self) -> bytes:
@@ -91,13 +95,8 @@ class ProcessMetrics:
         default_factory=lambda: ThreadSafeHistogram(definitions.HASHING_WAIT.buckets)
     )
 
-    # Of parts that exist only with some settings, such as TLS.
-    others: list[Callable[[], Iterator[str]]] = field(default_factory=list)
-
     def families(self) -> Iterator[str]:
         """Return the metrics."""
-        for families in self.others:
-            yield from families()
         if not self.calls.in_file:  # otherwise the supervisor reads them
             yield from call_families(list(self.calls))
         yield from self.edge.families()

@@ -2,8 +2,9 @@
 
 Each worker has a file with its counts of calls and a socket on which it serves its
 other metrics, both in one folder. The counts of calls are read from the files, so they
-are exact even for a worker that hangs or was killed. The other counts of a worker that
-has ended are those of the last scrape.
+are exact even for a worker that hangs or was killed. A worker that drains writes its
+other counts to a file when it has done its last work; those of a worker that was killed
+are those of the last scrape.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from server.observability.metrics.process import call_families
 
 FETCH_TIMEOUT_SECONDS = 0.5
 _SOCKET_SUFFIX = ".sock"
+_FINAL_SUFFIX = ".final"
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +32,7 @@ class WorkerFiles:
 
     call_counts: Path
     socket: Path
+    final: Path  # its other metrics after its last work, if it was not killed
 
     @classmethod
     def new(cls, folder: Path) -> WorkerFiles:
@@ -45,7 +48,8 @@ class WorkerFiles:
 
     @classmethod
     def _named(cls, folder: Path, name: str) -> WorkerFiles:
-        return cls(folder / (name + call_file.SUFFIX), folder / (name + _SOCKET_SUFFIX))
+        suffixes = call_file.SUFFIX, _SOCKET_SUFFIX, _FINAL_SUFFIX
+        return cls(*(folder / (name + suffix) for suffix in suffixes))
 
     @property
     def address(self) -> str:
@@ -56,6 +60,13 @@ class WorkerFiles:
         """Remove the files of a process that has ended."""
         self.call_counts.unlink()
         self.socket.unlink(missing_ok=True)
+        self.final.unlink(missing_ok=True)
+
+    def write_final(self, text: bytes) -> None:
+        """Write the metrics of a process after its last work, all of them or none."""
+        draft = self.final.with_suffix(".new")
+        draft.write_bytes(text)
+        draft.rename(self.final)
 
 
 @dataclass(slots=True)
@@ -85,6 +96,8 @@ class WorkerMetrics:
 
     def _retire(self, files: WorkerFiles) -> None:
         last = self._last.pop(files, b"")
+        if files.final.exists():
+            last = files.final.read_bytes()
         calls = _calls_text(files)
         self._ended = merge_expositions([self._ended, *map(counts_only, (calls, last))])
         files.remove()
