@@ -2,14 +2,16 @@
 
 import asyncio
 import logging
-from collections.abc import Container
+from collections.abc import Awaitable, Container
+from functools import partial
 from time import perf_counter
 from typing import Any
 
+from edge.caching import BoundedCache
 from edge.config import EdgeSettings
 from edge.errors import Code, HttpError
 from edge.exchange import Exchange
-from edge.http.cookies import TokenCookies
+from edge.http.cookies import TOKEN_MODE, TokenCookies
 from edge.http.etags import required_versions
 from edge.http.negotiation import JSON, choose
 from edge.http.request_headers import (
@@ -26,7 +28,13 @@ from edge.requests.body import BodyReader
 from edge.requests.build import RequestBuilder
 from edge.requests.parameters import refuse_conditions
 from edge.responses.failures import ErrorRenderer
-from edge.responses.reply import NOT_STORED, PRIVATE, Replies, Response
+from edge.responses.reply import (
+    NOT_STORED,
+    PRIVATE,
+    RenderedReplies,
+    Replies,
+    Response,
+)
 from edge.responses.streaming import StreamCalls
 from edge.responses.unary import UnaryCalls
 from edge.routing.bindings import Binding
@@ -36,7 +44,11 @@ from edge.schema.codec import Codec
 
 _log = logging.getLogger("edge")
 Requests = list[bytes]  # serialized, in the order in which they are tried
+Url = tuple[str, bytes, bytes]  # HTTP method, path, query
 _SAFE_METHODS = ("GET", "HEAD")
+_MAX_PLANS = 4_096
+_MAX_PLAN_BYTES = 256  # of a URL; a longer one is hardly sent again
+_MAX_RENDERED = 1_024
 
 
 class Dispatcher:
@@ -64,7 +76,12 @@ class Dispatcher:
         self._builder = RequestBuilder(codec, settings.resume_token_field)
         self._error_renderer = ErrorRenderer(codec.registry, settings)
         self._cookies = TokenCookies(router.bindings, settings)
-        self._replies = {b: Replies(codec, b, settings) for b in router.bindings}
+        rendered = RenderedReplies(_MAX_RENDERED)
+        self._replies = {
+            b: Replies(codec, b, settings, rendered) for b in router.bindings
+        }
+        # By URL: reading one costs 24 Python calls.
+        self._plans = BoundedCache[Url, tuple[Binding, Requests]](_MAX_PLANS)
         self._unary = UnaryCalls(port, settings, written, self._cookies)
         self._streaming = StreamCalls(port, settings, written, self._render_error)
 
@@ -93,16 +110,17 @@ class Dispatcher:
         exchange.metadata = self._request_headers.metadata(exchange.head, raw_headers)
         if not is_valid_host(headers.get(b"host", b"")):
             raise HttpError("the Host header must be a host with an optional port")
-        candidates = self._routing.candidates(self._raw_path(exchange))
-        preflight = b"access-control-request-method" in headers
-        if exchange.method == "OPTIONS" and preflight:  # makes no call
-            await self._answer_options(exchange, candidates)
-            return
-        matched = self._routing.match(candidates, exchange.method)
-        if matched is None:
-            await self._answer_options(exchange, candidates)
-            return
-        binding, segments = matched
+        path, requests = self._raw_path(exchange), None
+        url = exchange.method, path, exchange.scope["query_string"]
+        plain = not (has_body(headers) or TOKEN_MODE in headers)
+        plan = self._plans.get(url) if plain else None
+        if plan:
+            binding, requests = plan
+        else:
+            matched = await self._match(exchange, path)
+            if matched is None:
+                return
+            binding, segments = matched
         exchange.route = binding.template.text
         replies = self._replies[binding]
         exchange.media_type = choose(headers.get(b"accept"), replies.offers)
@@ -113,28 +131,44 @@ class Dispatcher:
         exchange.timeout = call_timeout(timeout, default, settings.max_timeout)
         if streams and exchange.scope.get("http_version") == "1.0":
             raise _chunks_needed()
-        requests = await self._build_requests(exchange, binding, segments)
-        await self._call(exchange, binding, replies, requests)
-
-    async def _call(
-        self, exchange: Exchange, binding: Binding, replies: Replies, requests: Requests
-    ) -> None:
-        """Make the call; one that is ABORTED is made with the next request."""
-        calls = self._streaming if binding.streams else self._unary
-        *others, last = requests
-        clock = asyncio.get_running_loop().time
-        for request in others:
-            begin = clock()
-            try:
-                await calls.make(exchange, binding, replies, request)
-            except CallError as error:
-                if error.code != Code.ABORTED:
-                    raise
-            else:
+        if requests is None:
+            requests = await self._build_requests(exchange, binding, segments)
+            if plain and _is_repeatable(binding, url):
+                self._plans.add(url, (binding, requests))
+        calls = self._streaming if streams else self._unary
+        make = partial(calls.make, exchange, binding, replies)
+        for request in requests[:-1]:
+            if not await self._is_aborted(exchange, make(request)):
                 return
-            if exchange.timeout is not None:
-                exchange.timeout = max(exchange.timeout - (clock() - begin), 0.0)
-        await calls.make(exchange, binding, replies, last)
+        await make(requests[-1])
+
+    async def _match(
+        self, exchange: Exchange, path: bytes
+    ) -> tuple[Binding, list[str]] | None:
+        """Return the binding and the segments of the path; None if it has responded."""
+        candidates = self._routing.candidates(path)
+        preflight = b"access-control-request-method" in exchange.head.headers
+        matched = None
+        if exchange.method != "OPTIONS" or not preflight:  # which makes no call
+            matched = self._routing.match(candidates, exchange.method)
+        if matched is None:
+            await self._answer_options(exchange, candidates)
+        return matched
+
+    async def _is_aborted(self, exchange: Exchange, call: Awaitable[None]) -> bool:
+        """Make a call; return whether it is ABORTED, so that the next one is made."""
+        clock = asyncio.get_running_loop().time
+        begin = clock()
+        try:
+            await call
+        except CallError as error:
+            if error.code != Code.ABORTED:
+                raise
+        else:
+            return False
+        if exchange.timeout is not None:
+            exchange.timeout = max(exchange.timeout - (clock() - begin), 0.0)
+        return True
 
     def _raw_path(self, exchange: Exchange) -> bytes:
         scope = exchange.scope
@@ -208,6 +242,14 @@ class Dispatcher:
 
     async def _send(self, exchange: Exchange, response: Response) -> None:
         await exchange.send(response, self._response_headers.common(exchange.head))
+
+
+def _is_repeatable(binding: Binding, url: Url) -> bool:
+    """Return whether the URL alone says what the request is, each time it is sent."""
+    method, path, query = url
+    if method not in _SAFE_METHODS or binding.takes_body or binding.headers:
+        return False
+    return len(path) + len(query) <= _MAX_PLAN_BYTES
 
 
 def _chunks_needed() -> HttpError:

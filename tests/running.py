@@ -9,6 +9,7 @@ from typing import Any
 
 import grpc
 import httpx
+from fastapi import FastAPI
 
 from blatam.auth.v1 import auth_pb2
 from blatam.auth.v1.auth_pb2_grpc import AuthServiceStub
@@ -44,11 +45,12 @@ _numbers = count(1)
 
 @dataclass(frozen=True, slots=True)
 class RunningService:
-    """A running application: by gRPC, by REST, and in process."""
+    """A running application: by gRPC, by REST, and in process (`app`, `port`)."""
 
     channel: grpc.aio.Channel
     address: str
     http: httpx.AsyncClient
+    app: FastAPI
     port: CallPort
     accounts: PostgresUsers
     mailbox: Mailbox
@@ -141,6 +143,7 @@ async def running(
             channel,
             f"127.0.0.1:{port}",
             http,
+            application.http,
             application.port,
             accounts,
             box,

@@ -20,6 +20,8 @@ from edge.requests.parameters import FieldValue, text_value
 from edge.routing.bindings import Binding, BindingError
 from edge.schema.fields import Parameter, resolve
 
+TOKEN_MODE = b"x-token-mode"
+
 
 class TokenCookies:
     """The token cookies of one application."""
@@ -64,7 +66,7 @@ class TokenCookies:
         body that an HTML form can send.
         """
         headers = head.headers
-        mode = headers.get(b"x-token-mode", b"").lower()
+        mode = headers.get(TOKEN_MODE, b"").lower()
         if not self._table or not mode:
             return False
         if mode != b"cookie":  # a typing error must not put a token into a body

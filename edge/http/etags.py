@@ -29,16 +29,20 @@ def version_tag(version: str) -> bytes:
     return b""
 
 
-def entity_tag(body: bytes, version: bytes, coding: str = "") -> bytes:
+def digest(body: bytes) -> str:
+    """Return the digest of a body, which is without its content coding."""
+    return blake2b(body, digest_size=_DIGEST_BYTES).hexdigest()
+
+
+def entity_tag(body_digest: str, version: bytes, coding: str = "") -> bytes:
     """Return the tag of a response: a strong one if there is a version's tag.
 
-    `body` is without its content coding, which the strong tag names: the coded bytes
-    follow from both.
+    The strong tag names the content coding: the coded bytes follow from that and the
+    digest.
     """
-    digest = blake2b(body, digest_size=_DIGEST_BYTES).hexdigest()
     if not version:
-        return f'W/"{digest}"'.encode()
-    suffix = f";{digest};{coding}" if coding else f";{digest}"
+        return f'W/"{body_digest}"'.encode()
+    suffix = f";{body_digest};{coding}" if coding else f";{body_digest}"
     return b'%s%s"' % (version[:-1], suffix.encode())
 
 

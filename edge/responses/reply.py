@@ -7,8 +7,10 @@ from typing import Any
 import orjson
 from protobuf import Message
 
+from edge.caching import BoundedCache
 from edge.config import EdgeSettings
 from edge.errors import Header
+from edge.http.etags import digest
 from edge.http.negotiation import EVENTS, JSON, NDJSON, PROTOBUF
 from edge.http.streams import FRAMINGS, RAW, Framing
 from edge.routing.bindings import Binding
@@ -20,6 +22,7 @@ NOT_STORED = ((b"cache-control", b"no-store"), _VARY)
 # Makes a browser forget the data of an ended session (ASVS 14.3.1).
 _CLEAR_SITE_DATA = ((b"clear-site-data", b'"cache", "storage"'),)
 _BYTES = "application/octet-stream"
+_MAX_RENDERED_BYTES = 1_024
 _TCHARS = r"[\w!#$%&'*+.^`|~-]+"  # RFC 9110 5.6.2
 _MEDIA_TYPE = re.compile(
     rf'{_TCHARS}/{_TCHARS}(?: *; *{_TCHARS}=(?:{_TCHARS}|"[^"\\\x00-\x1f\x7f]*"))*',
@@ -35,13 +38,26 @@ class Response:
     headers: list[Header]
     body: bytes
     version: str = ""  # of the resource in it
+    digest: str = ""  # of the body, if it is known
     reason: str = ""  # of the error in it
+
+
+# By binding, reply and media type.
+RenderedReplies = BoundedCache[tuple[Binding, bytes, str], Response]
 
 
 class Replies:
     """Renders the replies of one binding."""
 
-    def __init__(self, codec: Codec, binding: Binding, settings: EdgeSettings) -> None:
+    def __init__(
+        self,
+        codec: Codec,
+        binding: Binding,
+        settings: EdgeSettings,
+        rendered: RenderedReplies,
+    ) -> None:
+        """Prepare; `rendered` keeps replies that are likely to be sent again."""
+        self._rendered = rendered
         self._codec = codec
         self._binding = binding
         self._shape = binding.resource or binding.reply
@@ -55,9 +71,29 @@ class Replies:
         if method in settings.public_max_age:
             caching = b"public, max-age=%d" % settings.public_max_age[method]
             self.cache_headers = ((b"cache-control", caching), (b"vary", b"Accept"))
+        self._is_read = binding.verb == "GET" and not self.has_tokens
 
-    def response(self, message: Message, media_type: str) -> Response:
-        """Return the response for a call that succeeded."""
+    def response(self, wire: bytes, media_type: str) -> Response:
+        """Return the response for a call that succeeded.
+
+        The same bytes are rendered once: a small resource is often read unchanged.
+        """
+        key = self._binding, wire, media_type
+        response = self._rendered.get(key)
+        if response is None:
+            message = self._binding.reply.type.from_binary(wire)
+            response = self.render(message, media_type)
+            if not self._is_read or len(wire) > _MAX_RENDERED_BYTES:
+                return response
+            response.digest = digest(response.body)
+            self._rendered.add(key, response)
+        kept = response
+        return Response(
+            kept.status, [*kept.headers], kept.body, kept.version, digest=kept.digest
+        )
+
+    def render(self, message: Message, media_type: str) -> Response:
+        """Return the response with a reply's message."""
         if self.status == 204:
             return Response(204, [*self.cache_headers], b"")
         part = self._sent_part(message)

@@ -5,13 +5,14 @@ from protobuf import Message
 from edge.config import EdgeSettings
 from edge.exchange import Exchange
 from edge.http.cookies import TokenCookies
-from edge.http.etags import entity_tag, is_unchanged, version_tag
+from edge.http.etags import digest, entity_tag, is_unchanged, version_tag
 from edge.http.negotiation import JSON, coding_for, compress
 from edge.http.response_headers import ResponseHeaders
 from edge.http.streams import WATCH_INTERVAL, DisconnectGuard
 from edge.port import CallPort
 from edge.responses.reply import NOT_STORED, Replies, Response
 from edge.routing.bindings import Binding
+from edge.stepping import Waiting, start
 from edge.timers import SharedTimer
 
 _NOT_MODIFIED = 304
@@ -40,15 +41,19 @@ class UnaryCalls:
     ) -> None:
         """Make a call and send its response."""
         metadata, timeout = exchange.metadata, exchange.timeout
-        with DisconnectGuard(self._timer, exchange.receive, timeout):
-            reply = await self._port.unary(
+        reply = start(
+            self._port.unary(
                 binding.method, request, metadata=metadata, timeout=timeout
             )
-        message = binding.reply.type.from_binary(reply.message)
+        )
+        if isinstance(reply, Waiting):
+            with DisconnectGuard(self._timer, exchange.receive, timeout):
+                reply = await reply
         if exchange.cookie_mode:
+            message = binding.reply.type.from_binary(reply.message)
             response = self._with_cookies(exchange, binding, replies, message)
         else:
-            response = replies.response(message, exchange.media_type)
+            response = replies.response(reply.message, exchange.media_type)
         response.headers += replies.clearing
         if reply.headers:
             response.headers += self._response_headers.from_metadata(reply.headers)
@@ -61,7 +66,7 @@ class UnaryCalls:
     ) -> Response:
         """Return the response with its tokens in cookies instead of the body."""
         cookies = [*self._cookies.extract(binding, message, exchange.scope)]
-        response = replies.response(message, exchange.media_type)
+        response = replies.render(message, exchange.media_type)
         if exchange.media_type == JSON and response.body and binding.resource:
             response.body = self._cookies.without(binding, response.body)
         response.headers[: len(replies.cache_headers)] = NOT_STORED
@@ -81,7 +86,7 @@ class UnaryCalls:
         safe = exchange.method in _SAFE_METHODS
         tag = version_tag(response.version)
         if safe and replies.status != 204:
-            tag = entity_tag(response.body, tag, coding)
+            tag = entity_tag(response.digest or digest(response.body), tag, coding)
         if tag:
             response.headers.append((b"etag", tag))
         if_none_match = headers.get(b"if-none-match") if safe else None

@@ -10,6 +10,7 @@ import grpc
 from fastapi import FastAPI
 
 from edge.port import CallPort
+from edge.stepping import start
 from edge.timers import SharedTimer
 from server.composition.accounts import accounts_feature
 from server.composition.application_metrics import ApplicationMetrics
@@ -127,6 +128,7 @@ def chain_dependencies(
         is_started=lambda: startup.complete,
         rates=rates(resources.settings),
         timer=SharedTimer(TIMER_INTERVAL),
+        start=start,
         admission=Admission(),
         metrics=resources.metrics.calls,
         tracing=resources.tracing,

@@ -7,11 +7,15 @@ import atexit
 import json
 import logging
 import sys
+import time
+from collections.abc import Sequence
 from contextvars import ContextVar
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
+from functools import lru_cache
 from threading import Lock
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import orjson
 import structlog
@@ -34,10 +38,29 @@ request_id: ContextVar[str] = ContextVar("request_id")  # of the current call
 def add_context(_logger: object, level: str, event: EventDict) -> EventDict:
     """Add the level, the time in UTC and the request id of the current call."""
     event["level"] = level
-    event["timestamp"] = datetime.now(UTC).isoformat().replace("+00:00", "Z")
+    event["timestamp"] = _timestamp(time.time_ns())
     if current := request_id.get(""):
         event["request_id"] = current
     return event
+
+
+def _timestamp(nanoseconds: int) -> str:
+    """Return a time since the epoch in UTC (RFC 3339), with microseconds."""
+    seconds, rest = divmod(nanoseconds, 1_000_000_000)
+    return f"{_utc_second(seconds)}.{rest // 1_000:06d}Z"
+
+
+@lru_cache(maxsize=2)
+def _utc_second(seconds: int) -> str:
+    # Cached: datetime's own text of a time costs 2 of the 10 us of a line.
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%S")
+
+
+def add_traceback(logger: object, level: str, event: EventDict) -> EventDict:
+    """Replace `exc_info` by the traceback as text."""
+    if "exc_info" not in event:
+        return event
+    return structlog.processors.format_exc_info(logger, level, event)
 
 
 def add_worker(number: int) -> Processor:
@@ -92,6 +115,7 @@ class LineWriter:
                 self._stream.flush()
 
 
+_LEVEL_NAMES = {logging.INFO: "info", logging.ERROR: "error"}
 _STANDARD_ATTRIBUTES = frozenset(vars(logging.makeLogRecord({}))) | {"message"}
 
 
@@ -109,6 +133,57 @@ class _StructlogHandler(logging.Handler):
         )
 
 
+@dataclass(frozen=True, slots=True)
+class Pipeline:
+    """How a line is written: its minimum level, the processors and the writer."""
+
+    level: int
+    processors: list[Processor]
+    writer: LineWriter
+
+
+def build_pipeline(
+    level: str, log_format: LogFormat, processors: Sequence[Processor], stream: BinaryIO
+) -> Pipeline:
+    """Return the pipeline that writes to a stream."""
+    render = render_console if log_format is LogFormat.CONSOLE else _render_json
+    return Pipeline(
+        level=logging.getLevelNamesMapping()[level.upper()],
+        processors=[
+            add_context,
+            *processors,
+            add_traceback,
+            redact,
+            render,
+        ],
+        writer=LineWriter(stream),
+    )
+
+
+_pipeline: Pipeline | None = None  # set by `configure`, as structlog's own is
+
+
+def log_event(level: int, event: str, fields: EventDict) -> None:
+    """Log as structlog's logger does, through the same processors.
+
+    For the line of each call: structlog's objects around the processors cost as much
+    as these (5 of 10 us). Before `configure`, structlog's own logger writes the line.
+    """
+    if _pipeline is None:
+        structlog.get_logger().log(level, event, **fields)
+        return
+    if level < _pipeline.level:
+        return
+    fields["event"] = event
+    line: Any = fields
+    try:
+        for process in _pipeline.processors:
+            line = process(None, _LEVEL_NAMES[level], line)
+    except structlog.DropEvent:
+        return
+    _pipeline.writer.msg(line)
+
+
 def configure(
     level: str, log_format: LogFormat | None = None, *processors: Processor
 ) -> None:
@@ -119,22 +194,19 @@ def configure(
     """
     if log_format is None:
         log_format = LogFormat.CONSOLE if sys.stderr.isatty() else LogFormat.JSON
-    render = render_console if log_format is LogFormat.CONSOLE else _render_json
-    number = logging.getLevelNamesMapping()[level.upper()]
-    writer = LineWriter(sys.stderr.buffer)
+    global _pipeline
+    _pipeline = pipeline = build_pipeline(
+        level, log_format, processors, sys.stderr.buffer
+    )
     structlog.configure(
-        processors=[
-            add_context,
-            *processors,
-            structlog.processors.format_exc_info,
-            redact,
-            render,
-        ],
-        wrapper_class=structlog.make_filtering_bound_logger(number),
-        logger_factory=lambda *_: writer,
+        processors=pipeline.processors,
+        wrapper_class=structlog.make_filtering_bound_logger(pipeline.level),
+        logger_factory=lambda *_: pipeline.writer,
         cache_logger_on_first_use=True,
     )
     # Libraries log below WARNING what operators do not need.
     logging.basicConfig(
-        level=max(number, logging.WARNING), handlers=[_StructlogHandler()], force=True
+        level=max(pipeline.level, logging.WARNING),
+        handlers=[_StructlogHandler()],
+        force=True,
     )

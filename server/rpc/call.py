@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, TypeVar
@@ -116,8 +116,9 @@ class Call:
 # A unary call returns bytes; a server stream a generator, which its reader closes.
 Stream = AsyncGenerator[bytes, None]
 Outcome = bytes | Stream
-Proceed = Callable[[Call], Awaitable[Outcome]]
-Interceptor = Callable[[Call, Proceed], Awaitable[Outcome]]
+CallCoroutine = Coroutine[Any, Any, Outcome]
+Proceed = Callable[[Call], CallCoroutine]
+Interceptor = Callable[[Call, Proceed], CallCoroutine]
 
 
 def wrap_handler(interceptors: list[Interceptor], handler: Proceed) -> Proceed:
@@ -128,7 +129,7 @@ def wrap_handler(interceptors: list[Interceptor], handler: Proceed) -> Proceed:
 
 
 def _bind(interceptor: Interceptor, inner: Proceed) -> Proceed:
-    def proceed(call: Call) -> Awaitable[Outcome]:
+    def proceed(call: Call) -> CallCoroutine:
         return interceptor(call, inner)
 
     return proceed

@@ -47,7 +47,7 @@ from server.rpc.grpc_messages import ClientNotReading, Context, MessageChannel
 from server.rpc.interceptors.admission import Admission, limit_calls
 from server.rpc.interceptors.audit import audit_calls
 from server.rpc.interceptors.auth import RefreshKeys, VerifyToken, authorize_calls
-from server.rpc.interceptors.errors import map_errors
+from server.rpc.interceptors.errors import Start, map_errors
 from server.rpc.interceptors.idempotency import replay_responses
 from server.rpc.interceptors.logging import record_calls
 from server.rpc.interceptors.rate_limit import enforce_rate_limits
@@ -73,6 +73,7 @@ class ChainDependencies:
     is_started: Callable[[], bool]
     rates: Mapping[str, Sequence[RateRule]]
     timer: DeadlineTimer
+    start: Start
     admission: Admission
     metrics: CallMetrics
     tracing: Tracing | None = None
@@ -93,7 +94,7 @@ def interceptor_chain(
         # Sees the final reason, and knows the caller.
         audit_calls(method, dependencies.audit, clock),
         # The only place that creates a status. Everything inside raises.
-        map_errors(dependencies.timer),
+        map_errors(dependencies.timer, dependencies.start),
         # Before anything is spent on a call beyond the limits of this process.
         limit_calls(method, dependencies.admission),
         # Before the caches that tokens need have been filled, nothing is served.

@@ -6,10 +6,13 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import orjson
 import pytest
+
+from server.observability.logging import _timestamp
 
 ROOT = Path(__file__).parents[2]
 FORGED = "x\n2026-01-01T00:00:00Z [info     ] forged\r\x1b[2J\u202e\u2028\ud800"
@@ -105,3 +108,41 @@ def test_secrets_are_replaced_in_both_formats(run: Callable[..., bytes]) -> None
     assert b"hunter2" not in output
     assert b"Bearer" not in output
     assert output.count(b"[redacted]") == 2
+
+
+EVENTS = """
+import logging, structlog, sys
+from server.observability.logging import add_worker, configure, log_event, request_id
+configure(sys.argv[1], None, add_worker(3))
+request_id.set("12345678")
+log = structlog.get_logger()
+fields = {"method": "/x/Y", "ms": 1.5, "caller": "user:1", "password": "hunter2"}
+log.info("call", **fields)
+log_event(logging.INFO, "call", dict(fields))
+log.error("call", **fields)
+log_event(logging.ERROR, "call", dict(fields))
+"""
+
+
+@pytest.mark.parametrize(
+    ("level", "levels"), [("info", ["info", "error"]), ("warning", ["error"])]
+)
+def test_call_lines_equal_those_of_structlog(level: str, levels: list[str]) -> None:
+    """The same fields, redaction, order and levels, without structlog's loggers."""
+    command = [sys.executable, "-c", EVENTS, level]
+    output = subprocess.run(command, cwd=ROOT, capture_output=True, check=True).stderr
+    lines = [orjson.loads(line) for line in output.splitlines()]
+    for line in lines:
+        del line["timestamp"]
+    assert [line["level"] for line in lines[::2]] == levels
+    for logged, event in zip(lines[::2], lines[1::2], strict=True):
+        assert list(logged.items()) == list(event.items())
+        assert (event["password"], event["worker"]) == ("[redacted]", 3)
+
+
+@pytest.mark.parametrize("microseconds", [0, 1, 999_999, 1_000_000, 86_399_999_999])
+def test_timestamp_is_rfc_3339_in_utc(microseconds: int) -> None:
+    at = datetime(2026, 11, 26, tzinfo=UTC) + timedelta(microseconds=microseconds)
+    nanoseconds = (at - datetime.fromtimestamp(0, UTC)) // timedelta(microseconds=1)
+    text = _timestamp(nanoseconds * 1000 + 999)
+    assert text == at.isoformat(timespec="microseconds").replace("+00:00", "Z")

@@ -17,6 +17,7 @@ from blatam.user.v1 import user_pb2 as pb
 from edge.batching import BatchingPort
 from edge.http.trusted_proxies import TrustedProxies
 from edge.port import CallError, CallPort, RemotePort, Reply
+from edge.stepping import start
 from edge.timers import SharedTimer
 from server.composition.listeners.serving import listening_grpc
 from server.domain.callers import Caller
@@ -75,7 +76,11 @@ class Service:
             method.path: (
                 method,
                 wrap_handler(
-                    [map_errors(TIMER), limit_calls(method, self.admission), identify],
+                    [
+                        map_errors(TIMER, start),
+                        limit_calls(method, self.admission),
+                        identify,
+                    ],
                     handlers[method.path],
                 ),
             )

@@ -10,6 +10,7 @@ import structlog
 
 from blatam.user.v1 import user_pb2 as pb
 from edge.http.trusted_proxies import TrustedProxies
+from edge.stepping import start
 from edge.timers import SharedTimer
 from server.domain.callers import ANONYMOUS
 from server.domain.errors import InvalidFields, StoreUnavailable, Violation
@@ -45,7 +46,7 @@ async def broken(_call: Call) -> Outcome:
 
 async def test_unexpected_exception_is_an_internal_error() -> None:
     """R38: the caller gets a request id; the log has the cause under this id."""
-    proceed = wrap_handler([RECORD, map_errors(TIMER)], broken)
+    proceed = wrap_handler([RECORD, map_errors(TIMER, start)], broken)
     with (
         structlog.testing.capture_logs([add_context]) as lines,
         pytest.raises(Failure) as caught,
@@ -70,7 +71,7 @@ async def test_exception_in_the_middle_of_a_stream_is_an_internal_error() -> Non
     async def stream(_call: Call) -> Outcome:
         return messages()
 
-    outcome = await wrap_handler([RECORD, map_errors(TIMER)], stream)(call())
+    outcome = await wrap_handler([RECORD, map_errors(TIMER, start)], stream)(call())
     assert not isinstance(outcome, bytes)
     assert await anext(outcome) == b"1"
     with pytest.raises(Failure, match="internal error"):
@@ -89,7 +90,7 @@ async def test_deadline_cancels_the_handler() -> None:
         return b""
 
     with pytest.raises(Failure) as caught:
-        await wrap_handler([RECORD, map_errors(TIMER)], slow)(
+        await wrap_handler([RECORD, map_errors(TIMER, start)], slow)(
             replace(call(), timeout=0.01)
         )
     assert caught.value.reason == "DEADLINE_EXCEEDED"
@@ -102,7 +103,7 @@ async def test_store_timeout_is_not_the_callers_deadline() -> None:
     async def unavailable(_call: Call) -> Outcome:
         raise StoreUnavailable from TimeoutError()
 
-    proceed = wrap_handler([RECORD, map_errors(TIMER)], unavailable)
+    proceed = wrap_handler([RECORD, map_errors(TIMER, start)], unavailable)
     with pytest.raises(Failure) as caught:
         await proceed(replace(call(), timeout=60))
     assert caught.value.reason == "STORE_UNAVAILABLE"
@@ -113,7 +114,7 @@ async def test_cancellation_passes_through_the_chain() -> None:
         await asyncio.sleep(60)
         return b""
 
-    proceed = wrap_handler([RECORD, map_errors(TIMER)], slow)
+    proceed = wrap_handler([RECORD, map_errors(TIMER, start)], slow)
     with captured_lines(event="call") as lines:
         task = asyncio.ensure_future(proceed(call()))
         await asyncio.sleep(0)
@@ -132,7 +133,7 @@ async def test_details_are_bounded_in_bytes(name: str) -> None:
         raise InvalidFields([Violation(text, text, "rule")] * 1_000)
 
     with pytest.raises(Failure) as caught:
-        await map_errors(TIMER)(call(), refuse)
+        await map_errors(TIMER, start)(call(), refuse)
     message = caught.value.message
     assert len(caught.value.status) <= 6 * KIB
     # gRPC percent-encodes the message: up to three bytes for one

@@ -18,6 +18,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from blatam.policy.v1.policy_pb2 import Access, MethodPolicy
 from blatam.user.v1 import user_pb2 as pb
 from edge.http.trusted_proxies import TrustedProxies
+from edge.stepping import start
 from edge.timers import SharedTimer
 from server.composition.listeners.serving import listening_grpc
 from server.rpc import grpc_server
@@ -114,7 +115,7 @@ async def serving(
     served = {
         path: (
             Method(path, pb.GetUserRequest, POLICY, streams=handler != service.unary),
-            wrap_handler([map_errors(TIMER)], handler),
+            wrap_handler([map_errors(TIMER, start)], handler),
         )
         for path, handler in ((UNARY, service.unary), (STREAM, service.stream))
     }

@@ -14,6 +14,7 @@ from blatam.policy.v1.policy_pb2 import Access, MethodPolicy
 from blatam.user.v1 import user_pb2 as pb
 from edge.http.trusted_proxies import TrustedProxies
 from edge.port import CallError, CallPort, RemotePort, Reply
+from edge.stepping import start
 from edge.timers import SharedTimer
 from server.composition.listeners.serving import listening_grpc
 from server.domain.audit import AuditEvent, AuditFilter
@@ -92,7 +93,9 @@ async def ports(
     audit = audit_calls(METHOD, events, Clock())
     assert audit
     record = record_calls(METHOD, CallMetrics.of([call_labels(METHOD)]))
-    served = {PATH: (METHOD, wrap_handler([record, audit, map_errors(TIMER)], source))}
+    served = {
+        PATH: (METHOD, wrap_handler([record, audit, map_errors(TIMER, start)], source))
+    }
     server = build_grpc_server(Listener(TrustedProxies(()), MESSAGES).handlers(served))
     async with (
         listening_grpc(server, "127.0.0.1:0") as port,

@@ -233,8 +233,7 @@ class Authentication:
         """
         if token is None or token.startswith(PREFIX):
             return self._identify_service(token, alternative_names)
-        claims = self.verify(token)
-        return Caller(claims.user_id, claims.session_id, claims.role == Role.ADMIN)
+        return self.verify(token).caller
 
     def _identify_service(
         self, secret: str | None, alternative_names: Sequence[str]

@@ -22,6 +22,8 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from pydantic import BaseModel, ConfigDict, Field
 
+from server.domain.accounts.users import Role
+from server.domain.callers import Caller
 from server.domain.clock import Clock
 from server.domain.credentials import base64url
 from server.domain.errors import KeyUnknown, TokenInvalid
@@ -125,12 +127,13 @@ class KeyRing:
 
 @dataclass(frozen=True, slots=True)
 class Claims:
-    """The content of a verified access token."""
+    """The content of a verified access token, and the caller that it stands for."""
 
     user_id: int
     session_id: str
     role: int
     expires_at: datetime
+    caller: Caller
 
 
 @dataclass(slots=True)
@@ -229,11 +232,13 @@ class AccessTokens:
 
 
 def _claims(payload: _Payload) -> Claims:
+    user_id = int(payload.sub)
     return Claims(
-        user_id=int(payload.sub),
+        user_id=user_id,
         session_id=payload.sid,
         role=payload.role,
         expires_at=datetime.fromtimestamp(payload.exp, UTC),
+        caller=Caller(user_id, payload.sid, payload.role == Role.ADMIN),
     )
 
 

@@ -7,7 +7,7 @@ to the caller, and its cause is in the log under the request id (ASVS 16.5.1).
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import aclosing
 from time import monotonic
 
@@ -19,30 +19,46 @@ from google.rpc import code_pb2, error_details_pb2, status_pb2
 
 from server.domain.deadlines import call_deadline
 from server.domain.errors import AcademyError, DeadlineExceeded, ErrorKind
-from server.rpc.call import Call, Failure, Interceptor, Outcome, Proceed, Stream
+from server.rpc.call import (
+    Call,
+    CallCoroutine,
+    Failure,
+    Interceptor,
+    Outcome,
+    Proceed,
+    Stream,
+)
 from server.rpc.deadlines import Deadline, DeadlineTimer
 
 log = structlog.get_logger()
+# Runs a call to its end, or to where it first waits.
+Start = Callable[[CallCoroutine], Outcome | Awaitable[Outcome]]
 DOMAIN = "blatam.academy"
 _CODES: dict[ErrorKind, int] = {
     kind: code_pb2.Code.Value(kind.name) for kind in ErrorKind
 }
 
 
-def map_errors(timer: DeadlineTimer) -> Interceptor:
-    """Return the interceptor that maps errors and ends calls at their deadline."""
+def map_errors(timer: DeadlineTimer, start: Start) -> Interceptor:
+    """Return the interceptor that maps errors and ends calls at their deadline.
+
+    `start` runs a call until it first waits: only then can its deadline pass.
+    """
 
     async def intercept(call: Call, proceed: Proceed) -> Outcome:
         due = math.inf
         if call.timeout is not None:
             due = monotonic() + call.timeout
         call_deadline.set(due)
-        deadline = Deadline(timer, due)
+        deadline = None
         try:
             if call.timeout is not None and call.timeout <= 0:
                 raise DeadlineExceeded  # it passed before the call arrived
-            with deadline:
-                outcome = await proceed(call)
+            outcome = start(proceed(call))
+            if not isinstance(outcome, bytes) and isinstance(outcome, Awaitable):
+                deadline = Deadline(timer, due)
+                with deadline:
+                    outcome = await outcome
         except Exception as error:
             raise _ended(call, error, deadline) from error
         if isinstance(outcome, bytes):
@@ -72,8 +88,8 @@ async def _streamed(
             yield message
 
 
-def _ended(call: Call, error: Exception, deadline: Deadline) -> Failure:
-    expired = isinstance(error, TimeoutError) and deadline.expired
+def _ended(call: Call, error: Exception, deadline: Deadline | None) -> Failure:
+    expired = isinstance(error, TimeoutError) and deadline and deadline.expired
     return _failure(call, DeadlineExceeded() if expired else error)
 
 

@@ -7,13 +7,13 @@ much again as all that it counts.
 from __future__ import annotations
 
 import asyncio
+import logging
 from contextlib import aclosing
 from time import perf_counter
 
 import grpc
-import structlog
 
-from server.observability.logging import request_id
+from server.observability.logging import log_event, request_id
 from server.observability.metrics.calls import (
     SERVER_STREAM,
     UNARY,
@@ -31,7 +31,6 @@ from server.rpc.call import (
     Stream,
 )
 
-log = structlog.get_logger()
 _NAMES: dict[int, str] = {code.value[0]: code.name for code in grpc.StatusCode}
 _CANCELLED: int = grpc.StatusCode.CANCELLED.value[0]
 _UNKNOWN: int = grpc.StatusCode.UNKNOWN.value[0]  # what gRPC makes of an exception
@@ -136,7 +135,5 @@ def _end(
         fields["sent"] = sent
     if call.method.policy.audit:
         fields["audit"] = call.method.policy.audit
-    if code in _SERVER_ERRORS:
-        log.error("call", **fields)
-    else:
-        log.info("call", **fields)
+    level = logging.ERROR if code in _SERVER_ERRORS else logging.INFO
+    log_event(level, "call", fields)

@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-from redis.asyncio import Redis
 from redis.exceptions import (
     ClusterDownError,
     OutOfMemoryError,
@@ -19,6 +18,7 @@ from redis.exceptions import (
 from redis.exceptions import ConnectionError as RedisConnectionError
 
 from server.store.connections.circuit_breaker import CircuitBreaker
+from server.store.connections.pipelining_redis import PipeliningRedis
 
 SLOW_SECONDS = 0.05
 MAX_SLOW_REPLIES = 3  # in a row
@@ -36,7 +36,7 @@ class SlowRedis(RedisError):
     """Redis answered, but so late that callers had better not wait for it."""
 
 
-class GuardedRedis(Redis):
+class GuardedRedis(PipeliningRedis):
     """Raises RedisUnavailable without I/O while the circuit breaker is open.
 
     Subscriptions have their own connections, which nothing waits for.
@@ -59,7 +59,7 @@ class GuardedRedis(Redis):
         loop = asyncio.get_running_loop()
         started_at = loop.time()
         try:
-            reply = await super().execute_command(*args, **options)  # type: ignore[no-untyped-call]
+            reply = await super().execute_command(*args, **options)
         except (RedisError, OSError) as error:
             if not _is_caused_by_command(error):
                 self._breaker.suspect()
@@ -84,9 +84,7 @@ class GuardedRedis(Redis):
         durations = []
         for _ in range(_PROBE_ATTEMPTS):
             started_at = loop.time()
-            await super().execute_command(  # type: ignore[no-untyped-call]
-                "SET", _PROBE_KEY, "", "EX", _PROBE_TTL_SECONDS
-            )
+            await self.execute_alone("SET", _PROBE_KEY, "", "EX", _PROBE_TTL_SECONDS)
             durations.append(loop.time() - started_at)
         if min(durations) > SLOW_SECONDS:
             raise SlowRedis(f"replies take {min(durations):.3f} s")
