@@ -16,7 +16,7 @@ _PLAINTEXT_ADVICE = {
     "grpc_listen": _TLS_ADVICE,
     "http_listen": _TLS_ADVICE,
     "metrics_listen": "it has no TLS: set a loopback address, or ALLOW_PLAINTEXT=1 if "
-    "only the monitoring can reach it",
+    "only the monitoring system can reach it",
 }
 
 
