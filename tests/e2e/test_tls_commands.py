@@ -58,6 +58,15 @@ async def edge_process(server: str, settings: Mapping[str, str]) -> AsyncIterato
             await process.wait()
 
 
+async def fail_handshake(address: str) -> None:
+    """Connect without TLS; return when the server has closed the connection."""
+    reader, writer = await asyncio.open_connection(*address.rsplit(":", 1))
+    writer.write(b"GET / HTTP/1.1\r\n\r\n")
+    async with asyncio.timeout(SECONDS):
+        await reader.read(-1)
+    writer.close()
+
+
 async def test_serve_and_edge_use_tls_on_every_connection(
     tmp_path: Path, database_url: str, redis_url: str
 ) -> None:
@@ -110,6 +119,9 @@ async def test_serve_and_edge_use_tls_on_every_connection(
             )
             assert scrape.total(EXPIRY) == expires_at(client)  # before the listener's
             assert scrape.total(RENEWAL) < expires_at(client)
+        await fail_handshake(grpc_address)
         assert b"certificate reloaded" in server.log.read_bytes()
         scrape = Scrape((await http.get(metrics)).content)
         assert scrape.total(EXPIRY) == expires_at(files)
+        for line in server.log.read_bytes().splitlines():
+            orjson.loads(line)

@@ -220,6 +220,14 @@ def rest_reads(service: Service, http: httpx.AsyncClient) -> Call:
     return read
 
 
+async def test_start_logs_no_warning(service: Service) -> None:
+    """Of any worker: each start is busy while its subscriptions connect to Redis."""
+    await service.until_workers(lambda workers: len(workers) == WORKERS)
+    lines = [line for line in service.log_lines() if line["level"] != "info"]
+    assert {line["event"] for line in lines} <= {"worker ended"}  # of other tests
+    assert (await service.scrape()).total("academy_background_restarts_total") == 0
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 async def test_supervisor_does_not_load_the_application(service: Service) -> None:
     """It stays small, and what it starts is no copy of a process with gRPC threads."""

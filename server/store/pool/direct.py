@@ -92,8 +92,8 @@ class DirectConnections:
                 await on_listening(connection)
             while True:
                 await asyncio.sleep(KEEPALIVE_INTERVAL_SECONDS)
-                async with asyncio.timeout(KEEPALIVE_INTERVAL_SECONDS):
-                    await connection.execute(sa.select(1))
+                keepalive = connection.execute(sa.select(1))
+                await answer_time(keepalive, KEEPALIVE_INTERVAL_SECONDS)
 
     async def probe(self) -> None:
         """Check that Postgres answers. Raises the driver's errors if it does not.
