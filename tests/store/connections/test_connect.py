@@ -350,9 +350,9 @@ async def test_pause_of_this_process_ends_no_listening(
     listening = asyncio.ensure_future(pool.listen("pause", print, on_listening))
     async with asyncio.timeout(SECONDS):
         await started.wait()
-    for _ in range(20):
+    for _ in range(12):
         await asyncio.sleep(0)
-        time.sleep(0.1)  # noqa: ASYNC251
+        time.sleep(0.2)  # noqa: ASYNC251
     assert not listening.done()
     listening.cancel()
     await asyncio.wait([listening])
