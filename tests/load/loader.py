@@ -62,7 +62,7 @@ class Comparison:
 def serving(module: str, answer: Path) -> Iterator[tuple[int, int]]:
     """Run a module of this folder on the server's core; yield its process and port."""
     command = [sys.executable, "-m", module, str(answer)]
-    with pinned(command, stdout=subprocess.PIPE) as server:
+    with started(command, stdout=subprocess.PIPE) as server:
         assert server.stdout is not None
         if not (port := server.stdout.readline()):
             raise RuntimeError(f"{module} did not start")
@@ -70,20 +70,22 @@ def serving(module: str, answer: Path) -> Iterator[tuple[int, int]]:
 
 
 @contextmanager
-def pinned(
+def started(
     command: Sequence[str],
     *,
     env: Mapping[str, str] | None = None,
     stdout: int | None = None,
+    pinned: bool = True,
 ) -> Iterator[subprocess.Popen[bytes]]:
-    """Run a server on the server's core until the block ends."""
+    """Run a server until the block ends, on the server's core by default."""
+    cores = {SERVER_CORE} if pinned else set(CORES)
     with subprocess.Popen(
         command,
         cwd=ROOT,
         env=env,
         stdout=stdout,
         stderr=subprocess.STDOUT if env else None,
-        preexec_fn=lambda: os.sched_setaffinity(0, {SERVER_CORE}),
+        preexec_fn=lambda: os.sched_setaffinity(0, cores),
     ) as server:
         try:
             yield server
