@@ -30,6 +30,7 @@ START_SECONDS = 60
 LIFTED: dict[str, list[object]] = {
     "blatam.user.v1.UserService/CreateUser": [],
     "blatam.auth.v1.AuthService/Login": [],
+    "blatam.auth.v1.AuthService/RefreshToken": [],
 }
 ACADEMY = [sys.executable, "-m", "server"]
 
