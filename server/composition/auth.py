@@ -72,10 +72,14 @@ def auth_feature(
                 service_keys.POLL_INTERVAL,
                 before_serving=True,
             ),
+            stores.audit,
             Subscription("signing key messages", keys.listen),
             Subscription("revocation messages", feed.listen),
         ),
-        drains=(Drain(DrainStage.STREAMS, close_streams),),
+        drains=(
+            Drain(DrainStage.STREAMS, close_streams),
+            Drain(DrainStage.OUTBOX, stores.audit.drain),
+        ),
     )
 
 

@@ -27,8 +27,8 @@ from server.store.accounts.user_changes import UserChangeFeed
 from server.store.accounts.user_reads import UserReads
 from server.store.audit import PostgresAudit
 from server.store.buckets import RedisBuckets
-from server.store.connections.connect import Database, redis_client
-from server.store.connections.guarded_redis import GuardedRedis
+from server.store.connections.connect import Database
+from server.store.connections.guarded_redis import GuardedRedis, redis_client
 from server.store.credentials.mailed_tokens import PostgresMailedTokens
 from server.store.credentials.revocations import RevocationFeed
 from server.store.credentials.service_keys import PostgresServiceKeys

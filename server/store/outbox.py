@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -23,6 +23,12 @@ from server.domain.outbox.entries import (
     EntryState,
     EventType,
     NewEntry,
+)
+from server.store.change_records import (
+    WRITE_ENTRIES,
+    audit_rows,
+    mark_audited,
+    render_entries,
 )
 from server.store.connections.connect import Database
 from server.store.tables import mailed_tokens, outbox
@@ -62,15 +68,6 @@ class Backlog:
     age: float
 
 
-async def enqueue(
-    connection: AsyncConnection, now: datetime, *entries: NewEntry
-) -> None:
-    """Write entries in the caller's transaction."""
-    rows = [asdict(entry) | {"created_at": now} for entry in entries]
-    if rows:
-        await connection.execute(sa.insert(outbox), rows)
-
-
 async def invalidate_mailed_tokens(
     connection: AsyncConnection, user_id: int, now: datetime
 ) -> None:
@@ -101,10 +98,16 @@ class PostgresOutbox:
         self._subscribers: list[asyncio.Event] = []
         self.backlog: Backlog | None = None
 
-    async def add(self, now: datetime, *entries: NewEntry) -> None:
-        """Write entries in a transaction of their own."""
-        async with self._database.transaction() as connection:
-            await enqueue(connection, now, *entries)
+    async def add(
+        self, now: datetime, *entries: NewEntry, audited: bool = False
+    ) -> None:
+        """Write entries, and the call's audit event if it is `audited`."""
+        audit = audit_rows() if audited else "[]"
+        await self._database.run(
+            WRITE_ENTRIES, now=now, entries=render_entries(entries), audit=audit
+        )
+        if audited:
+            mark_audited()
 
     async def claim(
         self, size: int, lease: timedelta, *, mails: bool

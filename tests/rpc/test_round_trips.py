@@ -28,9 +28,12 @@ from tests.round_trips import counting_connections, every_round_trip, round_trip
 from tests.running import PASSWORD, SECRET, RunningService, SignedInUser, running
 
 IDLE_SECONDS = 5
-MAX_IDLE_STATEMENTS_PER_SECOND = 21
+MAX_IDLE_STATEMENTS_PER_SECOND = 18
 # so that the first call of an RPC warms the connection of the second
-ONE_CONNECTION = {"database_pool_size": 1, "database_pool_timeout": "10s"}
+ONE_CONNECTION: dict[str, Any] = {
+    "database_pool_size": 1,
+    "database_pool_timeout": "10s",
+}
 METHODS = {method.name.rpartition(".")[2]: method for method in contract.methods()}
 _numbers = count(1)
 
@@ -38,49 +41,49 @@ _numbers = count(1)
 # transaction: BEGIN and COMMIT count unless it is one statement. A change with a
 # request id makes three more: look-up, claim and response.
 ROUND_TRIPS = {
-    "UserService/CreateUser": 7,
+    "UserService/CreateUser": 1,
     "UserService/GetUser": 1,
     "UserService/GetCurrentUser": 0,
     "UserService/BatchGetUsers": 1,
-    "UserService/BatchCreateUsers": 8,
-    "UserService/ExportUsers": 4,
+    "UserService/BatchCreateUsers": 5,
+    "UserService/ExportUsers": 2,
     "UserService/WatchUsers": 0,
-    "UserService/EraseUser": 64,
-    "UserService/ExportUser": 19,
-    "UserService/UpdateUser": 8,
-    "UserService/DeleteUser": 12,
-    "UserService/UndeleteUser": 8,
+    "UserService/EraseUser": 61,
+    "UserService/ExportUser": 17,
+    "UserService/UpdateUser": 4,
+    "UserService/DeleteUser": 8,
+    "UserService/UndeleteUser": 4,
     "UserService/ListUsers": 1,
     "UserService/CreateUserProfile": 3,
     "UserService/GetUserProfile": 1,
     "UserService/UpdateUserProfile": 4,
     "UserService/GetUserSettings": 1,
     "UserService/UpdateUserSettings": 4,
-    "UserService/Unsubscribe": 7,
+    "UserService/Unsubscribe": 5,
     "UserService/FollowUser": 5,
     "UserService/UnfollowUser": 4,
     "UserService/ListFollowers": 1,
     "UserService/ListFollowing": 1,
     "UserService/GetUserOverview": 3,
     "UserService/GetUserScore": 1,
-    "AuthService/Login": 10,
-    "AuthService/RefreshToken": 7,
-    "AuthService/Logout": 8,
-    "AuthService/LogoutAll": 7,
+    "AuthService/Login": 2,
+    "AuthService/RefreshToken": 2,
+    "AuthService/Logout": 1,
+    "AuthService/LogoutAll": 5,
     "AuthService/ListSessions": 1,
-    "AuthService/RevokeSession": 8,
-    "AuthService/ChangePassword": 13,
-    "AuthService/RequestPasswordReset": 6,
-    "AuthService/ResetPassword": 14,
-    "AuthService/RequestEmailVerification": 6,
-    "AuthService/VerifyEmail": 9,
-    "AuthService/ChangeEmail": 11,
+    "AuthService/RevokeSession": 1,
+    "AuthService/ChangePassword": 10,
+    "AuthService/RequestPasswordReset": 1,
+    "AuthService/ResetPassword": 10,
+    "AuthService/RequestEmailVerification": 1,
+    "AuthService/VerifyEmail": 5,
+    "AuthService/ChangeEmail": 8,
     "AuthService/VerifyToken": 0,
     "AuthService/WatchRevocations": 2,
-    "AuthService/RotateSigningKey": 11,
-    "AuthService/CreateServiceKey": 6,
+    "AuthService/RotateSigningKey": 9,
+    "AuthService/CreateServiceKey": 4,
     "AuthService/ListServiceKeys": 1,
-    "AuthService/RevokeServiceKey": 6,
+    "AuthService/RevokeServiceKey": 4,
     "AuthService/ListAuditEvents": 1,
     "AuthService/GetJsonWebKeySet": 0,
     "PostService/CreatePost": 5,
@@ -88,11 +91,11 @@ ROUND_TRIPS = {
     "PostService/UpdatePost": 7,
     "PostService/DeletePost": 7,
     "PostService/ListPosts": 2,
-    "PostService/ExportPosts": 5,
-    "PostService/CreateCategory": 6,
+    "PostService/ExportPosts": 3,
+    "PostService/CreateCategory": 4,
     "PostService/ListCategories": 1,
-    "PostService/UpdateCategory": 7,
-    "PostService/DeleteCategory": 8,
+    "PostService/UpdateCategory": 5,
+    "PostService/DeleteCategory": 6,
 }
 
 
@@ -460,11 +463,17 @@ async def members(
 
 @pytest.mark.parametrize("name", METHODS)
 async def test_rpc_makes_its_number_of_round_trips(members: Members, name: str) -> None:
-    """P15: exactly; a number that falls is lowered here, so that it stays true."""
+    """P15: exactly; a number that falls is lowered here, so that it stays true.
+
+    The audit event is among the statements of the call: only calls without a change
+    leave it to a task in the background.
+    """
     method = METHODS[name]
     await statements_of(members, method, EXAMPLES[name])  # warms the connection
     statements = await statements_of(members, method, EXAMPLES[name])
     assert len(statements) == ROUND_TRIPS[name], "\n".join(statements)
+    if method.policy.audit and not method.streams:
+        assert any("insert into audit_events" in text for text in statements)
 
 
 def test_every_rpc_has_a_number_of_round_trips() -> None:

@@ -11,6 +11,7 @@ import sqlalchemy as sa
 
 from server.domain.clock import Clock
 from server.domain.credentials.service_keys import ServiceKey
+from server.store.change_records import audit_change
 from server.store.connections.connect import Database
 from server.store.tables import service_keys as table
 
@@ -55,6 +56,7 @@ class PostgresServiceKeys:
         statement = sa.insert(table).values(row).returning(*_KEY_COLUMNS)
         async with self._database.transaction() as connection:
             key = _service_key((await connection.execute(statement)).one())
+            await audit_change(connection)
         self._changes += 1
         self._known[digest] = key
         return key
@@ -75,6 +77,8 @@ class PostgresServiceKeys:
         )
         async with self._database.transaction() as connection:
             digest = (await connection.execute(statement)).scalar()
+            if digest:
+                await audit_change(connection)
         self._changes += 1
         self._known.pop(digest, None)
         return digest is not None
