@@ -34,6 +34,8 @@ from server.store.connections.connect import Database
 from server.store.tables import mailed_tokens, outbox
 
 CHANNEL = "outbox"
+# A lost connection only costs the time until the next poll.
+KEEPALIVE_INTERVAL_SECONDS = 5.0
 _IS_MAIL = outbox.c.kind.startswith(MAIL, autoescape=True)
 _ENTRY_COLUMNS = (
     outbox.c.id,
@@ -233,16 +235,16 @@ class PostgresOutbox:
             row = (await connection.execute(BACKLOG)).one()
         self.backlog = Backlog(*row)
 
-    def subscribe(self) -> asyncio.Event:
-        """Return an event that is set whenever new entries have committed."""
-        event = asyncio.Event()
+    def subscribe(self, event: asyncio.Event) -> None:
+        """Set the event whenever new entries have committed."""
         self._subscribers.append(event)
-        return event
 
     async def listen(self) -> None:
         """Receive notifications until disconnected. Raises StoreUnavailable."""
         try:
-            await self._database.listen(CHANNEL, self._notified)
+            await self._database.listen(
+                CHANNEL, self._notified, keepalive_seconds=KEEPALIVE_INTERVAL_SECONDS
+            )
         except sa.exc.SQLAlchemyError as error:
             raise StoreUnavailable from error
 

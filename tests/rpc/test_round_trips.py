@@ -28,7 +28,7 @@ from tests.round_trips import counting_connections, every_round_trip, round_trip
 from tests.running import PASSWORD, SECRET, RunningService, SignedInUser, running
 
 IDLE_SECONDS = 5
-MAX_IDLE_STATEMENTS_PER_SECOND = 18
+MAX_IDLE_STATEMENTS_PER_SECOND = 6
 # so that the first call of an RPC warms the connection of the second
 ONE_CONNECTION: dict[str, Any] = {
     "database_pool_size": 1,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from datetime import datetime, timedelta
+from datetime import datetime
 from operator import attrgetter
 from typing import Any
 
@@ -13,9 +13,9 @@ from server.domain.clock import Clock
 from server.domain.credentials.service_keys import ServiceKey
 from server.store.change_records import audit_change
 from server.store.connections.connect import Database
+from server.store.connections.signals import Signals
 from server.store.tables import service_keys as table
 
-POLL_INTERVAL = timedelta(milliseconds=500)
 _KEY_COLUMNS = (
     table.c.id,
     table.c.name,
@@ -101,6 +101,12 @@ class PostgresServiceKeys:
         if newest:
             self._used.add(newest.id)
         return newest
+
+    async def follow(self, signals: Signals) -> None:
+        """Refresh if keys were used, added or revoked. Raises StoreUnavailable."""
+        known = sorted(key.id for key in self._known.values())
+        if self._used or known != signals.service_key_ids:
+            await self.refresh()
 
     async def refresh(self) -> None:
         """Read the keys in force and write their use. Raises StoreUnavailable."""

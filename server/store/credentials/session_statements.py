@@ -31,7 +31,9 @@ OPEN = Statement(
     ), enqueued as (
         insert into outbox (kind, user_id, payload, created_at)
         select '{EventType.NEW_DEVICE}', user_id,
-            jsonb_build_object('device', cast(:device as text), 'address', cast(:address as text)),
+            jsonb_build_object(
+                'device', cast(:device as text), 'address', cast(:address as text)
+            ),
             :created_at
         from locked, history where not is_known_origin
         union all
@@ -64,7 +66,8 @@ ROTATE = Statement(
         returning user_id
     ), revoked as (
         insert into revocations (session_id, ended_at)
-        select :id, :ended_at from changed where cast(:ended_at as timestamptz) is not null
+        select :id, :ended_at from changed
+        where cast(:ended_at as timestamptz) is not null
     ), enqueued as (
         insert into outbox (kind, user_id, created_at)
         select '{EventType.SESSION_OPENED}', user_id, :last_used_at

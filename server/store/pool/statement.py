@@ -15,7 +15,9 @@ _PARAMETER = re.compile(r"(?<![:\w]):([a-z_]+)")
 
 
 class Statement:
-    """SQL with named parameters, written as `:name`, and casts as `cast(:name as type)`.
+    """SQL with named parameters, written as `:name`.
+
+    A cast is `cast(:name as type)`: SQLAlchemy does not find the name in `:name::type`.
 
     `Database.run` executes it without SQLAlchemy, which costs a third of the CPU: the
     values are those that asyncpg takes. `clause` is for a connection in a transaction.
