@@ -110,5 +110,10 @@ class SessionStore(Protocol):
 class EmailOutbox(Protocol):
     """Enqueues e-mails."""
 
-    async def add(self, now: datetime, *entries: NewEntry) -> None:
-        """Write outbox entries that belong to no other change."""
+    async def add(
+        self, now: datetime, *entries: NewEntry, audited: bool = False
+    ) -> None:
+        """Write outbox entries that belong to no other change.
+
+        They are the change of an `audited` call: its event is written with them.
+        """

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import asyncpg
 import sqlalchemy as sa
 
 from server.domain.accounts.users import Role, User, UserFilter, normalize_identifier
@@ -77,9 +78,10 @@ class UserReads:
         return Rows(items, len(rows) > request.size, total, total > MAX_OFFSET)
 
 
-def user_of(row: sa.Row[Any]) -> User:
+def user_of(row: sa.Row[Any] | asyncpg.Record) -> User:
     """Return the account in a row with USER_COLUMNS."""
-    return entity_of(User, row, role=Role(row.role))
+    role = row.role if isinstance(row, sa.Row) else row["role"]
+    return entity_of(User, row, role=Role(role))
 
 
 def _conditions(user_filter: UserFilter) -> Sequence[sa.ColumnElement[bool]]:
