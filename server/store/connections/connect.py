@@ -235,11 +235,8 @@ class Database:
         connected_at = record.info.setdefault("connected_at", now)
         is_old = now - connected_at > REPLACE_INTERVAL_SECONDS
         is_fallback = isinstance(connection, driver.FallbackConnection)
-        if (
-            connection.is_closed()
-            or connected_at < self._replaced_at
-            or (is_fallback and is_old)
-        ):
+        is_replaced = connected_at < self._replaced_at
+        if connection.is_closed() or is_replaced or (is_fallback and is_old):
             raise sa.exc.DisconnectionError
 
     def _record_answer(self, *_: object) -> None:
