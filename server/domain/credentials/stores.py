@@ -63,7 +63,7 @@ class SessionStore(Protocol):
     async def rotate(
         self, session_id: UUID, decide: Decide
     ) -> tuple[Rotation, Owner] | None:
-        """Lock a session, call `decide`, and write the session of its result.
+        """Call `decide` with a session, and write the session of its result.
 
         Returns None if there is no such session. An exception of `decide` changes
         nothing.

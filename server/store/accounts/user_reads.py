@@ -17,6 +17,7 @@ from server.store.tables import users
 
 USER_COLUMNS = columns_of(User, users)
 NOT_DELETED = users.c.deleted_at.is_(None)
+_ROLES = {int(role): role for role in Role}
 _SORT_COLUMNS: dict[str, sa.ColumnElement[Any]] = {
     "id": users.c.id,
     "created_at": users.c.created_at,
@@ -80,8 +81,20 @@ class UserReads:
 
 def user_of(row: sa.Row[Any] | asyncpg.Record) -> User:
     """Return the account in a row with USER_COLUMNS."""
-    role = row.role if isinstance(row, sa.Row) else row["role"]
-    return entity_of(User, row, role=Role(role))
+    if isinstance(row, asyncpg.Record):
+        return entity_of(User, row, role=_ROLES[row["role"]])
+    # 2 us in place of 5: a list has 100 rows
+    return User(
+        id=row.id,
+        email=row.email,
+        username=row.username,
+        role=_ROLES[row.role],
+        is_active=row.is_active,
+        email_verified=row.email_verified,
+        created_at=row.created_at,
+        updated_at=row.updated_at,
+        version=row.version,
+    )
 
 
 def _conditions(user_filter: UserFilter) -> Sequence[sa.ColumnElement[bool]]:

@@ -3,7 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import (
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Mapping,
+    Sequence,
+)
 from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import timedelta
 from typing import Any
@@ -143,8 +149,12 @@ class Database:
     async def _run(
         self, statement: Statement, values: Mapping[str, Any]
     ) -> Sequence[asyncpg.Record]:
-        async with self._opened(ReadingConnection, self.engine) as connection:
+        connection = await self._open(self.engine.raw_connection)
+        try:
             rows = await fetch(connection, statement, values, self._ends_connection)
+        finally:
+            if connection.is_valid:
+                connection.close()
         self._monitor.record_answer()
         return rows
 
@@ -189,22 +199,20 @@ class Database:
     ) -> AsyncIterator[AsyncConnection]:
         """Yield a connection of the pool, after BEGIN if it needs one."""
         async with AsyncExitStack() as stack:
-            connection = await self._open(kind, engine)
+            connection = await self._open(lambda: started(kind(engine)))
             stack.push_async_exit(connection)
             yield connection
 
-    async def _open(
-        self, kind: type[AsyncConnection], engine: AsyncEngine
-    ) -> AsyncConnection:
+    async def _open(self, take: Callable[[], Awaitable[Any]]) -> Any:
         """Take a connection; if it is lost, take another one: nothing was executed."""
         try:
-            return await started(kind(engine))
+            return await take()
         except Exception as error:
             if not is_unreachable(error):
                 raise
         await asyncio.sleep(LOSS_DELAY_SECONDS)
         try:
-            return await started(kind(engine))
+            return await take()
         except Exception as error:
             if is_unreachable(error):
                 self._breaker.suspect()
@@ -227,11 +235,8 @@ class Database:
         connected_at = record.info.setdefault("connected_at", now)
         is_old = now - connected_at > REPLACE_INTERVAL_SECONDS
         is_fallback = isinstance(connection, driver.FallbackConnection)
-        if (
-            connection.is_closed()
-            or connected_at < self._replaced_at
-            or (is_fallback and is_old)
-        ):
+        is_replaced = connected_at < self._replaced_at
+        if connection.is_closed() or is_replaced or (is_fallback and is_old):
             raise sa.exc.DisconnectionError
 
     def _record_answer(self, *_: object) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
@@ -56,7 +56,7 @@ class PostgresSessions:
         Returns False, and changes nothing, if the account has changed since this
         version.
         """
-        values = asdict(session) | {"version": version, "audit": audit_rows()}
+        values = _columns_of(session) | {"version": version, "audit": audit_rows()}
         if not await self._database.run(OPEN, **values):
             return False
         mark_audited()
@@ -221,13 +221,18 @@ class _Decided:
         """Return the parameters of ROTATE."""
         before, after = self.before, self.rotation.session
         idle = after.last_used_at - before.last_used_at
-        return asdict(after) | {
+        return _columns_of(after) | {
             "read_hash": before.token_hash,
             "read_nonce": before.nonce,
             "is_active_again": idle >= ACTIVITY_INTERVAL,
             # a session ends here because the call is refused, which has its own event
             "audit": "[]" if after.ended_at else audit_rows(),
         }
+
+
+def _columns_of(session: Session) -> dict[str, Any]:
+    """Return the values by column; `asdict` would copy each value deeply."""
+    return {name: getattr(session, name) for name in SESSION_FIELDS}
 
 
 def _decided(row: Mapping[str, Any] | asyncpg.Record, decide: Decide) -> _Decided:

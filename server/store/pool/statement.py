@@ -8,7 +8,7 @@ from typing import Any, cast
 
 import asyncpg
 import sqlalchemy as sa
-from sqlalchemy.ext.asyncio import AsyncConnection
+from sqlalchemy.util import greenlet_spawn
 
 # a name after one colon: not a cast
 _PARAMETER = re.compile(r"(?<![:\w]):([a-z_]+)")
@@ -42,7 +42,7 @@ class Statement:
 
 
 async def fetch(
-    connection: AsyncConnection,
+    connection: sa.PoolProxiedConnection,
     statement: Statement,
     values: Mapping[str, object],
     ends_connection: Callable[[BaseException], bool],
@@ -51,12 +51,12 @@ async def fetch(
 
     `ends_connection` says whether the connection must not be used after an error.
     """
-    raw: Any = await connection.get_raw_connection()
+    driver_connection: Any = connection.driver_connection
     arguments = statement.arguments(values)
     try:
-        rows = await raw.driver_connection.fetch(statement.sql, *arguments)
+        rows = await driver_connection.fetch(statement.sql, *arguments)
     except BaseException as error:
-        if ends_connection(error) or raw.driver_connection.is_closed():
-            await connection.invalidate()
+        if ends_connection(error) or driver_connection.is_closed():
+            await greenlet_spawn(connection.invalidate, error)
         raise
     return cast(Sequence[asyncpg.Record], rows)
