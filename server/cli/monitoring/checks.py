@@ -25,9 +25,10 @@ from server.domain.outbox.emails import MailerUnavailable
 from server.mail.message import MessageBuilder
 from server.mail.smtp import MailServer, SmtpMailer
 from server.store import migrate
-from server.store.connections.connect import Database, redis_client
+from server.store.connections.connect import Database
 from server.store.connections.database_url import SCHEMES, parse_database_url
 from server.store.connections.faults import READ_ONLY_ADVICE, describe_fault
+from server.store.connections.guarded_redis import redis_client
 from server.store.credentials.service_keys import PostgresServiceKeys
 
 PORT_TIMEOUT_SECONDS = 1.0

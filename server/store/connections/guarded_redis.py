@@ -8,6 +8,8 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
 from redis.exceptions import (
     ClusterDownError,
     OutOfMemoryError,
@@ -20,6 +22,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from server.store.connections.circuit_breaker import CircuitBreaker
 from server.store.connections.pipelining_redis import PipeliningRedis
 
+TIMEOUT_SECONDS = 0.1
 SLOW_SECONDS = 0.05
 MAX_SLOW_REPLIES = 3  # in a row
 _OUTAGES = (OutOfMemoryError, ReadOnlyError, ClusterDownError)
@@ -100,3 +103,19 @@ def _is_caused_by_command(error: Exception) -> bool:
     if not isinstance(error, ResponseError) or isinstance(error, _OUTAGES):
         return False
     return not str(error).startswith("MISCONF")
+
+
+def redis_client(url: str) -> GuardedRedis:
+    """Return a client that answers or fails within a tenth of a second.
+
+    What Redis holds may be lost: no call waits for it, no command is retried.
+    """
+    client = GuardedRedis.from_url(
+        url,
+        socket_timeout=TIMEOUT_SECONDS,
+        socket_connect_timeout=TIMEOUT_SECONDS,
+        retry=Retry(NoBackoff(), 0),
+        health_check_interval=0,
+    )
+    assert isinstance(client, GuardedRedis)  # noqa: S101
+    return client

@@ -77,6 +77,7 @@ class DirectConnections:
         channel: str,
         on_notification: Callable[..., None],
         on_listening: Callable[[AsyncConnection], Awaitable[None]] | None = None,
+        keepalive_seconds: float = KEEPALIVE_INTERVAL_SECONDS,
     ) -> NoReturn:
         """LISTEN on a channel until the connection fails.
 
@@ -93,7 +94,7 @@ class DirectConnections:
             if on_listening:
                 await on_listening(connection)
             while True:
-                await asyncio.sleep(KEEPALIVE_INTERVAL_SECONDS)
+                await asyncio.sleep(keepalive_seconds)
                 async with asyncio.timeout(KEEPALIVE_INTERVAL_SECONDS):
                     await connection.execute(sa.select(1))
 

@@ -12,8 +12,11 @@ from redis.exceptions import RedisError
 
 from server.domain.limits import Bucket, SlidingWindows, Window
 from server.store.buckets import RedisBuckets
-from server.store.connections.connect import redis_client
-from server.store.connections.guarded_redis import GuardedRedis, RedisUnavailable
+from server.store.connections.guarded_redis import (
+    GuardedRedis,
+    RedisUnavailable,
+    redis_client,
+)
 from tests.fakes import Clock
 from tests.redis_proxy import RedisProxy, redis_proxy
 
