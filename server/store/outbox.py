@@ -31,6 +31,7 @@ from server.store.change_records import (
     render_entries,
 )
 from server.store.connections.connect import Database
+from server.store.connections.faults import DATABASE_ERRORS
 from server.store.tables import mailed_tokens, outbox
 
 CHANNEL = "outbox"
@@ -245,7 +246,7 @@ class PostgresOutbox:
             await self._database.listen(
                 CHANNEL, self._notified, keepalive_seconds=KEEPALIVE_INTERVAL_SECONDS
             )
-        except sa.exc.SQLAlchemyError as error:
+        except DATABASE_ERRORS as error:
             raise StoreUnavailable from error
 
     def _notified(self, *_: object) -> None:

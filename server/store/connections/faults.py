@@ -28,6 +28,13 @@ _TABLE_GRANTS = (
     "GRANT USAGE ON ALL SEQUENCES IN SCHEMA public TO {role}"
 )
 
+# What a statement raises that is no outage: SQLAlchemy's errors, or asyncpg's own.
+DATABASE_ERRORS = (
+    sa.exc.SQLAlchemyError,
+    asyncpg.PostgresError,
+    asyncpg.InterfaceError,
+)
+
 
 def is_outage(error: BaseException) -> bool:
     """Return whether Postgres cannot serve now, so that a retry may succeed."""
