@@ -8,7 +8,7 @@ LOCK := build/lock/bin/uv pip compile --no-config --universal --python-version 3
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test check generate lint migrate lock bench bench-faults clean
+.PHONY: help setup run test check generate lint migrate lock bench check-perf bench-faults clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 22
@@ -55,8 +55,15 @@ generate: .venv/.dev  ## generate the code in generated/ from proto/
 migrate: .venv/.run  ## upgrade the schema of the database of DATABASE_URL
 	academy migrate
 
-bench: setup  ## run the benchmarks and compare with their targets (ARGS=get_user)
+.venv/.bench: requirements-bench.lock .venv/.dev
+	$(INSTALL) $(WHEELS) -r requirements-bench.lock
+	@touch $@
+
+bench: setup .venv/.bench  ## run the benchmarks and compare with their targets (ARGS=get_user)
 	python .ci/bench.py $(ARGS)
+
+check-perf: setup  ## check the Python calls and the round trips to Postgres of hot RPCs
+	$(BIN)/python -m pytest -q tests/performance
 
 bench-faults: setup  ## run the reliability experiments against their bars (ARGS="L4 L7")
 	python .ci/bench_faults.py $(ARGS)
@@ -66,6 +73,7 @@ lock: .venv/.run  ## resolve and write the lock files
 	$(LOCK) requirements.in -c requirements-otel.in -o requirements.lock
 	$(LOCK) requirements-otel.in -c requirements.lock -o requirements-otel.lock
 	$(LOCK) requirements-dev.in -c requirements.lock -c requirements-otel.lock -o requirements-dev.lock
+	$(LOCK) requirements-bench.in -c requirements-dev.lock -o requirements-bench.lock
 
 clean:  ## remove installed and built files; var/ with your data stays
 	rm -rf .venv build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -27,14 +27,20 @@ def main() -> int:
     arguments = _arguments()
     benches = _benches(arguments.names)
     print(LINE.format("name", "figure", "target", "", "notes"))
-    missed = crashed = 0
-    for path in benches:
-        for _ in range(arguments.repeat):
-            rows = _rows(path)
-            crashed += rows is None
-            missed += sum(not row.ok for row in rows or [])
-    print(f"\n{missed} missed their target, {crashed} crashed")
+    results = [_rows(path) for path in benches for _ in range(arguments.repeat)]
+    rows = [row for result in results for row in result or []]
+    crashed = sum(result is None for result in results)
+    below = sum(not row.ok for row in rows)
+    print(f"\n{below} below their target, {crashed} crashed")
+    _save(rows)
     return 1 if crashed else 0
+
+
+def _save(rows: list["ResultRow"]) -> None:
+    """Write the results to bench-results/, and draw the plots of all runs there."""
+    results = importlib.import_module("tests.load.results")
+    written = [results.save(rows), *results.plot()]
+    print("\n".join(str(path.relative_to(ROOT)) for path in written))
 
 
 def _arguments() -> argparse.Namespace:
@@ -66,8 +72,9 @@ def _rows(path: Path) -> list["ResultRow"] | None:
         print(LINE.format(path.stem, "", "", "CRASH", "see above"), flush=True)
         return None
     for row in rows:
-        figure, target = f"{row.figure:.2f}", f"{row.target:.2f}"
-        verdict = "ok" if row.ok else "MISSED"
+        figure = f"{row.figure:.2f}"
+        target = "" if row.target is None else f"{row.target:.2f}"
+        verdict = "ok" if row.ok else "BELOW"
         notes = f"{row.unit}; {row.notes}".strip("; ")
         print(LINE.format(row.name, figure, target, verdict, notes), flush=True)
     return rows

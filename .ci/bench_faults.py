@@ -83,7 +83,8 @@ def _print_rows(experiment: "Experiment") -> list["ResultRow"] | None:
     seconds = time.monotonic() - started
     for row in rows:
         notes = "; ".join(filter(None, (row.unit, row.notes, f"took {seconds:.0f} s")))
-        figure, bar = f"{row.figure:.2f}", f"{row.target:.2f}"
+        figure = f"{row.figure:.2f}"
+        bar = "" if row.target is None else f"{row.target:.2f}"
         verdict = "ok" if row.ok else "BELOW"
         name = f"{experiment.row} {row.name}"
         print(LINE.format(name, figure, bar, verdict, notes), flush=True)

@@ -349,7 +349,9 @@ class FakeEmailOutbox:
 
     entries: list[NewEntry] = field(default_factory=list)
 
-    async def add(self, now: datetime, *entries: NewEntry) -> None:
+    async def add(
+        self, now: datetime, *entries: NewEntry, audited: bool = False
+    ) -> None:
         self.entries.extend(entries)
 
 

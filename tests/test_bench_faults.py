@@ -46,7 +46,7 @@ async def skip() -> list[ResultRow]:
 
 def test_every_row_has_an_experiment_and_a_figure() -> None:
     assert load_runner()._experiments().keys() == ROWS
-    figures = (ROOT / "docs/figures.md").read_text()
+    figures = (ROOT / "docs/reliability.md").read_text()
     assert set(re.findall(r"^\| (L\d+) \|", figures, re.MULTILINE)) == ROWS
 
 

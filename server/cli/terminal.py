@@ -6,8 +6,6 @@ from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import asyncpg
-import sqlalchemy as sa
 import typer
 import uvloop
 from structlog.typing import Processor
@@ -29,7 +27,11 @@ from server.observability.logging import configure
 from server.observability.tracing.logs import add_trace
 from server.rpc.contract import ContractError
 from server.store.connections.database_url import parse_database_url
-from server.store.connections.faults import describe_fault, is_misconfigured
+from server.store.connections.faults import (
+    DATABASE_ERRORS,
+    describe_fault,
+    is_misconfigured,
+)
 from server.store.credentials.signing_keys import UnreadableKeys
 
 _EXPECTED_ERRORS = (
@@ -61,7 +63,7 @@ def report_errors(
     except StoreUnavailable as error:
         report(describe_fault(error.__cause__ or error, _role(settings)))
         raise typer.Exit(1) from error
-    except (sa.exc.SQLAlchemyError, asyncpg.ClientConfigurationError) as error:
+    except DATABASE_ERRORS as error:
         if not is_misconfigured(error):
             raise
         report(describe_fault(error, _role(settings)))

@@ -15,7 +15,6 @@ from server.rpc.accounts.user_batches import UserBatchServicer
 from server.rpc.accounts.user_export import UserExportServicer
 from server.rpc.accounts.user_watch import UserWatchServicer
 from server.rpc.accounts.users import UserServicer
-from server.store.accounts import user_changes
 from server.store.accounts.erasure import Erasures
 from server.store.accounts.personal_data import PostgresPersonalData
 from server.store.accounts.user_batches import PostgresUserBatches
@@ -58,14 +57,6 @@ def accounts_feature(
             )
         },
         tasks=(
-            Poller(
-                "user changes",
-                changes.refresh,
-                changes.interval,
-                wake=stores.outbox.subscribe(),
-                min_interval=user_changes.MIN_INTERVAL,
-                before_serving=True,
-            ),
             Subscription("user cache", cache.listen),
             Poller("retention", retention.sweep, retention.interval, erasures.wake),
         ),

@@ -21,7 +21,7 @@ from server.rpc.auth.authentication import AuthServicer
 from server.rpc.auth.recovery import RecoveryServicer
 from server.rpc.auth.revocation_watch import RevocationServicer
 from server.rpc.auth.signing_keys import SigningKeyServicer
-from server.store.credentials import revocations, service_keys
+from server.store.accounts import user_changes
 from server.store.credentials import signing_keys as signing_key_rows
 from server.store.credentials.accounts import PostgresAccounts
 from server.store.credentials.sessions import PostgresSessions
@@ -59,23 +59,23 @@ def auth_feature(
                 wake=keys.wake,
                 before_serving=True,
             ),
+            # revocations, service keys, user changes, and whether work is due
             Poller(
-                "revocations",
-                feed.refresh,
-                revocations.POLL_INTERVAL,
+                "signals",
+                stores.signals.refresh,
+                stores.user_changes.interval,
                 wake=feed.wake,
+                min_interval=user_changes.MIN_INTERVAL,
                 before_serving=True,
             ),
-            Poller(
-                "service keys",
-                stores.service_keys.refresh,
-                service_keys.POLL_INTERVAL,
-                before_serving=True,
-            ),
+            stores.audit,
             Subscription("signing key messages", keys.listen),
             Subscription("revocation messages", feed.listen),
         ),
-        drains=(Drain(DrainStage.STREAMS, close_streams),),
+        drains=(
+            Drain(DrainStage.STREAMS, close_streams),
+            Drain(DrainStage.OUTBOX, stores.audit.drain),
+        ),
     )
 
 

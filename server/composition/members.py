@@ -57,5 +57,13 @@ def members_feature(resources: Resources, stores: Stores) -> Feature:
                 UnsubscriptionServicer(unsubscriptions),
             )
         },
-        tasks=(Poller("periodic jobs", jobs.run_once, periodic_jobs.INTERVAL),),
+        tasks=(
+            Poller(
+                "periodic jobs",
+                jobs.run_once,
+                periodic_jobs.INTERVAL,
+                wake=stores.signals.jobs_due,
+                min_interval=periodic_jobs.MIN_INTERVAL,
+            ),
+        ),
     )

@@ -65,7 +65,7 @@ def outbox_feature(resources: Resources, stores: Stores) -> Feature:
                 "outbox",
                 dispatcher.deliver,
                 dispatcher.interval,
-                wake=outbox.subscribe(),
+                wake=stores.signals.entries_due,
             ),
             Subscription("outbox notifications", outbox.listen),
             Poller("outbox backlog", outbox.refresh_backlog, BACKLOG_INTERVAL),

@@ -27,14 +27,16 @@ from server.store.accounts.user_changes import UserChangeFeed
 from server.store.accounts.user_reads import UserReads
 from server.store.audit import PostgresAudit
 from server.store.buckets import RedisBuckets
-from server.store.connections.connect import Database, redis_client
-from server.store.connections.guarded_redis import GuardedRedis
+from server.store.connections.connect import Database
+from server.store.connections.guarded_redis import GuardedRedis, redis_client
+from server.store.connections.signals import SignalReader
 from server.store.credentials.mailed_tokens import PostgresMailedTokens
 from server.store.credentials.revocations import RevocationFeed
 from server.store.credentials.service_keys import PostgresServiceKeys
 from server.store.credentials.signing_keys import PostgresSigningKeys
 from server.store.outbox import PostgresOutbox
 from server.workers.hashing import HashingPool
+from server.workers.periodic_jobs import DIGEST_AFTER
 from server.workers.traced_hashing import TracedHashing
 
 
@@ -120,6 +122,7 @@ class Stores:
     user_changes: UserChangeFeed
     mailed_tokens: PostgresMailedTokens
     outbox: PostgresOutbox
+    signals: SignalReader
 
 
 def build_stores(resources: Resources) -> Stores:
@@ -127,15 +130,29 @@ def build_stores(resources: Resources) -> Stores:
     database, feed = resources.database, resources.feed
     key_ring = KeyRing()
     users = CachedUsers(database, resources.redis, feed)
+    service_keys = PostgresServiceKeys(database, resources.clock)
+    user_changes = UserChangeFeed(database, UserReads(database))
+    outbox = PostgresOutbox(database)
+    signals = SignalReader(
+        database,
+        resources.clock,
+        feed,
+        DIGEST_AFTER,
+        service_keys.follow,
+        user_changes.follow,
+    )
+    outbox.subscribe(signals.entries_due)
+    outbox.subscribe(feed.wake)
     return Stores(
         key_ring=key_ring,
         signing_keys=signing_key_store(resources, key_ring),
-        service_keys=PostgresServiceKeys(database, resources.clock),
+        service_keys=service_keys,
         audit=PostgresAudit(database),
         users=users,
-        user_changes=UserChangeFeed(database, UserReads(database)),
+        user_changes=user_changes,
         mailed_tokens=PostgresMailedTokens(database, feed, users.cache.keep),
-        outbox=PostgresOutbox(database),
+        outbox=outbox,
+        signals=signals,
     )
 
 

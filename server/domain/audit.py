@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextvars import ContextVar
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol
@@ -40,11 +41,31 @@ class AuditFilter:
     until: datetime | None = None
 
 
+@dataclass(slots=True)
+class PendingEvent:
+    """The event of a call in progress, until the store of its change has written it.
+
+    `build` returns it for the affected user, 0 if the call itself names the user.
+    """
+
+    build: Callable[[int], AuditEvent]
+    is_written: bool = False
+
+
+# None outside of calls that are audited
+pending_event: ContextVar[PendingEvent | None] = ContextVar(
+    "pending_event", default=None
+)
+
+
 class AuditStore(Protocol):
     """Stores events, in the order of their ids."""
 
     async def add(self, event: AuditEvent) -> None:
-        """Write an event; the store assigns its id."""
+        """Write an event; the store assigns its id. Raises StoreUnavailable."""
+
+    def add_later(self, event: AuditEvent) -> None:
+        """Write the event of a call that changed nothing, soon; without waiting."""
 
     async def page(
         self, filters: AuditFilter, before: int | None, size: int

@@ -75,7 +75,6 @@ class Call:
     account_limits: Sequence[AccountLimit] = ()  # to be enforced by the rule
     pending: PendingRequest | None = None
     audit_user_id: int = 0  # for the audit log: the user whom the call concerned
-    audit_without_address: bool = False  # the audit log keeps no client address
     _request: Message | None = field(default=None, repr=False)
 
     @property

@@ -35,7 +35,7 @@ class Keyset:
         """Return the condition that a row follows a position."""
         row_key = sa.tuple_(self.column, self.id)
         position_key = sa.tuple_(
-            sa.literal(_value(self.column, position), self.column.type),
+            sa.literal(position_value(self.column, position), self.column.type),
             sa.literal(position.id, sa.BigInteger),
         )
         return row_key < position_key if self.descending else row_key > position_key
@@ -49,7 +49,8 @@ class Keyset:
         )
 
 
-def _value(column: sa.ColumnElement[Any], position: Position) -> object:
+def position_value(column: sa.ColumnElement[Any], position: Position) -> object:
+    """Return the sort value of a position in the type of its column."""
     if isinstance(column.type, sa.DateTime):
         return datetime.fromisoformat(position.value)
     return position.id if isinstance(column.type, sa.BigInteger) else position.value

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, TypeVar
 
+import asyncpg
 import sqlalchemy as sa
 
 Entity = TypeVar("Entity")
@@ -18,13 +19,15 @@ def columns_of(
 
 
 def entity_of(
-    entity_type: type[Entity], row: sa.Row[*tuple[Any, ...]], **values: object
+    entity_type: type[Entity],
+    row: sa.Row[*tuple[Any, ...]] | asyncpg.Record,
+    **values: object,
 ) -> Entity:
     """Return a dataclass with the row's columns of the same names.
 
     `values` take precedence over columns. Columns without a field are ignored.
     """
-    columns = row._mapping
+    columns = row._mapping if isinstance(row, sa.Row) else row
     return entity_type(
         **{
             name: values[name] if name in values else columns[name]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -24,10 +24,19 @@ from server.domain.outbox.entries import (
     EventType,
     NewEntry,
 )
+from server.store.change_records import (
+    WRITE_ENTRIES,
+    audit_rows,
+    mark_audited,
+    render_entries,
+)
 from server.store.connections.connect import Database
+from server.store.connections.faults import DATABASE_ERRORS
 from server.store.tables import mailed_tokens, outbox
 
 CHANNEL = "outbox"
+# A lost connection only costs the time until the next poll.
+KEEPALIVE_INTERVAL_SECONDS = 5.0
 _IS_MAIL = outbox.c.kind.startswith(MAIL, autoescape=True)
 _ENTRY_COLUMNS = (
     outbox.c.id,
@@ -62,15 +71,6 @@ class Backlog:
     age: float
 
 
-async def enqueue(
-    connection: AsyncConnection, now: datetime, *entries: NewEntry
-) -> None:
-    """Write entries in the caller's transaction."""
-    rows = [asdict(entry) | {"created_at": now} for entry in entries]
-    if rows:
-        await connection.execute(sa.insert(outbox), rows)
-
-
 async def invalidate_mailed_tokens(
     connection: AsyncConnection, user_id: int, now: datetime
 ) -> None:
@@ -101,10 +101,16 @@ class PostgresOutbox:
         self._subscribers: list[asyncio.Event] = []
         self.backlog: Backlog | None = None
 
-    async def add(self, now: datetime, *entries: NewEntry) -> None:
-        """Write entries in a transaction of their own."""
-        async with self._database.transaction() as connection:
-            await enqueue(connection, now, *entries)
+    async def add(
+        self, now: datetime, *entries: NewEntry, audited: bool = False
+    ) -> None:
+        """Write entries, and the call's audit event if it is `audited`."""
+        audit = audit_rows() if audited else "[]"
+        await self._database.run(
+            WRITE_ENTRIES, now=now, entries=render_entries(entries), audit=audit
+        )
+        if audited:
+            mark_audited()
 
     async def claim(
         self, size: int, lease: timedelta, *, mails: bool
@@ -230,17 +236,17 @@ class PostgresOutbox:
             row = (await connection.execute(BACKLOG)).one()
         self.backlog = Backlog(*row)
 
-    def subscribe(self) -> asyncio.Event:
-        """Return an event that is set whenever new entries have committed."""
-        event = asyncio.Event()
+    def subscribe(self, event: asyncio.Event) -> None:
+        """Set the event whenever new entries have committed."""
         self._subscribers.append(event)
-        return event
 
     async def listen(self) -> None:
         """Receive notifications until disconnected. Raises StoreUnavailable."""
         try:
-            await self._database.listen(CHANNEL, self._notified)
-        except sa.exc.SQLAlchemyError as error:
+            await self._database.listen(
+                CHANNEL, self._notified, keepalive_seconds=KEEPALIVE_INTERVAL_SECONDS
+            )
+        except DATABASE_ERRORS as error:
             raise StoreUnavailable from error
 
     def _notified(self, *_: object) -> None:

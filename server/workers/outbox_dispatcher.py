@@ -28,7 +28,7 @@ LEASE_DURATION = timedelta(seconds=5)
 RENEW_INTERVAL_SECONDS = 1.5
 DELIVERY_TIMEOUT_SECONDS = 60.0
 DRAIN_TIMEOUT_SECONDS = 5.0
-POLL_INTERVAL = timedelta(seconds=1)
+POLL_INTERVAL = timedelta(seconds=30)  # unless it is woken up for due entries
 FIRST_RETRY_DELAY = timedelta(seconds=1)
 MAX_RETRY_DELAY = timedelta(hours=1)
 MAX_MAILER_DELAY = timedelta(seconds=30)

@@ -9,7 +9,8 @@ from typing import Protocol
 from server.domain.clock import Clock
 
 BATCH_SIZE = 100
-INTERVAL = timedelta(seconds=1)
+INTERVAL = timedelta(minutes=1)  # unless a signal wakes them up
+MIN_INTERVAL = timedelta(seconds=1)
 DIGEST_AFTER = timedelta(days=1)
 
 

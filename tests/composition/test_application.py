@@ -239,7 +239,7 @@ async def test_application_features_state_what_serving_depends_on(
             for task in tasks
             if isinstance(task, Poller) and task.before_serving
         ]
-    assert required == ["signing keys", "revocations", "service keys", "user changes"]
+    assert required == ["signing keys", "signals"]
     names = [task.name for task in tasks]
     assert len(set(names)) == len(names)
 

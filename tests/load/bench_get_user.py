@@ -26,7 +26,7 @@ def _over_grpc(service: Service) -> ResultRow:
         ours = f"http://{service.grpc}{METHOD}"
         return compared(
             "P1 GetUser gRPC / bare grpc.aio echo",
-            0.90,
+            0.85,
             Target("bare", process, bare, size, message, service.bearer),
             Target("ours", service.process, ours, size, message, service.bearer),
         )
@@ -41,7 +41,7 @@ def _over_rest(service: Service) -> ResultRow:
         static = f"http://127.0.0.1:{port}{service.path}"
         return compared(
             "P3 GET /users/{id} / raw ASGI app",
-            0.50,
+            0.30,
             rest_target("bare", process, static, service.bearer),
             ours,
         )

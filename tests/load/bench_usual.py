@@ -43,7 +43,7 @@ def _in_process(service: Service) -> ResultRow:
     with _uvicorn(service, "usual_fastapi", bearer, environment) as usual:
         _check_equal(usual, ours)
         name = "P4 GET /users/{id} / FastAPI, pydantic, ORM"
-        return compared(name, 8, usual, ours)
+        return compared(name, 12, usual, ours)
 
 
 def _over_a_hop(service: Service) -> ResultRow:
@@ -58,7 +58,7 @@ def _over_a_hop(service: Service) -> ResultRow:
     ):
         _check_equal(usual, ours)
         name = "P5 academy edge / FastAPI, json_format, grpc.aio"
-        return compared(name, 1.5, usual, ours)
+        return compared(name, 3, usual, ours)
 
 
 @contextmanager

@@ -62,7 +62,7 @@ class Comparison:
 def serving(module: str, answer: Path) -> Iterator[tuple[int, int]]:
     """Run a module of this folder on the server's core; yield its process and port."""
     command = [sys.executable, "-m", module, str(answer)]
-    with pinned(command, stdout=subprocess.PIPE) as server:
+    with started(command, stdout=subprocess.PIPE) as server:
         assert server.stdout is not None
         if not (port := server.stdout.readline()):
             raise RuntimeError(f"{module} did not start")
@@ -70,20 +70,22 @@ def serving(module: str, answer: Path) -> Iterator[tuple[int, int]]:
 
 
 @contextmanager
-def pinned(
+def started(
     command: Sequence[str],
     *,
     env: Mapping[str, str] | None = None,
     stdout: int | None = None,
+    pinned: bool = True,
 ) -> Iterator[subprocess.Popen[bytes]]:
-    """Run a server on the server's core until the block ends."""
+    """Run a server until the block ends, on the server's core by default."""
+    cores = {SERVER_CORE} if pinned else set(CORES)
     with subprocess.Popen(
         command,
         cwd=ROOT,
         env=env,
         stdout=stdout,
         stderr=subprocess.STDOUT if env else None,
-        preexec_fn=lambda: os.sched_setaffinity(0, {SERVER_CORE}),
+        preexec_fn=lambda: os.sched_setaffinity(0, cores),
     ) as server:
         try:
             yield server
@@ -151,6 +153,34 @@ def cpu_seconds(process: int) -> float:
     return time.clock_gettime(~process << 3 | 2)
 
 
+def saturate(target: Target) -> float:
+    """Return the requests per second that a target answers at most."""
+    requests = int(_warm(target) * SECONDS * ROUNDS)
+    return measure(target, requests).per_second
+
+
+def offer(
+    target: Target, per_second: float, seconds: float, folder: Path
+) -> list[float]:
+    """Send requests at a rate, whether or not earlier ones are answered.
+
+    Return the seconds that each one took. Needs h2load; raises RuntimeError.
+    """
+    if not shutil.which("h2load"):
+        raise RuntimeError("this benchmark needs h2load (Debian: nghttp2-client)")
+    log = folder / "requests.tsv"
+    log.unlink(missing_ok=True)
+    clients = _clients(target)
+    _h2load(
+        target,
+        int(per_second * seconds),
+        f"--rps={per_second / clients}",
+        f"--log-file={log}",
+    )
+    lines = (line.split("\t") for line in log.read_text().splitlines())
+    return [int(columns[2]) / 1e6 for columns in lines]
+
+
 def _warm(target: Target) -> float:
     measure(target, WARM_UP_REQUESTS)
     return measure(target, WARM_UP_REQUESTS).per_second
@@ -179,9 +209,9 @@ def _run(command: Sequence[str], text: str = "") -> str:
     return result.stdout
 
 
-def _h2load(target: Target, requests: int) -> tuple[float, int]:
+def _h2load(target: Target, requests: int, *options: str) -> tuple[float, int]:
     """Return the seconds and the bytes of all bodies."""
-    command = ["h2load", "-n", str(requests), *_shape(target)]
+    command = ["h2load", "-n", str(requests), *_shape(target), *options]
     for name, value in target.headers.items():
         command += ["-H", f"{name}: {value}"]
     if target.message is not None:
@@ -196,8 +226,12 @@ def _h2load(target: Target, requests: int) -> tuple[float, int]:
 def _shape(target: Target) -> list[str]:
     """Return options for the same number of callers; HTTP/1.1 without pipelining."""
     if target.message is not None:
-        return ["-c", str(CONNECTIONS), "-m", str(STREAMS)]
-    return ["--h1", "-c", str(CONNECTIONS * STREAMS), "-m", "1"]
+        return ["-c", str(_clients(target)), "-m", str(STREAMS)]
+    return ["--h1", "-c", str(_clients(target)), "-m", "1"]
+
+
+def _clients(target: Target) -> int:
+    return CONNECTIONS if target.message is not None else CONNECTIONS * STREAMS
 
 
 @contextmanager

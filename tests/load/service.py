@@ -16,7 +16,7 @@ from typing import TypeAlias
 import grpc
 import httpx
 
-from tests.load.loader import Target, compare, pinned
+from tests.load.loader import Target, compare, started
 from tests.load.row import ResultRow
 
 Unary: TypeAlias = "grpc.UnaryUnaryMultiCallable[bytes, bytes]"
@@ -30,6 +30,7 @@ START_SECONDS = 60
 LIFTED: dict[str, list[object]] = {
     "blatam.user.v1.UserService/CreateUser": [],
     "blatam.auth.v1.AuthService/Login": [],
+    "blatam.auth.v1.AuthService/RefreshToken": [],
 }
 ACADEMY = [sys.executable, "-m", "server"]
 
@@ -58,7 +59,9 @@ class Service:
 
 
 @contextmanager
-def running() -> Iterator[Service]:
+def running(
+    command: Sequence[str] = (*ACADEMY, "up"), *, pinned: bool = True
+) -> Iterator[Service]:
     """Start `academy up` with a new state folder and sign a user in."""
     with TemporaryDirectory(prefix="blatam-bench-", dir="/tmp") as name:
         folder = Path(name)
@@ -73,22 +76,30 @@ def running() -> Iterator[Service]:
             "RATE_LIMITS": json.dumps(LIFTED),
         }
         log = folder / "academy.log"
-        with listening([*ACADEMY, "up"], rest, log, settings) as process:
+        with listening(command, rest, log, settings, pinned=pinned) as process:
             user, bearer = sign_in(rest)
             yield Service(process, grpc, rest, user, bearer, folder)
 
 
 @contextmanager
 def listening(
-    command: Sequence[str], address: str, log: Path, settings: Mapping[str, str]
+    command: Sequence[str],
+    address: str,
+    log: Path,
+    settings: Mapping[str, str],
+    *,
+    pinned: bool = True,
 ) -> Iterator[int]:
-    """Run a command on the server's core; yield its process id once it listens."""
+    """Run a command, on the server's core by default; yield its process id.
+
+    It listens by then.
+    """
     # The servers of the shell's environment must not be loaded.
     inherited = {"DATABASE_URL", "REDIS_URL"}
     env = {k: v for k, v in os.environ.items() if k not in inherited} | dict(settings)
     with (
         log.open("wb") as output,
-        pinned(command, env=env, stdout=output.fileno()) as server,
+        started(command, env=env, stdout=output.fileno(), pinned=pinned) as server,
     ):
         wait_until_listening(server, address, log)
         yield server.pid

@@ -23,8 +23,8 @@ ROOT = Path(__file__).parents[2]
 PACKAGES = (f"{ROOT}/edge/", f"{ROOT}/server/")
 ROUNDS = 20
 TOLERANCE = 8  # newer Pythons run comprehensions without a call
-REST_GET_USER = 79
-CHAIN_GET_USER = 53
+REST_GET_USER = 81
+CHAIN_GET_USER = 55
 GET_USER = "/blatam.user.v1.UserService/GetUser"
 
 

@@ -28,7 +28,7 @@ METHODS = {method.name: method for method in contract.methods()}
 HTTP: Any = annotations_pb2.http
 READS = ("Get", "BatchGet", "List", "Export", "Watch")
 REFUSED = {"UNAUTHENTICATED", "PERMISSION_DENIED"}
-STREAM_TIMEOUT_SECONDS = 0.3  # some streams never end by themselves
+STREAM_TIMEOUT_SECONDS = 1.0  # some streams never end by themselves
 
 
 @dataclass(frozen=True, slots=True)

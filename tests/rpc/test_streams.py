@@ -55,6 +55,9 @@ class Events:
         await asyncio.sleep(0)
         self.outcomes.append(event.outcome)
 
+    def add_later(self, event: AuditEvent) -> None:
+        raise NotImplementedError  # for calls that are no streams
+
     async def page(
         self, wanted: AuditFilter, before: int | None, size: int
     ) -> list[AuditEvent]:

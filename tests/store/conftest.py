@@ -8,7 +8,8 @@ import pytest_asyncio
 
 from server.domain.credentials.revocations import Revocations
 from server.store.accounts.users import PostgresUsers
-from server.store.connections.connect import Database, redis_client
+from server.store.connections.connect import Database
+from server.store.connections.guarded_redis import redis_client
 from server.store.credentials.accounts import PostgresAccounts
 from server.store.credentials.revocations import RevocationFeed
 from server.store.credentials.sessions import PostgresSessions

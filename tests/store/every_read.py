@@ -20,7 +20,8 @@ from server.store.accounts.personal_data import PostgresPersonalData
 from server.store.accounts.user_batches import PostgresUserBatches
 from server.store.accounts.users import PostgresUsers
 from server.store.audit import PostgresAudit
-from server.store.connections.connect import Database, redis_client
+from server.store.connections.connect import Database
+from server.store.connections.guarded_redis import redis_client
 from server.store.credentials.accounts import PostgresAccounts
 from server.store.credentials.revocations import RevocationFeed
 from server.store.credentials.service_keys import PostgresServiceKeys

@@ -215,7 +215,8 @@ async def test_outbox_subscriber_is_notified_of_commit(
     store: PostgresOutbox,
 ) -> None:
     """At once, whatever process has written the entry."""
-    event = store.subscribe()
+    event = asyncio.Event()
+    store.subscribe(event)
     listening = Subscription("outbox", store.listen)
     async with asyncio.timeout(10), supervise(listening):
         while not event.is_set():

@@ -21,7 +21,8 @@ from server.domain.outbox.entries import EventType, NewEntry
 from server.store.accounts.erasure import Erasures, begin_erasure
 from server.store.accounts.personal_data import PostgresPersonalData
 from server.store.audit import PostgresAudit
-from server.store.connections.connect import Database, redis_client
+from server.store.connections.connect import Database
+from server.store.connections.guarded_redis import redis_client
 from server.store.credentials.mailed_tokens import PostgresMailedTokens
 from server.store.credentials.revocations import RevocationFeed
 from server.store.outbox import PostgresOutbox

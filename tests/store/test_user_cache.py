@@ -22,7 +22,8 @@ from server.store.accounts.user_cache import (
     _key,
     shape_version,
 )
-from server.store.connections.connect import Database, redis_client
+from server.store.connections.connect import Database
+from server.store.connections.guarded_redis import redis_client
 from server.store.credentials.revocations import RevocationFeed
 from server.workers.supervisor import Subscription, supervise
 from tests.fakes import NOON, Clock

@@ -10,8 +10,8 @@ from server.domain.outbox.entries import EventType, NewEntry
 from server.store.accounts.user_changes import MAX_BUFFERED, UserChangeFeed
 from server.store.accounts.user_reads import UserReads
 from server.store.accounts.users import PostgresUsers
+from server.store.change_records import record
 from server.store.connections.connect import Database
-from server.store.outbox import enqueue
 from tests.fakes import NOON
 from tests.store.conftest import StoresUnderTest
 from tests.store.test_users import change, new
@@ -59,7 +59,7 @@ async def test_user_changes_wait_for_late_commit(
     users = real_stores.users
     async with database.transaction() as late:
         await late.execute(sa.select(sa.func.pg_current_xact_id()))
-        await enqueue(late, NOON, NewEntry(EventType.USER_UPDATED, 77))
+        await record(late, NOON, NewEntry(EventType.USER_UPDATED, 77))
         ana = await users.add(new("ana"))
         assert await changes(feed) == []
         settled = feed.settled
@@ -74,7 +74,7 @@ async def test_user_changes_do_not_wait_after_rollback(
 ) -> None:
     connection = await database.engine.connect()
     await connection.begin()
-    await enqueue(connection, NOON, NewEntry(EventType.USER_UPDATED, 77))
+    await record(connection, NOON, NewEntry(EventType.USER_UPDATED, 77))
     ana = await real_stores.users.add(new("ana"))
     assert await changes(feed) == []
     await connection.rollback()
@@ -96,7 +96,7 @@ async def test_user_changes_of_one_account_keep_their_order(
             await open_one.execute(sa.select(sa.func.pg_current_xact_id()))
             await real_stores.users.edit(ana.id, change(username="anna"))
             await older.execute(lock, {"id": ana.id})
-            await enqueue(older, NOON, NewEntry(EventType.USER_DELETED, ana.id))
+            await record(older, NOON, NewEntry(EventType.USER_DELETED, ana.id))
         early = await changes(feed, before)
     assert early in (
         [],
@@ -115,7 +115,7 @@ async def test_user_changes_outside_buffer_are_read_from_postgres(
     assert isinstance(real_stores.users, PostgresUsers)
     entries = [NewEntry(EventType.USER_UPDATED, n + 1) for n in range(MAX_BUFFERED + 5)]
     async with database.transaction() as connection:
-        await enqueue(connection, NOON, *entries)
+        await record(connection, NOON, *entries)
     await feed.refresh()
     late = UserChangeFeed(database, UserReads(database))
     await late.refresh()
@@ -126,6 +126,6 @@ async def test_user_changes_outside_buffer_are_read_from_postgres(
         assert [change.user_id for change in seen] == [e.user_id for e in entries]
     again = NewEntry(EventType.USER_UPDATED, 7)
     async with database.transaction() as connection:
-        await enqueue(connection, NOON, again)
+        await record(connection, NOON, again)
     assert await changes(feed, seen[-1].id) == [(EventType.USER_UPDATED, 7)]
     assert len(await feed.chunk(seen[-3].id, 10)) == 3

@@ -24,8 +24,10 @@ from server.domain.errors import (
 )
 from server.domain.idempotency import IdempotencyRecord, RequestKey, ResponseExists
 from server.domain.paging import PageRequest, Position, Sort
+from server.store.accounts.user_reads import UserReads
 from server.store.connections.connect import Database
 from tests.fakes import NOON
+from tests.round_trips import counting_connections, round_trips
 from tests.store.conftest import StoresUnderTest
 
 
@@ -244,7 +246,7 @@ async def test_page_beyond_the_last_is_empty_and_counted(
 
 
 async def test_totals_above_10000_are_estimates(
-    database: Database, real_stores: StoresUnderTest
+    database: Database, database_url: str
 ) -> None:
     """Two statements: the second one asks the planner."""
     async with database.transaction() as connection:
@@ -257,21 +259,19 @@ async def test_totals_above_10000_are_estimates(
             )
         )
         await connection.execute(sa.text("analyze users"))
-    statements: list[str] = []
-    sa.event.listen(
-        database.engine.sync_engine,
-        "before_cursor_execute",
-        lambda _c, _k, statement, *_: statements.append(statement),
-    )
-    users = real_stores.users
-    rows = await users.page(UserFilter(), Sort("id"), PageRequest(5))
+    counted = Database(database_url)
+    users, few = UserReads(counted), UserFilter(username_prefix="u119")
+    with counting_connections():
+        await users.page(few, Sort("id"), PageRequest(5))  # connects
+    with round_trips() as statements:
+        rows = await users.page(UserFilter(), Sort("id"), PageRequest(5))
     assert rows.total_estimated
     assert rows.total == pytest.approx(12_000, rel=0.1)
     assert len(statements) == 2
-    statements.clear()
-    few = UserFilter(username_prefix="u119")
-    assert (await users.page(few, Sort("id"), PageRequest(5))).total == 111
+    with round_trips() as statements:
+        assert (await users.page(few, Sort("id"), PageRequest(5))).total == 111
     assert len(statements) == 1
+    await counted.close()
 
 
 async def test_concurrent_sign_ups_create_one_account(

@@ -25,14 +25,19 @@ from server.domain.outbox.emails import MailerUnavailable
 from server.mail.message import MessageBuilder
 from server.mail.smtp import MailServer, SmtpMailer
 from server.store import migrate
-from server.store.connections.connect import Database, redis_client
+from server.store.connections.connect import Database
 from server.store.connections.database_url import SCHEMES, parse_database_url
-from server.store.connections.faults import READ_ONLY_ADVICE, describe_fault
+from server.store.connections.faults import (
+    DATABASE_ERRORS,
+    READ_ONLY_ADVICE,
+    describe_fault,
+)
+from server.store.connections.guarded_redis import redis_client
 from server.store.credentials.service_keys import PostgresServiceKeys
 
 POSTGRES_TIMEOUT_SECONDS = 5.0
 NO_CONNECTION = "no connection"
-_DATABASE_ERRORS = (StoreUnavailable, sa.exc.SQLAlchemyError, OSError, TimeoutError)
+_DATABASE_ERRORS = (StoreUnavailable, *DATABASE_ERRORS, OSError, TimeoutError)
 
 
 def displayed_settings(settings: Settings) -> dict[str, str]:

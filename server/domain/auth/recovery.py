@@ -90,4 +90,4 @@ class Recovery:
 
     async def _mail(self, entry: NewEntry) -> None:
         rules = self.authentication
-        await rules.email_outbox.add(rules.clock(), entry)
+        await rules.email_outbox.add(rules.clock(), entry, audited=True)

@@ -63,7 +63,7 @@ class SessionStore(Protocol):
     async def rotate(
         self, session_id: UUID, decide: Decide
     ) -> tuple[Rotation, Owner] | None:
-        """Lock a session, call `decide`, and write the session of its result.
+        """Call `decide` with a session, and write the session of its result.
 
         Returns None if there is no such session. An exception of `decide` changes
         nothing.
@@ -110,5 +110,10 @@ class SessionStore(Protocol):
 class EmailOutbox(Protocol):
     """Enqueues e-mails."""
 
-    async def add(self, now: datetime, *entries: NewEntry) -> None:
-        """Write outbox entries that belong to no other change."""
+    async def add(
+        self, now: datetime, *entries: NewEntry, audited: bool = False
+    ) -> None:
+        """Write outbox entries that belong to no other change.
+
+        They are the change of an `audited` call: its event is written with them.
+        """

@@ -30,7 +30,6 @@ class PersonalDataServicer:
         await self._personal_data.erase(
             call.caller, request.id, request.current_password, call.account_limits
         )
-        call.audit_without_address = call.caller.user_id == request.id
         return pb.EraseUserResponse()
 
     async def ExportUser(

@@ -20,10 +20,10 @@ import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from server.domain.outbox.entries import MAIL, EventType, NewEntry
+from server.store.change_records import record
 from server.store.connections.connect import Database
 from server.store.credentials.revocations import RevocationFeed, end_sessions
 from server.store.members.analytics import mark_followed_by
-from server.store.outbox import enqueue
 from server.store.tables import (
     audit_events,
     erasures,
@@ -75,7 +75,8 @@ async def begin_erasure(
     )
     row = {"account_id": user_id, "begun_at": now}
     await connection.execute(sa.insert(erasures).values(row))
-    await enqueue(connection, now, NewEntry(EventType.USER_ERASED, user_id))
+    event = NewEntry(EventType.USER_ERASED, user_id)
+    await record(connection, now, event, user_id=user_id)
     return ended
 
 

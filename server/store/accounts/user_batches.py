@@ -16,8 +16,8 @@ from server.domain.idempotency import IdempotencyRecord
 from server.domain.outbox.entries import EventType, NewEntry
 from server.store import idempotent_responses
 from server.store.accounts.user_reads import USER_COLUMNS, user_of
+from server.store.change_records import record
 from server.store.connections.connect import Database
-from server.store.outbox import enqueue
 from server.store.tables import Moment, users
 
 _BATCH_LOCK = 7_061_003  # without it, batches with the same names may deadlock
@@ -100,7 +100,7 @@ async def _insert(
     statement = statement.on_conflict_do_nothing()
     inserted = await connection.execute(statement.returning(*USER_COLUMNS))
     created = [user_of(row) for row in inserted]
-    await enqueue(connection, rows[0].created_at, *map(_created_event, created))
+    await record(connection, rows[0].created_at, *map(_created_event, created))
     return {(user.email, user.username): user for user in created}
 
 

@@ -30,6 +30,7 @@ from server.domain.idempotency import IdempotencyRecord
 from server.domain.outbox.entries import Entry, EventType
 from server.store.accounts.users import PostgresUsers
 from server.store.connections.connect import Database
+from server.store.connections.faults import DATABASE_ERRORS
 from server.store.credentials.revocations import RevocationFeed
 from server.store.tables import outbox, users
 
@@ -150,7 +151,7 @@ class UserCache:
         """Receive notifications until disconnected. Raises StoreUnavailable."""
         try:
             await self._database.listen(CHANNEL, self._notified, self._connected)
-        except sa.exc.SQLAlchemyError as error:
+        except DATABASE_ERRORS as error:
             raise StoreUnavailable from error
         finally:
             self._clear()

@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Sequence
 from datetime import timedelta
+from typing import Any
 
 import sqlalchemy as sa
 
@@ -21,6 +22,7 @@ from server.domain.event_buffer import EventBuffer
 from server.domain.outbox.entries import EventType
 from server.store.accounts.user_reads import UserReads
 from server.store.connections.connect import Database
+from server.store.connections.signals import Signals
 from server.store.tables import outbox
 
 POLL_INTERVAL = timedelta(milliseconds=500)
@@ -73,6 +75,10 @@ class UserChangeFeed:
         """Read what has settled since the last poll. Raises StoreUnavailable."""
         async with self._database.reading() as connection:
             snapshot = (await connection.execute(_SNAPSHOT)).one()
+        await self.follow(snapshot)
+
+    async def follow(self, snapshot: Signals | sa.Row[Any]) -> None:
+        """Do the same with a snapshot of all three values. Raises StoreUnavailable."""
         if not self._unsettled or snapshot.newest_id > self._unsettled[-1][0]:
             self._unsettled.append((snapshot.newest_id, snapshot.not_begun))
         settled = self.settled

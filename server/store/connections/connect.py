@@ -1,17 +1,21 @@
-"""Connections to Postgres and Redis: bounded, timed, and one error when they fail."""
+"""Connections to Postgres: bounded, timed, and one error when they fail."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import (
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Mapping,
+    Sequence,
+)
 from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import timedelta
 from typing import Any
 
 import asyncpg
 import sqlalchemy as sa
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 from sqlalchemy.pool import QueuePool
 
@@ -19,14 +23,18 @@ from server.domain.errors import StoreUnavailable
 from server.store.connections.answers import answer_time
 from server.store.connections.circuit_breaker import CircuitBreaker
 from server.store.connections.database_url import parse_database_url
-from server.store.connections.faults import is_read_only, is_unreachable
-from server.store.connections.guarded_redis import GuardedRedis
+from server.store.connections.faults import is_lost, is_read_only, is_unreachable
 from server.store.pool import driver
 from server.store.pool.arguments import ConnectArguments
 from server.store.pool.direct import DirectConnections, translated
-from server.store.pool.reading import LOSS_DELAY_SECONDS, ReadingConnection
+from server.store.pool.reading import (
+    LOSS_DELAY_SECONDS,
+    ReadingConnection,
+    started,
+)
 from server.store.pool.silence_monitor import SilenceMonitor
 from server.store.pool.slots import PoolStatistics, Slots
+from server.store.pool.statement import Statement, fetch
 
 DEFAULT_POOL_SIZE = 10
 DEFAULT_POOL_TIMEOUT = timedelta(seconds=0.5)
@@ -35,7 +43,6 @@ PING_TIMEOUT_SECONDS = 0.8
 ANSWER_MAX_AGE_SECONDS = 1.0  # of one that shows that Postgres is available
 REPLACE_INTERVAL_SECONDS = 1.0  # of connections to a read-only server
 READ_ONLY_REPORT_SECONDS = 45.0  # longer than an alert waits for the next write to fail
-REDIS_TIMEOUT_SECONDS = 0.1
 
 
 class Database:
@@ -68,6 +75,7 @@ class Database:
         self._breaker = CircuitBreaker("postgres", direct.probe)
         self._monitor = SilenceMonitor(direct.probe, self._breaker.record_failure)
         self._read_only_until = 0.0
+        self._replaced_at = 0.0  # connections made before are not used again
         self._reported_until = 0.0  # by `is_degraded`: a server refuses writes
         self._is_refused = False
         self.engine: AsyncEngine = create_async_engine(
@@ -119,6 +127,38 @@ class Database:
         ):
             yield connection
 
+    async def run(
+        self, statement: Statement, **values: Any
+    ) -> Sequence[asyncpg.Record]:
+        """Execute one statement, which is a transaction of its own; return its rows.
+
+        One round trip. A read whose connection turned out to be lost is repeated; a
+        write is not, because it may have been committed. Raises StoreUnavailable.
+        """
+        async with self._admitted():
+            try:
+                rows = await self._run(statement, values)
+            except Exception as error:
+                if not (statement.is_read and is_lost(error)):
+                    raise
+                await asyncio.sleep(LOSS_DELAY_SECONDS)
+                rows = await self._run(statement, values)
+        if not statement.is_read:
+            self._reported_until = 0.0  # a change was committed
+        return rows
+
+    async def _run(
+        self, statement: Statement, values: Mapping[str, Any]
+    ) -> Sequence[asyncpg.Record]:
+        connection = await self._open(self.engine.raw_connection)
+        try:
+            rows = await fetch(connection, statement, values, self._ends_connection)
+        finally:
+            if connection.is_valid:
+                connection.close()
+        self._monitor.record_answer()
+        return rows
+
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[AsyncConnection]:
         """Yield a connection in a transaction, rolled back if the block raises.
@@ -160,22 +200,20 @@ class Database:
     ) -> AsyncIterator[AsyncConnection]:
         """Yield a connection of the pool, after BEGIN if it needs one."""
         async with AsyncExitStack() as stack:
-            connection = await self._open(kind, engine)
+            connection = await self._open(lambda: started(kind(engine)))
             stack.push_async_exit(connection)
             yield connection
 
-    async def _open(
-        self, kind: type[AsyncConnection], engine: AsyncEngine
-    ) -> AsyncConnection:
+    async def _open(self, take: Callable[[], Awaitable[Any]]) -> Any:
         """Take a connection; if it is lost, take another one: nothing was executed."""
         try:
-            return await _started(kind(engine))
+            return await take()
         except Exception as error:
             if not is_unreachable(error):
                 raise
         await asyncio.sleep(LOSS_DELAY_SECONDS)
         try:
-            return await _started(kind(engine))
+            return await take()
         except Exception as error:
             if is_unreachable(error):
                 self._breaker.suspect()
@@ -195,35 +233,46 @@ class Database:
         """Replace a connection that was closed, or that leads to a read-only server."""
         connection = dbapi_connection.driver_connection
         now = asyncio.get_running_loop().time()
-        is_old = now - record.info.setdefault("connected_at", now) > (
-            REPLACE_INTERVAL_SECONDS
-        )
+        connected_at = record.info.setdefault("connected_at", now)
+        is_old = now - connected_at > REPLACE_INTERVAL_SECONDS
         is_fallback = isinstance(connection, driver.FallbackConnection)
-        if connection.is_closed() or (is_fallback and is_old):
+        is_replaced = connected_at < self._replaced_at
+        if connection.is_closed() or is_replaced or (is_fallback and is_old):
             raise sa.exc.DisconnectionError
 
     def _record_answer(self, *_: object) -> None:
         self._monitor.record_answer()
 
     def _handle_error(self, context: sa.ExceptionContext) -> None:
-        """Treat a read-only server as a lost connection: another one may be primary.
-
-        All connections of the pool are replaced then, at most once per interval.
-        """
+        """Note an error of SQLAlchemy; decide whether its connection is closed."""
         error = context.original_exception
         context.invalidate_pool_on_disconnect = False
+        if self._ends_connection(error):
+            context.is_disconnect = True
+
+    def _ends_connection(self, error: BaseException) -> bool:
+        """Note an error of a statement; return whether to close the connection.
+
+        A read-only server is treated like a lost connection: another one may be
+        primary. All connections of the pool are replaced then, at most once per
+        interval.
+        """
         if getattr(error, "sqlstate", None):
             self._monitor.record_answer()
-        if isinstance(error.__cause__, asyncpg.InternalClientError):
-            # Postgres has ended the session, the socket is about to be closed
-            context.is_disconnect = True
-        now = asyncio.get_running_loop().time()
         if is_read_only(error):
-            if now >= self._read_only_until:
-                context.is_disconnect = True
-                context.invalidate_pool_on_disconnect = True
+            now = asyncio.get_running_loop().time()
+            is_due = now >= self._read_only_until
+            if is_due:
+                self._replaced_at = now
             self._read_only_until = now + REPLACE_INTERVAL_SECONDS
             self._reported_until = now + READ_ONLY_REPORT_SECONDS
+            return is_due
+        # Postgres has ended the session, and the socket is about to be closed; or the
+        # caller was cancelled, and the answer would be the next caller's
+        causes = (error, error.__cause__)
+        return not isinstance(error, Exception) or any(
+            isinstance(cause, asyncpg.InternalClientError) for cause in causes
+        )
 
     async def ping(self) -> None:
         """Check that Postgres answers, or has done so just now.
@@ -248,43 +297,3 @@ class Database:
         await self._monitor.close()
         await self._breaker.close()
         await self.engine.dispose()
-
-
-async def _started(connection: AsyncConnection) -> AsyncConnection:
-    """Connect, and send BEGIN unless the connection commits every statement.
-
-    SQLAlchemy sends BEGIN before the first statement of a transaction. Sent by itself
-    it can be repeated when the connection turns out to be lost.
-    """
-    await connection.start()
-    if isinstance(connection, ReadingConnection):
-        return connection
-    try:
-        raw = await connection.get_raw_connection()
-        adapter: Any = raw.dbapi_connection
-        await adapter._start_transaction()
-    except BaseException as error:
-        await connection.invalidate()
-        await connection.close()
-        if isinstance(error, sa.exc.EmulatedDBAPIException) and not getattr(
-            error, "sqlstate", None
-        ):
-            raise ConnectionResetError("lost before BEGIN") from error
-        raise
-    return connection
-
-
-def redis_client(url: str) -> GuardedRedis:
-    """Return a client that answers or fails within a tenth of a second.
-
-    What Redis holds may be lost: no call waits for it, no command is retried.
-    """
-    client = GuardedRedis.from_url(
-        url,
-        socket_timeout=REDIS_TIMEOUT_SECONDS,
-        socket_connect_timeout=REDIS_TIMEOUT_SECONDS,
-        retry=Retry(NoBackoff(), 0),
-        health_check_interval=0,
-    )
-    assert isinstance(client, GuardedRedis)  # noqa: S101
-    return client

@@ -13,6 +13,7 @@ from server.domain.errors import StoreUnavailable
 # connection, no such database, authentication, read-only, transaction rolled back,
 # insufficient resources, object not in the required state (locks), shut down
 _OUTAGES = ("08", "3D", "28", "25006", "40", "53", "55", "57")
+_SHUTDOWNS = ("57P01", "57P02")  # the session was ended, by an operator or a crash
 _POOLER_STATES = frozenset({"26000", "42P05"})
 _POOLER_ADVICE = (
     "DATABASE_URL points to a connection pooler such as pgbouncer, not to Postgres: "
@@ -27,6 +28,13 @@ _TABLE_GRANTS = (
     "GRANT USAGE ON ALL SEQUENCES IN SCHEMA public TO {role}"
 )
 
+# What a statement raises that is no outage: SQLAlchemy's errors, or asyncpg's own.
+DATABASE_ERRORS = (
+    sa.exc.SQLAlchemyError,
+    asyncpg.PostgresError,
+    asyncpg.InterfaceError,
+)
+
 
 def is_outage(error: BaseException) -> bool:
     """Return whether Postgres cannot serve now, so that a retry may succeed."""
@@ -35,8 +43,10 @@ def is_outage(error: BaseException) -> bool:
     if isinstance(error, sa.exc.DBAPIError):
         state = _state(error)
         return error.connection_invalidated or state.startswith(_OUTAGES)
+    if _state(error).startswith(_OUTAGES) or is_lost(error):
+        return True
     return isinstance(
-        _driver_error(error),
+        driver_error(error),
         sa.exc.TimeoutError
         | OSError
         | TimeoutError
@@ -44,9 +54,22 @@ def is_outage(error: BaseException) -> bool:
     )
 
 
+def is_lost(error: BaseException) -> bool:
+    """Return whether asyncpg found the connection of a statement closed."""
+    if isinstance(error, asyncpg.ClientConfigurationError):
+        return False
+    return (
+        isinstance(
+            error, OSError | asyncpg.InterfaceError | asyncpg.InternalClientError
+        )
+        or _state(error).startswith("08")
+        or _state(error) in _SHUTDOWNS
+    )
+
+
 def is_unreachable(error: BaseException) -> bool:
     """Return whether no connection could be made or used, of any caller."""
-    if isinstance(_driver_error(error), StoreUnavailable | OSError | TimeoutError):
+    if isinstance(driver_error(error), StoreUnavailable | OSError | TimeoutError):
         return True
     return _state(error).startswith(("08", "57P"))
 
@@ -68,7 +91,7 @@ def is_misconfigured(error: BaseException) -> bool:
         state.startswith(("25006", "28", "3D", "42"))
         or state in _POOLER_STATES
         or "unsupported startup parameter" in str(error)
-        or isinstance(_driver_error(error), asyncpg.ClientConfigurationError)
+        or isinstance(driver_error(error), asyncpg.ClientConfigurationError)
     )
 
 
@@ -77,19 +100,16 @@ def describe_fault(error: BaseException, role: str = "") -> str:
 
     It holds names of databases, roles and tables, never a value or a password.
     """
-    driver_error = _driver_error(error)
+    cause = driver_error(error)
     state, role = _state(error), f'"{role}"' if role else "<role>"
-    text = str(getattr(driver_error, "args", ("",))[0] if driver_error.args else "")
+    text = str(getattr(cause, "args", ("",))[0] if cause.args else "")
     if state in _POOLER_STATES or "unsupported startup parameter" in text:
         return _POOLER_ADVICE
     if state == "42501":
         return f"{text}: {_missing_grant(text, role)}"
     if advice := _ADVICE.get(state) or _ADVICE.get(state[:2]):
         return f"{text}: {advice}"
-    return (
-        _describe_connection_fault(driver_error)
-        or f"Postgres rejected a statement: {text}"
-    )
+    return _describe_connection_fault(cause) or f"Postgres rejected a statement: {text}"
 
 
 _ADVICE = {
@@ -144,7 +164,7 @@ def _describe_connection_fault(error: BaseException) -> str:
     return ""
 
 
-def _driver_error(error: BaseException) -> BaseException:
+def driver_error(error: BaseException) -> BaseException:
     """Return the error of asyncpg or of the socket.
 
     SQLAlchemy wraps those of asyncpg twice, and others once: a statement that has to
@@ -159,4 +179,4 @@ def _driver_error(error: BaseException) -> BaseException:
 
 def _state(error: BaseException) -> str:
     """Return the SQLSTATE, "" if the error has none."""
-    return str(getattr(_driver_error(error), "sqlstate", None) or "")
+    return str(getattr(driver_error(error), "sqlstate", None) or "")

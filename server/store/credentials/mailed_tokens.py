@@ -20,9 +20,10 @@ from server.domain.errors import MailedTokenInvalid
 from server.domain.outbox.entries import EntryState, EventType, NewEntry
 from server.store.accounts.user_reads import NOT_DELETED
 from server.store.accounts.users import RESERVED, changed
+from server.store.change_records import record
 from server.store.connections.connect import Database
 from server.store.credentials.revocations import RevocationFeed, end_sessions
-from server.store.outbox import enqueue, invalidate_mailed_tokens
+from server.store.outbox import invalidate_mailed_tokens
 from server.store.tables import mailed_tokens as table
 from server.store.tables import outbox, users
 from server.store.write_transaction import write_transaction
@@ -84,7 +85,7 @@ class PostgresMailedTokens:
             )
             await invalidate_mailed_tokens(connection, user.id, now)
             mail = NewEntry(EventType.PASSWORD_CHANGED, user.id)
-            await enqueue(connection, now, mail)
+            await record(connection, now, mail, user_id=user.id)
             ended = await end_sessions(connection, user.id, now)
         self._keep(user)
         await self._feed.ended(ended, now)
@@ -139,7 +140,7 @@ async def _verified(
     if token.address != token.email:
         await invalidate_mailed_tokens(connection, user.id, now)
         mail = NewEntry(EventType.EMAIL_CHANGED, user.id, address=token.email)
-        await enqueue(connection, now, mail)
+        await record(connection, now, mail, user_id=user.id)
     return user
 
 

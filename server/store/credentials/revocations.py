@@ -9,7 +9,7 @@ be read twice.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any
 from uuid import UUID
 
@@ -22,11 +22,11 @@ from server.domain.clock import Clock
 from server.domain.credentials.revocations import REVOCATION_RETENTION, Revocations
 from server.domain.event_buffer import EventBuffer
 from server.store.connections.connect import Database
+from server.store.connections.signals import Signals
 from server.store.connections.wakeup_channel import WakeupChannel
 from server.store.tables import revocations, sessions
 
 CHANNEL = "academy:revocations"
-POLL_INTERVAL = timedelta(milliseconds=500)
 _OLDEST_OPEN = sa.text("pg_snapshot_xmin(pg_current_snapshot())::text::bigint")
 
 
@@ -80,13 +80,34 @@ class RevocationFeed:
         if session_ids:
             await self._wakeups.publish()
 
+    @property
+    def position(self) -> tuple[int, datetime]:
+        """Return the first transaction and the oldest end of a session to read."""
+        return self._oldest_open, self._clock() - REVOCATION_RETENTION
+
     async def refresh(self) -> None:
         """Read the rows written since the last poll. Raises StoreUnavailable."""
-        query = _written_since(self._oldest_open, self._clock() - REVOCATION_RETENTION)
         async with self._database.reading() as connection:
-            # read first: rows written in between are read again by the next poll
             oldest = (await connection.execute(sa.select(_OLDEST_OPEN))).scalar_one()
-            rows = (await connection.execute(query)).all()
+        await self._read(oldest)
+
+    async def follow(self, signals: Signals) -> None:
+        """Do the same with what the signals say. Raises StoreUnavailable."""
+        if signals.has_revocations:
+            await self._read(signals.oldest_open)
+        else:
+            self._add([], signals.oldest_open)
+
+    async def _read(self, oldest: int) -> None:
+        """Read the rows since the last poll, after `oldest` was read.
+
+        Rows that are written in between are read again by the next poll.
+        """
+        async with self._database.reading() as connection:
+            rows = (await connection.execute(_written_since(*self.position))).all()
+        self._add(rows, oldest)
+
+    def _add(self, rows: Sequence[sa.Row[Any]], oldest: int) -> None:
         self._oldest_open = oldest
         for row in rows:
             self._known.add(row.session_id.hex, row.ended_at)

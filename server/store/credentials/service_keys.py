@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from datetime import datetime, timedelta
+from datetime import datetime
 from operator import attrgetter
 from typing import Any
 
@@ -11,10 +11,11 @@ import sqlalchemy as sa
 
 from server.domain.clock import Clock
 from server.domain.credentials.service_keys import ServiceKey
+from server.store.change_records import audit_change
 from server.store.connections.connect import Database
+from server.store.connections.signals import Signals
 from server.store.tables import service_keys as table
 
-POLL_INTERVAL = timedelta(milliseconds=500)
 _KEY_COLUMNS = (
     table.c.id,
     table.c.name,
@@ -55,6 +56,7 @@ class PostgresServiceKeys:
         statement = sa.insert(table).values(row).returning(*_KEY_COLUMNS)
         async with self._database.transaction() as connection:
             key = _service_key((await connection.execute(statement)).one())
+            await audit_change(connection)
         self._changes += 1
         self._known[digest] = key
         return key
@@ -75,6 +77,8 @@ class PostgresServiceKeys:
         )
         async with self._database.transaction() as connection:
             digest = (await connection.execute(statement)).scalar()
+            if digest:
+                await audit_change(connection)
         self._changes += 1
         self._known.pop(digest, None)
         return digest is not None
@@ -97,6 +101,12 @@ class PostgresServiceKeys:
         if newest:
             self._used.add(newest.id)
         return newest
+
+    async def follow(self, signals: Signals) -> None:
+        """Refresh if keys were used, added or revoked. Raises StoreUnavailable."""
+        known = sorted(key.id for key in self._known.values())
+        if self._used or known != signals.service_key_ids:
+            await self.refresh()
 
     async def refresh(self) -> None:
         """Read the keys in force and write their use. Raises StoreUnavailable."""

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, fields
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
+import asyncpg
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -19,13 +20,27 @@ from server.domain.idempotency import IdempotencyRecord
 from server.domain.outbox.entries import EventType, NewEntry
 from server.store import idempotent_responses
 from server.store.accounts.user_reads import NOT_DELETED
+from server.store.change_records import (
+    audit_change,
+    audit_rows,
+    mark_audited,
+    record,
+)
 from server.store.connections.connect import Database
-from server.store.credentials.revocations import RevocationFeed, end_sessions, revoke
-from server.store.outbox import enqueue, invalidate_mailed_tokens
+from server.store.credentials.revocations import RevocationFeed, end_sessions
+from server.store.credentials.session_statements import (
+    END,
+    LOCK,
+    OPEN,
+    READ,
+    ROTATE,
+    SESSION_FIELDS,
+)
+from server.store.outbox import invalidate_mailed_tokens
 from server.store.tables import sessions, users
 
 ACTIVITY_INTERVAL = timedelta(hours=1)
-_SESSION = [sessions.c[field.name] for field in fields(Session)]
+_SESSION = [sessions.c[name] for name in SESSION_FIELDS]
 
 
 class PostgresSessions:
@@ -41,73 +56,64 @@ class PostgresSessions:
         Returns False, and changes nothing, if the account has changed since this
         version.
         """
-        same_origin = sa.and_(
-            sessions.c.device == session.device, sessions.c.address == session.address
-        )
-        known = sa.select(sa.func.bool_or(same_origin)).where(
-            sessions.c.user_id == session.user_id
-        )
-        async with self._database.transaction() as connection:
-            if not await _is_unchanged(connection, session.user_id, version):
-                return False
-            # None at the first log-in, which needs no e-mail
-            if (await connection.execute(known)).scalar() is False:
-                await enqueue(connection, session.created_at, _new_device(session))
-            await connection.execute(sa.insert(sessions).values(asdict(session)))
-            event = NewEntry(EventType.SESSION_OPENED, session.user_id)
-            await enqueue(connection, session.created_at, event)
+        values = _columns_of(session) | {"version": version, "audit": audit_rows()}
+        if not await self._database.run(OPEN, **values):
+            return False
+        mark_audited()
         return True
 
     async def rotate(
         self, session_id: UUID, decide: Decide
     ) -> tuple[Rotation, Owner] | None:
-        """Lock a session, call `decide`, and write the session of its result.
+        """Call `decide` with a session, and write the session of its result.
 
-        Returns None if there is no such session. An exception of `decide` changes
+        If another call has changed the session meanwhile, it is decided again, under a
+        lock. Returns None if there is no such session. An exception of `decide` changes
         nothing.
         """
-        is_active = sa.and_(users.c.is_active, NOT_DELETED).label("is_active")
-        query = (
-            sa.select(users.c.role, is_active, *_SESSION)
-            .join_from(sessions, users)
-            .where(sessions.c.id == session_id)
-            .with_for_update(of=sessions)
-        )
+        rows = await self._database.run(READ, session_id=session_id)
+        if not rows:
+            return None
+        decided = _decided(rows[0], decide)
+        if not decided.is_change:
+            return decided.result
+        if await self._database.run(ROTATE, **decided.values()):
+            mark_audited()
+        else:
+            decided = await self._rotate_locked(session_id, decide)
+        await self._announce(decided)
+        return decided.result
+
+    async def _rotate_locked(self, session_id: UUID, decide: Decide) -> _Decided:
+        """Wait for the calls that change the session, then decide and write."""
         async with self._database.transaction() as connection:
-            row = (await connection.execute(query)).first()
-            if row is None:
-                return None
-            owner = Owner(Role(row.role), row.is_active)
-            before = _session(row)
-            rotation = decide(before, owner)
-            if rotation.session != before:
-                await _write(connection, rotation.session)
-                await _record_activity(connection, before, rotation.session)
-        if rotation.session.ended_at:
-            await self._feed.ended([session_id], rotation.session.ended_at)
-        return rotation, owner
+            values = {"session_id": session_id}
+            row = (await connection.execute(LOCK.clause, values)).one()
+            decided = _decided(row._mapping, decide)
+            if decided.is_change:
+                await connection.execute(ROTATE.clause, decided.values())
+                mark_audited()
+        return decided
+
+    async def _announce(self, decided: _Decided) -> None:
+        after = decided.rotation.session
+        if after.ended_at:
+            await self._feed.ended([after.id], after.ended_at)
 
     async def end(self, session_id: UUID, now: datetime, user_id: int = 0) -> int:
         """End a session, of this user if one is named; return its user, 0 for none.
 
         Every process is informed. Ending it again changes nothing.
         """
-        conditions = [sessions.c.id == session_id]
-        if user_id:
-            conditions.append(sessions.c.user_id == user_id)
-        open_session = sa.update(sessions).where(
-            *conditions, sessions.c.ended_at.is_(None)
-        )
-        statement = open_session.values(ended_at=now).returning(sessions.c.id)
-        owner = sa.select(sessions.c.user_id).where(*conditions)
-        async with self._database.transaction() as connection:
-            ids = (await connection.execute(statement)).scalars().all()
-            if ids:
-                await revoke(connection, ids, now)
-            session_owner = (await connection.execute(owner)).scalar()
-        if ids:
-            await self._feed.ended(ids, now)
-        return session_owner or 0
+        values = {"id": session_id, "user_id": user_id, "now": now}
+        rows = await self._database.run(END, **values, audit=audit_rows())
+        if not rows:
+            return 0
+        owner_id, was_open = rows[0]
+        if was_open:
+            mark_audited()
+            await self._feed.ended([session_id], now)
+        return int(owner_id)
 
     async def end_all(
         self, user_id: int, now: datetime, keep: UUID | None = None
@@ -115,6 +121,7 @@ class PostgresSessions:
         """End every session of a user but the one to keep."""
         async with self._database.transaction() as connection:
             ids = await end_sessions(connection, user_id, now, keep)
+            await audit_change(connection)
         await self._feed.ended(ids, now)
 
     async def open_of(self, user_id: int, now: datetime) -> Sequence[Session]:
@@ -147,7 +154,7 @@ class PostgresSessions:
             await _lock(connection, user_id, keep)
             if not await _is_unchanged(connection, user_id, account.version):
                 return False
-            await enqueue(connection, now, confirm, notice)
+            await record(connection, now, confirm, notice)
             ids = await end_sessions(connection, user_id, now, keep)
         await self._feed.ended(ids, now)
         return True
@@ -185,13 +192,53 @@ class PostgresSessions:
                 EventType.USER_UPDATED, user_id, payload={"version": version}
             )
             mail = NewEntry(EventType.PASSWORD_CHANGED, user_id)
-            await enqueue(connection, now, event, mail)
+            await record(connection, now, event, mail)
             await invalidate_mailed_tokens(connection, user_id, now)
             ids = await end_sessions(connection, user_id, now, keep)
             if idempotency:
                 await idempotent_responses.write(connection, idempotency, None)
         await self._feed.ended(ids, now)
         return True
+
+
+@dataclass(frozen=True, slots=True)
+class _Decided:
+    """A session as it was read, and what was decided about it."""
+
+    before: Session
+    owner: Owner
+    rotation: Rotation
+
+    @property
+    def result(self) -> tuple[Rotation, Owner]:
+        return self.rotation, self.owner
+
+    @property
+    def is_change(self) -> bool:
+        return self.rotation.session != self.before
+
+    def values(self) -> Mapping[str, Any]:
+        """Return the parameters of ROTATE."""
+        before, after = self.before, self.rotation.session
+        idle = after.last_used_at - before.last_used_at
+        return _columns_of(after) | {
+            "read_hash": before.token_hash,
+            "read_nonce": before.nonce,
+            "is_active_again": idle >= ACTIVITY_INTERVAL,
+            # a session ends here because the call is refused, which has its own event
+            "audit": "[]" if after.ended_at else audit_rows(),
+        }
+
+
+def _columns_of(session: Session) -> dict[str, Any]:
+    """Return the values by column; `asdict` would copy each value deeply."""
+    return {name: getattr(session, name) for name in SESSION_FIELDS}
+
+
+def _decided(row: Mapping[str, Any] | asyncpg.Record, decide: Decide) -> _Decided:
+    before = Session(**{name: row[name] for name in SESSION_FIELDS})
+    owner = Owner(Role(row["role"]), row["is_active"])
+    return _Decided(before, owner, decide(before, owner))
 
 
 def _session(row: sa.Row[Any]) -> Session:
@@ -221,27 +268,3 @@ async def _lock(connection: AsyncConnection, user_id: int, session_id: UUID) -> 
     )
     if (await connection.execute(open_session)).first() is None:
         raise TokenInvalid("the session has ended")
-
-
-async def _record_activity(
-    connection: AsyncConnection, before: Session, after: Session
-) -> None:
-    """Write an event of the user's activity, at most once in ACTIVITY_INTERVAL."""
-    if after.last_used_at - before.last_used_at >= ACTIVITY_INTERVAL:
-        event = NewEntry(EventType.SESSION_OPENED, after.user_id)
-        await enqueue(connection, after.last_used_at, event)
-
-
-def _new_device(session: Session) -> NewEntry:
-    payload = {"device": session.device, "address": session.address}
-    return NewEntry(EventType.NEW_DEVICE, session.user_id, payload=payload)
-
-
-async def _write(connection: AsyncConnection, session: Session) -> None:
-    values: Mapping[str, Any] = asdict(session)
-    changes = {name: value for name, value in values.items() if name != "id"}
-    await connection.execute(
-        sa.update(sessions).where(sessions.c.id == session.id).values(changes)
-    )
-    if session.ended_at:
-        await revoke(connection, [session.id], session.ended_at)

@@ -23,6 +23,7 @@ from server.domain.credentials.rotation import KeyInfo, expired_keys
 from server.domain.credentials.secret_key import SecretKey
 from server.domain.credentials.tokens import KeyRing, KeyState, SigningKey
 from server.domain.errors import NextKeyTooNew, StoreUnavailable
+from server.store.change_records import audit_change
 from server.store.connections.connect import Database
 from server.store.connections.wakeup_channel import WakeupChannel
 from server.store.tables import signing_keys
@@ -103,6 +104,7 @@ class PostgresSigningKeys:
             await self._write(connection, KeyState.NEXT, created_at)
             rows = (await connection.execute(_NEWEST_FIRST)).all()
             keys = self._decrypt_all(rows)
+            await audit_change(connection)
         self._replace(keys, rows)
         await self._wakeups.publish()
         return [_info(row) for row in rows]

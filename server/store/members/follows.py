@@ -13,9 +13,9 @@ from server.domain.members.follows import Follow, Side
 from server.domain.outbox.entries import EventType, NewEntry
 from server.domain.paging import MAX_OFFSET, PageRequest, Rows
 from server.store.accounts.user_reads import NOT_DELETED, USER_COLUMNS, user_of
+from server.store.change_records import record
 from server.store.connections.connect import Database
 from server.store.keyset import Estimates, Keyset, capped_count, total_of
-from server.store.outbox import enqueue
 from server.store.tables import follows as table
 from server.store.tables import users
 from server.store.write_transaction import ConstraintErrors, write_transaction
@@ -57,7 +57,7 @@ class PostgresFollows:
                 insertion.returning(table.c.follower_id)
             )
             if inserted.first():
-                await enqueue(connection, now, event)
+                await record(connection, now, event)
 
     async def remove(self, follower_id: int, followed_id: int, now: datetime) -> None:
         """Delete a follow if it exists."""
@@ -70,7 +70,7 @@ class PostgresFollows:
         async with self._database.transaction() as connection:
             deleted = await connection.execute(statement.returning(table.c.follower_id))
             if deleted.first():
-                await enqueue(connection, now, event)
+                await record(connection, now, event)
 
     async def page(
         self, side: Side, user_id: int, *, newest_first: bool, request: PageRequest

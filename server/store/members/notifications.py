@@ -16,8 +16,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from server.domain.clock import Clock
 from server.domain.outbox.entries import Entry, EventType, NewEntry
 from server.domain.posts.posts import PostState
+from server.store.change_records import record
 from server.store.connections.connect import Database
-from server.store.outbox import enqueue
 from server.store.tables import follows, posts, user_settings, users
 from server.store.tables import notifications as table
 
@@ -78,7 +78,7 @@ class PostgresNotifications:
                     "until": _until(entry).isoformat(),
                 }
                 event = NewEntry(EventType.POST_FAN_OUT, author_id, payload=next_batch)
-                await enqueue(connection, self._clock(), event)
+                await record(connection, self._clock(), event)
 
     async def follower(self, entry: Entry) -> None:
         """Notify a member of a follower, if their settings require it."""
@@ -119,7 +119,7 @@ class PostgresNotifications:
             NewEntry(kind, row.user_id, payload={"first": row.id, "last": row.id})
             for row in immediate
         ]
-        await enqueue(connection, now, *mails)
+        await record(connection, now, *mails)
 
     async def digest(self, before: datetime, now: datetime) -> bool:
         """Mail one member all pending notifications, if the oldest is due.
@@ -146,7 +146,7 @@ class PostgresNotifications:
             if ids:  # otherwise another process was faster
                 bounds = {"first": min(ids), "last": max(ids)}
                 mail = NewEntry(EventType.DIGEST, user_id, payload=bounds)
-                await enqueue(connection, now, mail)
+                await record(connection, now, mail)
         return True
 
     async def lines(self, user_id: int, first: int, last: int) -> Sequence[str]:

@@ -13,6 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from server.domain.errors import EtagMismatch, UserNotFound
 from server.domain.members.settings import Theme, UserSettings, Visibility
 from server.store.accounts.user_reads import NOT_DELETED
+from server.store.change_records import audit_change
 from server.store.connections.connect import Database
 from server.store.mapping import columns_of, entity_of
 from server.store.tables import user_settings as table
@@ -65,6 +66,7 @@ class PostgresSettings:
         async with self._database.transaction() as connection:
             await _lock_owner(connection, user_id)
             await connection.execute(statement)
+            await audit_change(connection, user_id)
 
 
 async def _lock_owner(connection: AsyncConnection, user_id: int) -> bool:

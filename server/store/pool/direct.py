@@ -75,6 +75,7 @@ class DirectConnections:
         channel: str,
         on_notification: Callable[..., None],
         on_listening: Callable[[AsyncConnection], Awaitable[None]] | None = None,
+        keepalive_seconds: float = KEEPALIVE_INTERVAL_SECONDS,
     ) -> NoReturn:
         """LISTEN on a channel until the connection fails.
 
@@ -91,7 +92,7 @@ class DirectConnections:
             if on_listening:
                 await on_listening(connection)
             while True:
-                await asyncio.sleep(KEEPALIVE_INTERVAL_SECONDS)
+                await asyncio.sleep(keepalive_seconds)
                 keepalive = connection.execute(sa.select(1))
                 await answer_time(keepalive, KEEPALIVE_INTERVAL_SECONDS)
 

@@ -1,4 +1,4 @@
-"""ReadingConnection: repeats a read once whose connection turned out to be lost."""
+"""Starting a connection: to read, or in a transaction. Both survive a lost one."""
 
 from __future__ import annotations
 
@@ -39,3 +39,27 @@ def _is_read(statement: sa.Executable) -> bool:
     if isinstance(statement, sa.TextClause):
         return statement.text.lstrip().lower().startswith("select")
     return isinstance(statement, sa.Select | sa.CompoundSelect)
+
+
+async def started(connection: AsyncConnection) -> AsyncConnection:
+    """Connect, and send BEGIN unless the connection commits every statement.
+
+    SQLAlchemy sends BEGIN before the first statement of a transaction. Sent by itself
+    it can be repeated when the connection turns out to be lost.
+    """
+    await connection.start()
+    if isinstance(connection, ReadingConnection):
+        return connection
+    try:
+        raw = await connection.get_raw_connection()
+        adapter: Any = raw.dbapi_connection
+        await adapter._start_transaction()
+    except BaseException as error:
+        await connection.invalidate()
+        await connection.close()
+        if isinstance(error, sa.exc.EmulatedDBAPIException) and not getattr(
+            error, "sqlstate", None
+        ):
+            raise ConnectionResetError("lost before BEGIN") from error
+        raise
+    return connection

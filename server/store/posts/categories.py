@@ -18,6 +18,7 @@ from server.domain.idempotency import IdempotencyRecord
 from server.domain.paging import MAX_OFFSET, PageRequest, Rows, Sort
 from server.domain.posts.categories import Category
 from server.store import idempotent_responses
+from server.store.change_records import audit_change
 from server.store.connections.connect import Database
 from server.store.keyset import Estimates, Keyset, capped_count, total_of
 from server.store.mapping import columns_of, entity_of
@@ -52,6 +53,7 @@ class PostgresCategories:
         async with write_transaction(self._database, idempotency, _TAKEN) as connection:
             row = (await connection.execute(statement)).one()
             category = entity_of(Category, row)
+            await audit_change(connection)
             if idempotency:
                 await idempotent_responses.write(connection, idempotency, category)
         return category
@@ -77,6 +79,7 @@ class PostgresCategories:
                 )
                 row = (await connection.execute(statement)).one()
                 category = entity_of(Category, row)
+                await audit_change(connection)
             if idempotency:
                 await idempotent_responses.write(connection, idempotency, category)
         return category
@@ -96,6 +99,7 @@ class PostgresCategories:
             await _locked(connection, category_id, etag)
             await connection.execute(detach)
             await connection.execute(sa.delete(table).where(table.c.id == category_id))
+            await audit_change(connection)
 
     async def page(self, sort: Sort, request: PageRequest) -> Rows[Category]:
         """Return one page, read with at most three statements."""

@@ -24,9 +24,9 @@ from server.domain.outbox.entries import EventType, NewEntry
 from server.domain.paging import PageRequest, Rows, Sort
 from server.domain.posts.posts import NewPost, Post, PostFilter, PostState, Reader
 from server.store import idempotent_responses
+from server.store.change_records import record
 from server.store.connections.connect import Database
 from server.store.keyset import Estimates
-from server.store.outbox import enqueue
 from server.store.posts import listing
 from server.store.posts.rows import (
     AUTHOR_NOT_DELETED,
@@ -194,4 +194,4 @@ async def _enqueue_event(
     if was_published is not (after.state == PostState.PUBLISHED):
         kind = EventType.POST_WITHDRAWN if was_published else EventType.POST_PUBLISHED
         event = NewEntry(kind, after.user_id, payload={"post": after.id})
-        await enqueue(connection, now, event)
+        await record(connection, now, event)

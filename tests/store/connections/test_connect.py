@@ -347,7 +347,9 @@ async def test_pause_of_this_process_ends_no_listening(
     async def on_listening(_: object) -> None:
         started.set()
 
-    listening = asyncio.ensure_future(pool.listen("pause", print, on_listening))
+    listening = asyncio.ensure_future(
+        pool.listen("pause", print, on_listening, keepalive_seconds=0.1)
+    )
     async with asyncio.timeout(SECONDS):
         await started.wait()
     for _ in range(12):

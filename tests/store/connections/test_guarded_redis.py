@@ -13,11 +13,11 @@ from redis.exceptions import RedisError
 
 from server.domain.limits import Bucket, SlidingWindows, Window
 from server.store.buckets import RedisBuckets
-from server.store.connections.connect import redis_client
 from server.store.connections.guarded_redis import (
     SLOW_SECONDS,
     GuardedRedis,
     RedisUnavailable,
+    redis_client,
 )
 from server.store.connections.wakeup_channel import WakeupChannel
 from tests.fakes import Clock
