@@ -12,7 +12,7 @@ import sqlalchemy as sa
 from server.domain.accounts.users import NewUser, Role, UserEdit
 from server.domain.credentials.sessions import Session
 from server.domain.errors import EmailTaken, LastAdmin
-from server.domain.outbox.entries import Entry, EventType, NewEntry
+from server.domain.outbox.entries import Entry, EventType, NewEntry, Queue
 from server.store.connections.connect import Database
 from server.store.credentials.sessions import PostgresSessions
 from server.store.outbox import BACKLOG, Backlog, PostgresOutbox
@@ -107,7 +107,8 @@ def store(database: Database) -> PostgresOutbox:
 async def claimed(
     store: PostgresOutbox, lease: timedelta = MINUTE, *, mails: bool = True
 ) -> list[Entry]:
-    return list(await store.claim(10, lease, mails=mails))
+    queues = Queue if mails else [Queue.EVENTS]
+    return list(await store.claim(dict.fromkeys(queues, 10), lease))
 
 
 MAIL = NewEntry(EventType.NEW_DEVICE, 7, "a@x.co", {"device": "Phone"})
@@ -152,9 +153,9 @@ async def test_outbox_delivered_entry_is_not_claimed(
     """A delivered e-mail loses its recipient and payload; an event keeps both."""
     await store.add(NOON, MAIL, EVENT, MAIL)
     for entry in (await claimed(store, NO_TIME))[:2]:
-        await store.delivered(entry.id, NOON)
+        await store.delivered([entry.id], NOON)
     (dropped,) = await claimed(store, NO_TIME)
-    await store.drop(dropped.id)
+    await store.drop([dropped.id])
     async with database.reading() as connection:
         rows = (await connection.execute(sa.select(outbox))).all()
     remaining = {row.kind: (row.address, row.payload, row.state) for row in rows}
@@ -200,7 +201,7 @@ async def test_outbox_backlog_counts_entries_that_are_not_delivered(
     assert store.backlog
     assert (store.backlog.pending, store.backlog.dead) == (2, 1)
     assert 60 <= store.backlog.age < 120
-    await store.delivered(second.id, now)
+    await store.delivered([second.id], now)
     await store.refresh_backlog()
     assert store.backlog.pending == 1
     async with database.transaction() as connection:
@@ -208,7 +209,7 @@ async def test_outbox_backlog_counts_entries_that_are_not_delivered(
         plan = await connection.execute(sa.text(f"explain {BACKLOG}"))
         text = "\n".join(plan.scalars())
     assert "idx_outbox_dead" in text
-    assert "idx_outbox_next_attempt_at" in text
+    assert "idx_outbox_due" in text
 
 
 async def test_outbox_subscriber_is_notified_of_commit(

@@ -14,7 +14,8 @@ from server.domain.credentials.sessions import Session
 from server.domain.edits import Edit
 from server.domain.members.event_handlers import MemberEventHandlers
 from server.domain.members.settings import UserSettings
-from server.domain.outbox.entries import Entry, EventType
+from server.domain.outbox.emails import NotificationRange
+from server.domain.outbox.entries import Entry, EventType, Queue
 from server.domain.posts.posts import NewPost, Post, PostState
 from server.store.connections.connect import Database
 from server.store.members.analytics import PostgresAnalytics
@@ -30,6 +31,7 @@ from tests.store.conftest import StoresUnderTest
 from tests.store.test_users import new
 
 LEASE = timedelta(seconds=5)
+SIZES = dict.fromkeys(Queue, 10)
 
 
 class NotificationHarness:
@@ -67,20 +69,21 @@ class NotificationHarness:
     async def deliver(self) -> list[Entry]:
         """Deliver every entry, each twice; return the e-mails that are due."""
         mails: list[Entry] = []
-        while entries := await self.outbox.claim(10, LEASE, mails=True):
+        while entries := await self.outbox.claim(SIZES, LEASE):
             for entry in entries:
                 if entry.is_mail:
                     mails.append(entry)
                 else:
                     await self.event_handlers.handle(entry)
                     await self.event_handlers.handle(entry)
-                await self.outbox.delivered(entry.id, self.clock())
+                await self.outbox.delivered([entry.id], self.clock())
         return [mail for mail in mails if "first" in mail.payload]
 
     async def lines(self, mail: Entry) -> Sequence[str]:
         """Return the lines of an e-mail."""
         first, last = int(mail.payload["first"]), int(mail.payload["last"])
-        return await self.notifications.lines(mail.user_id or 0, first, last)
+        wanted = NotificationRange(mail.user_id or 0, first, last)
+        return (await self.notifications.lines_of([wanted]))[wanted]
 
     async def counts(self, user: User) -> tuple[int, int]:
         """Run the jobs; return the counted posts and followers."""
