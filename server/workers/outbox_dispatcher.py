@@ -30,7 +30,7 @@ log = structlog.get_logger()
 MAX_DELIVERIES = {
     Queue.EVENTS: 4,
     Queue.ACCOUNT_MAILS: 16,
-    Queue.NOTIFICATION_MAILS: 32,
+    Queue.NOTIFICATION_MAILS: 64,
 }
 MAX_ATTEMPTS = 15
 LEASE_DURATION = timedelta(seconds=5)

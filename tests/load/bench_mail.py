@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import statistics
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -46,10 +47,12 @@ _PUBLISH = [
     " select 'post.published', user_id, jsonb_build_object('post', id), now()"
     " from posts",
 ]
+# each batch writes its e-mails with the time at which it began
 _BATCHES = (
     sa.select(outbox.c.created_at)
-    .where(outbox.c.kind.in_(["post.published", "post.spread"]))
-    .order_by(outbox.c.id)
+    .where(outbox.c.kind == "mail.followed_post")
+    .distinct()
+    .order_by(outbox.c.created_at)
 )
 _QUEUED = (
     sa.select(sa.func.count())
@@ -120,8 +123,8 @@ async def _fan_out(database: Database, settings: dict[str, str]) -> list[ResultR
         seconds = time.perf_counter() - started
         async with database.reading() as connection:
             batches = (await connection.execute(_BATCHES)).scalars().all()
-    longest = max(
-        (after - before).total_seconds() for before, after in pairwise(batches[1:])
+    periods = sorted(
+        (after - before).total_seconds() * 1e3 for before, after in pairwise(batches)
     )
     name = f"P17 fan-out to {FOLLOWERS:,}"
     return [
@@ -135,13 +138,13 @@ async def _fan_out(database: Database, settings: dict[str, str]) -> list[ResultR
         ),
         ResultRow(f"{name}: memory growth", growth[-1], 20, "lower", "MiB"),
         ResultRow(
-            f"{name}: longest batch",
-            longest * 1e3,
+            f"{name}: p99 of a batch",
+            periods[int(len(periods) * 0.99)],
             100,
             better="lower",
             unit="ms",
-            notes=f"{len(batches)} batches, from one to the next: the transaction,"
-            " and claiming it",
+            notes=f"from one batch to the next, of which the transaction is a part;"
+            f" median {statistics.median(periods):.0f}, longest {periods[-1]:.0f}",
         ),
     ]
 

@@ -10,7 +10,7 @@ from datetime import datetime
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy.dialects.postgresql import ARRAY, insert
+from sqlalchemy.dialects.postgresql import ARRAY, JSONB, insert
 
 from server.domain.clock import Clock
 from server.domain.outbox.emails import NotificationRange
@@ -21,7 +21,8 @@ from server.store.outbox import enqueue
 from server.store.tables import follows, outbox, posts, user_settings, users
 from server.store.tables import notifications as table
 
-BATCH_SIZE = 1_000  # followers per transaction
+BATCH_SIZE = 500  # followers per transaction, which takes about 50 ms
+BATCHES_PER_ENTRY = 20
 MAX_LINES = 20  # per e-mail
 _actors = users.alias()
 _CAN_READ_MAIL = sa.and_(users.c.is_active, users.c.deleted_at.is_(None))
@@ -31,53 +32,36 @@ class PostgresNotifications:
     """Stores notifications."""
 
     def __init__(
-        self, database: Database, clock: Clock, batch_size: int = BATCH_SIZE
+        self,
+        database: Database,
+        clock: Clock,
+        batch_size: int = BATCH_SIZE,
+        batches_per_entry: int = BATCHES_PER_ENTRY,
     ) -> None:
         self._database = database
         self._clock = clock
         self._batch_size = batch_size
+        self._batches_per_entry = batches_per_entry
 
     async def fan_out(self, entry: Entry) -> None:
-        """Notify one batch of followers of a post, if their settings require it.
+        """Notify followers of a post, if their settings require it.
 
-        The next batch is an outbox entry of its own, so that other entries do not wait
-        for an author with many followers. Those who followed after the publication are
-        not notified.
+        Each batch is one transaction, which also stores the progress in the entry:
+        after a crash the entry is delivered again and continues there. Further batches
+        are an entry of their own, because a delivery must end. Those who followed
+        after the publication are not notified.
         """
-        post_id, author_id = int(entry.payload["post"]), entry.user_id
-        batch = _followers_after(entry, self._batch_size)
-        recipients = (
-            sa.select(
-                batch.c.follower_id.label("user_id"),
-                sa.literal(author_id, sa.BigInteger).label("actor_id"),
-                posts.c.id.label("post_id"),
-                user_settings.c.digest,
-            )
-            .join_from(batch, users, users.c.id == batch.c.follower_id)
-            .join(user_settings, user_settings.c.user_id == users.c.id)
-            .join(posts, posts.c.id == post_id)
-            .where(user_settings.c.followed_posts, _CAN_READ_MAIL)
-            .where(posts.c.state == PostState.PUBLISHED)
-            # in one order, so that two batches cannot deadlock
-            .order_by(batch.c.follower_id)
-        )
-        mails = _insert_mails(recipients, EventType.FOLLOWED_POST, self._clock())
-        last = (
-            sa.select(batch)
-            .add_cte(mails)
-            .order_by(batch.c.created_at, batch.c.follower_id)
-            .offset(self._batch_size - 1)
-        )
+        progress = entry.payload
+        for _ in range(self._batches_per_entry):
+            statement = _notify_batch(entry, progress, self._batch_size, self._clock())
+            async with self._database.reading() as connection:
+                row = (await connection.execute(statement)).first()
+            if row is None:
+                return
+            progress = row.payload
+        next_entry = NewEntry(EventType.POST_FAN_OUT, entry.user_id, payload=progress)
         async with self._database.transaction() as connection:
-            if row := (await connection.execute(last)).first():
-                next_batch = {
-                    "post": post_id,
-                    "since": row.created_at.isoformat(),
-                    "after": row.follower_id,
-                    "until": _until(entry).isoformat(),
-                }
-                event = NewEntry(EventType.POST_FAN_OUT, author_id, payload=next_batch)
-                await enqueue(connection, self._clock(), event)
+            await enqueue(connection, self._clock(), next_entry)
 
     async def follower(self, entry: Entry) -> None:
         """Notify a member of a follower, if their settings require it."""
@@ -160,23 +144,15 @@ def _limited(lines: Sequence[str]) -> Sequence[str]:
     return [*lines[:MAX_LINES], "... and more"] if too_many else lines
 
 
-# the follow that a notification is about
+# The follow that a notification is about: of the member by the actor or, for a post, of
+# the actor by the member. Written so that the primary key finds it.
+_is_follow = table.c.post_id.is_(None)
 _still_follows = sa.select(follows.c.follower_id).where(
-    sa.case(
-        (
-            table.c.post_id.is_(None),
-            sa.and_(
-                follows.c.follower_id == table.c.actor_id,
-                follows.c.followed_id == table.c.user_id,
-            ),
-        ),
-        else_=sa.and_(
-            follows.c.follower_id == table.c.user_id,
-            follows.c.followed_id == table.c.actor_id,
-        ),
-    )
+    follows.c.follower_id
+    == sa.case((_is_follow, table.c.actor_id), else_=table.c.user_id),
+    follows.c.followed_id
+    == sa.case((_is_follow, table.c.user_id), else_=table.c.actor_id),
 )
-
 
 _RANGE_FIELDS = ("user_id", "first", "last")
 _ranges = (
@@ -209,33 +185,74 @@ _lines = (
 )
 
 
-def _until(entry: Entry) -> datetime:
-    """Return when the post was published, also for a later batch."""
-    text = entry.payload.get("until")
-    return datetime.fromisoformat(str(text)) if text else entry.created_at
+def _notify_batch(
+    entry: Entry, progress: Mapping[str, str | int], size: int, now: datetime
+) -> sa.UpdateBase:
+    """Return the statement for one batch; it returns the progress if it was full."""
+    until = progress.get("until")
+    until_moment = datetime.fromisoformat(str(until)) if until else entry.created_at
+    batch = _followers_after(entry.user_id, progress, until_moment, size)
+    recipients = (
+        sa.select(
+            batch.c.follower_id.label("user_id"),
+            sa.literal(entry.user_id, sa.BigInteger).label("actor_id"),
+            posts.c.id.label("post_id"),
+            user_settings.c.digest,
+        )
+        .join_from(batch, users, users.c.id == batch.c.follower_id)
+        .join(user_settings, user_settings.c.user_id == users.c.id)
+        .join(posts, posts.c.id == int(progress["post"]))
+        .where(user_settings.c.followed_posts, _CAN_READ_MAIL)
+        .where(posts.c.state == PostState.PUBLISHED)
+        # in one order, so that two batches cannot deadlock
+        .order_by(batch.c.follower_id)
+    )
+    place = (
+        sa.select(
+            sa.func.jsonb_build_object(
+                "since", batch.c.created_at, "after", batch.c.follower_id
+            )
+        )
+        .order_by(batch.c.created_at, batch.c.follower_id)
+        .offset(size - 1)
+        .scalar_subquery()
+    )
+    done = {"post": progress["post"], "until": until_moment.isoformat()}
+    return (
+        sa.update(outbox)
+        .add_cte(_insert_mails(recipients, EventType.FOLLOWED_POST, now))
+        .where(outbox.c.id == entry.id, place.is_not(None))
+        .values(payload=sa.literal(done, JSONB).op("||")(place))
+        .returning(outbox.c.payload)
+    )
 
 
-def _followers_after(entry: Entry, size: int) -> sa.Subquery:
+def _followers_after(
+    author_id: int | None,
+    progress: Mapping[str, str | int],
+    until: datetime,
+    size: int,
+) -> sa.CTE:
     """Return the next followers of an author, in the order of following."""
     batch = sa.select(follows.c.follower_id, follows.c.created_at).where(
-        follows.c.followed_id == entry.user_id, follows.c.created_at <= _until(entry)
+        follows.c.followed_id == author_id, follows.c.created_at <= until
     )
-    if "after" in entry.payload:
-        since = datetime.fromisoformat(str(entry.payload["since"]))
+    if "after" in progress:
+        since = datetime.fromisoformat(str(progress["since"]))
         last = sa.tuple_(
             sa.literal(since, follows.c.created_at.type),
-            sa.literal(int(entry.payload["after"]), sa.BigInteger),
+            sa.literal(int(progress["after"]), sa.BigInteger),
         )
         row_key = sa.tuple_(follows.c.created_at, follows.c.follower_id)
         batch = batch.where(row_key > last)
     batch = batch.order_by(follows.c.created_at, follows.c.follower_id).limit(size)
-    return batch.subquery("batch")
+    return batch.cte("batch")
 
 
 def _insert_mails(recipients: sa.Select[Any], kind: EventType, now: datetime) -> sa.CTE:
     """Write the missing notifications, and an e-mail for each outside digests.
 
-    One statement without rows in Python: 1,000 followers in 30 ms, not 300.
+    One statement, so that no row passes through Python.
     """
     moment = sa.literal(now, table.c.created_at.type)
     wanted = recipients.cte("recipients")

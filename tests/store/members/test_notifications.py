@@ -210,7 +210,9 @@ async def test_post_notifies_many_followers_in_chunks(
     harness: NotificationHarness,
 ) -> None:
     """Each follower once, also when several followed at the same time."""
-    small = PostgresNotifications(harness.database, harness.clock, batch_size=3)
+    small = PostgresNotifications(
+        harness.database, harness.clock, batch_size=3, batches_per_entry=1
+    )
     harness.event_handlers = replace(harness.event_handlers, notifications=small)
     ana = await harness.member("ana")
     fans = [await harness.member(f"fan{n}", followed_posts=True) for n in range(8)]
@@ -225,6 +227,29 @@ async def test_post_notifies_many_followers_in_chunks(
         r for r in await harness.rows(outbox) if r.kind == EventType.POST_FAN_OUT
     ]
     assert len(fan_out) >= 2
+
+
+async def test_fan_out_continues_after_its_last_batch(
+    harness: NotificationHarness,
+) -> None:
+    """A process that was killed left the progress in the entry."""
+    small = PostgresNotifications(harness.database, harness.clock, batch_size=3)
+    ana = await harness.member("ana")
+    fans = [await harness.member(f"fan{n}", followed_posts=True) for n in range(8)]
+    for fan in fans:
+        await harness.follow(fan, ana)
+    await harness.deliver()
+    await harness.post(ana)
+    sizes, no_lease = {Queue.EVENTS: 1}, timedelta(0)
+    (entry,) = await harness.outbox.claim(sizes, no_lease)
+    await small.fan_out(entry)
+    async with harness.database.reading() as connection:
+        await connection.execute(sa.delete(notifications))
+    (again,) = await harness.outbox.claim(sizes, no_lease)
+    assert again.id == entry.id
+    await small.fan_out(again)
+    notified = {row.user_id for row in await harness.rows(notifications)}
+    assert notified == {fan.id for fan in fans[6:]}
 
 
 async def test_digest_is_sent_once_a_day(harness: NotificationHarness) -> None:
