@@ -192,17 +192,25 @@ def _notify_batch(
     until = progress.get("until")
     until_moment = datetime.fromisoformat(str(until)) if until else entry.created_at
     batch = _followers_after(entry.user_id, progress, until_moment, size)
+    # LIMIT 1 makes the planner look up each follower by primary key. Otherwise it reads
+    # all members' settings for each batch: 65 ms at 100,000 members.
+    follower = (
+        sa.select(user_settings.c.digest)
+        .join(users, users.c.id == user_settings.c.user_id)
+        .where(user_settings.c.user_id == batch.c.follower_id)
+        .where(user_settings.c.followed_posts, _CAN_READ_MAIL)
+        .limit(1)
+        .lateral("follower")
+    )
     recipients = (
         sa.select(
             batch.c.follower_id.label("user_id"),
             sa.literal(entry.user_id, sa.BigInteger).label("actor_id"),
             posts.c.id.label("post_id"),
-            user_settings.c.digest,
+            follower.c.digest,
         )
-        .join_from(batch, users, users.c.id == batch.c.follower_id)
-        .join(user_settings, user_settings.c.user_id == users.c.id)
+        .join_from(batch, follower, sa.true())
         .join(posts, posts.c.id == int(progress["post"]))
-        .where(user_settings.c.followed_posts, _CAN_READ_MAIL)
         .where(posts.c.state == PostState.PUBLISHED)
         # in one order, so that two batches cannot deadlock
         .order_by(batch.c.follower_id)
