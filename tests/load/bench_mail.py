@@ -160,7 +160,7 @@ async def _publish(database: Database, followers: int) -> None:
             await connection.execute(sa.text(statement), parameters)
 
 
-async def _scalar(database: Database, query: sa.Select[tuple[int]]) -> int:
+async def _scalar(database: Database, query: sa.Select[int]) -> int:
     async with database.reading() as connection:
         value: int = (await connection.execute(query)).scalar_one()
     return value

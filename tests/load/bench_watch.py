@@ -63,7 +63,7 @@ async def rows() -> list[ResultRow]:
     """Return the CPU time of a delivered event, and the delay at a steady rate."""
     with running() as service:
         database = Database(service.database)
-        metadata = await _service_key(service, database)
+        metadata = await service_key(service, database)
         rows = [
             await _cpu(service, database, metadata),
             await _delay(service, database, metadata),
@@ -74,7 +74,7 @@ async def rows() -> list[ResultRow]:
 
 async def _cpu(service: Service, database: Database, metadata: Any) -> ResultRow:
     process = psutil.Process(service.process)
-    async with _watching(service, metadata, SUBSCRIBERS) as subscribers:
+    async with watching(service, metadata, SUBSCRIBERS) as subscribers:
         await _publish(database, service.user)
         await subscribers.received(SUBSCRIBERS)
         idle = await _idle_cpu(process)
@@ -107,7 +107,7 @@ async def _idle_cpu(process: psutil.Process) -> float:
 async def _delay(service: Service, database: Database, metadata: Any) -> ResultRow:
     """Publish at a steady rate; the delay is from before the commit."""
     published: list[float] = []
-    async with _watching(service, metadata, PACED_SUBSCRIBERS) as subscribers:
+    async with watching(service, metadata, PACED_SUBSCRIBERS) as subscribers:
         start = time.perf_counter()
         for number in range(PACED_EVENTS):
             due = start + number / EVENTS_PER_SECOND
@@ -137,7 +137,7 @@ async def _publish(database: Database, user: int) -> None:
         await connection.execute(_EVENT, {"user": user})
 
 
-async def _service_key(service: Service, database: Database) -> Any:
+async def service_key(service: Service, database: Database) -> Any:
     """Return the metadata of calls with a service key."""
     promoted = sa.text("update users set role = 3 where id = :id")
     async with database.transaction() as connection:
@@ -153,7 +153,7 @@ async def _service_key(service: Service, database: Database) -> Any:
 
 
 @asynccontextmanager
-async def _watching(
+async def watching(
     service: Service, metadata: Any, count: int
 ) -> AsyncIterator[Subscribers]:
     """Open streams over several connections, until each has its first message."""
