@@ -16,7 +16,7 @@ from server.domain.outbox.entries import Entry, EventType, NewEntry, Queue
 from server.store.connections.connect import Database
 from server.store.credentials.sessions import PostgresSessions
 from server.store.outbox import BACKLOG, Backlog, PostgresOutbox
-from server.store.tables import outbox
+from server.store.tables import outbox, outbox_queue
 from server.workers.supervisor import Subscription, supervise
 from tests.fakes import NOON, FakeSessions
 from tests.store.conftest import StoresUnderTest
@@ -145,6 +145,35 @@ async def test_outbox_released_entry_counts_no_attempt(store: PostgresOutbox) ->
 async def test_outbox_claim_skips_mails_on_request(store: PostgresOutbox) -> None:
     await store.add(NOON, MAIL, EVENT)
     assert [e.kind for e in await claimed(store, mails=False)] == ["user.updated"]
+
+
+async def test_outbox_claim_takes_from_each_queue(store: PostgresOutbox) -> None:
+    """An e-mail about an account does not wait behind notifications."""
+    followed = NewEntry(EventType.FOLLOWED_POST, 7, payload={"first": 1, "last": 1})
+    await store.add(NOON, *[followed] * 30, MAIL, EVENT)
+    kinds = [entry.kind for entry in await claimed(store)]
+    assert kinds == ["mail.followed_post"] * 10 + ["mail.new_device", "user.updated"]
+
+
+async def test_outbox_queue_of_entry_is_that_of_its_index(database: Database) -> None:
+    """The index has the rule of Entry.queue in SQL."""
+    kinds = list(EventType)
+    kind = sa.func.unnest(sa.literal(kinds, sa.ARRAY(sa.Text))).column_valued("kind")
+    query = sa.select(kind, outbox_queue).select_from(kind)
+    async with database.reading() as connection:
+        queues = {row[0]: row[1] for row in await connection.execute(query)}
+    assert queues == {
+        kind.value: Entry(1, kind, None, None, {}, NOON, 0).queue for kind in kinds
+    }
+
+
+async def test_outbox_postponed_entry_counts_no_attempt(store: PostgresOutbox) -> None:
+    await store.add(NOON, MAIL, MAIL)
+    later, now = await claimed(store)
+    await store.postpone([later.id], MINUTE)
+    await store.postpone([now.id], NO_TIME)
+    (again,) = await claimed(store)
+    assert (again.id, again.attempts) == (now.id, 1)
 
 
 async def test_outbox_delivered_entry_is_not_claimed(
