@@ -158,8 +158,10 @@ async def test_outbox_claim_takes_from_each_queue(store: PostgresOutbox) -> None
 async def test_outbox_queue_of_entry_is_that_of_its_index(database: Database) -> None:
     """The index has the rule of Entry.queue in SQL."""
     kinds = list(EventType)
-    kind = sa.func.unnest(sa.literal(kinds, sa.ARRAY(sa.Text))).column_valued("kind")
-    query = sa.select(kind, outbox_queue).select_from(kind)
+    values = sa.values(sa.column("kind", sa.Text), name="kinds").data(
+        [(kind.value,) for kind in kinds]
+    )
+    query = sa.select(values.c.kind, outbox_queue)
     async with database.reading() as connection:
         queues = {row[0]: row[1] for row in await connection.execute(query)}
     assert queues == {
