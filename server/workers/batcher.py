@@ -13,17 +13,20 @@ Result = TypeVar("Result")
 class Batcher(Generic[Key, Result]):
     """Calls `load` for one key at once, and for those that wait for it together.
 
-    At most one call of `load` is in progress, so that however many callers there are,
-    they use one connection, and nobody waits for a batch to fill.
+    At most `max_calls` of `load` are in progress, so that however many callers there
+    are, they use few connections, and nobody waits for a batch to fill.
     """
 
     def __init__(
-        self, load: Callable[[Sequence[Key]], Awaitable[Mapping[Key, Result] | None]]
+        self,
+        load: Callable[[Sequence[Key]], Awaitable[Mapping[Key, Result] | None]],
+        max_calls: int = 1,
     ) -> None:
         """Load the results by key; None if the keys have no results."""
         self._load = load
         self._waiting: dict[Key, asyncio.Future[Result | None]] = {}
-        self._loading: asyncio.Task[None] | None = None
+        self._max_calls = max_calls
+        self._loading: set[asyncio.Task[None]] = set()
 
     async def get(self, key: Key) -> Result | None:
         """Return the result for a key. Raises what `load` raises."""
@@ -31,8 +34,8 @@ class Batcher(Generic[Key, Result]):
         if result is None:
             result = asyncio.get_running_loop().create_future()
             self._waiting[key] = result
-        if self._loading is None:
-            self._loading = asyncio.create_task(self._load_all())
+        if len(self._loading) < self._max_calls:
+            self._loading.add(asyncio.create_task(self._load_all()))
         return await asyncio.shield(result)  # another caller may wait for it too
 
     async def _load_all(self) -> None:
@@ -47,4 +50,6 @@ class Batcher(Generic[Key, Result]):
             else:
                 for key, result in batch.items():
                     result.set_result(results.get(key))
-        self._loading = None
+        # here, not in a callback, which runs later: a key must not wait for nobody
+        if task := asyncio.current_task():
+            self._loading.discard(task)

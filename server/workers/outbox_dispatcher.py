@@ -32,6 +32,9 @@ MAX_DELIVERIES = {
     Queue.ACCOUNT_MAILS: 16,
     Queue.NOTIFICATION_MAILS: 64,
 }
+# Statements that record deliveries at a time: a crash repeats what is not recorded, so
+# that a delivery should not wait for the statement before it.
+MAX_RECORDING = 3
 MAX_ATTEMPTS = 15
 LEASE_DURATION = timedelta(seconds=5)
 RENEW_INTERVAL_SECONDS = 1.5
@@ -122,9 +125,9 @@ class OutboxDispatcher:
         self._last: dict[object, asyncio.Task[None]] = {}  # by order key
         self._more: set[Queue] = set()  # had more entries than free places
         self._renewing: asyncio.Task[None] | None = None
-        # What ends while a statement runs is recorded by the next one, together.
+        # What ends while statements run is recorded by the next one, together.
         self._record_delivered = Batcher[int, None](
-            lambda ids: store.delivered(ids, clock())
+            lambda ids: store.delivered(ids, clock()), MAX_RECORDING
         )
         self._record_dropped = Batcher[int, None](store.drop)
         self._release = Batcher[int, None](store.release)
