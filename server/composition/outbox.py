@@ -19,8 +19,13 @@ from server.store.accounts.user_reads import UserReads
 from server.store.credentials.accounts import PostgresAccounts
 from server.store.members.analytics import PostgresAnalytics
 from server.store.members.notifications import PostgresNotifications
-from server.workers.outbox_dispatcher import OutboxDispatcher
-from server.workers.outbox_router import Mailer, OutboxRouter
+from server.workers.outbox_dispatcher import POLL_INTERVAL, OutboxDispatcher
+from server.workers.outbox_router import (
+    BatchedNotifications,
+    BatchedUsers,
+    Mailer,
+    OutboxRouter,
+)
 from server.workers.poller import Poller
 from server.workers.supervisor import Subscription
 from server.workers.traced_outbox import Route, trace_deliveries
@@ -37,13 +42,13 @@ def outbox_feature(resources: Resources, stores: Stores) -> Feature:
     notifications = PostgresNotifications(database, clock)
     router = OutboxRouter(
         EmailComposer(
-            users=UserReads(database),
+            users=BatchedUsers(UserReads(database)),
             accounts=PostgresAccounts(database),
             delivery_log=outbox,
             tokens=MailedTokens(
                 stores.mailed_tokens, resources.secret.mac("mailed-tokens"), clock
             ),
-            notifications=notifications,
+            notifications=BatchedNotifications(notifications),
             unsubscribe_tokens=unsubscribe_tokens(resources),
         ),
         mailer,
@@ -55,18 +60,14 @@ def outbox_feature(resources: Resources, stores: Stores) -> Feature:
     route: Route = router.route
     if resources.tracing:
         route = trace_deliveries(route, resources.tracing.tracer)
+    wake = stores.signals.entries_due
     dispatcher = OutboxDispatcher(
-        outbox, route, clock, random.random, mails=resources.metrics.mails
+        outbox, route, clock, random.random, mails=resources.metrics.mails, wake=wake
     )
     resources.metrics.degraded["smtp"] = lambda: dispatcher.mailer_is_degraded
     return Feature(
         tasks=(
-            Poller(
-                "outbox",
-                dispatcher.deliver,
-                dispatcher.interval,
-                wake=stores.signals.entries_due,
-            ),
+            Poller("outbox", dispatcher.deliver, POLL_INTERVAL, wake=wake),
             Subscription("outbox notifications", outbox.listen),
             Poller("outbox backlog", outbox.refresh_backlog, BACKLOG_INTERVAL),
         ),

@@ -1,20 +1,24 @@
-"""Mail by SMTP, over one connection that is reused."""
+"""Mail by SMTP, over kept connections."""
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from enum import StrEnum
 from ssl import SSLContext
 from urllib.parse import parse_qs, unquote, urlsplit
+from weakref import WeakValueDictionary
 
 from aiosmtplib import SMTP, SMTPException
 
-from server.domain.outbox.emails import Email, MailerUnavailable
+from server.domain.outbox.emails import Email, MailerBusy, MailerUnavailable
+from server.mail.connection_pool import MAX_CONNECTIONS, SmtpConnections
 from server.mail.message import MessageBuilder
 
 REPLY_TIMEOUT_SECONDS = 15.0
-MAX_IDLE_SECONDS = 30.0
+MAX_DOMAIN_WAIT_SECONDS = 2.0
 _PORTS = {"smtp": 25, "smtps": 465}
 
 
@@ -71,11 +75,10 @@ class MailServer:
 
 
 class SmtpMailer:
-    """Sends e-mails to a mail server, one after the other.
+    """Sends e-mails to a mail server, some at a time, over connections that it keeps.
 
-    A connection that was idle for more than `check_after` seconds is checked before
-    it is used. Its certificate is verified by `tls`, or else by the system's
-    certificate authorities.
+    A server's certificate is verified by `tls`, or else by the system's certificate
+    authorities. For `check_after` and `max_connections` see SmtpConnections.
     """
 
     def __init__(
@@ -84,53 +87,66 @@ class SmtpMailer:
         message_builder: MessageBuilder,
         check_after: float = 1.0,
         tls: SSLContext | None = None,
+        max_connections: int = MAX_CONNECTIONS,
     ) -> None:
         self._server = server
         self._message_builder = message_builder
-        self._check_after = check_after
         self._tls = tls
-        self._smtp: SMTP | None = None
-        self._used_at = 0.0
+        self._connections = SmtpConnections(self._connect, check_after, max_connections)
+        # A domain whose server is slow must not occupy all connections.
+        self._max_per_domain = max(1, max_connections // 2)
+        self._domains: WeakValueDictionary[str, asyncio.Semaphore] = (
+            WeakValueDictionary()
+        )
 
     async def send(self, email: Email) -> None:
         """Send an e-mail.
 
         Raises MailerUnavailable if the server cannot be reached or refuses the
-        log-in, SMTPException if it refuses this message, and ValueError for an
+        log-in, MailerBusy if too many e-mails to the same domain are being sent,
+        SMTPException if the server refuses this message, and ValueError for an
         invalid address.
         """
         message = self._message_builder.message(email)
-        smtp = await self._connected()
-        try:
+        async with (
+            self._domain_place(email.to.rpartition("@")[2]),
+            self._connections.connection() as smtp,
+        ):
             await smtp.send_message(
                 message,
                 sender=self._message_builder.sender_address,
                 recipients=[email.to],
             )
-        except BaseException:
-            smtp.close()  # the dialogue is in an unknown state
-            raise
-        self._used_at = asyncio.get_running_loop().time()
 
     async def ping(self) -> None:
         """Connect and log in. Raises MailerUnavailable."""
-        await self._connected()
+        async with self._connections.connection():
+            pass
 
     async def close(self) -> None:
-        """Close the connection, if there is one."""
-        if self._smtp and self._smtp.is_connected:
-            try:
-                async with asyncio.timeout(1):
-                    await self._smtp.quit()
-            except (SMTPException, OSError, TimeoutError):
-                self._smtp.close()
+        """Close the connections that are not in use."""
+        await self._connections.close()
 
-    async def _connected(self) -> SMTP:
+    @asynccontextmanager
+    async def _domain_place(self, domain: str) -> AsyncIterator[None]:
+        """Wait for one of the places of a domain. Raises MailerBusy."""
+        places = self._domains.get(domain)
+        if places is None:
+            places = self._domains[domain] = asyncio.Semaphore(self._max_per_domain)
+        try:
+            async with asyncio.timeout(MAX_DOMAIN_WAIT_SECONDS):
+                await places.acquire()
+        except TimeoutError:
+            raise MailerBusy from None
+        try:
+            yield
+        finally:
+            places.release()
+
+    async def _connect(self) -> SMTP:
         """Return an open connection. Raises MailerUnavailable."""
-        if self._smtp and await self._still_open(self._smtp):
-            return self._smtp
         server = self._server
-        self._smtp = SMTP(
+        smtp = SMTP(
             hostname=server.host,
             port=server.port,
             username=server.username,
@@ -142,21 +158,8 @@ class SmtpMailer:
             timeout=REPLY_TIMEOUT_SECONDS,
         )
         try:
-            await self._smtp.connect()
+            await smtp.connect()
         except (SMTPException, OSError, TimeoutError) as error:
-            self._smtp.close()
+            smtp.close()
             raise MailerUnavailable(type(error).__name__) from error
-        return self._smtp
-
-    async def _still_open(self, smtp: SMTP) -> bool:
-        idle = asyncio.get_running_loop().time() - self._used_at
-        if not smtp.is_connected or idle > MAX_IDLE_SECONDS:
-            smtp.close()
-            return False
-        if idle < self._check_after:
-            return True
-        try:
-            await smtp.noop()
-        except (SMTPException, OSError, TimeoutError):
-            smtp.close()
-        return smtp.is_connected
+        return smtp

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from types import TracebackType
 from typing import Protocol
 
@@ -36,7 +37,8 @@ class Deadline:
         task = asyncio.current_task()
         assert task is not None  # noqa: S101  # every call runs in a task
         self._task, self._before = task, task.cancelling()
-        self._timer.add(self)
+        if self.due != math.inf:  # the timer reads all entries every 20 ms
+            self._timer.add(self)
 
     def expire(self) -> None:
         """Cancel the block."""

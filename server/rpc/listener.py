@@ -159,10 +159,14 @@ def _innermost(method: Method, handler: Callable[..., Any]) -> Proceed:
     return stream if method.streams else unary
 
 
-async def _serialized(messages: AsyncGenerator[Message, None]) -> Stream:
+async def _serialized(messages: AsyncGenerator[Message | bytes, None]) -> Stream:
+    """Serialize messages, but those that a servicer has encoded once for many calls."""
     async with aclosing(messages):
         async for message in messages:
-            yield message.SerializeToString()
+            if isinstance(message, bytes):
+                yield message
+            else:
+                yield message.SerializeToString()
 
 
 class Listener:

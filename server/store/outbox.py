@@ -7,7 +7,7 @@ skip it until then. Times are those of Postgres' clock, which all processes shar
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from datetime import datetime, timedelta
 from typing import Any
@@ -23,6 +23,7 @@ from server.domain.outbox.entries import (
     EntryState,
     EventType,
     NewEntry,
+    Queue,
 )
 from server.store.change_records import (
     WRITE_ENTRIES,
@@ -32,7 +33,7 @@ from server.store.change_records import (
 )
 from server.store.connections.connect import Database
 from server.store.connections.faults import DATABASE_ERRORS
-from server.store.tables import mailed_tokens, outbox
+from server.store.tables import mailed_tokens, outbox, outbox_queue
 
 CHANNEL = "outbox"
 # A lost connection only costs the time until the next poll.
@@ -60,6 +61,22 @@ BACKLOG = sa.select(
     .where(_PENDING)
     .scalar_subquery(),
 )
+
+
+def _due(queue: Queue, size: int) -> sa.CTE:
+    """Return the ids of entries of a queue that are due, locked; reads an index."""
+    return (
+        sa.select(outbox.c.id)
+        .where(
+            _PENDING,
+            outbox_queue == sa.literal_column(str(queue.value)),
+            outbox.c.next_attempt_at <= sa.func.now(),
+        )
+        .order_by(outbox.c.next_attempt_at, outbox.c.id)
+        .limit(size)
+        .with_for_update(skip_locked=True)
+        .cte(f"due_{queue.name.lower()}")
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,26 +130,17 @@ class PostgresOutbox:
             mark_audited()
 
     async def claim(
-        self, size: int, lease: timedelta, *, mails: bool
+        self, sizes: Mapping[Queue, int], lease: timedelta
     ) -> Sequence[Entry]:
-        """Claim entries that are due; no other process gets them during the lease."""
-        conditions = [
-            outbox.c.state == EntryState.PENDING,
-            outbox.c.next_attempt_at <= sa.func.now(),
-        ]
-        if not mails:
-            conditions.append(sa.not_(_IS_MAIL))
-        due = (
-            sa.select(outbox.c.id)
-            .where(*conditions)
-            .order_by(outbox.c.next_attempt_at, outbox.c.id)
-            .limit(size)
-            .with_for_update(skip_locked=True)
-            .cte("due")
-        )
+        """Claim entries that are due, up to a number from each queue.
+
+        No other process gets them during the lease.
+        """
+        due = [_due(queue, size) for queue, size in sizes.items()]
+        claimed = sa.union_all(*(sa.select(part.c.id) for part in due))
         statement = (
             sa.update(outbox)
-            .where(outbox.c.id == due.c.id)
+            .where(outbox.c.id.in_(claimed))
             .values(
                 attempts=outbox.c.attempts + 1, next_attempt_at=sa.func.now() + lease
             )
@@ -153,8 +161,16 @@ class PostgresOutbox:
             ids, next_attempt_at=sa.func.now(), attempts=outbox.c.attempts - 1
         )
 
-    async def delivered(self, entry_id: int, now: datetime) -> None:
-        """Mark an entry as delivered; the recipient of an e-mail is deleted."""
+    async def postpone(self, ids: Sequence[int], delay: timedelta) -> None:
+        """Release claimed entries, which become due again after the delay."""
+        await self._update_pending(
+            ids,
+            next_attempt_at=sa.func.now() + delay,
+            attempts=outbox.c.attempts - 1,
+        )
+
+    async def delivered(self, ids: Sequence[int], now: datetime) -> None:
+        """Mark entries as delivered; the recipients of e-mails are deleted."""
         values = {
             "state": EntryState.DELIVERED,
             "delivered_at": now,
@@ -164,13 +180,11 @@ class PostgresOutbox:
         payload = sa.case(
             (_IS_MAIL, sa.literal({}, outbox.c.payload.type)), else_=outbox.c.payload
         )
-        await self._update_pending(
-            [entry_id], **values, address=address, payload=payload
-        )
+        await self._update_pending(ids, **values, address=address, payload=payload)
 
-    async def drop(self, entry_id: int) -> None:
-        """Delete an entry for which there was nothing to deliver."""
-        statement = sa.delete(outbox).where(outbox.c.id == entry_id)
+    async def drop(self, ids: Sequence[int]) -> None:
+        """Delete entries for which there was nothing to deliver."""
+        statement = sa.delete(outbox).where(outbox.c.id.in_(ids))
         async with self._database.reading() as connection:
             await connection.execute(statement)
 

@@ -160,6 +160,14 @@ erasures = sa.Table(
     sa.Column("last_actor_event", sa.BigInteger, nullable=False, server_default="0"),
 )
 
+# The queue of an outbox entry (domain.outbox.entries.Queue), as an index has it.
+outbox_queue = sa.literal_column(
+    "((kind ~~ 'mail.%'::text)::integer + (kind = ANY (ARRAY["
+    "'mail.followed_post'::text, 'mail.new_follower'::text,"
+    " 'mail.digest'::text]))::integer)",
+    sa.Integer,
+)
+
 # Events and e-mails: written in the transaction of the change, delivered by a worker,
 # and read in id order by streams, which wait for late commits.
 outbox = sa.Table(
@@ -183,7 +191,8 @@ outbox = sa.Table(
     sa.Column("delivered_at", Moment),  # or dead-lettered
     sa.Column("last_error", sa.Text),
     sa.Index(
-        "idx_outbox_next_attempt_at",
+        "idx_outbox_due",
+        outbox_queue,
         "next_attempt_at",
         "id",
         postgresql_where=sa.text("state = 0"),

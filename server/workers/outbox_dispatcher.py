@@ -1,16 +1,19 @@
-"""OutboxDispatcher: delivers outbox entries one after the other, at least once.
+"""OutboxDispatcher: delivers outbox entries concurrently, each at least once.
 
 An entry whose delivery fails is retried after 1 s, 2 s, 4 s and so on; after
 `MAX_ATTEMPTS` it becomes a dead letter. While the mail server is unavailable no
 attempt is counted: all e-mails wait together, and events are still delivered.
+
+Each queue has its own places, so that no queue waits for another. Entries of one
+account are delivered one after the other, in their order.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager, suppress
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import suppress
 from datetime import datetime, timedelta
 from typing import Protocol
 
@@ -18,11 +21,20 @@ import structlog
 
 from server.domain.clock import Clock
 from server.domain.errors import StoreUnavailable
-from server.domain.outbox.emails import MailerUnavailable
-from server.domain.outbox.entries import Entry
+from server.domain.outbox.emails import MailerBusy, MailerUnavailable
+from server.domain.outbox.entries import Entry, Queue
+from server.workers.batcher import Batcher
 
 log = structlog.get_logger()
-BATCH_SIZE = 10
+# Deliveries at a time. Events use a connection to Postgres each.
+MAX_DELIVERIES = {
+    Queue.EVENTS: 4,
+    Queue.ACCOUNT_MAILS: 16,
+    Queue.NOTIFICATION_MAILS: 64,
+}
+# Statements that record deliveries at a time: a crash repeats what is not recorded, so
+# that a delivery should not wait for the statement before it.
+MAX_RECORDING = 3
 MAX_ATTEMPTS = 15
 LEASE_DURATION = timedelta(seconds=5)
 RENEW_INTERVAL_SECONDS = 1.5
@@ -32,13 +44,14 @@ POLL_INTERVAL = timedelta(seconds=30)  # unless it is woken up for due entries
 FIRST_RETRY_DELAY = timedelta(seconds=1)
 MAX_RETRY_DELAY = timedelta(hours=1)
 MAX_MAILER_DELAY = timedelta(seconds=30)
+BUSY_DELAY = timedelta(seconds=5)
 # From the time of a retry to its result: the poll and the mailer's own timeout. Later
 # than that, another process has delivered the mails, or there are none.
 MAX_RETRY_DURATION = timedelta(seconds=25)
 MAIL_OUTCOMES = ("delivered", "dropped", "retried", "dead", "unavailable")
 
-# Returns whether there was anything to deliver. Raises MailerUnavailable; any other
-# exception but StoreUnavailable counts as a failed attempt.
+# Returns whether there was anything to deliver. Raises MailerUnavailable, MailerBusy;
+# any other exception but StoreUnavailable counts as a failed attempt.
 Route = Callable[[Entry], Awaitable[bool]]
 Jitter = Callable[[], float]
 
@@ -47,9 +60,12 @@ class OutboxStore(Protocol):
     """Stores entries. Delays are measured by its clock, which all processes share."""
 
     async def claim(
-        self, size: int, lease: timedelta, *, mails: bool
+        self, sizes: Mapping[Queue, int], lease: timedelta
     ) -> Sequence[Entry]:
-        """Claim entries that are due; no other process gets them during the lease."""
+        """Claim entries that are due, up to a number from each queue, in id order.
+
+        No other process gets them during the lease.
+        """
 
     async def renew(self, ids: Sequence[int], lease: timedelta) -> None:
         """Extend the lease of claimed entries."""
@@ -57,11 +73,14 @@ class OutboxStore(Protocol):
     async def release(self, ids: Sequence[int]) -> None:
         """Release claimed entries, without counting the attempt."""
 
-    async def delivered(self, entry_id: int, now: datetime) -> None:
-        """Mark an entry as delivered; the recipient of an e-mail is deleted."""
+    async def postpone(self, ids: Sequence[int], delay: timedelta) -> None:
+        """Release claimed entries, which become due again after the delay."""
 
-    async def drop(self, entry_id: int) -> None:
-        """Delete an entry for which there was nothing to deliver."""
+    async def delivered(self, ids: Sequence[int], now: datetime) -> None:
+        """Mark entries as delivered; the recipients of e-mails are deleted."""
+
+    async def drop(self, ids: Sequence[int]) -> None:
+        """Delete entries for which there was nothing to deliver."""
 
     async def retry(self, entry_id: int, delay: timedelta, cause: str) -> None:
         """Make an entry due again after the delay."""
@@ -87,8 +106,9 @@ class OutboxDispatcher:
         jitter: Jitter,
         record_retry_delay: timedelta = timedelta(seconds=1),
         mails: Counter[str] | None = None,
+        wake: asyncio.Event | None = None,
     ) -> None:
-        """Count mails by outcome in `mails`."""
+        """Count mails by outcome in `mails`; set `wake` when more can be claimed."""
         self._store = store
         self._route = route
         self._clock = clock
@@ -96,11 +116,23 @@ class OutboxDispatcher:
         self._record_retry_delay = record_retry_delay
         self._mails: Counter[str] = Counter() if mails is None else mails
         self._mails.update(dict.fromkeys(MAIL_OUTCOMES, 0))
+        self._wake = wake or asyncio.Event()
         self._mailer_failures = 0
         self._mailer_retry_at: datetime | None = None
-        self._last_batch = 0
         self._draining = False
-        self._busy = asyncio.Lock()
+        self._claiming = asyncio.Lock()
+        self._deliveries: dict[asyncio.Task[None], Entry] = {}
+        self._last: dict[object, asyncio.Task[None]] = {}  # by order key
+        self._more: set[Queue] = set()  # had more entries than free places
+        self._renewing: asyncio.Task[None] | None = None
+        # What ends while statements run is recorded by the next one, together.
+        self._record_delivered = Batcher[int, None](
+            lambda ids: store.delivered(ids, clock()), MAX_RECORDING
+        )
+        self._record_dropped = Batcher[int, None](store.drop)
+        self._release = Batcher[int, None](store.release)
+        self._postpone = Batcher[int, None](lambda ids: store.postpone(ids, BUSY_DELAY))
+        self._record_failures = asyncio.Lock()  # one connection, however many fail
 
     @property
     def mailer_is_degraded(self) -> bool:
@@ -108,40 +140,82 @@ class OutboxDispatcher:
         retry_at = self._mailer_retry_at
         return retry_at is not None and self._clock() < retry_at + MAX_RETRY_DURATION
 
-    def interval(self) -> timedelta:
-        """Return the time until the next poll: none while batches are full."""
-        more = self._last_batch == BATCH_SIZE and not self._draining
-        return timedelta(0) if more else POLL_INTERVAL
-
     async def deliver(self) -> int:
-        """Deliver what is due, at most a batch; return the number of entries claimed.
+        """Claim what is due and begin to deliver it; return the number of entries.
 
         Raises StoreUnavailable; the lease of claimed entries then expires.
         """
-        async with self._busy:
-            self._last_batch = 0
-            if self._draining:
+        async with self._claiming:
+            sizes = self._free_places()
+            if self._draining or not sizes:
                 return 0
-            mails = not self._mailer_is_unavailable()
-            entries = await self._store.claim(BATCH_SIZE, LEASE_DURATION, mails=mails)
-            pending = [entry.id for entry in entries]
-            async with self._renewed(pending):
-                for entry in entries:
-                    if self._must_skip(entry):
-                        continue
-                    await self._deliver(entry)
-                    pending.remove(entry.id)
-            if pending:
-                await self._store.release(pending)
-            self._last_batch = len(entries)
-        return self._last_batch
+            entries = await self._store.claim(sizes, LEASE_DURATION)
+            claimed = Counter(entry.queue for entry in entries)
+            self._more -= sizes.keys()
+            self._more |= {queue for queue in sizes if claimed[queue] == sizes[queue]}
+            for entry in entries:
+                self._begin(entry)
+        if entries and self._renewing is None:
+            self._renewing = asyncio.create_task(self._renew())
+        return len(entries)
+
+    async def finish(self) -> None:
+        """Wait until no delivery is in progress."""
+        while self._deliveries:
+            await asyncio.wait(self._deliveries)
 
     async def drain(self) -> None:
-        """Finish the delivery in progress and begin no other."""
+        """Finish the deliveries in progress and begin no other."""
         self._draining = True
         with suppress(TimeoutError):
-            async with asyncio.timeout(DRAIN_TIMEOUT_SECONDS), self._busy:
-                pass
+            async with asyncio.timeout(DRAIN_TIMEOUT_SECONDS), self._claiming:
+                await self.finish()
+        for task in self._deliveries:
+            task.cancel()
+        await self.finish()
+        if self._renewing:
+            self._renewing.cancel()
+
+    def _free_places(self) -> dict[Queue, int]:
+        """Return the number of entries to claim, by queue, if there are any."""
+        used = Counter(entry.queue for entry in self._deliveries.values())
+        return {
+            queue: free
+            for queue, maximum in MAX_DELIVERIES.items()
+            if (free := maximum - used[queue])
+            and (queue is Queue.EVENTS or not self._mailer_is_unavailable())
+        }
+
+    def _begin(self, entry: Entry) -> None:
+        previous = self._last.get(entry.order_key)
+        task = asyncio.create_task(self._deliver_after(previous, entry))
+        self._deliveries[task] = entry
+        if entry.order_key is not None:
+            self._last[entry.order_key] = task
+        task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        entry = self._deliveries.pop(task)
+        if self._last.get(entry.order_key) is task:
+            del self._last[entry.order_key]
+        # Half of the places are claimed together.
+        free = self._free_places().get(entry.queue, 0)
+        if entry.queue in self._more and free >= MAX_DELIVERIES[entry.queue] / 2:
+            self._wake.set()
+
+    async def _deliver_after(
+        self, previous: asyncio.Task[None] | None, entry: Entry
+    ) -> None:
+        if previous:
+            await asyncio.wait([previous])
+        try:
+            if self._must_skip(entry):
+                await self._release.get(entry.id)
+            else:
+                await self._deliver(entry)
+        except StoreUnavailable as error:  # the lease expires
+            cause = repr(error.__cause__)
+            log.warning("delivery interrupted", entry=entry.id, cause=cause)
 
     def _must_skip(self, entry: Entry) -> bool:
         return self._draining or (entry.is_mail and self._mailer_is_unavailable())
@@ -153,11 +227,14 @@ class OutboxDispatcher:
         except MailerUnavailable as error:
             self._mails["unavailable"] += 1
             self._delay_mails(error)
-            await self._store.release([entry.id])
+            await self._release.get(entry.id)
+        except MailerBusy:
+            await self._postpone.get(entry.id)
         except StoreUnavailable:
             raise
         except Exception as error:
-            await self._record_failure(entry, error)
+            async with self._record_failures:
+                await self._record_failure(entry, error)
         else:
             if entry.is_mail:
                 self._mails["delivered" if delivered else "dropped"] += 1
@@ -166,12 +243,10 @@ class OutboxDispatcher:
 
     async def _record_delivery(self, entry_id: int, delivered: bool) -> None:
         """Retry until it is recorded: an unrecorded delivery is repeated."""
+        record = self._record_delivered if delivered else self._record_dropped
         while True:
             try:
-                if delivered:
-                    await self._store.delivered(entry_id, self._clock())
-                else:
-                    await self._store.drop(entry_id)
+                await record.get(entry_id)
             except StoreUnavailable as error:
                 cause = repr(error.__cause__)
                 log.warning("delivery not recorded", entry=entry_id, cause=cause)
@@ -198,24 +273,19 @@ class OutboxDispatcher:
         return retry_at is not None and retry_at > self._clock()
 
     def _delay_mails(self, error: MailerUnavailable) -> None:
+        """Let all e-mails wait; those that fail together count as one failure."""
+        if self._mailer_is_unavailable():
+            return
         self._mailer_failures += 1
         delay = retry_delay(self._mailer_failures, MAX_MAILER_DELAY, self._jitter())
         self._mailer_retry_at = self._clock() + delay
         log.warning("mail server unavailable", cause=str(error))
 
-    @asynccontextmanager
-    async def _renewed(self, ids: Sequence[int]) -> AsyncIterator[None]:
-        """Renew the lease; a short one lets another process take over after a crash."""
-
-        async def renew() -> None:
-            while True:
-                await asyncio.sleep(RENEW_INTERVAL_SECONDS)
+    async def _renew(self) -> None:
+        """Renew leases; short ones let another process take over after a crash."""
+        while self._deliveries:
+            await asyncio.sleep(RENEW_INTERVAL_SECONDS)
+            if ids := [entry.id for entry in self._deliveries.values()]:
                 with suppress(StoreUnavailable):
                     await self._store.renew(ids, LEASE_DURATION)
-
-        task = asyncio.create_task(renew())
-        try:
-            yield
-        finally:
-            task.cancel()
-            await asyncio.gather(task, return_exceptions=True)
+        self._renewing = None

@@ -65,6 +65,41 @@ async def test_outbox_survives_kill_between_commit_and_delivery(
         assert len({mail["Message-ID"] for mail in box.mails}) == len(box.mails)
 
 
+async def test_concurrent_deliveries_survive_kill(
+    database_url: str, redis_url: str
+) -> None:
+    """L18: e-mails to several accounts are in progress; each arrives once."""
+    accounts = 5
+    async with mailbox() as box:
+        env = {
+            "DATABASE_URL": database_url,
+            "REDIS_URL": redis_url,
+            "SECRET_KEY": "0123456789abcdef" * 2,
+            "SMTP_URL": box.url,
+            "RATE_LIMITS": json.dumps(NO_LIMITS),
+        }
+        await box.shut()
+        async with serving(env) as served:
+            users = user_pb2_grpc.UserServiceStub(served.channel)
+            for number in range(accounts):
+                await users.CreateUser(
+                    user_pb2.CreateUserRequest(
+                        email=f"m{number}@d{number}.example",
+                        username=f"member{number}",
+                        password=PASSWORD,
+                    )
+                )
+            await box.clients_wait(accounts)
+        await box.clients_wait(0)
+        assert not box.mails
+        await box.open()
+        async with serving(env):
+            await settled(database_url)
+        assert sorted(mail["To"] for mail in box.mails) == [
+            f"m{number}@d{number}.example" for number in range(accounts)
+        ]
+
+
 async def test_mail_is_delivered_when_server_returns(
     database_url: str, redis_url: str
 ) -> None:

@@ -12,7 +12,7 @@ from server.domain.members.follows import Side
 from server.domain.members.profiles import Profile
 from server.domain.members.scores import MemberCounts
 from server.domain.members.settings import Theme, UserSettings, Visibility
-from server.domain.outbox.entries import EventType, NewEntry
+from server.domain.outbox.entries import EventType, NewEntry, Queue
 from server.domain.paging import PageRequest, Sort
 from server.domain.posts.posts import NewPost, PostFilter, PostState, Reader
 from server.store.accounts.erasure import Erasures
@@ -147,7 +147,7 @@ async def operations(database: Database, ana: User) -> None:
     assert list(await keys.all()) == [key]
     outbox = PostgresOutbox(database)
     await outbox.add(NOON, NewEntry(EventType.SESSION_OPENED, ana.id, payload={"n": 1}))
-    entries = await outbox.claim(100, timedelta(minutes=1), mails=True)
+    entries = await outbox.claim(dict.fromkeys(Queue, 100), timedelta(minutes=1))
     last = entries[-1]
     assert (last.kind, last.user_id, last.payload) == (
         EventType.SESSION_OPENED,

@@ -12,11 +12,11 @@ import sqlalchemy as sa
 from server.domain.accounts.users import NewUser, Role, UserEdit
 from server.domain.credentials.sessions import Session
 from server.domain.errors import EmailTaken, LastAdmin
-from server.domain.outbox.entries import Entry, EventType, NewEntry
+from server.domain.outbox.entries import Entry, EventType, NewEntry, Queue
 from server.store.connections.connect import Database
 from server.store.credentials.sessions import PostgresSessions
 from server.store.outbox import BACKLOG, Backlog, PostgresOutbox
-from server.store.tables import outbox
+from server.store.tables import outbox, outbox_queue
 from server.workers.supervisor import Subscription, supervise
 from tests.fakes import NOON, FakeSessions
 from tests.store.conftest import StoresUnderTest
@@ -107,7 +107,8 @@ def store(database: Database) -> PostgresOutbox:
 async def claimed(
     store: PostgresOutbox, lease: timedelta = MINUTE, *, mails: bool = True
 ) -> list[Entry]:
-    return list(await store.claim(10, lease, mails=mails))
+    queues = Queue if mails else [Queue.EVENTS]
+    return list(await store.claim(dict.fromkeys(queues, 10), lease))
 
 
 MAIL = NewEntry(EventType.NEW_DEVICE, 7, "a@x.co", {"device": "Phone"})
@@ -146,15 +147,46 @@ async def test_outbox_claim_skips_mails_on_request(store: PostgresOutbox) -> Non
     assert [e.kind for e in await claimed(store, mails=False)] == ["user.updated"]
 
 
+async def test_outbox_claim_takes_from_each_queue(store: PostgresOutbox) -> None:
+    """An e-mail about an account does not wait behind notifications."""
+    followed = NewEntry(EventType.FOLLOWED_POST, 7, payload={"first": 1, "last": 1})
+    await store.add(NOON, *[followed] * 30, MAIL, EVENT)
+    kinds = [entry.kind for entry in await claimed(store)]
+    assert kinds == ["mail.followed_post"] * 10 + ["mail.new_device", "user.updated"]
+
+
+async def test_outbox_queue_of_entry_is_that_of_its_index(database: Database) -> None:
+    """The index has the rule of Entry.queue in SQL."""
+    kinds = list(EventType)
+    values = sa.values(sa.column("kind", sa.Text), name="kinds").data(
+        [(kind.value,) for kind in kinds]
+    )
+    query = sa.select(values.c.kind, outbox_queue)
+    async with database.reading() as connection:
+        queues = {row[0]: row[1] for row in await connection.execute(query)}
+    assert queues == {
+        kind.value: Entry(1, kind, None, None, {}, NOON, 0).queue for kind in kinds
+    }
+
+
+async def test_outbox_postponed_entry_counts_no_attempt(store: PostgresOutbox) -> None:
+    await store.add(NOON, MAIL, MAIL)
+    later, now = await claimed(store)
+    await store.postpone([later.id], MINUTE)
+    await store.postpone([now.id], NO_TIME)
+    (again,) = await claimed(store)
+    assert (again.id, again.attempts) == (now.id, 1)
+
+
 async def test_outbox_delivered_entry_is_not_claimed(
     store: PostgresOutbox, database: Database
 ) -> None:
     """A delivered e-mail loses its recipient and payload; an event keeps both."""
     await store.add(NOON, MAIL, EVENT, MAIL)
     for entry in (await claimed(store, NO_TIME))[:2]:
-        await store.delivered(entry.id, NOON)
+        await store.delivered([entry.id], NOON)
     (dropped,) = await claimed(store, NO_TIME)
-    await store.drop(dropped.id)
+    await store.drop([dropped.id])
     async with database.reading() as connection:
         rows = (await connection.execute(sa.select(outbox))).all()
     remaining = {row.kind: (row.address, row.payload, row.state) for row in rows}
@@ -200,7 +232,7 @@ async def test_outbox_backlog_counts_entries_that_are_not_delivered(
     assert store.backlog
     assert (store.backlog.pending, store.backlog.dead) == (2, 1)
     assert 60 <= store.backlog.age < 120
-    await store.delivered(second.id, now)
+    await store.delivered([second.id], now)
     await store.refresh_backlog()
     assert store.backlog.pending == 1
     async with database.transaction() as connection:
@@ -208,7 +240,7 @@ async def test_outbox_backlog_counts_entries_that_are_not_delivered(
         plan = await connection.execute(sa.text(f"explain {BACKLOG}"))
         text = "\n".join(plan.scalars())
     assert "idx_outbox_dead" in text
-    assert "idx_outbox_next_attempt_at" in text
+    assert "idx_outbox_due" in text
 
 
 async def test_outbox_subscriber_is_notified_of_commit(

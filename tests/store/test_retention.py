@@ -216,7 +216,7 @@ async def test_retention_deletes_finished_outbox_entries(
     """Delivered ones after 7 days, dead letters after 30."""
     await harness.signed_up()
     created, welcome = sorted(row.id for row in await harness.rows("outbox"))
-    await harness.outbox.delivered(created, NOON)
+    await harness.outbox.delivered([created], NOON)
     await harness.outbox.dead_letter(welcome, NOON, "SMTPDataError")
     await harness.sweep(7 * A_DAY)
     assert len(await harness.rows("outbox")) == 2

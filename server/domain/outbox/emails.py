@@ -21,6 +21,10 @@ class MailerUnavailable(Exception):
     """No e-mail can be sent at present, whatever its recipient and content."""
 
 
+class MailerBusy(Exception):
+    """An e-mail has to wait: too many others are being sent to the same place."""
+
+
 class EmailTemplate(StrEnum):
     """The kinds of e-mails; each has a text."""
 
@@ -80,11 +84,20 @@ class DeliveryLog(Protocol):
         """Return whether an entry of this kind, written since, was delivered."""
 
 
+@dataclass(frozen=True, slots=True)
+class NotificationRange:
+    """The notifications of a member with the ids `first` to `last`."""
+
+    user_id: int
+    first: int
+    last: int
+
+
 class NotificationReader(Protocol):
     """Reads members' notifications."""
 
-    async def lines(self, user_id: int, first: int, last: int) -> Sequence[str]:
-        """Return the lines of a member's current notifications in a range of ids."""
+    async def lines(self, notifications: NotificationRange) -> Sequence[str]:
+        """Return the lines of the current notifications in a range."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,7 +171,7 @@ class EmailComposer:
 
     async def _notification(self, entry: Entry, user: User) -> Email | None:
         first, last = int(entry.payload["first"]), int(entry.payload["last"])
-        lines = await self.notifications.lines(user.id, first, last)
+        lines = await self.notifications.lines(NotificationRange(user.id, first, last))
         if not lines:
             return None
         template = EmailTemplate(entry.kind.partition(".")[2])

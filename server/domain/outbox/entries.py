@@ -38,6 +38,21 @@ class EventType(StrEnum):
     DIGEST = "mail.digest"
 
 
+class Queue(IntEnum):
+    """The queues of entries: none waits for another. Notifications can be very many."""
+
+    EVENTS = 0
+    ACCOUNT_MAILS = 1
+    NOTIFICATION_MAILS = 2
+
+
+NOTIFICATION_MAILS = (
+    EventType.FOLLOWED_POST,
+    EventType.NEW_FOLLOWER,
+    EventType.DIGEST,
+)
+
+
 class EntryState(IntEnum):
     """The state of an entry; DEAD is a dead letter, which waits for an operator."""
 
@@ -76,6 +91,22 @@ class Entry:
     def is_mail(self) -> bool:
         """Whether it is an e-mail; otherwise it is an event."""
         return self.kind.startswith(MAIL)
+
+    @property
+    def queue(self) -> Queue:
+        """The queue that it waits in."""
+        if not self.is_mail:
+            return Queue.EVENTS
+        if self.kind in NOTIFICATION_MAILS:
+            return Queue.NOTIFICATION_MAILS
+        return Queue.ACCOUNT_MAILS
+
+    @property
+    def order_key(self) -> object:
+        """Entries with equal keys are delivered in their order; None: in any order."""
+        if self.queue is Queue.NOTIFICATION_MAILS:
+            return None
+        return self.queue, self.user_id or self.address
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,11 +6,13 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing
 
 from blatam.user.v1 import user_pb2
-from server.domain.accounts.user_watch import Change, UserWatch
+from server.domain.accounts.user_watch import Change, UserChangeEvent, UserWatch
 from server.domain.callers import Caller
 from server.domain.outbox.entries import EventType
 from server.rpc.accounts.users import message
 from server.rpc.call import Call
+
+MAX_ENCODED = 1_000  # messages
 
 
 class UserWatchServicer:
@@ -18,16 +20,30 @@ class UserWatchServicer:
 
     def __init__(self, watch: UserWatch) -> None:
         self._watch = watch
+        # By change, token and whether the caller sees private fields. The values hold
+        # the changes, so that their identity stays that of the key.
+        self._encoded: dict[tuple[int, str, bool], tuple[Change | None, bytes]] = {}
 
     async def WatchUsers(
         self, request: user_pb2.WatchUsersRequest, call: Call
-    ) -> AsyncGenerator[user_pb2.WatchUsersResponse, None]:
-        """Stream changes of accounts."""
+    ) -> AsyncGenerator[bytes, None]:
+        """Stream changes of accounts, each encoded once for all callers."""
         async with aclosing(self._watch.stream(request.resume_token)) as events:
             async for event in events:
-                response = _change(event.change, call.caller)
-                response.resume_token = event.resume_token
-                yield response
+                yield self._message(event, call.caller)
+
+    def _message(self, event: UserChangeEvent, caller: Caller) -> bytes:
+        change = event.change
+        is_private = change is not None and caller.sees_all_of(change.user_id)
+        key = (id(change), event.resume_token, is_private)
+        encoded = self._encoded.get(key)
+        if encoded is None:
+            response = _change(change, caller)
+            response.resume_token = event.resume_token
+            if len(self._encoded) == MAX_ENCODED:
+                self._encoded.clear()
+            encoded = self._encoded[key] = (change, response.SerializeToString())
+        return encoded[1]
 
 
 def _change(change: Change | None, caller: Caller) -> user_pb2.WatchUsersResponse:

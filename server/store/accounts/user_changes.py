@@ -58,6 +58,8 @@ class UserChangeFeed:
         self._unsettled_polls = 0  # in a row
         self._recent: deque[Change] = deque(maxlen=MAX_BUFFERED)
         self._recent_after = 0  # every settled change after this id is in _recent
+        # the last entry for which _recent was searched, and the result
+        self._searched: tuple[int, Sequence[Change]] | None = None
         self.settled: int | None = None
         self.buffer: EventBuffer[int] = EventBuffer(1)
 
@@ -104,11 +106,22 @@ class UserChangeFeed:
     async def chunk(self, after: int, size: int) -> Sequence[Change]:
         """Return the next settled changes after an entry, in their order."""
         if after >= self._recent_after:
-            return [change for change in self._recent if change.id > after][:size]
+            return self._recent_after_entry(after)[:size]
         return await self._read(after, self.settled or 0, size)
+
+    def _recent_after_entry(self, after: int) -> Sequence[Change]:
+        """Return the buffered changes after an entry.
+
+        Nearly all streams are at the same entry: one of them searches the buffer.
+        """
+        if self._searched is None or self._searched[0] != after:
+            changes = [change for change in self._recent if change.id > after]
+            self._searched = after, changes
+        return self._searched[1]
 
     async def _read_recent(self, after: int, until: int) -> None:
         changes = await self._read(after, until, MAX_BUFFERED)
+        self._searched = None
         if len(changes) == MAX_BUFFERED:  # too many: each stream reads them itself
             self._recent.clear()
             self._recent_after = until

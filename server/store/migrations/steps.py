@@ -8,6 +8,7 @@ then batches; then indexes. Each of these functions commits what was done before
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import sqlalchemy as sa
@@ -16,7 +17,9 @@ from alembic import op
 BATCH_SIZE = 5_000
 
 
-def create_index(name: str, table: str, columns: list[str], **options: Any) -> None:
+def create_index(
+    name: str, table: str, columns: Sequence[str | sa.TextClause], **options: Any
+) -> None:
     """Create an index while others write to the table.
 
     An attempt that was interrupted leaves an invalid index, which is replaced.
@@ -27,7 +30,7 @@ def create_index(name: str, table: str, columns: list[str], **options: Any) -> N
         op.create_index(
             name,
             table,
-            columns,
+            list(columns),
             postgresql_concurrently=True,
             if_not_exists=True,
             **options,

@@ -14,7 +14,8 @@ from server.domain.credentials.sessions import Session
 from server.domain.edits import Edit
 from server.domain.members.event_handlers import MemberEventHandlers
 from server.domain.members.settings import UserSettings
-from server.domain.outbox.entries import Entry, EventType
+from server.domain.outbox.emails import NotificationRange
+from server.domain.outbox.entries import Entry, EventType, Queue
 from server.domain.posts.posts import NewPost, Post, PostState
 from server.store.connections.connect import Database
 from server.store.members.analytics import PostgresAnalytics
@@ -30,6 +31,7 @@ from tests.store.conftest import StoresUnderTest
 from tests.store.test_users import new
 
 LEASE = timedelta(seconds=5)
+SIZES = dict.fromkeys(Queue, 10)
 
 
 class NotificationHarness:
@@ -67,20 +69,21 @@ class NotificationHarness:
     async def deliver(self) -> list[Entry]:
         """Deliver every entry, each twice; return the e-mails that are due."""
         mails: list[Entry] = []
-        while entries := await self.outbox.claim(10, LEASE, mails=True):
+        while entries := await self.outbox.claim(SIZES, LEASE):
             for entry in entries:
                 if entry.is_mail:
                     mails.append(entry)
                 else:
                     await self.event_handlers.handle(entry)
                     await self.event_handlers.handle(entry)
-                await self.outbox.delivered(entry.id, self.clock())
+                await self.outbox.delivered([entry.id], self.clock())
         return [mail for mail in mails if "first" in mail.payload]
 
     async def lines(self, mail: Entry) -> Sequence[str]:
         """Return the lines of an e-mail."""
         first, last = int(mail.payload["first"]), int(mail.payload["last"])
-        return await self.notifications.lines(mail.user_id or 0, first, last)
+        wanted = NotificationRange(mail.user_id or 0, first, last)
+        return (await self.notifications.lines_of([wanted]))[wanted]
 
     async def counts(self, user: User) -> tuple[int, int]:
         """Run the jobs; return the counted posts and followers."""
@@ -207,7 +210,9 @@ async def test_post_notifies_many_followers_in_chunks(
     harness: NotificationHarness,
 ) -> None:
     """Each follower once, also when several followed at the same time."""
-    small = PostgresNotifications(harness.database, harness.clock, batch_size=3)
+    small = PostgresNotifications(
+        harness.database, harness.clock, batch_size=3, batches_per_entry=1
+    )
     harness.event_handlers = replace(harness.event_handlers, notifications=small)
     ana = await harness.member("ana")
     fans = [await harness.member(f"fan{n}", followed_posts=True) for n in range(8)]
@@ -222,6 +227,29 @@ async def test_post_notifies_many_followers_in_chunks(
         r for r in await harness.rows(outbox) if r.kind == EventType.POST_FAN_OUT
     ]
     assert len(fan_out) >= 2
+
+
+async def test_fan_out_continues_after_its_last_batch(
+    harness: NotificationHarness,
+) -> None:
+    """A process that was killed left the progress in the entry."""
+    small = PostgresNotifications(harness.database, harness.clock, batch_size=3)
+    ana = await harness.member("ana")
+    fans = [await harness.member(f"fan{n}", followed_posts=True) for n in range(8)]
+    for fan in fans:
+        await harness.follow(fan, ana)
+    await harness.deliver()
+    await harness.post(ana)
+    sizes, no_lease = {Queue.EVENTS: 1}, timedelta(0)
+    (entry,) = await harness.outbox.claim(sizes, no_lease)
+    await small.fan_out(entry)
+    async with harness.database.reading() as connection:
+        await connection.execute(sa.delete(notifications))
+    (again,) = await harness.outbox.claim(sizes, no_lease)
+    assert again.id == entry.id
+    await small.fan_out(again)
+    notified = {row.user_id for row in await harness.rows(notifications)}
+    assert notified == {fan.id for fan in fans[6:]}
 
 
 async def test_digest_is_sent_once_a_day(harness: NotificationHarness) -> None:
