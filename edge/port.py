@@ -12,7 +12,7 @@ from typing import Any, Protocol
 import grpc
 
 from edge.errors import DEADLINE_MESSAGE
-from edge.outages import OutageLog
+from edge.remote.outages import OutageLog
 
 Metadata = Sequence[tuple[str, str | bytes]]
 

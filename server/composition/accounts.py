@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from server.composition.feature import Drain, DrainStage, Feature
-from server.composition.resources import Resources, Stores, page_tokens
+from server.composition.resources import Resources, page_tokens
+from server.composition.stores import Stores
 from server.domain.accounts.personal_data import PersonalData
 from server.domain.accounts.user_batches import UserBatches
 from server.domain.accounts.user_export import UserExport

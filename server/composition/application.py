@@ -25,8 +25,9 @@ from server.composition.feature import (
 from server.composition.members import members_feature
 from server.composition.outbox import outbox_feature
 from server.composition.posts import posts_feature
-from server.composition.resources import Resources, Stores, build_stores
+from server.composition.resources import Resources
 from server.composition.startup import Startup, Step
+from server.composition.stores import Stores, build_stores
 from server.composition.transports import build_transports
 from server.domain.auth.authentication import Authentication
 from server.domain.credentials.service_keys import ServiceKeys

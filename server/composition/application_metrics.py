@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from server.composition.resources import Resources, Stores
+from server.composition.resources import Resources
+from server.composition.stores import Stores
 from server.observability.metrics import definitions
 from server.observability.metrics.exposition import number, numbers, numbers_by, render
 

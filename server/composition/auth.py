@@ -3,12 +3,8 @@
 from __future__ import annotations
 
 from server.composition.feature import Drain, DrainStage, Feature
-from server.composition.resources import (
-    Resources,
-    Stores,
-    page_tokens,
-    signing_key_store,
-)
+from server.composition.resources import Resources, page_tokens
+from server.composition.stores import Stores, signing_key_store
 from server.domain.audit import Audit
 from server.domain.auth.authentication import Authentication
 from server.domain.auth.recovery import Recovery

@@ -4,12 +4,8 @@ from __future__ import annotations
 
 from server.composition.accounts import SERVICE
 from server.composition.feature import Feature
-from server.composition.resources import (
-    Resources,
-    Stores,
-    page_tokens,
-    unsubscribe_tokens,
-)
+from server.composition.resources import Resources, page_tokens, unsubscribe_tokens
+from server.composition.stores import Stores
 from server.domain.members.follows import Follows
 from server.domain.members.overviews import Overviews
 from server.domain.members.profiles import Profiles

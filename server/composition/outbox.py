@@ -6,7 +6,8 @@ import random
 from datetime import timedelta
 
 from server.composition.feature import Drain, DrainStage, Feature
-from server.composition.resources import Resources, Stores, unsubscribe_tokens
+from server.composition.resources import Resources, unsubscribe_tokens
+from server.composition.stores import Stores
 from server.config import Settings
 from server.domain.clock import Clock
 from server.domain.credentials.mailed_tokens import MailedTokens

@@ -22,7 +22,7 @@ HANDSHAKE_TIMEOUT = timedelta(seconds=10)  # TLS, preface and the first SETTINGS
 PING_INTERVAL = timedelta(seconds=60)
 PING_TIMEOUT = timedelta(seconds=20)
 # For streams of a connection that is too old: an export of all accounts may end, and
-# `academy edge` has moved its batching stream (edge/batching.py) long before.
+# `academy edge` has moved its batching stream (edge/remote/batching.py) long before.
 CONNECTION_AGE_GRACE = timedelta(minutes=5)
 MILLISECOND = timedelta(milliseconds=1)
 _grpc_log = logging.getLogger("grpc._cython.cygrpc")

@@ -25,8 +25,9 @@ from server.composition.feature import (
     fold_servicers,
     run_features,
 )
-from server.composition.resources import build_stores, open_resources
+from server.composition.resources import open_resources
 from server.composition.startup import Startup
+from server.composition.stores import build_stores
 from server.config import ConfigurationError, load
 from server.domain.errors import StoreUnavailable
 from server.rpc.contract import ContractError

@@ -10,9 +10,9 @@ import httpx
 import pytest
 
 from edge.app import create_app
-from edge.batching import BatchingPort
 from edge.listener import DeadlinedProtocol
 from edge.port import RemotePort
+from edge.remote.batching import BatchingPort
 from server.composition.listeners.serving import listening_http
 from server.composition.listeners.sockets import bind_http
 from server.config import Settings

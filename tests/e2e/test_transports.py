@@ -15,8 +15,8 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from blatam.auth.v1 import auth_pb2
 from blatam.user.v1 import user_pb2
-from edge.batching import BatchingPort
 from edge.port import CallError, Metadata, RemotePort, Reply
+from edge.remote.batching import BatchingPort
 from server.composition.edge.app import edge_app, edge_settings
 from server.config import load
 from tests.conftest import Servers, fresh_database, key_space

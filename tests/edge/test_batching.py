@@ -16,8 +16,8 @@ from batching.v1.batching_pb2 import (
     ExecuteBatchRequest,
     ExecuteBatchResponse,
 )
-from edge.batching import MAX_CALLS, BatchingPort
 from edge.port import CallError, Metadata, RemotePort, Reply
+from edge.remote.batching import MAX_CALLS, BatchingPort
 from tests.edge.service import FakePort
 from tests.edge.test_ports import Remote
 
@@ -286,13 +286,13 @@ async def test_old_stream_is_replaced_without_losing_a_call(
         await until(lambda: service.running == 1)
         old = port._stream_of_calls
         assert old
-        monkeypatch.setattr("edge.batching.MAX_STREAM_AGE", 0.0)
+        monkeypatch.setattr("edge.remote.batching.MAX_STREAM_AGE", 0.0)
         second = asyncio.create_task(call(port, b"second"))
         await until(lambda: service.running == 2)
         service.gate.set()
         await asyncio.gather(first, second)
         await until(lambda: old.ended)
-        monkeypatch.setattr("edge.batching.MAX_STREAM_AGE", 60.0)
+        monkeypatch.setattr("edge.remote.batching.MAX_STREAM_AGE", 60.0)
         await call(port, b"third")
         assert port._stream_of_calls is not old
         assert not old.refused

@@ -10,10 +10,10 @@ from google.rpc import error_details_pb2
 
 from batching.v1 import batching_pb2
 from edge.app import create_app
-from edge.batching import BatchingPort
 from edge.config import EdgeSettings
 from edge.errors import DEADLINE_MESSAGE
 from edge.port import CallError, RemotePort, Reply
+from edge.remote.batching import BatchingPort
 from edge.timers import SharedTimer
 from server.rpc.batching.call import CallExecutor
 from server.rpc.batching.stream import BatchingServicer

@@ -14,9 +14,9 @@ from google.rpc import error_details_pb2, status_pb2
 
 from blatam.policy.v1.policy_pb2 import Access, MethodPolicy
 from blatam.user.v1 import user_pb2 as pb
-from edge.batching import BatchingPort
 from edge.http.trusted_proxies import TrustedProxies
 from edge.port import CallError, CallPort, RemotePort, Reply
+from edge.remote.batching import BatchingPort
 from edge.stepping import start
 from edge.timers import SharedTimer
 from server.composition.listeners.serving import listening_grpc

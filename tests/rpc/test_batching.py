@@ -17,8 +17,8 @@ from batching.v1.batching_pb2 import (
     MetadataEntry,
 )
 from blatam.auth.v1 import auth_pb2
-from edge.batching import BatchingPort
 from edge.port import Reply
+from edge.remote.batching import BatchingPort
 from server.rpc.grpc_server import MAX_CALLS_PER_CONNECTION
 from tests.edge.service import FakePort
 from tests.edge.test_batching import METHOD, GatedService, until

@@ -16,8 +16,8 @@ import pytest_asyncio
 
 from blatam.post.v1 import post_pb2
 from blatam.user.v1 import user_pb2
-from edge.batching import BatchingPort
 from edge.port import CallError
+from edge.remote.batching import BatchingPort
 from server.composition.edge.app import remote_edge
 from server.composition.edge.upstream import connected_upstream
 from server.config import load

@@ -14,7 +14,7 @@ from opentelemetry.trace import SpanKind, StatusCode, get_current_span
 
 from blatam.policy.v1.policy_pb2 import Access, MethodPolicy
 from blatam.user.v1 import user_pb2 as pb
-from edge.batching import BatchingPort
+from edge.remote.batching import BatchingPort
 from server.domain.accounts.users import Role
 from server.observability.metrics.calls import CODES
 from server.rpc.call import (

@@ -15,8 +15,8 @@ from typing import Any, cast
 
 import grpc
 
-from edge.batching import BatchingPort
 from edge.port import CHANNEL_OPTIONS, Metadata, Reply, StreamReply
+from edge.remote.batching import BatchingPort
 from server.composition.tls.certificates import Credentials
 from server.composition.tls.reload import ReloadedCredentials
 from server.rpc import contract

@@ -10,8 +10,8 @@ from google.rpc import error_details_pb2
 
 from blatam.auth.v1 import auth_pb2 as pb
 from blatam.user.v1 import user_pb2
-from edge.batching import BatchingPort
 from edge.port import CallError
+from edge.remote.batching import BatchingPort
 from server.domain.accounts.users import Role
 from server.domain.clock import system_clock
 from server.domain.credentials.secret_key import SecretKey

@@ -22,8 +22,8 @@ from batching.v1.batching_pb2 import (
     MetadataEntry,
 )
 from edge.errors import DEADLINE_MESSAGE, Code
-from edge.outages import OutageLog
 from edge.port import UNREACHABLE, CallError, Metadata, RemotePort, Reply
+from edge.remote.outages import OutageLog
 
 MAX_CALLS = 256  # of one stream at a time; the server reads no further
 _MAX_CALL_SIZE = 64 * 1024  # bytes; a larger call would delay the others

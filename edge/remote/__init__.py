@@ -1,0 +1,1 @@
+"""A service in another process: its calls in batches, and its outages."""
