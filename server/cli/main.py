@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from server.cli import admin, keys, migrate, openapi, outbox, serve
+from server.cli import admin, bench_seed, keys, migrate, openapi, outbox, serve
 from server.cli.monitoring import doctor, top
 from server.composition.listeners.serving import use_batch_scheduling
 
@@ -22,6 +22,7 @@ for function in (
     doctor.doctor,
     openapi.openapi,
     top.top,
+    bench_seed.bench_seed,
 ):
     cli.command()(function)
 cli.add_typer(admin.commands, name="admin")

@@ -25,8 +25,7 @@ from server.store.members.notifications import PostgresNotifications
 from server.store.members.profiles import PostgresProfiles
 from server.store.members.settings import PostgresSettings
 from server.store.posts.posts import PostgresPosts
-from server.workers import periodic_jobs
-from server.workers.periodic_jobs import PeriodicJobs
+from server.workers.periodic_jobs import MIN_INTERVAL, PeriodicJobs
 from server.workers.poller import Poller
 
 
@@ -57,9 +56,9 @@ def members_feature(resources: Resources, stores: Stores) -> Feature:
             Poller(
                 "periodic jobs",
                 jobs.run_once,
-                periodic_jobs.INTERVAL,
+                jobs.interval,
                 wake=stores.signals.jobs_due,
-                min_interval=periodic_jobs.MIN_INTERVAL,
+                min_interval=MIN_INTERVAL,
             ),
         ),
     )

@@ -147,7 +147,8 @@ def _conditions(user_filter: UserFilter) -> Conditions:
     """Return the conditions on an account, each with the values of its parameters."""
     conditions: dict[str, Mapping[str, object]] = {"deleted_at is null": {}}
     if user_filter.is_active is not None:
-        conditions["is_active = :is_active"] = {"is_active": user_filter.is_active}
+        # not a parameter: a partial index has the same condition
+        conditions[f"is_active is {str(user_filter.is_active).lower()}"] = {}
     if user_filter.username_prefix:
         # Postgres 15: uses the index, as the collation is C, and knows no wildcards
         prefix = normalize_identifier(user_filter.username_prefix)

@@ -1,0 +1,1 @@
+"""Made-up members for load tests, in any number."""
