@@ -184,21 +184,14 @@ class PostgresNotifications:
         return [*lines, "... and more"] if len(rows) > MAX_LINES else lines
 
 
-# the follow that a notification is about
+# The follow that a notification is about: of the member, or of the post's author. Each
+# column is compared with a value, so that the primary key is used.
+_is_follower = table.c.post_id.is_(None)
 _still_follows = sa.select(follows.c.follower_id).where(
-    sa.case(
-        (
-            table.c.post_id.is_(None),
-            sa.and_(
-                follows.c.follower_id == table.c.actor_id,
-                follows.c.followed_id == table.c.user_id,
-            ),
-        ),
-        else_=sa.and_(
-            follows.c.follower_id == table.c.user_id,
-            follows.c.followed_id == table.c.actor_id,
-        ),
-    )
+    follows.c.follower_id
+    == sa.case((_is_follower, table.c.actor_id), else_=table.c.user_id),
+    follows.c.followed_id
+    == sa.case((_is_follower, table.c.user_id), else_=table.c.actor_id),
 )
 
 

@@ -67,13 +67,11 @@ class Member:
 class MemberRows:
     """Generates rows; keeps the ids and the counts of all members so far."""
 
-    def __init__(
-        self, sizes: SeedSizes, password_hash: str, now: datetime, seed: int = 0
-    ) -> None:
+    def __init__(self, sizes: SeedSizes, password_hash: str, now: datetime) -> None:
         self._sizes = sizes
         self._password_hash = password_hash
         self._now = now
-        self._random = Random(seed)  # noqa: S311 - no secret is derived from it
+        self._random = Random()  # noqa: S311 - no secret is derived from it
         self._ids = array("q")
         self._followers = array("q")
         self._published = array("q")
