@@ -29,7 +29,6 @@ from server.store.members.notifications import PostgresNotifications
 from server.store.members.profiles import PostgresProfiles
 from server.store.members.settings import PostgresSettings
 from server.store.posts.posts import PostgresPosts
-from server.workers import periodic_jobs
 from server.workers.periodic_jobs import PeriodicJobs
 from server.workers.poller import Poller
 
@@ -57,5 +56,5 @@ def members_feature(resources: Resources, stores: Stores) -> Feature:
                 UnsubscriptionServicer(unsubscriptions),
             )
         },
-        tasks=(Poller("periodic jobs", jobs.run_once, periodic_jobs.INTERVAL),),
+        tasks=(Poller("periodic jobs", jobs.run_once, jobs.interval),),
     )

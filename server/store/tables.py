@@ -46,7 +46,14 @@ users = sa.Table(
         postgresql_where=sa.text("deleted_at is not null"),
     ),
     sa.Index("idx_users_role", "role", "id"),
-    sa.Index("idx_users_is_active", "id", postgresql_where=sa.text("not is_active")),
+    # the condition is that of the statements: NOT is_active would not be used
+    sa.Index(
+        "idx_users_inactive", "id", postgresql_where=sa.text("is_active is false")
+    ),
+    # accounts that changed lately, which each process reads when it starts
+    sa.Index(
+        "idx_users_updated_at", "updated_at", postgresql_where=sa.text("version > 1")
+    ),
 )
 
 sessions = sa.Table(

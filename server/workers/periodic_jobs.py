@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Protocol
 
 from server.domain.clock import Clock
 
 BATCH_SIZE = 100
+# per turn, so that neither job waits long for the other
+MAX_BATCHES = 10
+MAX_DIGESTS = 100
 INTERVAL = timedelta(seconds=1)
 DIGEST_AFTER = timedelta(days=1)
 
@@ -30,21 +34,36 @@ class Digests(Protocol):
         """
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class PeriodicJobs:
     """Jobs that several processes share: each takes what no other has locked."""
 
     counts: StaleCounts
     notifications: Digests
     clock: Clock
+    _unfinished: bool = field(default=False, init=False)
+
+    def interval(self) -> timedelta:
+        """Return the time until the next turn: none if work remains."""
+        return timedelta(0) if self._unfinished else INTERVAL
 
     async def run_once(self) -> None:
-        """Recount all that is stale and send the digests that are due.
+        """Recount what is stale and send the digests that are due, to a maximum.
 
         Raises StoreUnavailable.
         """
         now = self.clock()
-        while await self.counts.count(BATCH_SIZE, now) == BATCH_SIZE:
-            pass
-        while await self.notifications.digest(now - DIGEST_AFTER, now):
-            pass
+        self._unfinished = False
+        await self._repeat(lambda: self._count(now), MAX_BATCHES)
+        digests = self.notifications
+        await self._repeat(lambda: digests.digest(now - DIGEST_AFTER, now), MAX_DIGESTS)
+
+    async def _count(self, now: datetime) -> bool:
+        return await self.counts.count(BATCH_SIZE, now) == BATCH_SIZE
+
+    async def _repeat(self, step: Callable[[], Awaitable[bool]], times: int) -> None:
+        """Repeat a step until nothing remains to do, at most so many times."""
+        for _ in range(times):
+            if not await step():
+                return
+        self._unfinished = True

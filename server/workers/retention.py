@@ -1,7 +1,8 @@
 """Retention: delete expired rows and erase accounts that were deleted long ago.
 
 Each deletion and each erasure has a share of a sweep's time. One that is slow is
-continued by the next sweep, one that fails is logged: neither delays the others.
+continued by a later sweep, one that fails is logged: neither delays the others. A
+sweep erases a page of accounts, so that expired rows do not wait for all of them.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ log = structlog.get_logger()
 SWEEP_INTERVAL = timedelta(minutes=1)
 CONTINUE_AFTER = timedelta(seconds=1)
 BUDGET = timedelta(seconds=10)
-PAGE_SIZE = 100
+PAGE_SIZE = 100  # accounts per sweep
 Deletion = Callable[[], Awaitable[bool]]
 
 
@@ -56,13 +57,14 @@ class Retention:
     clock: Clock
     budget: timedelta = BUDGET
     _unfinished: bool = field(default=False, init=False)
+    _last_erased: int = field(default=0, init=False)  # 0: a sweep begins again
 
     def interval(self) -> timedelta:
         """Return the time until the next sweep, short if work remains."""
         return CONTINUE_AFTER if self._unfinished else SWEEP_INTERVAL
 
     async def sweep(self) -> None:
-        """Run every deletion and every due erasure, each within the budget.
+        """Run every deletion and a page of due erasures, each within the budget.
 
         Raises StoreUnavailable if the accounts to erase cannot be read.
         """
@@ -70,12 +72,14 @@ class Retention:
         self._unfinished = False
         for table, delete in self.rows.deletions(now):
             await self._attempt(self._delete(delete), table=table)
-        deleted_before, last = now - self.user_retention, 0
-        while user_ids := await self.erasures.due(deleted_before, last, PAGE_SIZE):
-            for user_id in user_ids:
-                erasing = self.erasures.erase(user_id, now, deleted_before, self.budget)
-                await self._attempt(erasing, user_id=user_id)
-            last = user_ids[-1]
+        deleted_before, last = now - self.user_retention, self._last_erased
+        user_ids = await self.erasures.due(deleted_before, last, PAGE_SIZE)
+        for user_id in user_ids:
+            erasing = self.erasures.erase(user_id, now, deleted_before, self.budget)
+            await self._attempt(erasing, user_id=user_id)
+        is_full = len(user_ids) == PAGE_SIZE
+        self._last_erased = user_ids[-1] if is_full else 0
+        self._unfinished |= is_full
 
     async def _delete(self, delete: Deletion) -> bool:
         """Delete batches until none remains or the budget is spent."""

@@ -165,7 +165,7 @@ def _lists_of_users() -> None:
     }
     indexes = {
         "": "",
-        " of inactive ones": "idx_users_is_active",
+        " of inactive ones": "idx_users_inactive",
         " by prefix": "uq_users_username_folded",
         " by e-mail": "uq_users_email",
         " by role": "idx_users_role",
@@ -187,10 +187,10 @@ def _lists_of_users() -> None:
     ):
 
         async def later(
-            filled: FilledDatabase, sort: Sort = Sort(key), value: str = value
+            filled: FilledDatabase, key: str = key, value: str = value
         ) -> None:
             after = PageRequest(20, after=Position(value, 15_000))
-            await filled.users.page(UserFilter(), sort, after)
+            await filled.users.page(UserFilter(), Sort(key), after)
 
         case(f"ListUsers by {key}, by token", index)(later)
 
@@ -201,7 +201,9 @@ _lists_of_users()
 @case("CreateUser", "pk_request_answers")
 async def create_user(filled: FilledDatabase) -> None:
     name, key = uuid4().hex, RequestKey("anonymous", "CreateUser", uuid4().hex)
-    record = IdempotencyRecord(key, b"", filled.now, lambda _: b"")
+    record: IdempotencyRecord[Any] = IdempotencyRecord(
+        key, b"", filled.now, lambda _: b""
+    )
     await filled.users.add(
         NewUser(f"{name}@bench.invalid", name, "hash", Role.STUDENT, filled.now), record
     )
@@ -253,7 +255,6 @@ async def erase_user(filled: FilledDatabase) -> None:
 @case(
     "ExportUser",
     "idx_sessions_user_id",
-    "idx_outbox_user_id",
     "idx_request_answers_about",
     "idx_follows_followed_id",
     "idx_notifications_user_id",
@@ -475,7 +476,7 @@ async def export_posts(filled: FilledDatabase) -> None:
     await filled.posts.after(15_000, 100)
 
 
-@case("DeleteCategory", "idx_posts_category_id")
+@case("DeleteCategory", "idx_posts_category_id_published_at")
 async def delete_category(filled: FilledDatabase) -> None:
     store = PostgresCategories(filled.database)
     category = await store.add(uuid4().hex, "name", filled.now)
@@ -567,8 +568,6 @@ async def start_of_cache(filled: FilledDatabase) -> None:
             await cache.listen()
 
 
-@case("revocations")
+@case("revocations", "idx_revocations_written_by")
 async def refresh_revocations(filled: FilledDatabase) -> None:
-    feed = filled.feed
-    await feed.refresh()
-    await feed.refresh()
+    await filled.feed.refresh()

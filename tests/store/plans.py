@@ -32,6 +32,28 @@ LARGE_TABLES = frozenset(
 # Rows that a statement may read to find those it wants; lists count to 10,001.
 MAX_READ = 11_000
 _PLANNED = ("select", "update", "delete", "insert", "with")
+_SCANS = ("Seq Scan", "Index Scan", "Index Only Scan")
+# Nodes that pass rows on as they get them.
+_STREAMING = (
+    "Append",
+    "Incremental Sort",
+    "LockRows",
+    "Merge Append",
+    "Nested Loop",
+    "Result",
+    "Subquery Scan",
+)
+# The number of rows by the names of these tables and of their indexes. A partial index
+# is left out: it contains what its readers want.
+_SIZES = """
+    select relname, reltuples::float8 from pg_class where relname = any($1)
+    union all
+    select index.relname, of_table.reltuples::float8
+    from pg_index
+    join pg_class index on index.oid = indexrelid
+    join pg_class of_table on of_table.oid = indrelid
+    where of_table.relname = any($1) and indpred is null
+"""
 _captured: list[list["Statement"]] = []
 
 
@@ -85,48 +107,52 @@ async def plan_of(database: Database, statement: Statement) -> Plan | None:
         return None
     async with database.reading() as connection:
         raw: Any = await connection.get_raw_connection()
+        driver = raw.driver_connection
         # as on disks without moving parts; otherwise the planner prefers to read whole
         # tables while they are as small as those of a test
-        await raw.driver_connection.execute("set random_page_cost = 1.1")
-        explained = await raw.driver_connection.fetchval(
+        await driver.execute("set random_page_cost = 1.1")
+        explained = await driver.fetchval(
             f"explain (format json) {text}", *statement.parameters
         )
-        sizes = await raw.driver_connection.fetch(
-            "select relname, reltuples from pg_class where relname = any($1)",
-            sorted(LARGE_TABLES),
-        )
+        sizes = dict(await driver.fetch(_SIZES, sorted(LARGE_TABLES)))
     plan = json.loads(explained) if isinstance(explained, str | bytes) else explained
-    rows = dict(sizes)
     nodes = list(_nodes(plan[0]["Plan"], None))
     return Plan(
-        frozenset(n["Index Name"] for n, _ in nodes if "Index Name" in n),
-        frozenset(n["Relation Name"] for n, top in nodes if _is_scan(n, top, rows)),
+        frozenset(node["Index Name"] for node, _ in nodes if "Index Name" in node),
+        frozenset(
+            node["Relation Name"]
+            for node, limit in nodes
+            if _is_search(node, limit, sizes)
+        ),
     )
 
 
 def _nodes(
-    node: dict[str, Any], parent: dict[str, Any] | None
-) -> Iterator[tuple[dict[str, Any], dict[str, Any] | None]]:
-    yield node, parent
+    node: dict[str, Any], limit: int | None
+) -> Iterator[tuple[dict[str, Any], int | None]]:
+    """Yield nodes with the number of rows after which they are stopped, or None."""
+    yield node, limit
+    if node["Node Type"] == "Limit":
+        limit = node["Plan Rows"]
+    elif node["Node Type"] not in _STREAMING:
+        limit = None
     for inner in node.get("Plans", ()):
-        yield from _nodes(inner, node)
+        yield from _nodes(inner, limit)
 
 
-def _is_scan(
-    node: dict[str, Any], parent: dict[str, Any] | None, rows: Mapping[str, float]
+def _is_search(
+    node: dict[str, Any], limit: int | None, sizes: Mapping[str, float]
 ) -> bool:
-    """Return whether a node reads a large table, or its index, until it finds its rows.
+    """Return whether a node reads a large table or index from its beginning to its end.
 
-    Below a limit it is bounded if it finds enough rows in a number that does not grow.
+    Below a limit it does not, if it is expected to have found enough rows before.
     """
-    if not node["Node Type"].endswith("Scan") or "Index Cond" in node:
+    if node["Node Type"] not in _SCANS or "Index Cond" in node:
         return False
-    if node.get("Relation Name") not in rows or node["Node Type"] == "Bitmap Heap Scan":
+    size = sizes.get(node.get("Index Name", node["Relation Name"]))
+    if size is None:
         return False
-    if parent is None or parent["Node Type"] not in ("Limit", "LockRows"):
-        return "Filter" in node or "Seq" in node["Node Type"]
-    share = node["Plan Rows"] / rows[node["Relation Name"]]
-    return bool(parent["Plan Rows"] > MAX_READ * share)
+    return limit is None or limit * size > MAX_READ * node["Plan Rows"]
 
 
 def indexes_of(plans: Sequence[Plan]) -> frozenset[str]:

@@ -22,7 +22,9 @@ async def filled(
             database = Database(url)
             await fill(database)
             redis = redis_client(key_space(servers, 6))
-            yield FilledDatabase(database, redis)
+            filled = FilledDatabase(database, redis)
+            await filled.feed.refresh()  # the first reads all that are in force
+            yield filled
             await redis.aclose()
             await database.close()
 
