@@ -30,6 +30,7 @@ START_SECONDS = 60
 LIFTED: dict[str, list[object]] = {
     "blatam.user.v1.UserService/CreateUser": [],
     "blatam.auth.v1.AuthService/Login": [],
+    "blatam.auth.v1.AuthService/RefreshToken": [],
 }
 ACADEMY = [sys.executable, "-m", "server"]
 
@@ -58,10 +59,14 @@ class Service:
 
 
 @contextmanager
-def running() -> Iterator[Service]:
-    """Start `academy up` with a new state folder and sign a user in."""
+def running(kept: Path | None = None) -> Iterator[Service]:
+    """Start `academy up` and sign a user in.
+
+    Its state folder is a new one, or in the folder `kept`, which stays afterwards.
+    """
     with TemporaryDirectory(prefix="blatam-bench-", dir="/tmp") as name:
-        folder = Path(name)
+        folder = kept or Path(name)
+        folder.mkdir(parents=True, exist_ok=True)
         folder.chmod(0o755)  # Postgres runs under another account
         grpc, rest = free_address(), free_address()
         settings = {
@@ -153,9 +158,13 @@ def call_once(
 
 
 def sign_in(rest: str) -> tuple[int, dict[str, str]]:
-    """Create a user; return the id and the header of its token."""
+    """Create a user unless it exists; return the id and the header of its token."""
     login = {"identifier": ANA["username"], "password": ANA["password"]}
     with httpx.Client(base_url=f"http://{rest}/api/v1", timeout=30) as client:
-        user = client.post("/users", json=ANA).raise_for_status().json()
+        created = client.post("/users", json=ANA)
+        if created.status_code != httpx.codes.CONFLICT:
+            created.raise_for_status()
         tokens = client.post("/auth/login", json=login).raise_for_status().json()
-    return int(user["id"]), {"authorization": f"Bearer {tokens['accessToken']}"}
+        bearer = {"authorization": f"Bearer {tokens['accessToken']}"}
+        user = client.get("/users/me", headers=bearer).raise_for_status().json()
+    return int(user["id"]), bearer

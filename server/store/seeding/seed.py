@@ -93,6 +93,7 @@ async def seed(
     count: int,
     now: datetime,
     report: Callable[[int], None] = lambda _: None,
+    batch_size: int = BATCH_SIZE,
 ) -> None:
     """Write `count` members with what belongs to them, then analyze the tables.
 
@@ -100,13 +101,13 @@ async def seed(
     """
     category_ids = await _categories(database, now)
     async with database.session() as connection:
-        for first in range(0, count, BATCH_SIZE):
-            size = min(BATCH_SIZE, count - first)
+        for first in range(0, count, batch_size):
+            size = min(batch_size, count - first)
             await _copy_batch(connection, rows, size, category_ids)
             await connection.commit()
             report(size)
-        for first in range(0, count, BATCH_SIZE):
-            counts = rows.counts(first, min(first + BATCH_SIZE, count))
+        for first in range(0, count, batch_size):
+            counts = rows.counts(first, min(first + batch_size, count))
             await _copy(connection, user_analytics, COUNT_COLUMNS, counts)
     names = ", ".join(table.name for table in TABLES)
     async with database.alone() as connection:
