@@ -426,7 +426,7 @@ async def follow_user(filled: FilledDatabase) -> None:
 async def list_follows(filled: FilledDatabase) -> None:
     store = PostgresFollows(filled.database)
     after = PageRequest(20, after=Position(filled.now.isoformat(), 1))
-    for member in (50, filled.member):  # of some hundreds and of a few
+    for member in (1, filled.member):  # of many and of a few
         for side in Side:
             for request in (PAGE, after):
                 await store.page(side, member, newest_first=True, request=request)
@@ -434,7 +434,7 @@ async def list_follows(filled: FilledDatabase) -> None:
 
 @case("GetUserScore", "idx_posts_user_id_published_at", "idx_follows_followed_id")
 async def get_user_score(filled: FilledDatabase) -> None:
-    await PostgresMetrics(filled.database).counts(50)
+    await PostgresMetrics(filled.database).counts(1)
     await PostgresMetrics(filled.database).counts(filled.member)
 
 

@@ -13,6 +13,7 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from server.domain.posts.posts import PostState
+from server.store.accounts.deleted import is_not_deleted
 from server.store.connections.connect import Database
 from server.store.tables import follows, posts, sessions, users
 from server.store.tables import user_analytics as table
@@ -24,8 +25,9 @@ _POSTS = (
 )
 _FOLLOWERS = (
     sa.select(sa.func.count())
-    .select_from(follows.join(users, users.c.id == follows.c.follower_id))
-    .where(follows.c.followed_id == table.c.user_id, users.c.deleted_at.is_(None))
+    .select_from(follows)
+    .where(follows.c.followed_id == table.c.user_id)
+    .where(is_not_deleted(follows.c.follower_id))
     .scalar_subquery()
 )
 _LAST_SEEN = (

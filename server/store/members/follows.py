@@ -12,6 +12,7 @@ from server.domain.errors import TokenInvalid, UserNotFound
 from server.domain.members.follows import Follow, Side
 from server.domain.outbox.entries import EventType, NewEntry
 from server.domain.paging import MAX_OFFSET, PageRequest, Rows
+from server.store.accounts.deleted import is_not_deleted
 from server.store.accounts.user_reads import NOT_DELETED, USER_COLUMNS, user_of
 from server.store.connections.connect import Database
 from server.store.keyset import Estimates, Keyset, capped_count, total_of
@@ -80,14 +81,18 @@ class PostgresFollows:
         Deleted accounts are neither listed nor counted.
         """
         owner, member = _COLUMNS[side]
-        matching = sa.select(sa.literal(1)).join_from(
-            table, users, users.c.id == member
+        matching = (
+            sa.select(sa.literal(1))
+            .select_from(table)
+            .where(owner == user_id, is_not_deleted(member))
         )
-        matching = matching.where(owner == user_id, NOT_DELETED)
         count = capped_count(matching)
         keyset = Keyset(table.c.created_at, member, newest_first)
-        query = matching.with_only_columns(
-            *USER_COLUMNS, table.c.created_at.label("since"), count.label("total")
+        since = table.c.created_at.label("since")
+        query = (
+            sa.select(*USER_COLUMNS, since, count.label("total"))
+            .join_from(table, users, users.c.id == member)
+            .where(owner == user_id, NOT_DELETED)
         )
         async with self._database.reading() as connection:
             rows = (await connection.execute(keyset.page(query, request))).all()

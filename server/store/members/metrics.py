@@ -6,13 +6,12 @@ import sqlalchemy as sa
 
 from server.domain.members.scores import MemberCounts
 from server.domain.posts.posts import PostState
+from server.store.accounts.deleted import is_not_deleted
 from server.store.accounts.user_reads import NOT_DELETED
 from server.store.connections.connect import Database
 from server.store.keyset import capped_count
 from server.store.mapping import entity_of
 from server.store.tables import follows, posts, users
-
-_FOLLOWER = users.alias()
 
 
 class PostgresMetrics:
@@ -31,8 +30,9 @@ class PostgresMetrics:
         )
         followers = (
             sa.select(sa.literal(1))
-            .join_from(follows, _FOLLOWER, _FOLLOWER.c.id == follows.c.follower_id)
-            .where(follows.c.followed_id == user_id, _FOLLOWER.c.deleted_at.is_(None))
+            .select_from(follows)
+            .where(follows.c.followed_id == user_id)
+            .where(is_not_deleted(follows.c.follower_id))
         )
         query = sa.select(
             capped_count(published).label("posts"),

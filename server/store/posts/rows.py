@@ -11,6 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from server.domain.posts.categories import Category
 from server.domain.posts.posts import EXCERPT_LENGTH, Author, Post, PostState
+from server.store.accounts.deleted import is_not_deleted
 from server.store.mapping import columns_of, entity_of
 from server.store.tables import categories, users
 from server.store.tables import posts as table
@@ -32,19 +33,11 @@ FULL_COLUMNS = (*_COMMON, table.c.body)
 BASIC_COLUMNS = (*_COMMON, sa.literal("", sa.Text).label("body"))
 _CATEGORY = columns_of(Category, categories)
 
-# Few accounts are deleted at any time, so looking for those costs the least.
-_DELETED_USERS = (
-    sa.select(users.c.id)
-    .where(users.c.deleted_at.is_not(None))
-    .cte("deleted_users")
-    # otherwise the planner may scan all users, expecting an early match
-    .prefix_with("MATERIALIZED", dialect="postgresql")
-)
 AUTHOR_NOT_DELETED = ~sa.exists().where(
     users.c.id == table.c.user_id, users.c.deleted_at.is_not(None)
 )
 # the same condition, for counting many rows
-AUTHORS_NOT_DELETED = ~sa.exists().where(_DELETED_USERS.c.id == table.c.user_id)
+AUTHORS_NOT_DELETED = is_not_deleted(table.c.user_id)
 NOT_DELETED = table.c.deleted_at.is_(None)
 
 
