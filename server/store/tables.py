@@ -46,9 +46,11 @@ users = sa.Table(
         postgresql_where=sa.text("deleted_at is not null"),
     ),
     sa.Index("idx_users_role", "role", "id"),
-    # the condition is that of the statements: NOT is_active would not be used
+    # the condition is that of lists: NOT is_active would not be used
     sa.Index(
-        "idx_users_inactive", "id", postgresql_where=sa.text("is_active is false")
+        "idx_users_inactive",
+        "id",
+        postgresql_where=sa.text("is_active is false and deleted_at is null"),
     ),
     # accounts that changed lately, which each process reads when it starts
     sa.Index(
