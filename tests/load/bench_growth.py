@@ -212,11 +212,14 @@ async def _compared(
 async def _pairs(
     first: tuple[Dataset, Calls], second: tuple[Dataset, Calls], count: int
 ) -> list[tuple[Sample, Sample]]:
-    """Measure both in turn; the first round is a warm-up."""
-    pairs = [
-        (await _sample(*first, count), await _sample(*second, count))
-        for _ in range(ROUNDS + 1)
-    ]
+    """Measure both, in reverse order every other round; the first is a warm-up."""
+    pairs = []
+    for number in range(ROUNDS + 1):
+        order = (first, second) if number % 2 else (second, first)
+        samples = [await _sample(*calls, count) for calls in order]
+        pairs.append(
+            (samples[0], samples[1]) if number % 2 else (samples[1], samples[0])
+        )
     return pairs[1:]
 
 

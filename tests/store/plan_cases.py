@@ -77,7 +77,7 @@ class FilledDatabase:
     @property
     def member(self) -> int:
         """The id of another active member, who is not deleted."""
-        return next(member for member in self._ids if member % 100)
+        return next(member for member in self._ids if member % 97 and member % 500)
 
     @property
     def users(self) -> PostgresUsers:

@@ -34,7 +34,9 @@ NAMES = (
 )
 DEVICES = ("Firefox on Linux", "Chrome on Android", "Safari on iOS", "Edge on Windows")
 BODY = "A paragraph of a post that exists for load tests only. " * 5
-_TEACHERS, _INACTIVE, _UNVERIFIED, _DRAFTS = 50, 100, 10, 10  # one in so many
+# One member in so many. Prime, so that no value goes with one of the ten names: else a
+# list of inactive users by name would read nearly all others first.
+_TEACHERS, _INACTIVE, _UNVERIFIED, _DRAFTS = 53, 97, 11, 11
 _ENDED_SHARE = 0.2  # of the sessions of active members
 _HASH_BYTES, _NONCE_BYTES = 32, 16
 Row = tuple[object, ...]
