@@ -21,12 +21,12 @@ class FakeTimer:
         self.running.discard(entry)
 
 
-@pytest.mark.parametrize(("due", "running"), [(monotonic() + 60, 1), (math.inf, 0)])
+@pytest.mark.parametrize(("seconds", "running"), [(60, 1), (math.inf, 0)])
 async def test_timer_holds_a_deadline_while_its_block_runs(
-    due: float, running: int
+    seconds: float, running: int
 ) -> None:
     """But not one that never comes: the timer reads all that it holds."""
     timer = FakeTimer()
-    with Deadline(timer, due):
+    with Deadline(timer, monotonic() + seconds):
         assert len(timer.running) == running
     assert not timer.running

@@ -49,7 +49,7 @@ ROUND_TRIPS = {
     "UserService/ExportUsers": 2,
     "UserService/WatchUsers": 0,
     "UserService/EraseUser": 61,
-    "UserService/ExportUser": 17,
+    "UserService/ExportUser": 18,
     "UserService/UpdateUser": 4,
     "UserService/DeleteUser": 8,
     "UserService/UndeleteUser": 4,

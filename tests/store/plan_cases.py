@@ -260,6 +260,8 @@ async def erase_user(filled: FilledDatabase) -> None:
     "idx_follows_followed_id",
     "idx_notifications_user_id",
     "idx_audit_events_actor_id",
+    "idx_outbox_user_id",
+    "idx_outbox_address",
 )
 async def export_user(filled: FilledDatabase) -> None:
     exporting = PostgresPersonalData(

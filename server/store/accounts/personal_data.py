@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 import sqlalchemy as sa
-from sqlalchemy.dialects.postgresql import BYTEA
+from sqlalchemy.dialects.postgresql import BYTEA, array
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from server.domain.accounts.personal_data import ExportBatch
@@ -57,11 +57,17 @@ def _idempotent_responses(user_id: int) -> list[RowSet]:
 
 
 def _outbox(user_id: int) -> list[RowSet]:
-    to_user = [
-        outbox.c.address.in_(sa.select(name).where(users.c.id == user_id))
+    # two sets, each of which has an index
+    about = outbox.c.user_id == user_id
+    names = [
+        sa.select(name).where(users.c.id == user_id).scalar_subquery()
         for name in (users.c.email, users.c.username_folded)
     ]
-    return [_by_primary_key(outbox, sa.or_(outbox.c.user_id == user_id, *to_user))]
+    to_user = outbox.c.address == sa.any_(array(names))
+    return [
+        _by_primary_key(outbox, about),
+        _by_primary_key(outbox, sa.and_(to_user, about.is_not(sa.true()))),
+    ]
 
 
 def _audit_events(user_id: int) -> list[RowSet]:
