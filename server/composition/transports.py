@@ -71,7 +71,8 @@ def build_transports(
     if settings.debug:
         enable_reflection(server, (*services, health.name))
     server.add_generic_rpc_handlers((UnknownMethods(resources.metrics.calls),))
-    port = LocalPort(served, proxies, Reply, CallError)
+    calls = resources.metrics.calls
+    port = LocalPort(served, proxies, calls, Reply, CallError)
     http = edge_app(port, _edge_settings(resources, health, proxies))
     monitor = EventLoopMonitor(resources.metrics.edge.loop_lag.observe)
     feature = _transport_feature(health, batching, monitor)

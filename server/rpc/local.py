@@ -8,8 +8,10 @@ from typing import Generic, TypeVar, cast
 
 import grpc
 
+from server.observability.metrics.calls import CallMetrics
 from server.rpc.addresses import ProxyTrust
 from server.rpc.call import Call, Failure, Method, Proceed, Stream
+from server.rpc.interceptors.logging import record_unknown_call
 from server.rpc.listener import STATUS_DETAILS_KEY, build_call
 
 Pairs = Sequence[tuple[str, str | bytes]]
@@ -28,11 +30,13 @@ class LocalPort(Generic[Reply]):
         self,
         served: Mapping[str, tuple[Method, Proceed]],
         proxies: ProxyTrust,
+        metrics: CallMetrics,
         reply: Callable[[bytes, Pairs, Pairs], Reply],
         error: Callable[[int, str, bytes, Pairs, Pairs], Exception],
     ) -> None:
         self._served = served
         self._proxies = proxies
+        self._metrics = metrics
         self._reply = reply
         self._error = error
 
@@ -70,6 +74,7 @@ class LocalPort(Generic[Reply]):
     ) -> tuple[Call, Proceed]:
         method, proceed = self._served.get(path, (None, None))
         if method is None or proceed is None or method.streams is not streams:
+            record_unknown_call(self._metrics, "rest")
             code = grpc.StatusCode.UNIMPLEMENTED.value[0]
             raise self._error(code, f"unknown method: {path}", b"", (), ())
         call = build_call(method, body, metadata, "", True, self._proxies, "rest")

@@ -60,7 +60,7 @@ async def test_rest_log_in_is_one_trace_of_edge_chain_sql_redis_and_hashing(
     below = children(spans, call)
     systems = [values(span).get("db.system.name") for span in below]
     assert {"postgresql", "redis"} <= set(systems)
-    assert {"SELECT", "INSERT", "COMMIT"} <= {span.name for span in below}
+    assert {"SELECT", "WITH"} <= {span.name for span in below}
     assert named(below, "hash password").events[0].name == "started"
     statements = [str(values(span).get("db.query.text", "")) for span in below]
     assert any("$1" in text for text in statements)  # values are not in the text
@@ -130,7 +130,7 @@ async def test_span_has_no_secret_and_no_personal_data(
         await service.mailbox.mail("canary@example.com", "Welcome")
         spans = recorder.take()
     text = "".join(span.to_json() for span in spans)
-    errors = [values(s).get("error.type") for s in spans if s.name == "INSERT"]
+    errors = [values(span).get("error.type") for span in spans]
     assert "UniqueViolationError" in errors
     assert "deliver mail.welcome" in {span.name for span in spans}
     assert not [canary for canary in canaries if canary in text]

@@ -111,7 +111,7 @@ async def ports(service: Service) -> AsyncIterator[dict[str, CallPort]]:
         stack.callback(service.gate.set)
         yield {
             "grpc": RemotePort(plain),
-            "rest": LocalPort(served, NO_PROXIES, Reply, CallError),
+            "rest": LocalPort(served, NO_PROXIES, CallMetrics.of(), Reply, CallError),
             "batch": BatchingPort(batched),
         }
 
@@ -174,7 +174,7 @@ async def test_cancelled_calls_make_room(transport: str) -> None:
 async def test_call_that_arrives_late_is_refused_at_once() -> None:
     """No work begins for a caller whose deadline has passed."""
     service = Service(Admission(max_calls=0))  # a call that begins is OVERLOADED
-    port = LocalPort(service.served(), NO_PROXIES, Reply, CallError)
+    port = LocalPort(service.served(), NO_PROXIES, CallMetrics.of(), Reply, CallError)
     with pytest.raises(CallError) as caught:
         await port.unary(UNARY, b"1", metadata=(), timeout=0)
     assert caught.value.code == DEADLINE_EXCEEDED

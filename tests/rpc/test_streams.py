@@ -104,7 +104,9 @@ async def ports(
         listening_grpc(server, "127.0.0.1:0") as port,
         grpc.aio.insecure_channel(f"127.0.0.1:{port}", STEADY) as channel,
     ):
-        local = LocalPort(served, TrustedProxies(()), Reply, CallError)
+        local = LocalPort(
+            served, TrustedProxies(()), CallMetrics.of(), Reply, CallError
+        )
         yield {"grpc": RemotePort(channel), "local": local}
 
 

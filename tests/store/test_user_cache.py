@@ -1,13 +1,14 @@
 """The cache of accounts is never older than the last notification of Postgres."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, make_dataclass, replace
 from datetime import UTC, datetime
 
 import orjson
 import pytest
+import pytest_asyncio
 import sqlalchemy as sa
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
@@ -27,6 +28,7 @@ from server.store.connections.guarded_redis import redis_client
 from server.store.credentials.revocations import RevocationFeed
 from server.workers.supervisor import Subscription, supervise
 from tests.fakes import NOON, Clock
+from tests.round_trips import counting_connections, round_trips
 
 TEACHER = UserEdit({"role": Role.TEACHER}, "", NOON)
 
@@ -56,40 +58,48 @@ async def added(users: CachedUsers) -> User:
     return await users.add(NewUser("a@x.co", "ana", "h", Role.STUDENT, NOON))
 
 
-@pytest.fixture
-def statements(database: Database) -> list[str]:
-    """Return the list of statements that the test sends to Postgres."""
-    seen: list[str] = []
-    sa.event.listen(
-        database.engine.sync_engine,
-        "before_cursor_execute",
-        lambda _c, _k, statement, *_: seen.append(statement),
-    )
-    return seen
+@pytest_asyncio.fixture
+async def counted(database_url: str) -> AsyncIterator[Database]:
+    """Return a database whose statements `reads` counts."""
+    with counting_connections():
+        database = Database(database_url)
+        yield database
+        await database.close()
+
+
+@contextmanager
+def reads() -> Iterator[list[str]]:
+    """Return a list that has, after the block, the reads of accounts in it."""
+    found: list[str] = []
+    with round_trips() as statements:
+        yield found
+    found += [text for text in statements if "from users" in text]
 
 
 async def test_user_cache_second_read_sends_no_query(
-    database: Database, redis_url: str, statements: list[str]
+    counted: Database, redis_url: str
 ) -> None:
     redis = redis_client(redis_url)
-    async with process(database, redis) as users:
+    async with process(counted, redis) as users:
         user = await added(users)
-        statements.clear()
-        assert [await users.by_id(user.id) for _ in range(3)] == [user] * 3
+        with reads() as statements:
+            assert [await users.by_id(user.id) for _ in range(3)] == [user] * 3
         assert len(statements) == 1
         assert users.cache.statistics == CacheStatistics(2, 1, 0, 1)
     await redis.aclose()
 
 
 async def test_user_cache_is_shared_through_redis(
-    database: Database, redis_url: str, statements: list[str]
+    counted: Database, redis_url: str
 ) -> None:
     redis = redis_client(redis_url)
-    async with process(database, redis) as one, process(database, redis) as other:
+    async with process(counted, redis) as one, process(counted, redis) as other:
         user = await added(one)
-        await one.by_id(user.id)
-        statements.clear()
-        assert await other.by_id(user.id) == user
+        with reads() as statements:
+            await one.by_id(user.id)
+        assert len(statements) == 1
+        with reads() as statements:
+            assert await other.by_id(user.id) == user
         assert statements == []
         assert other.cache.statistics == CacheStatistics(0, 1, 1, 0)
     await redis.aclose()
@@ -220,14 +230,14 @@ async def test_user_cache_refuses_older_version_of_slow_reader(
 
 
 async def test_user_cache_is_off_without_notifications(
-    database: Database, redis_url: str, statements: list[str]
+    counted: Database, redis_url: str
 ) -> None:
     """Changes may be missed: each read queries Postgres."""
     redis = redis_client(redis_url)
-    users = cached(database, redis)
+    users = cached(counted, redis)
     user = await added(users)
-    statements.clear()
-    assert [await users.by_id(user.id) for _ in range(2)] == [user, user]
+    with reads() as statements:
+        assert [await users.by_id(user.id) for _ in range(2)] == [user, user]
     assert len(statements) == 2
     await redis.aclose()
 

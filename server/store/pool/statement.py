@@ -11,6 +11,7 @@ import sqlalchemy as sa
 from sqlalchemy.util import greenlet_spawn
 
 # a name after one colon: not a cast
+_VERB = re.compile(r"^\s*(\w+)")  # in capitals, as traces name a statement by it
 _PARAMETER = re.compile(r"(?<![:\w]):([a-z_]+)")
 
 
@@ -24,11 +25,12 @@ class Statement:
     """
 
     def __init__(self, sql: str) -> None:
+        sql = _VERB.sub(lambda verb: verb[1].upper(), sql)
         self.text = sql
         self.clause = sa.text(sql)
         self._names: list[str] = []
         self.sql = _PARAMETER.sub(self._position, sql)
-        self.is_read = sql.lstrip().lower().startswith("select")
+        self.is_read = sql.startswith("SELECT")
 
     def _position(self, match: re.Match[str]) -> str:
         name = match[1]

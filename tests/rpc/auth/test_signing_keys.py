@@ -115,7 +115,7 @@ async def test_rotation_waits_for_cached_key_sets(shared: RunningService) -> Non
         "/api/v1/auth/signing-keys:rotate", json={}, headers=root.headers
     )
     assert answer.status_code == 400
-    assert int(answer.headers["retry-after"]) > 60
+    assert 1 <= int(answer.headers["retry-after"]) <= 600
 
 
 async def test_key_of_other_process_is_read(database_url: str) -> None:
