@@ -219,8 +219,8 @@ def _h2load(target: Target, requests: int, *options: str) -> tuple[float, int]:
             command += ["-H", f"{name}: {value}"]
         framed = b"\0" + len(target.message).to_bytes(4) + target.message
         with _as_file(framed) as path:
-            return _read_h2load(_run([*command, "-d", path, target.url]), requests, 5)
-    return _read_h2load(_run([*command, target.url]), requests, 0)
+            return read_h2load(_run([*command, "-d", path, target.url]), requests, 5)
+    return read_h2load(_run([*command, target.url]), requests, 0)
 
 
 def _shape(target: Target) -> list[str]:
@@ -244,7 +244,7 @@ def _as_file(content: bytes) -> Iterator[str]:
         os.close(file)
 
 
-def _read_h2load(output: str, requests: int, frame_bytes: int) -> tuple[float, int]:
+def read_h2load(output: str, requests: int, frame_bytes: int) -> tuple[float, int]:
     """Parse h2load's summary; a body counts without the header of its gRPC frame."""
     succeeded = re.search(r"(\d+) succeeded", output)
     successful = re.search(r"status codes: (\d+) 2xx", output)
