@@ -10,6 +10,7 @@ import selectors
 import socket
 import sys
 import time
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from itertools import islice
 
@@ -101,12 +102,14 @@ def _complete(head: bytes, body: bytes) -> bool:
 
 def drive(plan: Plan) -> Result:
     """Make all calls; each answer starts the connection's next one."""
-    connections = [Connection(plan, caller) for caller in range(len(plan.tokens))]
     calls = plan.calls
     numbers = iter(range(plan.first_number, plan.first_number + calls))
     sizes: list[int] = []
-    with selectors.DefaultSelector() as selector:
+    with ExitStack() as opened:
+        selector = opened.enter_context(selectors.DefaultSelector())
+        connections = [Connection(plan, caller) for caller in range(len(plan.tokens))]
         for connection in connections:
+            opened.enter_context(connection.socket)
             selector.register(connection.socket, selectors.EVENT_READ, connection)
         started = time.perf_counter()
         for connection, number in zip(connections, numbers, strict=False):

@@ -11,7 +11,7 @@ from typing import Literal, Protocol
 
 import httpx
 
-from tests.load.loader import ROOT, cpu_seconds, read_h2load
+from tests.load.loader import ROOT, as_file, cpu_seconds, read_h2load
 from tests.load.peers.client import Plan, Result
 from tests.load.row import ResultRow
 
@@ -57,26 +57,30 @@ class Work(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Read:
-    """A GET that is answered with the same bytes each time."""
+    """A GET, or a POST of a body, that is answered with the same bytes each time."""
 
     url: str
     headers: Mapping[str, str]
+    body: bytes
     size: int
     warm_up_calls: int = WARM_UP_READS
 
     @classmethod
-    def of(cls, url: str, headers: Mapping[str, str]) -> "Read":
-        """Return the GET of a URL, with the size of its present answer."""
+    def of(cls, url: str, headers: Mapping[str, str], body: bytes = b"") -> "Read":
+        """Return the call of a URL, with the size of its present answer."""
         plain = {**headers, "accept-encoding": "identity"}
-        response = httpx.get(url, headers=plain, timeout=30).raise_for_status()
-        return cls(url, plain, len(response.content))
+        method = "POST" if body else "GET"
+        answer = httpx.request(method, url, headers=plain, content=body, timeout=30)
+        return cls(url, plain, body, len(answer.raise_for_status().content))
 
     def make(self, calls: int) -> float:
         """Send the calls by h2load; check every status and the sizes."""
         command = ["h2load", "--h1", "-c", str(CONNECTIONS), "-n", str(calls)]
         for header in self.headers.items():
             command += ["-H", ": ".join(header)]
-        output = _run([*command, self.url])
+        with as_file(self.body) as path:
+            data = ["-d", path] if self.body else []
+            output = _run([*command, *data, self.url])
         seconds, received = read_h2load(output, calls, 0)
         if received != calls * self.size:
             raise RuntimeError(f"{self.url}: not every answer has {self.size} bytes")

@@ -1,5 +1,7 @@
 """Supabase Auth on the service's Postgres (P18)."""
 
+import os
+import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -51,7 +53,10 @@ def _running(server: Academy) -> Iterator[Service]:
         "GOTRUE_SITE_URL": url,
         "PORT": address.rpartition(":")[2],
     }
-    command = [str(built.folder(NAME) / "auth"), "serve"]
+    program = str(built.folder(NAME) / "auth")
+    migrate = [program, "migrate"]
+    subprocess.run(migrate, env=os.environ | settings, check=True, capture_output=True)
+    command = [program, "serve"]
     log = server.folder / "supabase_auth.log"
     with listening(command, address, log, settings, pinned=False) as process:
         about = f"{built.version(NAME)}, {ABOUT}"
