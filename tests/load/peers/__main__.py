@@ -7,6 +7,7 @@ this folder says what each one needs.
 import argparse
 import importlib
 import sys
+import traceback
 from collections.abc import Iterable, Sequence
 
 from tests.load import results
@@ -19,31 +20,39 @@ LINE = "{:<14} {:<32} {:>12} {:>12} {:>7} {:>6}  {:<6} {}"
 HEADING = ("peer", "row", "theirs", "ours", "ratio", "bar", "", "notes")
 
 
-def main(arguments: Sequence[str]) -> None:
-    """Print the table, and write it to bench-results/."""
+def main(arguments: Sequence[str]) -> int:
+    """Print the table, and write it to bench-results/; return 1 if a peer failed."""
     names = _names(arguments)
-    chosen = [name for name in names if built.version(name)]
     _print(LINE.format(*HEADING))
-    for name in set(names) - set(chosen):
-        reason = f"skipped, not built: sh tests/load/peers/{name}/build.sh"
-        _print(LINE.format(name, *[""] * 6, reason))
-    if chosen:
-        rows = list(_printed(_rows(chosen)))
-        path = results.save([row.result for row in rows])
-        _print(str(path.relative_to(results.ROOT)))
+    for name in names:
+        if not built.version(name):
+            reason = f"skipped, not built: sh tests/load/peers/{name}/build.sh"
+            _print(LINE.format(name, *[""] * 6, reason))
+    chosen = [name for name in names if built.version(name)]
+    return _compare(chosen) if chosen else 0
+
+
+def _compare(names: Sequence[str]) -> int:
+    """Compare with the peers in turn; go on with the next one if one fails."""
+    rows: list[Row] = []
+    failed = 0
+    with academy.running() as (server, ours):
+        for name in names:
+            peer = importlib.import_module(f"tests.load.peers.{name}.peer")
+            try:
+                rows += _printed(peer.rows(server, ours))
+            except Exception:
+                traceback.print_exc()
+                failed = 1
+    path = results.save([row.result for row in rows])
+    _print(str(path.relative_to(results.ROOT)))
+    return failed
 
 
 def _names(arguments: Sequence[str]) -> list[str]:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("names", nargs="*", metavar="NAME", choices=[*PEERS, []])
     return list(parser.parse_args(arguments).names) or list(PEERS)
-
-
-def _rows(names: Iterable[str]) -> Iterable[Row]:
-    with academy.running() as (server, ours):
-        for name in names:
-            peer = importlib.import_module(f"tests.load.peers.{name}.peer")
-            yield from peer.rows(server, ours)
 
 
 def _printed(rows: Iterable[Row]) -> Iterable[Row]:
@@ -61,4 +70,4 @@ def _print(line: str) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    sys.exit(main(sys.argv[1:]))

@@ -52,11 +52,11 @@ def _works(ours: service.Service) -> dict[str, Read | Write]:
         log_in, path="/api/v1/auth/refresh", body='{"refreshToken":"$token"}'
     )
     return {
-        ME: Read.of(f"{url}/users/me", ours.bearer),
+        ME: Read(f"{url}/users/me", ours.bearer),
         LOG_IN: Write(log_in),
         REFRESH: Write(signed_in(refresh, log_in)),
         SIGN_UP: sign_up,
-        LIST: Read.of(f"{url}/users?page_size=100", ours.bearer),
+        LIST: Read(f"{url}/users?page_size=100", ours.bearer, b"", "username", 100),
     }
 
 

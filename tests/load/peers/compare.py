@@ -57,34 +57,42 @@ class Work(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Read:
-    """A GET, or a POST of a body, that is answered with the same bytes each time."""
+    """A GET, or a POST of a body, that is answered with the same bytes each time.
+
+    A list has a field as often as it has items.
+    """
 
     url: str
     headers: Mapping[str, str]
-    body: bytes
-    size: int
+    body: bytes = b""
+    field: str = ""
+    items: int = 0
     warm_up_calls: int = WARM_UP_READS
-
-    @classmethod
-    def of(cls, url: str, headers: Mapping[str, str], body: bytes = b"") -> "Read":
-        """Return the call of a URL, with the size of its present answer."""
-        plain = {**headers, "accept-encoding": "identity"}
-        method = "POST" if body else "GET"
-        answer = httpx.request(method, url, headers=plain, content=body, timeout=30)
-        return cls(url, plain, body, len(answer.raise_for_status().content))
 
     def make(self, calls: int) -> float:
         """Send the calls by h2load; check every status and the sizes."""
         command = ["h2load", "--h1", "-c", str(CONNECTIONS), "-n", str(calls)]
         for header in self.headers.items():
             command += ["-H", ": ".join(header)]
+        size = self._size()
         with as_file(self.body) as path:
             data = ["-d", path] if self.body else []
             output = _run([*command, *data, self.url])
         seconds, received = read_h2load(output, calls, 0)
-        if received != calls * self.size:
-            raise RuntimeError(f"{self.url}: not every answer has {self.size} bytes")
+        if received != calls * size:
+            raise RuntimeError(f"{self.url}: not every answer has {size} bytes")
         return seconds
+
+    def _size(self) -> int:
+        """Return the size of the present answer, after a look at it."""
+        plain = {**self.headers, "accept-encoding": "identity"}
+        method = "POST" if self.body else "GET"
+        answer = httpx.request(
+            method, self.url, headers=plain, content=self.body, timeout=30
+        ).raise_for_status()
+        if self.field and answer.text.count(f'"{self.field}":') != self.items:
+            raise RuntimeError(f"{self.url}: not {self.items} items")
+        return len(answer.content)
 
 
 @dataclass(slots=True)

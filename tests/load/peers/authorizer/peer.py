@@ -89,9 +89,9 @@ def _works(address: str) -> dict[str, Read | Write]:
     bearer = academy.token(log_in, '"access_token":"([^"]+)"')
     page = b'{"pagination":{"limit":100,"page":1}}'
     return {
-        ME: Read.of(f"{url}/v1/profile", {"authorization": f"Bearer {bearer}"}),
+        ME: Read(f"{url}/v1/profile", {"authorization": f"Bearer {bearer}"}),
         LOG_IN: Write(log_in),
         REFRESH: Write(academy.signed_in(refresh, log_in)),
         SIGN_UP: signing_up,
-        LIST: Read.of(f"{url}/v1/admin/users", headers | ADMIN | JSON, page),
+        LIST: Read(f"{url}/v1/admin/users", headers | ADMIN | JSON, page, "id", 100),
     }

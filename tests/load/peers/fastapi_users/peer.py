@@ -57,5 +57,5 @@ def _works(address: str) -> dict[str, Read | Write]:
     )
     bearer = academy.token(log_in, log_in.answer)
     headers = {"authorization": f"Bearer {bearer}"}
-    me = Read.of(f"http://{address}/users/me", headers)
+    me = Read(f"http://{address}/users/me", headers)
     return {ME: me, LOG_IN: Write(log_in)}

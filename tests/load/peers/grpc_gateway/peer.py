@@ -32,5 +32,5 @@ def _running(
     log = server.folder / f"{name}.log"
     settings = {"HTTP_LISTEN": address, "DEBUG": "0"}
     with listening(command, address, log, settings, pinned=False) as process:
-        read = Read.of(f"http://{address}{server.path}", server.bearer)
+        read = Read(f"http://{address}{server.path}", server.bearer)
         yield Service(name, built.version(name) or "", [process], {CALL: read})

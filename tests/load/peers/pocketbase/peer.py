@@ -80,9 +80,9 @@ def _works(address: str) -> dict[str, Read | Write]:
     user = academy.token(log_in, '"id":"([^"]+)"')
     url = f"http://{address}{USERS}/records"
     return {
-        ME: Read.of(f"{url}/{user}", headers),
+        ME: Read(f"{url}/{user}", headers),
         LOG_IN: Write(log_in),
         REFRESH: Write(academy.signed_in(refresh, log_in)),
         SIGN_UP: signing_up,
-        LIST: Read.of(f"{url}?perPage=100&skipTotal=1", headers),
+        LIST: Read(f"{url}?perPage=100&skipTotal=1", headers, b"", "id", 100),
     }

@@ -43,6 +43,9 @@ def _running(server: Academy) -> Iterator[Service]:
         "DB_NAMESPACE": "auth",
         "GOTRUE_API_HOST": "127.0.0.1",
         "GOTRUE_DB_DRIVER": "postgres",
+        # By default it keeps 2 connections and opens the others for each call.
+        "GOTRUE_DB_MAX_POOL_SIZE": "20",
+        "GOTRUE_DB_MAX_IDLE_POOL_SIZE": "20",
         "GOTRUE_DB_MIGRATIONS_PATH": str(built.folder(NAME) / "migrations"),
         "GOTRUE_JWT_ADMIN_ROLES": "service_role",
         "GOTRUE_JWT_AUD": "authenticated",
@@ -99,9 +102,11 @@ def _works(address: str) -> dict[str, Read | Write]:
     bearer = academy.token(log_in, '"access_token":"([^"]+)"')
     url = f"http://{address}"
     return {
-        ME: Read.of(f"{url}/user", {"authorization": f"Bearer {bearer}"}),
+        ME: Read(f"{url}/user", {"authorization": f"Bearer {bearer}"}),
         LOG_IN: Write(log_in),
         REFRESH: Write(academy.signed_in(refresh, log_in)),
         SIGN_UP: signing_up,
-        LIST: Read.of(f"{url}/admin/users?page=1&per_page=100", admin),
+        LIST: Read(
+            f"{url}/admin/users?page=1&per_page=100", admin, b"", "is_anonymous", 100
+        ),
     }
