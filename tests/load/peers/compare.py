@@ -17,9 +17,9 @@ from tests.load.row import ResultRow
 
 ROUNDS = 5
 SECONDS = 2.0  # of each half round
-CONNECTIONS = 64  # of reads
+CONNECTIONS = 32  # of reads
 CALLERS = 16  # of writes
-WARM_UP_READS, WARM_UP_WRITES = 1_000, 2 * CALLERS
+WARM_UP_READS, WARM_UP_WRITES = 1_000, CALLERS
 MAX_SIZE_DIFFERENCE = 64  # bytes, between answers to the same kind of write
 
 

@@ -32,9 +32,9 @@ OPTIONS = {
     "rate-limit-burst": "1000000",
     "rate-limit-rps": "1000000",
 }
+# As a public client does: a secret would be verified by bcrypt 12 in each call.
 REFRESH_BODY = (
-    f'{{"grant_type":"refresh_token","client_id":"{NAME}",'
-    f'"client_secret":"{SECRET}","refresh_token":"$token"}}'
+    f'{{"grant_type":"refresh_token","client_id":"{NAME}","refresh_token":"$token"}}'
 )
 
 
