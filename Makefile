@@ -5,6 +5,7 @@ INSTALL := $(BIN)/python -m pip install -q --disable-pip-version-check
 WHEELS := --require-hashes --only-binary :all:
 LOCK := build/lock/bin/uv pip compile --no-config --universal --python-version 3.11 \
 	--generate-hashes --custom-compile-command 'make lock' -q
+PEER := tests/load/peers/fastapi_users
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .DEFAULT_GOAL := help
@@ -74,6 +75,7 @@ lock: .venv/.run  ## resolve and write the lock files
 	$(LOCK) requirements-otel.in -c requirements.lock -o requirements-otel.lock
 	$(LOCK) requirements-dev.in -c requirements.lock -c requirements-otel.lock -o requirements-dev.lock
 	$(LOCK) requirements-bench.in -c requirements-dev.lock -o requirements-bench.lock
+	$(LOCK) $(PEER)/requirements.in -o $(PEER)/requirements.lock
 
 clean:  ## remove installed and built files; var/ with your data stays
 	rm -rf .venv build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

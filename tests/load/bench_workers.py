@@ -13,8 +13,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-import psutil
-
 from blatam.user.v1 import user_pb2
 from tests.load.loader import CORES, STREAMS, cpu_seconds
 from tests.load.row import ResultRow
@@ -23,6 +21,7 @@ from tests.load.service import (
     LIFTED,
     call_once,
     free_address,
+    serving_processes,
     sign_in,
     wait_until_listening,
 )
@@ -32,7 +31,6 @@ ROUNDS = 9
 CONNECTIONS = 16  # the kernel spreads them over the workers by their addresses
 WARM_UP_CALLS = 4_000
 SECONDS = 1.0  # of each half round
-WORKER_ARGUMENT = "server.cli.workers.worker"
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,13 +127,7 @@ def running(workers: int) -> Iterator[Service]:
                 "message": message.hex(),
             }
             plan |= {"connections": CONNECTIONS, "streams": STREAMS}
-            yield Service(_serving_processes(server.pid), plan, size)
+            yield Service(serving_processes(server.pid), plan, size)
         finally:
             server.terminate()
             server.wait(60)
-
-
-def _serving_processes(pid: int) -> tuple[int, ...]:
-    children = psutil.Process(pid).children()
-    workers = tuple(c.pid for c in children if WORKER_ARGUMENT in c.cmdline())
-    return workers or (pid,)

@@ -218,9 +218,9 @@ def _h2load(target: Target, requests: int, *options: str) -> tuple[float, int]:
         for name, value in GRPC_HEADERS.items():
             command += ["-H", f"{name}: {value}"]
         framed = b"\0" + len(target.message).to_bytes(4) + target.message
-        with _as_file(framed) as path:
-            return _read_h2load(_run([*command, "-d", path, target.url]), requests, 5)
-    return _read_h2load(_run([*command, target.url]), requests, 0)
+        with as_file(framed) as path:
+            return read_h2load(_run([*command, "-d", path, target.url]), requests, 5)
+    return read_h2load(_run([*command, target.url]), requests, 0)
 
 
 def _shape(target: Target) -> list[str]:
@@ -235,7 +235,8 @@ def _clients(target: Target) -> int:
 
 
 @contextmanager
-def _as_file(content: bytes) -> Iterator[str]:
+def as_file(content: bytes) -> Iterator[str]:
+    """Yield the path of a file in memory, for a child process to read."""
     file = os.memfd_create("message", 0)
     try:
         os.write(file, content)
@@ -244,7 +245,7 @@ def _as_file(content: bytes) -> Iterator[str]:
         os.close(file)
 
 
-def _read_h2load(output: str, requests: int, frame_bytes: int) -> tuple[float, int]:
+def read_h2load(output: str, requests: int, frame_bytes: int) -> tuple[float, int]:
     """Parse h2load's summary; a body counts without the header of its gRPC frame."""
     succeeded = re.search(r"(\d+) succeeded", output)
     successful = re.search(r"status codes: (\d+) 2xx", output)

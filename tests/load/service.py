@@ -15,6 +15,7 @@ from typing import TypeAlias
 
 import grpc
 import httpx
+import psutil
 
 from tests.load.loader import Target, compare, started
 from tests.load.row import ResultRow
@@ -25,13 +26,14 @@ ANA = {
     "username": "ana",
     "password": "C0rrect-horse!staple",
 }
-START_SECONDS = 60
+START_SECONDS = 180
 # Lifted so that benchmarks can sign up and log in as often as they need.
 LIFTED: dict[str, list[object]] = {
     "blatam.user.v1.UserService/CreateUser": [],
     "blatam.auth.v1.AuthService/Login": [],
     "blatam.auth.v1.AuthService/RefreshToken": [],
 }
+WORKER_ARGUMENT = "server.cli.workers.worker"
 ACADEMY = [sys.executable, "-m", "server"]
 
 
@@ -63,6 +65,7 @@ def running(
     command: Sequence[str] = (*ACADEMY, "up"),
     *,
     pinned: bool = True,
+    workers: int = 1,
     kept: Path | None = None,
 ) -> Iterator[Service]:
     """Start `academy up` and sign a user in.
@@ -80,6 +83,7 @@ def running(
             "HTTP_LISTEN": rest,
             "DEBUG": "0",
             "LOG_LEVEL": "info",
+            "WORKERS": str(workers),
             "RATE_LIMITS": json.dumps(LIFTED),
         }
         log = folder / "academy.log"
@@ -181,3 +185,10 @@ def sign_in(rest: str) -> tuple[int, dict[str, str]]:
         bearer = {"authorization": f"Bearer {tokens['accessToken']}"}
         user = client.get("/users/me", headers=bearer).raise_for_status().json()
     return int(user["id"]), bearer
+
+
+def serving_processes(pid: int) -> tuple[int, ...]:
+    """Return the workers of a service, or the service itself if it has none."""
+    children = psutil.Process(pid).children()
+    workers = tuple(c.pid for c in children if WORKER_ARGUMENT in c.cmdline())
+    return workers or (pid,)
