@@ -15,7 +15,7 @@ from tests.load.loader import ROOT, as_file, cpu_seconds, read_h2load
 from tests.load.peers.client import Plan, Result
 from tests.load.row import ResultRow
 
-ROUNDS = 5
+ROUNDS = 7
 SECONDS = 2.0  # of each half round
 CONNECTIONS = 32  # of reads
 CALLERS = 16  # of writes
