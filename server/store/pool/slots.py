@@ -10,11 +10,6 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from time import monotonic
-
-from server.domain.deadlines import time_left
-
-_WEIGHT = 0.05  # of the latest caller in the mean time for which a slot is held
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,21 +23,15 @@ class PoolStatistics:
 
 
 class PoolTimeout(TimeoutError):
-    """No connection of the pool becomes free in time."""
+    """No connection of the pool became free in time."""
 
 
 class Slots:
-    """A bounded number of slots, given out in the order of arrival.
-
-    A caller whose turn would come too late is refused at once: it would otherwise
-    learn that only after its wait, and calls that nobody waits for would be answered.
-    """
+    """A bounded number of slots, given out in the order of arrival."""
 
     def __init__(self, size: int, wait_seconds: float) -> None:
         self._semaphore = asyncio.Semaphore(size)
-        self._size = size
         self._wait_seconds = wait_seconds
-        self._mean_held = 0.0  # seconds
         self.in_use = 0
         self.waiting = 0
         self.timeouts = 0
@@ -60,21 +49,13 @@ class Slots:
         else:
             await self._semaphore.acquire()  # does not wait
         self.in_use += 1
-        started_at = monotonic()
         try:
             yield
         finally:
             self.in_use -= 1
             self._semaphore.release()
-            # One that waited for a lock says little about those that do not.
-            held = min(monotonic() - started_at, self._wait_seconds)
-            self._mean_held += _WEIGHT * (held - self._mean_held)
 
     async def _wait(self) -> None:
-        expected = (self.waiting + 1) * self._mean_held / self._size
-        if expected > min(self._wait_seconds, time_left()):
-            self.timeouts += 1
-            raise PoolTimeout
         self.waiting += 1
         try:
             async with asyncio.timeout(self._wait_seconds):
