@@ -4,6 +4,7 @@
 measured it) and `ratios.svg` (of every run, over the commits).
 """
 
+import importlib.util
 import json
 import os
 import platform
@@ -47,7 +48,12 @@ def _git(*arguments: str) -> str:
 
 
 def plot(folder: Path = FOLDER) -> list[Path]:
-    """Draw the plots of all runs in a folder; return their paths."""
+    """Draw the plots of all runs in a folder; return their paths.
+
+    There are none without matplotlib, which `make bench` installs.
+    """
+    if importlib.util.find_spec("matplotlib") is None:
+        return []
     runs = [json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))]
     with_points = [run for run in runs if any(row["points"] for row in run["rows"])]
     paths = [_plot_ratios(runs, folder / "ratios.svg")] if runs else []
