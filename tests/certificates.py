@@ -13,7 +13,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
-from server.composition.tls.certificates import CredentialFiles, PemFile
+from server.composition.tls.files import CredentialFiles, PemFile
 from server.config import Settings, load
 
 

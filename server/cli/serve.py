@@ -17,7 +17,7 @@ from server.cli.embedded import print_banner, start_embedded_servers
 from server.cli.terminal import load_settings, report_errors, run_async
 from server.composition.edge.app import remote_edge
 from server.composition.edge.upstream import connected_upstream
-from server.composition.listeners import serving
+from server.composition.listeners import serving, stopping
 from server.composition.listeners.limits import http_protocol
 from server.composition.listeners.metrics import listening_metrics
 from server.composition.listeners.service import running_service
@@ -64,7 +64,7 @@ async def _up(settings: Settings, servers: EmbeddedServers) -> None:
                 servers.check()
                 service.application.check()
 
-            await serving.until_stopped(check)
+            await stopping.until_stopped(check)
             await service.drain(settings.lame_duck)
 
 
@@ -80,7 +80,7 @@ async def _serve(settings: Settings) -> None:
     with bind_http(settings.http_listen) as listener:
         async with running_service(settings, listener, migrated=False) as service:
             log.info("listening", grpc=service.grpc_address, http=service.http_address)
-            await serving.until_stopped(service.application.check)
+            await stopping.until_stopped(service.application.check)
             await service.drain(settings.lame_duck)
 
 
@@ -141,4 +141,4 @@ async def _edge(settings: Settings, server: str) -> None:
             ),
         ):
             log.info("listening", http=address)
-            await serving.until_stopped()
+            await stopping.until_stopped()

@@ -11,17 +11,13 @@ import pytest
 from fastapi import FastAPI
 
 from server.composition.listeners.metrics import listening_metrics
-from server.composition.listeners.serving import (
-    listening_grpc,
-    listening_http,
-    stopping_together,
-    until_stopped,
-)
+from server.composition.listeners.serving import listening_grpc, listening_http
 from server.composition.listeners.sockets import (
     CannotListen,
     bind_http,
     reserve_grpc_port,
 )
+from server.composition.listeners.stopping import stopping_together, until_stopped
 from server.rpc.grpc_server import build_grpc_server
 
 FOREIGN = "192.0.2.1:50051"  # RFC 5737: no interface has this address

@@ -17,7 +17,8 @@ import trustme
 
 from edge.listener import DeadlinedProtocol
 from edge.port import CallError
-from server.composition.edge.upstream import UpstreamPort, connected_upstream
+from server.composition.edge.upstream import connected_upstream
+from server.composition.edge.upstream_port import UpstreamPort
 from server.composition.listeners import serving
 from server.composition.listeners.sockets import bind_http
 from server.composition.tls import ListenerTls, open_listener_tls

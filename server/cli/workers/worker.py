@@ -26,7 +26,7 @@ from server.cli.workers.control import (
     Assignment,
     SupervisorLink,
 )
-from server.composition.listeners import serving
+from server.composition.listeners import stopping
 from server.composition.listeners.service import Service, running_service
 from server.config import Settings
 from server.observability.logging import add_worker
@@ -100,7 +100,7 @@ async def _serve(
         link.send(LISTENING)
         watching = asyncio.create_task(_report_ready(service, link))
         try:
-            await serving.until_stopped(
+            await stopping.until_stopped(
                 service.application.check, link.stopped, supervised=True
             )
         finally:

@@ -14,7 +14,7 @@ from edge.http.trusted_proxies import TrustedProxies
 from edge.observation import Observe
 from edge.port import CallPort
 from server.composition.edge.tracing import trace_edge
-from server.composition.edge.upstream import UpstreamPort
+from server.composition.edge.upstream_port import UpstreamPort
 from server.config import Settings
 from server.domain.errors import RefreshTokenInvalid
 from server.domain.limits import Window

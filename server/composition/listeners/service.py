@@ -12,7 +12,8 @@ from functools import partial
 from pathlib import Path
 
 from server.composition.application import Application, build_application
-from server.composition.listeners import serving
+from server.composition.listeners import serving, stopping
+from server.composition.listeners.http_server import HttpServer
 from server.composition.listeners.limits import http_protocol
 from server.composition.listeners.metrics import listening_metrics
 from server.composition.listeners.sockets import bound_address, with_port
@@ -30,7 +31,7 @@ class Service:
     """A running service; the addresses have the ports that are bound."""
 
     application: Application
-    http: serving.HttpServer
+    http: HttpServer
     grpc_address: str
     http_address: str
 
@@ -65,7 +66,7 @@ async def running_service(
         ) as application,
         supervise(*tls.tasks()),
         listening_metrics(settings.metrics_listen, application.render_metrics),
-        serving.stopping_together(
+        stopping.stopping_together(
             serving.listening_grpc(
                 application.grpc, settings.grpc_listen, tls.server_credentials
             ),

@@ -1,77 +1,23 @@
-"""Certificates and private keys in PEM files: how they are read and checked."""
+"""Reads and checks the certificates and private keys in PEM files."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import datetime, timedelta
-from pathlib import Path
 
 from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
+from server.composition.tls.files import CredentialFiles, Credentials, PemFile
 from server.config import ConfigurationError
 
 MIN_RSA_BITS = 2048
 EXPIRY_WARNING = timedelta(days=14)
 _CURVES = (ec.SECP256R1, ec.SECP384R1)  # every common TLS library supports these
 PrivateKey = rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey
-
-
-@dataclass(frozen=True, slots=True)
-class PemFile:
-    """A file, and the setting that names it."""
-
-    setting: str
-    path: Path
-
-    def fault(self, message: str) -> ConfigurationError:
-        """Return an error that names the setting and the file."""
-        return ConfigurationError(f"{self.setting}: {self.path} {message}")
-
-    def read(self) -> bytes:
-        """Return the content. Raises ConfigurationError."""
-        try:
-            return self.path.read_bytes()
-        except OSError as error:
-            raise self.fault(
-                f"cannot be read ({error.strerror}): set {self.setting} to a PEM file "
-                "that this process may read"
-            ) from error
-
-
-@dataclass(frozen=True, slots=True)
-class CredentialFiles:
-    """The files of one side of a connection.
-
-    `certificate` and `key` are its own, both or neither; `authorities` are the
-    certificate authorities whose certificates it accepts.
-    """
-
-    certificate: PemFile | None = None
-    key: PemFile | None = None
-    authorities: PemFile | None = None
-
-    def paths(self) -> list[Path]:
-        """Return the paths of the files that are set."""
-        files = (self.certificate, self.key, self.authorities)
-        return [file.path for file in files if file]
-
-
-@dataclass(frozen=True, slots=True)
-class Credentials:
-    """The checked contents of the files.
-
-    `expires_at` is when the certificate ends, `renew_by` when a warning is due.
-    """
-
-    certificate: bytes | None = None
-    key: bytes | None = None
-    authorities: bytes | None = None
-    expires_at: datetime | None = None
-    renew_by: datetime | None = None
 
 
 def read_credentials(files: CredentialFiles, now: datetime) -> Credentials:

@@ -11,7 +11,7 @@ from contextlib import suppress
 
 import grpc
 
-from server.composition.tls.certificates import Credentials
+from server.composition.tls.files import Credentials
 from server.composition.tls.reload import ReloadedCredentials
 
 # Of TLS 1.2: forward secrecy and authenticated encryption only, as in gRPC.

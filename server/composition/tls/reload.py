@@ -8,11 +8,8 @@ from pathlib import Path
 
 import structlog
 
-from server.composition.tls.certificates import (
-    CredentialFiles,
-    Credentials,
-    read_credentials,
-)
+from server.composition.tls.certificates import read_credentials
+from server.composition.tls.files import CredentialFiles, Credentials
 from server.config import ConfigurationError
 from server.domain.clock import Clock, system_clock
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from itertools import combinations
 from pathlib import Path
 
-from server.composition.tls.certificates import CredentialFiles, PemFile
+from server.composition.tls.files import CredentialFiles, PemFile
 from server.composition.tls.reload import ReloadedCredentials
 from server.config import ConfigurationError, Settings, is_loopback
 from server.config_addresses import overlap
