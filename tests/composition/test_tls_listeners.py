@@ -19,7 +19,7 @@ from edge.listener import DeadlinedProtocol
 from edge.port import CallError
 from server.composition.edge.upstream import connected_upstream
 from server.composition.edge.upstream_port import UpstreamPort
-from server.composition.listeners import serving
+from server.composition.listeners import http_server, serving
 from server.composition.listeners.sockets import bind_http
 from server.composition.tls import ListenerTls, open_listener_tls
 from server.composition.tls.reload import ReloadedCredentials
@@ -215,7 +215,7 @@ async def test_handshake_that_does_not_begin_is_ended(
     files: Files, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """R35: a silent connection to the HTTPS port is closed, as one without headers."""
-    monkeypatch.setattr(serving, "TLS_TIMEOUT_SECONDS", 0.2)
+    monkeypatch.setattr(http_server, "TLS_TIMEOUT_SECONDS", 0.2)
     async with https_listener(open_listener_tls(files.settings())) as address:
         host, _, port = address.rpartition(":")
         reader, writer = await asyncio.open_connection(host, int(port))
@@ -228,7 +228,7 @@ async def test_https_client_that_does_not_read_is_disconnected(
     files: Files, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """R35: the rest of a response, and the end of TLS, are not waited for."""
-    monkeypatch.setattr(serving, "TLS_TIMEOUT_SECONDS", 0.5)
+    monkeypatch.setattr(http_server, "TLS_TIMEOUT_SECONDS", 0.5)
     size = 2**25
     tls = open_listener_tls(files.settings())
     async with https_listener(tls, body=bytes(size), keep_alive=1) as address:
