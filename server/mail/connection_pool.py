@@ -32,7 +32,7 @@ class SmtpConnections:
     """Opens a connection when all others are in use, one after the other.
 
     A server that refuses a further connection is used with those that it accepted. A
-    connection that was idle for more than `check_after` seconds is checked before it
+    connection that was idle for `check_after` seconds is checked before it
     is used.
     """
 
@@ -156,7 +156,7 @@ class SmtpConnections:
         """Return whether a connection can be used; otherwise it has lost its place."""
         smtp = connection.smtp
         try:
-            if smtp.is_connected and _now() - connection.used_at > self._check_after:
+            if smtp.is_connected and _now() - connection.used_at >= self._check_after:
                 await smtp.noop()
         except _FAULTS:
             smtp.close()

@@ -37,6 +37,7 @@ from server.store.accounts.user_changes import UserChangeFeed
 from server.store.accounts.user_reads import UserReads
 from server.store.accounts.users import PostgresUsers
 from server.store.audit import PostgresAudit
+from server.store.change_records import record
 from server.store.connections.connect import Database
 from server.store.connections.guarded_redis import GuardedRedis
 from server.store.credentials.accounts import PostgresAccounts
@@ -546,6 +547,9 @@ async def outbox(filled: FilledDatabase) -> None:
     store = filled.outbox
     await store.refresh_backlog()
     await store.claim({Queue.EVENTS: 3}, LEASE)
+    async with filled.database.transaction() as connection:
+        mails = [NewEntry(EventType.NEW_FOLLOWER, filled.member)] * 4
+        await record(connection, filled.now, *mails)
     first, second, third, fourth = await store.claim(
         {Queue.NOTIFICATION_MAILS: 4}, LEASE
     )
