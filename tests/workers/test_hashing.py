@@ -269,10 +269,12 @@ async def test_hashing_pool_reports_waiting_time_of_each_job() -> None:
     pool = HashingPool(1, on_wait=waits.append)
     backlog = await occupied(pool, job_seconds=0, waiting=1)
     assert pool.statistics.queue_length == 1
+    paused_at = time.monotonic()
     await asyncio.sleep(0.05)
+    paused = time.monotonic() - paused_at  # the loop's timers may be a tick early
     await backlog.end()
     assert len(waits) == 3
-    assert waits[2] >= 0.05
+    assert waits[2] >= paused
     pool.close()
 
 
