@@ -37,7 +37,7 @@ def start(coroutine: Coroutine[Any, Any, Result]) -> Result | Waiting[Result]:
     """Run a coroutine to its end or to where it first waits, and raise its error.
 
     A warm call ends at once, so that what surrounds waiting (a deadline, a guard) is
-    made for the others only: 5 of 90 us of a call.
+    made for the others only: 12 Python calls less.
     """
     try:
         awaited = coroutine.send(None)

@@ -52,7 +52,7 @@ def _timestamp(nanoseconds: int) -> str:
 
 @lru_cache(maxsize=2)
 def _utc_second(seconds: int) -> str:
-    # Cached: datetime's own text of a time costs 2 of the 10 us of a line.
+    # Cached: datetime's own text of a time costs 2 us more.
     return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%S")
 
 
@@ -166,8 +166,8 @@ _pipeline: Pipeline | None = None  # set by `configure`, as structlog's own is
 def log_event(level: int, event: str, fields: EventDict) -> None:
     """Log as structlog's logger does, through the same processors.
 
-    For the line of each call: structlog's objects around the processors cost as much
-    as these (5 of 10 us). Before `configure`, structlog's own logger writes the line.
+    For the line of each call: structlog's loggers around the processors take 1.3 of the
+    3.9 us of a line. Before `configure`, structlog's own logger writes the line.
     """
     if _pipeline is None:
         structlog.get_logger().log(level, event, **fields)

@@ -20,8 +20,8 @@ class Statement:
 
     A cast is `cast(:name as type)`: SQLAlchemy does not find the name in `:name::type`.
 
-    `Database.run` executes it without SQLAlchemy, which costs a third of the CPU: the
-    values are those that asyncpg takes. `clause` is for a connection in a transaction.
+    `Database.run` executes it without SQLAlchemy's objects: the values are those that
+    asyncpg takes. `clause` is for a connection in a transaction.
     """
 
     def __init__(self, sql: str) -> None:
