@@ -64,7 +64,7 @@ bench: setup .venv/.bench  ## run the benchmarks and compare with their targets 
 	python .ci/bench.py $(ARGS)
 
 check-perf: setup  ## check the Python calls and the round trips to Postgres of hot RPCs
-	$(BIN)/python -m pytest -q tests/performance
+	$(BIN)/python -m pytest -q tests/performance tests/rpc/test_round_trips.py
 
 bench-faults: setup  ## run the reliability experiments against their bars (ARGS="L4 L7")
 	python .ci/bench_faults.py $(ARGS)
