@@ -26,12 +26,14 @@ from server.store.connections.database_url import parse_database_url
 from server.store.connections.faults import is_lost, is_read_only, is_unreachable
 from server.store.pool import driver
 from server.store.pool.arguments import ConnectArguments
-from server.store.pool.direct import DirectConnections, translated
-from server.store.pool.reading import (
+from server.store.pool.connection import (
     LOSS_DELAY_SECONDS,
+    PoolConnection,
     ReadingConnection,
     started,
 )
+from server.store.pool.direct import DirectConnections, translated
+from server.store.pool.finishing import finishing, left
 from server.store.pool.silence_monitor import SilenceMonitor
 from server.store.pool.slots import PoolStatistics, Slots
 from server.store.pool.statement import Statement, fetch
@@ -137,12 +139,12 @@ class Database:
         """
         async with self._admitted():
             try:
-                rows = await self._run(statement, values)
+                rows = await finishing(self._run(statement, values))
             except Exception as error:
                 if not (statement.is_read and is_lost(error)):
                     raise
                 await asyncio.sleep(LOSS_DELAY_SECONDS)
-                rows = await self._run(statement, values)
+                rows = await finishing(self._run(statement, values))
         if not statement.is_read:
             self._reported_until = 0.0  # a change was committed
         return rows
@@ -167,17 +169,12 @@ class Database:
         """
         async with (
             self._admitted(),
-            self._opened(AsyncConnection, self.engine) as connection,
-            connection.begin(),
+            self._opened(PoolConnection, self.engine) as connection,
+            connection.committed(),
         ):
-            try:
-                if self._arguments.transaction_pooler:
-                    await connection.execute(self._arguments.set_local_timeouts())
-                yield connection
-            except asyncio.CancelledError:
-                # not rolled back: the caller would wait for a silent Postgres
-                await connection.invalidate()
-                raise
+            if self._arguments.transaction_pooler:
+                await connection.execute(self._arguments.set_local_timeouts())
+            yield connection
         self._reported_until = 0.0  # a change was committed
 
     @asynccontextmanager
@@ -196,8 +193,8 @@ class Database:
 
     @asynccontextmanager
     async def _opened(
-        self, kind: type[AsyncConnection], engine: AsyncEngine
-    ) -> AsyncIterator[AsyncConnection]:
+        self, kind: type[PoolConnection], engine: AsyncEngine
+    ) -> AsyncIterator[PoolConnection]:
         """Yield a connection of the pool, after BEGIN if it needs one."""
         async with AsyncExitStack() as stack:
             connection = await self._open(lambda: started(kind(engine)))
@@ -294,6 +291,7 @@ class Database:
 
     async def close(self) -> None:
         """Close every connection."""
+        await left()
         await self._monitor.close()
         await self._breaker.close()
         await self.engine.dispose()

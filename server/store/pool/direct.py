@@ -7,7 +7,6 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any, NoReturn
 
-import asyncpg
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 from sqlalchemy.pool import NullPool
@@ -16,6 +15,7 @@ from server.domain.errors import StoreUnavailable
 from server.store.connections.answers import answer_time
 from server.store.connections.faults import is_outage, is_unreachable
 from server.store.pool.arguments import ConnectArguments
+from server.store.pool.driver import connect_when_accepted
 
 KEEPALIVE_INTERVAL_SECONDS = 1.0
 PROBE_TIMEOUT_SECONDS = 0.5
@@ -108,7 +108,7 @@ class DirectConnections:
                 raise
 
     async def _connect_once(self) -> None:
-        connection = await asyncpg.connect(**self._arguments.direct())
+        connection = await connect_when_accepted(**self._arguments.direct())
         try:
             await connection.execute("select 1")
         finally:

@@ -8,6 +8,8 @@ from typing import Any
 import asyncpg
 
 CLOSE_WAIT_SECONDS = 0.05
+ACCEPT_WAIT_SECONDS = 0.3  # until a busy Postgres accepts a connection
+ACCEPT_INTERVAL_SECONDS = 0.01
 CLOSE_TIMEOUT_SECONDS = 2.0
 _closing: set[asyncio.Task[None]] = set()
 
@@ -45,12 +47,30 @@ async def connect(**arguments: Any) -> PooledConnection:
     """
     connection: PooledConnection
     try:
-        connection = await asyncpg.connect(
+        connection = await connect_when_accepted(
             connection_class=PooledConnection, **arguments
         )
     except asyncpg.TargetServerAttributeNotMatched:
-        connection = await asyncpg.connect(
+        connection = await connect_when_accepted(
             connection_class=FallbackConnection,
             **arguments | {"target_session_attrs": "any"},
         )
     return connection
+
+
+async def connect_when_accepted(**arguments: Any) -> Any:
+    """Return asyncpg's connection; wait for a moment for a busy Postgres.
+
+    A connect to a Unix socket fails with EAGAIN while the queue of the listener is
+    full (https://man7.org/linux/man-pages/man2/connect.2.html), which is no outage.
+    Over TCP the kernel waits by itself.
+    """
+    loop = asyncio.get_running_loop()
+    until = loop.time() + ACCEPT_WAIT_SECONDS
+    while True:
+        try:
+            return await asyncpg.connect(**arguments)
+        except BlockingIOError:
+            if loop.time() >= until:
+                raise
+        await asyncio.sleep(ACCEPT_INTERVAL_SECONDS)

@@ -16,6 +16,7 @@ from server.store.connections.connect import PING_TIMEOUT_SECONDS, Database
 from server.store.pool import direct
 from server.store.pool.direct import PROBE_TIMEOUT_SECONDS
 from server.store.pool.slots import PoolStatistics
+from server.store.pool.statement import Statement
 from tests.conftest import Servers, run, url_of
 from tests.silent_proxy import silent_proxy
 
@@ -228,6 +229,51 @@ async def test_cancelled_calls_leak_no_connection_and_mix_no_results(
     await fill(pool)
     await pool.close()
     await until(lambda: has_no_connection(admin, database_url))
+
+
+async def test_connections_survive_cancelled_calls(
+    pool: Database, admin: AsyncEngine, database_url: str
+) -> None:
+    """A client that cancels its calls does not make Postgres open connections."""
+    await fill(pool)
+    before = await backends(admin, database_url)
+    statement = sa.text("select pg_sleep(0.01)")
+    for block in (pool.reading, pool.transaction):
+        for _ in range(10):
+            with pytest.raises(TimeoutError):
+                async with asyncio.timeout(0.005), block() as connection:
+                    await connection.execute(statement)
+    sleeping = Statement("select cast(pg_sleep(0.01) as text)")
+    for _ in range(10):
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.005):
+                await pool.run(sleeping)
+    await fill(pool)
+    assert await backends(admin, database_url) == before
+
+
+async def test_cancelled_transaction_is_rolled_back(
+    pool: Database, admin: AsyncEngine, database_url: str
+) -> None:
+    """A statement that finishes after its caller has left is not committed."""
+    async with pool.transaction() as connection:
+        await connection.execute(sa.text("create table left_behind (id int)"))
+    insert = "with slow as (select pg_sleep(0.02)) insert into left_behind select 1"
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.005), pool.transaction() as connection:
+            await connection.execute(sa.text(f"{insert} from slow"))
+    await until(lambda: is_idle(admin, database_url))
+    await fill(pool)
+    async with pool.reading() as connection:
+        rows = await connection.execute(sa.text("select * from left_behind"))
+        assert rows.all() == []
+
+
+async def backends(admin: AsyncEngine, url: str) -> set[int]:
+    """Return the process ids of the connections to a database."""
+    async with admin.connect() as connection:
+        query = sa.text("select pid from pg_stat_activity where datname = :name")
+        return set((await connection.execute(query, {"name": name_of(url)})).scalars())
 
 
 async def has_no_connection(admin: AsyncEngine, url: str) -> bool:
