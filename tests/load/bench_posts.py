@@ -31,7 +31,7 @@ CALLS = 20
 SIZE = 20
 MAX_RATIO = 1.2
 MAX_STATEMENTS = 3  # the page, its authors and categories, the total's estimate
-NEWEST = Sort("created_at", descending=True)
+NEWEST = Sort("published_at", descending=True)
 FILL = (
     "insert into users (email, username, username_folded, hashed_password, role,"
     " created_at, updated_at) select 'f' || n, 'f' || n, 'f' || n, '', 1, now(), now()"
@@ -70,14 +70,14 @@ class Dataset:
 
         It is made with the service's key: to reach it takes 50,000 pages.
         """
-        oldest = sa.text("select created_at, id from posts order by 1, 2 offset :n")
+        oldest = sa.text("select published_at, id from posts order by 1, 2 offset :n")
         async with self.database.reading() as connection:
             row = (await connection.execute(oldest, {"n": SIZE})).first()
         assert row
         secret = (self.service.folder / "state" / "secret_key").read_text().strip()
         tokens = PageTokens(SecretKey(secret).mac("page-tokens"))
         context = ["posts", f"user:{self.service.user}", PostFilter(), NEWEST]
-        position = Position(row.created_at.isoformat(), row.id)
+        position = Position(row.published_at.isoformat(), row.id)
         return tokens.make(position, orjson.dumps(context, default=str))
 
 
