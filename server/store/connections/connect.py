@@ -12,7 +12,7 @@ from collections.abc import (
 )
 from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import timedelta
-from typing import Any
+from typing import Any, cast
 
 import asyncpg
 import sqlalchemy as sa
@@ -32,6 +32,7 @@ from server.store.pool.reading import (
     ReadingConnection,
     started,
 )
+from server.store.pool.settled_changes import TRANSACTION_IDS, WRITE_EPOCHS
 from server.store.pool.silence_monitor import SilenceMonitor
 from server.store.pool.slots import PoolStatistics, Slots
 from server.store.pool.statement import Statement, fetch
@@ -43,14 +44,20 @@ PING_TIMEOUT_SECONDS = 0.8
 ANSWER_MAX_AGE_SECONDS = 1.0  # of one that shows that Postgres is available
 REPLACE_INTERVAL_SECONDS = 1.0  # of connections to a read-only server
 READ_ONLY_REPORT_SECONDS = 45.0  # longer than an alert waits for the next write to fail
+MAX_BEGIN_ATTEMPTS = 10
+# in the `info` of a connection whose transaction writes outbox entries
+WRITES_ENTRIES = "writes_entries"
 
 
 class Database:
     """A pool of connections to Postgres.
 
     `transaction_pooler` is for a pooler such as pgbouncer in transaction mode, which
-    gives each transaction another connection: no prepared statements, no LISTEN, no
-    settings of a session.
+    gives each transaction another connection: no prepared statements, no settings of a
+    session. `write_epochs` is for an engine without transaction ids.
+
+    `announce` is called once a transaction that wrote outbox entries has committed.
+    Whoever writes them by `run` or `reading` calls it.
     """
 
     def __init__(
@@ -58,6 +65,7 @@ class Database:
         url: str,
         *,
         transaction_pooler: bool = False,
+        write_epochs: bool = False,
         pool_size: int = DEFAULT_POOL_SIZE,
         pool_timeout: timedelta = DEFAULT_POOL_TIMEOUT,
         statement_timeout: timedelta = DEFAULT_STATEMENT_TIMEOUT,
@@ -69,7 +77,8 @@ class Database:
         direct = DirectConnections(arguments)
         self.alone = direct.alone
         self.session = direct.session
-        self.listen = direct.listen
+        self.announce: Callable[[], None] = lambda: None
+        self.settled_changes = WRITE_EPOCHS if write_epochs else TRANSACTION_IDS
         self._probe = direct.probe
         self._slots = Slots(pool_size, pool_timeout.total_seconds())
         self._breaker = CircuitBreaker("postgres", direct.probe)
@@ -150,6 +159,8 @@ class Database:
     async def _run(
         self, statement: Statement, values: Mapping[str, Any]
     ) -> Sequence[asyncpg.Record]:
+        if self.settled_changes.begin and not statement.is_read:
+            return await self._run_in_transaction(statement, values)
         connection = await self._open(self.engine.raw_connection)
         try:
             rows = await fetch(connection, statement, values, self._ends_connection)
@@ -159,26 +170,59 @@ class Database:
         self._monitor.record_answer()
         return rows
 
+    async def _run_in_transaction(
+        self, statement: Statement, values: Mapping[str, Any]
+    ) -> Sequence[asyncpg.Record]:
+        async with self._transaction() as connection:
+            raw = await connection.get_raw_connection()
+            driver_connection: Any = raw.driver_connection
+            arguments = statement.arguments(values)
+            try:
+                rows = await driver_connection.fetch(statement.sql, *arguments)
+            except Exception as error:
+                if self._ends_connection(error):
+                    await connection.invalidate()
+                raise
+        return cast(Sequence[asyncpg.Record], rows)
+
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[AsyncConnection]:
         """Yield a connection in a transaction, rolled back if the block raises.
 
         Raises StoreUnavailable.
         """
+        async with self._admitted(), self._transaction() as connection:
+            yield connection
+            writes_entries = connection.info.pop(WRITES_ENTRIES, False)
+        self._reported_until = 0.0  # a change was committed
+        if writes_entries:
+            self.announce()
+
+    @asynccontextmanager
+    async def _transaction(self) -> AsyncIterator[AsyncConnection]:
         async with (
-            self._admitted(),
             self._opened(AsyncConnection, self.engine) as connection,
             connection.begin(),
         ):
             try:
                 if self._arguments.transaction_pooler:
                     await connection.execute(self._arguments.set_local_timeouts())
+                await self._begin_epoch(connection)
                 yield connection
             except asyncio.CancelledError:
                 # not rolled back: the caller would wait for a silent Postgres
                 await connection.invalidate()
                 raise
-        self._reported_until = 0.0  # a change was committed
+
+    async def _begin_epoch(self, connection: AsyncConnection) -> None:
+        """Let readers know of this transaction, if its id does not."""
+        begin = self.settled_changes.begin
+        if begin is None:
+            return
+        for _ in range(MAX_BEGIN_ATTEMPTS):
+            if (await connection.execute(begin.clause)).first():
+                return
+        raise StoreUnavailable from RuntimeError("no write epoch can be locked")
 
     @asynccontextmanager
     async def _admitted(self) -> AsyncIterator[None]:
