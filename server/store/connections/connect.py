@@ -159,7 +159,8 @@ class Database:
     async def _run(
         self, statement: Statement, values: Mapping[str, Any]
     ) -> Sequence[asyncpg.Record]:
-        if self.settled_changes.begin and not statement.is_read:
+        settled = self.settled_changes
+        if settled.begin and not (statement.is_read or statement is settled.advance):
             return await self._run_in_transaction(statement, values)
         connection = await self._open(self.engine.raw_connection)
         try:

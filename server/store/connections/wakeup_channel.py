@@ -30,25 +30,27 @@ class WakeupChannel:
         self.is_subscribed = False
 
     def publish(self) -> None:
-        """Wake this process now, and the others in the background.
+        """Wake every process in the background; without Redis, this one only.
 
-        Calls during a publication are merged into one more. Without Redis, only this
-        process is woken.
+        Calls during a publication are merged into one more.
         """
-        self.wake.set()
         self._publish_again = True
         if self._publishing is None:
             self._publishing = asyncio.create_task(self._publish())
 
     async def _publish(self) -> None:
+        is_published = False
         try:
             while self._publish_again:
                 self._publish_again = False
                 await self._redis.publish(self._channel, b"")
+            is_published = True
         except (RedisError, OSError):
             log.debug("wake-up message not published", channel=self._channel)
         finally:
             self._publishing = None
+            if not (is_published and self.is_subscribed):
+                self.wake.set()  # no message of its own reaches this process
 
     async def listen(self) -> NoReturn:
         """Receive messages until the connection is lost. Raises StoreUnavailable."""
