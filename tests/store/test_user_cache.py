@@ -16,12 +16,11 @@ from server.domain.accounts.users import NewUser, Role, User, UserEdit
 from server.domain.credentials.revocations import Revocations
 from server.domain.outbox.entries import Entry, EventType
 from server.store.accounts.erasure import begin_erasure, delete_account
+from server.store.accounts.redis_users import RedisUsers, cache_key, shape_version
 from server.store.accounts.user_cache import (
     MAX_AGE_SECONDS,
     CachedUsers,
     CacheStatistics,
-    _key,
-    shape_version,
 )
 from server.store.accounts.user_changes import MIN_INTERVAL, UserChangeFeed
 from server.store.accounts.user_reads import UserReads
@@ -142,7 +141,7 @@ async def test_user_cache_drops_erased_user_in_every_process(
         await until(lambda: user.id not in one.cache._users | other.cache._users)
         async with asyncio.timeout(10):
             while await redis.hget(  # noqa: ASYNC110 - seen from outside
-                _key(user.id), "user"
+                cache_key(user.id), "user"
             ):
                 await asyncio.sleep(0.005)
         assert await one.by_id(user.id) is None
@@ -166,7 +165,7 @@ async def test_user_cache_forgets_user_erased_while_redis_was_away(
     async with process(database, redis) as users:
         user = await added(users)
         await users.by_id(user.id)
-    assert await redis.hget(_key(user.id), "user")
+    assert await redis.hget(cache_key(user.id), "user")
     await erase(database, user.id)
     async with process(database, redis) as users:
         assert await users.by_id(user.id) is None
@@ -183,7 +182,7 @@ async def test_user_cache_refuses_erased_user_that_redis_still_holds(
         await users.by_id(user.id)
     await erase(database, user.id)
     async with process(database, away) as users:
-        users.cache._redis = redis
+        users.cache._redis_users = RedisUsers(redis)
         assert await users.by_id(user.id) is None
         users.cache._users.clear()
         assert await users.by_id(user.id) is None
@@ -204,9 +203,9 @@ async def test_user_cache_handles_erasure_until_redis_is_back(
         with pytest.raises(RedisError):
             await without_redis.handle(event)
         await without_redis.handle(replace(event, created_at=NOON))
-        assert await redis.hget(_key(user.id), "user")
+        assert await redis.hget(cache_key(user.id), "user")
         await cached(database, redis).cache.handle(event)
-        assert not await redis.hget(_key(user.id), "user")
+        assert not await redis.hget(cache_key(user.id), "user")
     for client in (redis, away):
         await client.aclose()
 
@@ -243,9 +242,9 @@ async def test_user_cache_refuses_older_version_of_slow_reader(
         changed = await users.edit(old.id, TEACHER)
         await until(lambda: old.id in users.cache._min_versions)
         assert changed
-        await users.cache._put_invalid(changed.id, changed.version)
+        await users.cache._redis_users.invalidate(changed.id, changed.version)
         users.cache.keep(old)
-        await users.cache._to_redis(old)
+        await users.cache._redis_users.put(old)
         assert await users.by_id(old.id) == changed
         async with process(database, redis) as other:
             assert await other.by_id(old.id) == changed
@@ -278,7 +277,7 @@ async def test_user_cache_is_off_after_failed_polls(
         assert await users.by_id(user.id) == user
     other = cached(database, redis)
     changed = await other.edit(user.id, TEACHER)
-    await asyncio.sleep(MAX_AGE_SECONDS)
+    await asyncio.sleep(MAX_AGE_SECONDS[False])
     assert not users.cache.is_current
     assert await users.by_id(user.id) == changed
     async with supervise(poller):
@@ -351,11 +350,11 @@ async def test_user_cache_treats_unreadable_value_as_miss(
     async with process(database, redis) as writer, process(database, redis) as reader:
         user = await added(writer)
         await writer.by_id(user.id)
-        raw = await redis.hget(_key(user.id), "user")
+        raw = await redis.hget(cache_key(user.id), "user")
         assert isinstance(raw, bytes)
-        await redis.hset(_key(user.id), "user", change(raw))
+        await redis.hset(cache_key(user.id), "user", change(raw))
         assert await reader.by_id(user.id) == user
-        assert await redis.hget(_key(user.id), "user") == raw
+        assert await redis.hget(cache_key(user.id), "user") == raw
     await redis.aclose()
 
 
@@ -382,4 +381,4 @@ def test_shape_version_changes_with_fields(fields: list[tuple[str, str]]) -> Non
 
 
 def test_user_cache_key_carries_shape_version() -> None:
-    assert _key(7) == f"user:{{7}}:{shape_version(User)}"
+    assert cache_key(7) == f"user:{{7}}:{shape_version(User)}"

@@ -10,25 +10,20 @@ handler of the outbox, which retries it.
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import math
-import random
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
-from contextlib import suppress
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-import orjson
 import sqlalchemy as sa
-import structlog
 from redis.asyncio import Redis
-from redis.exceptions import RedisError
 
-from server.domain.accounts.users import Role, User
+from server.domain.accounts.users import User
 from server.domain.errors import StoreUnavailable
 from server.domain.outbox.entries import Entry, EventType
 from server.store.accounts.new_versions import ERASED_VERSION, NewVersion, NewVersions
+from server.store.accounts.redis_users import REDIS_TTL_SECONDS, RedisUsers
 from server.store.accounts.user_changes import UserChangeFeed
 from server.store.accounts.users import PostgresUsers
 from server.store.connections.connect import Database
@@ -37,28 +32,14 @@ from server.store.connections.wakeup_channel import WakeupChannel
 from server.store.credentials.revocations import RevocationFeed
 from server.store.tables import outbox, users
 
-log = structlog.get_logger()
-# A change is seen by the poll that its message causes. The next poll sees it if the
-# message was lost; without messages, it has to do so within 500 ms.
-MAX_AGE_SECONDS = 0.5
-MAX_AGE_WITH_MESSAGES_SECONDS = 2.0
+# Of the last poll, by whether messages are received. With them, a poll sees a change at
+# once, and the next poll sees it if its message was lost.
+MAX_AGE_SECONDS = {False: 0.5, True: 2.0}
 LOCAL_TTL_SECONDS = 5.0
-REDIS_TTL_SECONDS = 3600
-INVALIDATION_TTL_SECONDS = 60  # far longer than any read takes
 MAX_ENTRIES = 10_000
-PIPELINE_SIZE = 500
 # an account changed before that is no longer in Redis
 CHANGE_WINDOW = timedelta(seconds=REDIS_TTL_SECONDS + 60)
 
-# KEYS: the account's. ARGV: version, value ("" to invalidate), TTL in seconds.
-_PUT_IF_NEWER = """
-local cached = redis.call('HGET', KEYS[1], 'version')
-if cached and tonumber(cached) > tonumber(ARGV[1]) then return 0 end
-if cached == ARGV[1] and ARGV[2] == '' then return 0 end
-redis.call('HSET', KEYS[1], 'version', ARGV[1], 'user', ARGV[2])
-redis.call('EXPIRE', KEYS[1], ARGV[3])
-return 1
-"""
 # Oldest first. Redis holds nothing of accounts that changed earlier. The condition on
 # delivered_at selects by an index: an event is not delivered before it is created.
 _SINCE = sa.func.now() - CHANGE_WINDOW
@@ -77,23 +58,6 @@ _RECENT_CHANGES = (
     .order_by("changed_at")
 )
 Read = Callable[[int], Awaitable[User | None]]
-
-
-def shape_version(entity: type[Any]) -> str:
-    """Return a hash of a dataclass's field names and types.
-
-    It is part of the cache key, so that two releases whose entities differ do not
-    read each other's values while they run side by side.
-    """
-    shape = [(field.name, _type_name(field.type)) for field in fields(entity)]
-    return hashlib.sha256(repr(shape).encode()).hexdigest()[:8]
-
-
-def _type_name(annotation: Any) -> str:
-    return str(getattr(annotation, "__name__", annotation))
-
-
-_SHAPE = shape_version(User)
 
 
 @dataclass(slots=True)
@@ -119,8 +83,7 @@ class UserCache:
     ) -> None:
         """Learn from `changes` what is settled; `messages` announce changes."""
         self._database = database
-        self._redis = redis
-        self._put = redis.register_script(_PUT_IF_NEWER)
+        self._redis_users = RedisUsers(redis)
         self._read = read
         self._changes = changes
         self._messages = messages
@@ -136,14 +99,15 @@ class UserCache:
     @property
     def is_current(self) -> bool:
         """Whether no change can have been missed for longer than documented."""
-        has_messages = self._messages.is_subscribed
-        limit = MAX_AGE_WITH_MESSAGES_SECONDS if has_messages else MAX_AGE_SECONDS
-        return self._loop.time() - self._read_at <= limit
+        age = self._loop.time() - self._read_at
+        return age <= MAX_AGE_SECONDS[self._messages.is_subscribed]
 
     async def by_id(self, user_id: int) -> User | None:
         """Return the account with this id."""
-        cached = self._users.get(user_id)
-        if cached and cached[1] > self._loop.time() and self.is_current:
+        cached, now = self._users.get(user_id), self._loop.time()
+        # is_current, written out: nearly every call comes here
+        max_age = MAX_AGE_SECONDS[self._messages.is_subscribed]
+        if cached and cached[1] > now and now - self._read_at <= max_age:
             self.statistics.process_hits += 1
             return cached[0]
         self.statistics.process_misses += 1
@@ -151,7 +115,7 @@ class UserCache:
         if user is None:
             user = await self._read(user_id)
             if user and self.is_current:
-                await self._to_redis(user)
+                await self._redis_users.put(user)
         if user:
             self.keep(user)
         return user
@@ -178,7 +142,7 @@ class UserCache:
             return
         self._require(entry.user_id, ERASED_VERSION)
         if datetime.now(UTC) - entry.created_at < CHANGE_WINDOW:
-            await self._put_invalid(entry.user_id, ERASED_VERSION)
+            await self._redis_users.invalidate(entry.user_id, ERASED_VERSION)
 
     async def follow(self, signals: Signals) -> None:
         """Read the versions that are new since the last poll. Raises StoreUnavailable.
@@ -207,7 +171,7 @@ class UserCache:
         versions = [NewVersion(row.id, row.version) for row in rows]
         for version in versions:
             self._require(*version)
-        await self._write_invalid(versions)
+        await self._redis_users.invalidate_all(versions)
         settled = lambda: self._changes.settled  # noqa: E731
         self._new_versions = NewVersions(self._database, settled, first_id)
         self._messages.wake.set()
@@ -217,7 +181,7 @@ class UserCache:
         for version in versions:
             self._require(*version)
         if versions:
-            self._run(self._write_invalid(versions))
+            self._run(self._redis_users.invalidate_all(versions))
 
     def _run(self, coroutine: Coroutine[Any, Any, None]) -> None:
         task = self._loop.create_task(coroutine)
@@ -227,22 +191,12 @@ class UserCache:
     async def _from_redis(self, user_id: int) -> User | None:
         if not self.is_current:
             return None
-        with suppress(RedisError, OSError):
-            raw = await self._redis.hget(_key(user_id), "user")
-            user = _decode(raw) if raw else None
-            if user and user.version >= self._min_versions.get(user_id, 0):
-                self.statistics.redis_hits += 1
-                return user
+        user = await self._redis_users.get(user_id)
+        if user and user.version >= self._min_versions.get(user_id, 0):
+            self.statistics.redis_hits += 1
+            return user
         self.statistics.redis_misses += 1
         return None
-
-    async def _to_redis(self, user: User) -> None:
-        seconds = int(REDIS_TTL_SECONDS * random.uniform(0.9, 1.0))  # noqa: S311 - jitter
-        with suppress(RedisError, OSError):
-            await self._put(
-                keys=[_key(user.id)],
-                args=[user.version, orjson.dumps(asdict(user)), seconds],
-            )
 
     def _require(self, user_id: int, version: int) -> None:
         """Return no older version from now on, whatever Redis holds."""
@@ -252,18 +206,6 @@ class UserCache:
         cached = self._users.get(user_id)
         if cached and cached[0].version < version:
             del self._users[user_id]
-
-    async def _write_invalid(self, versions: Sequence[NewVersion]) -> None:
-        for start in range(0, len(versions), PIPELINE_SIZE):
-            part = versions[start : start + PIPELINE_SIZE]
-            await asyncio.gather(
-                *(self._put_invalid(*version) for version in part),
-                return_exceptions=True,
-            )
-
-    async def _put_invalid(self, user_id: int, version: int) -> None:
-        ttl = INVALIDATION_TTL_SECONDS
-        await self._put(keys=[_key(user_id)], args=[version, "", ttl])
 
 
 class CachedUsers(PostgresUsers):
@@ -292,24 +234,7 @@ class CachedUsers(PostgresUsers):
             self.cache.replace(user)
 
 
-def _key(user_id: int) -> str:
-    # the braces are a hash tag: a cluster keeps all keys of an account on one node
-    return f"user:{{{user_id}}}:{_SHAPE}"
-
-
 def _evict_oldest(table: dict[int, Any]) -> None:
     """Make room for one more entry."""
     if len(table) >= MAX_ENTRIES:
         del table[next(iter(table))]
-
-
-def _decode(raw: bytes | str) -> User | None:
-    """Return the account in a cached value; None, a cache miss, if it is unreadable."""
-    try:
-        values = orjson.loads(raw)
-        for name in ("created_at", "updated_at"):
-            values[name] = datetime.fromisoformat(values[name])
-        values["role"] = Role(values["role"])
-        return User(**values)
-    except (ValueError, TypeError, KeyError):
-        return None

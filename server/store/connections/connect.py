@@ -12,7 +12,7 @@ from collections.abc import (
 )
 from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import timedelta
-from typing import Any, cast
+from typing import Any
 
 import asyncpg
 import sqlalchemy as sa
@@ -35,7 +35,7 @@ from server.store.pool.reading import (
 from server.store.pool.settled_changes import TRANSACTION_IDS, WRITE_EPOCHS
 from server.store.pool.silence_monitor import SilenceMonitor
 from server.store.pool.slots import PoolStatistics, Slots
-from server.store.pool.statement import Statement, fetch
+from server.store.pool.statement import Statement, fetch, fetch_within
 
 DEFAULT_POOL_SIZE = 10
 DEFAULT_POOL_TIMEOUT = timedelta(seconds=0.5)
@@ -44,7 +44,6 @@ PING_TIMEOUT_SECONDS = 0.8
 ANSWER_MAX_AGE_SECONDS = 1.0  # of one that shows that Postgres is available
 REPLACE_INTERVAL_SECONDS = 1.0  # of connections to a read-only server
 READ_ONLY_REPORT_SECONDS = 45.0  # longer than an alert waits for the next write to fail
-MAX_BEGIN_ATTEMPTS = 10
 # in the `info` of a connection whose transaction writes outbox entries
 WRITES_ENTRIES = "writes_entries"
 
@@ -56,8 +55,8 @@ class Database:
     gives each transaction another connection: no prepared statements, no settings of a
     session. `write_epochs` is for an engine without transaction ids.
 
-    `announce` is called once a transaction that wrote outbox entries has committed.
-    Whoever writes them by `run` or `reading` calls it.
+    `announce` is called after a transaction that wrote outbox entries. Whoever writes
+    them by `run` or `reading` calls it.
     """
 
     def __init__(
@@ -144,6 +143,9 @@ class Database:
         One round trip. A read whose connection turned out to be lost is repeated; a
         write is not, because it may have been committed. Raises StoreUnavailable.
         """
+        if self.settled_changes.must_begin(statement):
+            async with self.transaction() as connection:
+                return await fetch_within(connection, statement, values)
         async with self._admitted():
             try:
                 rows = await self._run(statement, values)
@@ -159,9 +161,6 @@ class Database:
     async def _run(
         self, statement: Statement, values: Mapping[str, Any]
     ) -> Sequence[asyncpg.Record]:
-        settled = self.settled_changes
-        if settled.begin and not (statement.is_read or statement is settled.advance):
-            return await self._run_in_transaction(statement, values)
         connection = await self._open(self.engine.raw_connection)
         try:
             rows = await fetch(connection, statement, values, self._ends_connection)
@@ -171,59 +170,30 @@ class Database:
         self._monitor.record_answer()
         return rows
 
-    async def _run_in_transaction(
-        self, statement: Statement, values: Mapping[str, Any]
-    ) -> Sequence[asyncpg.Record]:
-        async with self._transaction() as connection:
-            raw = await connection.get_raw_connection()
-            driver_connection: Any = raw.driver_connection
-            arguments = statement.arguments(values)
-            try:
-                rows = await driver_connection.fetch(statement.sql, *arguments)
-            except Exception as error:
-                if self._ends_connection(error):
-                    await connection.invalidate()
-                raise
-        return cast(Sequence[asyncpg.Record], rows)
-
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[AsyncConnection]:
         """Yield a connection in a transaction, rolled back if the block raises.
 
         Raises StoreUnavailable.
         """
-        async with self._admitted(), self._transaction() as connection:
-            yield connection
-            writes_entries = connection.info.pop(WRITES_ENTRIES, False)
-        self._reported_until = 0.0  # a change was committed
-        if writes_entries:
-            self.announce()
-
-    @asynccontextmanager
-    async def _transaction(self) -> AsyncIterator[AsyncConnection]:
         async with (
+            self._admitted(),
             self._opened(AsyncConnection, self.engine) as connection,
             connection.begin(),
         ):
             try:
                 if self._arguments.transaction_pooler:
                     await connection.execute(self._arguments.set_local_timeouts())
-                await self._begin_epoch(connection)
+                await self.settled_changes.begin_writing(connection)
                 yield connection
             except asyncio.CancelledError:
                 # not rolled back: the caller would wait for a silent Postgres
                 await connection.invalidate()
                 raise
-
-    async def _begin_epoch(self, connection: AsyncConnection) -> None:
-        """Let readers know of this transaction, if its id does not."""
-        begin = self.settled_changes.begin
-        if begin is None:
-            return
-        for _ in range(MAX_BEGIN_ATTEMPTS):
-            if (await connection.execute(begin.clause)).first():
-                return
-        raise StoreUnavailable from RuntimeError("no write epoch can be locked")
+            writes_entries = connection.info.pop(WRITES_ENTRIES, False)
+        self._reported_until = 0.0  # a change was committed
+        if writes_entries:
+            self.announce()
 
     @asynccontextmanager
     async def _admitted(self) -> AsyncIterator[None]:

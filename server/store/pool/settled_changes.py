@@ -11,7 +11,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from server.domain.errors import StoreUnavailable
 from server.store.pool.statement import Statement
+
+MAX_BEGIN_ATTEMPTS = 10
 
 # of a transaction; the default of `revocations.written_by` reads it
 EPOCH_SETTING = "academy.write_epoch"
@@ -31,6 +36,20 @@ class SettledChanges:
     not_begun: str
     begin: Statement | None = None
     advance: Statement | None = None
+
+    def must_begin(self, statement: Statement) -> bool:
+        """Return whether a statement needs a transaction that has begun to write."""
+        is_write = not statement.is_read and statement is not self.advance
+        return self.begin is not None and is_write
+
+    async def begin_writing(self, connection: AsyncConnection) -> None:
+        """Execute `begin` in a transaction. Raises StoreUnavailable."""
+        if self.begin is None:
+            return
+        for _ in range(MAX_BEGIN_ATTEMPTS):
+            if (await connection.execute(self.begin.clause)).first():
+                return
+        raise StoreUnavailable from RuntimeError("no write epoch can be locked")
 
 
 TRANSACTION_IDS = SettledChanges(
