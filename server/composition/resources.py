@@ -63,14 +63,7 @@ async def open_resources(
     require(settings, "database_url", "redis_url", "secret_key")
     async with AsyncExitStack() as stack:
         tracing = tracing or await stack.enter_async_context(open_tracing(settings))
-        database = Database(
-            text_of(settings.database_url),
-            transaction_pooler=settings.database_pooler is Pooler.TRANSACTION,
-            write_epochs=settings.database_write_epochs,
-            pool_size=settings.database_pool_size,
-            pool_timeout=settings.database_pool_timeout,
-            statement_timeout=settings.statement_timeout,
-        )
+        database = _database(settings)
         stack.push_async_callback(database.close)
         redis = redis_client(text_of(settings.redis_url))
         stack.push_async_callback(redis.aclose)
@@ -100,6 +93,17 @@ async def open_resources(
             metrics=metrics,
             tracing=tracing,
         )
+
+
+def _database(settings: Settings) -> Database:
+    return Database(
+        text_of(settings.database_url),
+        transaction_pooler=settings.database_pooler is Pooler.TRANSACTION,
+        write_epochs=settings.database_write_epochs,
+        pool_size=settings.database_pool_size,
+        pool_timeout=settings.database_pool_timeout,
+        statement_timeout=settings.statement_timeout,
+    )
 
 
 def page_tokens(resources: Resources) -> PageTokens:

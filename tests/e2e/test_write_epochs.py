@@ -21,10 +21,9 @@ async def test_changes_are_seen_with_write_epochs(
     database_url: str, redis_url: str
 ) -> None:
     """Two processes: one changes accounts and sessions, the other one sees it."""
-    settings = {"database_write_epochs": True}
     async with (
-        running(database_url, redis_url, **settings) as first,
-        running(database_url, redis_url, **settings) as second,
+        running(database_url, redis_url, database_write_epochs=True) as first,
+        running(database_url, redis_url, database_write_epochs=True) as second,
     ):
         ana = await first.signed_in()
         read = user_pb2.GetUserRequest(id=ana.user.id)

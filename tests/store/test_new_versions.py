@@ -14,6 +14,7 @@ from server.store.accounts.new_versions import ERASED_VERSION, NewVersion, NewVe
 from server.store.change_records import record
 from server.store.connections.connect import Database
 from server.store.connections.signals import Signals
+from server.store.pool.statement import Statement
 from tests.fakes import NOON
 
 FOREVER_OPEN = 0  # no entry is settled
@@ -113,7 +114,7 @@ async def test_new_versions_are_read_in_batches(
     text = new_versions._ENTRIES.text.replace(
         f"limit {new_versions.BATCH_SIZE}", f"limit {size}"
     )
-    monkeypatch.setattr(new_versions, "_ENTRIES", new_versions.Statement(text))
+    monkeypatch.setattr(new_versions, "_ENTRIES", Statement(text))
     monkeypatch.setattr(new_versions, "BATCH_SIZE", size)
     async with database.transaction() as connection:
         for user_id in range(1, 6):

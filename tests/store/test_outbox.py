@@ -264,7 +264,10 @@ async def test_entries_are_announced_once_they_have_committed(
     assert await announcements(store.add(NOON, MAIL)) == 1
     ana = await users.add(new("ana"))
     assert announced == 2
-    assert await announcements(users.edit(ana.id, UserEdit({"username": "a"}))) == 1
+    assert (
+        await announcements(users.edit(ana.id, UserEdit({"username": "a"}, "", NOON)))
+        == 1
+    )
     first = await logged_in(sessions, ana.id, 2)
     assert announced == 4
     assert await announcements(logged_in(sessions, ana.id, 2)) == 0
