@@ -15,6 +15,7 @@ async def until_refused(service: RunningService, user: SignedInUser) -> None:
     async with asyncio.timeout(10):
         while True:
             await service.users.GetCurrentUser(request, metadata=user.metadata)
+            await asyncio.sleep(0.01)
 
 
 async def test_changes_are_seen_with_write_epochs(
@@ -36,6 +37,7 @@ async def test_changes_are_seen_with_write_epochs(
                 reply = await second.users.GetUser(read, metadata=ana.metadata)
                 if reply.user.username == "renamed":
                     break
+                await asyncio.sleep(0.01)
         refresh = auth_pb2.RefreshTokenRequest(refresh_token=ana.tokens.refresh_token)
         await first.auth.RefreshToken(refresh)
         login = auth_pb2.LoginRequest(identifier="renamed", password=PASSWORD)

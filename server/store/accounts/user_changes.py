@@ -79,7 +79,8 @@ class UserChangeFeed:
         if settling.advance:
             await self._database.run(settling.advance)
         async with self._database.reading() as connection:
-            await self.follow((await connection.execute(snapshot)).one())
+            row = (await connection.execute(snapshot)).one()
+        await self.follow(row)
 
     async def follow(self, snapshot: Signals | sa.Row[Any]) -> None:
         """Do the same with a snapshot of all three values. Raises StoreUnavailable."""
