@@ -63,13 +63,7 @@ async def open_resources(
     require(settings, "database_url", "redis_url", "secret_key")
     async with AsyncExitStack() as stack:
         tracing = tracing or await stack.enter_async_context(open_tracing(settings))
-        database = Database(
-            text_of(settings.database_url),
-            transaction_pooler=settings.database_pooler is Pooler.TRANSACTION,
-            pool_size=settings.database_pool_size,
-            pool_timeout=settings.database_pool_timeout,
-            statement_timeout=settings.statement_timeout,
-        )
+        database = _database(settings)
         stack.push_async_callback(database.close)
         redis = redis_client(text_of(settings.redis_url))
         stack.push_async_callback(redis.aclose)
@@ -78,6 +72,8 @@ async def open_resources(
         pool = HashingPool(on_wait=metrics.hashing_wait.observe)
         stack.callback(pool.close)
         revocations = Revocations(system_clock)
+        feed = RevocationFeed(database, redis, revocations, system_clock)
+        database.announce = feed.wakeups.publish
         yield Resources(
             settings=settings,
             clock=system_clock,
@@ -93,10 +89,21 @@ async def open_resources(
                 TracedHashing(pool, tracing.tracer) if tracing else pool
             ),
             revocations=revocations,
-            feed=RevocationFeed(database, redis, revocations, system_clock),
+            feed=feed,
             metrics=metrics,
             tracing=tracing,
         )
+
+
+def _database(settings: Settings) -> Database:
+    return Database(
+        text_of(settings.database_url),
+        transaction_pooler=settings.database_pooler is Pooler.TRANSACTION,
+        write_epochs=settings.database_write_epochs,
+        pool_size=settings.database_pool_size,
+        pool_timeout=settings.database_pool_timeout,
+        statement_timeout=settings.statement_timeout,
+    )
 
 
 def page_tokens(resources: Resources) -> PageTokens:

@@ -53,11 +53,31 @@ def newest() -> str:
     return ScriptDirectory.from_config(_config()).get_current_head() or ""
 
 
-async def upgrade(database: Database, revision: str = "head") -> None:
-    """Run the missing migrations. Raises StoreUnavailable.
+def required() -> str:
+    """Return the revision without which this release does not start.
 
+    The migrations after it would make the release before return wrong results. They
+    have `after_rollout = True` and are the last ones of the release.
+    """
+    scripts = ScriptDirectory.from_config(_config())
+    script = scripts.get_revision("head")
+    while script and getattr(script.module, "after_rollout", False):
+        script = scripts.get_revision(str(script.down_revision))
+    return script.revision if script else ""
+
+
+async def upgrade(
+    database: Database, revision: str = "", *, after_rollout: bool = False
+) -> None:
+    """Run the missing migrations up to a revision. Raises StoreUnavailable.
+
+    Without one they are those that this release requires; and those after a rollout if
+    it is over, or if the database has no tables, so that no process can use them.
     What has committed when it fails or is killed remains, and is not run again.
     """
+    if not revision:
+        is_last = after_rollout or not await current(database)
+        revision = newest() if is_last else required()
     async with _locked(database), database.session() as connection:
         sa.event.listen(connection.sync_connection, "begin", _set_lock_timeout)
         waited: defaultdict[str | None, timedelta] = defaultdict(timedelta)
@@ -121,14 +141,14 @@ async def _pause() -> timedelta:
 
 
 async def is_behind(database: Database) -> bool:
-    """Return whether the database lacks a migration of this release.
+    """Return whether the database lacks a migration that this release requires.
 
     A database of a newer release is not behind. Raises StoreUnavailable.
     """
     scripts = ScriptDirectory.from_config(_config())
-    known = {script.revision for script in scripts.walk_revisions()}
+    older = {script.revision for script in scripts.walk_revisions("base", required())}
     revision = await current(database)
-    return revision != newest() and (not revision or revision in known)
+    return not revision or revision in older - {required()}
 
 
 async def current(database: Database) -> str:
