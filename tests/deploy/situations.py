@@ -130,11 +130,15 @@ SITUATIONS: Mapping[str, Mapping[Key, Line]] = {
         **RESTARTS,
         series("academy_database_pool_timeouts_total"): counter(50),
         series("academy_outbox_lag_seconds"): gauge(900),
+        series("academy_degraded", dependency="replica"): gauge(1),
     },
     "AcademyDatabasePoolExhausted": {
         **ERRORS,
         **SLOW,
         series("academy_database_pool_timeouts_total"): counter(50),
+    },
+    "AcademyReplicaUnavailable": {
+        series("academy_degraded", dependency="replica"): gauge(1),
     },
     "AcademyRedisUnavailable": {
         **RESTARTS,

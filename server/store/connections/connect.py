@@ -3,13 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import (
-    AsyncIterator,
-    Awaitable,
-    Callable,
-    Mapping,
-    Sequence,
-)
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import timedelta
 from typing import Any
@@ -27,11 +21,8 @@ from server.store.connections.faults import is_lost, is_read_only, is_unreachabl
 from server.store.pool import driver
 from server.store.pool.arguments import ConnectArguments
 from server.store.pool.direct import DirectConnections, translated
-from server.store.pool.reading import (
-    LOSS_DELAY_SECONDS,
-    ReadingConnection,
-    started,
-)
+from server.store.pool.reader import Reader, Result, Work, always
+from server.store.pool.reading import LOSS_DELAY_SECONDS, ReadingConnection, started
 from server.store.pool.silence_monitor import SilenceMonitor
 from server.store.pool.slots import PoolStatistics, Slots
 from server.store.pool.statement import Statement, fetch
@@ -50,7 +41,7 @@ class Database:
 
     `transaction_pooler` is for a pooler such as pgbouncer in transaction mode, which
     gives each transaction another connection: no prepared statements, no LISTEN, no
-    settings of a session.
+    settings of a session. `name` is that of the server in the log.
     """
 
     def __init__(
@@ -61,18 +52,17 @@ class Database:
         pool_size: int = DEFAULT_POOL_SIZE,
         pool_timeout: timedelta = DEFAULT_POOL_TIMEOUT,
         statement_timeout: timedelta = DEFAULT_STATEMENT_TIMEOUT,
+        name: str = "postgres",
     ) -> None:
         arguments = ConnectArguments(
             parse_database_url(url), transaction_pooler, statement_timeout
         )
         self._arguments = arguments
         direct = DirectConnections(arguments)
-        self.alone = direct.alone
-        self.session = direct.session
-        self.listen = direct.listen
-        self._probe = direct.probe
+        self.alone, self.session = direct.alone, direct.session
+        self.listen, self._probe = direct.listen, direct.probe
         self._slots = Slots(pool_size, pool_timeout.total_seconds())
-        self._breaker = CircuitBreaker("postgres", direct.probe)
+        self._breaker = CircuitBreaker(name, direct.probe)
         self._monitor = SilenceMonitor(direct.probe, self._breaker.record_failure)
         self._read_only_until = 0.0
         self._replaced_at = 0.0  # connections made before are not used again
@@ -98,9 +88,8 @@ class Database:
     @property
     def statistics(self) -> PoolStatistics:
         """The present state of the pool."""
-        pool = self.engine.sync_engine.pool
+        pool, slots = self.engine.sync_engine.pool, self._slots
         assert isinstance(pool, QueuePool)  # noqa: S101
-        slots = self._slots
         idle = pool.checkedin()
         return PoolStatistics(slots.in_use, idle, slots.waiting, slots.timeouts)
 
@@ -126,6 +115,20 @@ class Database:
             self._opened(ReadingConnection, self._autocommit) as connection,
         ):
             yield connection
+
+    def reads(self, *, stale: bool) -> Reader:
+        """Return what to read by; rows of `stale` reads may be a little older."""
+        return self
+
+    async def read(
+        self, work: Work[Result], is_found: Callable[[Result], bool] = always
+    ) -> Result:
+        """Return the result of `work`, which reads on one connection.
+
+        `is_found` is for stale reads. Raises StoreUnavailable.
+        """
+        async with self.reading() as connection:
+            return await work(connection)
 
     async def run(
         self, statement: Statement, **values: Any
@@ -235,9 +238,8 @@ class Database:
         now = asyncio.get_running_loop().time()
         connected_at = record.info.setdefault("connected_at", now)
         is_old = now - connected_at > REPLACE_INTERVAL_SECONDS
-        is_fallback = isinstance(connection, driver.FallbackConnection)
-        is_replaced = connected_at < self._replaced_at
-        if connection.is_closed() or is_replaced or (is_fallback and is_old):
+        is_fallback = is_old and isinstance(connection, driver.FallbackConnection)
+        if connection.is_closed() or connected_at < self._replaced_at or is_fallback:
             raise sa.exc.DisconnectionError
 
     def _record_answer(self, *_: object) -> None:
