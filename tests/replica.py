@@ -39,7 +39,7 @@ _FLUSH = """
     select pg_logical_emit_message(true, 'test', '');
 """
 # what belongs to the primary's process, and its log, which the replica receives
-_NOT_COPIED = ("postmaster.pid", "postmaster.opts", "pg_wal", "pg_replslot", "*.log")
+_NOT_COPIED = ("postmaster.pid", "postmaster.opts", "pg_wal", "pg_replslot", ".s.*")
 # 0: a read never delays replay, so that a conflict cancels it at once
 _OPTIONS = ("-c", "max_standby_streaming_delay=0", "-c", "hot_standby=on")
 

@@ -15,8 +15,8 @@ from edge.timers import SharedTimer
 from server.composition.accounts import accounts_feature
 from server.composition.application_metrics import ApplicationMetrics
 from server.composition.auth import auth_feature, authentication
-from server.composition.edge.app import rates
 from server.composition.databases import replica_feature
+from server.composition.edge.app import rates
 from server.composition.feature import (
     DrainCalls,
     Feature,

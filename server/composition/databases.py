@@ -31,7 +31,11 @@ def open_databases(settings: Settings, redis: GuardedRedis) -> Database:
         return Database(text_of(url), **options)
     max_lag = settings.database_read_max_lag
     return ReplicatedDatabase(
-        text_of(url), text_of(replica_url), WriteMarks(redis, max_lag), max_lag, **options
+        text_of(url),
+        text_of(replica_url),
+        WriteMarks(redis, max_lag),
+        max_lag,
+        **options,
     )
 
 

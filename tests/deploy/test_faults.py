@@ -33,7 +33,16 @@ CLOSED_PORT = "127.0.0.1:1"
 RULES = load_rules()
 # A consequence of a fault, such as an error, needs five minutes to send an alert.
 CAUSES = {r.name for r in RULES if r.labels.get("component") != "calls"}
-CHECKS = {"postgres", "replica", "schema", "redis", "mail", "hashing", "event loop", "metrics"}
+CHECKS = {
+    "postgres",
+    "replica",
+    "schema",
+    "redis",
+    "mail",
+    "hashing",
+    "event loop",
+    "metrics",
+}
 LOOP_LAG = re.compile(r"^academy_event_loop_lag_seconds.*\n", re.MULTILINE)
 
 

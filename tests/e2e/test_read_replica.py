@@ -3,12 +3,11 @@
 import asyncio
 import re
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator
-from contextlib import aclosing, asynccontextmanager, contextmanager, suppress
+from contextlib import aclosing, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, cast
 
-import asyncpg
 import pytest
 import pytest_asyncio
 import sqlalchemy as sa
@@ -26,7 +25,7 @@ from server.store.connections.guarded_redis import GuardedRedis, redis_client
 from server.store.pool.statement import Statement
 from server.store.replica.replicated_database import ReplicatedDatabase
 from server.store.replica.write_marks import WriteMarks
-from tests.conftest import Servers, fresh_database, ready
+from tests.conftest import Servers, fresh_database, key_space, ready
 from tests.pgbouncer import BINARY, pgbouncer
 from tests.replica import StreamingReplica, execute, streaming_replica
 from tests.running import RunningService, SignedInUser, running
@@ -61,7 +60,9 @@ async def pair(
     servers: Servers, admin: AsyncEngine, template: str
 ) -> AsyncIterator[Pair]:
     async with fresh_database(servers, admin, template) as url:
-        await execute(url, "create table notes (id bigint generated always as identity)")
+        await execute(
+            url, "create table notes (id bigint generated always as identity)"
+        )
         async with streaming_replica(url) as replica:
             yield Pair(url, replica)
 
@@ -71,8 +72,7 @@ async def replaying(pair: Pair) -> AsyncIterator[Pair]:
     """Return the pair with a replica that has everything; afterwards it replays."""
     await pair.replica.replay(pair.url)
     yield pair
-    with suppress(asyncpg.ObjectNotInPrerequisiteStateError):  # it was promoted
-        await pair.replica.resume()
+    await pair.replica.resume()
 
 
 @asynccontextmanager
@@ -274,7 +274,7 @@ async def test_replica_is_read_behind_transaction_poolers(
         pgbouncer(replaying.url) as primary,
         pgbouncer(replaying.replica.url) as replica,
     ):
-        urls = {"url": primary, "replica_url": replica}
+        urls: dict[str, Any] = {"url": primary, "replica_url": replica}
         async with opened(
             replaying, redis_url, transaction_pooler=True, **urls
         ) as database:
@@ -285,26 +285,45 @@ async def test_replica_is_read_behind_transaction_poolers(
             assert not await reads_replica(database)
 
 
-async def test_primary_may_be_its_own_replica(
-    replaying: Pair, redis_url: str
-) -> None:
-    async with opened(
-        replaying, redis_url, replica_url=replaying.url
-    ) as database:
+async def test_primary_may_be_its_own_replica(replaying: Pair, redis_url: str) -> None:
+    async with opened(replaying, redis_url, replica_url=replaying.url) as database:
         await database.replica.refresh()
         assert database.replica.is_usable
 
 
-@asynccontextmanager
-async def serving(pair: Pair, redis_url: str) -> AsyncIterator[RunningService]:
-    """Run a service with the pair, and wait until it reads the replica."""
-    urls = {"database_read_url": pair.replica.url, "database_read_max_lag": "1h"}
-    async with running(pair.url, redis_url, **urls) as service:
-        await ready(service)
+@dataclass(frozen=True, slots=True)
+class Processes:
+    """Two processes that have read the replica, and the Redis that they share."""
+
+    here: RunningService
+    there: RunningService
+    redis_url: str
+
+    async def forget_writes(self) -> None:
+        """Delete the marks of all callers; `here` still has those of its own."""
+        redis = redis_client(self.redis_url)
+        keys = [key async for key in redis.scan_iter("wrote:*")]
+        await redis.delete("wrote:nobody", *keys)
+        await redis.aclose()
+
+
+@pytest_asyncio.fixture(scope="module")
+async def processes(pair: Pair, servers: Servers) -> AsyncIterator[Processes]:
+    redis_url = key_space(servers, 7)
+    settings: dict[str, Any] = {
+        "database_read_url": pair.replica.url,
+        "database_read_max_lag": "1h",
+    }
+    async with (
+        running(pair.url, redis_url, **settings) as here,
+        running(pair.url, redis_url, **settings) as there,
+    ):
+        await ready(here)
+        await ready(there)
         async with asyncio.timeout(SECONDS):
-            while LAG not in await service.render_metrics():  # noqa: ASYNC110 - a poll
+            while LAG not in await there.render_metrics():  # noqa: ASYNC110 - a poll
                 await asyncio.sleep(0.02)
-        yield service
+        yield Processes(here, there, redis_url)
 
 
 async def ids_of(service: RunningService, user: SignedInUser) -> list[int]:
@@ -328,81 +347,70 @@ async def publish(service: RunningService, author: SignedInUser) -> int:
 
 
 async def test_members_see_their_own_writes_at_another_process(
-    replaying: Pair, redis_url: str
+    replaying: Pair, processes: Processes
 ) -> None:
     """Lists, overviews, scores and exports; other members see them a moment later."""
-    async with (
-        serving(replaying, redis_url) as here,
-        serving(replaying, redis_url) as there,
-    ):
-        ben = await here.signed_in()
-        await publish(here, ben)
-        await publish(here, ben)
-        reader = await here.signed_in()
-        await forget_writes(redis_url)
-        await replaying.replica.replay(replaying.url)
-        await replaying.replica.pause()
-        ana = await here.signed_in()  # the replica does not have this account
-        new = await publish(here, ana)
-        assert new in await ids_of(there, ana)
-        assert new not in await ids_of(there, reader)
-        request = user_pb2.GetUserOverviewRequest(id=ana.user.id)
-        own = await there.users.GetUserOverview(request, metadata=ana.metadata)
-        other = await there.users.GetUserOverview(request, metadata=reader.metadata)
-        assert [len(o.posts) for o in (own, other)] == [1, 0]
-        score = score_pb2.GetUserScoreRequest(id=ana.user.id)
-        for caller in (ana, reader):  # an account that is not found is looked up
-            await there.users.GetUserScore(score, metadata=caller.metadata)
-        path = f"/api/v1/users/{ana.user.id}:export"
-        export = (await there.http.get(path, headers=ana.headers)).json()
-        assert [post["id"] for post in export["posts"]] == [str(new)]
-
-
-async def forget_writes(redis_url: str) -> None:
-    """Delete the marks of all callers, as if the greatest lag had passed."""
-    redis = redis_client(redis_url)
-    keys = [key async for key in redis.scan_iter("wrote:*")]
-    if keys:
-        await redis.delete(*keys)
-    await redis.aclose()
+    here, there = processes.here, processes.there
+    ben = await here.signed_in()
+    await publish(here, ben)
+    await publish(here, ben)
+    reader = await here.signed_in()
+    await processes.forget_writes()
+    await replaying.replica.replay(replaying.url)
+    await replaying.replica.pause()
+    ana = await here.signed_in()  # the replica does not have this account
+    new = await publish(here, ana)
+    assert new in await ids_of(there, ana)
+    assert new not in await ids_of(there, reader)
+    request = user_pb2.GetUserOverviewRequest(id=ana.user.id)
+    own = await there.users.GetUserOverview(request, metadata=ana.metadata)
+    other = await there.users.GetUserOverview(request, metadata=reader.metadata)
+    assert [len(o.posts) for o in (own, other)] == [1, 0]
+    score = score_pb2.GetUserScoreRequest(id=ana.user.id)
+    for caller in (ana, reader):  # an account that is not found is looked up
+        await there.users.GetUserScore(score, metadata=caller.metadata)
+    path = f"/api/v1/users/{ana.user.id}:export"
+    export = (await there.http.get(path, headers=ana.headers)).json()
+    assert [post["id"] for post in export["posts"]] == [str(new)]
 
 
 async def test_export_goes_on_when_the_replica_ends(
-    replaying: Pair, redis_url: str
+    replaying: Pair, processes: Processes
 ) -> None:
     """Each account once, although batches come from two servers."""
     await execute(
         replaying.url,
         "insert into users (email, username, username_folded, hashed_password, role, "
-        "created_at, updated_at) select n || '@x.example', 'export' || n, 'export' || n, "
-        "'x', 1, now(), now() from generate_series(1, 1200) as n",
+        "created_at, updated_at) select n || '@x.example', 'export' || n, "
+        "'export' || n, 'x', 1, now(), now() from generate_series(1, 1200) as n",
     )
+    operator = await processes.here.signed_in(Role.ADMIN)
+    await processes.forget_writes()
     await replaying.replica.replay(replaying.url)
-    async with (
-        running(replaying.url, redis_url) as other,  # marks nobody
-        serving(replaying, redis_url) as service,
-    ):
-        operator = await other.signed_in(Role.ADMIN)
-        stream = service.port.server_stream(
-            EXPORT_USERS, b"", metadata=operator.metadata, timeout=SECONDS
-        )
-        messages = cast(AsyncGenerator[bytes, None], stream.__aiter__())
-        exported: list[int] = []
-        async with aclosing(messages):
-            async for message in messages:
-                exported.append(exported_id(message))
-                if len(exported) == 1:
-                    assert await replaying.replica.execute(HAS_SERVED_EXPORT)
-                    replaying.replica.kill()
-        try:
-            expected = await execute(replaying.url, "select count(*) from users")
-            assert len(exported) == len(set(exported)) == expected
-            assert exported == sorted(exported)
-            async with asyncio.timeout(SECONDS):
-                while not await is_degraded(service):  # noqa: ASYNC110 - a poll
-                    await asyncio.sleep(0.02)
-        finally:
-            replaying.replica.restart()
+    service = processes.there
+    stream = service.port.server_stream(
+        EXPORT_USERS, b"", metadata=operator.metadata, timeout=SECONDS
+    )
+    messages = cast(AsyncGenerator[bytes, None], stream.__aiter__())
+    exported: list[int] = []
+    async with aclosing(messages):
+        async for message in messages:
+            exported.append(exported_id(message))
+            if len(exported) == 1:
+                assert await replaying.replica.execute(HAS_SERVED_EXPORT)
+                replaying.replica.kill()
+    try:
+        expected = await execute(replaying.url, "select count(*) from users")
+        assert len(exported) == len(set(exported)) == expected
+        assert exported == sorted(exported)
+        async with asyncio.timeout(SECONDS):
+            while not await is_degraded(service):  # noqa: ASYNC110 - a poll
+                await asyncio.sleep(0.02)
+    finally:
+        replaying.replica.restart()
+        async with asyncio.timeout(SECONDS):
+            while await is_degraded(service):  # noqa: ASYNC110 - a poll
+                await asyncio.sleep(0.02)
 
 
 async def is_degraded(service: RunningService) -> bool:
@@ -448,13 +456,14 @@ async def checked(pair: Pair, url: str) -> Finding:
     return finding
 
 
-async def test_promoted_replica_is_not_read(replaying: Pair, redis_url: str) -> None:
-    """It has changes of its own from now on. Runs last: it stays a primary."""
-    async with opened(replaying, redis_url, timedelta(hours=1)) as database:
+async def test_promoted_replica_is_not_read(pair: Pair, redis_url: str) -> None:
+    """It has changes of its own from now on."""
+    async with (
+        streaming_replica(pair.url) as replica,
+        opened(Pair(pair.url, replica), redis_url, timedelta(hours=1)) as database,
+    ):
         await until_usable(database)
-        await replaying.replica.promote()
+        await replica.promote()
         await database.replica.refresh()
         assert not database.replica.is_usable
         assert not await reads_replica(database)
-
-

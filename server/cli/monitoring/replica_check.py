@@ -16,7 +16,9 @@ from server.store.connections.faults import DATABASE_ERRORS, describe_fault
 from server.store.replica.position import ServerPosition, mismatch, position_of
 
 TIMEOUT_SECONDS = 5.0
-OBSERVED_SECONDS = 1.0  # in which a replica that is not behind replays the newest change
+OBSERVED_SECONDS = (
+    1.0  # in which a replica that is not behind replays the newest change
+)
 POLL_SECONDS = 0.05
 _ERRORS = (StoreUnavailable, *DATABASE_ERRORS, OSError, TimeoutError)
 _MISMATCH_ADVICE = (
@@ -76,7 +78,9 @@ def _behind(
     if position.age is None:
         result = f"has replayed no commit since its start, {missing} bytes are missing"
         return Finding("replica", False, result, _LAG_ADVICE)
-    result = f"lags by {position.age.total_seconds():.1f} s, {missing} bytes are missing"
+    result = (
+        f"lags by {position.age.total_seconds():.1f} s, {missing} bytes are missing"
+    )
     if position.age <= max_lag:
         return Finding("replica", True, result)
     limit = f"more than DATABASE_READ_MAX_LAG ({max_lag.total_seconds():g} s)"

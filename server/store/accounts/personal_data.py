@@ -183,7 +183,8 @@ class PostgresPersonalData:
 async def _execute(
     query: sa.Select[Any], connection: AsyncConnection
 ) -> Sequence[sa.RowMapping]:
-    return (await connection.execute(query)).mappings().all()
+    rows = await connection.execute(query)
+    return rows.mappings().all()
 
 
 def _after(key: Sequence[sa.Column[object]], row: sa.RowMapping) -> Condition:

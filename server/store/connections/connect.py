@@ -272,9 +272,8 @@ class Database:
         # Postgres has ended the session, and the socket is about to be closed; or the
         # caller was cancelled, and the answer would be the next caller's
         causes = (error, error.__cause__)
-        return not isinstance(error, Exception) or any(
-            isinstance(cause, asyncpg.InternalClientError) for cause in causes
-        )
+        is_internal = [isinstance(e, asyncpg.InternalClientError) for e in causes]
+        return any(is_internal) or not isinstance(error, Exception)
 
     async def ping(self) -> None:
         """Check that Postgres answers, or has done so just now.

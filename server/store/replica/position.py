@@ -49,7 +49,7 @@ class ServerPosition:
 
 
 async def position_of(server: Reader) -> ServerPosition:
-    """Ask a server for its position. Raises StoreUnavailable and the driver's errors."""
+    """Return how far a server is. Raises StoreUnavailable and the driver's errors."""
     (row,) = await server.run(_POSITION)
     return ServerPosition(**{**row, "bytes": _record_end(row["bytes"])})
 

@@ -29,9 +29,7 @@ class Replica:
     also if nobody calls `refresh` any more, because then it soon is not.
     """
 
-    def __init__(
-        self, primary: Reader, database: Database, max_lag: timedelta
-    ) -> None:
+    def __init__(self, primary: Reader, database: Database, max_lag: timedelta) -> None:
         self.database = database
         self._primary = primary
         self._max_lag = max_lag.total_seconds()
