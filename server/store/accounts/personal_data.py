@@ -183,8 +183,9 @@ class PostgresPersonalData:
 async def _execute(
     query: sa.Select[Any], connection: AsyncConnection
 ) -> Sequence[sa.RowMapping]:
-    rows = await connection.execute(query)
-    return rows.mappings().all()
+    result = await connection.execute(query)
+    rows: Sequence[sa.RowMapping] = result.mappings().all()
+    return rows
 
 
 def _after(key: Sequence[sa.Column[object]], row: sa.RowMapping) -> Condition:
