@@ -35,6 +35,7 @@ from server.config_addresses import (
     Origins,
     OtlpEndpoint,
     PublicUrl,
+    ReadUrl,
     RedisUrl,
     SmtpUrl,
 )
@@ -43,6 +44,7 @@ from server.config_types import (
     Duration,
     DurationOfDays,
     LogLevel,
+    MaxLag,
     PemPath,
     PoolTimeout,
     PositiveDuration,
@@ -79,6 +81,8 @@ class Settings(BaseSettings):
     database_pooler: Pooler = Pooler.NONE
     database_write_epochs: bool = False
     database_pool_size: WholeNumber = Field(10, ge=1, le=MAX_POOL_SIZE)
+    database_read_url: ReadUrl | None = None
+    database_read_max_lag: MaxLag = timedelta(seconds=5)
     statement_timeout: StatementTimeout = timedelta(seconds=10)
     database_pool_timeout: PoolTimeout = timedelta(milliseconds=500)
     redis_url: RedisUrl | None = None

@@ -141,6 +141,13 @@ def _check_database_url(value: SecretStr) -> SecretStr:
     return value
 
 
+def _check_read_url(value: SecretStr) -> SecretStr:
+    """Refuse several hosts: the lag of one of them says nothing about another."""
+    if parse_database_url(value.get_secret_value()).host_count > 1:
+        raise ValueError("must name one host")
+    return value
+
+
 def _check_redis_url(value: SecretStr) -> SecretStr:
     check_redis_url(value.get_secret_value())
     return value
@@ -184,6 +191,7 @@ Origins = Annotated[
 PublicUrl = Annotated[str, AfterValidator(_check_public_url)]
 OtlpEndpoint = Annotated[str, AfterValidator(_check_otlp_endpoint)]
 DatabaseUrl = Annotated[SecretStr, AfterValidator(_check_database_url)]
+ReadUrl = Annotated[SecretStr, AfterValidator(_check_read_url)]
 RedisUrl = Annotated[SecretStr, AfterValidator(_check_redis_url)]
 SmtpUrl = Annotated[SecretStr, AfterValidator(_check_smtp_url)]
 MailFrom = Annotated[str, AfterValidator(_check_mail_from)]

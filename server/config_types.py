@@ -33,6 +33,8 @@ MAX_LIMIT = 1_000_000_000
 MAX_POOL_SIZE = 1_000
 MIN_STATEMENT_TIMEOUT = timedelta(milliseconds=100)
 MAX_STATEMENT_TIMEOUT = timedelta(hours=1)
+MIN_MAX_LAG = timedelta(seconds=3)  # the lag is measured once a second
+MAX_MAX_LAG = timedelta(hours=1)
 _SECONDS = {"d": 86_400, "h": 3_600, "m": 60, "s": 1}
 _DURATION = re.compile(r"((?:0|[1-9][0-9]{0,9})(?:\.[0-9]{1,6})?)([dhms])")
 _NUMBER = re.compile(r"0|[1-9][0-9]{0,8}")
@@ -68,6 +70,12 @@ def _check_one_day(value: timedelta) -> timedelta:
 def _check_statement_timeout(value: timedelta) -> timedelta:
     if not MIN_STATEMENT_TIMEOUT <= value <= MAX_STATEMENT_TIMEOUT:
         raise ValueError("must be from 0.1s to 1h")
+    return value
+
+
+def _check_max_lag(value: timedelta) -> timedelta:
+    if not MIN_MAX_LAG <= value <= MAX_MAX_LAG:
+        raise ValueError("must be from 3s to 1h")
     return value
 
 
@@ -164,6 +172,7 @@ def _check_service_certificates(values: dict[str, str]) -> dict[str, str]:
 Duration = Annotated[timedelta, BeforeValidator(_parse_duration)]
 PositiveDuration = Annotated[Duration, AfterValidator(_check_positive)]
 StatementTimeout = Annotated[Duration, AfterValidator(_check_statement_timeout)]
+MaxLag = Annotated[Duration, AfterValidator(_check_max_lag)]
 PoolTimeout = Annotated[PositiveDuration, AfterValidator(_check_pool_timeout)]
 DurationOfDays = Annotated[Duration, AfterValidator(_check_one_day)]
 

@@ -15,6 +15,7 @@ from edge.timers import SharedTimer
 from server.composition.accounts import accounts_feature
 from server.composition.application_metrics import ApplicationMetrics
 from server.composition.auth import auth_feature, authentication
+from server.composition.databases import replica_feature
 from server.composition.edge.app import rates
 from server.composition.feature import (
     DrainCalls,
@@ -109,6 +110,7 @@ def build_features(
         members_feature(resources, stores),
         posts_feature(resources),
         outbox_feature(resources, stores),
+        replica_feature(resources.database, resources.metrics),
     ]
 
 

@@ -7,8 +7,9 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from server.composition.databases import open_databases
 from server.composition.tracing import open_tracing
-from server.config import Pooler, Settings, require, text_of
+from server.config import Settings, require, text_of
 from server.domain.clock import Clock, system_clock
 from server.domain.credentials.passwords import PasswordHasher
 from server.domain.credentials.revocations import Revocations
@@ -63,10 +64,10 @@ async def open_resources(
     require(settings, "database_url", "redis_url", "secret_key")
     async with AsyncExitStack() as stack:
         tracing = tracing or await stack.enter_async_context(open_tracing(settings))
-        database = _database(settings)
-        stack.push_async_callback(database.close)
         redis = redis_client(text_of(settings.redis_url))
         stack.push_async_callback(redis.aclose)
+        database = open_databases(settings, redis)
+        stack.push_async_callback(database.close)
         labels = map(call_labels, contract.methods())
         metrics = ProcessMetrics(CallMetrics.of(labels, call_counts))
         pool = HashingPool(on_wait=metrics.hashing_wait.observe)
@@ -93,17 +94,6 @@ async def open_resources(
             metrics=metrics,
             tracing=tracing,
         )
-
-
-def _database(settings: Settings) -> Database:
-    return Database(
-        text_of(settings.database_url),
-        transaction_pooler=settings.database_pooler is Pooler.TRANSACTION,
-        write_epochs=settings.database_write_epochs,
-        pool_size=settings.database_pool_size,
-        pool_timeout=settings.database_pool_timeout,
-        statement_timeout=settings.statement_timeout,
-    )
 
 
 def page_tokens(resources: Resources) -> PageTokens:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextvars import ContextVar
 from dataclasses import dataclass
 
 
@@ -34,3 +35,5 @@ class Caller:
 
 
 ANONYMOUS = Caller()
+# For whom the present call reads and writes; the chain sets it for each signed-in call.
+current_caller: ContextVar[Caller] = ContextVar("current_caller", default=ANONYMOUS)

@@ -55,11 +55,16 @@ class PageParams:
 
 @dataclass(frozen=True, slots=True)
 class PageRequest:
-    """The page to read: by number, from 1, or after a position."""
+    """The page to read: by number, from 1, or after a position.
+
+    With `allows_stale` its rows may be those of a moment ago. A page by number never
+    is: it counts rows, and would leave one out that the page before it did not have.
+    """
 
     size: int
     number: int = 1
     after: Position | None = None
+    allows_stale: bool = False
 
     @property
     def offset(self) -> int:
@@ -137,7 +142,7 @@ def page_request(
     if after:
         if number is not None:
             raise InvalidFields([_NUMBER_AND_TOKEN])
-        return PageRequest(size, after=after)
+        return PageRequest(size, after=after, allows_stale=True)
     number = number or 1
     if number * size > MAX_OFFSET:
         raise InvalidFields([_BEYOND_MAX_OFFSET])

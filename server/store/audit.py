@@ -13,6 +13,7 @@ from dataclasses import fields
 
 import sqlalchemy as sa
 import structlog
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from server.domain.audit import AuditEvent, AuditFilter
 from server.domain.errors import StoreUnavailable
@@ -88,7 +89,8 @@ class PostgresAudit:
     ) -> Sequence[AuditEvent]:
         """Return at most `size` events older than `before`, the newest first.
 
-        What this process has to write yet is written before.
+        What this process has to write yet is written before. A replica may serve all
+        pages but the first.
         """
         await self.flush()
         query = sa.select(*_COLUMNS).order_by(table.c.id.desc()).limit(size)
@@ -102,6 +104,9 @@ class PostgresAudit:
             query = query.where(table.c.at >= filters.since)
         if filters.until:
             query = query.where(table.c.at < filters.until)
-        async with self._database.reading() as connection:
+
+        async def read(connection: AsyncConnection) -> Sequence[AuditEvent]:
             rows = await connection.execute(query)
             return [AuditEvent(**row._mapping) for row in rows]
+
+        return await self._database.reads(stale=before is not None).read(read)

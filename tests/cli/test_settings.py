@@ -75,6 +75,25 @@ SERVERS = {
         ),
         (
             "serve",
+            {
+                "DATABASE_READ_URL": "postgresql://a,b/d",
+                "DATABASE_READ_MAX_LAG": "2s",
+            },
+            [
+                "DATABASE_READ_URL: must name one host",
+                "DATABASE_READ_MAX_LAG: must be from 3s to 1h",
+            ],
+        ),
+        (
+            "serve",
+            {"DATABASE_READ_URL": "mysql://h/d", "DATABASE_READ_MAX_LAG": "61m"},
+            [
+                "DATABASE_READ_URL: must begin with postgresql://",
+                "DATABASE_READ_MAX_LAG: must be from 3s to 1h",
+            ],
+        ),
+        (
+            "serve",
             {"DATABASE_POOL_SIZE": "1001", "DATABASE_POOL_TIMEOUT": "11s"},
             [
                 "DATABASE_POOL_SIZE: must be less than or equal to 1000",

@@ -77,6 +77,7 @@ HEALTHY: dict[Key, Line] = {
     series("academy_degraded", dependency="postgres"): gauge(0),
     series("academy_degraded", dependency="redis"): gauge(0),
     series("academy_degraded", dependency="smtp"): gauge(0),
+    series("academy_degraded", dependency="replica"): gauge(0),
     series("academy_database_pool_timeouts_total"): counter(0),
     series("academy_hashing_refused_total"): counter(0),
     series("academy_mails_total", outcome="delivered"): counter(1),
@@ -130,11 +131,15 @@ SITUATIONS: Mapping[str, Mapping[Key, Line]] = {
         **RESTARTS,
         series("academy_database_pool_timeouts_total"): counter(50),
         series("academy_outbox_lag_seconds"): gauge(900),
+        series("academy_degraded", dependency="replica"): gauge(1),
     },
     "AcademyDatabasePoolExhausted": {
         **ERRORS,
         **SLOW,
         series("academy_database_pool_timeouts_total"): counter(50),
+    },
+    "AcademyReplicaUnavailable": {
+        series("academy_degraded", dependency="replica"): gauge(1),
     },
     "AcademyRedisUnavailable": {
         **RESTARTS,

@@ -33,7 +33,16 @@ CLOSED_PORT = "127.0.0.1:1"
 RULES = load_rules()
 # A consequence of a fault, such as an error, needs five minutes to send an alert.
 CAUSES = {r.name for r in RULES if r.labels.get("component") != "calls"}
-CHECKS = {"postgres", "schema", "redis", "mail", "hashing", "event loop", "metrics"}
+CHECKS = {
+    "postgres",
+    "replica",
+    "schema",
+    "redis",
+    "mail",
+    "hashing",
+    "event loop",
+    "metrics",
+}
 LOOP_LAG = re.compile(r"^academy_event_loop_lag_seconds.*\n", re.MULTILINE)
 
 
@@ -153,6 +162,19 @@ async def test_lost_postgres_is_named(database_url: str, redis_url: str) -> None
         assert faulty.alerts() == {"AcademyPostgresUnavailable"}
         assert faulty.top() == ["postgres"]
         assert await faulty.doctor() == ["postgres"]
+
+
+async def test_lost_replica_is_named(database_url: str, redis_url: str) -> None:
+    """All calls are served meanwhile."""
+    url = f"postgresql://ana@{CLOSED_PORT}/academy"
+    settings = {"database_read_url": url}
+    async with monitored(database_url, redis_url, **settings) as faulty:
+        await faulty.scrape()
+        await faulty.service.signed_in()
+        await faulty.scrape_until(lambda: bool(faulty.alerts()))
+        assert faulty.alerts() == {"AcademyReplicaUnavailable"}
+        assert faulty.top() == ["replica"]
+        assert await faulty.doctor() == ["replica"]
 
 
 async def test_lost_redis_is_named(database_url: str) -> None:

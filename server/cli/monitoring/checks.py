@@ -16,6 +16,7 @@ from server.cli.database import open_database
 from server.cli.monitoring.findings import Finding
 from server.cli.monitoring.listener_checks import check_listeners
 from server.cli.monitoring.process_checks import check_process
+from server.cli.monitoring.replica_check import check_replica
 from server.composition.tls.reload import ReloadedCredentials
 from server.composition.tls.settings import listener_credentials, upstream_credentials
 from server.config import ConfigurationError, Settings, text_of
@@ -95,6 +96,7 @@ async def _check_database(settings: Settings) -> list[Finding]:
             return [finding]
         return [
             finding,
+            *await check_replica(settings, database),
             await _check_schema(database),
             *await _check_service_certificates(settings, database),
         ]

@@ -26,7 +26,7 @@ class Fault:
 
 # A fault, and the components that it affects: they have no fault of their own.
 _CONSEQUENCES = {
-    "postgres": {"database pool"},
+    "postgres": {"database pool", "replica"},
     "hashing": {"event loop", "database pool"},
     "event loop": {"database pool"},
 }
@@ -115,6 +115,7 @@ _CHECKS: tuple[Callable[[Interval], Iterator[Fault]], ...] = (
     _hashing_faults,
     _pool_faults,
     _degraded("smtp", "mail server unavailable: e-mails wait in the outbox"),
+    _degraded("replica", "away or too far behind: the primary is read instead"),
     _degraded("redis", "unavailable: each process applies the rate limits separately"),
     _dead_letter_faults,
     _worker_faults,

@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 from uuid import UUID
 
 from server.domain.accounts.users import Role, normalize_identifier
-from server.domain.callers import Caller
+from server.domain.callers import Caller, current_caller
 from server.domain.clock import Clock
 from server.domain.credentials.passwords import (
     PasswordHasher,
@@ -92,6 +92,7 @@ class Authentication:
                 account = await self.accounts.account(identifier)
                 account = await self.verified(account, identifier, password, limits)
             user_id, now = account.user_id, self.clock()
+            current_caller.set(Caller(user_id))  # whose session is written
             session, token = self.refresh.open(user_id, address, device, now)
             if await self.sessions.add(session, account.version):
                 return self._tokens(session, token, account.role, now)

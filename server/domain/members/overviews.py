@@ -72,7 +72,7 @@ class Overviews:
         )
 
     def _reads(self, user_id: int) -> dict[OverviewPart, Coroutine[Any, Any, Any]]:
-        first_page = PageRequest(NEWEST_COUNT)
+        first_page = PageRequest(NEWEST_COUNT, allows_stale=True)
         published = PostFilter(author_id=user_id, state=PostState.PUBLISHED)
         return {
             OverviewPart.USER: self.accounts.by_id(user_id),

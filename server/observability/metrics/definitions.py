@@ -104,6 +104,12 @@ POOL_WAITING = _gauge(
     "Callers that wait for a connection of the Postgres pool.",
     merge=Merge.SUM,
 )
+REPLICA_LAG = _gauge(
+    "academy_database_replica_lag_seconds",
+    "Time since the last moment whose changes the replica all has; it is measured once "
+    "a second, and is 1 to 2 s for a replica that is not behind.",
+    merge=Merge.MAX,
+)
 POOL_TIMEOUTS = _counter(
     "academy_database_pool_timeouts_total",
     "Callers that got no connection of the Postgres pool in time.",
@@ -166,7 +172,8 @@ BACKGROUND_RESTARTS = _counter(
 )
 DEGRADED = _gauge(
     "academy_degraded",
-    "1 if the last use of a dependency (postgres, redis, smtp) failed, otherwise 0.",
+    "1 if the last use of a dependency (postgres, redis, smtp) failed, or if the "
+    "replica is not read; otherwise 0.",
     "dependency",
     merge=Merge.MAX,
 )

@@ -18,7 +18,7 @@ from blatam.policy.v1.policy_pb2 import (
     ACCESS_SERVICE,
     ACCESS_SIGNED_IN,
 )
-from server.domain.callers import Caller
+from server.domain.callers import Caller, current_caller
 from server.domain.errors import (
     AccessDenied,
     KeyUnknown,
@@ -61,6 +61,7 @@ def authorize_calls(
                 await refresh_keys()
                 caller = _identify(call, verify)
             call.caller = caller
+            current_caller.set(caller)
         except (TokenMissing, TokenInvalid):
             if read_token and read_token(call.request):
                 return await proceed(call)  # the RPC verifies this token
@@ -86,9 +87,11 @@ async def _recheck_each_message(
     Some streams never end by themselves; a revoked key must not keep reading.
     """
     async with aclosing(messages):
+        current_caller.set(call.caller)  # in the task of the reader, which may change
         async for message in messages:
             _identify(call, verify)
             yield message
+            current_caller.set(call.caller)
 
 
 def _identify(call: Call, verify: VerifyToken) -> Caller:

@@ -49,8 +49,12 @@ class UserReads:
         return {row["id"]: user_of(row) for row in rows}
 
     async def after(self, user_id: int, size: int) -> Sequence[User]:
-        """Return the next `size` accounts with a greater id, in id order."""
-        rows = await self._database.run(_AFTER, id=user_id, size=size)
+        """Return the next `size` accounts with a greater id, in id order.
+
+        A replica may serve them.
+        """
+        reader = self._database.reads(stale=True)
+        rows = await reader.run(_AFTER, id=user_id, size=size)
         return [user_of(row) for row in rows]
 
     async def page(
@@ -65,7 +69,7 @@ class UserReads:
         values = _position(sort, request) | dict(
             value for condition in conditions.values() for value in condition.items()
         )
-        rows = await self._database.run(
+        rows = await self._database.reads(stale=request.allows_stale).run(
             _page(tuple(conditions), sort, is_continued=request.after is not None),
             **values,
             offset=request.offset,

@@ -3,13 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import (
-    AsyncIterator,
-    Awaitable,
-    Callable,
-    Mapping,
-    Sequence,
-)
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import timedelta
 from typing import Any
@@ -34,6 +28,7 @@ from server.store.pool.connection import (
 )
 from server.store.pool.direct import DirectConnections, translated
 from server.store.pool.finishing import finishing, left
+from server.store.pool.reader import Reader, Result, Work, always
 from server.store.pool.settled_changes import TRANSACTION_IDS, WRITE_EPOCHS
 from server.store.pool.silence_monitor import SilenceMonitor
 from server.store.pool.slots import PoolStatistics, Slots
@@ -55,7 +50,8 @@ class Database:
 
     `transaction_pooler` is for a pooler such as pgbouncer in transaction mode, which
     gives each transaction another connection: no prepared statements, no settings of a
-    session. `write_epochs` is for an engine without transaction ids.
+    session. `write_epochs` is for an engine without transaction ids. `name` is that of
+    the server in the log.
 
     `announce` is called after a transaction that wrote outbox entries. Whoever writes
     them by `run` or `reading` calls it.
@@ -70,19 +66,19 @@ class Database:
         pool_size: int = DEFAULT_POOL_SIZE,
         pool_timeout: timedelta = DEFAULT_POOL_TIMEOUT,
         statement_timeout: timedelta = DEFAULT_STATEMENT_TIMEOUT,
+        name: str = "postgres",
     ) -> None:
         arguments = ConnectArguments(
             parse_database_url(url), transaction_pooler, statement_timeout
         )
         self._arguments = arguments
         direct = DirectConnections(arguments)
-        self.alone = direct.alone
-        self.session = direct.session
+        self.alone, self.session = direct.alone, direct.session
         self.announce: Callable[[], None] = lambda: None
         self.settled_changes = WRITE_EPOCHS if write_epochs else TRANSACTION_IDS
         self._probe = direct.probe
         self._slots = Slots(pool_size, pool_timeout.total_seconds())
-        self._breaker = CircuitBreaker("postgres", direct.probe)
+        self._breaker = CircuitBreaker(name, direct.probe)
         self._monitor = SilenceMonitor(direct.probe, self._breaker.record_failure)
         self._read_only_until = 0.0
         self._replaced_at = 0.0  # connections made before are not used again
@@ -108,9 +104,8 @@ class Database:
     @property
     def statistics(self) -> PoolStatistics:
         """The present state of the pool."""
-        pool = self.engine.sync_engine.pool
+        pool, slots = self.engine.sync_engine.pool, self._slots
         assert isinstance(pool, QueuePool)  # noqa: S101
-        slots = self._slots
         idle = pool.checkedin()
         return PoolStatistics(slots.in_use, idle, slots.waiting, slots.timeouts)
 
@@ -136,6 +131,20 @@ class Database:
             self._opened(ReadingConnection, self._autocommit) as connection,
         ):
             yield connection
+
+    def reads(self, *, stale: bool) -> Reader:
+        """Return what to read by; rows of `stale` reads may be a little older."""
+        return self
+
+    async def read(
+        self, work: Work[Result], is_found: Callable[[Result], bool] = always
+    ) -> Result:
+        """Return the result of `work`, which reads on one connection.
+
+        `is_found` is for stale reads. Raises StoreUnavailable.
+        """
+        async with self.reading() as connection:
+            return await work(connection)
 
     async def run(
         self, statement: Statement, **values: Any
@@ -247,9 +256,8 @@ class Database:
         now = asyncio.get_running_loop().time()
         connected_at = record.info.setdefault("connected_at", now)
         is_old = now - connected_at > REPLACE_INTERVAL_SECONDS
-        is_fallback = isinstance(connection, driver.FallbackConnection)
-        is_replaced = connected_at < self._replaced_at
-        if connection.is_closed() or is_replaced or (is_fallback and is_old):
+        is_fallback = is_old and isinstance(connection, driver.FallbackConnection)
+        if connection.is_closed() or connected_at < self._replaced_at or is_fallback:
             raise sa.exc.DisconnectionError
 
     def _record_answer(self, *_: object) -> None:
@@ -282,9 +290,8 @@ class Database:
         # Postgres has ended the session, and the socket is about to be closed; or the
         # caller was cancelled, and the answer would be the next caller's
         causes = (error, error.__cause__)
-        return not isinstance(error, Exception) or any(
-            isinstance(cause, asyncpg.InternalClientError) for cause in causes
-        )
+        is_internal = [isinstance(e, asyncpg.InternalClientError) for e in causes]
+        return any(is_internal) or not isinstance(error, Exception)
 
     async def ping(self) -> None:
         """Check that Postgres answers, or has done so just now.

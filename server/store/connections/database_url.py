@@ -77,6 +77,7 @@ class DatabaseUrl:
     dsn: str = field(repr=False)
     displayed: str
     role: str
+    host_count: int = 1
     connect_timeout: float | None = None
     application_name: str = "academy"
     tls: ssl.SSLContext | None = None
@@ -96,7 +97,7 @@ def parse_database_url(url: str) -> DatabaseUrl:
     """Parse a URL of Postgres. Raises ValueError with one sentence per URL."""
     parts = _split(url)
     parameters = _parameters(parts.query)
-    _check_hosts(parts.netloc.rpartition("@")[2], parameters)
+    host_count = _check_hosts(parts.netloc.rpartition("@")[2], parameters)
     for name, choices in _CHOICES.items():
         if name in parameters and parameters[name] not in choices:
             raise ValueError(f"{name} must be one of: {', '.join(sorted(choices))}")
@@ -110,6 +111,7 @@ def parse_database_url(url: str) -> DatabaseUrl:
         dsn=_join(parts.netloc, parts.path, urlencode(parameters, quote_via=quote)),
         displayed=_displayed(parts, parameters),
         role=unquote(parts.username or "") or parameters.get("user", ""),
+        host_count=host_count,
         connect_timeout=timeout,
         application_name=application_name,
         tls=tls,
@@ -167,7 +169,8 @@ def _check_supported(name: str, value: str) -> None:
         )
 
 
-def _check_hosts(netloc: str, parameters: Mapping[str, str]) -> None:
+def _check_hosts(netloc: str, parameters: Mapping[str, str]) -> int:
+    """Return the number of hosts. Raises ValueError."""
     hosts = [*netloc.split(","), *parameters.get("host", "").split(",")]
     matches = [_HOST.fullmatch(unquote(host)) for host in hosts if host[:1] != "/"]
     if not all(matches):
@@ -179,6 +182,7 @@ def _check_hosts(netloc: str, parameters: Mapping[str, str]) -> None:
     ports += [p for p in parameters.get("port", "").split(",") if p]
     if not all(_PORT.fullmatch(port) and int(port) <= 65535 for port in ports):
         raise ValueError("must have a number from 1 to 65535 as its port")
+    return sum(bool(host) for host in hosts)
 
 
 def _connect_timeout(value: str | None) -> float | None:

@@ -7,6 +7,7 @@ from functools import partial
 
 import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from server.domain.errors import TokenInvalid, UserNotFound
 from server.domain.members.follows import Follow, Side
@@ -94,7 +95,8 @@ class PostgresFollows:
             .join_from(table, users, users.c.id == member)
             .where(owner == user_id, NOT_DELETED)
         )
-        async with self._database.reading() as connection:
+
+        async def read(connection: AsyncConnection) -> Rows[Follow]:
             rows = (await connection.execute(keyset.page(query, request))).all()
             total = await total_of(
                 connection,
@@ -104,5 +106,7 @@ class PostgresFollows:
                 self._estimates,
                 (side, user_id),
             )
-        items = [Follow(user_of(row), row.since) for row in rows[: request.size]]
-        return Rows(items, len(rows) > request.size, total, total > MAX_OFFSET)
+            items = [Follow(user_of(row), row.since) for row in rows[: request.size]]
+            return Rows(items, len(rows) > request.size, total, total > MAX_OFFSET)
+
+        return await self._database.reads(stale=request.allows_stale).read(read)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlalchemy as sa
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from server.domain.members.scores import MemberCounts
 from server.domain.posts.posts import PostState
@@ -23,7 +24,8 @@ class PostgresMetrics:
     async def counts(self, user_id: int) -> MemberCounts | None:
         """Return a member's counts, by one statement; None for an unknown account.
 
-        Counts stop just above 10,000, where a score no longer changes visibly.
+        Counts stop just above 10,000, where a score no longer changes visibly. A
+        replica may serve them, if it knows the account.
         """
         published = sa.select(sa.literal(1)).where(
             posts.c.user_id == user_id, posts.c.state == PostState.PUBLISHED
@@ -39,6 +41,9 @@ class PostgresMetrics:
             capped_count(followers).label("followers"),
             users.c.created_at,
         ).where(users.c.id == user_id, NOT_DELETED)
-        async with self._database.reading() as connection:
+
+        async def read(connection: AsyncConnection) -> MemberCounts | None:
             row = (await connection.execute(query)).first()
-        return entity_of(MemberCounts, row) if row else None
+            return entity_of(MemberCounts, row) if row else None
+
+        return await self._database.reads(stale=True).read(read, is_found=bool)

@@ -107,7 +107,8 @@ class PostgresCategories:
         count = capped_count(matching)
         keyset = Keyset(table.c[sort.key], table.c.id, sort.descending)
         query = matching.with_only_columns(*_CATEGORY, count.label("total"))
-        async with self._database.reading() as connection:
+
+        async def read(connection: AsyncConnection) -> Rows[Category]:
             rows = (await connection.execute(keyset.page(query, request))).all()
             total = await total_of(
                 connection,
@@ -117,8 +118,10 @@ class PostgresCategories:
                 self._estimates,
                 None,
             )
-        items = [entity_of(Category, row) for row in rows[: request.size]]
-        return Rows(items, len(rows) > request.size, total, total > MAX_OFFSET)
+            items = [entity_of(Category, row) for row in rows[: request.size]]
+            return Rows(items, len(rows) > request.size, total, total > MAX_OFFSET)
+
+        return await self._database.reads(stale=request.allows_stale).read(read)
 
 
 async def _locked(connection: AsyncConnection, category_id: int, etag: str) -> Category:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import sqlalchemy as sa
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from server.domain.paging import MAX_OFFSET, PageRequest, Rows, Sort
 from server.domain.posts.posts import Post, PostFilter, PostState, Reader
@@ -68,10 +69,11 @@ async def page(
     )
     columns = FULL_COLUMNS if post_filter.with_body else BASIC_COLUMNS
     query = page_query(branches, columns, count, sort, request)
-    async with database.reading() as connection:
+    # estimates are of published posts: a reader's own drafts are too few to matter
+    key = post_filter, reader if post_filter.state is PostState.DRAFT else None
+
+    async def read(connection: AsyncConnection) -> Rows[Post]:
         rows = (await connection.execute(query)).all()
-        # estimates are of published posts: a reader's own drafts are too few to matter
-        key = post_filter, reader if post_filter.state is PostState.DRAFT else None
         total = await total_of(
             connection,
             rows[0].total if rows else None,
@@ -81,7 +83,9 @@ async def page(
             key,
         )
         items = await posts_of(connection, rows[: request.size])
-    return Rows(items, len(rows) > request.size, total, total > MAX_OFFSET)
+        return Rows(items, len(rows) > request.size, total, total > MAX_OFFSET)
+
+    return await database.reads(stale=request.allows_stale).read(read)
 
 
 def branches_of(post_filter: PostFilter, reader: Reader) -> list[Branch]:

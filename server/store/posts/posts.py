@@ -127,14 +127,20 @@ class PostgresPosts:
         )
 
     async def after(self, post_id: int, size: int) -> Sequence[Post]:
-        """Return the next `size` posts with a greater id, drafts too, in id order."""
+        """Return the next `size` posts with a greater id, drafts too, in id order.
+
+        A replica may serve them.
+        """
         following = sa.select(*FULL_COLUMNS).where(
             table.c.id > post_id, NOT_DELETED, AUTHOR_NOT_DELETED
         )
         query = following.order_by(table.c.id).limit(size)
-        async with self._database.reading() as connection:
+
+        async def read(connection: AsyncConnection) -> Sequence[Post]:
             rows = (await connection.execute(query)).all()
             return await posts_of(connection, rows)
+
+        return await self._database.reads(stale=True).read(read)
 
     def _writing(
         self, idempotency: IdempotencyRecord[Post] | None, field: str

@@ -1,0 +1,1 @@
+"""Reads by a replica of Postgres: which it may serve, and how far it is behind."""
