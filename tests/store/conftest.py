@@ -9,11 +9,11 @@ import pytest_asyncio
 from server.domain.credentials.revocations import Revocations
 from server.store.accounts.users import PostgresUsers
 from server.store.connections.connect import Database
-from server.store.connections.guarded_redis import redis_client
 from server.store.credentials.accounts import PostgresAccounts
 from server.store.credentials.revocations import RevocationFeed
 from server.store.credentials.sessions import PostgresSessions
 from server.store.idempotent_responses import PostgresIdempotentResponses
+from server.store.redis.redis_client import redis_client
 from tests.fakes import NOON, Clock, FakeResponses, FakeSessions, FakeUsers
 
 

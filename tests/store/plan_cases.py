@@ -39,7 +39,6 @@ from server.store.accounts.users import PostgresUsers
 from server.store.audit import PostgresAudit
 from server.store.change_records import record
 from server.store.connections.connect import Database
-from server.store.connections.guarded_redis import GuardedRedis
 from server.store.credentials.accounts import PostgresAccounts
 from server.store.credentials.mailed_tokens import PostgresMailedTokens
 from server.store.credentials.revocations import RevocationFeed
@@ -54,6 +53,7 @@ from server.store.members.settings import PostgresSettings
 from server.store.outbox import PostgresOutbox
 from server.store.posts.categories import PostgresCategories
 from server.store.posts.posts import PostgresPosts
+from server.store.redis.guarded_redis import GuardedRedis
 from server.store.retention import PostgresRetention
 from tests.store.filling import MEMBERS
 

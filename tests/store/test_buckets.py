@@ -8,7 +8,7 @@ import pytest_asyncio
 
 from server.domain.limits import Bucket, Limiter, SlidingWindows, Window
 from server.store.buckets import RedisBuckets
-from server.store.connections.guarded_redis import redis_client
+from server.store.redis.redis_client import redis_client
 from tests.fakes import Clock
 
 

@@ -24,8 +24,8 @@ from server.store.accounts.user_cache import (
     shape_version,
 )
 from server.store.connections.connect import Database
-from server.store.connections.guarded_redis import redis_client
 from server.store.credentials.revocations import RevocationFeed
+from server.store.redis.redis_client import redis_client
 from server.workers.supervisor import Subscription, supervise
 from tests.fakes import NOON, Clock
 from tests.round_trips import counting_connections, round_trips
