@@ -24,8 +24,8 @@ class Forbidden:
 
 
 @pytest_asyncio.fixture
-async def buckets(redis_url: str) -> AsyncIterator[RedisBuckets]:
-    redis = redis_client(redis_url)
+async def buckets(each_redis_url: str) -> AsyncIterator[RedisBuckets]:
+    redis = redis_client(each_redis_url)
     yield RedisBuckets(redis, Forbidden())
     await redis.aclose()
 

@@ -47,6 +47,6 @@ def _describe_server(failures: Mapping[str, Exception]) -> str:
 def _describe_nodes(mode: Mode, count: int, failures: Mapping[str, Exception]) -> str:
     title = {Mode.CLUSTER: "cluster", Mode.SENTINEL: "primary named by Sentinels"}[mode]
     if not failures:
-        return f"{title}, all {count} nodes respond"
+        return f"{title}, all nodes respond ({count})"
     names = (f"{name} ({type(error).__name__})" for name, error in failures.items())
     return f"{title}, no valid response from {', '.join(names)}"
