@@ -4,6 +4,7 @@ from contextlib import suppress
 from urllib.parse import parse_qsl, urlencode, urlsplit
 
 import redis
+from redis.utils import str_if_bytes
 
 from server.store.redis.cluster_slots import primaries_by_slot
 from server.store.redis.redis_url import Mode, Node, RedisUrl, parse_redis_url
@@ -47,7 +48,7 @@ def _primary(address: RedisUrl) -> Node:
         host, port = sentinel.execute_command(
             "SENTINEL GET-MASTER-ADDR-BY-NAME", address.service
         )
-    return bytes(host).decode(), int(port)
+    return str_if_bytes(host), int(port)
 
 
 def _url_of(redis_url: str, node: Node) -> str:

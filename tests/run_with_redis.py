@@ -10,13 +10,12 @@ import sys
 
 from tests.valkey_nodes import valkey_cluster, valkey_replication
 
-SERVERS = {"cluster": valkey_cluster, "sentinel": valkey_replication}
-
 
 def main(mode: str, *command: str) -> int:
     """Start the nodes, run the command, and return its exit code."""
-    with SERVERS[mode]() as servers:
-        environment = {**os.environ, "TEST_REDIS_URL": servers.url}
+    servers = valkey_cluster() if mode == "cluster" else valkey_replication()
+    with servers as started:
+        environment = {**os.environ, "TEST_REDIS_URL": started.url}
         return subprocess.run(command, env=environment, check=False).returncode
 
 

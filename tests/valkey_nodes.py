@@ -10,11 +10,13 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import redis
-from redis.crc import REDIS_CLUSTER_HASH_SLOTS
+from redis.crc import REDIS_CLUSTER_HASH_SLOTS as SLOTS
 
 from server.embedded.processes import isolation
 from server.embedded.wheels import valkey_binary
@@ -42,7 +44,10 @@ class ValkeyNode:
     @property
     def id(self) -> str:
         """The node's id in its cluster."""
-        return str(self.client.execute_command("CLUSTER MYID"))
+        return str(self.command("CLUSTER MYID"))
+
+    def command(self, *args: object) -> Any:
+        return self.client.execute_command(*args)  # type: ignore[no-untyped-call]
 
     def send_signal(self, number: signal.Signals) -> None:
         self.process.send_signal(number)
@@ -107,7 +112,7 @@ class ValkeyCluster:
 
     def primary_of(self, slot: int) -> ValkeyNode:
         """Return the primary that has had the slot since the start."""
-        return self.primaries[slot * len(self.primaries) // REDIS_CLUSTER_HASH_SLOTS]
+        return self.primaries[slot * len(self.primaries) // SLOTS]
 
 
 @contextmanager
@@ -137,39 +142,30 @@ def _join(cluster: ValkeyCluster, bus_ports: Sequence[int]) -> None:
     nodes = [*cluster.primaries, *cluster.replicas]
     first, count = nodes[0], len(cluster.primaries)
     for number, node in enumerate(nodes, 1):
-        node.client.execute_command("CLUSTER SET-CONFIG-EPOCH", number)
+        node.command("CLUSTER SET-CONFIG-EPOCH", number)
     for node, bus_port in zip(nodes[1:], bus_ports[1:], strict=True):
-        first.client.execute_command("CLUSTER MEET", HOST, node.port, bus_port)
-    bounds = [
-        -(-REDIS_CLUSTER_HASH_SLOTS * number // count) for number in range(count + 1)
-    ]
+        first.command("CLUSTER MEET", HOST, node.port, bus_port)
+    bounds = [-(-SLOTS * number // count) for number in range(count + 1)]
     for node, start, end in zip(cluster.primaries, bounds, bounds[1:], strict=False):
-        node.client.execute_command("CLUSTER ADDSLOTSRANGE", start, end - 1)
+        node.command("CLUSTER ADDSLOTSRANGE", start, end - 1)
+    everything = {"cluster_known_nodes": len(nodes), "cluster_slots_ok": SLOTS}
     for node in nodes:
-        await_condition(lambda node=node: _knows(node, len(nodes)))
+        await_state(node, **everything)
     for replica in cluster.replicas:
-        replica.client.execute_command("CLUSTER REPLICATE", first.id)
-        await_condition(lambda replica=replica: _is_synchronised(replica))
+        replica.command("CLUSTER REPLICATE", first.id)
+        await_condition(partial(_is_synchronised, replica))
     for node in nodes:
-        await_condition(lambda node=node: "cluster_state:ok" in _information(node))
+        await_state(node, cluster_state="ok")
 
 
-def _knows(node: ValkeyNode, count: int) -> bool:
-    information = _information(node)
-    return f"cluster_known_nodes:{count}\r" in information and (
-        f"cluster_slots_ok:{REDIS_CLUSTER_HASH_SLOTS}" in information
-    )
+def await_state(node: ValkeyNode, **values: object) -> None:
+    """Wait until CLUSTER INFO of a node has these values."""
 
+    def is_reached() -> bool:
+        state = node.command("CLUSTER INFO")
+        return all(state[name] == str(value) for name, value in values.items())
 
-def _information(node: ValkeyNode) -> str:
-    # the parser of redis-py would return a dict
-    return (
-        "\r\n".join(
-            f"{key}:{value}"
-            for key, value in node.client.execute_command("CLUSTER INFO").items()
-        )
-        + "\r"
-    )
+    await_condition(is_reached)
 
 
 def _is_synchronised(replica: ValkeyNode) -> bool:
@@ -209,7 +205,5 @@ def valkey_replication() -> Iterator[ValkeyReplication]:
         sentinel = stack.enter_context(
             valkey(folder, ports[2], arguments=[str(configuration), "--sentinel"])
         )
-        await_condition(
-            lambda: sentinel.client.execute_command("SENTINEL REPLICAS", SERVICE)
-        )
+        await_condition(lambda: sentinel.command("SENTINEL REPLICAS", SERVICE))
         yield ValkeyReplication(primary, replica, sentinel)

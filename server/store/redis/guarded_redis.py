@@ -6,7 +6,7 @@ What Redis holds may be lost: no call waits for it longer than a tenth of a seco
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Mapping
+from collections.abc import Awaitable, Mapping, Sequence
 from typing import Any, TypeVar
 
 from redis.asyncio import ConnectionPool, Redis
@@ -113,6 +113,15 @@ class GuardedRedis(PipeliningRedis):
             durations.append(await answer_time(writing, _PROBE_TIMEOUT_SECONDS))
         if min(durations) > SLOW_SECONDS:
             raise SlowRedis(f"replies take {min(durations):.3f} s")
+
+    async def cluster_slots(self) -> Sequence[Any]:
+        """Return which nodes of its cluster have which slots, as this one knows it.
+
+        On a connection that no call waits for. Raises RedisError, OSError.
+        """
+        reading: Any = self.background.execute_command("CLUSTER SLOTS")  # type: ignore[no-untyped-call]
+        reply: Sequence[Any] = await reading
+        return reply
 
     async def ping_nodes(self) -> Mapping[str, Exception | None]:
         """Return what the server fails with, None if it answers."""

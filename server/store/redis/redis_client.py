@@ -50,7 +50,8 @@ def _node_client(options: Mapping[str, Any], node: Node) -> GuardedRedis:
 def _primary_client(address: RedisUrl) -> GuardedPrimary:
     own = dict(address.sentinel_options)
     own["ssl"] = own.pop("connection_class", None) is SSLConnection
-    sentinels = Sentinels(address.nodes, sentinel_kwargs={**own, **_LIMITS})
+    own |= _LIMITS
+    sentinels = Sentinels(address.nodes, sentinel_kwargs=own)  # type: ignore[no-untyped-call]
     pool, background = (
         primary_pool(sentinels, address.service, {**address.options, **limits})
         for limits in (_LIMITS, _BACKGROUND_LIMITS)

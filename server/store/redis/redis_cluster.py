@@ -55,7 +55,7 @@ class GuardedCluster(Redis):
         self._primaries: list[GuardedRedis] = []
         self._are_slots_known = asyncio.Event()
         self._breaker = CircuitBreaker("redis cluster", self._probe)
-        self._encode = self.get_encoder().encode
+        self._encode = self.get_encoder().encode  # type: ignore[no-untyped-call]
 
     @property
     def is_degraded(self) -> bool:
@@ -107,6 +107,8 @@ class GuardedCluster(Redis):
         target = self._client((error.host or _node(asked)[0], error.port))
         if isinstance(error, MovedError):
             self._slots[error.slot_id] = target
+            if target not in self._primaries:
+                self._primaries.append(target)
             self._breaker.suspect()  # other slots may have moved, too
             executing = target.execute_command(*args, **options)
         else:
@@ -152,10 +154,7 @@ class GuardedCluster(Redis):
 
     async def ping_nodes(self) -> Mapping[str, Exception | None]:
         """Return what each node of the URL, and each primary, fails with."""
-        asking = {
-            node: client.background.execute_command("CLUSTER SLOTS")
-            for node, client in self._seeds.items()
-        }
+        asking = {node: client.cluster_slots() for node, client in self._seeds.items()}
         outcomes = await outcomes_of(asking)
         if None in outcomes.values():
             await self._read_slots()
@@ -167,9 +166,7 @@ class GuardedCluster(Redis):
         """Read which primary has which slots, from the first node that answers."""
         cause: Exception | None = None
         for node in [*_random_first(self._primaries), *self._seeds.values()]:
-            asking = asyncio.ensure_future(
-                node.background.execute_command("CLUSTER SLOTS")
-            )
+            asking = asyncio.ensure_future(node.cluster_slots())
             try:
                 await answer_time(asking, TIMEOUT_SECONDS)
             except (RedisError, OSError) as error:

@@ -26,12 +26,9 @@ class Sentinels(Sentinel):
 
     async def discover_master(self, service_name: str) -> Node:
         """Return the address of the primary. Raises MasterNotFoundError."""
+        command = ("SENTINEL GET-MASTER-ADDR-BY-NAME", service_name)
         asking = [
-            asyncio.ensure_future(
-                sentinel.execute_command(
-                    "SENTINEL GET-MASTER-ADDR-BY-NAME", service_name
-                )
-            )
+            asyncio.ensure_future(sentinel.execute_command(*command))  # type: ignore[no-untyped-call]
             for sentinel in self.sentinels
         ]
         try:
@@ -51,7 +48,7 @@ class _PrimaryConnection(SentinelManagedConnection):
         """Ask for the address, and connect, within the timeout of connecting."""
         if not self.is_connected:
             async with asyncio.timeout(self.socket_connect_timeout):
-                await super().connect()
+                await super().connect()  # type: ignore[no-untyped-call]
 
 
 class _SecurePrimaryConnection(_PrimaryConnection, SSLConnection):
@@ -64,9 +61,8 @@ def primary_pool(
     """Return a pool of connections to the primary of a service."""
     is_secure = options.get("connection_class") is SSLConnection
     connection = _SecurePrimaryConnection if is_secure else _PrimaryConnection
-    return SentinelConnectionPool(
-        service, sentinels, **{**options, "connection_class": connection}
-    )
+    options = {**options, "connection_class": connection}
+    return SentinelConnectionPool(service, sentinels, **options)  # type: ignore[no-untyped-call]
 
 
 class GuardedPrimary(GuardedRedis):

@@ -7,8 +7,8 @@ from redis._parsers.encoders import Encoder
 
 from server.store.redis.cluster_slots import primaries_by_slot, probe_keys, slot_of
 
-encode = Encoder("utf-8", "strict", False).encode
-SLOT_OF_USER_7 = 14046  # CLUSTER KEYSLOT {7}
+encode = Encoder("utf-8", "strict", False).encode  # type: ignore[no-untyped-call]
+SLOT_OF_USER_7 = 1716  # CLUSTER KEYSLOT {7}
 
 
 @pytest.mark.parametrize(

@@ -18,8 +18,8 @@ from server.store.redis.guarded_redis import (
     SLOW_SECONDS,
     GuardedRedis,
     RedisUnavailable,
-    redis_client,
 )
+from server.store.redis.redis_client import RedisClient, redis_client
 from tests.fakes import Clock
 from tests.redis_proxy import RedisProxy, redis_proxy
 
@@ -38,6 +38,7 @@ async def proxy(redis_server_url: str) -> AsyncIterator[RedisProxy]:
 @pytest_asyncio.fixture
 async def redis(proxy: RedisProxy) -> AsyncIterator[GuardedRedis]:
     client = redis_client(proxy.url)
+    assert isinstance(client, GuardedRedis)
     yield client
     await client.aclose()
 
@@ -45,11 +46,12 @@ async def redis(proxy: RedisProxy) -> AsyncIterator[GuardedRedis]:
 @pytest_asyncio.fixture
 async def direct(redis_server_url: str) -> AsyncIterator[GuardedRedis]:
     client = redis_client(redis_server_url)
+    assert isinstance(client, GuardedRedis)
     yield client
     await client.aclose()
 
 
-async def until_degraded(redis: GuardedRedis, expected: bool) -> None:
+async def until_degraded(redis: RedisClient, expected: bool) -> None:
     async with asyncio.timeout(SECONDS):
         while redis.is_degraded is not expected:  # noqa: ASYNC110 - background task
             await asyncio.sleep(0.01)

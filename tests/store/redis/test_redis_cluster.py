@@ -25,6 +25,7 @@ from tests.valkey_nodes import (
     ValkeyCluster,
     ValkeyNode,
     ValkeyReplication,
+    await_state,
     valkey_cluster,
 )
 
@@ -110,16 +111,16 @@ async def test_pipeline_of_several_nodes_is_refused(redis: GuardedCluster) -> No
 @contextmanager
 def migrating(slot: int, source: ValkeyNode, target: ValkeyNode) -> Iterator[None]:
     """Begin to move a slot; move its keys, and the slot, when the block ends."""
-    target.client.execute_command("CLUSTER SETSLOT", slot, "IMPORTING", source.id)
-    source.client.execute_command("CLUSTER SETSLOT", slot, "MIGRATING", target.id)
+    target.command("CLUSTER SETSLOT", slot, "IMPORTING", source.id)
+    source.command("CLUSTER SETSLOT", slot, "MIGRATING", target.id)
     yield
-    keys = source.client.execute_command("CLUSTER GETKEYSINSLOT", slot, 1000)
+    keys = source.command("CLUSTER GETKEYSINSLOT", slot, 1000)
     if keys:
-        source.client.execute_command(
+        source.command(
             *("MIGRATE", HOST, target.port, "", 0, 1000, "REPLACE", "KEYS", *keys)
         )
     for node in (target, source):
-        node.client.execute_command("CLUSTER SETSLOT", slot, "NODE", target.id)
+        node.command("CLUSTER SETSLOT", slot, "NODE", target.id)
 
 
 async def test_moved_slot_is_followed(
@@ -173,15 +174,12 @@ async def test_silent_node_delays_only_its_own_keys(
         silent.send_signal(signal.SIGCONT)
     await until(lambda: not redis.is_degraded)
     assert await redis.get(key) == b"x"
-    await until(lambda: all(is_ok(node) for node in cluster.primaries))
+    for node in cluster.primaries:
+        await_state(node, cluster_state="ok")
 
 
 def slot_of(key: str) -> int:
     return key_slot(key.encode())
-
-
-def is_ok(node: ValkeyNode) -> bool:
-    return node.client.cluster("INFO")["cluster_state"] == "ok"
 
 
 async def test_failover_is_followed() -> None:

@@ -1,5 +1,7 @@
 """REDIS_URL: what each form means, and which rule a malformed one breaks."""
 
+import re
+
 import pytest
 from redis.asyncio import SSLConnection
 
@@ -61,6 +63,5 @@ def test_tls_applies_to_every_connection(mode: str) -> None:
     ],
 )
 def test_malformed_url_names_the_rule(url: str, rule: str) -> None:
-    with pytest.raises(ValueError, match="must|not supported") as error:
+    with pytest.raises(ValueError, match=re.escape(rule)):
         parse_redis_url(url)
-    assert rule in str(error.value)
