@@ -192,10 +192,8 @@ async def test_doctor_names_the_nodes_of_redis_that_do_not_answer() -> None:
     """And what the nodes are; no finding holds the password."""
     with valkey_cluster(primaries=1) as cluster:
         url = cluster.url.replace("://", "://:hunter2@")
-        refused = await check("redis", redis_url=f"{url}")
-        node = cluster.primaries[0]
-        node.client.config_set("requirepass", "hunter2")
-        node.client.close()
+        cluster.primaries[0].client.config_set("requirepass", "hunter2")
+        refused = await check("redis", redis_url=cluster.url)
         complete = await check("redis", redis_url=url)
         partial = await check("redis", redis_url=f"{url},127.0.0.1:1")
     away = await check("redis", redis_url="redis+sentinel://127.0.0.1:1/academy")
