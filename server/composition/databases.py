@@ -11,14 +11,14 @@ from server.observability.metrics import definitions
 from server.observability.metrics.exposition import number
 from server.observability.metrics.process import ProcessMetrics
 from server.store.connections.connect import Database
-from server.store.connections.guarded_redis import GuardedRedis
+from server.store.redis.redis_client import RedisClient
 from server.store.replica.replica import COMPARE_INTERVAL, Replica
 from server.store.replica.replicated_database import ReplicatedDatabase
 from server.store.replica.write_marks import WriteMarks
 from server.workers.poller import Poller
 
 
-def open_databases(settings: Settings, redis: GuardedRedis) -> Database:
+def open_databases(settings: Settings, redis: RedisClient) -> Database:
     """Return the database of DATABASE_URL, which reads DATABASE_READ_URL, too."""
     options: dict[str, Any] = {
         "transaction_pooler": settings.database_pooler is Pooler.TRANSACTION,

@@ -21,8 +21,8 @@ from server.config import load
 from server.domain.accounts.users import Role
 from server.domain.callers import ANONYMOUS, Caller, current_caller
 from server.store.connections.connect import Database
-from server.store.connections.guarded_redis import GuardedRedis, redis_client
 from server.store.pool.statement import Statement
+from server.store.redis.redis_client import RedisClient, redis_client
 from server.store.replica.replicated_database import ReplicatedDatabase
 from server.store.replica.write_marks import WriteMarks
 from tests.conftest import Servers, fresh_database, key_space, ready
@@ -80,7 +80,7 @@ async def opened(
     pair: Pair, redis_url: str, max_lag: timedelta = MAX_LAG, **options: Any
 ) -> AsyncIterator[ReplicatedDatabase]:
     """Open the pair as a process does, without the task that compares the servers."""
-    redis: GuardedRedis = redis_client(redis_url)
+    redis: RedisClient = redis_client(redis_url)
     database = ReplicatedDatabase(
         options.pop("url", pair.url),
         options.pop("replica_url", pair.replica.url),

@@ -23,9 +23,9 @@ from server.domain.credentials.revocations import Revocations
 from server.embedded.servers import EmbeddedServers
 from server.store.accounts.users import PostgresUsers
 from server.store.connections.connect import Database
-from server.store.connections.guarded_redis import redis_client
 from server.store.credentials.revocations import RevocationFeed
 from server.store.migrate import upgrade
+from server.store.redis.redis_client import redis_client
 from tests.load.row import ResultRow
 
 WRITERS = 16

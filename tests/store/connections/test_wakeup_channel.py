@@ -6,8 +6,8 @@ from contextlib import asynccontextmanager
 
 from redis.asyncio import Redis
 
-from server.store.connections.guarded_redis import redis_client
 from server.store.connections.wakeup_channel import WakeupChannel
+from server.store.redis.redis_client import redis_client
 
 PUBLICATIONS = 100
 
