@@ -108,8 +108,8 @@ EXAMPLES = (
         "envoy",
         "envoy.yaml",
         "envoy",
-        lambda file: ("--config-path", str(file), "--base-id-path", f"{file}.id")
-        + ("--use-dynamic-base-id", "--log-level", "warning", "--concurrency", "1"),
+        lambda file: ("--config-path", str(file), "--disable-hot-restart")
+        + ("--log-level", "warning", "--concurrency", "1"),
         _adapt_envoy,
     ),
 )
