@@ -9,7 +9,7 @@ PEER := tests/load/peers/fastapi_users
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test test-deploy check generate lint migrate lock bench check-perf bench-faults clean
+.PHONY: help setup run test test-deploy check generate lint migrate dist lock bench check-perf bench-faults clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 22
@@ -76,6 +76,11 @@ check-perf: setup  ## check the Python calls and the round trips to Postgres of 
 bench-faults: setup  ## run the reliability experiments against their bars (ARGS="L4 L7")
 	python .ci/bench_faults.py $(ARGS)
 
+# An earlier build leaves modules in build/lib that the source may no longer have.
+dist: .venv/.run generated/contract.binpb  ## build the wheel of a production image, in dist/
+	rm -rf build/lib build/bdist.* dist
+	$(BIN)/python -m pip wheel -q --no-deps --no-build-isolation --no-index -w dist .
+
 lock: .venv/.run  ## resolve and write the lock files
 	$(PYTHON) -m venv build/lock && build/lock/bin/pip install -q uv
 	$(LOCK) requirements.in -c requirements-otel.in -o requirements.lock
@@ -86,5 +91,5 @@ lock: .venv/.run  ## resolve and write the lock files
 	$(LOCK) $(PEER)/requirements.in -o $(PEER)/requirements.lock
 
 clean:  ## remove installed and built files; var/ with your data stays
-	rm -rf .venv build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf .venv build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
 	find server edge tests generated .ci -name __pycache__ -prune -exec rm -rf {} +

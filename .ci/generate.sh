@@ -26,3 +26,7 @@ for file in contract.file:
 open(sys.argv[2], "wb").write(contract.SerializeToString(deterministic=True))
 P
 python .ci/service_config.py "$out" > "$out/service_config.json"
+# A wheel holds only the files of packages.
+for name in contract.binpb service_config.json; do
+	ln -s "../$name" "$out/blatam/$name"
+done

@@ -4,7 +4,7 @@ import asyncio
 import os
 import sys
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,14 +34,18 @@ class Serving:
 
 
 @asynccontextmanager
-async def serving(settings: Mapping[str, str]) -> AsyncIterator[Serving]:
+async def serving(
+    settings: Mapping[str, str],
+    command: Sequence[str] = (sys.executable, "-m", "server", "serve"),
+    cwd: Path = ROOT,
+) -> AsyncIterator[Serving]:
     """Run `academy serve` during the block. It ends by kill -9."""
     with TemporaryDirectory(prefix="blatam-serve-") as folder:
         log = Path(folder) / "log"
         with log.open("wb") as log_file:
             process = await asyncio.create_subprocess_exec(
-                *(sys.executable, "-m", "server", "serve"),
-                cwd=ROOT,
+                *command,
+                cwd=cwd,
                 env={"PATH": os.environ["PATH"], **FREE_PORTS, **settings},
                 stderr=log_file,
             )

@@ -1,8 +1,13 @@
-"""The embedded servers of `academy up`, and what it prints once it serves."""
+"""The embedded servers of `academy up`, and what it prints once it serves.
+
+Only `academy up` imports this module, because its servers are an extra.
+"""
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import typer
 from pydantic import SecretStr
@@ -12,8 +17,20 @@ from server.config import Settings
 from server.embedded.servers import EmbeddedServers
 
 
-def start_embedded_servers(settings: Settings, servers: EmbeddedServers) -> Settings:
-    """Start the servers whose URL is not set; return settings that name them."""
+@contextmanager
+def embedded_servers(settings: Settings) -> Iterator[tuple[Settings, EmbeddedServers]]:
+    """Run the servers whose URL is not set; yield settings that name them, and them.
+
+    Raises EmbeddedServerError.
+    """
+    servers = EmbeddedServers(settings.state_dir)
+    try:
+        yield _start(settings, servers), servers
+    finally:
+        servers.stop()
+
+
+def _start(settings: Settings, servers: EmbeddedServers) -> Settings:
     values: dict[str, SecretStr] = {}
     if settings.database_url is None:
         values["database_url"] = SecretStr(servers.start_postgres())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal, NoReturn
@@ -13,7 +14,6 @@ import typer
 import uvloop
 
 from server.cli.database import open_database
-from server.cli.embedded import print_banner, start_embedded_servers
 from server.cli.terminal import load_settings, report_errors, run_async
 from server.composition.edge.app import remote_edge
 from server.composition.edge.upstream import connected_upstream
@@ -28,7 +28,6 @@ from server.composition.tls.settings import listener_credentials, upstream_crede
 from server.composition.tracing import open_tracing
 from server.config import Settings
 from server.config_addresses import check_server_address
-from server.embedded.servers import EmbeddedServers
 from server.observability.metrics.process import EdgeMetrics
 from server.store import migrate
 from server.workers.event_loop_monitor import EventLoopMonitor
@@ -45,23 +44,29 @@ def up() -> None:
     settings = load_settings(local=True)
     if settings.workers > 1:
         _become_supervisor("up", settings)
-    with report_errors(settings):
+    # Not at the top: the embedded servers are an extra, which `serve` does without.
+    from server.cli.embedded import embedded_servers, print_banner
+    from server.embedded.processes import EmbeddedServerError
+
+    with report_errors(settings, expected=(EmbeddedServerError,)):
         listener_credentials(settings)  # before Postgres is started
-        servers = EmbeddedServers(settings.state_dir)
-        try:
-            uvloop.run(_up(start_embedded_servers(settings, servers), servers))
-        finally:
-            servers.stop()
+        with embedded_servers(settings) as (settings, servers):
+            announce = partial(print_banner, settings)
+            uvloop.run(_up(settings, announce, servers.check))
 
 
-async def _up(settings: Settings, servers: EmbeddedServers) -> None:
+async def _up(
+    settings: Settings,
+    announce: Callable[[str, str], None],
+    check_servers: Callable[[], None],
+) -> None:
     await migrate.upgrade(open_database(settings))
     with bind_http(settings.http_listen) as listener:
         async with running_service(settings, listener, migrated=True) as service:
-            print_banner(settings, service.grpc_address, service.http_address)
+            announce(service.grpc_address, service.http_address)
 
             def check() -> None:
-                servers.check()
+                check_servers()
                 service.application.check()
 
             await stopping.until_stopped(check)

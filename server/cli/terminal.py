@@ -22,7 +22,6 @@ from server.config import (
     with_local_defaults,
 )
 from server.domain.errors import AcademyError, StoreUnavailable
-from server.embedded.processes import EmbeddedServerError
 from server.observability.logging import configure
 from server.observability.tracing.logs import add_trace
 from server.rpc.contract import ContractError
@@ -38,7 +37,6 @@ _EXPECTED_ERRORS = (
     AcademyError,
     ConfigurationError,
     ContractError,
-    EmbeddedServerError,
     UnreadableKeys,
     CannotListen,
 )
@@ -51,10 +49,13 @@ def print_error(message: str) -> None:
 
 @contextmanager
 def report_errors(
-    settings: Settings | None = None, report: Callable[[str], None] = print_error
+    settings: Settings | None = None,
+    report: Callable[[str], None] = print_error,
+    expected: tuple[type[Exception], ...] = (),
 ) -> Iterator[None]:
     """Report an expected error as one message and exit with 1.
 
+    `expected` adds classes to those that every command expects.
     Errors of the database become a sentence that says what to do; any other error is a
     defect and keeps its traceback.
     """
@@ -68,7 +69,7 @@ def report_errors(
             raise
         report(describe_fault(error, _role(settings)))
         raise typer.Exit(1) from error
-    except _EXPECTED_ERRORS as error:
+    except (*_EXPECTED_ERRORS, *expected) as error:
         report(str(error))
         raise typer.Exit(1) from error
 

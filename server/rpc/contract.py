@@ -31,7 +31,7 @@ SERVICES: tuple[ServiceDescriptor, ...] = (
     auth_pb2.DESCRIPTOR.services_by_name["AuthService"],
     post_pb2.DESCRIPTOR.services_by_name["PostService"],
 )
-GENERATED = Path(user_pb2.__file__).parents[3]
+_PACKAGE = Path(user_pb2.__file__).parents[2]  # `blatam`, whose data both files are
 ACCOUNT = "account"
 SPECIAL_KEYS = ("address", "caller", ACCOUNT)
 
@@ -50,12 +50,12 @@ class RateRule:
 
 def descriptors() -> bytes:
     """Return the contract with comments and imports, as a FileDescriptorSet."""
-    return (GENERATED / "contract.binpb").read_bytes()
+    return (_PACKAGE / "contract.binpb").read_bytes()
 
 
 def service_config() -> str:
     """Return the policy of gRPC clients: load balancing, health checks and retries."""
-    return (GENERATED / "service_config.json").read_text()
+    return (_PACKAGE / "service_config.json").read_text()
 
 
 def methods() -> Iterator[Method]:

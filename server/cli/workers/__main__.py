@@ -14,23 +14,15 @@ from functools import partial
 import structlog
 import typer
 
-from server.cli.embedded import print_banner, start_embedded_servers
 from server.cli.workers.process import interpreter
 from server.cli.workers.running import WorkerPlan, run_workers
 from server.cli.workers.supervisor import WorkerFailed
 from server.composition.listeners.sockets import CannotListen
 from server.config import ConfigurationError, load, with_local_defaults
-from server.embedded.processes import EmbeddedServerError
-from server.embedded.servers import EmbeddedServers
 from server.observability.logging import configure
 
 log = structlog.get_logger()
-_EXPECTED_ERRORS = (
-    ConfigurationError,
-    CannotListen,
-    EmbeddedServerError,
-    WorkerFailed,
-)
+_EXPECTED_ERRORS = (ConfigurationError, CannotListen, WorkerFailed)
 
 
 def main(mode: str) -> None:
@@ -38,9 +30,13 @@ def main(mode: str) -> None:
     try:
         ended_well = _serve() if mode == "serve" else _up()
     except _EXPECTED_ERRORS as error:
-        typer.secho(str(error), err=True, fg=typer.colors.RED)
-        ended_well = False
+        ended_well = _fail(error)
     sys.exit(0 if ended_well else 1)
+
+
+def _fail(error: Exception) -> bool:
+    typer.secho(str(error), err=True, fg=typer.colors.RED)
+    return False
 
 
 def _serve() -> bool:
@@ -55,27 +51,30 @@ def _serve() -> bool:
 
 
 def _up() -> bool:
+    # Not at the top: the embedded servers are an extra, which `serve` does without.
+    from server.cli.embedded import embedded_servers, print_banner
+    from server.embedded.processes import EmbeddedServerError
+
     settings = with_local_defaults(load())
     configure(settings.log_level, settings.log_format)
-    servers = EmbeddedServers(settings.state_dir)
     try:
-        settings = start_embedded_servers(settings, servers)
-        _migrate()
-        announce = partial(print_banner, settings)
-        plan = WorkerPlan(settings, announce, ("--up",), servers.check)
-        return asyncio.run(run_workers(plan))
-    finally:
-        servers.stop()
+        with embedded_servers(settings) as (settings, servers):
+            _migrate()
+            announce = partial(print_banner, settings)
+            plan = WorkerPlan(settings, announce, ("--up",), servers.check)
+            return asyncio.run(run_workers(plan))
+    except EmbeddedServerError as error:
+        return _fail(error)
 
 
 def _migrate() -> None:
-    """Upgrade the schema, in a process of its own. Raises EmbeddedServerError."""
+    """Upgrade the schema, in a process of its own. Raises WorkerFailed."""
     command = [*interpreter(), "-m", "server", "migrate"]
     result = subprocess.run(  # noqa: S603 - this program
         command, capture_output=True, text=True, check=False
     )
     if result.returncode:
-        raise EmbeddedServerError(result.stderr.strip())
+        raise WorkerFailed(result.stderr.strip())
 
 
 if __name__ == "__main__":
