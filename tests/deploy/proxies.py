@@ -8,9 +8,11 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import grpc
 import httpx
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from server.rpc.contract import service_config
 from tests.certificates import Files
@@ -24,6 +26,7 @@ REST_NAME, GRPC_NAME = "academy.example", "grpc.academy.example"
 # From where clients of the tests connect: the address 127.0.0.1 is that of the proxies.
 CLIENT_ADDRESS = "127.0.0.5"
 BIN = Path(sys.executable).parent
+ENVOY_OPTIONS = ("--disable-hot-restart", "--concurrency=1", "--log-level=warning")
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,8 +111,7 @@ EXAMPLES = (
         "envoy",
         "envoy.yaml",
         "envoy",
-        lambda file: ("--config-path", str(file), "--disable-hot-restart")
-        + ("--log-level", "warning", "--concurrency", "1"),
+        lambda file: ("--config-path", str(file), *ENVOY_OPTIONS),
         _adapt_envoy,
     ),
 )
@@ -159,7 +161,7 @@ async def running_proxy(
     folder: Path,
     replaced: Mapping[str, str] | None = None,
 ) -> AsyncIterator[Proxy]:
-    """Run a proxy in front of two replicas, until it answers; `replaced` in its file."""
+    """Run a proxy in front of two replicas, after replacements in its example."""
     files = Files(folder)
     files.write(files.issue(REST_NAME, GRPC_NAME))
     port, other = (free_address().rpartition(":")[2] for _ in range(2))
@@ -230,15 +232,15 @@ async def _until_ready(
 ) -> None:
     """Wait until both protocols reach a replica."""
     async with asyncio.timeout(START_SECONDS):
-        while not await _is_ready(proxy):  # noqa: ASYNC110 - another process
+        while not await _is_ready(proxy):
             if process.returncode is not None:
-                raise RuntimeError(f"it has ended:\n{log.read_text()[-3000:]}")
+                raise RuntimeError(f"the proxy has ended; its log: {log}")
             await asyncio.sleep(0.02)
 
 
 async def _is_ready(proxy: Proxy) -> bool:
     with suppress(httpx.HTTPError, grpc.aio.AioRpcError):
-        check = proxy.channel.unary_unary("/grpc.health.v1.Health/Check")
-        await check(b"", timeout=1)
+        health: Any = health_pb2_grpc.HealthStub(proxy.channel)
+        await health.Check(health_pb2.HealthCheckRequest(), timeout=1)
         return (await proxy.rest.get("/readyz")).is_success
     return False

@@ -36,7 +36,8 @@ def commands() -> list[str]:
 
 def test_hadolint_finds_nothing() -> None:
     hadolint = Path(sys.executable).with_name("hadolint")
-    command = [hadolint, "--failure-threshold", "style", FOLDER / "Dockerfile"]
+    file = str(FOLDER / "Dockerfile")
+    command = [str(hadolint), "--failure-threshold", "style", file]
     checked = subprocess.run(command, capture_output=True, text=True, check=False)
     assert (checked.returncode, checked.stdout) == (0, ""), checked.stderr
 

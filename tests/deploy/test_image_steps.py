@@ -94,13 +94,17 @@ async def serve_and_stop(prefix: Path) -> None:
     (program,), arguments = (
         next(i.words for i in IMAGE if i.name == name) for name in ("ENTRYPOINT", "CMD")
     )
-    account = _account()
+    user, group = _account()
     process = await asyncio.create_subprocess_exec(
-        str(prefix / "bin" / program), *arguments, cwd="/", env=environment, **account
+        *(str(prefix / "bin" / program), *arguments),
+        cwd="/",
+        env=environment,
+        user=user,
+        group=group,
     )
     try:
         async with asyncio.timeout(START_SECONDS):
-            while await _check_health(prefix, environment):  # noqa: ASYNC110
+            while await _check_health(prefix, environment):
                 assert process.returncode is None
                 await asyncio.sleep(0.2)
         process.send_signal(signal.SIGTERM)
@@ -112,10 +116,10 @@ async def serve_and_stop(prefix: Path) -> None:
             await process.wait()
 
 
-def _account() -> dict[str, int]:
-    """Return the user of the image, if this process may become it."""
+def _account() -> tuple[int | None, int | None]:
+    """Return the user and the group of the image, if this process may become them."""
     user, group = map(int, next(i.text for i in IMAGE if i.name == "USER").split(":"))
-    return {"user": user, "group": group} if os.geteuid() == 0 else {}
+    return (user, group) if os.geteuid() == 0 else (None, None)
 
 
 async def _check_health(prefix: Path, environment: Mapping[str, str]) -> int:

@@ -1,4 +1,4 @@
-"""deploy/kubernetes: valid manifests that fit each other, the image and the settings."""
+"""deploy/kubernetes: valid manifests that fit the image and the settings."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -99,9 +99,8 @@ def test_ports_are_those_that_the_service_listens_on(settings: Settings) -> None
         "https": settings.http_listen,
         "metrics": settings.metrics_listen,
     }
-    assert PORTS == {
-        name: int(address.rpartition(":")[2]) for name, address in listening.items()
-    }
+    ports = {name: int(a.rpartition(":")[2]) for name, a in listening.items()}
+    assert ports == PORTS
 
 
 def test_process_is_killed_only_after_its_drain(settings: Settings) -> None:
