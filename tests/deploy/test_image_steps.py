@@ -1,12 +1,10 @@
 """The steps of deploy/Dockerfile, run in a folder instead of a container."""
 
-import asyncio
 import os
 import shutil
-import signal
 import subprocess
 import sys
-from collections.abc import Mapping
+import time
 from pathlib import Path
 
 import pytest
@@ -68,19 +66,19 @@ def _no_caches(_folder: str, names: list[str]) -> set[str]:
     return {name for name in names if name == "__pycache__"}
 
 
-async def test_image_serves_without_root_and_without_a_writable_folder() -> None:
+def test_image_serves_without_root_and_without_a_writable_folder() -> None:
     """The health check succeeds while Postgres is unavailable, and SIGTERM ends it."""
     with open_folder() as root:
         builder = Builder(root)
         for instruction in BUILD[1:]:
-            await asyncio.to_thread(builder.run, instruction)
+            builder.run(instruction)
         prefix = root / PREFIX.lstrip("/")
         names = {path.name.lower() for path in prefix.glob("lib/*/site-packages/*")}
         assert not [name for name in names if "postgres" in name or "valkey" in name]
-        await serve_and_stop(prefix)
+        serve_and_stop(prefix)
 
 
-async def serve_and_stop(prefix: Path) -> None:
+def serve_and_stop(prefix: Path) -> None:
     """Start the command of the image as its user, check its health, and stop it."""
     environment = {
         **image_environment(),
@@ -95,36 +93,24 @@ async def serve_and_stop(prefix: Path) -> None:
         next(i.words for i in IMAGE if i.name == name) for name in ("ENTRYPOINT", "CMD")
     )
     user, group = _account()
-    process = await asyncio.create_subprocess_exec(
-        *(str(prefix / "bin" / program), *arguments),
-        cwd="/",
-        env=environment,
-        user=user,
-        group=group,
-    )
-    try:
-        async with asyncio.timeout(START_SECONDS):
-            while await _check_health(prefix, environment):
-                assert process.returncode is None
-                await asyncio.sleep(0.2)
-        process.send_signal(signal.SIGTERM)
-        async with asyncio.timeout(STOP_SECONDS):
-            assert await process.wait() == 0
-    finally:
-        if process.returncode is None:
+    command = [str(prefix / "bin" / program), *arguments]
+    check = [str(prefix / "bin/python"), str(prefix / "healthcheck.py")]
+    with subprocess.Popen(
+        command, cwd="/", env=environment, user=user, group=group
+    ) as process:
+        try:
+            deadline = time.monotonic() + START_SECONDS
+            while subprocess.run(check, env=environment, check=False).returncode:
+                assert process.poll() is None
+                assert time.monotonic() < deadline
+                time.sleep(0.2)
+            process.terminate()
+            assert process.wait(STOP_SECONDS) == 0
+        finally:
             process.kill()
-            await process.wait()
 
 
 def _account() -> tuple[int | None, int | None]:
     """Return the user and the group of the image, if this process may become them."""
     user, group = map(int, next(i.text for i in IMAGE if i.name == "USER").split(":"))
     return (user, group) if os.geteuid() == 0 else (None, None)
-
-
-async def _check_health(prefix: Path, environment: Mapping[str, str]) -> int:
-    """Return the exit code of the health check."""
-    check = await asyncio.create_subprocess_exec(
-        str(prefix / "bin/python"), str(prefix / "healthcheck.py"), env=environment
-    )
-    return await check.wait()
