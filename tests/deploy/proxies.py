@@ -26,7 +26,10 @@ REST_NAME, GRPC_NAME = "academy.example", "grpc.academy.example"
 # From where clients of the tests connect: the address 127.0.0.1 is that of the proxies.
 CLIENT_ADDRESS = "127.0.0.5"
 BIN = Path(sys.executable).parent
-ENVOY_OPTIONS = ("--disable-hot-restart", "--concurrency=1", "--log-level=warning")
+ENVOY_OPTIONS = (
+    "--disable-hot-restart",
+    *["--concurrency", "1", "--log-level", "warning"],
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -234,8 +237,12 @@ async def _until_ready(
     async with asyncio.timeout(START_SECONDS):
         while not await _is_ready(proxy):
             if process.returncode is not None:
-                raise RuntimeError(f"the proxy has ended; its log: {log}")
+                raise RuntimeError(f"the proxy has ended:\n{_end_of(log)}")
             await asyncio.sleep(0.02)
+
+
+def _end_of(log: Path) -> str:
+    return log.read_text()[-3000:]
 
 
 async def _is_ready(proxy: Proxy) -> bool:
