@@ -92,12 +92,9 @@ def serve_and_stop(prefix: Path) -> None:
     (program,), arguments = (
         next(i.words for i in IMAGE if i.name == name) for name in ("ENTRYPOINT", "CMD")
     )
-    user, group = _account()
-    command = [str(prefix / "bin" / program), *arguments]
+    command = [*_as_user_of_image(), str(prefix / "bin" / program), *arguments]
     check = [str(prefix / "bin/python"), str(prefix / "healthcheck.py")]
-    with subprocess.Popen(
-        command, cwd="/", env=environment, user=user, group=group
-    ) as process:
+    with subprocess.Popen(command, cwd="/", env=environment) as process:
         try:
             deadline = time.monotonic() + START_SECONDS
             while subprocess.run(check, env=environment, check=False).returncode:
@@ -110,7 +107,18 @@ def serve_and_stop(prefix: Path) -> None:
             process.kill()
 
 
-def _account() -> tuple[int | None, int | None]:
-    """Return the user and the group of the image, if this process may become them."""
-    user, group = map(int, next(i.text for i in IMAGE if i.name == "USER").split(":"))
-    return (user, group) if os.geteuid() == 0 else (None, None)
+def _as_user_of_image() -> list[str]:
+    """Return what runs a command as the user of the image, if this user may do that.
+
+    It may read everything, because Python may be in a home folder; it writes nothing
+    outside /tmp, as in a container with a read-only root file system.
+    """
+    if os.geteuid() != 0:
+        return []
+    user, group = next(i.text for i in IMAGE if i.name == "USER").split(":")
+    rights = "-all,+dac_read_search"
+    account = [f"--reuid={user}", f"--regid={group}", "--clear-groups"]
+    return [
+        *("setpriv", *account, f"--inh-caps={rights}"),
+        *(f"--ambient-caps={rights}", f"--bounding-set={rights}"),
+    ]
