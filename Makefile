@@ -9,7 +9,7 @@ PEER := tests/load/peers/fastapi_users
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test check generate lint migrate dist lock audit bench check-perf bench-faults clean
+.PHONY: help setup run test test-deploy check generate lint migrate dist lock audit bench check-perf bench-faults clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 22
@@ -35,6 +35,13 @@ run: .venv/.run generated/contract.binpb  ## start the service with its own Post
 
 test: setup  ## run the tests (ARGS="-k login -p randomly -p no:cacheprovider")
 	$(BIN)/python -m pytest -n auto $(ARGS)
+
+.venv/.deploy: requirements-deploy.lock .venv/.dev
+	$(INSTALL) $(WHEELS) -r requirements-deploy.lock
+	@touch $@
+
+test-deploy: setup .venv/.deploy  ## run the proxy examples and the steps of the image (Linux)
+	TEST_IMAGE=1 $(BIN)/python -m pytest tests/deploy $(ARGS)
 
 check: setup lint  ## run the checks that CI runs before the tests
 	mypy
@@ -86,6 +93,7 @@ lock: .venv/.run  ## resolve and write the lock files
 	$(LOCK) requirements-embedded.in -c requirements.lock -o requirements-embedded.lock
 	$(LOCK) requirements-otel.in -c requirements.lock -o requirements-otel.lock
 	$(LOCK) requirements-dev.in -c requirements.lock -c requirements-build.lock -c requirements-embedded.lock -c requirements-otel.lock -o requirements-dev.lock
+	$(LOCK) requirements-deploy.in -c requirements-dev.lock -o requirements-deploy.lock
 	$(LOCK) requirements-bench.in -c requirements-dev.lock -o requirements-bench.lock
 	$(LOCK) $(PEER)/requirements.in -o $(PEER)/requirements.lock
 
