@@ -20,7 +20,7 @@ from pydantic_settings import NoDecode
 
 from server.mail.smtp import MailServer
 from server.store.connections.database_url import parse_database_url
-from server.store.connections.redis_url import check_redis_url
+from server.store.redis.redis_url import parse_redis_url
 
 _PORT = re.compile(r"0|[1-9][0-9]{0,4}")
 _PREFIX = re.compile(r"0|[1-9][0-9]{0,2}")
@@ -142,7 +142,7 @@ def _check_database_url(value: SecretStr) -> SecretStr:
 
 
 def _check_redis_url(value: SecretStr) -> SecretStr:
-    check_redis_url(value.get_secret_value())
+    parse_redis_url(value.get_secret_value())
     return value
 
 

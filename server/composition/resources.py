@@ -23,8 +23,8 @@ from server.rpc import contract
 from server.rpc.interceptors.logging import call_labels
 from server.store.buckets import RedisBuckets
 from server.store.connections.connect import Database
-from server.store.connections.guarded_redis import GuardedRedis, redis_client
 from server.store.credentials.revocations import RevocationFeed
+from server.store.redis.redis_client import RedisClient, redis_client
 from server.workers.hashing import HashingPool
 from server.workers.traced_hashing import TracedHashing
 
@@ -37,7 +37,7 @@ class Resources:
     clock: Clock
     secret: SecretKey
     database: Database
-    redis: GuardedRedis
+    redis: RedisClient
     limiter: RedisBuckets
     hashing: HashingPool
     hasher: PasswordHasher

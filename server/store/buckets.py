@@ -15,7 +15,7 @@ from hashlib import blake2b
 from redis.exceptions import RedisError
 
 from server.domain.limits import Bucket, Limiter, Refusal
-from server.store.connections.guarded_redis import GuardedRedis
+from server.store.redis.redis_client import RedisClient
 
 MICROSECOND = timedelta(microseconds=1)
 
@@ -47,7 +47,7 @@ return {which, longest}
 class RedisBuckets:
     """A Limiter over Redis; `local` counts the calls that Redis does not."""
 
-    def __init__(self, redis: GuardedRedis, local: Limiter) -> None:
+    def __init__(self, redis: RedisClient, local: Limiter) -> None:
         self._redis = redis
         self._script = redis.register_script(_TAKE)
         self._local = local

@@ -17,6 +17,7 @@ from tests.certificates import Files
 from tests.cli.metrics_listener import metrics_listener
 from tests.fakes import NOON, Clock
 from tests.mailbox import address_of, bound_socket, mailbox
+from tests.valkey_nodes import valkey_cluster
 
 AWAY = "postgresql://ana:hunter2@127.0.0.1:1/academy"
 
@@ -103,6 +104,11 @@ async def test_doctor_shows_days_left_of_certificates(tmp_path: Path) -> None:
         ("database_url", AWAY, "postgresql://ana:***@127.0.0.1:1/academy"),
         ("redis_url", "redis://:hunter2@h:1/0", "redis://:***@h:1/0"),
         ("redis_url", "redis://h?password=hunter2", "redis://h"),
+        (
+            "redis_url",
+            "redis+sentinel://:hunter2@h1:1,h2:2/name?sentinel_password=hunter2",
+            "redis+sentinel://:***@h1:1,h2:2/name",
+        ),
         ("smtp_url", "smtp://ana:hunter2@h:25", "smtp://ana:***@h:25"),
     ],
 )
@@ -180,3 +186,30 @@ def test_doctor_shows_the_settings_of_academy_up(tmp_path: Path) -> None:
     assert (beside_up.debug, beside_up.lame_duck) == (True, timedelta(0))
     assert not state_dir.as_served(load(state_dir=tmp_path, debug=False)).debug
     assert not state_dir.as_served(load(state_dir=tmp_path, **urls)).debug
+
+
+async def test_doctor_names_the_nodes_of_redis_that_do_not_answer() -> None:
+    """And what the nodes are; no finding holds the password."""
+    with valkey_cluster(primaries=1) as cluster:
+        url = cluster.url.replace("://", "://:hunter2@")
+        cluster.primaries[0].client.config_set("requirepass", "hunter2")
+        refused = await check("redis", redis_url=cluster.url)
+        complete = await check("redis", redis_url=url)
+        partial = await check("redis", redis_url=f"{url},127.0.0.1:1")
+    away = await check("redis", redis_url="redis+sentinel://127.0.0.1:1/academy")
+    hidden = url.replace("hunter2", "***")
+    assert not refused.ok
+    assert (complete.ok, complete.result) == (
+        True,
+        f"{hidden}: cluster, all nodes respond (1)",
+    )
+    assert not partial.ok
+    assert partial.result == (
+        f"{hidden},127.0.0.1:1: cluster, no valid response from "
+        "127.0.0.1:1 (ConnectionError)"
+    )
+    assert away.result == (
+        "redis+sentinel://127.0.0.1:1/academy: primary named by Sentinels, no valid "
+        "response from the primary (MasterNotFoundError), "
+        "Sentinel 127.0.0.1:1 (ConnectionError)"
+    )

@@ -318,6 +318,8 @@ LIMITS = '{"pkg.Service/Rpc": [{"by": ["address"], "limit": %s, "per": %s}]}'
             "socket_timeout is not supported",
         ),
         ("redis_url", "redis://h?ssl_cert_reqs=none", "ssl_cert_reqs is not supported"),
+        ("redis_url", "redis+cluster://h1:\u0667,h2", "must list its nodes as HOST"),
+        ("redis_url", "redis+sentinel://h", "must have the name of the service"),
     ],
 )
 def test_settings_refuse_python_only_notation(
@@ -346,6 +348,8 @@ def test_settings_refuse_python_only_notation(
         ("otel_traces_sampler_arg", "0.05"),
         ("redis_url", "rediss://ana:x@h:6380/1?ssl_cert_reqs=none&protocol=3"),
         ("redis_url", "unix:///run/valkey.sock?db=2"),
+        ("redis_url", "rediss+cluster://ana:x@h1:7001,h2:7002?ssl_ca_certs=ca.pem"),
+        ("redis_url", "redis+sentinel://h1,h2/academy?db=1&sentinel_password=x"),
         ("smtp_url", "smtp://ana:x@[::1]:587?starttls=required"),
         ("public_url", "https://academy.example:8443/"),
         ("rate_limits", LIMITS % ("5", '"60s"')),

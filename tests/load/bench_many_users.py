@@ -21,8 +21,8 @@ from server.domain.clock import system_clock
 from server.domain.credentials.revocations import Revocations
 from server.store.accounts.users import PostgresUsers
 from server.store.connections.connect import Database
-from server.store.connections.guarded_redis import redis_client
 from server.store.credentials.revocations import RevocationFeed
+from server.store.redis.redis_client import redis_client
 from tests.load.row import ResultRow
 from tests.load.service import ANA, Service, running
 

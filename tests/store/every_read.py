@@ -21,7 +21,6 @@ from server.store.accounts.user_batches import PostgresUserBatches
 from server.store.accounts.users import PostgresUsers
 from server.store.audit import PostgresAudit
 from server.store.connections.connect import Database
-from server.store.connections.guarded_redis import redis_client
 from server.store.credentials.accounts import PostgresAccounts
 from server.store.credentials.revocations import RevocationFeed
 from server.store.credentials.service_keys import PostgresServiceKeys
@@ -34,6 +33,7 @@ from server.store.members.settings import PostgresSettings
 from server.store.outbox import PostgresOutbox
 from server.store.posts.categories import PostgresCategories
 from server.store.posts.posts import PostgresPosts
+from server.store.redis.redis_client import redis_client
 from tests.fakes import NOON, Clock
 
 PAGE = PageRequest(5)

@@ -39,7 +39,6 @@ from server.store.accounts.users import PostgresUsers
 from server.store.audit import PostgresAudit
 from server.store.change_records import record
 from server.store.connections.connect import Database
-from server.store.connections.guarded_redis import GuardedRedis
 from server.store.credentials.accounts import PostgresAccounts
 from server.store.credentials.mailed_tokens import PostgresMailedTokens
 from server.store.credentials.revocations import RevocationFeed
@@ -54,6 +53,7 @@ from server.store.members.settings import PostgresSettings
 from server.store.outbox import PostgresOutbox
 from server.store.posts.categories import PostgresCategories
 from server.store.posts.posts import PostgresPosts
+from server.store.redis.redis_client import RedisClient
 from server.store.retention import PostgresRetention
 from tests.store.filling import MEMBERS
 
@@ -67,7 +67,7 @@ class FilledDatabase:
     """A filled database, and members of it that no case has used."""
 
     database: Database
-    redis: GuardedRedis
+    redis: RedisClient
     now: datetime = field(default_factory=system_clock)
     feed: RevocationFeed = field(init=False)
     _ids: "count[int]" = field(default_factory=lambda: count(1_001))

@@ -8,7 +8,7 @@ import pytest_asyncio
 
 from server.domain.limits import Bucket, Limiter, SlidingWindows, Window
 from server.store.buckets import RedisBuckets
-from server.store.connections.guarded_redis import redis_client
+from server.store.redis.redis_client import redis_client
 from tests.fakes import Clock
 
 
@@ -24,8 +24,8 @@ class Forbidden:
 
 
 @pytest_asyncio.fixture
-async def buckets(redis_url: str) -> AsyncIterator[RedisBuckets]:
-    redis = redis_client(redis_url)
+async def buckets(each_redis_url: str) -> AsyncIterator[RedisBuckets]:
+    redis = redis_client(each_redis_url)
     yield RedisBuckets(redis, Forbidden())
     await redis.aclose()
 

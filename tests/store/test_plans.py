@@ -7,7 +7,7 @@ import pytest_asyncio
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from server.store.connections.connect import Database
-from server.store.connections.guarded_redis import redis_client
+from server.store.redis.redis_client import redis_client
 from tests.conftest import Servers, fresh_database, key_space
 from tests.store.filling import fill
 from tests.store.plan_cases import CASES, FilledDatabase

@@ -22,10 +22,10 @@ from server.store.accounts.erasure import Erasures, begin_erasure
 from server.store.accounts.personal_data import PostgresPersonalData
 from server.store.audit import PostgresAudit
 from server.store.connections.connect import Database
-from server.store.connections.guarded_redis import redis_client
 from server.store.credentials.mailed_tokens import PostgresMailedTokens
 from server.store.credentials.revocations import RevocationFeed
 from server.store.outbox import PostgresOutbox
+from server.store.redis.redis_client import redis_client
 from server.store.retention import PostgresRetention
 from server.store.tables import audit_events, metadata
 from server.workers.retention import Retention

@@ -15,10 +15,10 @@ from server.domain.credentials.stores import Account, Owner
 from server.domain.errors import RefreshTokenInvalid, TokenInvalid
 from server.store.accounts.users import PostgresUsers
 from server.store.connections.connect import Database
-from server.store.connections.guarded_redis import redis_client
 from server.store.credentials.accounts import PostgresAccounts
 from server.store.credentials.revocations import RevocationFeed, revoke
 from server.store.credentials.sessions import PostgresSessions
+from server.store.redis.redis_client import redis_client
 from server.store.tables import revocations
 from server.workers.poller import Poller
 from server.workers.supervisor import Subscription, supervise

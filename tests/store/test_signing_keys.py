@@ -12,8 +12,8 @@ from server.domain.credentials.secret_key import SecretKey
 from server.domain.credentials.tokens import KeyRing, KeyState
 from server.domain.errors import NextKeyTooNew
 from server.store.connections.connect import Database
-from server.store.connections.guarded_redis import redis_client
 from server.store.credentials.signing_keys import PostgresSigningKeys, UnreadableKeys
+from server.store.redis.redis_client import redis_client
 from server.store.tables import signing_keys
 from tests.fakes import Clock
 

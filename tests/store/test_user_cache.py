@@ -24,8 +24,8 @@ from server.store.accounts.user_cache import (
     shape_version,
 )
 from server.store.connections.connect import Database
-from server.store.connections.guarded_redis import redis_client
 from server.store.credentials.revocations import RevocationFeed
+from server.store.redis.redis_client import redis_client
 from server.workers.supervisor import Subscription, supervise
 from tests.fakes import NOON, Clock
 from tests.round_trips import counting_connections, round_trips
@@ -90,9 +90,9 @@ async def test_user_cache_second_read_sends_no_query(
 
 
 async def test_user_cache_is_shared_through_redis(
-    counted: Database, redis_url: str
+    counted: Database, each_redis_url: str
 ) -> None:
-    redis = redis_client(redis_url)
+    redis = redis_client(each_redis_url)
     async with process(counted, redis) as one, process(counted, redis) as other:
         user = await added(one)
         with reads() as statements:
@@ -106,10 +106,10 @@ async def test_user_cache_is_shared_through_redis(
 
 
 async def test_user_cache_drops_erased_user_in_every_process(
-    database: Database, redis_url: str
+    database: Database, each_redis_url: str
 ) -> None:
     """In Redis the new version replaces the account."""
-    redis = redis_client(redis_url)
+    redis = redis_client(each_redis_url)
     async with process(database, redis) as one, process(database, redis) as other:
         user = await added(one)
         assert await one.by_id(user.id) == await other.by_id(user.id) == user

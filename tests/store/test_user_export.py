@@ -18,8 +18,8 @@ from server.store.accounts.erasure import Erasures
 from server.store.accounts.personal_data import BATCH_SIZE, PostgresPersonalData
 from server.store.accounts.users import PostgresUsers
 from server.store.connections.connect import Database
-from server.store.connections.guarded_redis import redis_client
 from server.store.credentials.revocations import RevocationFeed
+from server.store.redis.redis_client import redis_client
 from tests.fakes import NOON, Clock
 from tests.store.conftest import StoresUnderTest
 from tests.store.counting import counted

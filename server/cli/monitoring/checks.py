@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from datetime import datetime
 from functools import partial
 from urllib.parse import urlsplit
 
 import sqlalchemy as sa
 from pydantic import SecretStr
-from redis.exceptions import RedisError
 
 from server.cli.database import open_database
 from server.cli.monitoring.findings import Finding
 from server.cli.monitoring.listener_checks import check_listeners
 from server.cli.monitoring.process_checks import check_process
+from server.cli.monitoring.redis_checks import check_redis
 from server.composition.tls.reload import ReloadedCredentials
 from server.composition.tls.settings import listener_credentials, upstream_credentials
 from server.config import ConfigurationError, Settings, text_of
@@ -32,7 +32,6 @@ from server.store.connections.faults import (
     READ_ONLY_ADVICE,
     describe_fault,
 )
-from server.store.connections.guarded_redis import redis_client
 from server.store.credentials.service_keys import PostgresServiceKeys
 
 POSTGRES_TIMEOUT_SECONDS = 5.0
@@ -65,10 +64,11 @@ def _displayed_url(url: str) -> str:
 
 async def run_checks(settings: Settings) -> list[Finding]:
     """Run every check, in the order in which an operator should fix them."""
+    redis_url = text_of(settings.redis_url)
     return [
         _check_secret_key(settings),
         *await _check_database(settings),
-        await _check_redis(settings),
+        await check_redis(redis_url, _displayed_url(redis_url)),
         await _check_mail(settings),
         *await check_listeners(settings),
         *await check_process(settings.metrics_listen),
@@ -154,28 +154,6 @@ async def _check_service_certificates(
         "refused"
     )
     return [Finding("certificates", False, result, advice)]
-
-
-async def _check_redis(settings: Settings) -> Finding:
-    url = text_of(settings.redis_url)
-    if not url:
-        advice = "set REDIS_URL, or run academy up, which starts a Valkey server"
-        return Finding("redis", False, "REDIS_URL is not set", advice)
-    client = redis_client(url)
-    ping: Callable[[], Awaitable[object]] = client.ping
-    try:
-        await ping()
-    except (RedisError, OSError) as error:
-        cause = type(error).__name__
-        result = f"{_displayed_url(url)}: connection or authentication failed ({cause})"
-        advice = (
-            "start Redis, or correct REDIS_URL; until then, each process applies the "
-            "rate limits separately"
-        )
-        return Finding("redis", False, result, advice)
-    finally:
-        await client.aclose()
-    return Finding("redis", True, f"{_displayed_url(url)}: responds")
 
 
 async def _check_mail(settings: Settings) -> Finding:

@@ -18,8 +18,8 @@ from server.domain.credentials.secret_key import SecretKey
 from server.domain.credentials.tokens import KeyRing
 from server.rpc import contract
 from server.store.connections.connect import Database
-from server.store.connections.guarded_redis import redis_client
 from server.store.credentials.signing_keys import PostgresSigningKeys
+from server.store.redis.redis_client import redis_client
 from tests.running import (
     NO_LIMITS,
     PASSWORD,

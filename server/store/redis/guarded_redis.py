@@ -6,12 +6,11 @@ What Redis holds may be lost: no call waits for it longer than a tenth of a seco
 from __future__ import annotations
 
 import asyncio
-from typing import Any
+from collections.abc import Awaitable, Mapping, Sequence
+from typing import Any, TypeVar
 
 from redis.asyncio import ConnectionPool, Redis
 from redis.asyncio.client import PubSub
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
 from redis.exceptions import (
     ClusterDownError,
     OutOfMemoryError,
@@ -23,7 +22,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 
 from server.store.connections.answers import answer_time
 from server.store.connections.circuit_breaker import CircuitBreaker
-from server.store.connections.pipelining_redis import PipeliningRedis
+from server.store.redis.pipelining_redis import PipeliningRedis
 
 TIMEOUT_SECONDS = 0.1
 SLOW_SECONDS = 0.05
@@ -33,8 +32,7 @@ _PROBE_KEY = "rate:{probe}"
 _PROBE_TTL_SECONDS = 1
 _PROBE_ATTEMPTS = 3
 _PROBE_TIMEOUT_SECONDS = 0.1
-# Of connections that no call waits for. At start this process may be busy for a second.
-_BACKGROUND_TIMEOUT_SECONDS = 5.0
+_Key = TypeVar("_Key")
 
 
 class RedisUnavailable(RedisConnectionError):
@@ -48,13 +46,19 @@ class SlowRedis(RedisError):
 class GuardedRedis(PipeliningRedis):
     """Raises RedisUnavailable without I/O while the circuit breaker is open.
 
-    Subscriptions and probes have their own connections, which no call waits for.
+    Subscriptions and probes use the background pool, whose connections no call waits
+    for. `name` is for the log. Both pools are closed with the client.
     """
 
-    def __init__(self, *args: Any, **options: Any) -> None:
-        super().__init__(*args, **options)
-        self._background = _with_timeout(self, _BACKGROUND_TIMEOUT_SECONDS)
-        self._breaker = CircuitBreaker("redis", self._probe)
+    def __init__(
+        self, pool: ConnectionPool, background: ConnectionPool, name: str = "redis"
+    ) -> None:
+        super().__init__(connection_pool=pool)
+        self.auto_close_connection_pool = True
+        self.background = Redis.from_pool(background)
+        self.name = name
+        self.probe_key = _PROBE_KEY  # a node of a cluster stores only some keys
+        self._breaker = CircuitBreaker(name, self.probe)
         self._slow_replies = 0
 
     @property
@@ -71,10 +75,23 @@ class GuardedRedis(PipeliningRedis):
         try:
             reply = await super().execute_command(*args, **options)
         except (RedisError, OSError) as error:
-            if not _is_caused_by_command(error):
+            if not is_caused_by_command(error):
                 self._breaker.suspect()
             raise
         self._record_duration(loop.time() - started_at)
+        return reply
+
+    async def execute_asking(self, *args: Any, **options: Any) -> Any:
+        """Execute a command about a slot that this node of a cluster is importing.
+
+        Raises RedisError, OSError.
+        """
+        pipeline = self.pipeline(transaction=False)
+        pipeline.execute_command("ASKING")
+        pipeline.execute_command(*args, **options)
+        _, reply = await pipeline.execute(raise_on_error=False)
+        if isinstance(reply, Exception):
+            raise reply
         return reply
 
     def _record_duration(self, seconds: float) -> None:
@@ -84,58 +101,56 @@ class GuardedRedis(PipeliningRedis):
             self._slow_replies = 0
             self._breaker.suspect()
 
-    async def _probe(self) -> None:
+    async def probe(self) -> None:
         """Write a key; the fastest of several replies must be fast.
 
         A server that is full or read-only answers reads, hence a write. Other replies
-        may be slow because of a new connection.
+        may be slow because of a new connection. Raises RedisError, OSError.
         """
         durations = []
         for _ in range(_PROBE_ATTEMPTS):
-            writing = self._background.set(_PROBE_KEY, "", ex=_PROBE_TTL_SECONDS)
+            writing = self.background.set(self.probe_key, "", ex=_PROBE_TTL_SECONDS)
             durations.append(await answer_time(writing, _PROBE_TIMEOUT_SECONDS))
         if min(durations) > SLOW_SECONDS:
             raise SlowRedis(f"replies take {min(durations):.3f} s")
 
+    async def cluster_slots(self) -> Sequence[Any]:
+        """Return which nodes of its cluster have which slots, as this one knows it.
+
+        On a connection that no call waits for. Raises RedisError, OSError.
+        """
+        reading: Any = self.background.execute_command("CLUSTER SLOTS")  # type: ignore[no-untyped-call]
+        reply: Sequence[Any] = await reading
+        return reply
+
+    async def ping_nodes(self) -> Mapping[str, Exception | None]:
+        """Return what the server fails with, None if it answers."""
+        return await outcomes_of({self.name: self.ping()})
+
     def pubsub(self, **options: Any) -> PubSub:
         """Return a subscription."""
-        return self._background.pubsub(**options)
+        return self.background.pubsub(**options)
 
     async def aclose(self, close_connection_pool: bool | None = None) -> None:
         """Close every connection and stop probing."""
         await self._breaker.close()
-        await self._background.aclose()
+        await self.background.aclose()
         await super().aclose(close_connection_pool)
 
 
-def _is_caused_by_command(error: Exception) -> bool:
+async def outcomes_of(
+    requests: Mapping[_Key, Awaitable[object]],
+) -> dict[_Key, Exception | None]:
+    """Wait for all requests; return what each failed with, None if it succeeded."""
+    results = await asyncio.gather(*requests.values(), return_exceptions=True)
+    return {
+        key: result if isinstance(result, Exception) else None
+        for key, result in zip(requests, results, strict=True)
+    }
+
+
+def is_caused_by_command(error: Exception) -> bool:
     """Return whether Redis works and refused only this command, as NOSCRIPT does."""
     if not isinstance(error, ResponseError) or isinstance(error, _OUTAGES):
         return False
     return not str(error).startswith("MISCONF")
-
-
-def _with_timeout(redis: Redis, seconds: float) -> Redis:
-    """Return a client of the same server with another timeout."""
-    pool = redis.connection_pool
-    options = pool.connection_kwargs | {
-        "socket_timeout": seconds,
-        "socket_connect_timeout": seconds,
-    }
-    return Redis.from_pool(ConnectionPool(pool.connection_class, **options))
-
-
-def redis_client(url: str) -> GuardedRedis:
-    """Return a client that answers or fails within a tenth of a second.
-
-    What Redis holds may be lost: no call waits for it, no command is retried.
-    """
-    client = GuardedRedis.from_url(
-        url,
-        socket_timeout=TIMEOUT_SECONDS,
-        socket_connect_timeout=TIMEOUT_SECONDS,
-        retry=Retry(NoBackoff(), 0),
-        health_check_interval=0,
-    )
-    assert isinstance(client, GuardedRedis)  # noqa: S101
-    return client

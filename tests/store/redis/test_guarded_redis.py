@@ -13,13 +13,13 @@ from redis.exceptions import RedisError
 
 from server.domain.limits import Bucket, SlidingWindows, Window
 from server.store.buckets import RedisBuckets
-from server.store.connections.guarded_redis import (
+from server.store.connections.wakeup_channel import WakeupChannel
+from server.store.redis.guarded_redis import (
     SLOW_SECONDS,
     GuardedRedis,
     RedisUnavailable,
-    redis_client,
 )
-from server.store.connections.wakeup_channel import WakeupChannel
+from server.store.redis.redis_client import RedisClient, redis_client
 from tests.fakes import Clock
 from tests.redis_proxy import RedisProxy, redis_proxy
 
@@ -30,26 +30,28 @@ SECONDS = 10
 
 
 @pytest_asyncio.fixture
-async def proxy(redis_url: str) -> AsyncIterator[RedisProxy]:
-    async with redis_proxy(redis_url) as proxy:
+async def proxy(redis_server_url: str) -> AsyncIterator[RedisProxy]:
+    async with redis_proxy(redis_server_url) as proxy:
         yield proxy
 
 
 @pytest_asyncio.fixture
 async def redis(proxy: RedisProxy) -> AsyncIterator[GuardedRedis]:
     client = redis_client(proxy.url)
+    assert isinstance(client, GuardedRedis)
     yield client
     await client.aclose()
 
 
 @pytest_asyncio.fixture
-async def direct(redis_url: str) -> AsyncIterator[GuardedRedis]:
-    client = redis_client(redis_url)
+async def direct(redis_server_url: str) -> AsyncIterator[GuardedRedis]:
+    client = redis_client(redis_server_url)
+    assert isinstance(client, GuardedRedis)
     yield client
     await client.aclose()
 
 
-async def until_degraded(redis: GuardedRedis, expected: bool) -> None:
+async def until_degraded(redis: RedisClient, expected: bool) -> None:
     async with asyncio.timeout(SECONDS):
         while redis.is_degraded is not expected:  # noqa: ASYNC110 - background task
             await asyncio.sleep(0.01)
@@ -92,7 +94,7 @@ async def test_slow_redis_is_skipped(proxy: RedisProxy, redis: GuardedRedis) -> 
 async def test_late_event_loop_is_not_a_slow_redis(redis: GuardedRedis) -> None:
     """The replies are there in time, but are read late, time after time."""
     await redis.ping()
-    probing = asyncio.ensure_future(redis._probe())
+    probing = asyncio.ensure_future(redis.probe())
     while not probing.done():
         await asyncio.sleep(0)
         time.sleep(1.2 * SLOW_SECONDS)  # noqa: ASYNC251
@@ -133,11 +135,11 @@ async def test_flushed_redis_is_used(proxy: RedisProxy, redis: GuardedRedis) -> 
     ],
 )
 async def test_redis_that_refuses_writes_is_skipped(
-    redis_url: str, redis: GuardedRedis, fault: str, repair: str
+    redis_server_url: str, redis: GuardedRedis, fault: str, repair: str
 ) -> None:
     """It is full, or a replica: it answers reads, but counts nothing."""
     limiter = RedisBuckets(redis, SlidingWindows(Clock()))
-    administrator = redis_client(redis_url)
+    administrator = redis_client(redis_server_url)
     await administrator.execute_command(*fault.split())
     try:
         outcomes = [await limiter.take(bucket("a")) for _ in range(20)]

@@ -9,13 +9,13 @@ import pytest_asyncio
 from redis.asyncio import Redis
 from redis.exceptions import RedisError, ResponseError
 
-from server.store.connections.pipelining_redis import PipeliningRedis
+from server.store.redis.pipelining_redis import PipeliningRedis
 from tests.redis_proxy import RedisProxy, redis_proxy
 
 
 @pytest_asyncio.fixture
-async def redis(redis_url: str) -> AsyncIterator[PipeliningRedis]:
-    client = PipeliningRedis.from_url(redis_url)
+async def redis(redis_server_url: str) -> AsyncIterator[PipeliningRedis]:
+    client = PipeliningRedis.from_url(redis_server_url)
     assert isinstance(client, PipeliningRedis)
     yield client
     await client.aclose()
@@ -83,10 +83,10 @@ async def test_cancelled_caller_takes_nothing_from_the_others(
 
 
 async def test_lost_connection_fails_every_command_of_its_pipeline(
-    redis_url: str,
+    redis_server_url: str,
 ) -> None:
     """And no later one."""
-    async with redis_proxy(redis_url) as proxy:
+    async with redis_proxy(redis_server_url) as proxy:
         client = PipeliningRedis.from_url(
             proxy.url, socket_timeout=0.1, socket_connect_timeout=0.1
         )

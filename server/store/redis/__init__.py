@@ -1,0 +1,1 @@
+"""Redis or Valkey: one server, a cluster, or the primary that Sentinels name."""
