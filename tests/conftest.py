@@ -13,7 +13,6 @@ from pathlib import Path
 
 import pytest
 import pytest_asyncio
-import redis
 import sqlalchemy as sa
 import uvloop
 from pytest_asyncio.plugin import PytestAsyncioFunction
@@ -22,10 +21,13 @@ from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from server.embedded.servers import EmbeddedServers
 from server.store.connections.connect import Database
 from server.store.migrate import upgrade
+from server.store.redis.redis_url import Mode, parse_redis_url
+from tests.redis_nodes import flush, with_database
 from tests.running import RunningService, running
 
 START_SECONDS = 30
 TEMPLATE = "blatam_template"
+KEY_SPACES = 8  # of one process; Redis has sixteen, unless configured otherwise
 # Tests start processes while gRPC runs. Its fork handlers serve children that do not
 # exec; here they could hang or write to the child's standard error.
 os.environ["GRPC_ENABLE_FORK_SUPPORT"] = "false"
@@ -160,6 +162,28 @@ async def ready(service: RunningService) -> None:
             await asyncio.sleep(0.05)
 
 
+@pytest.fixture(scope="session")
+def one_redis(servers: Servers) -> Iterator[str]:
+    """Return the URL of a Redis of one server, even if TEST_REDIS_URL has several."""
+    if parse_redis_url(servers.redis_url).mode is Mode.SERVER:
+        yield servers.redis_url
+        return
+    with open_folder() as state:
+        embedded = EmbeddedServers(state, durable=False)
+        try:
+            yield embedded.start_valkey()
+        finally:
+            embedded.stop()
+
+
+@pytest.fixture
+def redis_server_url(one_redis: str) -> str:
+    """Return the URL of an empty key space of one server, for one test."""
+    url = with_database(one_redis, 0)
+    flush(url)
+    return url
+
+
 @pytest.fixture
 def redis_url(servers: Servers) -> str:
     """Return the URL of an empty key space for one test."""
@@ -172,10 +196,14 @@ def key_space(servers: Servers, number: int) -> str:
     A service that outlives a test needs its own: user ids start at 1 in each database,
     and services with one key space would count the log-ins of user 1 together.
     """
-    url = f"{servers.redis_url}?db={number}"
-    with redis.Redis.from_url(url) as client:
-        client.flushdb()
+    url = with_database(servers.redis_url, number + KEY_SPACES * _worker())
+    flush(url)
     return url
+
+
+def _worker() -> int:
+    """Return the number of this process: all of them share the servers of a URL."""
+    return int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
 
 
 async def run(admin: AsyncEngine, statement: str) -> None:

@@ -20,6 +20,7 @@ from server.store.connections.connect import Database
 from tests.collector import Collector, collecting
 from tests.mailbox import Mailbox, link_of, mailbox, token_of
 from tests.processes import serving, settled
+from tests.redis_nodes import primary_urls
 from tests.running import PASSWORD
 
 CHANGED, RESET, WRONG = "Violet8parrot", "Orange9magpie", "Crimson7heron"
@@ -234,10 +235,11 @@ def forms(secret: str) -> list[str]:
 async def keys_and_values(redis_url: str) -> str:
     """Return everything in Redis as text."""
     content: list[object] = []
-    async with Redis.from_url(redis_url) as client:
-        async for key in client.scan_iter():
-            kind: Any = await client.type(key)
-            content += [key, await READS[kind.decode()](client, key)]
+    for url in primary_urls(redis_url):
+        async with Redis.from_url(url) as client:
+            async for key in client.scan_iter():
+                kind: Any = await client.type(key)
+                content += [key, await READS[kind.decode()](client, key)]
     return repr(content)
 
 

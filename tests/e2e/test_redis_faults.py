@@ -3,7 +3,6 @@
 import asyncio
 
 import httpx
-import redis
 
 from tests.fault_proxy import FaultProxy, fault_proxy, to_address, to_redis
 from tests.load.faults.ledger import Ledger
@@ -16,6 +15,7 @@ from tests.load.faults.traffic import (
     sign_up,
     write_post,
 )
+from tests.redis_nodes import flush
 from tests.running import NO_LIMITS, PASSWORD, running
 
 LOGIN = "blatam.auth.v1.AuthService/Login"
@@ -35,13 +35,13 @@ async def refuse_commands(
 
 
 async def test_calls_succeed_while_redis_fails(
-    database_url: str, redis_url: str
+    database_url: str, redis_server_url: str
 ) -> None:
     """L7, R8: whichever way it fails; the service notices that it is back."""
     refusing = await asyncio.start_server(refuse_commands, "127.0.0.1", 0)
     port = refusing.sockets[0].getsockname()[1]
     async with (
-        fault_proxy(to_redis(redis_url)) as proxy,
+        fault_proxy(to_redis(redis_server_url)) as proxy,
         running(database_url, url_of(proxy), rate_limits=HIGH_LIMIT) as service,
     ):
         client, ledger = Client(service.channel), Ledger()
@@ -59,8 +59,7 @@ async def test_calls_succeed_while_redis_fails(
         proxy.silent = True
         await call()
         proxy.silent = False
-        with redis.Redis.from_url(redis_url) as server:
-            server.flushdb()
+        flush(redis_server_url)
         await call()
         proxy.connect = to_address(f"127.0.0.1:{port}")
         await proxy.reset()
@@ -70,10 +69,10 @@ async def test_calls_succeed_while_redis_fails(
 
 
 async def test_log_ins_are_limited_while_redis_is_away(
-    database_url: str, redis_url: str
+    database_url: str, redis_server_url: str
 ) -> None:
     """L7, R5, R8: each process verifies as many passwords as the contract allows."""
-    async with fault_proxy(to_redis(redis_url)) as proxy:
+    async with fault_proxy(to_redis(redis_server_url)) as proxy:
         await proxy.stop()
         async with running(
             database_url, url_of(proxy), rate_limits=CONTRACT_LIMITS

@@ -15,6 +15,7 @@ from blatam.auth.v1 import auth_pb2, auth_pb2_grpc
 from blatam.user.v1 import user_pb2, user_pb2_grpc
 from tests.conftest import Servers, fresh_database, key_space
 from tests.processes import serving
+from tests.redis_nodes import primary_urls
 from tests.running import NO_LIMITS, RunningService, SignedInUser, running
 
 SECRET_KEY = "0123456789abcdef" * 4
@@ -179,9 +180,10 @@ async def test_log_out_reaches_every_process_without_redis(
     """R22: a lost wake-up message delays it by a second at most."""
     ana = await pair.local.signed_in()
     assert await pair.accepts(ana.tokens.access_token)
-    with redis.Redis.from_url(servers.redis_url) as client:
-        client.client_kill_filter(_type="pubsub")
-        await pair.local.auth.Logout(auth_pb2.LogoutRequest(), metadata=ana.metadata)
+    for url in primary_urls(servers.redis_url):
+        with redis.Redis.from_url(url) as client:
+            client.client_kill_filter(_type="pubsub")
+    await pair.local.auth.Logout(auth_pb2.LogoutRequest(), metadata=ana.metadata)
     async with asyncio.timeout(1):
         accepted = True
         while accepted:
