@@ -27,6 +27,7 @@ from tests.running import RunningService, running
 
 START_SECONDS = 30
 TEMPLATE = "blatam_template"
+KEY_SPACES = 8  # of one process; Redis has sixteen, unless configured otherwise
 # Tests start processes while gRPC runs. Its fork handlers serve children that do not
 # exec; here they could hang or write to the child's standard error.
 os.environ["GRPC_ENABLE_FORK_SUPPORT"] = "false"
@@ -195,9 +196,14 @@ def key_space(servers: Servers, number: int) -> str:
     A service that outlives a test needs its own: user ids start at 1 in each database,
     and services with one key space would count the log-ins of user 1 together.
     """
-    url = with_database(servers.redis_url, number)
+    url = with_database(servers.redis_url, number + KEY_SPACES * _worker())
     flush(url)
     return url
+
+
+def _worker() -> int:
+    """Return the number of this process: all of them share the servers of a URL."""
+    return int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
 
 
 async def run(admin: AsyncEngine, statement: str) -> None:
