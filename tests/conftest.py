@@ -8,20 +8,18 @@ import tempfile
 import uuid
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 import pytest_asyncio
-import redis
 import sqlalchemy as sa
 import uvloop
 from pytest_asyncio.plugin import PytestAsyncioFunction
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
-from server.embedded.servers import EmbeddedServers
 from server.store.connections.connect import Database
 from server.store.migrate import upgrade
+from tests.environments import Servers, environment, open_servers
 from tests.running import RunningService, running
 
 START_SECONDS = 30
@@ -29,14 +27,6 @@ TEMPLATE = "blatam_template"
 # Tests start processes while gRPC runs. Its fork handlers serve children that do not
 # exec; here they could hang or write to the child's standard error.
 os.environ["GRPC_ENABLE_FORK_SUPPORT"] = "false"
-
-
-@dataclass(frozen=True, slots=True)
-class Servers:
-    """The URLs of Postgres and Valkey. The tests may delete all data in both."""
-
-    database_url: str
-    redis_url: str
 
 
 def pytest_asyncio_loop_factories() -> Mapping[
@@ -59,6 +49,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             fixtures = item._fixtureinfo.name2fixturedefs.values()
             if any(is_asynchronous(f.func) for group in fixtures for f in group):
                 raise pytest.UsageError(f"{item.nodeid} must be async")
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skip a test that cannot hold with the servers of TEST_ENVIRONMENT."""
+    for mark in item.iter_markers("unsupported_in"):
+        if environment() in mark.args:
+            pytest.skip(f"{environment()}: {mark.kwargs['reason']}")
 
 
 def is_asynchronous(function: Callable[..., object]) -> bool:
@@ -89,16 +86,9 @@ def state_dir() -> Iterator[Path]:
 
 @pytest.fixture(scope="session")
 def servers() -> Iterator[Servers]:
-    """Return the servers of TEST_DATABASE_URL and TEST_REDIS_URL, or embedded ones."""
-    with open_folder() as state:
-        embedded = EmbeddedServers(state, durable=False)
-        try:
-            yield Servers(
-                os.environ.get("TEST_DATABASE_URL") or embedded.start_postgres(),
-                os.environ.get("TEST_REDIS_URL") or embedded.start_valkey(),
-            )
-        finally:
-            embedded.stop()
+    """Return the servers of TEST_ENVIRONMENT; those of this process, by default."""
+    with open_folder() as state, open_servers(state) as opened:
+        yield opened
 
 
 @pytest_asyncio.fixture(scope="session")
@@ -167,14 +157,13 @@ def redis_url(servers: Servers) -> str:
 
 
 def key_space(servers: Servers, number: int) -> str:
-    """Return the URL of one of Redis' sixteen key spaces, emptied.
+    """Return the URL of one of Redis' key spaces, emptied.
 
     A service that outlives a test needs its own: user ids start at 1 in each database,
     and services with one key space would count the log-ins of user 1 together.
     """
-    url = f"{servers.redis_url}?db={number}"
-    with redis.Redis.from_url(url) as client:
-        client.flushdb()
+    url = servers.key_space(number)
+    servers.empty(url)
     return url
 
 

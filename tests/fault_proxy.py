@@ -1,6 +1,7 @@
 """A TCP proxy that adds faults: latency, loss of all packets, resets, a slow link."""
 
 import asyncio
+import os
 import socket
 import struct
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -9,6 +10,8 @@ from dataclasses import dataclass, field
 from urllib.parse import unquote, urlsplit
 
 import sqlalchemy as sa
+
+from tests.environments import POOLER
 
 Connection = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 Connect = Callable[[], Awaitable[Connection]]
@@ -164,7 +167,9 @@ def to_address(address: str) -> Connect:
 
 
 def to_postgres(database_url: str) -> Connect:
-    """Return a function that connects to the socket of an embedded Postgres."""
+    """Return a function that connects to the socket of Postgres, or to its pooler."""
+    if pooler := os.environ.get(POOLER):
+        return to_address(pooler)
     path = f"{sa.make_url(database_url).query['host']}/.s.PGSQL.5432"
     return lambda: asyncio.open_unix_connection(path)
 

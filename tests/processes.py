@@ -4,7 +4,7 @@ import asyncio
 import os
 import sys
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +16,7 @@ import sqlalchemy as sa
 
 from server.store.connections.connect import Database
 from server.store.tables import outbox
+from tests.environments import through_pooler
 
 ROOT = Path(__file__).parents[1]
 TIMEOUT_SECONDS = 30
@@ -34,15 +35,23 @@ class Serving:
 
 
 @asynccontextmanager
-async def serving(settings: Mapping[str, str]) -> AsyncIterator[Serving]:
+async def serving(
+    settings: Mapping[str, str],
+    command: Sequence[str] = (sys.executable, "-m", "server", "serve"),
+    cwd: Path = ROOT,
+) -> AsyncIterator[Serving]:
     """Run `academy serve` during the block. It ends by kill -9."""
     with TemporaryDirectory(prefix="blatam-serve-") as folder:
         log = Path(folder) / "log"
         with log.open("wb") as log_file:
             process = await asyncio.create_subprocess_exec(
-                *(sys.executable, "-m", "server", "serve"),
-                cwd=ROOT,
-                env={"PATH": os.environ["PATH"], **FREE_PORTS, **settings},
+                *command,
+                cwd=cwd,
+                env={
+                    "PATH": os.environ["PATH"],
+                    **FREE_PORTS,
+                    **through_pooler(settings),
+                },
                 stderr=log_file,
             )
         try:

@@ -8,10 +8,13 @@ run again.
 from __future__ import annotations
 
 import asyncio
+import io
 import random
+import re
 from collections import defaultdict
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 
@@ -40,10 +43,37 @@ _DISABLE_TRANSACTION_TIMEOUT = sa.text(
 )
 # The last statement: it also ends the portal, and with it the snapshot, of a select.
 _DISABLE_IDLE_TIMEOUT = sa.text("set local idle_in_transaction_session_timeout = 0")
+# Unlike `upgrade`, the script holds the lock in its session, which psql ends.
+_SCRIPT = r"""
+-- {title}
+-- Run it with psql, without --single-transaction. It stops at the first error, such as
+-- a lock that it waited {lock_timeout} for: then print it again, and run that.
+\set ON_ERROR_STOP on
+
+DO $$
+BEGIN
+    IF NOT pg_try_advisory_lock({advisory_lock}) THEN
+        RAISE EXCEPTION 'another process migrates this database';
+    ELSIF {is_other_revision} THEN
+        RAISE EXCEPTION 'this script is for a database at {revision}: print it again';
+    END IF;
+END $$;
+
+{statements}
+SELECT pg_advisory_unlock({advisory_lock});
+"""
 
 
-def _config() -> Config:
-    config = Config()
+@dataclass(frozen=True, slots=True)
+class Migration:
+    """One migration: the revision that it leads to, and what it does."""
+
+    revision: str
+    description: str
+
+
+def _config(output: io.StringIO | None = None) -> Config:
+    config = Config(output_buffer=output)
     config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
     return config
 
@@ -51,6 +81,48 @@ def _config() -> Config:
 def newest() -> str:
     """Return the newest revision of this release."""
     return ScriptDirectory.from_config(_config()).get_current_head() or ""
+
+
+def missing(revision: str) -> list[Migration]:
+    """Return the migrations that a database at this revision lacks, oldest first.
+
+    "" is a database without tables. One of a newer release, whose revision is unknown,
+    lacks none.
+    """
+    scripts = ScriptDirectory.from_config(_config())
+    migrations = [
+        Migration(script.revision, script.doc)
+        for script in reversed(list(scripts.walk_revisions()))
+    ]
+    known = [migration.revision for migration in migrations]
+    if not revision:
+        return migrations
+    return migrations[known.index(revision) + 1 :] if revision in known else []
+
+
+def script(revision: str) -> str:
+    """Return SQL for psql that runs the migrations missing from this revision on."""
+    if not missing(revision):
+        return "-- the database lacks no migration of this release\n"
+    output = io.StringIO()
+    command.upgrade(_config(output), f"{revision or 'base'}:head", sql=True)
+    set_lock_timeout = f"BEGIN;\n\n{_set_lock_timeout_statement()};"
+    at = f"revision {revision}" if revision else "no revision"
+    return _SCRIPT.format(
+        title=f"From {at} to revision {newest()}.",
+        revision=at,
+        is_other_revision=_is_other(revision),
+        lock_timeout=f"{LOCK_TIMEOUT.total_seconds()} s",
+        advisory_lock=_ADVISORY_LOCK,
+        statements=re.sub("^BEGIN;$", set_lock_timeout, output.getvalue(), flags=re.M),
+    ).lstrip()
+
+
+def _is_other(revision: str) -> str:
+    """Return the condition, in SQL, that a database is not at this revision."""
+    if not revision:
+        return "to_regclass('alembic_version') IS NOT NULL"
+    return f"(SELECT version_num FROM alembic_version) IS DISTINCT FROM '{revision}'"  # noqa: S608 - a revision of this release
 
 
 async def upgrade(database: Database, revision: str = "head") -> None:
@@ -88,8 +160,12 @@ def _set_lock_timeout(connection: sa.Connection) -> None:
     behind it.
     """
     if connection.get_isolation_level() != "AUTOCOMMIT":
-        milliseconds = LOCK_TIMEOUT / timedelta(milliseconds=1)
-        connection.exec_driver_sql(f"set local lock_timeout = {milliseconds:.0f}")
+        connection.exec_driver_sql(_set_lock_timeout_statement())
+
+
+def _set_lock_timeout_statement() -> str:
+    milliseconds = LOCK_TIMEOUT / timedelta(milliseconds=1)
+    return f"SET LOCAL lock_timeout = {milliseconds:.0f}"
 
 
 @asynccontextmanager
@@ -125,10 +201,7 @@ async def is_behind(database: Database) -> bool:
 
     A database of a newer release is not behind. Raises StoreUnavailable.
     """
-    scripts = ScriptDirectory.from_config(_config())
-    known = {script.revision for script in scripts.walk_revisions()}
-    revision = await current(database)
-    return revision != newest() and (not revision or revision in known)
+    return bool(missing(await current(database)))
 
 
 async def current(database: Database) -> str:

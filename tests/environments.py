@@ -1,0 +1,129 @@
+"""The environments of `make test-matrix`: which Postgres and Redis the tests run with.
+
+TEST_ENVIRONMENT names one; each process of pytest starts its servers. In the default,
+`embedded`, TEST_DATABASE_URL and TEST_REDIS_URL replace the servers.
+"""
+
+import os
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import redis
+import sqlalchemy as sa
+
+from server.embedded.servers import EmbeddedServers
+from tests.pgbouncer import BINARY as PGBOUNCER
+from tests.pgbouncer import pgbouncer
+from tests.postgres_server import PostgresServer
+
+DEFAULT = "embedded"
+# HOST:PORT of a pooler in transaction mode, which services use instead of the socket.
+POOLER = "TEST_DATABASE_POOLER"
+POOLER_CONNECTIONS = 10
+NOWHERE = "redis://127.0.0.1:1"
+DEBIAN_POSTGRES = Path("/usr/lib/postgresql/15/bin")
+
+
+@dataclass(frozen=True, slots=True)
+class Servers:
+    """Postgres and Redis. The tests may delete all data in both.
+
+    `key_space` returns the URL of one of several separate key spaces.
+    """
+
+    database_url: str
+    key_space: Callable[[int], str]
+
+    def empty(self, url: str) -> None:
+        """Delete the keys of a key space."""
+        if url == NOWHERE:
+            return
+        with redis.Redis.from_url(url) as client:
+            client.flushdb()
+
+
+@dataclass(frozen=True, slots=True)
+class Environment:
+    """What starts the servers, and a program that it needs with its Debian package."""
+
+    open: Callable[[EmbeddedServers, Path, ExitStack], Servers]
+    program: Path = Path("/")
+    package: str = ""
+
+
+def environment() -> str:
+    """Return the name of the environment of this process."""
+    return os.environ.get("TEST_ENVIRONMENT", DEFAULT)
+
+
+@contextmanager
+def open_servers(state: Path) -> Iterator[Servers]:
+    """Start the servers of the environment; stop them after the block."""
+    embedded = EmbeddedServers(state, durable=False)
+    with ExitStack() as stack:
+        stack.callback(embedded.stop)
+        yield ENVIRONMENTS[environment()].open(embedded, state, stack)
+
+
+def through_pooler(settings: Mapping[str, str]) -> dict[str, str]:
+    """Return the settings of a service, with the pooler of the tests if there is one.
+
+    A URL that names a host already is that of a proxy, or of another pooler.
+    """
+    values, pooler = dict(settings), os.environ.get(POOLER)
+    if pooler and "DATABASE_URL" in values:
+        url = sa.make_url(values["DATABASE_URL"])
+        values.setdefault("DATABASE_POOLER", "transaction")
+        if not url.host:
+            values["DATABASE_URL"] = (
+                f"postgresql://{url.username}@{pooler}/{url.database}"
+            )
+    return values
+
+
+def _embedded(embedded: EmbeddedServers, _state: Path, _stack: ExitStack) -> Servers:
+    return Servers(
+        os.environ.get("TEST_DATABASE_URL") or embedded.start_postgres(),
+        _databases(os.environ.get("TEST_REDIS_URL") or embedded.start_valkey()),
+    )
+
+
+def _debian(embedded: EmbeddedServers, state: Path, stack: ExitStack) -> Servers:
+    server = PostgresServer(DEBIAN_POSTGRES, state / "debian")
+    server.initialise()
+    stack.callback(server.stop)
+    server.start()
+    return Servers(server.url(), _databases(embedded.start_valkey()))
+
+
+def _pooled(embedded: EmbeddedServers, _state: Path, stack: ExitStack) -> Servers:
+    direct = embedded.start_postgres()
+    pooled = stack.enter_context(pgbouncer(direct, POOLER_CONNECTIONS))
+    address = sa.make_url(pooled)
+    os.environ[POOLER] = f"{address.host}:{address.port}"
+    stack.callback(os.environ.pop, POOLER)
+    return Servers(direct, _databases(embedded.start_valkey()))
+
+
+def _without_redis(
+    embedded: EmbeddedServers, _state: Path, _stack: ExitStack
+) -> Servers:
+    return Servers(embedded.start_postgres(), lambda _: NOWHERE)
+
+
+def _databases(redis_url: str) -> Callable[[int], str]:
+    """Return a function that returns one of the databases of a Redis."""
+    return cache(lambda number: f"{redis_url}?db={number}")
+
+
+ENVIRONMENTS: dict[str, Environment] = {
+    DEFAULT: Environment(_embedded),
+    "postgres15": Environment(_debian, DEBIAN_POSTGRES / "postgres", "postgresql-15"),
+    "pgbouncer": Environment(
+        _pooled, Path(PGBOUNCER or "/usr/sbin/pgbouncer"), "pgbouncer"
+    ),
+    "no-redis": Environment(_without_redis),
+}
