@@ -37,6 +37,7 @@ from tests.processes import ROOT, serving
 from tests.running import PASSWORD
 
 SECONDS = 10
+PUBLISHED = "POST_STATE_PUBLISHED"
 PREVIOUS, PRESENT = "previous", "present"
 OTHER = {PREVIOUS: PRESENT, PRESENT: PREVIOUS}
 _names = (f"member{number}" for number in count(1))
@@ -158,7 +159,7 @@ async def test_each_release_works_with_what_the_other_writes(
 async def write_posts(one: Client, other: Client, admin: str, token: str) -> None:
     slug = f"category-{next(_names)}"
     category = await body(one, "CreateCategory", admin, slug=slug, name="Numbers")
-    text = {"title": "On numbers", "body": "Many.", "state": "POST_STATE_PUBLISHED"}
+    text = {"title": "On numbers", "body": "Many.", "state": PUBLISHED}
     post = await body(other, "CreatePost", token, category_id=category["id"], **text)
     await body(one, "UpdatePost", token, id=post["id"], title="On primes")
     read = await body(other, "GetPost", token, id=post["id"])
@@ -229,11 +230,16 @@ async def test_streams_of_one_release_have_the_changes_of_the_other(
         assert int(user["id"]) in [each.user.id async for each in export]
         own = user_pb2.ExportUserRequest(id=int(user["id"]))
         assert [each async for each in users.ExportUser(own, metadata=metadata)]
-        posts = PostServiceStub(other.channel)
-        exported = posts.ExportPosts(post_pb2.ExportPostsRequest(), metadata=key)
-        assert [each async for each in exported] != None
-        events = auth_pb2.ListAuditEventsRequest()
-        await AuthServiceStub(other.channel).ListAuditEvents(events, metadata=admin)
+        text = {"title": "On numbers", "body": "Many.", "state": PUBLISHED}
+        post = await body(Grpc(one), "CreatePost", token, **text)
+        exported = PostServiceStub(other.channel).ExportPosts(
+            post_pb2.ExportPostsRequest(), metadata=admin
+        )
+        assert int(post["id"]) in [each.post.id async for each in exported]
+        audit = await AuthServiceStub(other.channel).ListAuditEvents(
+            auth_pb2.ListAuditEventsRequest(), metadata=admin
+        )
+        assert audit.items
 
 
 async def test_request_repeated_at_the_other_release_has_one_effect(

@@ -24,14 +24,14 @@ from tests.postgres_server import USER, PostgresServer
 
 CALLERS = 40
 BEFORE_SECONDS, AFTER_SECONDS = 3.0, 12.0
-# Between the failure and the promotion: as long as a cluster manager would need at best.
+# between the failure and the promotion: what a cluster manager needs at best
 DETECTION_SECONDS = 1.0
 NEED_POSTGRES = {"ListPosts", "CreatePost"}
 SYNCHRONOUS = "select count(*) from pg_stat_replication where sync_state = 'sync'"
 
 
 class Pair:
-    """A primary that commits once its replica has stored the commit, and the replica."""
+    """A primary, and its replica, which has stored a commit before it is answered."""
 
     def __init__(self, folder: Path) -> None:
         binaries = postgres_binaries(folder)
@@ -59,7 +59,7 @@ class Pair:
         server = Database(self.primary.url())
         async with server.alone() as connection:
             async with asyncio.timeout(30):
-                while not (await connection.execute(sa.text(SYNCHRONOUS))).scalar():
+                while (await connection.execute(sa.text(SYNCHRONOUS))).scalar() == 0:  # noqa: ASYNC110 - asked of Postgres
                     await asyncio.sleep(0.05)
             await connection.execute(sa.text("create database academy"))
         await server.close()
