@@ -8,10 +8,8 @@ import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 
-import redis
 import sqlalchemy as sa
 
 from server.embedded.servers import EmbeddedServers
@@ -29,20 +27,10 @@ DEBIAN_POSTGRES = Path("/usr/lib/postgresql/15/bin")
 
 @dataclass(frozen=True, slots=True)
 class Servers:
-    """Postgres and Redis. The tests may delete all data in both.
-
-    `key_space` returns the URL of one of several separate key spaces.
-    """
+    """The URLs of Postgres and Redis. The tests may delete all data in both."""
 
     database_url: str
-    key_space: Callable[[int], str]
-
-    def empty(self, url: str) -> None:
-        """Delete the keys of a key space."""
-        if url == NOWHERE:
-            return
-        with redis.Redis.from_url(url) as client:
-            client.flushdb()
+    redis_url: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +75,7 @@ def through_pooler(settings: Mapping[str, str]) -> dict[str, str]:
 def _embedded(embedded: EmbeddedServers, _state: Path, _stack: ExitStack) -> Servers:
     return Servers(
         os.environ.get("TEST_DATABASE_URL") or embedded.start_postgres(),
-        _databases(os.environ.get("TEST_REDIS_URL") or embedded.start_valkey()),
+        os.environ.get("TEST_REDIS_URL") or embedded.start_valkey(),
     )
 
 
@@ -96,7 +84,7 @@ def _debian(embedded: EmbeddedServers, state: Path, stack: ExitStack) -> Servers
     server.initialise()
     stack.callback(server.stop)
     server.start()
-    return Servers(server.url(), _databases(embedded.start_valkey()))
+    return Servers(server.url(), embedded.start_valkey())
 
 
 def _pooled(embedded: EmbeddedServers, _state: Path, stack: ExitStack) -> Servers:
@@ -105,18 +93,13 @@ def _pooled(embedded: EmbeddedServers, _state: Path, stack: ExitStack) -> Server
     address = sa.make_url(pooled)
     os.environ[POOLER] = f"{address.host}:{address.port}"
     stack.callback(os.environ.pop, POOLER)
-    return Servers(direct, _databases(embedded.start_valkey()))
+    return Servers(direct, embedded.start_valkey())
 
 
 def _without_redis(
     embedded: EmbeddedServers, _state: Path, _stack: ExitStack
 ) -> Servers:
-    return Servers(embedded.start_postgres(), lambda _: NOWHERE)
-
-
-def _databases(redis_url: str) -> Callable[[int], str]:
-    """Return a function that returns one of the databases of a Redis."""
-    return cache(lambda number: f"{redis_url}?db={number}")
+    return Servers(embedded.start_postgres(), NOWHERE)
 
 
 ENVIRONMENTS: dict[str, Environment] = {

@@ -183,7 +183,7 @@ async def test_log_out_reaches_every_process_without_redis(
     """R22: a lost wake-up message delays it by a second at most."""
     ana = await pair.local.signed_in()
     assert await pair.accepts(ana.tokens.access_token)
-    with redis.Redis.from_url(servers.key_space(2)) as client:
+    with redis.Redis.from_url(servers.redis_url) as client:
         client.client_kill_filter(_type="pubsub")
         await pair.local.auth.Logout(auth_pb2.LogoutRequest(), metadata=ana.metadata)
     async with asyncio.timeout(1):
