@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import sqlalchemy as sa
 
@@ -18,8 +19,8 @@ from tests.pgbouncer import pgbouncer
 from tests.postgres_server import PostgresServer
 
 DEFAULT = "embedded"
-# HOST:PORT of a pooler in transaction mode, which services use instead of the socket.
-POOLER = "TEST_DATABASE_POOLER"
+# HOST:PORT of the pooler in transaction mode in front of a Postgres, by its socket.
+POOLERS: dict[str, str] = {}
 POOLER_CONNECTIONS = 10
 NOWHERE = "redis://127.0.0.1:1"
 DEBIAN_POSTGRES = Path("/usr/lib/postgresql/15/bin")
@@ -57,18 +58,17 @@ def open_servers(state: Path) -> Iterator[Servers]:
 
 
 def through_pooler(settings: Mapping[str, str]) -> dict[str, str]:
-    """Return the settings of a service, with the pooler of the tests if there is one.
+    """Return the settings of a service, with the pooler of its Postgres if it has one.
 
-    A URL that names a host already is that of a proxy, or of another pooler.
+    A URL that names a host may be that of a proxy in front of the pooler.
     """
-    values, pooler = dict(settings), os.environ.get(POOLER)
-    if pooler and "DATABASE_URL" in values:
-        url = sa.make_url(values["DATABASE_URL"])
+    values = dict(settings)
+    url = sa.make_url(values.get("DATABASE_URL", "postgresql://"))
+    pooler = POOLERS.get(str(url.query.get("host", "")))
+    if pooler or (url.host and POOLERS):
         values.setdefault("DATABASE_POOLER", "transaction")
-        if not url.host:
-            values["DATABASE_URL"] = (
-                f"postgresql://{url.username}@{pooler}/{url.database}"
-            )
+    if pooler:
+        values["DATABASE_URL"] = f"postgresql://{url.username}@{pooler}/{url.database}"
     return values
 
 
@@ -90,9 +90,8 @@ def _debian(embedded: EmbeddedServers, state: Path, stack: ExitStack) -> Servers
 def _pooled(embedded: EmbeddedServers, _state: Path, stack: ExitStack) -> Servers:
     direct = embedded.start_postgres()
     pooled = stack.enter_context(pgbouncer(direct, POOLER_CONNECTIONS))
-    address = sa.make_url(pooled)
-    os.environ[POOLER] = f"{address.host}:{address.port}"
-    stack.callback(os.environ.pop, POOLER)
+    socket = str(sa.make_url(direct).query["host"])
+    POOLERS[socket] = urlsplit(pooled).netloc.rpartition("@")[2]
     return Servers(direct, embedded.start_valkey())
 
 

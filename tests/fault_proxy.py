@@ -1,7 +1,6 @@
 """A TCP proxy that adds faults: latency, loss of all packets, resets, a slow link."""
 
 import asyncio
-import os
 import socket
 import struct
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -11,7 +10,7 @@ from urllib.parse import unquote, urlsplit
 
 import sqlalchemy as sa
 
-from tests.environments import POOLER
+from tests.environments import POOLERS
 
 Connection = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 Connect = Callable[[], Awaitable[Connection]]
@@ -168,9 +167,10 @@ def to_address(address: str) -> Connect:
 
 def to_postgres(database_url: str) -> Connect:
     """Return a function that connects to the socket of Postgres, or to its pooler."""
-    if pooler := os.environ.get(POOLER):
+    folder = str(sa.make_url(database_url).query["host"])
+    if pooler := POOLERS.get(folder):
         return to_address(pooler)
-    path = f"{sa.make_url(database_url).query['host']}/.s.PGSQL.5432"
+    path = f"{folder}/.s.PGSQL.5432"
     return lambda: asyncio.open_unix_connection(path)
 
 
