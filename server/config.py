@@ -77,6 +77,7 @@ class Settings(BaseSettings):
 
     database_url: DatabaseUrl | None = None
     database_pooler: Pooler = Pooler.NONE
+    database_write_epochs: bool = False
     database_pool_size: WholeNumber = Field(10, ge=1, le=MAX_POOL_SIZE)
     statement_timeout: StatementTimeout = timedelta(seconds=10)
     database_pool_timeout: PoolTimeout = timedelta(milliseconds=500)

@@ -10,4 +10,8 @@ def open_database(settings: Settings) -> Database:
     """Return the database of DATABASE_URL. Raises ConfigurationError without one."""
     require(settings, "database_url")
     pooler = settings.database_pooler is Pooler.TRANSACTION
-    return Database(text_of(settings.database_url), transaction_pooler=pooler)
+    return Database(
+        text_of(settings.database_url),
+        transaction_pooler=pooler,
+        write_epochs=settings.database_write_epochs,
+    )

@@ -9,26 +9,34 @@ import typer
 from server.cli import state_dir
 from server.cli.database import open_database
 from server.cli.terminal import load_settings, report_errors, run_async
-from server.config import Settings
 from server.store import migrate as migrations
 from server.store.connections.connect import Database
+from server.store.migrations.script import script
 
 
 def migrate(
+    after_rollout: Annotated[
+        bool,
+        typer.Option(
+            "--after-rollout",
+            help="Also run the migrations that processes of the release before do not "
+            "support: once none of them runs any more.",
+        ),
+    ] = False,
     check: Annotated[
         bool,
         typer.Option(
             "--check",
-            help="Change nothing; list the missing migrations and exit with 1 if there"
-            " are any.",
+            help="Change nothing; list the missing migrations and exit with 1 if there "
+            "are any.",
         ),
     ] = False,
     sql: Annotated[
         bool,
         typer.Option(
             "--sql",
-            help="Change nothing; print the missing migrations as SQL for psql, or all"
-            " of them without a database.",
+            help="Change nothing; print the missing migrations as SQL for psql, or all "
+            "of them without a database.",
         ),
     ] = False,
 ) -> None:
@@ -37,38 +45,48 @@ def migrate(
         raise typer.BadParameter("--check and --sql exclude each other")
     settings = state_dir.with_saved_values(load_settings())
     if sql and settings.database_url is None:
-        typer.echo(migrations.script(""), nl=False)
+        typer.echo(script(""), nl=False)
         return
     with report_errors():
         database = open_database(settings)
-    _run(database, settings, check=check, sql=sql)
+    work = _check if check else _print_sql if sql else _migrate
+    run_async(work(database, after_rollout=after_rollout), settings)
 
 
-def _run(database: Database, settings: Settings, *, check: bool, sql: bool) -> None:
-    if check:
-        run_async(_check(database), settings)
-    elif sql:
-        run_async(_print_sql(database), settings)
-    else:
-        run_async(migrations.upgrade(database), settings)
-        typer.echo(f"the database schema is at revision {migrations.newest()}")
+async def _migrate(database: Database, *, after_rollout: bool) -> None:
+    await migrations.upgrade(database, after_rollout=after_rollout)
+    _print_revision(await migrations.current(database))
 
 
-async def _check(database: Database) -> None:
+async def _check(database: Database, *, after_rollout: bool) -> None:
     revision = await migrations.current(database)
-    missing = migrations.missing(revision)
-    if missing:
-        typer.echo(
-            f"the database schema is behind this release: revision {revision or 'none'}"
-            f" instead of {migrations.newest()}; run academy migrate for"
-        )
-        for migration in missing:
-            typer.echo(f"  {migration.revision}  {migration.description}")
-        raise typer.Exit(1)
-    is_newer = revision != migrations.newest()
-    note = f", newer than this release ({migrations.newest()})" if is_newer else ""
+    missing = migrations.missing(revision, after_rollout=after_rollout)
+    if not missing:
+        _print_revision(revision)
+        return
+    typer.echo(
+        f"the database schema is at revision {revision or 'none'}, behind this release"
+        f" ({missing[-1].revision}); academy migrate runs"
+    )
+    for migration in missing:
+        typer.echo(f"  {migration.revision}  {migration.description}")
+    raise typer.Exit(1)
+
+
+async def _print_sql(database: Database, *, after_rollout: bool) -> None:
+    revision = await migrations.current(database)
+    typer.echo(script(revision, after_rollout=after_rollout), nl=False)
+
+
+def _print_revision(revision: str) -> None:
+    """Print the revision of a database that is not behind this release."""
+    newest = migrations.newest()
+    is_required = revision == migrations.required()
+    is_newer = revision != newest and not is_required
+    note = f", newer than this release ({newest})" if is_newer else ""
     typer.echo(f"the database schema is at revision {revision}{note}")
-
-
-async def _print_sql(database: Database) -> None:
-    typer.echo(migrations.script(await migrations.current(database)), nl=False)
+    if is_required and revision != newest:
+        typer.echo(
+            "when no process of the release before runs any more: "
+            "academy migrate --after-rollout"
+        )

@@ -49,13 +49,18 @@ def up() -> None:
         listener_credentials(settings)  # before Postgres is started
         servers = EmbeddedServers(settings.state_dir)
         try:
-            uvloop.run(_up(start_embedded_servers(settings, servers), servers))
+            is_embedded = settings.database_url is None
+            settings = start_embedded_servers(settings, servers)
+            uvloop.run(_up(settings, servers, is_embedded=is_embedded))
         finally:
             servers.stop()
 
 
-async def _up(settings: Settings, servers: EmbeddedServers) -> None:
-    await migrate.upgrade(open_database(settings))
+async def _up(
+    settings: Settings, servers: EmbeddedServers, *, is_embedded: bool
+) -> None:
+    # embedded Postgres has no other processes, so none of the release before
+    await migrate.upgrade(open_database(settings), after_rollout=is_embedded)
     with bind_http(settings.http_listen) as listener:
         async with running_service(settings, listener, migrated=True) as service:
             print_banner(settings, service.grpc_address, service.http_address)

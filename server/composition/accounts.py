@@ -23,7 +23,6 @@ from server.store.accounts.users import PostgresUsers
 from server.store.retention import ENTRY_RETENTION, PostgresRetention
 from server.workers.poller import Poller
 from server.workers.retention import Retention
-from server.workers.supervisor import Subscription
 
 SERVICE = "blatam.user.v1.UserService"
 
@@ -35,7 +34,9 @@ def accounts_feature(
     changes, cache = stores.user_changes, stores.users.cache
     database, settings = resources.database, resources.settings
     erasures = Erasures(database, resources.feed)
-    personal_data = PostgresPersonalData(database, resources.feed, cache.drop, erasures)
+    personal_data = PostgresPersonalData(
+        database, resources.feed, cache.remove, erasures
+    )
     watch = UserWatch(changes, ENTRY_RETENTION, resources.clock)
     retention = Retention(
         PostgresRetention(database, settings.audit_retention),
@@ -58,7 +59,6 @@ def accounts_feature(
             )
         },
         tasks=(
-            Subscription("user cache", cache.listen),
             Poller("retention", retention.sweep, retention.interval, erasures.wake),
         ),
         drains=(Drain(DrainStage.STREAMS, close_streams),),

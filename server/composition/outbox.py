@@ -28,7 +28,6 @@ from server.workers.outbox_router import (
     OutboxRouter,
 )
 from server.workers.poller import Poller
-from server.workers.supervisor import Subscription
 from server.workers.traced_outbox import Route, trace_deliveries
 
 BACKLOG_INTERVAL = timedelta(seconds=5)
@@ -69,7 +68,6 @@ def outbox_feature(resources: Resources, stores: Stores) -> Feature:
     return Feature(
         tasks=(
             Poller("outbox", dispatcher.deliver, POLL_INTERVAL, wake=wake),
-            Subscription("outbox notifications", outbox.listen),
             Poller("outbox backlog", outbox.refresh_backlog, BACKLOG_INTERVAL),
         ),
         drains=(

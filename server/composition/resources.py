@@ -66,6 +66,7 @@ async def open_resources(
         database = Database(
             text_of(settings.database_url),
             transaction_pooler=settings.database_pooler is Pooler.TRANSACTION,
+            write_epochs=settings.database_write_epochs,
             pool_size=settings.database_pool_size,
             pool_timeout=settings.database_pool_timeout,
             statement_timeout=settings.statement_timeout,
@@ -78,6 +79,8 @@ async def open_resources(
         pool = HashingPool(on_wait=metrics.hashing_wait.observe)
         stack.callback(pool.close)
         revocations = Revocations(system_clock)
+        feed = RevocationFeed(database, redis, revocations, system_clock)
+        database.announce = feed.wakeups.publish
         yield Resources(
             settings=settings,
             clock=system_clock,
@@ -93,7 +96,7 @@ async def open_resources(
                 TracedHashing(pool, tracing.tracer) if tracing else pool
             ),
             revocations=revocations,
-            feed=RevocationFeed(database, redis, revocations, system_clock),
+            feed=feed,
             metrics=metrics,
             tracing=tracing,
         )

@@ -37,9 +37,9 @@ def build_stores(resources: Resources) -> Stores:
     """Build the shared stores."""
     database, feed = resources.database, resources.feed
     key_ring = KeyRing()
-    users = CachedUsers(database, resources.redis, feed)
-    service_keys = PostgresServiceKeys(database, resources.clock)
     user_changes = UserChangeFeed(database, UserReads(database))
+    users = CachedUsers(database, resources.redis, feed, user_changes)
+    service_keys = PostgresServiceKeys(database, resources.clock)
     outbox = PostgresOutbox(database)
     signals = SignalReader(
         database,
@@ -48,9 +48,8 @@ def build_stores(resources: Resources) -> Stores:
         DIGEST_AFTER,
         service_keys.follow,
         user_changes.follow,
+        users.cache.follow,
     )
-    outbox.subscribe(signals.entries_due)
-    outbox.subscribe(feed.wake)
     return Stores(
         key_ring=key_ring,
         signing_keys=signing_key_store(resources, key_ring),
@@ -58,7 +57,7 @@ def build_stores(resources: Resources) -> Stores:
         audit=PostgresAudit(database),
         users=users,
         user_changes=user_changes,
-        mailed_tokens=PostgresMailedTokens(database, feed, users.cache.keep),
+        mailed_tokens=PostgresMailedTokens(database, feed, users.cache.replace),
         outbox=outbox,
         signals=signals,
     )

@@ -15,6 +15,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from server.domain.audit import AuditEvent, pending_event
 from server.domain.outbox.entries import NewEntry
+from server.store.connections.connect import WRITES_ENTRIES
 from server.store.pool.statement import Statement
 
 _AUDIT_COLUMNS = "at, event, actor, user_id, address, outcome, request_id"
@@ -83,6 +84,11 @@ def render_entries(entries: Sequence[NewEntry]) -> str:
     return orjson.dumps([asdict(entry) for entry in entries]).decode()
 
 
+def announce_after_commit(connection: AsyncConnection) -> None:
+    """Note that the transaction writes outbox entries: see `Database.announce`."""
+    connection.info[WRITES_ENTRIES] = True
+
+
 async def audit_change(connection: AsyncConnection, user_id: int = 0) -> None:
     """Write the call's audit event in the caller's transaction, if it has one.
 
@@ -107,4 +113,5 @@ async def record(
         "audit": audit_rows(user_id),
     }
     await connection.execute(WRITE_ENTRIES.clause, values)
+    announce_after_commit(connection)
     mark_audited()

@@ -8,15 +8,14 @@ run again.
 from __future__ import annotations
 
 import asyncio
-import io
 import random
-import re
 from collections import defaultdict
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
+from typing import TextIO
 
 import sqlalchemy as sa
 import structlog
@@ -34,7 +33,7 @@ log = structlog.get_logger()
 LOCK_TIMEOUT = timedelta(milliseconds=200)
 RETRY_INTERVAL_SECONDS = 0.5
 MAX_LOCK_WAIT = timedelta(minutes=10)  # of one statement, in all its attempts
-_ADVISORY_LOCK = 7_061_001
+ADVISORY_LOCK = 7_061_001
 _LOCK = sa.text("select pg_try_advisory_xact_lock(:lock) as locked")
 # Postgres 17 or newer has this setting.
 _DISABLE_TRANSACTION_TIMEOUT = sa.text(
@@ -43,25 +42,6 @@ _DISABLE_TRANSACTION_TIMEOUT = sa.text(
 )
 # The last statement: it also ends the portal, and with it the snapshot, of a select.
 _DISABLE_IDLE_TIMEOUT = sa.text("set local idle_in_transaction_session_timeout = 0")
-# Unlike `upgrade`, the script holds the lock in its session, which psql ends.
-_SCRIPT = r"""
--- {title}
--- Run it with psql, without --single-transaction. It stops at the first error, such as
--- a lock that it waited {lock_timeout} for: then print it again, and run that.
-\set ON_ERROR_STOP on
-
-DO $$
-BEGIN
-    IF NOT pg_try_advisory_lock({advisory_lock}) THEN
-        RAISE EXCEPTION 'another process migrates this database';
-    ELSIF {is_other_revision} THEN
-        RAISE EXCEPTION 'this script is for a database at {revision}: print it again';
-    END IF;
-END $$;
-
-{statements}
-SELECT pg_advisory_unlock({advisory_lock});
-"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +52,8 @@ class Migration:
     description: str
 
 
-def _config(output: io.StringIO | None = None) -> Config:
+def configuration(output: TextIO | None = None) -> Config:
+    """Return Alembic's configuration; the SQL of its offline mode goes to `output`."""
     config = Config(output_buffer=output)
     config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
     return config
@@ -80,56 +61,53 @@ def _config(output: io.StringIO | None = None) -> Config:
 
 def newest() -> str:
     """Return the newest revision of this release."""
-    return ScriptDirectory.from_config(_config()).get_current_head() or ""
+    return ScriptDirectory.from_config(configuration()).get_current_head() or ""
 
 
-def missing(revision: str) -> list[Migration]:
+def required() -> str:
+    """Return the revision without which this release does not start.
+
+    The migrations after it would make the release before return wrong results. They
+    have `after_rollout = True` and are the last ones of the release.
+    """
+    scripts = ScriptDirectory.from_config(configuration())
+    script = scripts.get_revision("head")
+    while script and getattr(script.module, "after_rollout", False):
+        script = scripts.get_revision(str(script.down_revision))
+    return script.revision if script else ""
+
+
+def missing(revision: str, *, after_rollout: bool = False) -> list[Migration]:
     """Return the migrations that a database at this revision lacks, oldest first.
 
-    "" is a database without tables. One of a newer release, whose revision is unknown,
-    lacks none.
+    They are those that this release requires; and those after a rollout if it is over,
+    or if the revision is "", a database without tables, so that no process can use
+    them. A database of a newer release, whose revision is unknown, lacks none.
     """
-    scripts = ScriptDirectory.from_config(_config())
+    last = newest() if after_rollout or not revision else required()
+    scripts = ScriptDirectory.from_config(configuration())
     migrations = [
         Migration(script.revision, script.doc)
-        for script in reversed(list(scripts.walk_revisions()))
+        for script in reversed(list(scripts.walk_revisions("base", last)))
     ]
     known = [migration.revision for migration in migrations]
-    if not revision:
-        return migrations
-    return migrations[known.index(revision) + 1 :] if revision in known else []
+    if revision in known:
+        return migrations[known.index(revision) + 1 :]
+    return migrations if not revision else []
 
 
-def script(revision: str) -> str:
-    """Return SQL for psql that runs the migrations missing from this revision on."""
-    if not missing(revision):
-        return "-- the database lacks no migration of this release\n"
-    output = io.StringIO()
-    command.upgrade(_config(output), f"{revision or 'base'}:head", sql=True)
-    set_lock_timeout = f"BEGIN;\n\n{_set_lock_timeout_statement()};"
-    at = f"revision {revision}" if revision else "no revision"
-    return _SCRIPT.format(
-        title=f"From {at} to revision {newest()}.",
-        revision=at,
-        is_other_revision=_is_other(revision),
-        lock_timeout=f"{LOCK_TIMEOUT.total_seconds()} s",
-        advisory_lock=_ADVISORY_LOCK,
-        statements=re.sub("^BEGIN;$", set_lock_timeout, output.getvalue(), flags=re.M),
-    ).lstrip()
-
-
-def _is_other(revision: str) -> str:
-    """Return the condition, in SQL, that a database is not at this revision."""
-    if not revision:
-        return "to_regclass('alembic_version') IS NOT NULL"
-    return f"(SELECT version_num FROM alembic_version) IS DISTINCT FROM '{revision}'"  # noqa: S608 - a revision of this release
-
-
-async def upgrade(database: Database, revision: str = "head") -> None:
-    """Run the missing migrations. Raises StoreUnavailable.
+async def upgrade(
+    database: Database, revision: str = "", *, after_rollout: bool = False
+) -> None:
+    """Run the missing migrations, or those up to a revision. Raises StoreUnavailable.
 
     What has committed when it fails or is killed remains, and is not run again.
     """
+    if not revision:
+        lacking = missing(await current(database), after_rollout=after_rollout)
+        if not lacking:
+            return
+        revision = lacking[-1].revision
     async with _locked(database), database.session() as connection:
         sa.event.listen(connection.sync_connection, "begin", _set_lock_timeout)
         waited: defaultdict[str | None, timedelta] = defaultdict(timedelta)
@@ -148,7 +126,7 @@ async def upgrade(database: Database, revision: str = "head") -> None:
 
 
 def _upgrade(connection: sa.Connection, revision: str) -> None:
-    config = _config()
+    config = configuration()
     config.attributes["connection"] = connection
     command.upgrade(config, revision)
 
@@ -160,10 +138,11 @@ def _set_lock_timeout(connection: sa.Connection) -> None:
     behind it.
     """
     if connection.get_isolation_level() != "AUTOCOMMIT":
-        connection.exec_driver_sql(_set_lock_timeout_statement())
+        connection.exec_driver_sql(lock_timeout_statement())
 
 
-def _set_lock_timeout_statement() -> str:
+def lock_timeout_statement() -> str:
+    """Return the statement that limits waits for locks in a transaction."""
     milliseconds = LOCK_TIMEOUT / timedelta(milliseconds=1)
     return f"SET LOCAL lock_timeout = {milliseconds:.0f}"
 
@@ -185,7 +164,7 @@ async def _locked(database: Database) -> AsyncIterator[None]:
 
 
 async def _lock(connection: AsyncConnection) -> bool:
-    result = await connection.execute(_LOCK, {"lock": _ADVISORY_LOCK})
+    result = await connection.execute(_LOCK, {"lock": ADVISORY_LOCK})
     return bool(result.scalar_one())
 
 
@@ -197,7 +176,7 @@ async def _pause() -> timedelta:
 
 
 async def is_behind(database: Database) -> bool:
-    """Return whether the database lacks a migration of this release.
+    """Return whether the database lacks a migration that this release requires.
 
     A database of a newer release is not behind. Raises StoreUnavailable.
     """

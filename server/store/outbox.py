@@ -6,7 +6,6 @@ skip it until then. Times are those of Postgres' clock, which all processes shar
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from datetime import datetime, timedelta
@@ -15,7 +14,6 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from server.domain.errors import StoreUnavailable
 from server.domain.outbox.entries import (
     MAIL,
     DeadLetter,
@@ -32,12 +30,8 @@ from server.store.change_records import (
     render_entries,
 )
 from server.store.connections.connect import Database
-from server.store.connections.faults import DATABASE_ERRORS
 from server.store.tables import mailed_tokens, outbox, outbox_queue
 
-CHANNEL = "outbox"
-# A lost connection only costs the time until the next poll.
-KEEPALIVE_INTERVAL_SECONDS = 5.0
 _IS_MAIL = outbox.c.kind.startswith(MAIL, autoescape=True)
 _ENTRY_COLUMNS = (
     outbox.c.id,
@@ -115,7 +109,6 @@ class PostgresOutbox:
 
     def __init__(self, database: Database) -> None:
         self._database = database
-        self._subscribers: list[asyncio.Event] = []
         self.backlog: Backlog | None = None
 
     async def add(
@@ -126,6 +119,7 @@ class PostgresOutbox:
         await self._database.run(
             WRITE_ENTRIES, now=now, entries=render_entries(entries), audit=audit
         )
+        self._database.announce()
         if audited:
             mark_audited()
 
@@ -249,20 +243,3 @@ class PostgresOutbox:
         async with self._database.reading() as connection:
             row = (await connection.execute(BACKLOG)).one()
         self.backlog = Backlog(*row)
-
-    def subscribe(self, event: asyncio.Event) -> None:
-        """Set the event whenever new entries have committed."""
-        self._subscribers.append(event)
-
-    async def listen(self) -> None:
-        """Receive notifications until disconnected. Raises StoreUnavailable."""
-        try:
-            await self._database.listen(
-                CHANNEL, self._notified, keepalive_seconds=KEEPALIVE_INTERVAL_SECONDS
-            )
-        except DATABASE_ERRORS as error:
-            raise StoreUnavailable from error
-
-    def _notified(self, *_: object) -> None:
-        for event in self._subscribers:
-            event.set()

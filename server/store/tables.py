@@ -18,7 +18,10 @@ metadata = sa.MetaData(
     }
 )
 Moment = sa.DateTime(timezone=True)
-_WRITTEN_BY = sa.text("(pg_current_xact_id()::text::bigint)")
+_WRITTEN_BY = sa.text(
+    "coalesce(nullif(current_setting('academy.write_epoch', true), '')::bigint,"
+    " pg_current_xact_id()::text::bigint)"
+)
 
 users = sa.Table(
     "users",
@@ -81,9 +84,9 @@ sessions = sa.Table(
     ),
 )
 
-# Polled by every process twice a second. `written_by` is the id of the transaction
-# that wrote the row: rows are read from the oldest transaction that was open at the
-# last poll, so a late commit is never skipped.
+# Polled by every process. `written_by` is the number of the transaction that wrote the
+# row, see pool/settled_changes.py: rows are read from the oldest transaction that was
+# open at the last poll, so a late commit is never skipped.
 revocations = sa.Table(
     "revocations",
     metadata,
@@ -93,6 +96,13 @@ revocations = sa.Table(
     sa.Column("written_by", sa.BigInteger, nullable=False, server_default=_WRITTEN_BY),
     sa.Index("idx_revocations_written_by", "written_by"),
     sa.Index("idx_revocations_ended_at", "ended_at"),
+)
+
+# The epochs in which transactions may still write; see pool/settled_changes.py.
+write_epochs = sa.Table(
+    "write_epochs",
+    metadata,
+    sa.Column("id", sa.BigInteger, primary_key=True, autoincrement=False),
 )
 
 signing_keys = sa.Table(

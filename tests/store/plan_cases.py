@@ -3,13 +3,12 @@
 An index is named if it is what keeps the statement fast; others may be read, too.
 """
 
-import asyncio
 from collections.abc import Awaitable, Callable
-from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from itertools import count
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 from uuid import UUID, uuid4
 
 import sqlalchemy as sa
@@ -30,6 +29,7 @@ from server.domain.outbox.entries import Entry, EventType, NewEntry, Queue
 from server.domain.paging import PageRequest, Position, Sort
 from server.domain.posts.posts import NewPost, PostFilter, PostState, Reader
 from server.store.accounts.erasure import Erasures
+from server.store.accounts.new_versions import NewVersions
 from server.store.accounts.personal_data import PostgresPersonalData
 from server.store.accounts.user_batches import PostgresUserBatches
 from server.store.accounts.user_cache import CachedUsers
@@ -40,6 +40,7 @@ from server.store.audit import PostgresAudit
 from server.store.change_records import record
 from server.store.connections.connect import Database
 from server.store.connections.guarded_redis import GuardedRedis
+from server.store.connections.signals import Signals
 from server.store.credentials.accounts import PostgresAccounts
 from server.store.credentials.mailed_tokens import PostgresMailedTokens
 from server.store.credentials.revocations import RevocationFeed
@@ -571,10 +572,16 @@ async def mail_limits(filled: FilledDatabase) -> None:
 
 @case("start of the cache", "idx_users_updated_at", "idx_outbox_delivered_at")
 async def start_of_cache(filled: FilledDatabase) -> None:
-    cache = CachedUsers(filled.database, filled.redis, filled.feed).cache
-    with suppress(TimeoutError):
-        async with asyncio.timeout(2):
-            await cache.listen()
+    changes = UserChangeFeed(filled.database, UserReads(filled.database))
+    cache = CachedUsers(filled.database, filled.redis, filled.feed, changes).cache
+    await cache._start(0)
+
+
+@case("new versions of accounts", "pk_outbox")
+async def new_versions(filled: FilledDatabase) -> None:
+    versions = NewVersions(filled.database, lambda: 0, 0)
+    versions._after, versions._missing = 30_000, {7}
+    await versions.read(cast(Signals, SimpleNamespace(newest_id=30_001)))
 
 
 @case("revocations", "idx_revocations_written_by")

@@ -66,6 +66,28 @@ async def test_concurrent_upgrades_run_each_migration_once(
         assert await differences(database) == []
 
 
+async def triggers(database: Database) -> set[str]:
+    names = "select array_agg(tgname::text) from pg_trigger where not tgisinternal"
+    return set(await value(database, names) or [])
+
+
+async def test_migrations_after_the_rollout_wait_for_its_end(
+    servers: Servers, admin: AsyncEngine
+) -> None:
+    """Processes of the release before depend on what these migrations remove."""
+    notifying = {"user_changed", "outbox_written"}
+    async with empty_database(servers, admin, "0019") as database:
+        assert await migrate.is_behind(database)
+        await migrate.upgrade(database)
+        assert await migrate.current(database) == migrate.required()
+        assert not await migrate.is_behind(database)
+        assert notifying < await triggers(database)
+        await migrate.upgrade(database, after_rollout=True)
+        assert await migrate.current(database) == migrate.newest()
+        assert not await migrate.is_behind(database)
+        assert notifying.isdisjoint(await triggers(database))
+
+
 async def differences(database: Database) -> list[object]:
     """Return the differences between a database and tables.py that Alembic finds."""
 
@@ -108,11 +130,11 @@ async def test_interrupted_migrations_continue_where_they_ended(
     """Each attempt fails one statement later than the one before it."""
     attempts = 0
     async with empty_database(servers, admin, "0011") as fresh:
-        while await migrate.is_behind(fresh):
+        while await migrate.current(fresh) != migrate.newest():
             attempts += 1
             try:
                 with failing_at_statement(attempts):
-                    await migrate.upgrade(fresh)
+                    await migrate.upgrade(fresh, after_rollout=True)
             except Injected:
                 continue
         assert attempts > 10

@@ -13,6 +13,7 @@ from server.embedded.wheels import postgres_binaries
 from server.store import migrate
 from server.store.connections.connect import Database
 from server.store.migrations import steps
+from server.store.migrations.script import script
 from tests.conftest import Servers, url_of
 from tests.store.test_migrate import (
     ADD_POST,
@@ -44,7 +45,7 @@ def psql(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(path)
 
 
-async def output_of(psql: str, servers: Servers, script: str) -> tuple[int, str]:
+async def output_of(psql: str, servers: Servers, text: str) -> tuple[int, str]:
     """Run a script in the database of `empty_database`; return exit code and errors."""
     url = url_of(servers, "fresh").replace("+asyncpg", "")
     process = await asyncio.create_subprocess_exec(
@@ -56,12 +57,12 @@ async def output_of(psql: str, servers: Servers, script: str) -> tuple[int, str]
         stderr=subprocess.PIPE,
     )
     async with asyncio.timeout(SECONDS):
-        _, errors = await process.communicate(script.encode())
+        _, errors = await process.communicate(text.encode())
     return process.returncode or 0, errors.decode()
 
 
-async def run_script(psql: str, servers: Servers, script: str) -> None:
-    code, errors = await output_of(psql, servers, script)
+async def run_script(psql: str, servers: Servers, text: str) -> None:
+    code, errors = await output_of(psql, servers, text)
     assert code == 0, errors
 
 
@@ -69,7 +70,7 @@ async def test_script_creates_the_schema(
     psql: str, servers: Servers, admin: AsyncEngine, database: Database
 ) -> None:
     async with empty_database(servers, admin) as fresh:
-        await run_script(psql, servers, migrate.script(""))
+        await run_script(psql, servers, script(""))
         assert await migrate.current(fresh) == migrate.newest()
         assert await differences(fresh) == []
         assert await value(fresh, INVALID_INDEXES) == 0
@@ -85,14 +86,14 @@ async def test_script_continues_from_a_revision(
         await value(database, ADD_USERS)
         for _ in range(4):
             await value(database, ADD_POST)
-        await run_script(psql, servers, migrate.script("0011"))
+        await run_script(psql, servers, script("0011"))
         assert await migrate.current(database) == migrate.newest()
         assert await differences(database) == []
         assert await value(database, "select count(*) from user_analytics") == 7
         published = "select count(*) from posts where published_at = created_at"
         assert await value(database, published) == 4
     assert migrate.missing("0018")
-    assert "0018" not in migrate.script("0018").partition("BEGIN;")[2]
+    assert "0018" not in script("0018").partition("BEGIN;")[2]
 
 
 async def test_script_replaces_an_invalid_index(
@@ -108,7 +109,7 @@ async def test_script_replaces_an_invalid_index(
                 "create unique index concurrently idx_posts_published_at"
                 " on posts (user_id)",
             )
-        await run_script(psql, servers, migrate.script("0012"))
+        await run_script(psql, servers, script("0012"))
         assert await value(database, INVALID_INDEXES) == 0
         assert await differences(database) == []
 
@@ -118,7 +119,7 @@ async def test_script_of_another_revision_changes_nothing(
 ) -> None:
     async with empty_database(servers, admin, "0012") as database:
         for revision, at in (("", "no revision"), ("0011", "revision 0011")):
-            code, errors = await output_of(psql, servers, migrate.script(revision))
+            code, errors = await output_of(psql, servers, script(revision))
             assert code != 0
             assert f"this script is for a database at {at}" in errors
         assert await migrate.current(database) == "0012"
@@ -130,7 +131,7 @@ async def test_script_stops_while_another_process_migrates(
     async with empty_database(servers, admin) as database:
         async with database.session() as other:
             await other.execute(sa.text(ADVISORY_LOCK))
-            code, errors = await output_of(psql, servers, migrate.script(""))
+            code, errors = await output_of(psql, servers, script(""))
             assert code != 0
             assert "another process migrates this database" in errors
         assert await migrate.current(database) == ""
@@ -144,17 +145,17 @@ async def test_script_stops_at_a_lock_and_is_printed_again(
         await value(database, ADD_USER)
         async with database.session() as reader:
             await reader.execute(sa.text("select * from posts"))
-            code, errors = await output_of(psql, servers, migrate.script("0011"))
+            code, errors = await output_of(psql, servers, script("0011"))
             await reader.rollback()
         assert code != 0
         assert "canceling statement due to lock timeout" in errors
         revision = await migrate.current(database)
         assert revision == "0012"
-        await run_script(psql, servers, migrate.script(revision))
+        await run_script(psql, servers, script(revision))
         assert await differences(database) == []
 
 
 def test_script_of_a_newer_database_is_empty() -> None:
     for revision in (migrate.newest(), "9999"):
-        assert migrate.script(revision).startswith("-- the database lacks no migration")
+        assert script(revision).startswith("-- the database lacks no migration")
         assert migrate.missing(revision) == []

@@ -1,7 +1,7 @@
 """The outbox: entries are written with the change and claimed by one process."""
 
 import asyncio
-from contextlib import suppress
+from collections.abc import Awaitable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from uuid import UUID, uuid4
@@ -13,11 +13,11 @@ from server.domain.accounts.users import NewUser, Role, UserEdit
 from server.domain.credentials.sessions import Session
 from server.domain.errors import EmailTaken, LastAdmin
 from server.domain.outbox.entries import Entry, EventType, NewEntry, Queue
+from server.store.change_records import record
 from server.store.connections.connect import Database
 from server.store.credentials.sessions import PostgresSessions
 from server.store.outbox import BACKLOG, Backlog, PostgresOutbox
 from server.store.tables import outbox, outbox_queue
-from server.workers.supervisor import Subscription, supervise
 from tests.fakes import NOON, FakeSessions
 from tests.store.conftest import StoresUnderTest
 
@@ -243,16 +243,36 @@ async def test_outbox_backlog_counts_entries_that_are_not_delivered(
     assert "idx_outbox_due" in text
 
 
-async def test_outbox_subscriber_is_notified_of_commit(
-    store: PostgresOutbox,
+async def test_entries_are_announced_once_they_have_committed(
+    real_stores: StoresUnderTest, database: Database, store: PostgresOutbox
 ) -> None:
-    """At once, whatever process has written the entry."""
-    event = asyncio.Event()
-    store.subscribe(event)
-    listening = Subscription("outbox", store.listen)
-    async with asyncio.timeout(10), supervise(listening):
-        while not event.is_set():
-            await store.add(NOON, MAIL)
-            with suppress(TimeoutError):
-                async with asyncio.timeout(0.1):
-                    await event.wait()
+    """Other processes read them at once. Statements without entries wake nobody."""
+    announced = 0
+
+    def announce() -> None:
+        nonlocal announced
+        announced += 1
+
+    database.announce = announce
+
+    async def announcements(call: Awaitable[object]) -> int:
+        before = announced
+        await call
+        return announced - before
+
+    users, sessions = real_stores.users, real_stores.sessions
+    assert await announcements(store.add(NOON, MAIL)) == 1
+    ana = await users.add(new("ana"))
+    assert announced == 2
+    assert await announcements(users.edit(ana.id, UserEdit({"username": "a"}))) == 1
+    first = await logged_in(sessions, ana.id, 2)
+    assert announced == 4
+    assert await announcements(logged_in(sessions, ana.id, 2)) == 0
+    assert await announcements(sessions.end(first, NOON)) == 0
+    with pytest.raises(LastAdmin):
+        await users.edit(ana.id, UserEdit({"username": "b"}, "other", NOON))
+    assert announced == 4
+    async with database.transaction() as connection:
+        await record(connection, NOON, EVENT)
+        assert announced == 4
+    assert announced == 5

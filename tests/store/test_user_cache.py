@@ -1,4 +1,4 @@
-"""The cache of accounts is never older than the last notification of Postgres."""
+"""The cache of accounts is never older than the last poll of the outbox."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -9,7 +9,6 @@ from datetime import UTC, datetime
 import orjson
 import pytest
 import pytest_asyncio
-import sqlalchemy as sa
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
@@ -17,15 +16,21 @@ from server.domain.accounts.users import NewUser, Role, User, UserEdit
 from server.domain.credentials.revocations import Revocations
 from server.domain.outbox.entries import Entry, EventType
 from server.store.accounts.erasure import begin_erasure, delete_account
+from server.store.accounts.redis_users import RedisUsers, cache_key, shape_version
 from server.store.accounts.user_cache import (
+    MAX_AGE_SECONDS,
     CachedUsers,
     CacheStatistics,
-    _key,
-    shape_version,
 )
+from server.store.accounts.user_changes import MIN_INTERVAL, UserChangeFeed
+from server.store.accounts.user_reads import UserReads
+from server.store.accounts.users import changed
 from server.store.connections.connect import Database
 from server.store.connections.guarded_redis import redis_client
+from server.store.connections.signals import SignalReader
 from server.store.credentials.revocations import RevocationFeed
+from server.workers.periodic_jobs import DIGEST_AFTER
+from server.workers.poller import Poller
 from server.workers.supervisor import Subscription, supervise
 from tests.fakes import NOON, Clock
 from tests.round_trips import counting_connections, round_trips
@@ -36,15 +41,33 @@ TEACHER = UserEdit({"role": Role.TEACHER}, "", NOON)
 def cached(database: Database, redis: Redis) -> CachedUsers:
     clock = Clock()
     feed = RevocationFeed(database, redis, Revocations(clock), clock)
-    return CachedUsers(database, redis, feed)
+    changes = UserChangeFeed(database, UserReads(database))
+    return CachedUsers(database, redis, feed, changes)
+
+
+def poller_of(database: Database, users: CachedUsers) -> Poller:
+    """Return what keeps the cache of a process current."""
+    clock, cache = Clock(), users.cache
+    readers = cache._changes.follow, cache.follow
+    signals = SignalReader(database, clock, users._feed, DIGEST_AFTER, *readers)
+    return Poller(
+        "signals",
+        signals.refresh,
+        cache._changes.interval,
+        wake=cache._messages.wake,
+        min_interval=MIN_INTERVAL,
+    )
 
 
 @asynccontextmanager
 async def process(database: Database, redis: Redis) -> AsyncIterator[CachedUsers]:
-    """Return the cache of one process, once it receives notifications."""
+    """Return the cache of one process, once it polls and receives messages."""
     users = cached(database, redis)
-    async with supervise(Subscription("user cache", users.cache.listen)):
-        await until(lambda: users.cache._listening)
+    messages = users.cache._messages
+    database.announce = messages.publish
+    poller = poller_of(database, users)
+    async with supervise(poller, Subscription("messages", messages.listen)):
+        await until(lambda: users.cache.is_current)
         yield users
 
 
@@ -118,7 +141,7 @@ async def test_user_cache_drops_erased_user_in_every_process(
         await until(lambda: user.id not in one.cache._users | other.cache._users)
         async with asyncio.timeout(10):
             while await redis.hget(  # noqa: ASYNC110 - seen from outside
-                _key(user.id), "user"
+                cache_key(user.id), "user"
             ):
                 await asyncio.sleep(0.005)
         assert await one.by_id(user.id) is None
@@ -142,7 +165,7 @@ async def test_user_cache_forgets_user_erased_while_redis_was_away(
     async with process(database, redis) as users:
         user = await added(users)
         await users.by_id(user.id)
-    assert await redis.hget(_key(user.id), "user")
+    assert await redis.hget(cache_key(user.id), "user")
     await erase(database, user.id)
     async with process(database, redis) as users:
         assert await users.by_id(user.id) is None
@@ -159,10 +182,9 @@ async def test_user_cache_refuses_erased_user_that_redis_still_holds(
         await users.by_id(user.id)
     await erase(database, user.id)
     async with process(database, away) as users:
-        users.cache._redis = redis
+        users.cache._redis_users = RedisUsers(redis)
         assert await users.by_id(user.id) is None
-        users.cache._clear()  # the connection for notifications is lost
-        users.cache._listening = True
+        users.cache._users.clear()
         assert await users.by_id(user.id) is None
     for client in (redis, away):
         await client.aclose()
@@ -181,9 +203,9 @@ async def test_user_cache_handles_erasure_until_redis_is_back(
         with pytest.raises(RedisError):
             await without_redis.handle(event)
         await without_redis.handle(replace(event, created_at=NOON))
-        assert await redis.hget(_key(user.id), "user")
+        assert await redis.hget(cache_key(user.id), "user")
         await cached(database, redis).cache.handle(event)
-        assert not await redis.hget(_key(user.id), "user")
+        assert not await redis.hget(cache_key(user.id), "user")
     for client in (redis, away):
         await client.aclose()
 
@@ -213,23 +235,23 @@ async def test_user_cache_sees_changes_of_other_processes(
 async def test_user_cache_refuses_older_version_of_slow_reader(
     database: Database, redis_url: str
 ) -> None:
-    """L17: it read before the change, and writes after the notification."""
+    """L17: it read before the change, and writes after the poll."""
     redis = redis_client(redis_url)
     async with process(database, redis) as users:
         old = await added(users)
         changed = await users.edit(old.id, TEACHER)
         await until(lambda: old.id in users.cache._min_versions)
         assert changed
-        await users.cache._invalidate(changed.id, changed.version)
+        await users.cache._redis_users.invalidate(changed.id, changed.version)
         users.cache.keep(old)
-        await users.cache._to_redis(old)
+        await users.cache._redis_users.put(old)
         assert await users.by_id(old.id) == changed
         async with process(database, redis) as other:
             assert await other.by_id(old.id) == changed
     await redis.aclose()
 
 
-async def test_user_cache_is_off_without_notifications(
+async def test_user_cache_is_off_without_polls(
     counted: Database, redis_url: str
 ) -> None:
     """Changes may be missed: each read queries Postgres."""
@@ -242,24 +264,61 @@ async def test_user_cache_is_off_without_notifications(
     await redis.aclose()
 
 
-async def test_user_cache_reconnects_after_lost_connection(
+async def test_user_cache_is_off_after_failed_polls(
     database: Database, redis_url: str
 ) -> None:
-    """L6: reads succeed while the connection for notifications is down."""
+    """L6: reads succeed meanwhile, and see what was changed."""
+    redis = redis_client("unix:///nowhere")
+    users = cached(database, redis)
+    poller = poller_of(database, users)
+    async with supervise(poller):
+        await until(lambda: users.cache.is_current)
+        user = await added(users)
+        assert await users.by_id(user.id) == user
+    other = cached(database, redis)
+    changed = await other.edit(user.id, TEACHER)
+    await asyncio.sleep(MAX_AGE_SECONDS[False])
+    assert not users.cache.is_current
+    assert await users.by_id(user.id) == changed
+    async with supervise(poller):
+        await until(lambda: users.cache.is_current)
+        assert await users.by_id(user.id) == changed
+    await redis.aclose()
+
+
+async def test_user_cache_sees_change_that_no_message_announced(
+    database: Database, redis_url: str
+) -> None:
+    """Its process was killed between the commit and the message."""
     redis = redis_client(redis_url)
     async with process(database, redis) as users:
         user = await added(users)
-        await users.by_id(user.id)
-        async with database.reading() as connection:
-            await connection.execute(
-                sa.text(
-                    "select pg_terminate_backend(pid) from pg_stat_activity"
-                    " where datname = current_database() and pid <> pg_backend_pid()"
-                )
-            )
-        await until(lambda: not users.cache._listening)
         assert await users.by_id(user.id) == user
-        await until(lambda: users.cache._listening)
+        database.announce = lambda: None
+        changed = await cached(database, redis).edit(user.id, TEACHER)
+        await until(lambda: user.id not in users.cache._users)
+        assert await users.by_id(user.id) == changed
+    await redis.aclose()
+
+
+async def test_user_cache_sees_change_while_older_transaction_is_open(
+    database: Database, redis_url: str
+) -> None:
+    """The change is not settled. The older transaction then changes the account."""
+    redis = redis_client(redis_url)
+    async with process(database, redis) as users:
+        ana = await added(users)
+        bea = await users.add(NewUser("b@x.co", "bea", "h", Role.STUDENT, NOON))
+        for user in (ana, bea):
+            assert await users.by_id(user.id) == user
+        async with database.transaction() as older:
+            await changed(
+                older, EventType.USER_UPDATED, bea.id, NOON, {"role": Role.TEACHER}
+            )
+            await cached(database, redis).edit(ana.id, TEACHER)
+            await until(lambda: ana.id not in users.cache._users)
+            assert bea.id in users.cache._users
+        await until(lambda: bea.id not in users.cache._users)
     await redis.aclose()
 
 
@@ -291,11 +350,11 @@ async def test_user_cache_treats_unreadable_value_as_miss(
     async with process(database, redis) as writer, process(database, redis) as reader:
         user = await added(writer)
         await writer.by_id(user.id)
-        raw = await redis.hget(_key(user.id), "user")
+        raw = await redis.hget(cache_key(user.id), "user")
         assert isinstance(raw, bytes)
-        await redis.hset(_key(user.id), "user", change(raw))
+        await redis.hset(cache_key(user.id), "user", change(raw))
         assert await reader.by_id(user.id) == user
-        assert await redis.hget(_key(user.id), "user") == raw
+        assert await redis.hget(cache_key(user.id), "user") == raw
     await redis.aclose()
 
 
@@ -322,4 +381,4 @@ def test_shape_version_changes_with_fields(fields: list[tuple[str, str]]) -> Non
 
 
 def test_user_cache_key_carries_shape_version() -> None:
-    assert _key(7) == f"user:{{7}}:{shape_version(User)}"
+    assert cache_key(7) == f"user:{{7}}:{shape_version(User)}"

@@ -1,11 +1,20 @@
-"""Changes of accounts are read in one order, whatever the order of commits."""
+"""Changes of accounts are read in one order, whatever the order of commits.
 
+Every test is run with both ways to know which changes are settled.
+"""
+
+import asyncio
+import random
+from collections.abc import AsyncIterator
+from contextlib import suppress
 from typing import Any
 
+import pytest
 import pytest_asyncio
 import sqlalchemy as sa
 
 from server.domain.accounts.users import User
+from server.domain.errors import StoreUnavailable
 from server.domain.outbox.entries import EventType, NewEntry
 from server.store.accounts.user_changes import MAX_BUFFERED, UserChangeFeed
 from server.store.accounts.user_reads import UserReads
@@ -16,16 +25,34 @@ from tests.fakes import NOON
 from tests.store.conftest import StoresUnderTest
 from tests.store.test_users import change, new
 
+# An epoch ends, and the one that was open when the entry was read, after two polls.
+SETTLING_POLLS = 3
+WRITERS, WRITES = 8, 15
+
+
+@pytest_asyncio.fixture(params=["transaction ids", "write epochs"])
+async def database(
+    request: pytest.FixtureRequest, database_url: str
+) -> AsyncIterator[Database]:
+    database = Database(database_url, write_epochs=request.param == "write epochs")
+    yield database
+    await database.close()
+
 
 @pytest_asyncio.fixture
 async def feed(database: Database) -> UserChangeFeed:
     feed = UserChangeFeed(database, UserReads(database))
-    await feed.refresh()
+    await poll(feed)
     return feed
 
 
+async def poll(feed: UserChangeFeed) -> None:
+    for _ in range(SETTLING_POLLS):
+        await feed.refresh()
+
+
 async def changes(feed: UserChangeFeed, after: int = 0) -> list[tuple[EventType, int]]:
-    await feed.refresh()
+    await poll(feed)
     chunk = await feed.chunk(after, 100)
     return [(change.kind, change.user_id) for change in chunk]
 
@@ -72,13 +99,12 @@ async def test_user_changes_wait_for_late_commit(
 async def test_user_changes_do_not_wait_after_rollback(
     database: Database, real_stores: StoresUnderTest, feed: UserChangeFeed
 ) -> None:
-    connection = await database.engine.connect()
-    await connection.begin()
-    await record(connection, NOON, NewEntry(EventType.USER_UPDATED, 77))
-    ana = await real_stores.users.add(new("ana"))
-    assert await changes(feed) == []
-    await connection.rollback()
-    await connection.close()
+    with suppress(ZeroDivisionError):
+        async with database.transaction() as connection:
+            await record(connection, NOON, NewEntry(EventType.USER_UPDATED, 77))
+            ana = await real_stores.users.add(new("ana"))
+            assert await changes(feed) == []
+            raise ZeroDivisionError
     assert await changes(feed) == [(EventType.USER_CREATED, ana.id)]
 
 
@@ -87,7 +113,7 @@ async def test_user_changes_of_one_account_keep_their_order(
 ) -> None:
     """Even if the later change has the older transaction and a third one is open."""
     ana = await real_stores.users.add(new("ana"))
-    await feed.refresh()
+    await poll(feed)
     before = feed.settled or 0
     lock = sa.text("select 1 from users where id = :id for update")
     async with database.transaction() as open_one:
@@ -116,9 +142,9 @@ async def test_user_changes_outside_buffer_are_read_from_postgres(
     entries = [NewEntry(EventType.USER_UPDATED, n + 1) for n in range(MAX_BUFFERED + 5)]
     async with database.transaction() as connection:
         await record(connection, NOON, *entries)
-    await feed.refresh()
+    await poll(feed)
     late = UserChangeFeed(database, UserReads(database))
-    await late.refresh()
+    await poll(late)
     for reader in (feed, late):
         seen: list[Any] = []
         while chunk := await reader.chunk(seen[-1].id if seen else 0, 300):
@@ -129,3 +155,55 @@ async def test_user_changes_outside_buffer_are_read_from_postgres(
         await record(connection, NOON, again)
     assert await changes(feed, seen[-1].id) == [(EventType.USER_UPDATED, 7)]
     assert len(await feed.chunk(seen[-3].id, 10)) == 3
+
+
+async def test_user_changes_do_not_wait_for_killed_writer(
+    database: Database, real_stores: StoresUnderTest, feed: UserChangeFeed
+) -> None:
+    """Postgres ends its session: no lease has to expire, whatever the clocks say."""
+    killed = sa.text("select pg_terminate_backend(:pid)")
+    with suppress(StoreUnavailable, sa.exc.DBAPIError):
+        async with database.transaction() as connection:
+            await record(connection, NOON, NewEntry(EventType.USER_UPDATED, 77))
+            ana = await real_stores.users.add(new("ana"))
+            pid = (
+                await connection.execute(sa.text("select pg_backend_pid()"))
+            ).scalar()
+            assert await changes(feed) == []
+            async with database.reading() as other:
+                await other.execute(killed, {"pid": pid})
+            await connection.execute(sa.text("select 1"))
+    assert await changes(feed) == [(EventType.USER_CREATED, ana.id)]
+
+
+async def test_user_changes_are_read_once_and_in_order_under_load(
+    database: Database, feed: UserChangeFeed
+) -> None:
+    """Writers commit out of order, or roll back; readers poll all the time."""
+    committed: list[int] = []
+
+    async def write(writer: int) -> None:
+        for number in range(WRITES):
+            event = NewEntry(EventType.USER_UPDATED, writer * 1_000 + number)
+            with suppress(ZeroDivisionError):
+                async with database.transaction() as connection:
+                    await record(connection, NOON, event)
+                    await asyncio.sleep(random.choice([0, 0, 0.002, 0.02]))
+                    1 / random.choice([0, 1, 1, 1])
+                committed.append(event.user_id or 0)
+
+    async def read(reader: UserChangeFeed, writing: "asyncio.Future[Any]") -> list[Any]:
+        seen: list[Any] = []
+        while not writing.done():
+            await reader.refresh()
+            seen += await reader.chunk(seen[-1].id if seen else 0, 1_000)
+        await poll(reader)
+        return seen + list(await reader.chunk(seen[-1].id if seen else 0, 1_000))
+
+    other = UserChangeFeed(database, UserReads(database))
+    await poll(other)
+    writing = asyncio.gather(*(write(number) for number in range(WRITERS)))
+    for seen in await asyncio.gather(read(feed, writing), read(other, writing)):
+        ids = [change.id for change in seen]
+        assert ids == sorted(set(ids))
+        assert {change.user_id for change in seen} == set(committed)

@@ -124,11 +124,13 @@ async def _check_schema(database: Database) -> Finding:
     except _DATABASE_ERRORS as error:
         advice = describe_fault(error.__cause__ or error, database.role)
         return Finding("schema", False, "cannot be read", advice)
-    newest = migrate.newest()
+    required, newest = migrate.required(), migrate.newest()
     if is_behind:
-        result = f"revision {revision or 'none'}; this release needs {newest}"
+        result = f"revision {revision or 'none'}; this release needs {required}"
         return Finding("schema", False, result, "run: academy migrate")
     note = "" if revision == newest else f", newer than this release ({newest})"
+    if revision == required != newest:
+        note = f"; after the rollout: academy migrate --after-rollout ({newest})"
     return Finding("schema", True, f"revision {revision}{note}")
 
 

@@ -59,8 +59,10 @@ def _up() -> bool:
     configure(settings.log_level, settings.log_format)
     servers = EmbeddedServers(settings.state_dir)
     try:
+        # embedded Postgres has no other processes, so none of the release before
+        options = [] if settings.database_url else ["--after-rollout"]
         settings = start_embedded_servers(settings, servers)
-        _migrate()
+        _migrate(*options)
         announce = partial(print_banner, settings)
         plan = WorkerPlan(settings, announce, ("--up",), servers.check)
         return asyncio.run(run_workers(plan))
@@ -68,9 +70,9 @@ def _up() -> bool:
         servers.stop()
 
 
-def _migrate() -> None:
+def _migrate(*options: str) -> None:
     """Upgrade the schema, in a process of its own. Raises EmbeddedServerError."""
-    command = [*interpreter(), "-m", "server", "migrate"]
+    command = [*interpreter(), "-m", "server", "migrate", *options]
     result = subprocess.run(  # noqa: S603 - this program
         command, capture_output=True, text=True, check=False
     )

@@ -36,7 +36,7 @@ from server.store.tables import (
 BATCH_SIZE = 2_000
 # The time of deletion of an account whose erasure has begun: it cannot be undeleted.
 ERASURE_BEGUN = datetime(1970, 1, 1, tzinfo=UTC)
-# The new version makes the trigger on changes notify every process's cache.
+# The new version, and the event of the erasure, remove the account from every cache.
 _BLANK = {
     "email": sa.func.concat("erased:", users.c.id),
     "username": "",

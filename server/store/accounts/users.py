@@ -33,7 +33,13 @@ from server.store.accounts.user_reads import (
     UserReads,
     user_of,
 )
-from server.store.change_records import audit_rows, audited, mark_audited, record
+from server.store.change_records import (
+    announce_after_commit,
+    audit_rows,
+    audited,
+    mark_audited,
+    record,
+)
 from server.store.connections.connect import Database
 from server.store.credentials.revocations import RevocationFeed, end_sessions
 from server.store.outbox import invalidate_mailed_tokens
@@ -97,12 +103,14 @@ class PostgresUsers(UserReads):
         if idempotency is None:
             with map_violations(RESERVED):
                 (row,) = await self._database.run(_CREATE, **values)
+            self._database.announce()
             mark_audited()
             return user_of(row)
         async with write_transaction(
             self._database, idempotency, RESERVED
         ) as connection:
             user = user_of((await connection.execute(_CREATE.clause, values)).one())
+            announce_after_commit(connection)
             await idempotent_responses.write(
                 connection, idempotency, user, about=[user.id]
             )
@@ -136,6 +144,7 @@ class PostgresUsers(UserReads):
                 await idempotent_responses.write(
                     connection, idempotency, user, about=[user_id]
                 )
+        self._committed(user)
         await self._feed.ended(ended, edit.now)
         return user
 
@@ -149,9 +158,10 @@ class PostgresUsers(UserReads):
             await refuse_last_admin(connection, before, {"is_active": False})
             ended = await end_sessions(connection, user_id, now)
             await invalidate_mailed_tokens(connection, user_id, now)
-            await changed(
+            user = await changed(
                 connection, EventType.USER_DELETED, user_id, now, {"deleted_at": now}
             )
+        self._committed(user, is_deleted=True)
         await self._feed.ended(ended, now)
 
     async def undelete(
@@ -179,7 +189,11 @@ class PostgresUsers(UserReads):
                 await idempotent_responses.write(
                     connection, idempotency, user, about=[user_id]
                 )
+        self._committed(user)
         return user
+
+    def _committed(self, user: User, *, is_deleted: bool = False) -> None:
+        """Take note of a change that this process has committed."""
 
 
 async def _apply(
@@ -254,6 +268,7 @@ async def changed(
     statement = _change(tuple(values))
     parameters = {"kind": kind, "user_id": user_id, "now": now, "audit": audit_rows()}
     result = await connection.execute(statement.clause, {**values, **parameters})
+    announce_after_commit(connection)
     mark_audited()
     return user_of(result.one())
 

@@ -32,9 +32,10 @@ from server.store.pool.reading import (
     ReadingConnection,
     started,
 )
+from server.store.pool.settled_changes import TRANSACTION_IDS, WRITE_EPOCHS
 from server.store.pool.silence_monitor import SilenceMonitor
 from server.store.pool.slots import PoolStatistics, Slots
-from server.store.pool.statement import Statement, fetch
+from server.store.pool.statement import Statement, fetch, fetch_within
 
 DEFAULT_POOL_SIZE = 10
 DEFAULT_POOL_TIMEOUT = timedelta(seconds=0.5)
@@ -43,14 +44,19 @@ PING_TIMEOUT_SECONDS = 0.8
 ANSWER_MAX_AGE_SECONDS = 1.0  # of one that shows that Postgres is available
 REPLACE_INTERVAL_SECONDS = 1.0  # of connections to a read-only server
 READ_ONLY_REPORT_SECONDS = 45.0  # longer than an alert waits for the next write to fail
+# in the `info` of a connection whose transaction writes outbox entries
+WRITES_ENTRIES = "writes_entries"
 
 
 class Database:
     """A pool of connections to Postgres.
 
     `transaction_pooler` is for a pooler such as pgbouncer in transaction mode, which
-    gives each transaction another connection: no prepared statements, no LISTEN, no
-    settings of a session.
+    gives each transaction another connection: no prepared statements, no settings of a
+    session. `write_epochs` is for an engine without transaction ids.
+
+    `announce` is called after a transaction that wrote outbox entries. Whoever writes
+    them by `run` or `reading` calls it.
     """
 
     def __init__(
@@ -58,6 +64,7 @@ class Database:
         url: str,
         *,
         transaction_pooler: bool = False,
+        write_epochs: bool = False,
         pool_size: int = DEFAULT_POOL_SIZE,
         pool_timeout: timedelta = DEFAULT_POOL_TIMEOUT,
         statement_timeout: timedelta = DEFAULT_STATEMENT_TIMEOUT,
@@ -69,7 +76,8 @@ class Database:
         direct = DirectConnections(arguments)
         self.alone = direct.alone
         self.session = direct.session
-        self.listen = direct.listen
+        self.announce: Callable[[], None] = lambda: None
+        self.settled_changes = WRITE_EPOCHS if write_epochs else TRANSACTION_IDS
         self._probe = direct.probe
         self._slots = Slots(pool_size, pool_timeout.total_seconds())
         self._breaker = CircuitBreaker("postgres", direct.probe)
@@ -135,6 +143,9 @@ class Database:
         One round trip. A read whose connection turned out to be lost is repeated; a
         write is not, because it may have been committed. Raises StoreUnavailable.
         """
+        if self.settled_changes.must_begin(statement):
+            async with self.transaction() as connection:
+                return await fetch_within(connection, statement, values)
         async with self._admitted():
             try:
                 rows = await self._run(statement, values)
@@ -173,12 +184,16 @@ class Database:
             try:
                 if self._arguments.transaction_pooler:
                     await connection.execute(self._arguments.set_local_timeouts())
+                await self.settled_changes.begin_writing(connection)
                 yield connection
             except asyncio.CancelledError:
                 # not rolled back: the caller would wait for a silent Postgres
                 await connection.invalidate()
                 raise
+            writes_entries = connection.info.pop(WRITES_ENTRIES, False)
         self._reported_until = 0.0  # a change was committed
+        if writes_entries:
+            self.announce()
 
     @asynccontextmanager
     async def _admitted(self) -> AsyncIterator[None]:

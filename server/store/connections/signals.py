@@ -1,4 +1,4 @@
-"""What a process asks Postgres twice a second: whether there is anything to read.
+"""What a process asks Postgres at each poll: whether there is anything to read.
 
 One statement replaces one for each poller: an idle process sends a fifth as many. Who
 needs more than its answer then reads by itself.
@@ -17,11 +17,10 @@ from server.store.connections.connect import Database
 from server.store.pool.statement import Statement
 
 # All values are of one snapshot. Each part reads the end of an index, or few rows.
-_SIGNALS = Statement(
-    """
+_SIGNALS = """
     select
-        pg_snapshot_xmin(now.snapshot)::text::bigint as oldest_open,
-        pg_snapshot_xmax(now.snapshot)::text::bigint as not_begun,
+        {oldest_open} as oldest_open,
+        {not_begun} as not_begun,
         (select coalesce(max(id), 0) from outbox) as newest_id,
         exists (
             select from revocations
@@ -37,14 +36,17 @@ _SIGNALS = Statement(
             select from notifications join user_settings using (user_id)
             where told_at is null and notifications.created_at < :digest_before
         ) as has_due_jobs
-    from (select pg_current_snapshot() as snapshot) as now
-    """
-)
+"""
 
 
 @dataclass(frozen=True, slots=True)
 class Signals:
-    """One answer: transactions, the greatest outbox id, and what there is to read."""
+    """One answer: transactions, the greatest outbox id, and what there is to read.
+
+    `read_at` is a time of the event loop, before which nothing is missing.
+    """
+
+    read_at: float
 
     oldest_open: int
     not_begun: int
@@ -85,6 +87,13 @@ class SignalReader:
         self._revocations = revocations
         self._digest_after = digest_after
         self._readers = (revocations.follow, *readers)
+        settled = database.settled_changes
+        self._advance = settled.advance
+        self._statement = Statement(
+            _SIGNALS.format(
+                oldest_open=settled.oldest_open, not_begun=settled.not_begun
+            )
+        )
         self.entries_due = asyncio.Event()
         self.jobs_due = asyncio.Event()
 
@@ -93,14 +102,17 @@ class SignalReader:
 
         The failure of one does not keep the others from reading. Raises the first one.
         """
+        if self._advance:
+            await self._database.run(self._advance)
+        read_at = asyncio.get_running_loop().time()
         revoked_since, revoked_after = self._revocations.position
         (row,) = await self._database.run(
-            _SIGNALS,
+            self._statement,
             revoked_since=revoked_since,
             revoked_after=revoked_after,
             digest_before=self._clock() - self._digest_after,
         )
-        signals = Signals(**row)
+        signals = Signals(read_at=read_at, **row)
         if signals.has_due_entries:
             self.entries_due.set()
         if signals.has_due_jobs:

@@ -24,21 +24,40 @@ class WakeupChannel:
     def __init__(self, redis: Redis, channel: str) -> None:
         self._redis = redis
         self._channel = channel
+        self._publishing: asyncio.Task[None] | None = None
+        self._publish_again = False
         self.wake = asyncio.Event()
+        self.is_subscribed = False
 
-    async def publish(self) -> None:
-        """Wake every process, this one included; without Redis, this one only."""
-        self.wake.set()
+    def publish(self) -> None:
+        """Wake every process in the background; without Redis, this one only.
+
+        Calls during a publication are merged into one more.
+        """
+        self._publish_again = True
+        if self._publishing is None:
+            self._publishing = asyncio.create_task(self._publish())
+
+    async def _publish(self) -> None:
+        is_published = False
         try:
-            await self._redis.publish(self._channel, b"")
+            while self._publish_again:
+                self._publish_again = False
+                await self._redis.publish(self._channel, b"")
+            is_published = True
         except (RedisError, OSError):
             log.debug("wake-up message not published", channel=self._channel)
+        finally:
+            self._publishing = None
+            if not (is_published and self.is_subscribed):
+                self.wake.set()  # no message of its own reaches this process
 
     async def listen(self) -> NoReturn:
         """Receive messages until the connection is lost. Raises StoreUnavailable."""
         try:
             async with self._redis.pubsub() as subscription:
                 await subscription.subscribe(self._channel)
+                self.is_subscribed = True
                 while True:
                     if await subscription.get_message(
                         ignore_subscribe_messages=True, timeout=READ_TIMEOUT_SECONDS
@@ -46,3 +65,5 @@ class WakeupChannel:
                         self.wake.set()
         except (RedisError, OSError) as error:
             raise StoreUnavailable from error
+        finally:
+            self.is_subscribed = False

@@ -1,7 +1,7 @@
 """Revocation sessions: rows in Postgres that every process polls.
 
 A Redis message makes the other processes poll at once; without Redis they see a
-log-out within half a second. Each poll reads from the oldest transaction that was
+log-out with their next poll. Each poll reads from the oldest transaction that was
 open at the poll before, so that a row which commits late is not skipped; a row may
 be read twice.
 """
@@ -26,8 +26,9 @@ from server.store.connections.signals import Signals
 from server.store.connections.wakeup_channel import WakeupChannel
 from server.store.tables import revocations, sessions
 
+# Its messages announce every change. The release before publishes revocations on it and
+# polls all changes for each message, so that the name stays.
 CHANNEL = "academy:revocations"
-_OLDEST_OPEN = sa.text("pg_snapshot_xmin(pg_current_snapshot())::text::bigint")
 
 
 async def revoke(
@@ -68,17 +69,18 @@ class RevocationFeed:
         self._clock = clock
         self._oldest_open = 0
         self._last_ids: frozenset[int] = frozenset()
-        self._wakeups = WakeupChannel(redis, CHANNEL)
+        self._oldest_open_query = sa.text(
+            f"select {database.settled_changes.oldest_open}"
+        )
         self.buffer: EventBuffer[Revocation] = EventBuffer()
-        self.listen = self._wakeups.listen
-        self.wake = self._wakeups.wake
+        self.wakeups = WakeupChannel(redis, CHANNEL)
 
     async def ended(self, session_ids: Sequence[UUID], now: datetime) -> None:
         """Revoke sessions in this process and wake the others, after the commit."""
         for session_id in session_ids:
             self._known.add(session_id.hex, now)
         if session_ids:
-            await self._wakeups.publish()
+            self.wakeups.publish()
 
     @property
     def position(self) -> tuple[int, datetime]:
@@ -87,9 +89,7 @@ class RevocationFeed:
 
     async def refresh(self) -> None:
         """Read the rows written since the last poll. Raises StoreUnavailable."""
-        async with self._database.reading() as connection:
-            oldest = (await connection.execute(sa.select(_OLDEST_OPEN))).scalar_one()
-        await self._read(oldest)
+        await self._read(await self._read_oldest_open())
 
     async def follow(self, signals: Signals) -> None:
         """Do the same with what the signals say. Raises StoreUnavailable."""
@@ -122,9 +122,13 @@ class RevocationFeed:
         A token from the future (of another database) resumes from the beginning.
         Raises StoreUnavailable.
         """
-        async with self._database.reading() as connection:
-            oldest = (await connection.execute(sa.select(_OLDEST_OPEN))).scalar_one()
+        oldest = await self._read_oldest_open()
         return (token if token <= oldest else 0), oldest
+
+    async def _read_oldest_open(self) -> int:
+        async with self._database.reading() as connection:
+            result = await connection.execute(self._oldest_open_query)
+            return int(result.scalar_one())
 
     async def chunk(self, since: int, after_id: int, size: int) -> Sequence[Revocation]:
         """Return revocations in force, written since a transaction, by id."""

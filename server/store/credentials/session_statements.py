@@ -40,8 +40,9 @@ OPEN = Statement(
         select '{EventType.SESSION_OPENED}', user_id, '{{}}', :created_at
         from locked, history
         where coalesce(:created_at - last_used_at >= interval '1 hour', true)
+        returning id
     ), {audited("locked", identifies=True)}
-    select user_id from locked
+    select exists (select from enqueued) as writes_entries from locked
     """  # noqa: S608 - no values
 )
 READ = Statement(
@@ -72,8 +73,9 @@ ROTATE = Statement(
         insert into outbox (kind, user_id, created_at)
         select '{EventType.SESSION_OPENED}', user_id, :last_used_at
         from changed where :is_active_again
+        returning id
     ), {audited("changed", identifies=True)}
-    select user_id from changed
+    select exists (select from enqueued) as writes_entries from changed
     """  # noqa: S608 - no values
 )
 # A user_id of 0 stands for any user.

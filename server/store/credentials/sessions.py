@@ -57,9 +57,11 @@ class PostgresSessions:
         version.
         """
         values = _columns_of(session) | {"version": version, "audit": audit_rows()}
-        if not await self._database.run(OPEN, **values):
+        rows = await self._database.run(OPEN, **values)
+        if not rows:
             return False
         mark_audited()
+        self._announce_entries(rows)
         return True
 
     async def rotate(
@@ -77,8 +79,9 @@ class PostgresSessions:
         decided = _decided(rows[0], decide)
         if not decided.is_change:
             return decided.result
-        if await self._database.run(ROTATE, **decided.values()):
+        if rows := await self._database.run(ROTATE, **decided.values()):
             mark_audited()
+            self._announce_entries(rows)
         else:
             decided = await self._rotate_locked(session_id, decide)
         await self._announce(decided)
@@ -94,6 +97,10 @@ class PostgresSessions:
                 await connection.execute(ROTATE.clause, decided.values())
                 mark_audited()
         return decided
+
+    def _announce_entries(self, rows: Sequence[asyncpg.Record]) -> None:
+        if rows[0]["writes_entries"]:
+            self._database.announce()
 
     async def _announce(self, decided: _Decided) -> None:
         after = decided.rotation.session

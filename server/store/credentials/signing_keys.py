@@ -106,7 +106,7 @@ class PostgresSigningKeys:
             keys = self._decrypt_all(rows)
             await audit_change(connection)
         self._replace(keys, rows)
-        await self._wakeups.publish()
+        self._wakeups.publish()
         return [_info(row) for row in rows]
 
     def _replace(self, keys: Sequence[SigningKey], rows: Sequence[sa.Row[Any]]) -> None:

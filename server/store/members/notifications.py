@@ -56,6 +56,7 @@ class PostgresNotifications:
             statement = _notify_batch(entry, progress, self._batch_size, self._clock())
             async with self._database.reading() as connection:
                 row = (await connection.execute(statement)).first()
+            self._database.announce()
             if row is None:
                 return
             progress = row.payload
@@ -82,6 +83,7 @@ class PostgresNotifications:
         mails = _insert_mails(recipients, EventType.NEW_FOLLOWER, self._clock())
         async with self._database.reading() as connection:
             await connection.execute(sa.select(sa.literal(1)).add_cte(mails))
+        self._database.announce()
 
     async def digest(self, before: datetime, now: datetime) -> bool:
         """Mail one member all pending notifications, if the oldest is due.

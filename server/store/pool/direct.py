@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
-from typing import Any, NoReturn
 
 import asyncpg
-import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 from sqlalchemy.pool import NullPool
 
@@ -17,7 +14,6 @@ from server.store.connections.answers import answer_time
 from server.store.connections.faults import is_outage, is_unreachable
 from server.store.pool.arguments import ConnectArguments
 
-KEEPALIVE_INTERVAL_SECONDS = 1.0
 PROBE_TIMEOUT_SECONDS = 0.5
 
 
@@ -69,32 +65,6 @@ class DirectConnections:
             hide_parameters=True,  # an error's text may reach a log
             connect_args=self._arguments.unlimited(),
         )
-
-    async def listen(
-        self,
-        channel: str,
-        on_notification: Callable[..., None],
-        on_listening: Callable[[AsyncConnection], Awaitable[None]] | None = None,
-        keepalive_seconds: float = KEEPALIVE_INTERVAL_SECONDS,
-    ) -> NoReturn:
-        """LISTEN on a channel until the connection fails.
-
-        `on_notification` is called as asyncpg calls listeners, `on_listening` once
-        no notification can be missed any more. Behind a pooler nothing arrives, and
-        callers depend on their polling. Raises StoreUnavailable and the like.
-        """
-        if self._arguments.transaction_pooler:
-            await asyncio.Event().wait()
-        async with self.alone() as connection:
-            raw = await connection.get_raw_connection()
-            driver: Any = raw.driver_connection
-            await driver.add_listener(channel, on_notification)
-            if on_listening:
-                await on_listening(connection)
-            while True:
-                await asyncio.sleep(keepalive_seconds)
-                keepalive = connection.execute(sa.select(1))
-                await answer_time(keepalive, KEEPALIVE_INTERVAL_SECONDS)
 
     async def probe(self) -> None:
         """Check that Postgres answers. Raises the driver's errors if it does not.

@@ -8,6 +8,7 @@ from typing import Any, cast
 
 import asyncpg
 import sqlalchemy as sa
+from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlalchemy.util import greenlet_spawn
 
 # a name after one colon: not a cast
@@ -60,5 +61,22 @@ async def fetch(
     except BaseException as error:
         if ends_connection(error) or driver_connection.is_closed():
             await greenlet_spawn(connection.invalidate, error)
+        raise
+    return cast(Sequence[asyncpg.Record], rows)
+
+
+async def fetch_within(
+    connection: AsyncConnection, statement: Statement, values: Mapping[str, object]
+) -> Sequence[asyncpg.Record]:
+    """Execute a statement in the transaction of a connection; return its rows."""
+    raw = await connection.get_raw_connection()
+    driver_connection: Any = raw.driver_connection
+    try:
+        rows = await driver_connection.fetch(
+            statement.sql, *statement.arguments(values)
+        )
+    except Exception:
+        # SQLAlchemy does not know of the error, which may have ended the session
+        await connection.invalidate()
         raise
     return cast(Sequence[asyncpg.Record], rows)

@@ -13,7 +13,6 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from server.domain.errors import StoreUnavailable
 from server.store.connections.connect import PING_TIMEOUT_SECONDS, Database
-from server.store.pool import direct
 from server.store.pool.direct import PROBE_TIMEOUT_SECONDS
 from server.store.pool.slots import PoolStatistics
 from tests.conftest import Servers, run, url_of
@@ -336,28 +335,6 @@ async def test_pause_of_this_process_is_not_a_silence(
         time.sleep(limit / 8)  # noqa: ASYNC251
     await checking
     assert not pool.is_degraded
-
-
-async def test_pause_of_this_process_ends_no_listening(
-    pool: Database, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(direct, "KEEPALIVE_INTERVAL_SECONDS", 0.3)
-    started = asyncio.Event()
-
-    async def on_listening(_: object) -> None:
-        started.set()
-
-    listening = asyncio.ensure_future(
-        pool.listen("pause", print, on_listening, keepalive_seconds=0.1)
-    )
-    async with asyncio.timeout(SECONDS):
-        await started.wait()
-    for _ in range(12):
-        await asyncio.sleep(0)
-        time.sleep(0.2)  # noqa: ASYNC251
-    assert not listening.done()
-    listening.cancel()
-    await asyncio.wait([listening])
 
 
 async def test_refused_connections_are_a_degradation(
