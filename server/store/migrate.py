@@ -14,6 +14,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import cache
 from pathlib import Path
 from typing import TextIO
 
@@ -59,9 +60,15 @@ def configuration(output: TextIO | None = None) -> Config:
     return config
 
 
+@cache
+def _scripts() -> ScriptDirectory:
+    """Return the migrations of this release, which are read once."""
+    return ScriptDirectory.from_config(configuration())
+
+
 def newest() -> str:
     """Return the newest revision of this release."""
-    return ScriptDirectory.from_config(configuration()).get_current_head() or ""
+    return _scripts().get_current_head() or ""
 
 
 def required() -> str:
@@ -70,10 +77,9 @@ def required() -> str:
     The migrations after it would make the release before return wrong results. They
     have `after_rollout = True` and are the last ones of the release.
     """
-    scripts = ScriptDirectory.from_config(configuration())
-    script = scripts.get_revision("head")
+    script = _scripts().get_revision("head")
     while script and getattr(script.module, "after_rollout", False):
-        script = scripts.get_revision(str(script.down_revision))
+        script = _scripts().get_revision(str(script.down_revision))
     return script.revision if script else ""
 
 
@@ -85,10 +91,9 @@ def missing(revision: str, *, after_rollout: bool = False) -> list[Migration]:
     them. A database of a newer release, whose revision is unknown, lacks none.
     """
     last = newest() if after_rollout or not revision else required()
-    scripts = ScriptDirectory.from_config(configuration())
     migrations = [
         Migration(script.revision, script.doc)
-        for script in reversed(list(scripts.walk_revisions("base", last)))
+        for script in reversed(list(_scripts().walk_revisions("base", last)))
     ]
     known = [migration.revision for migration in migrations]
     if revision in known:

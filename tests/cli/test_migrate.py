@@ -2,37 +2,19 @@
 
 import asyncio
 import subprocess
-import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 
 import pytest
-import pytest_asyncio
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from server.store import migrate
 from server.store.connections.connect import Database
 from server.store.migrations.script import script
-from tests.command_server import CommandServer, command_server
-from tests.conftest import Servers, run, url_of
+from tests.command_server import CommandServer
 
 Result = subprocess.CompletedProcess[str]
 Academy = Callable[..., Awaitable[Result]]
-
-
-@pytest.fixture(scope="module")
-def commands() -> Iterator[CommandServer]:
-    with command_server() as server:
-        yield server
-
-
-@pytest_asyncio.fixture
-async def empty(servers: Servers, admin: AsyncEngine) -> AsyncIterator[str]:
-    """Yield the URL of a database without tables."""
-    name = f"empty_{uuid.uuid4().hex[:8]}"
-    await run(admin, f"create database {name}")
-    yield url_of(servers, name)
-    await run(admin, f"drop database {name} with (force)")
 
 
 @pytest.fixture

@@ -87,13 +87,11 @@ async def test_script_continues_from_a_revision(
         for _ in range(4):
             await value(database, ADD_POST)
         await run_script(psql, servers, script("0011"))
-        assert await migrate.current(database) == migrate.newest()
+        assert await migrate.current(database) == migrate.required()
         assert await differences(database) == []
         assert await value(database, "select count(*) from user_analytics") == 7
         published = "select count(*) from posts where published_at = created_at"
         assert await value(database, published) == 4
-    assert migrate.missing("0018")
-    assert "0018" not in script("0018").partition("BEGIN;")[2]
 
 
 async def test_script_replaces_an_invalid_index(
