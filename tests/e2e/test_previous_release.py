@@ -1,13 +1,15 @@
-"""Two releases over one database: the previous one serves on the newest schema.
+"""Two releases over one database: the previous one serves on the schema of this one.
 
-A migration runs before the first process of its release starts. Until the last process
-of the release before has ended, both serve, and each works with what the other wrote.
+It is the schema that this release requires; what only the previous release uses is
+removed after the rollout. A migration runs before the first process of its release
+starts. Until the last process of the release before has ended, both serve, and each
+works with what the other wrote.
 """
 
 import asyncio
 import json
 import uuid
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from itertools import count
@@ -28,9 +30,10 @@ from blatam.post.v1.post_pb2_grpc import PostServiceStub
 from blatam.user.v1 import user_pb2
 from blatam.user.v1.user_pb2_grpc import UserServiceStub
 from server.domain.accounts.users import Role
+from server.store import migrate
 from server.store.connections.connect import Database
-from tests.clients import Client, Grpc, Listening, Rest
-from tests.conftest import Servers, fresh_database, key_space
+from tests.clients import Client, Grpc, Rest
+from tests.conftest import Servers, key_space, run, url_of
 from tests.load.service import LIFTED
 from tests.previous_release import NoPreviousRelease, previous_release
 from tests.processes import ROOT, serving
@@ -58,9 +61,6 @@ class Releases:
     running: dict[str, Running]
     admin: str
 
-    def client(self, release: str, make: Callable[[Listening], Client]) -> Client:
-        return make(self.running[release])
-
 
 @pytest.fixture(scope="module")
 def packages() -> Path:
@@ -72,16 +72,24 @@ def packages() -> Path:
 
 
 @pytest_asyncio.fixture(scope="module")
+async def database_url(servers: Servers, admin: AsyncEngine) -> AsyncIterator[str]:
+    """Return the URL of a database with the schema that this release requires."""
+    name = f"required_{uuid.uuid4().hex[:8]}"
+    await run(admin, f"create database {name}")
+    url = url_of(servers, name)
+    await migrate.upgrade(Database(url), migrate.required())
+    yield url
+    await run(admin, f"drop database {name} with (force)")
+
+
+@pytest_asyncio.fixture(scope="module")
 async def releases(
-    packages: Path, servers: Servers, admin: AsyncEngine, template: str
+    packages: Path, servers: Servers, database_url: str
 ) -> AsyncIterator[Releases]:
     folders = {PREVIOUS: packages, PRESENT: ROOT}
-    async with (
-        fresh_database(servers, admin, template) as url,
-        AsyncExitStack() as stack,
-    ):
+    async with AsyncExitStack() as stack:
         env = {
-            "DATABASE_URL": url,
+            "DATABASE_URL": database_url,
             "REDIS_URL": key_space(servers, 4),
             "SECRET_KEY": "0123456789abcdef" * 4,
             "RATE_LIMITS": json.dumps(LIFTED),
@@ -94,7 +102,7 @@ async def releases(
 
         started = await asyncio.gather(*map(start, folders.values()))
         running = dict(zip(folders, started, strict=True))
-        yield Releases(running, await administrator(running[PREVIOUS], url))
+        yield Releases(running, await administrator(running[PREVIOUS], database_url))
 
 
 async def administrator(process: Running, database_url: str) -> str:
@@ -130,11 +138,10 @@ async def member(one: Client, other: Client) -> tuple[Any, str]:
 
 
 @pytest.mark.parametrize("release", OTHER)
-@pytest.mark.parametrize("make", [Grpc, Rest])
 async def test_each_release_works_with_what_the_other_writes(
-    releases: Releases, release: str, make: Callable[[Listening], Client]
+    releases: Releases, release: str
 ) -> None:
-    one, other = (releases.client(each, make) for each in (release, OTHER[release]))
+    one, other = Grpc(releases.running[release]), Rest(releases.running[OTHER[release]])
     user, token = await member(one, other)
     friend, _ = await member(other, one)
     assert (await body(one, "GetCurrentUser", token))["id"] == user["id"]
@@ -206,12 +213,8 @@ async def test_streams_of_one_release_have_the_changes_of_the_other(
 ) -> None:
     one, other = releases.running[release], releases.running[OTHER[release]]
     admin = (("authorization", f"Bearer {releases.admin}"),)
-    made = await AuthServiceStub(one.channel).CreateServiceKey(
-        auth_pb2.CreateServiceKeyRequest(name="watch"), metadata=admin
-    )
-    key = (("authorization", f"Bearer {made.secret}"),)
     users = UserServiceStub(other.channel)
-    stream: Any = users.WatchUsers(user_pb2.WatchUsersRequest(), metadata=key)
+    stream: Any = users.WatchUsers(user_pb2.WatchUsersRequest(), metadata=admin)
     async with asyncio.timeout(SECONDS):
         await stream.read()
         user, token = await member(Grpc(one), Grpc(other))
@@ -226,7 +229,7 @@ async def test_streams_of_one_release_have_the_changes_of_the_other(
         while edit.user.username != (await stream.read()).updated.username:
             pass
         stream.cancel()
-        export = users.ExportUsers(user_pb2.ExportUsersRequest(), metadata=key)
+        export = users.ExportUsers(user_pb2.ExportUsersRequest(), metadata=admin)
         assert int(user["id"]) in [each.user.id async for each in export]
         own = user_pb2.ExportUserRequest(id=int(user["id"]))
         assert [each async for each in users.ExportUser(own, metadata=metadata)]
@@ -240,6 +243,21 @@ async def test_streams_of_one_release_have_the_changes_of_the_other(
             auth_pb2.ListAuditEventsRequest(), metadata=admin
         )
         assert audit.items
+
+
+@pytest.mark.parametrize("release", OTHER)
+async def test_service_key_of_one_release_is_soon_valid_at_the_other(
+    releases: Releases, release: str
+) -> None:
+    one, other = releases.running[release], releases.running[OTHER[release]]
+    admin = (("authorization", f"Bearer {releases.admin}"),)
+    request = auth_pb2.CreateServiceKeyRequest(name="billing")
+    made = await AuthServiceStub(one.channel).CreateServiceKey(request, metadata=admin)
+    async with asyncio.timeout(SECONDS):
+        status = ""
+        while status != "OK":
+            answer = await Grpc(other).call("ListUsers", made.secret)
+            status = answer.status
 
 
 async def test_request_repeated_at_the_other_release_has_one_effect(
