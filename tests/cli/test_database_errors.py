@@ -66,6 +66,29 @@ async def test_migrate_names_missing_grant_on_schema(
     assert f'GRANT CREATE ON SCHEMA public TO "{role}"' in printed
 
 
+async def test_migrate_names_missing_grant_of_usage(
+    empty: str, role: str, output: Output
+) -> None:
+    """Without it, Postgres finds no schema, and does not say why."""
+    database = Database(empty)
+    async with database.transaction() as connection:
+        revoke = sa.text("revoke usage on schema public from public")
+        await connection.execute(revoke)
+    await database.close()
+    printed = await output(("migrate",), url_with(empty, username=role))
+    assert "GRANT USAGE, CREATE ON SCHEMA public TO the role" in printed
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=lambda c: c[0])
+async def test_command_names_missing_grant_to_connect(
+    empty: str, admin: AsyncEngine, role: str, output: Output, command: tuple[str, ...]
+) -> None:
+    name = sa.make_url(empty).database
+    await run(admin, f"revoke connect on database {name} from public")
+    printed = await output(command, url_with(empty, username=role))
+    assert f'GRANT CONNECT ON DATABASE <name> TO "{role}"' in printed
+
+
 @pytest.mark.parametrize("command", [*COMMANDS, *READ_ONLY_COMMANDS], ids=" ".join)
 async def test_command_names_missing_grant_on_table(
     database_url: str, role: str, output: Output, command: tuple[str, ...]
