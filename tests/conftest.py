@@ -20,7 +20,8 @@ from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from server.store.connections.connect import Database
 from server.store.migrate import upgrade
-from tests.environments import Servers, environment, open_servers
+from tests.environments import Servers as Servers  # which tests import from here
+from tests.environments import environment, open_servers
 from tests.running import RunningService, running
 
 START_SECONDS = 30

@@ -37,8 +37,8 @@ SECONDS = 30
 @pytest.fixture(scope="module")
 def psql(tmp_path_factory: pytest.TempPathFactory) -> str:
     """Return the path of psql: the system's, or that of the embedded Postgres."""
-    if path := shutil.which("psql"):
-        return path
+    if installed := shutil.which("psql"):
+        return installed
     path = postgres_binaries(tmp_path_factory.mktemp("postgres")) / "psql"
     if not path.exists():
         pytest.skip("psql is not installed (apt-get install postgresql-client)")
