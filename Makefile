@@ -9,7 +9,7 @@ PEER := tests/load/peers/fastapi_users
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test test-deploy check generate lint migrate dist lock audit bench check-perf bench-faults clean
+.PHONY: help setup run test test-deploy check generate lint migrate dist lock audit bench check-perf bench-faults test-matrix clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 22
@@ -80,6 +80,9 @@ check-perf: setup  ## check the Python calls and the round trips to Postgres of 
 
 bench-faults: setup  ## run the reliability experiments against their bars (ARGS="L4 L7")
 	python .ci/bench_faults.py $(ARGS)
+
+test-matrix: setup  ## run tests/e2e and tests/rpc with other Postgres and Redis servers (ARGS=pgbouncer)
+	python .ci/test_matrix.py $(ARGS)
 
 # An earlier build leaves modules in build/lib that the source may no longer have.
 dist: .venv/.run generated/contract.binpb  ## build the wheel of a production image, in dist/

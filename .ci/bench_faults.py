@@ -40,7 +40,7 @@ def main() -> int:
     experiments = _experiments()
     names = named or sorted(experiments, key=_number)
     if unknown := set(names) - experiments.keys():
-        sys.exit(f"no such row: {', '.join(sorted(unknown))}; there are L1 to L24")
+        sys.exit(f"no such row: {', '.join(sorted(unknown))}; there are L1 to L25")
     print(LINE.format("row", "figure", "bar", "", "notes"), flush=True)
     results = [_print_rows(experiments[name]) for name in names]
     below = sum(not row.ok for rows in results for row in rows or [])

@@ -5,13 +5,13 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 import grpc
+import httpx
 from google.protobuf.json_format import MessageToDict, ParseDict
 from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
 from google.rpc import error_details_pb2, status_pb2
 
 from server.rpc import contract
-from tests.running import RunningService
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +27,16 @@ class Client(Protocol):
     """A client of either transport."""
 
     async def call(self, name: str, token: str = "", /, **fields: Any) -> Answer: ...
+
+
+class Listening(Protocol):
+    """A service that is reached over both transports."""
+
+    @property
+    def channel(self) -> grpc.aio.Channel: ...
+
+    @property
+    def http(self) -> httpx.AsyncClient: ...
 
 
 # Written out and not read from the contract: the paths that web clients use.
@@ -80,7 +90,7 @@ HTTP = {"ALREADY_EXISTS": 409, "NOT_FOUND": 404, "UNAUTHENTICATED": 401,
 class Rest:
     """A client over REST."""
 
-    service: RunningService
+    service: Listening
 
     async def call(self, name: str, token: str = "", /, **fields: Any) -> Answer:
         method, path = PATHS[name]
@@ -109,7 +119,7 @@ class Rest:
 class Grpc:
     """A client over gRPC."""
 
-    service: RunningService
+    service: Listening
 
     async def call(self, name: str, token: str = "", /, **fields: Any) -> Answer:
         fields = {WRAPPED[name]: fields} if name in WRAPPED else fields

@@ -8,7 +8,6 @@ import tempfile
 import uuid
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -22,6 +21,8 @@ from server.embedded.servers import EmbeddedServers
 from server.store.connections.connect import Database
 from server.store.migrate import upgrade
 from server.store.redis.redis_url import Mode, parse_redis_url
+from tests.environments import Servers as Servers  # which tests import from here
+from tests.environments import environment, open_servers
 from tests.redis_nodes import flush, with_database
 from tests.running import RunningService, running
 
@@ -31,14 +32,6 @@ KEY_SPACES = 8  # of one process; Redis has sixteen, unless configured otherwise
 # Tests start processes while gRPC runs. Its fork handlers serve children that do not
 # exec; here they could hang or write to the child's standard error.
 os.environ["GRPC_ENABLE_FORK_SUPPORT"] = "false"
-
-
-@dataclass(frozen=True, slots=True)
-class Servers:
-    """The URLs of Postgres and Valkey. The tests may delete all data in both."""
-
-    database_url: str
-    redis_url: str
 
 
 def pytest_asyncio_loop_factories() -> Mapping[
@@ -61,6 +54,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             fixtures = item._fixtureinfo.name2fixturedefs.values()
             if any(is_asynchronous(f.func) for group in fixtures for f in group):
                 raise pytest.UsageError(f"{item.nodeid} must be async")
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skip a test that cannot hold with the servers of TEST_ENVIRONMENT."""
+    for mark in item.iter_markers("unsupported_in"):
+        if environment() in mark.args:
+            pytest.skip(f"{environment()}: {mark.kwargs['reason']}")
 
 
 def is_asynchronous(function: Callable[..., object]) -> bool:
@@ -91,16 +91,9 @@ def state_dir() -> Iterator[Path]:
 
 @pytest.fixture(scope="session")
 def servers() -> Iterator[Servers]:
-    """Return the servers of TEST_DATABASE_URL and TEST_REDIS_URL, or embedded ones."""
-    with open_folder() as state:
-        embedded = EmbeddedServers(state, durable=False)
-        try:
-            yield Servers(
-                os.environ.get("TEST_DATABASE_URL") or embedded.start_postgres(),
-                os.environ.get("TEST_REDIS_URL") or embedded.start_valkey(),
-            )
-        finally:
-            embedded.stop()
+    """Return the servers of TEST_ENVIRONMENT; those of this process, by default."""
+    with open_folder() as state, open_servers(state) as opened:
+        yield opened
 
 
 @pytest_asyncio.fixture(scope="session")
@@ -202,7 +195,9 @@ def key_space(servers: Servers, number: int) -> str:
 
 
 def _worker() -> int:
-    """Return the number of this process: all of them share the servers of a URL."""
+    """Return the number of this process: all of them share the server of a URL."""
+    if not os.environ.get("TEST_REDIS_URL"):
+        return 0  # each process has a server of its own
     return int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
 
 

@@ -10,6 +10,8 @@ from urllib.parse import unquote, urlsplit
 
 import sqlalchemy as sa
 
+from tests.environments import POOLERS
+
 Connection = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 Connect = Callable[[], Awaitable[Connection]]
 COMMITTED = b"COMMIT\0"  # the end of Postgres' answer to a COMMIT (CommandComplete)
@@ -164,8 +166,11 @@ def to_address(address: str) -> Connect:
 
 
 def to_postgres(database_url: str) -> Connect:
-    """Return a function that connects to the socket of an embedded Postgres."""
-    path = f"{sa.make_url(database_url).query['host']}/.s.PGSQL.5432"
+    """Return a function that connects to the socket of Postgres, or to its pooler."""
+    folder = str(sa.make_url(database_url).query["host"])
+    if pooler := POOLERS.get(folder):
+        return to_address(pooler)
+    path = f"{folder}/.s.PGSQL.5432"
     return lambda: asyncio.open_unix_connection(path)
 
 

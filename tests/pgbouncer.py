@@ -19,13 +19,19 @@ SERVER_CONNECTIONS = 3  # few, so that transactions of one client change connect
 
 
 @contextmanager
-def pgbouncer(database_url: str) -> Iterator[str]:
-    """Run pgbouncer; yield a URL of the same database through it."""
+def pgbouncer(
+    database_url: str, server_connections: int = SERVER_CONNECTIONS
+) -> Iterator[str]:
+    """Run pgbouncer; yield a URL of the same database through it.
+
+    There are at most `server_connections` for each database.
+    """
     url = sa.make_url(database_url)
     with TemporaryDirectory(prefix="blatam-pgbouncer-", dir="/tmp") as name:
         folder, port = Path(name), _free_port()
         folder.chmod(0o755)
-        (folder / "pgbouncer.ini").write_text(_configuration(url, port))
+        configuration = _configuration(url, port, server_connections)
+        (folder / "pgbouncer.ini").write_text(configuration)
         command = [str(BINARY), "-q", str(folder / "pgbouncer.ini")]
         with (
             (folder / "log").open("wb") as log,
@@ -40,7 +46,7 @@ def pgbouncer(database_url: str) -> Iterator[str]:
                 process.terminate()
 
 
-def _configuration(url: sa.URL, port: int) -> str:
+def _configuration(url: sa.URL, port: int, server_connections: int) -> str:
     server = f"host={_host(url)} port={url.port or 5432} user={url.username}"
     if url.password:
         server += f" password={url.password}"
@@ -53,7 +59,8 @@ listen_port = {port}
 unix_socket_dir =
 auth_type = any
 pool_mode = transaction
-default_pool_size = {SERVER_CONNECTIONS}
+default_pool_size = {server_connections}
+max_client_conn = 1000
 """
 
 

@@ -16,6 +16,7 @@ import sqlalchemy as sa
 
 from server.store.connections.connect import Database
 from server.store.tables import outbox
+from tests.environments import through_pooler
 
 ROOT = Path(__file__).parents[1]
 TIMEOUT_SECONDS = 30
@@ -46,7 +47,11 @@ async def serving(
             process = await asyncio.create_subprocess_exec(
                 *command,
                 cwd=cwd,
-                env={"PATH": os.environ["PATH"], **FREE_PORTS, **settings},
+                env={
+                    "PATH": os.environ["PATH"],
+                    **FREE_PORTS,
+                    **through_pooler(settings),
+                },
                 stderr=log_file,
             )
         try:

@@ -24,6 +24,7 @@ from server.config import Settings, load
 from server.domain.accounts.users import Role, UserEdit
 from server.observability.tracing.tracing import Tracing
 from server.store.accounts.users import PostgresUsers
+from tests.environments import through_pooler
 from tests.mailbox import Mailbox, mailbox
 from tests.metrics import Scrape
 
@@ -155,5 +156,6 @@ async def running(
 def _settings(
     database_url: str, redis_url: str, box: Mailbox, values: Mapping[str, Any]
 ) -> Settings:
-    mail = {"smtp_url": box.url, **values}
-    return load(database_url=database_url, redis_url=redis_url, **mail)
+    stores = through_pooler({"DATABASE_URL": database_url, "REDIS_URL": redis_url})
+    defaults = {name.lower(): value for name, value in stores.items()}
+    return load(**{**defaults, "smtp_url": box.url, **values})

@@ -12,8 +12,11 @@ import random
 from collections import defaultdict
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from datetime import timedelta
+from functools import cache
 from pathlib import Path
+from typing import TextIO
 
 import sqlalchemy as sa
 import structlog
@@ -31,7 +34,7 @@ log = structlog.get_logger()
 LOCK_TIMEOUT = timedelta(milliseconds=200)
 RETRY_INTERVAL_SECONDS = 0.5
 MAX_LOCK_WAIT = timedelta(minutes=10)  # of one statement, in all its attempts
-_ADVISORY_LOCK = 7_061_001
+ADVISORY_LOCK = 7_061_001
 _LOCK = sa.text("select pg_try_advisory_xact_lock(:lock) as locked")
 # Postgres 17 or newer has this setting.
 _DISABLE_TRANSACTION_TIMEOUT = sa.text(
@@ -42,15 +45,30 @@ _DISABLE_TRANSACTION_TIMEOUT = sa.text(
 _DISABLE_IDLE_TIMEOUT = sa.text("set local idle_in_transaction_session_timeout = 0")
 
 
-def _config() -> Config:
-    config = Config()
+@dataclass(frozen=True, slots=True)
+class Migration:
+    """One migration: the revision that it leads to, and what it does."""
+
+    revision: str
+    description: str
+
+
+def configuration(output: TextIO | None = None) -> Config:
+    """Return Alembic's configuration; the SQL of its offline mode goes to `output`."""
+    config = Config(output_buffer=output)
     config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
     return config
 
 
+@cache
+def _scripts() -> ScriptDirectory:
+    """Return the migrations of this release, which are read once."""
+    return ScriptDirectory.from_config(configuration())
+
+
 def newest() -> str:
     """Return the newest revision of this release."""
-    return ScriptDirectory.from_config(_config()).get_current_head() or ""
+    return _scripts().get_current_head() or ""
 
 
 def required() -> str:
@@ -59,25 +77,42 @@ def required() -> str:
     The migrations after it would make the release before return wrong results. They
     have `after_rollout = True` and are the last ones of the release.
     """
-    scripts = ScriptDirectory.from_config(_config())
-    script = scripts.get_revision("head")
+    script = _scripts().get_revision("head")
     while script and getattr(script.module, "after_rollout", False):
-        script = scripts.get_revision(str(script.down_revision))
+        script = _scripts().get_revision(str(script.down_revision))
     return script.revision if script else ""
+
+
+def missing(revision: str, *, after_rollout: bool = False) -> list[Migration]:
+    """Return the migrations that a database at this revision lacks, oldest first.
+
+    They are those that this release requires; and those after a rollout if it is over,
+    or if the revision is "", a database without tables, so that no process can use
+    them. A database of a newer release, whose revision is unknown, lacks none.
+    """
+    last = newest() if after_rollout or not revision else required()
+    migrations = [
+        Migration(script.revision, script.doc)
+        for script in reversed(list(_scripts().walk_revisions("base", last)))
+    ]
+    known = [migration.revision for migration in migrations]
+    if revision in known:
+        return migrations[known.index(revision) + 1 :]
+    return migrations if not revision else []
 
 
 async def upgrade(
     database: Database, revision: str = "", *, after_rollout: bool = False
 ) -> None:
-    """Run the missing migrations up to a revision. Raises StoreUnavailable.
+    """Run the missing migrations, or those up to a revision. Raises StoreUnavailable.
 
-    Without one they are those that this release requires; and those after a rollout if
-    it is over, or if the database has no tables, so that no process can use them.
     What has committed when it fails or is killed remains, and is not run again.
     """
     if not revision:
-        is_last = after_rollout or not await current(database)
-        revision = newest() if is_last else required()
+        lacking = missing(await current(database), after_rollout=after_rollout)
+        if not lacking:
+            return
+        revision = lacking[-1].revision
     async with _locked(database), database.session() as connection:
         sa.event.listen(connection.sync_connection, "begin", _set_lock_timeout)
         waited: defaultdict[str | None, timedelta] = defaultdict(timedelta)
@@ -96,7 +131,7 @@ async def upgrade(
 
 
 def _upgrade(connection: sa.Connection, revision: str) -> None:
-    config = _config()
+    config = configuration()
     config.attributes["connection"] = connection
     command.upgrade(config, revision)
 
@@ -108,8 +143,13 @@ def _set_lock_timeout(connection: sa.Connection) -> None:
     behind it.
     """
     if connection.get_isolation_level() != "AUTOCOMMIT":
-        milliseconds = LOCK_TIMEOUT / timedelta(milliseconds=1)
-        connection.exec_driver_sql(f"set local lock_timeout = {milliseconds:.0f}")
+        connection.exec_driver_sql(lock_timeout_statement())
+
+
+def lock_timeout_statement() -> str:
+    """Return the statement that limits waits for locks in a transaction."""
+    milliseconds = LOCK_TIMEOUT / timedelta(milliseconds=1)
+    return f"SET LOCAL lock_timeout = {milliseconds:.0f}"
 
 
 @asynccontextmanager
@@ -129,7 +169,7 @@ async def _locked(database: Database) -> AsyncIterator[None]:
 
 
 async def _lock(connection: AsyncConnection) -> bool:
-    result = await connection.execute(_LOCK, {"lock": _ADVISORY_LOCK})
+    result = await connection.execute(_LOCK, {"lock": ADVISORY_LOCK})
     return bool(result.scalar_one())
 
 
@@ -145,10 +185,7 @@ async def is_behind(database: Database) -> bool:
 
     A database of a newer release is not behind. Raises StoreUnavailable.
     """
-    scripts = ScriptDirectory.from_config(_config())
-    older = {script.revision for script in scripts.walk_revisions("base", required())}
-    revision = await current(database)
-    return not revision or revision in older - {required()}
+    return bool(missing(await current(database)))
 
 
 async def current(database: Database) -> str:

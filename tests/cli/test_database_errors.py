@@ -2,7 +2,7 @@
 
 import asyncio
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 import pytest
@@ -12,12 +12,13 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from server.store import migrate
 from server.store.connections.connect import Database
-from tests.command_server import CommandServer, command_server
-from tests.conftest import Servers, run, url_of
+from tests.command_server import CommandServer
+from tests.conftest import run
 from tests.processes import FREE_PORTS
 
 ADMIN = ("admin", "create", "--email", "ana@x.co", "--username", "ana")
 COMMANDS = [("migrate",), ("serve",), ("doctor",), ADMIN]
+READ_ONLY_COMMANDS = [("migrate", "--check"), ("migrate", "--sql")]
 
 
 @pytest_asyncio.fixture
@@ -29,23 +30,8 @@ async def role(admin: AsyncEngine) -> AsyncIterator[str]:
     await run(admin, f"drop role {name}")
 
 
-@pytest_asyncio.fixture
-async def empty(servers: Servers, admin: AsyncEngine) -> AsyncIterator[str]:
-    """Yield the URL of a database without tables."""
-    name = f"empty_{uuid.uuid4().hex[:8]}"
-    await run(admin, f"create database {name}")
-    yield url_of(servers, name)
-    await run(admin, f"drop database {name} with (force)")
-
-
 def url_with(url: str, **parts: Any) -> str:
     return sa.make_url(url).set(**parts).render_as_string(hide_password=False)
-
-
-@pytest.fixture(scope="module")
-def commands() -> Iterator[CommandServer]:
-    with command_server() as server:
-        yield server
 
 
 Output = Callable[[tuple[str, ...], str], Awaitable[str]]
@@ -80,7 +66,30 @@ async def test_migrate_names_missing_grant_on_schema(
     assert f'GRANT CREATE ON SCHEMA public TO "{role}"' in printed
 
 
+async def test_migrate_names_missing_grant_of_usage(
+    empty: str, role: str, output: Output
+) -> None:
+    """Without it, Postgres finds no schema, and does not say why."""
+    database = Database(empty)
+    async with database.transaction() as connection:
+        revoke = sa.text("revoke usage on schema public from public")
+        await connection.execute(revoke)
+    await database.close()
+    printed = await output(("migrate",), url_with(empty, username=role))
+    assert "GRANT USAGE, CREATE ON SCHEMA public TO the role" in printed
+
+
 @pytest.mark.parametrize("command", COMMANDS, ids=lambda c: c[0])
+async def test_command_names_missing_grant_to_connect(
+    empty: str, admin: AsyncEngine, role: str, output: Output, command: tuple[str, ...]
+) -> None:
+    name = sa.make_url(empty).database
+    await run(admin, f"revoke connect on database {name} from public")
+    printed = await output(command, url_with(empty, username=role))
+    assert f'GRANT CONNECT ON DATABASE <name> TO "{role}"' in printed
+
+
+@pytest.mark.parametrize("command", [*COMMANDS, *READ_ONLY_COMMANDS], ids=" ".join)
 async def test_command_names_missing_grant_on_table(
     database_url: str, role: str, output: Output, command: tuple[str, ...]
 ) -> None:
@@ -121,7 +130,9 @@ async def test_command_names_read_only_database(
     assert "this server is read-only: set DATABASE_URL to the primary" in printed
 
 
-@pytest.mark.parametrize("command", [("migrate",), ("doctor",), ADMIN])
+@pytest.mark.parametrize(
+    "command", [("migrate",), *READ_ONLY_COMMANDS, ("doctor",), ADMIN], ids=" ".join
+)
 async def test_command_names_unreachable_database(
     output: Output, command: tuple[str, ...]
 ) -> None:

@@ -3,6 +3,7 @@
 import asyncio
 
 import httpx
+import pytest
 
 from tests.fault_proxy import FaultProxy, fault_proxy, to_address, to_redis
 from tests.load.faults.ledger import Ledger
@@ -18,6 +19,9 @@ from tests.load.faults.traffic import (
 from tests.redis_nodes import flush
 from tests.running import NO_LIMITS, PASSWORD, running
 
+pytestmark = pytest.mark.unsupported_in(
+    "no-redis", "valkey-cluster", reason="puts a proxy in front of one Redis"
+)
 LOGIN = "blatam.auth.v1.AuthService/Login"
 LOG_IN_LIMIT = 5  # of the contract, per minute
 # Counted in Redis, and never reached.

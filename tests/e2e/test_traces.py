@@ -10,6 +10,7 @@ from types import FrameType
 from typing import Any
 
 import httpx
+import pytest
 from fastapi import FastAPI
 from opentelemetry.trace import SpanKind, StatusCode
 
@@ -33,6 +34,7 @@ ROOT = Path(__file__).parents[2]
 OTHER_PASSWORD = "Violet8parrot"
 
 
+@pytest.mark.unsupported_in("no-redis", reason="expects spans of Redis")
 async def test_rest_log_in_is_one_trace_of_edge_chain_sql_redis_and_hashing(
     database_url: str, redis_url: str
 ) -> None:

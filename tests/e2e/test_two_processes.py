@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import grpc
 import httpx
+import pytest
 import pytest_asyncio
 import redis
 from sqlalchemy.ext.asyncio import AsyncEngine
@@ -174,6 +175,9 @@ async def test_change_of_account_reaches_every_process(pair: Pair) -> None:
     await pair.until_elsewhere(viewer, ana, "")
 
 
+@pytest.mark.unsupported_in(
+    "no-redis", "valkey-cluster", reason="ends the subscriptions of one Redis"
+)
 async def test_log_out_reaches_every_process_without_redis(
     pair: Pair, servers: Servers
 ) -> None:

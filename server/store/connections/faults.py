@@ -6,6 +6,7 @@ import ssl
 
 import asyncpg
 import sqlalchemy as sa
+from sqlalchemy.dialects.postgresql.asyncpg import AsyncAdapt_asyncpg_dbapi
 
 from server.domain.errors import StoreUnavailable
 
@@ -28,9 +29,11 @@ _TABLE_GRANTS = (
     "GRANT USAGE ON ALL SEQUENCES IN SCHEMA public TO {role}"
 )
 
-# What a statement raises that is no outage: SQLAlchemy's errors, or asyncpg's own.
+# What is raised and is no outage: SQLAlchemy's errors, those of its adapter when a
+# connection is refused, or asyncpg's own.
 DATABASE_ERRORS = (
     sa.exc.SQLAlchemyError,
+    AsyncAdapt_asyncpg_dbapi.Error,
     asyncpg.PostgresError,
     asyncpg.InterfaceError,
 )
@@ -88,7 +91,7 @@ def is_misconfigured(error: BaseException) -> bool:
     """Return whether only an operator can fix this, so that a retry cannot succeed."""
     state = _state(error)
     return (
-        state.startswith(("25006", "28", "3D", "42"))
+        state.startswith(("25006", "28", "3D", "3F", "42"))
         or state in _POOLER_STATES
         or "unsupported startup parameter" in str(error)
         or isinstance(driver_error(error), asyncpg.ClientConfigurationError)
@@ -116,7 +119,10 @@ _ADVICE = {
     "25006": READ_ONLY_ADVICE,
     "28": "correct the user and the password in DATABASE_URL, or pg_hba.conf",
     "3D": "create it with CREATE DATABASE, or correct DATABASE_URL",
-    "3F": "create the schema public, or set the role's search_path",
+    "3F": (
+        "create the schema public, as its owner run: GRANT USAGE, CREATE ON SCHEMA "
+        "public TO the role, or set the role's search_path"
+    ),
     "42P01": "run academy migrate",
     "53": (
         "raise the limit in the message (such as max_connections), or stop "
@@ -137,7 +143,7 @@ def _missing_grant(text: str, role: str) -> str:
             f"{role}"
         )
     if "for database" in text:
-        return f"as a superuser, run: GRANT ALL ON DATABASE <name> TO {role}"
+        return f"as its owner, run: GRANT CONNECT ON DATABASE <name> TO {role}"
     return f"as the owner of the tables, run: {_TABLE_GRANTS.format(role=role)}"
 
 

@@ -146,15 +146,18 @@ class Testbed:
 
 
 @asynccontextmanager
-async def testbed(**settings: str) -> AsyncIterator[Testbed]:
-    """Start the stores with the newest schema; end every process after the block."""
+async def testbed(
+    revision: str = "head",  # noqa: PT028 - this is no test
+    **settings: str,
+) -> AsyncIterator[Testbed]:
+    """Start the stores with a schema, the newest; end every process after the block."""
     with TemporaryDirectory(prefix="blatam-bench-", dir="/tmp") as name:
         folder = Path(name)
         os.chmod(name, 0o755)
         async with open_stores(folder / "stores") as stores, AsyncExitStack() as stack:
             database = Database(stores.database_url)
             stack.push_async_callback(database.close)
-            await upgrade(database)
+            await upgrade(database, revision)
             values = {
                 "DATABASE_URL": stores.database_url,
                 "REDIS_URL": stores.redis_url,

@@ -1,12 +1,13 @@
-"""L24: this release and a next one, with an added migration, side by side."""
+"""L24: the previous release and this one over one database, during an upgrade."""
 
 import asyncio
+import json
 import shutil
 import sys
 from pathlib import Path
 
 from server.store.migrate import newest
-from tests.load.faults.experiment import at_most, experiment
+from tests.load.faults.experiment import Skipped, at_most, experiment
 from tests.load.faults.ledger import Ledger
 from tests.load.faults.policies import SHIPPED, open_channel
 from tests.load.faults.replicas import Process, Testbed, testbed
@@ -14,9 +15,14 @@ from tests.load.faults.restarts import lost_rows
 from tests.load.faults.stores import ROOT
 from tests.load.faults.traffic import Client, calling, sign_up_members
 from tests.load.row import ResultRow
+from tests.load.service import LIFTED
+from tests.previous_release import NoPreviousRelease, previous_release
 
 CALLERS = 40
 STEP_SECONDS = 2.0
+VERSIONS = "server/store/migrations/versions"
+# Only RPCs that the previous release has.
+LIMITS: dict[str, list[object]] = {**LIFTED, "blatam.auth.v1.AuthService/Logout": []}
 MIGRATION = '''"""Add a column, a table and an index, as an additive migration does."""
 
 import sqlalchemy as sa
@@ -34,14 +40,17 @@ def upgrade() -> None:
 '''
 
 
-@experiment("L24", max_seconds=240)
-async def releases_run_side_by_side() -> list[ResultRow]:
+@experiment("L24", max_seconds=300)
+async def previous_release_is_replaced() -> list[ResultRow]:
     """Migrate under load, then replace one replica after the other."""
-    ledger = Ledger()
-    async with testbed() as bed:
-        release = bed.folder / "release"
-        await asyncio.to_thread(_copy_release, release)
-        replicas = [await bed.started() for _ in range(2)]
+    try:
+        previous = await asyncio.to_thread(previous_release)
+    except NoPreviousRelease as reason:
+        raise Skipped(str(reason)) from None
+    ledger, revision = Ledger(), _newest_in(previous)
+    async with testbed(revision, RATE_LIMITS=json.dumps(LIMITS)) as bed:
+        release = await asyncio.to_thread(_present_release, bed.folder, revision)
+        replicas = [await bed.started(folder=previous) for _ in range(2)]
         addresses = [replica.grpc for replica in replicas]
         async with open_channel(addresses, SHIPPED) as channel:
             client = Client(channel)
@@ -51,22 +60,32 @@ async def releases_run_side_by_side() -> list[ResultRow]:
                 await asyncio.sleep(STEP_SECONDS)
                 await _migrate(bed, release)
                 await asyncio.sleep(STEP_SECONDS)
-                await replicas[0].restart()  # this release over the new schema
+                await replicas[0].restart()  # the previous release, new schema
                 await asyncio.sleep(STEP_SECONDS)
                 for replica in replicas:
                     await _replace(replica, release)
                     await asyncio.sleep(STEP_SECONDS)
-        name = "this release and the next over one database: failed"
+        name = f"revision {revision} to {_newest_in(release)} under load: failed"
         row = at_most(name, len(client.failures), 0, "calls", client.summary())
         return [row, *await lost_rows(bed, ledger, addresses)]
 
 
-def _copy_release(folder: Path) -> None:
-    """Copy the code, with one migration more."""
+def _newest_in(release: Path) -> str:
+    """Return the newest revision of a release."""
+    return max(path.name for path in (release / VERSIONS).glob("[0-9]*.py"))[:4]
+
+
+def _present_release(folder: Path, previous_revision: str) -> Path:
+    """Return the folder of this release, which has a migration more than another."""
+    if newest() != previous_revision:
+        return ROOT
+    copy = folder / "release"
     for package in ("server", "edge"):
-        shutil.copytree(ROOT / package, folder / package)
-    versions = folder / "server/store/migrations/versions"
-    (versions / "9999_nicknames.py").write_text(MIGRATION.format(newest=newest()))
+        shutil.copytree(ROOT / package, copy / package)
+    (copy / VERSIONS / "9999_nicknames.py").write_text(
+        MIGRATION.format(newest=newest())
+    )
+    return copy
 
 
 async def _migrate(bed: Testbed, release: Path) -> None:
@@ -80,7 +99,7 @@ async def _migrate(bed: Testbed, release: Path) -> None:
 
 
 async def _replace(replica: Process, release: Path) -> None:
-    """Restart a replica with the next release."""
+    """Restart a replica with another release."""
     await replica.stop()
     replica.folder = release
     await replica.start()
