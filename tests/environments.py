@@ -17,6 +17,7 @@ from server.embedded.servers import EmbeddedServers
 from tests.pgbouncer import BINARY as PGBOUNCER
 from tests.pgbouncer import pgbouncer
 from tests.postgres_server import PostgresServer
+from tests.valkey_nodes import valkey_cluster
 
 DEFAULT = "embedded"
 # HOST:PORT of the pooler in transaction mode in front of a Postgres, by its socket.
@@ -101,11 +102,19 @@ def _without_redis(
     return Servers(embedded.start_postgres(), NOWHERE)
 
 
+def _valkey_cluster(
+    embedded: EmbeddedServers, _state: Path, stack: ExitStack
+) -> Servers:
+    cluster = stack.enter_context(valkey_cluster())
+    return Servers(embedded.start_postgres(), cluster.url)
+
+
 ENVIRONMENTS: dict[str, Environment] = {
     DEFAULT: Environment(_embedded),
     "postgres15": Environment(_debian, DEBIAN_POSTGRES / "postgres", "postgresql-15"),
     "pgbouncer": Environment(
         _pooled, Path(PGBOUNCER or "/usr/sbin/pgbouncer"), "pgbouncer"
     ),
+    "valkey-cluster": Environment(_valkey_cluster),
     "no-redis": Environment(_without_redis),
 }
