@@ -1,7 +1,8 @@
 """Look up published advisories for the packages of the lock files.
 
 `python .ci/audit.py PIP_AUDIT [LOCK ...]`, by default with every lock file. Exits with
-1 if an advisory applies, if a package was not looked up, or if no source answers.
+1 if an advisory applies, if a package was not looked up, or if no source answers. A
+source that knows no package at all, such as a mirror without advisories, is no answer.
 """
 
 import json
@@ -20,13 +21,25 @@ def main(pip_audit: str, locks: list[str]) -> None:
     """Print what was found; exit with 1 if that is not nothing."""
     names = locks or sorted(map(str, ROOT.glob("requirements*.lock")))
     for source in SOURCES:
-        reports = [_report(pip_audit, source, name) for name in names]
-        packages = [package for report in reports for package in report or []]
-        if None not in reports and packages:
+        if packages := _packages(pip_audit, source, names):
             findings = sorted(set(_findings(packages)))
             print(f"{len(packages)} packages in {len(names)} lock files, by {source}")
             sys.exit("\n".join(findings) if findings else 0)
     sys.exit(NOT_AUDITED)
+
+
+def _packages(pip_audit: str, source: str, names: list[str]) -> list[dict[str, Any]]:
+    """Return the packages of all locks with their advisories; none if unanswered."""
+    packages = []
+    for name in names:
+        report = _report(pip_audit, source, name)
+        if report is None:
+            return []
+        packages += report
+    if all(map(_skip_reason, packages)):
+        print(f"{source}: knows none of the packages", file=sys.stderr)
+        return []
+    return packages
 
 
 def _report(pip_audit: str, source: str, lock: str) -> list[dict[str, Any]] | None:
@@ -42,9 +55,13 @@ def _report(pip_audit: str, source: str, lock: str) -> list[dict[str, Any]] | No
     return packages
 
 
+def _skip_reason(package: dict[str, Any]) -> str:
+    return str(package.get("skip_reason", ""))
+
+
 def _findings(packages: list[dict[str, Any]]) -> Iterator[str]:
     for package in packages:
-        if reason := package.get("skip_reason"):
+        if reason := _skip_reason(package):
             yield f"{package['name']} was not looked up: {reason}"
         for advisory in package.get("vulns", []):
             names = ", ".join([advisory["id"], *advisory["aliases"]])

@@ -70,7 +70,7 @@ SKIPPED = {"name": "c", "skip_reason": "unknown"}
         ({"osv"}, [CLEAN], ""),
         ({"osv"}, [CLEAN, VULNERABLE], "b 1: PYSEC-1, CVE-1; fixed in 2"),
         ({"pypi"}, [CLEAN, SKIPPED], "c was not looked up: unknown"),
-        ({"pypi", "osv"}, [], "NOTHING WAS AUDITED"),
+        ({"pypi", "osv"}, [SKIPPED, SKIPPED], "NOTHING WAS AUDITED"),
         (set(), [CLEAN], "NOTHING WAS AUDITED"),
     ],
 )
