@@ -21,7 +21,7 @@ PREFIX = "/opt/academy"
 NOBODY_LISTENS = "127.0.0.1:1"
 pytestmark = pytest.mark.skipif(
     "TEST_IMAGE" not in os.environ,
-    reason="installs all packages, which takes half a minute: run make test-deploy",
+    reason="installs all packages, which takes a minute: run make test-deploy",
 )
 
 

@@ -18,6 +18,7 @@ from tests.deploy.images import (
     stages,
 )
 from tests.deploy.named_settings import SECRETS, load_named
+from tests.deploy.rules import ROOT
 
 Manifest = dict[str, Any]
 KUBERNETES_VERSIONS = ("1.35", "1.37")  # the oldest and the newest that is supported
@@ -154,6 +155,7 @@ def test_job_runs_the_same_image_with_the_same_settings() -> None:
     assert JOB_CONTAINER["args"] == ["migrate"]
     name = manifest("Job")["metadata"]["name"]
     assert name == f"academy-migrate-{VERSION.replace('.', '-')}"
+    assert f"job/{name}\n" in (ROOT / "docs/operations.md").read_text()
 
 
 def test_selectors_find_the_pods() -> None:

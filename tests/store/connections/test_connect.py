@@ -13,6 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from server.domain.errors import StoreUnavailable
 from server.store.connections.connect import PING_TIMEOUT_SECONDS, Database
+from server.store.pool import finishing
 from server.store.pool.direct import PROBE_TIMEOUT_SECONDS
 from server.store.pool.slots import PoolStatistics
 from server.store.pool.statement import Statement
