@@ -118,7 +118,10 @@ async def test_secrets_are_stored_and_logged_nowhere(
     assert 'grpc_method="Login"' in outputs["metrics"]
     assert not [name for name in PERSONAL_DATA if name in outputs["metrics"]]
     # "ana" is also a part of names of tables
-    personal_values = ('"ana', '"bea', *PERSONAL_DATA[2:])
+    personal_values = ['"ana', '"bea', *PERSONAL_DATA[2:]]
+    # spans name the addresses of servers, which may be that of the client
+    servers = f"{database_url} {redis_url}"
+    personal_values = [value for value in personal_values if value not in servers]
     assert not [name for name in personal_values if name in outputs["traces"]]
     assert "/blatam.auth.v1.AuthService/Login" in outputs["log"]
     assert "UndefinedTable" in outputs["log"]
