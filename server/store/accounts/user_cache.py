@@ -39,6 +39,7 @@ LOCAL_TTL_SECONDS = 5.0
 REDIS_TTL_SECONDS = 3600
 INVALIDATION_TTL_SECONDS = 60  # far longer than any read takes
 MAX_ENTRIES = 10_000
+CLEAR_BATCH_SIZE = 500
 ERASED_VERSION = 2**53 - 1  # no account has a greater one; exact as a Lua number
 # an account changed before that is no longer in Redis
 CHANGE_WINDOW = timedelta(seconds=REDIS_TTL_SECONDS + 60)
@@ -211,6 +212,17 @@ class UserCache:
     def _clear(self) -> None:
         self._listening = False
         self._users.clear()
+
+
+async def clear_cached_users(redis: Redis) -> None:
+    """Remove every account from Redis. Raises RedisError, OSError."""
+    batch: list[str | bytes] = []
+    async for key in redis.scan_iter(match="user:{*", count=CLEAR_BATCH_SIZE):
+        batch.append(key)
+        if len(batch) == CLEAR_BATCH_SIZE:
+            await asyncio.gather(*map(redis.unlink, batch))
+            batch.clear()
+    await asyncio.gather(*map(redis.unlink, batch))
 
 
 class CachedUsers(PostgresUsers):

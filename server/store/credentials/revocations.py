@@ -21,6 +21,7 @@ from server.domain.auth.revocation_watch import Revocation
 from server.domain.clock import Clock
 from server.domain.credentials.revocations import REVOCATION_RETENTION, Revocations
 from server.domain.event_buffer import EventBuffer
+from server.store.backups.restored_at import LAST_RESTORED_AT
 from server.store.connections.connect import Database
 from server.store.connections.signals import Signals
 from server.store.connections.wakeup_channel import WakeupChannel
@@ -119,12 +120,15 @@ class RevocationFeed:
     async def resume_from(self, token: int) -> tuple[int, int]:
         """Return the transaction to resume from, and the token of the present.
 
-        A token from the future (of another database) resumes from the beginning.
-        Raises StoreUnavailable.
+        A token from the future (of another database) resumes from the beginning, and
+        so does every token if the database was restored: transaction ids of the time
+        that it has lost are used again. Raises StoreUnavailable.
         """
+        query = sa.select(_OLDEST_OPEN, LAST_RESTORED_AT.scalar_subquery())
         async with self._database.reading() as connection:
-            oldest = (await connection.execute(sa.select(_OLDEST_OPEN))).scalar_one()
-        return (token if token <= oldest else 0), oldest
+            oldest, restored_at = (await connection.execute(query)).one()
+        is_usable = restored_at is None and token <= oldest
+        return (token if is_usable else 0), oldest
 
     async def chunk(self, since: int, after_id: int, size: int) -> Sequence[Revocation]:
         """Return revocations in force, written since a transaction, by id."""
