@@ -27,6 +27,8 @@ from server.store.backups.backup import BackupSource, create_backup
 from server.store.backups.completion import (
     CompletionOptions,
     CompletionReport,
+)
+from server.store.backups.completion import (
     complete_restore as complete,
 )
 from server.store.backups.errors import BackupError
@@ -96,7 +98,7 @@ def restore(
     previous content. Without DATABASE_URL, the Postgres of `academy up` is started.
     """
     settings = load_settings()
-    with report_errors(settings), _servers(settings) as settings:  # noqa: PLW2901
+    with report_errors(settings), _servers(settings) as settings:
         options = _options(settings, erasure_log, end_sessions, discard_mails)
         run_async(_restore(settings, file, options, replace), settings)
 
@@ -132,11 +134,10 @@ def complete_restore(
 
 
 async def _complete(settings: Settings, options: CompletionOptions) -> None:
-    async with open_resources(settings) as resources:
-        async with exclusive(resources.database):
-            if await migrate.is_behind(resources.database):
-                raise BackupError("the database schema is old: run academy migrate")
-            report = await complete(restored_stores(resources), options)
+    async with open_resources(settings) as resources, exclusive(resources.database):
+        if await migrate.is_behind(resources.database):
+            raise BackupError("the database schema is old: run academy migrate")
+        report = await complete(restored_stores(resources), options)
     _print_report(report, options)
 
 

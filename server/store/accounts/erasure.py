@@ -173,8 +173,9 @@ class Erasures:
         """Continue an erasure until the account and its rows are deleted.
 
         First the erasure is logged: the caller may be told that the user is erased
-        only if a restored backup cannot bring them back. `budget` bounds the clearing of addresses in audit events, which follows; what
-        it leaves is cleared by `erase`. Raises StoreUnavailable.
+        only if a restored backup cannot bring them back. `budget` bounds the clearing
+        of addresses in audit events, which follows; what it leaves is cleared by
+        `erase`. Raises StoreUnavailable.
         """
         await self._append_to_log(user_id)
         async for _ in self._delete_rows(user_id):

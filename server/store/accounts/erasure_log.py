@@ -108,5 +108,4 @@ def _parse(line: bytes) -> tuple[int, datetime]:
     match = _LINE.fullmatch(line)
     if match is None or int(match[1]) > MAX_USER_ID:
         raise ValueError
-    erased_at = datetime.strptime(match[2].decode(), _TIME_FORMAT)
-    return int(match[1]), erased_at.replace(tzinfo=UTC)
+    return int(match[1]), datetime.fromisoformat(match[2].decode())

@@ -47,14 +47,16 @@ class Manifest:
     dump_sha256: str
 
 
-def digest(file: Path, size: int) -> str:
-    """Return the SHA-256 of the first `size` bytes of a file. Blocks."""
-    hashed = hashlib.sha256()
+def digest(file: Path, max_bytes: int | None = None) -> tuple[int, str]:
+    """Return the size and the SHA-256 of a file, or of its beginning. Blocks."""
+    hashed, size = hashlib.sha256(), 0
     with file.open("rb") as content:
-        while size > 0 and (chunk := content.read(min(size, _CHUNK_BYTES))):
+        remaining = file.stat().st_size if max_bytes is None else max_bytes
+        while chunk := content.read(min(remaining, _CHUNK_BYTES)):
             hashed.update(chunk)
-            size -= len(chunk)
-    return hashed.hexdigest()
+            size += len(chunk)
+            remaining -= len(chunk)
+    return size, hashed.hexdigest()
 
 
 def append_manifest(file: Path, manifest: Manifest, secret: SecretKey) -> None:
@@ -79,7 +81,7 @@ def read_manifest(file: Path, secret: SecretKey) -> Manifest:
             archive.seek(max(size - _FIXED_BYTES - MAX_MANIFEST_BYTES, 0))
             end = archive.read()
         manifest = _parse(end, size, file, secret)
-        sha256 = digest(file, manifest.dump_bytes)
+        _, sha256 = digest(file, manifest.dump_bytes)
     except OSError as error:
         raise BackupError(f"{file} cannot be read: {error.strerror}") from error
     if sha256 != manifest.dump_sha256:

@@ -52,8 +52,6 @@ async def create_backup(source: BackupSource, file: Path) -> Manifest:
 
     Raises BackupError, StoreUnavailable.
     """
-    if file.exists():
-        raise BackupError(f"{file} exists: choose the name of a new file")
     try:
         with _private_file(file) as draft:
             manifest = await _write(source, draft)
@@ -65,7 +63,12 @@ async def create_backup(source: BackupSource, file: Path) -> Manifest:
 
 @contextmanager
 def _private_file(file: Path) -> Iterator[Path]:
-    """Create a file beside `file` that only its owner can read; remove it at the end."""
+    """Create a draft of a new file that only its owner can read; remove it afterwards.
+
+    Raises BackupError if the file exists.
+    """
+    if file.exists():
+        raise BackupError(f"{file} exists: choose the name of a new file")
     draft = file.with_name(f"{file.name}.{os.getpid()}.partial")
     draft.unlink(missing_ok=True)
     flags = os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC
@@ -88,7 +91,7 @@ async def _write(source: BackupSource, draft: Path) -> Manifest:
             await dumping
         finally:
             dumping.cancel()
-    size = draft.stat().st_size
+    size, sha256 = await asyncio.to_thread(digest, draft)
     manifest = Manifest(
         created_at=now,
         revision=revision,
@@ -97,7 +100,7 @@ async def _write(source: BackupSource, draft: Path) -> Manifest:
         program_major=programs.major,
         rows=rows,
         dump_bytes=size,
-        dump_sha256=await asyncio.to_thread(digest, draft, size),
+        dump_sha256=sha256,
     )
     await asyncio.to_thread(append_manifest, draft, manifest, source.secret)
     await programs.read_whole(source.target, draft)

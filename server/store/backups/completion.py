@@ -42,7 +42,7 @@ CLOCK_TOLERANCE = timedelta(hours=1)
 _SKIP_IDS = sa.text(
     "select setval(sequence, greatest(coalesce(pg_sequence_last_value(sequence), 0),"
     " :newest) + :skipped)"
-    " from (select cast(pg_get_serial_sequence(:table, 'id') as regclass)) as s(sequence)"
+    " from cast(pg_get_serial_sequence(:table, 'id') as regclass) as sequence"
 )
 _PENDING_MAILS = sa.and_(
     outbox.c.state == EntryState.PENDING, outbox.c.kind.startswith(MAIL)

@@ -32,7 +32,7 @@ def file(tmp_path: Path) -> Path:
         program_major=18,
         rows={"users": 3},
         dump_bytes=len(DUMP),
-        dump_sha256=digest(file, len(DUMP)),
+        dump_sha256=digest(file)[1],
     )
     append_manifest(file, manifest, KEY)
     return file
