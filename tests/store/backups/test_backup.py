@@ -143,9 +143,9 @@ async def test_password_is_only_in_the_environment(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("SMTP_URL", "smtp://u:secret@mail")
-    seen = tmp_path / "seen"
+    seen, seen_environment = tmp_path / "seen", tmp_path / "environment"
     pg_bin = fake_programs(
-        f'echo "$@" > {seen}; env > {seen}.env\n'
+        f'echo "$@" > {seen}; env > {seen_environment}\n'
         'echo "pg_dump: error: wrong password $PGPASSWORD" >&2; exit 1'
     )
     url = sa.make_url(database_url).set(password=PASSWORD)
@@ -156,7 +156,7 @@ async def test_password_is_only_in_the_environment(
     assert str(raised.value).endswith("wrong password ***")
     assert "blatam@" in seen.read_text()
     assert "Green" not in seen.read_text()
-    environment = Path(f"{seen}.env").read_text()
+    environment = seen_environment.read_text()
     assert f"PGPASSWORD={PASSWORD}\n" in environment
     assert "SMTP_URL" not in environment
 
