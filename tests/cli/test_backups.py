@@ -31,7 +31,7 @@ async def test_commands_back_up_restore_and_complete(
 ) -> None:
     user_id = await add_ana(database_url)
     log = tmp_path / "erasures"
-    log.write_text(f"{user_id} 2999-01-02T12:00:00.000000Z\n7")  # noqa: ASYNC240
+    log.write_text(f"{user_id} 2999-01-02T12:00:00.000000Z\n7")
     file = str(tmp_path / "backup")
     env = {
         "SECRET_KEY": SECRET,

@@ -91,6 +91,7 @@ async def _write(source: BackupSource, draft: Path) -> Manifest:
             await dumping
         finally:
             dumping.cancel()
+            await asyncio.wait([dumping])  # until pg_dump has ended
     size, sha256 = await asyncio.to_thread(digest, draft)
     manifest = Manifest(
         created_at=now,
