@@ -157,7 +157,7 @@ async def empty_url(servers: Servers, admin: AsyncEngine) -> AsyncIterator[str]:
 async def postgres_programs(admin: AsyncEngine) -> Path:
     """Return the folder of pg_dump and pg_restore for the tests' Postgres."""
     await run(admin, "select 1")
-    version = (admin.dialect.server_version_info or (0,))[0]
+    version = int((admin.dialect.server_version_info or (0,))[0])
     installed = client_folder()
     folders = [*search_path(), *([installed] if installed else [])]
     try:

@@ -107,7 +107,10 @@ class UserChangeFeed:
     async def restored_at(self) -> datetime | None:
         """Return when the database was restored last. Raises StoreUnavailable."""
         async with self._database.reading() as connection:
-            return (await connection.execute(LAST_RESTORED_AT)).scalar_one()
+            at: datetime | None = (
+                await connection.execute(LAST_RESTORED_AT)
+            ).scalar_one()
+        return at
 
     async def chunk(self, after: int, size: int) -> Sequence[Change]:
         """Return the next settled changes after an entry, in their order."""

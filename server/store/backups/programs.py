@@ -19,8 +19,10 @@ _VERSION = re.compile(rb"\(PostgreSQL\) ([0-9]+)")
 # Debian's wrapper in /usr/bin chooses a version by itself.
 _WRAPPER = "pg_wrapper"
 _INSTALLATIONS = ("usr/lib/postgresql/*/bin", "usr/pgsql-*/bin")
-_RESTORE_OPTIONS = ("--single-transaction", "--exit-on-error", "--no-owner")
-_RESTORE_OPTIONS += ("--no-privileges", "--no-tablespaces", "--no-password")
+_RESTORE_OPTIONS = (
+    *("--single-transaction", "--exit-on-error", "--no-password"),
+    *("--no-owner", "--no-privileges", "--no-tablespaces"),
+)
 # Further lines may contain values of rows.
 _ERROR = re.compile(r"^(?:pg_dump|pg_restore): (?:error|fatal): (.+)$", re.MULTILINE)
 

@@ -13,6 +13,7 @@ import sqlalchemy as sa
 from server.composition.backups import backup_source
 from server.config import ConfigurationError
 from server.store.backups import backup as module
+from server.store.backups.contents import count_rows
 from server.store.backups.errors import BackupError
 from server.store.backups.libpq import libpq_target
 from server.store.backups.programs import find_programs
@@ -69,7 +70,6 @@ async def test_rows_that_are_written_during_the_dump_are_not_counted(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The dump and the counts are of one snapshot: the restored counts are equal."""
-    count_rows = module.count_rows
 
     async def count_later(connection: object, schema: str) -> object:
         await real_stores.users.add(new("ana"))
@@ -127,11 +127,17 @@ async def test_killed_backup_leaves_no_complete_file(
             "SECRET_KEY": "0123456789abcdef" * 2,
             "PG_BIN": str(pg_bin),
         },
+        stderr=asyncio.subprocess.PIPE,
         start_new_session=True,
     )
-    await asyncio.to_thread(pipe.read_text)
+    reading = asyncio.create_task(asyncio.to_thread(pipe.read_text))
+    ending = asyncio.create_task(process.communicate())
+    await asyncio.wait((reading, ending), return_when=asyncio.FIRST_COMPLETED)
+    if ending.done():
+        os.close(os.open(pipe, os.O_RDWR))  # the reader waits for a writer
+        pytest.fail(str(ending.result()))
     os.killpg(process.pid, signal.SIGKILL)
-    await process.wait()
+    await ending
     assert "backup" not in os.listdir(tmp_path)
 
 
