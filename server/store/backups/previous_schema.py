@@ -21,6 +21,9 @@ from server.store.connections.connect import Database
 SUFFIX = "_before_restore"
 _ADVISORY_LOCK = 7_061_003
 _LOCK = sa.text("select pg_try_advisory_xact_lock(:lock)")
+# A migration waits for snapshots of others. A select keeps its own until the next
+# statement; this one has none.
+_END_SNAPSHOT = sa.text("set local idle_in_transaction_session_timeout = 0")
 _UNFINISHED = sa.text(
     "select exists (select from pg_namespace where nspname = current_schema() || :end)"
 )
@@ -61,8 +64,8 @@ async def refuse_unfinished_restore(connection: AsyncConnection) -> None:
 
 
 @asynccontextmanager
-async def exclusive(database: Database) -> AsyncIterator[AsyncConnection]:
-    """Yield a connection in a transaction that lets no other restore begin.
+async def exclusive(database: Database) -> AsyncIterator[None]:
+    """Let no other restore of the database begin during the block.
 
     Raises BackupError if the service or another restore uses the database.
     """
@@ -71,7 +74,8 @@ async def exclusive(database: Database) -> AsyncIterator[AsyncConnection]:
         if not (await connection.execute(_LOCK, {"lock": _ADVISORY_LOCK})).scalar_one():
             raise BackupError("another restore of this database is running")
         await _refuse_other_sessions(connection)
-        yield connection
+        await connection.execute(_END_SNAPSHOT)
+        yield
 
 
 async def _refuse_other_sessions(connection: AsyncConnection) -> None:

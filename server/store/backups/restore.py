@@ -11,6 +11,8 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from sqlalchemy.ext.asyncio import AsyncConnection
+
 from server.store import migrate
 from server.store.backups.archive import Manifest, read_manifest
 from server.store.backups.checks import check_restored
@@ -69,9 +71,10 @@ async def restore_backup(
             "restore it with that release"
         )
     await clear_caches(stores.redis)  # fails here, if it does, and not half-way
-    async with exclusive(database) as connection:
-        about = await describe(connection)
-        programs = await _check_target(database, about, manifest, request)
+    async with exclusive(database):
+        async with database.alone() as connection:
+            about = await describe(connection)
+            programs = await _check_target(connection, about, manifest, request)
         async with _replaced(database, about.schema):
             await programs.restore(request.target, about.schema, request.file)
             async with database.alone() as restored:
@@ -82,7 +85,10 @@ async def restore_backup(
 
 
 async def _check_target(
-    database: Database, about: About, manifest: Manifest, request: RestoreRequest
+    connection: AsyncConnection,
+    about: About,
+    manifest: Manifest,
+    request: RestoreRequest,
 ) -> Programs:
     """Return the programs to use. Raises BackupError if this cannot be the target."""
     if about.schema != manifest.schema:
@@ -97,10 +103,9 @@ async def _check_target(
             f"pg_restore {programs.major} cannot restore to Postgres "
             f"{about.server_major}: restore to Postgres {minimum} or newer"
         )
-    async with database.alone() as connection:
-        unfinished = await is_unfinished(connection)
-        previous = about.schema + (SUFFIX if unfinished else "")
-        rows = await count_rows(connection, previous)
+    unfinished = await is_unfinished(connection)
+    previous = about.schema + (SUFFIX if unfinished else "")
+    rows = await count_rows(connection, previous)
     if rows and not request.replace:
         raise BackupError(
             f"the database {about.database} is not empty: with --replace, its tables "
