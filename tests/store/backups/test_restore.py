@@ -10,9 +10,12 @@ import pytest_asyncio
 import sqlalchemy as sa
 
 from server.domain.clock import system_clock
+from server.domain.credentials.revocations import Revocations
 from server.domain.outbox.entries import EventType, NewEntry
 from server.store import migrate
 from server.store.accounts.erasure_log import DamagedErasureLog
+from server.store.accounts.user_changes import UserChangeFeed
+from server.store.accounts.user_reads import UserReads
 from server.store.backups import restore as module
 from server.store.backups.completion import SKIPPED_IDS, CompletionOptions
 from server.store.backups.errors import BackupError
@@ -21,6 +24,8 @@ from server.store.backups.previous_schema import (
     put_back,
     set_aside,
 )
+from server.store.connections.guarded_redis import redis_client
+from server.store.credentials.revocations import RevocationFeed
 from server.store.outbox import PostgresOutbox
 from tests.backups import Backups, opened, usernames
 
@@ -237,3 +242,36 @@ async def test_mailed_tokens_are_invalidated(
     await backups.restore(empty_url, tmp_path / "backup")
     valid = "select 1 from mailed_tokens where used_at is null or expires_at > now()"
     assert not await execute(empty_url, valid)
+
+
+async def test_streams_do_not_resume_in_the_lost_time(
+    backups: Backups, file: Path, database_url: str
+) -> None:
+    """Transaction ids are used again after a restore, on a new server at least."""
+    redis, clock = redis_client(backups.redis_url), system_clock
+    async with opened(database_url) as database:
+        feed = RevocationFeed(database, redis, Revocations(clock), clock)
+        assert (await feed.resume_from(5))[0] == 5
+    await backups.restore(database_url, file, replace=True)
+    async with opened(database_url) as database:
+        feed = RevocationFeed(database, redis, Revocations(clock), clock)
+        assert (await feed.resume_from(5))[0] == 0
+        changes = UserChangeFeed(database, UserReads(database))
+        restored_at = await changes.restored_at()
+    assert restored_at
+    assert clock() - timedelta(minutes=1) < restored_at <= clock()
+    await redis.aclose()
+
+
+async def test_cached_users_of_the_lost_time_are_removed(
+    backups: Backups, file: Path, database_url: str
+) -> None:
+    """Their versions are newer than those of the database."""
+    redis = redis_client(backups.redis_url)
+    keys = [f"user:{{{number}}}:shape" for number in range(1_200)]
+    for key in keys:
+        await redis.hset(key, "version", "9")
+    await redis.set("rate:{user:1}", "1")
+    await backups.restore(database_url, file, replace=True)
+    assert await redis.keys("*") == [b"rate:{user:1}"]
+    await redis.aclose()
