@@ -10,7 +10,6 @@ from typing import Annotated
 import typer
 
 from server.cli import state_dir
-from server.cli.embedded import start_embedded_servers
 from server.cli.terminal import load_settings, print_error, report_errors, run_async
 from server.composition.backups import (
     backup_source,
@@ -20,8 +19,6 @@ from server.composition.backups import (
 )
 from server.composition.resources import open_resources
 from server.config import Settings
-from server.embedded.servers import EmbeddedServers
-from server.embedded.wheels import client_folder
 from server.store import migrate
 from server.store.backups.backup import BackupSource, create_backup
 from server.store.backups.completion import (
@@ -68,7 +65,7 @@ def backup(file: Annotated[Path, typer.Argument(help="The new file.")]) -> None:
     """
     settings = state_dir.with_saved_values(load_settings())
     with report_errors(settings):
-        source = backup_source(settings, client_folder())
+        source = backup_source(settings, _installed_programs())
     run_async(_backup(source, file), settings)
 
 
@@ -106,7 +103,9 @@ def restore(
 async def _restore(
     settings: Settings, file: Path, options: CompletionOptions, replace: bool
 ) -> None:
-    request = restore_request(settings, client_folder(), file, options, replace=replace)
+    request = restore_request(
+        settings, _installed_programs(), file, options, replace=replace
+    )
     async with open_resources(settings) as resources:
         manifest, report = await restore_backup(restored_stores(resources), request)
     rows = sum(manifest.rows.values())
@@ -141,12 +140,23 @@ async def _complete(settings: Settings, options: CompletionOptions) -> None:
     _print_report(report, options)
 
 
+def _installed_programs() -> Path | None:
+    """Return the folder of the programs in the wheel of `academy up`, if it is here."""
+    from server.embedded.wheels import client_folder
+
+    return client_folder()
+
+
 @contextmanager
 def _servers(settings: Settings) -> Iterator[Settings]:
     """Yield settings with servers: those of the settings, or those of `academy up`."""
     if settings.database_url and settings.redis_url:
         yield settings
         return
+    # Not at the top: the embedded servers are an extra.
+    from server.cli.embedded import start_embedded_servers
+    from server.embedded.servers import EmbeddedServers
+
     servers = EmbeddedServers(settings.state_dir)
     try:
         yield start_embedded_servers(settings, servers)

@@ -10,6 +10,7 @@ import sqlalchemy as sa
 
 from server.cli import backups as module
 from server.config import load
+from server.embedded import servers
 from tests.backups import opened, usernames
 from tests.command_server import CommandServer, command_server
 from tests.running import SECRET
@@ -102,7 +103,7 @@ def test_restore_without_urls_starts_the_servers_of_up(
         def stop(self) -> None:
             events.append("stop")
 
-    monkeypatch.setattr(module, "EmbeddedServers", Servers)
+    monkeypatch.setattr(servers, "EmbeddedServers", Servers)
     settings = load(state_dir=tmp_path, database_url=None, redis_url=None)
     with module._servers(settings) as served:
         assert served.database_url
