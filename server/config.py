@@ -45,6 +45,7 @@ from server.config_types import (
     DurationOfDays,
     LogLevel,
     MaxLag,
+    OptionalPath,
     PemPath,
     PoolTimeout,
     PositiveDuration,
@@ -123,6 +124,8 @@ class Settings(BaseSettings):
     No value keeps events without a limit, because they contain network addresses,
     which are personal data.
     """
+    erasure_log: OptionalPath = None
+    pg_bin: OptionalPath = None
     password_policy: PasswordPolicy = PasswordPolicy.COMPOSITION
     imported_hash_max_cost: WholeNumber = Field(
         12, ge=1

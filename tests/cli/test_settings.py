@@ -13,6 +13,7 @@ from server.cli.main import cli
 from server.config import ConfigurationError, Settings, load
 from server.config_addresses import check_server_address, overlap
 from tests.logs import captured_lines
+from tests.processes import FREE_PORTS
 
 SERVERS = {
     "DATABASE_URL": "postgresql://h/d",
@@ -114,6 +115,14 @@ SERVERS = {
             "serve",
             {**SERVERS, "WORKERS": "2", "METRICS_LISTEN": "0.0.0.0:1"},
             ["METRICS_LISTEN: 0.0.0.0:1 can be reached from other machines: it has no"],
+        ),
+        *(
+            (
+                "serve",
+                {**SERVERS, "WORKERS": workers, **FREE_PORTS, "ERASURE_LOG": "/no/log"},
+                ["ERASURE_LOG: /no/log cannot be written: No such file or directory"],
+            )
+            for workers in ("1", "2")
         ),
         *(
             (

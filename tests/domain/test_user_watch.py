@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Sequence
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 import pytest
 
@@ -22,6 +22,7 @@ class InMemoryChangeLog:
         self.settled: int | None = None
         self.buffer: EventBuffer[int] = EventBuffer(1)
         self.stored: list[Change] = []
+        self.restored: datetime | None = None
 
     def settle(self, *ids: int) -> None:
         self.stored += [Change(n, EventType.USER_UPDATED, n, None) for n in ids]
@@ -30,6 +31,9 @@ class InMemoryChangeLog:
 
     async def newest(self) -> int:
         return max((change.id for change in self.stored), default=0)
+
+    async def restored_at(self) -> datetime | None:
+        return self.restored
 
     async def chunk(self, after: int, size: int) -> Sequence[Change]:
         return [change for change in self.stored if change.id > after][:size]
@@ -55,6 +59,19 @@ async def test_user_stream_without_token_begins_at_settled_entry() -> None:
     assert (await first).resume_token.startswith("3.")
     log.settle(4, 5, 6, 7, 8)
     assert [short(await anext(stream)) for _ in range(5)] == [4, 5, 6, 7, 8]
+
+
+async def test_token_of_the_time_before_a_restore_expires() -> None:
+    """It may count entries that the database has lost; later tokens do not."""
+    log, clock = InMemoryChangeLog(), Clock()
+    log.settle(1)
+    token = (await anext(watch(log, clock).stream(""))).resume_token
+    log.restored = clock.now
+    with pytest.raises(ResumeTokenExpired):
+        await anext(watch(log, clock).stream(token))
+    clock.advance(1)
+    token = (await anext(watch(log, clock).stream(""))).resume_token
+    assert await anext(watch(log, clock).stream(token))
 
 
 async def test_user_stream_heartbeat_renews_token() -> None:

@@ -50,6 +50,7 @@ class RetentionHarness:
         self.redis = redis_client(redis_url)
         revocations = Revocations(self.clock)
         feed = RevocationFeed(database, self.redis, revocations, self.clock)
+        self.feed = feed
         self.erasures = Erasures(database, feed, BATCH_SIZE)
         self.retention = Retention(
             PostgresRetention(database, AUDIT_RETENTION, BATCH_SIZE),

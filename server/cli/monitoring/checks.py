@@ -26,6 +26,7 @@ from server.domain.outbox.emails import MailerUnavailable
 from server.mail.message import MessageBuilder
 from server.mail.smtp import MailServer, SmtpMailer
 from server.store import migrate
+from server.store.backups.previous_schema import RestoreUnfinished
 from server.store.connections.connect import Database
 from server.store.connections.database_url import SCHEMES, parse_database_url
 from server.store.connections.faults import (
@@ -126,6 +127,8 @@ async def _check_schema(database: Database) -> Finding:
     except _DATABASE_ERRORS as error:
         advice = describe_fault(error.__cause__ or error, database.role)
         return Finding("schema", False, "cannot be read", advice)
+    except RestoreUnfinished as error:
+        return Finding("schema", False, "is not restored yet", str(error))
     required, newest = migrate.required(), migrate.newest()
     if is_behind:
         result = f"revision {revision or 'none'}; this release needs {required}"

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Protocol
 
 from server.domain.accounts.users import User
@@ -52,6 +52,9 @@ class ChangeLog(Protocol):
 
     async def newest(self) -> int:
         """Return the greatest entry id that was ever used."""
+
+    async def restored_at(self) -> datetime | None:
+        """Return when the log was restored from a backup last."""
 
     async def chunk(self, after: int, size: int) -> Sequence[Change]:
         """Return the next settled changes after an entry, in their order."""
@@ -106,6 +109,9 @@ class UserWatch:
         age = self.clock().timestamp() - sent_at
         if age > (self.retention - TOKEN_MARGIN).total_seconds():
             raise ResumeTokenExpired
+        restored_at = await self.log.restored_at()
+        if restored_at and sent_at <= restored_at.timestamp():
+            raise ResumeTokenExpired  # it may count entries that are lost
         # another process may have settled more, but no id is beyond the newest
         if last > (self.log.settled or 0) and last > await self.log.newest():
             raise ResumeTokenExpired

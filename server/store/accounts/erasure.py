@@ -5,13 +5,16 @@ rest in batches: first the rows that reference the account, then the account, th
 the addresses in audit events. So an account with millions of rows needs no long
 transaction. A row in `erasures` records the progress until the erasure is complete;
 any process continues from there. The id is never used again.
+
+That row also remains until the erasure log has the id. The log is written after the
+commit, because it must not name a user whose erasure was rolled back.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Sequence
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from datetime import UTC, datetime, timedelta
 from itertools import chain
 from uuid import UUID
@@ -19,7 +22,9 @@ from uuid import UUID
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from server.domain.errors import StoreUnavailable
 from server.domain.outbox.entries import MAIL, EventType, NewEntry
+from server.store.accounts.erasure_log import ErasureLog
 from server.store.change_records import record
 from server.store.connections.connect import Database
 from server.store.credentials.revocations import RevocationFeed, end_sessions
@@ -111,11 +116,17 @@ class Erasures:
     """Begins and continues erasures."""
 
     def __init__(
-        self, database: Database, feed: RevocationFeed, batch_size: int = BATCH_SIZE
+        self,
+        database: Database,
+        feed: RevocationFeed,
+        batch_size: int = BATCH_SIZE,
+        log: ErasureLog | None = None,
     ) -> None:
         self._database = database
         self._feed = feed
         self._batch_size = batch_size
+        self._log = log
+        self._logged: set[int] = set()  # by this process, and not complete
         self.wake = asyncio.Event()  # set when a call leaves an erasure unfinished
 
     async def due(
@@ -144,15 +155,29 @@ class Erasures:
             if (await connection.execute(query)).first() is None:
                 return True  # undeleted, or erased by another process meanwhile
         await self._feed.ended(ended, now)
+        with suppress(StoreUnavailable):  # `_finish` tries again
+            await self._append_to_log(user_id)
         batches = _chained(self._delete_rows(user_id), self._clear_addresses(user_id))
         return await self._finish(user_id, batches, budget)
+
+    async def erase_again(self, user_id: int, now: datetime, budget: timedelta) -> None:
+        """Erase an account of a restored database. Raises StoreUnavailable.
+
+        It may be that of the last admin: the user was erased before.
+        """
+        async with self._database.transaction() as connection:
+            await begin_erasure(connection, user_id, now)
+        await self.erase_account(user_id, budget)
 
     async def erase_account(self, user_id: int, budget: timedelta) -> None:
         """Continue an erasure until the account and its rows are deleted.
 
-        `budget` bounds the clearing of addresses in audit events, which follows; what
-        it leaves is cleared by `erase`. Raises StoreUnavailable.
+        First the erasure is logged: the caller may be told that the user is erased
+        only if a restored backup cannot bring them back. `budget` bounds the clearing
+        of addresses in audit events, which follows; what it leaves is cleared by
+        `erase`. Raises StoreUnavailable.
         """
+        await self._append_to_log(user_id)
         async for _ in self._delete_rows(user_id):
             pass
         if not await self._finish(user_id, self._clear_addresses(user_id), budget):
@@ -167,10 +192,18 @@ class Erasures:
             async for _ in batches:
                 if loop.time() >= deadline:
                     return False
+        await self._append_to_log(user_id)
         statement = sa.delete(erasures).where(erasures.c.account_id == user_id)
         async with self._database.transaction() as connection:
             await connection.execute(statement)
+        self._logged.discard(user_id)
         return True
+
+    async def _append_to_log(self, user_id: int) -> None:
+        """Append the user to the erasure log, once. Raises StoreUnavailable."""
+        if self._log and user_id not in self._logged:
+            await self._log.append(user_id)
+            self._logged.add(user_id)
 
     async def _delete_rows(self, user_id: int) -> AsyncGenerator[None, None]:
         """Delete the account and what references it; yield after each full batch."""

@@ -25,6 +25,7 @@ from server.store.accounts.new_versions import NewVersion
 REDIS_TTL_SECONDS = 3600
 INVALIDATION_TTL_SECONDS = 60  # far longer than any read takes
 PIPELINE_SIZE = 500
+CLEAR_BATCH_SIZE = 500
 
 # KEYS: the account's. ARGV: version, value ("" to invalidate), TTL in seconds.
 _PUT_IF_NEWER = """
@@ -108,3 +109,14 @@ def _decode(raw: bytes | str) -> User | None:
         return User(**values)
     except (ValueError, TypeError, KeyError):
         return None
+
+
+async def clear_cached_users(redis: Redis) -> None:
+    """Remove every account from Redis. Raises RedisError, OSError."""
+    batch: list[str | bytes] = []
+    async for key in redis.scan_iter(match="user:{*", count=CLEAR_BATCH_SIZE):
+        batch.append(key)
+        if len(batch) == CLEAR_BATCH_SIZE:
+            await asyncio.gather(*map(redis.unlink, batch))
+            batch.clear()
+    await asyncio.gather(*map(redis.unlink, batch))

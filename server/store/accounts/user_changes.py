@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 import sqlalchemy as sa
@@ -21,6 +21,7 @@ from server.domain.accounts.user_watch import Change
 from server.domain.event_buffer import EventBuffer
 from server.domain.outbox.entries import EventType
 from server.store.accounts.user_reads import UserReads
+from server.store.backups.restored_at import LAST_RESTORED_AT
 from server.store.connections.connect import Database
 from server.store.connections.signals import Signals
 from server.store.tables import outbox
@@ -106,6 +107,14 @@ class UserChangeFeed:
         async with self._database.reading() as connection:
             newest: int = (await connection.execute(_NEWEST)).scalar_one()
         return newest
+
+    async def restored_at(self) -> datetime | None:
+        """Return when the database was restored last. Raises StoreUnavailable."""
+        async with self._database.reading() as connection:
+            at: datetime | None = (
+                await connection.execute(LAST_RESTORED_AT)
+            ).scalar_one()
+        return at
 
     async def chunk(self, after: int, size: int) -> Sequence[Change]:
         """Return the next settled changes after an entry, in their order."""

@@ -135,6 +135,8 @@ _ADVICE = {
 
 def _missing_grant(text: str, role: str) -> str:
     """Return who has to run which GRANT; `text` is the message of Postgres."""
+    if "must be owner of schema" in text:
+        return "run this command as the role that owns the schema, or the database"
     if "must be owner of" in text:
         return "run academy migrate as the role that owns the tables"
     if "for schema" in text:

@@ -21,6 +21,7 @@ from server.domain.auth.revocation_watch import Revocation
 from server.domain.clock import Clock
 from server.domain.credentials.revocations import REVOCATION_RETENTION, Revocations
 from server.domain.event_buffer import EventBuffer
+from server.store.backups.restored_at import LAST_RESTORED_AT
 from server.store.connections.connect import Database
 from server.store.connections.signals import Signals
 from server.store.connections.wakeup_channel import WakeupChannel
@@ -119,11 +120,16 @@ class RevocationFeed:
     async def resume_from(self, token: int) -> tuple[int, int]:
         """Return the transaction to resume from, and the token of the present.
 
-        A token from the future (of another database) resumes from the beginning.
-        Raises StoreUnavailable.
+        A token from the future (of another database) resumes from the beginning, and
+        so does every token if the database was restored: transaction ids of the time
+        that it has lost are used again. Raises StoreUnavailable.
         """
-        oldest = await self._read_oldest_open()
-        return (token if token <= oldest else 0), oldest
+        async with self._database.reading() as connection:
+            result = await connection.execute(self._oldest_open_query)
+            oldest = int(result.scalar_one())
+            restored_at = await connection.scalar(LAST_RESTORED_AT)
+        is_usable = restored_at is None and token <= oldest
+        return (token if is_usable else 0), oldest
 
     async def _read_oldest_open(self) -> int:
         async with self._database.reading() as connection:

@@ -30,6 +30,7 @@ from server.store.tables import signing_keys
 
 log = structlog.get_logger()
 CHANNEL = "academy:signing-keys"
+CIPHER_PURPOSE = "signing-keys"
 POLL_INTERVAL = timedelta(seconds=30)
 ON_DEMAND_INTERVAL_SECONDS = 1.0
 ON_DEMAND_WAIT_SECONDS = 0.5
@@ -62,8 +63,8 @@ class PostgresSigningKeys:
         clock: Clock,
     ) -> None:
         self._database = database
-        self._cipher = secret.cipher("signing-keys")
-        self._current_cipher = SecretKey(secret.current).cipher("signing-keys")
+        self._cipher = secret.cipher(CIPHER_PURPOSE)
+        self._current_cipher = SecretKey(secret.current).cipher(CIPHER_PURPOSE)
         self._ring = ring
         self._clock = clock
         self._wakeups = WakeupChannel(redis, CHANNEL)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from typing import Any, NoReturn
 
 from redis.asyncio import Redis
@@ -193,6 +193,16 @@ class GuardedCluster(Redis):
         """Return a subscription at one node: each node gets every message."""
         nodes = self._primaries or [*self._seeds.values()]
         return _random_first(nodes)[0].pubsub(**options)
+
+    async def scan_iter(  # type: ignore[override]  # Redis declares it synchronous
+        self, *args: Any, **options: Any
+    ) -> AsyncIterator[Any]:
+        """Yield the keys of every primary. Raises RedisError, OSError."""
+        if not self._slots:
+            await self._await_slots()
+        for primary in self._primaries:
+            async for key in primary.scan_iter(*args, **options):
+                yield key
 
     def pipeline(self, *_: object, **__: object) -> NoReturn:
         """Refuse: commands that are sent at the same time are pipelined anyway."""

@@ -1,0 +1,1 @@
+"""Backups: files of pg_dump with a manifest, and how they are restored."""

@@ -1,0 +1,135 @@
+"""The previous content of a database while a backup is restored.
+
+The schema is renamed, and an empty one takes its place. Renaming is one transaction,
+so that the previous content can be put back. As long as the renamed schema exists, the
+restore is unfinished: no process serves from this database.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import sqlalchemy as sa
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from server.store.backups.contents import disable_timeouts, quote
+from server.store.backups.errors import BackupError
+from server.store.connections.connect import Database
+
+SUFFIX = "_before_restore"
+_ADVISORY_LOCK = 7_061_003
+_LOCK = sa.text("select pg_try_advisory_xact_lock(:lock)")
+# A migration waits for snapshots of others. A select keeps its own until the next
+# statement; this one has none.
+_END_SNAPSHOT = sa.text("set local idle_in_transaction_session_timeout = 0")
+_UNFINISHED = sa.text(
+    "select exists (select from pg_namespace where nspname = current_schema() || :end)"
+)
+_EXTENSIONS = sa.text(
+    "select string_agg(extname, ', ' order by extname) from pg_extension"
+    " where extnamespace = cast(:schema as regnamespace)"
+)
+# The service may use another role than the one that restores.
+_SESSIONS = sa.text(
+    "select count(*) from pg_stat_activity where datname = current_database()"
+    " and pid <> pg_backend_pid()"
+    " and (usename = session_user or application_name = 'academy')"
+)
+# A session that was closed just now is listed a little longer.
+_SESSION_CHECKS = 20
+_SESSION_CHECK_SECONDS = 0.1
+
+
+class RestoreUnfinished(Exception):
+    """A restore of this database was interrupted, or is still running."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "a restore of this database is running or was interrupted: run academy "
+            "restore again, see docs/operations.md"
+        )
+
+
+async def is_unfinished(connection: AsyncConnection) -> bool:
+    """Return whether a restore of this database is unfinished."""
+    return bool((await connection.execute(_UNFINISHED, {"end": SUFFIX})).scalar_one())
+
+
+async def refuse_unfinished_restore(connection: AsyncConnection) -> None:
+    """Raise RestoreUnfinished if a restore of this database is unfinished."""
+    if await is_unfinished(connection):
+        raise RestoreUnfinished
+
+
+@asynccontextmanager
+async def exclusive(database: Database) -> AsyncIterator[None]:
+    """Let no other restore of the database begin during the block.
+
+    Raises BackupError if the service or another restore uses the database.
+    """
+    async with database.session() as connection:
+        await disable_timeouts(connection)
+        if not (await connection.execute(_LOCK, {"lock": _ADVISORY_LOCK})).scalar_one():
+            raise BackupError("another restore of this database is running")
+        await _refuse_other_sessions(connection)
+        await connection.execute(_END_SNAPSHOT)
+        yield
+
+
+async def _refuse_other_sessions(connection: AsyncConnection) -> None:
+    for _ in range(_SESSION_CHECKS):
+        count = (await connection.execute(_SESSIONS)).scalar_one()
+        if count == 0:
+            return
+        await asyncio.sleep(_SESSION_CHECK_SECONDS)
+    raise BackupError(
+        f"{count} other sessions use the database: stop every process of the service"
+    )
+
+
+async def set_aside(database: Database, schema: str) -> None:
+    """Rename the schema and create an empty one, unless that was done before.
+
+    What an interrupted restore has written is dropped. Raises BackupError.
+    """
+    async with database.alone(transaction=True) as connection:
+        name = quote(connection, schema)
+        await _refuse_extensions(connection, name)
+        if await is_unfinished(connection):
+            await connection.execute(sa.text(f"drop schema {name} cascade"))
+        else:
+            await _rename(connection, schema, schema + SUFFIX)
+        await connection.execute(sa.text(f"create schema {name}"))
+        if schema == "public":  # as in a new database
+            await connection.execute(sa.text("grant usage on schema public to public"))
+
+
+async def _refuse_extensions(connection: AsyncConnection, name: str) -> None:
+    found = await connection.execute(_EXTENSIONS, {"schema": name})
+    if names := found.scalar_one():
+        raise BackupError(
+            f"the schema {name} contains extensions, which a restore would drop: "
+            f"ALTER EXTENSION ... SET SCHEMA for {names}"
+        )
+
+
+async def _rename(connection: AsyncConnection, schema: str, new: str) -> None:
+    old_name, new_name = quote(connection, schema), quote(connection, new)
+    await connection.execute(sa.text(f"alter schema {old_name} rename to {new_name}"))
+
+
+async def put_back(database: Database, schema: str) -> None:
+    """Drop what was restored; the previous content takes its place again."""
+    async with database.alone(transaction=True) as connection:
+        name = quote(connection, schema)
+        await connection.execute(sa.text(f"drop schema {name} cascade"))
+        await _rename(connection, schema + SUFFIX, schema)
+
+
+async def drop_previous(database: Database, schema: str) -> None:
+    """Drop the previous content: the restore is finished."""
+    async with database.alone(transaction=True) as connection:
+        name = quote(connection, schema + SUFFIX)
+        await connection.execute(sa.text(f"drop schema {name} cascade"))
