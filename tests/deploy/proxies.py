@@ -12,6 +12,7 @@ from typing import Any
 
 import grpc
 import httpx
+import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from server.rpc.contract import service_config
@@ -251,3 +252,9 @@ async def _is_ready(proxy: Proxy) -> bool:
         await health.Check(health_pb2.HealthCheckRequest(), timeout=1)
         return (await proxy.rest.get("/readyz")).is_success
     return False
+
+
+NEEDS_PROXIES = pytest.mark.skipif(
+    not all((BIN / example.program).exists() for example in EXAMPLES),
+    reason="the proxies are not installed: run make test-deploy",
+)
