@@ -34,7 +34,7 @@ from server.store.tables import outbox, users
 
 # Of the last poll, by whether messages are received. With them, a poll sees a change at
 # once, and the next poll sees it if its message was lost.
-MAX_AGE_SECONDS = {False: 0.5, True: 2.0}
+MAX_AGE_SECONDS = {False: 0.5, True: 1.0}
 LOCAL_TTL_SECONDS = 5.0
 MAX_ENTRIES = 10_000
 # an account changed before that is no longer in Redis
