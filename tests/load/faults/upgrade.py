@@ -6,7 +6,7 @@ import shutil
 import sys
 from pathlib import Path
 
-from server.store.migrate import newest
+from server.store.migrate import newest, required
 from tests.load.faults.experiment import Skipped, at_most, experiment
 from tests.load.faults.ledger import Ledger
 from tests.load.faults.policies import SHIPPED, open_channel
@@ -23,12 +23,13 @@ STEP_SECONDS = 2.0
 VERSIONS = "server/store/migrations/versions"
 # Only RPCs that the previous release has.
 LIMITS: dict[str, list[object]] = {**LIFTED, "blatam.auth.v1.AuthService/Logout": []}
+ADDED = "9999"
 MIGRATION = '''"""Add a column, a table and an index, as an additive migration does."""
 
 import sqlalchemy as sa
 from alembic import op
 
-revision = "9999"
+revision = "{revision}"
 down_revision = "{newest}"
 branch_labels = depends_on = None
 
@@ -49,7 +50,9 @@ async def previous_release_is_replaced() -> list[ResultRow]:
         raise Skipped(str(reason)) from None
     ledger, revision = Ledger(), _newest_in(previous)
     async with testbed(revision, RATE_LIMITS=json.dumps(LIMITS)) as bed:
-        release = await asyncio.to_thread(_present_release, bed.folder, revision)
+        release, target = await asyncio.to_thread(
+            _present_release, bed.folder, revision
+        )
         replicas = [await bed.started(folder=previous) for _ in range(2)]
         addresses = [replica.grpc for replica in replicas]
         async with open_channel(addresses, SHIPPED) as channel:
@@ -65,7 +68,7 @@ async def previous_release_is_replaced() -> list[ResultRow]:
                 for replica in replicas:
                     await _replace(replica, release)
                     await asyncio.sleep(STEP_SECONDS)
-        name = f"revision {revision} to {_newest_in(release)} under load: failed"
+        name = f"revision {revision} to {target} under load: failed"
         row = at_most(name, len(client.failures), 0, "calls", client.summary())
         return [row, *await lost_rows(bed, ledger, addresses)]
 
@@ -75,17 +78,19 @@ def _newest_in(release: Path) -> str:
     return max(path.name for path in (release / VERSIONS).glob("[0-9]*.py"))[:4]
 
 
-def _present_release(folder: Path, previous_revision: str) -> Path:
-    """Return the folder of this release, which has a migration more than another."""
+def _present_release(folder: Path, previous_revision: str) -> tuple[Path, str]:
+    """Return the folder of this release, and the revision that it requires.
+
+    If it has no migration that the previous release lacks, it is a copy with one.
+    """
     if newest() != previous_revision:
-        return ROOT
+        return ROOT, required()
     copy = folder / "release"
     for package in ("server", "edge"):
         shutil.copytree(ROOT / package, copy / package)
-    (copy / VERSIONS / "9999_nicknames.py").write_text(
-        MIGRATION.format(newest=newest())
-    )
-    return copy
+    migration = MIGRATION.format(revision=ADDED, newest=newest())
+    (copy / VERSIONS / f"{ADDED}_nicknames.py").write_text(migration)
+    return copy, ADDED
 
 
 async def _migrate(bed: Testbed, release: Path) -> None:
