@@ -13,7 +13,7 @@ from tests.load.faults.experiment import Experiment, Skipped, at_most, exactly
 from tests.load.row import ResultRow
 
 ROOT = Path(__file__).parents[1]
-ROWS = {f"L{number}" for number in range(1, 25)}
+ROWS = {f"L{number}" for number in range(1, 26)}
 
 
 def load_runner() -> ModuleType:

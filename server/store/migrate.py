@@ -121,15 +121,15 @@ async def upgrade(
     What has committed when it fails or is killed remains, and is not run again.
     `in_restore` is for the restore itself.
     """
+    if not in_restore:
+        async with database.alone() as connection:
+            await refuse_unfinished_restore(connection)
     if not revision:
         lacking = missing(await current(database), after_rollout=after_rollout)
         if not lacking:
             return
         revision = lacking[-1].revision
     async with _locked(database), database.session() as connection:
-        if not in_restore:
-            await refuse_unfinished_restore(connection)
-            await connection.rollback()
         sa.event.listen(connection.sync_connection, "begin", _set_lock_timeout)
         waited: defaultdict[str | None, timedelta] = defaultdict(timedelta)
         while True:

@@ -11,7 +11,7 @@ import sqlalchemy as sa
 
 from server.domain.accounts.users import NewUser, Role, UserEdit
 from server.domain.credentials.sessions import Session
-from server.domain.errors import EmailTaken, LastAdmin
+from server.domain.errors import EmailTaken, EtagMismatch, LastAdmin
 from server.domain.outbox.entries import Entry, EventType, NewEntry, Queue
 from server.store.change_records import record
 from server.store.connections.connect import Database
@@ -272,7 +272,7 @@ async def test_entries_are_announced_once_they_have_committed(
     assert announced == 4
     assert await announcements(logged_in(sessions, ana.id, 2)) == 0
     assert await announcements(sessions.end(first, NOON)) == 0
-    with pytest.raises(LastAdmin):
+    with pytest.raises(EtagMismatch):
         await users.edit(ana.id, UserEdit({"username": "b"}, "other", NOON))
     assert announced == 4
     async with database.transaction() as connection:

@@ -70,8 +70,8 @@ class RevocationFeed:
         self._clock = clock
         self._oldest_open = 0
         self._last_ids: frozenset[int] = frozenset()
-        self._oldest_open_query = sa.text(
-            f"select {database.settled_changes.oldest_open}"
+        self._oldest_open_column: sa.ColumnClause[int] = sa.literal_column(
+            database.settled_changes.oldest_open
         )
         self.buffer: EventBuffer[Revocation] = EventBuffer()
         self.wakeups = WakeupChannel(redis, CHANNEL)
@@ -124,17 +124,16 @@ class RevocationFeed:
         so does every token if the database was restored: transaction ids of the time
         that it has lost are used again. Raises StoreUnavailable.
         """
+        query = sa.select(self._oldest_open_column, LAST_RESTORED_AT.scalar_subquery())
         async with self._database.reading() as connection:
-            result = await connection.execute(self._oldest_open_query)
-            oldest = int(result.scalar_one())
-            restored_at = await connection.scalar(LAST_RESTORED_AT)
+            oldest, restored_at = (await connection.execute(query)).one()
         is_usable = restored_at is None and token <= oldest
         return (token if is_usable else 0), oldest
 
     async def _read_oldest_open(self) -> int:
         async with self._database.reading() as connection:
-            result = await connection.execute(self._oldest_open_query)
-            return int(result.scalar_one())
+            result = await connection.execute(sa.select(self._oldest_open_column))
+            return result.scalar_one()
 
     async def chunk(self, since: int, after_id: int, size: int) -> Sequence[Revocation]:
         """Return revocations in force, written since a transaction, by id."""
