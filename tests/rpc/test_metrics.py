@@ -31,6 +31,7 @@ from tests.running import RunningService, SignedInUser, running
 
 GET_USER = "/blatam.user.v1.UserService/GetUser"
 OF_OTHER_SETTINGS = {
+    "academy_database_replica_lag_seconds",
     "academy_workers",
     "academy_tls_handshakes_total",
     "academy_grpc_connections_with_calls_total",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import timedelta
 from typing import Any
@@ -17,7 +17,7 @@ from server.domain.errors import StoreUnavailable
 from server.store.connections.answers import answer_time
 from server.store.connections.circuit_breaker import CircuitBreaker
 from server.store.connections.database_url import parse_database_url
-from server.store.connections.faults import is_lost, is_read_only, is_unreachable
+from server.store.connections.faults import is_lost, is_read_only
 from server.store.pool import driver
 from server.store.pool.arguments import ConnectArguments
 from server.store.pool.connection import (
@@ -25,9 +25,11 @@ from server.store.pool.connection import (
     PoolConnection,
     ReadingConnection,
     started,
+    taken,
 )
 from server.store.pool.direct import DirectConnections, translated
 from server.store.pool.finishing import finishing, left
+from server.store.pool.read_only import ReadOnlyServer
 from server.store.pool.reader import Reader, Result, Work, always
 from server.store.pool.settled_changes import TRANSACTION_IDS, WRITE_EPOCHS
 from server.store.pool.silence_monitor import SilenceMonitor
@@ -39,8 +41,6 @@ DEFAULT_POOL_TIMEOUT = timedelta(seconds=0.5)
 DEFAULT_STATEMENT_TIMEOUT = timedelta(seconds=10)
 PING_TIMEOUT_SECONDS = 0.8
 ANSWER_MAX_AGE_SECONDS = 1.0  # of one that shows that Postgres is available
-REPLACE_INTERVAL_SECONDS = 1.0  # of connections to a read-only server
-READ_ONLY_REPORT_SECONDS = 45.0  # longer than an alert waits for the next write to fail
 # in the `info` of a connection whose transaction writes outbox entries
 WRITES_ENTRIES = "writes_entries"
 
@@ -80,9 +80,7 @@ class Database:
         self._slots = Slots(pool_size, pool_timeout.total_seconds())
         self._breaker = CircuitBreaker(name, direct.probe)
         self._monitor = SilenceMonitor(direct.probe, self._breaker.record_failure)
-        self._read_only_until = 0.0
-        self._replaced_at = 0.0  # connections made before are not used again
-        self._reported_until = 0.0  # by `is_degraded`: a server refuses writes
+        self._read_only = ReadOnlyServer()
         self._is_refused = False
         self.engine: AsyncEngine = create_async_engine(
             "postgresql+asyncpg://",
@@ -112,8 +110,8 @@ class Database:
     @property
     def is_degraded(self) -> bool:
         """Whether Postgres does not respond, refuses connections or refuses writes."""
-        now = asyncio.get_running_loop().time()
-        return self._breaker.is_open or self._is_refused or now < self._reported_until
+        is_refused = self._is_refused or self._read_only.is_reported
+        return self._breaker.is_open or is_refused
 
     @property
     def role(self) -> str:
@@ -166,13 +164,13 @@ class Database:
                 await asyncio.sleep(LOSS_DELAY_SECONDS)
                 rows = await finishing(self._run(statement, values))
         if not statement.is_read:
-            self._reported_until = 0.0  # a change was committed
+            self._read_only.record_commit()
         return rows
 
     async def _run(
         self, statement: Statement, values: Mapping[str, Any]
     ) -> Sequence[asyncpg.Record]:
-        connection = await self._open(self.engine.raw_connection)
+        connection = await taken(self.engine.raw_connection, self._breaker.suspect)
         try:
             rows = await fetch(connection, statement, values, self._ends_connection)
         finally:
@@ -197,7 +195,7 @@ class Database:
             await self.settled_changes.begin_writing(connection)
             yield connection
             writes_entries = connection.info.pop(WRITES_ENTRIES, False)
-        self._reported_until = 0.0  # a change was committed
+        self._read_only.record_commit()
         if writes_entries:
             self.announce()
 
@@ -221,24 +219,11 @@ class Database:
     ) -> AsyncIterator[PoolConnection]:
         """Yield a connection of the pool, after BEGIN if it needs one."""
         async with AsyncExitStack() as stack:
-            connection = await self._open(lambda: started(kind(engine)))
+            connection = await taken(
+                lambda: started(kind(engine)), self._breaker.suspect
+            )
             stack.push_async_exit(connection)
             yield connection
-
-    async def _open(self, take: Callable[[], Awaitable[Any]]) -> Any:
-        """Take a connection; if it is lost, take another one: nothing was executed."""
-        try:
-            return await take()
-        except Exception as error:
-            if not is_unreachable(error):
-                raise
-        await asyncio.sleep(LOSS_DELAY_SECONDS)
-        try:
-            return await take()
-        except Exception as error:
-            if is_unreachable(error):
-                self._breaker.suspect()
-            raise
 
     async def _connect(self, **arguments: Any) -> driver.PooledConnection:
         """Connect; note whether Postgres refuses, such as a wrong password."""
@@ -255,9 +240,10 @@ class Database:
         connection = dbapi_connection.driver_connection
         now = asyncio.get_running_loop().time()
         connected_at = record.info.setdefault("connected_at", now)
-        is_old = now - connected_at > REPLACE_INTERVAL_SECONDS
-        is_fallback = is_old and isinstance(connection, driver.FallbackConnection)
-        if connection.is_closed() or connected_at < self._replaced_at or is_fallback:
+        is_fallback = isinstance(connection, driver.FallbackConnection)
+        if connection.is_closed() or self._read_only.is_replaced(
+            connected_at, is_fallback=is_fallback
+        ):
             raise sa.exc.DisconnectionError
 
     def _record_answer(self, *_: object) -> None:
@@ -274,19 +260,12 @@ class Database:
         """Note an error of a statement; return whether to close the connection.
 
         A read-only server is treated like a lost connection: another one may be
-        primary. All connections of the pool are replaced then, at most once per
-        interval.
+        primary.
         """
         if getattr(error, "sqlstate", None):
             self._monitor.record_answer()
         if is_read_only(error):
-            now = asyncio.get_running_loop().time()
-            is_due = now >= self._read_only_until
-            if is_due:
-                self._replaced_at = now
-            self._read_only_until = now + REPLACE_INTERVAL_SECONDS
-            self._reported_until = now + READ_ONLY_REPORT_SECONDS
-            return is_due
+            return self._read_only.record_refusal()
         # Postgres has ended the session, and the socket is about to be closed; or the
         # caller was cancelled, and the answer would be the next caller's
         causes = (error, error.__cause__)

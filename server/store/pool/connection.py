@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from server.store.connections.faults import is_unreachable
 from server.store.pool.finishing import keep, leave
+
+Connection = TypeVar("Connection")
 
 # After the loss of one connection, the loop notices that others are closed, too.
 LOSS_DELAY_SECONDS = 0.01
@@ -124,3 +127,24 @@ async def started(connection: PoolConnection) -> PoolConnection:
             raise ConnectionResetError("lost before BEGIN") from error
         raise
     return connection
+
+
+async def taken(
+    take: Callable[[], Awaitable[Connection]], suspect: Callable[[], None]
+) -> Connection:
+    """Return a connection; if it is lost, another one: nothing was executed.
+
+    `suspect` is called if Postgres cannot be reached the second time.
+    """
+    try:
+        return await take()
+    except Exception as error:
+        if not is_unreachable(error):
+            raise
+    await asyncio.sleep(LOSS_DELAY_SECONDS)
+    try:
+        return await take()
+    except Exception as error:
+        if is_unreachable(error):
+            suspect()
+        raise
