@@ -74,7 +74,8 @@ class Operations:
 
     def _description(self, binding: Binding, text: OperationText) -> str:
         settings = self._settings
-        paragraphs = [text.details, settings.access.get(binding.method, "")]
+        tables = settings.access, settings.step_up
+        paragraphs = [text.details, *(t.get(binding.method, "") for t in tables)]
         if limits := settings.rate_limits.get(binding.method):
             paragraphs.append(f"Rate limits: {'; '.join(limits)}.")
         paragraphs += [
