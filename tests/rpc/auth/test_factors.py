@@ -531,3 +531,30 @@ async def test_factors_of_another_user_are_for_admins(
         assert (factor.id, factor.type) == (ana.factor_id, pb.FACTOR_TYPE_TOTP)
     else:
         assert (await expect_rpc_error(listing)).reason == "ACCESS_DENIED"
+
+
+async def test_factors_are_exported_without_secrets_and_erased(
+    service: RunningService, database_url: str
+) -> None:
+    """The owner sees names and times; nothing is left after an erasure."""
+    ana = await enrolled(service)
+    await challenge_of(service, ana)
+    answer = await service.http.get(
+        f"/api/v1/users/{ana.user.id}:export", headers=dict(ana.metadata)
+    )
+    document = answer.json()
+    (factor,) = document["factors"]
+    assert factor["name"] == "phone"
+    assert {"secret", "publicKey", "credentialId"}.isdisjoint(factor)
+    assert len(document["recoveryCodes"]) == 10
+    assert {"codeHash"}.isdisjoint(document["recoveryCodes"][0])
+    (challenge,) = document["challenges"]
+    assert {"secretHash", "data"}.isdisjoint(challenge)
+    erase = user_pb2.EraseUserRequest(id=ana.user.id, current_password=PASSWORD)
+    await service.users.EraseUser(erase, metadata=ana.metadata)
+    database = Database(database_url)
+    async with database.reading() as connection:
+        for table in ("factors", "recovery_codes", "challenges"):
+            query = sa.text(f"select count(*) from {table}")
+            assert (await connection.execute(query)).scalar_one() == 0
+    await database.close()
