@@ -176,14 +176,19 @@ class Factors:
         revealed. Raises LastWayIn, FactorRequired, StepUpRequired.
         """
         await self.authorized(caller)
-        own = [f.id for f in (await self.store.all_of(caller.user_id)).factors]
-        if own == [factor_id] and caller.role in self.required_roles:
+        if caller.role in self.required_roles:
+            await self._check_not_last(caller, factor_id)
+        owner_id = 0 if caller.is_admin else caller.user_id
+        await self.store.delete(factor_id, owner_id, self.clock())
+
+    async def _check_not_last(self, caller: Caller, factor_id: int) -> None:
+        """Raise FactorRequired for the last factor of a caller who needs one."""
+        listed = await self.store.all_of(caller.user_id)
+        if [factor.id for factor in listed.factors] == [factor_id]:
             raise FactorRequired(
                 "your role needs a second factor: add another one before you delete "
                 "this one"
             )
-        owner_id = 0 if caller.is_admin else caller.user_id
-        await self.store.delete(factor_id, owner_id, self.clock())
 
     async def regenerate_codes(self, caller: Caller) -> Sequence[str]:
         """Return new recovery codes; the previous ones are no longer valid.
