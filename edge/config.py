@@ -77,6 +77,10 @@ class EdgeSettings:
     info: Mapping[str, Any] = field(default_factory=dict)  # more of OpenAPI's info
     service_order: tuple[str, ...] = ()  # full names, in the order of the document
     access: Mapping[str, str] = field(default_factory=dict)  # method -> who may call it
+    step_up: Mapping[str, str] = field(default_factory=dict)  # method -> which log-in
+    # The reason of an UNAUTHENTICATED error that asks for another log-in (RFC 9470):
+    # `acr_values` and `max_age` of its metadata are sent in WWW-Authenticate.
+    step_up_reason: str = ""
     error_reasons: str = ""  # full name of the enum of google.rpc.ErrorInfo reasons
     error_domain: str = ""  # of google.rpc.ErrorInfo in the edge's own errors
     created_prefixes: tuple[str, ...] = ("Create", "BatchCreate")  # these return 201

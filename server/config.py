@@ -51,6 +51,7 @@ from server.config_types import (
     PositiveDuration,
     RateLimits,
     Ratio,
+    Roles,
     SecretKeyText,
     ServiceCertificateNames,
     StatementTimeout,
@@ -116,6 +117,8 @@ class Settings(BaseSettings):
     refresh_grace: Duration = timedelta(seconds=10)
     refresh_idle: PositiveDuration = timedelta(days=30)
     refresh_absolute: PositiveDuration = timedelta(days=90)
+    max_sessions: WholeNumber = Field(50, ge=1, le=1_000)  # open ones of a user
+    mfa_required_roles: Roles = ()  # whose users need a second factor
     user_retention: Duration = timedelta(days=30)
     audit_retention: DurationOfDays = timedelta(days=400)
     """How long audit events are kept.

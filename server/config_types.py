@@ -25,6 +25,7 @@ from pydantic import (
 from pydantic_settings import NoDecode
 
 from server.config_addresses import HOST_NAME
+from server.domain.accounts.users import Role
 
 MIN_SECRET_LENGTH = 32
 MIN_DISTINCT_CHARACTERS = 8
@@ -141,6 +142,19 @@ def _unique_names(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
     return values
 
 
+def _parse_roles(value: Any) -> Any:
+    """Parse a comma-separated list of roles, such as `admin,teacher`."""
+    if not isinstance(value, str):
+        return value
+    names = [name.strip().upper() for name in value.split(",") if name.strip()]
+    known = Role.__members__
+    for name in names:
+        if name not in known:
+            listed = ", ".join(role.lower() for role in known)
+            raise ValueError(f"{name.lower()!r} must be one of {listed}")
+    return tuple(known[name] for name in dict.fromkeys(names))
+
+
 def _parse_path(value: Any) -> Any:
     """Return None for an empty text; refuse what NAME_FILE reads instead of NAME."""
     if isinstance(value, str) and "-----BEGIN" in value:
@@ -192,6 +206,7 @@ LogLevel = Annotated[
 ]
 WholeNumber = Annotated[int, BeforeValidator(_parse_whole_number)]
 Ratio = Annotated[float, BeforeValidator(_parse_ratio)]
+Roles = Annotated[tuple[Role, ...], NoDecode, BeforeValidator(_parse_roles)]
 SecretKeyText = Annotated[SecretStr, AfterValidator(_check_secret_key)]
 RateLimits = Annotated[
     dict[str, list[RateLimitSetting]],

@@ -27,6 +27,7 @@ from server.domain.errors import (
     UsernameTaken,
     UserNotFound,
 )
+from server.domain.factors.challenges import MAX_ATTEMPTS, Challenge, ChallengeKind
 from server.domain.idempotency import (
     IdempotencyRecord,
     RequestKey,
@@ -266,6 +267,8 @@ class FakeSessions:
         if not await self._is_unchanged(session.user_id, version):
             return False
         self.sessions[session.id] = session
+        for surplus in (await self.open_of(session.user_id, session.created_at))[50:]:
+            await self.end(surplus.id, session.created_at)
         return True
 
     async def rotate(
@@ -341,6 +344,33 @@ class FakeSessions:
     async def _is_unchanged(self, user_id: int, version: int) -> bool:
         user = await self.users.by_id(user_id)
         return user is not None and user.version == version
+
+
+@dataclass(slots=True)
+class FakeChallenges:
+    """Challenges, in memory."""
+
+    challenges: dict[UUID, Challenge] = field(default_factory=dict)
+
+    async def add(self, challenge: Challenge) -> None:
+        self.challenges[challenge.id] = challenge
+
+    async def attempt(
+        self, challenge_id: UUID, kind: ChallengeKind, secret_hash: bytes, now: datetime
+    ) -> Challenge | None:
+        stored = self.challenges.get(challenge_id)
+        if (
+            stored is None
+            or (stored.kind, stored.secret_hash) != (kind, secret_hash)
+            or stored.attempts >= MAX_ATTEMPTS
+            or stored.expires_at <= now
+        ):
+            return None
+        self.challenges[challenge_id] = replace(stored, attempts=stored.attempts + 1)
+        return self.challenges[challenge_id]
+
+    async def consume(self, challenge_id: UUID) -> bool:
+        return self.challenges.pop(challenge_id, None) is not None
 
 
 @dataclass(slots=True)

@@ -40,6 +40,14 @@ NO_LIMITS: dict[str, list[object]] = {
     "blatam.auth.v1.AuthService/RequestEmailVerification": [],
     "blatam.auth.v1.AuthService/VerifyEmail": [],
     "blatam.auth.v1.AuthService/ChangeEmail": [],
+    "blatam.auth.v1.AuthService/CompleteLogin": [],
+    "blatam.auth.v1.AuthService/Reauthenticate": [],
+    "blatam.auth.v1.AuthService/BeginPasskeyLogin": [],
+    "blatam.auth.v1.AuthService/CompletePasskeyLogin": [],
+    "blatam.auth.v1.AuthService/RequestLoginCode": [],
+    "blatam.auth.v1.AuthService/LoginWithCode": [],
+    "blatam.auth.v1.AuthService/BeginFederatedLogin": [],
+    "blatam.auth.v1.AuthService/CompleteFederatedLogin": [],
 }
 _numbers = count(1)
 

@@ -74,7 +74,8 @@ class Operations:
 
     def _description(self, binding: Binding, text: OperationText) -> str:
         settings = self._settings
-        paragraphs = [text.details, settings.access.get(binding.method, "")]
+        tables = settings.access, settings.step_up
+        paragraphs = [text.details, *(t.get(binding.method, "") for t in tables)]
         if limits := settings.rate_limits.get(binding.method):
             paragraphs.append(f"Rate limits: {'; '.join(limits)}.")
         paragraphs += [
@@ -158,7 +159,8 @@ class Operations:
             schema = self._schemas.field(binding.body_field, request=True)
         else:
             schema = self._schemas.message(binding.request, request=True)
-        required = self._schemas.resolved(schema).get("required")
+        resolved = self._schemas.resolved(schema)
+        required = resolved.get("required") or resolved.get("anyOf")
         return {
             "required": bool(binding.body_field or required),
             "content": {JSON: {"schema": schema}},

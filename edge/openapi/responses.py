@@ -1,7 +1,7 @@
 """Responses of operations: the successful one, and errors by HTTP status."""
 
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from edge.config import EdgeSettings
@@ -39,7 +39,7 @@ _DEFAULT = ("Default", "Any other error.")
 _HEADERS: dict[int, Schema] = {
     401: {
         "WWW-Authenticate": {
-            "description": "The authentication scheme.",
+            "description": "The authentication scheme, and which log-in is needed.",
             "schema": _TEXT,
         }
     },
@@ -83,6 +83,8 @@ class Responses:
             statuses.append(401)
         if text := self._settings.access.get(binding.method, ""):
             found[403].append(text)
+        if text := self._settings.step_up.get(binding.method, ""):
+            found[401].append(text)
         if "Idempotency-Key" in binding.headers:
             found[409].append("The idempotency key was used for a different request.")
         if binding.takes_body:
@@ -125,6 +127,8 @@ class Responses:
             schema = self._schemas.message(binding.resource, request=False)
         elif binding.reply_field is not None:
             schema = self._schemas.field(binding.reply_field, request=False)
+        if alternatives := [*self._alternatives(binding)]:
+            schema = {"oneOf": [schema, *alternatives]}
         if not binding.streams:
             return {JSON: {"schema": schema}}
         lines = "One JSON value of the array on each line."
@@ -134,6 +138,21 @@ class Responses:
             NDJSON: {"schema": _TEXT | {"description": lines}},
             EVENTS: {"schema": _TEXT | {"description": events}},
         }
+
+    def _alternatives(self, binding: Binding) -> Iterator[Schema]:
+        """Yield what is sent if another member of the reply's oneof is set."""
+        field = binding.reply_field
+        if field is None or field.oneof is None:
+            return
+        for member in binding.reply.fields:
+            if member.oneof == field.oneof and member is not field:
+                name = member.json_name
+                yield {
+                    "type": "object",
+                    "title": f"{binding.desc.name}{name[:1].upper()}{name[1:]}",
+                    "required": [name],
+                    "properties": {name: self._schemas.field(member, request=False)},
+                }
 
 
 def _response(description: str, status: int = 0) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from edge.responses.reply import Response
 _TYPE_URL = "type.googleapis.com/google.rpc."
 _RETRYABLE = (429, 503)
 _DURATION = re.compile(r"[0-9]+(?:\.[0-9]+)?s")  # ProtoJSON, not negative
+_PARAMETER = re.compile(r"[\w.:/ -]+", re.ASCII)  # needs no escapes in quotes
 _LAST_CODE = len(HTTP_STATUS_BY_CODE) - 1
 
 
@@ -27,6 +28,7 @@ class ErrorRenderer:
         self._registry = registry
         self._domain = settings.error_domain
         self._retry_after = settings.retry_after
+        self._step_up_reason = settings.step_up_reason
         status = registry.message("google.rpc.Status")
         assert status is not None  # noqa: S101  # the codec adds it to every registry
         self._status = status.type
@@ -60,6 +62,8 @@ class ErrorRenderer:
             kind = detail["@type"].rpartition("/")[2]
             if kind == "google.rpc.ErrorInfo":
                 reason = reason or detail.get("reason", "")
+                if reason and reason == self._step_up_reason:
+                    headers = _step_up(detail.get("metadata", {}))
             elif kind == "google.rpc.RetryInfo":
                 headers = _retry_after(detail.get("retryDelay", "0s"))
         body = error_body(code, error.message, reason, request_id)
@@ -70,11 +74,10 @@ class ErrorRenderer:
     def _response(
         self, http: int, body: dict[str, Any], headers: list[Header]
     ) -> Response:
-        if body["code"] == Code.UNAUTHENTICATED:
+        names = {name for name, _ in headers}
+        if body["code"] == Code.UNAUTHENTICATED and b"www-authenticate" not in names:
             headers.append((b"www-authenticate", b"Bearer"))
-        if http in _RETRYABLE and not any(
-            name == b"retry-after" for name, _ in headers
-        ):
+        if http in _RETRYABLE and b"retry-after" not in names:
             headers.append((b"retry-after", b"%d" % self._retry_after))
         return Response(http, headers, orjson.dumps(body), reason=body["errorCode"])
 
@@ -120,6 +123,19 @@ def _violations(error: HttpError) -> list[Any]:
         for v in error.violations
     ]
     return [{"@type": f"{_TYPE_URL}BadRequest", "fieldViolations": violations}]
+
+
+def _step_up(metadata: dict[str, str]) -> list[Header]:
+    """Return a challenge that says which log-in a call needs (RFC 9470 3)."""
+    parameters = {"error": "insufficient_user_authentication"} | {
+        name: metadata[name] for name in ("acr_values", "max_age") if name in metadata
+    }
+    written = ", ".join(
+        f'{name}="{value}"'
+        for name, value in parameters.items()
+        if _PARAMETER.fullmatch(value)
+    )
+    return [(b"www-authenticate", f"Bearer {written}".encode())]
 
 
 def _retry_after(duration: object) -> list[Header]:

@@ -99,19 +99,31 @@ class Replies:
         part = self._sent_part(message)
         body, kind = self._content(message, part, media_type)
         headers = [*self.cache_headers, (b"content-type", kind.encode())]
-        etag = self._binding.etag
+        etag = None if self._is_alternative(message, part) else self._binding.etag
         version = etag.last.of(part) if etag and part is not None else ""
         return Response(self.status, headers, body, version or "")
 
     def _sent_part(self, message: Message) -> Any:
-        """Return the part of a reply that `response_body` names."""
+        """Return the part of a reply that `response_body` names.
+
+        The whole reply is sent if another member of the field's oneof is set: its name
+        tells the client what it is.
+        """
         field, resource = self._binding.reply_field, self._binding.resource
         if field is None or resource is None:
             return message
+        if field.oneof is not None:
+            member = getattr(message, field.oneof.local_name)
+            if member is not None and member.field != field.name:
+                return message
         part = field.of(message)
         if part is None and resource.special and not self._binding.raw_reply:
             return None  # an absent Timestamp is null, not 1970
         return part or resource.type()
+
+    def _is_alternative(self, message: Message, part: Any) -> bool:
+        """Return whether the whole reply is sent in place of what it is sent for."""
+        return part is message and self._binding.resource is not self._binding.reply
 
     def _content(
         self, message: Message, part: Any, media_type: str
@@ -131,7 +143,8 @@ class Replies:
             return b"null", JSON
         if media_type == PROTOBUF:
             return part.to_binary(), PROTOBUF
-        return self._codec.to_json(part, self._shape), JSON
+        shape = binding.reply if self._is_alternative(message, part) else self._shape
+        return self._codec.to_json(part, shape), JSON
 
     def framing(self, media_type: str) -> Framing:
         """Return the framing of a stream's messages."""

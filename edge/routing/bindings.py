@@ -87,6 +87,7 @@ def _check_tables(settings: EdgeSettings, known: Mapping[str, DescMethod]) -> No
         "public_max_age": set(settings.public_max_age),
         "public_methods": set(settings.public_methods),
         "rate_limits": set(settings.rate_limits),
+        "step_up": set(settings.step_up),
     }
     for cookie in settings.cookies:
         fields = (cookie.request_fields, cookie.reply_fields, cookie.max_age_fields)

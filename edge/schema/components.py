@@ -10,6 +10,7 @@ from protobuf import (
     DescField,
     DescMessage,
     DescMethod,
+    DescOneof,
     DescService,
     Registry,
     ScalarType,
@@ -56,6 +57,7 @@ class Schemas:
     def __init__(self, registry: Registry, text_pattern: str) -> None:
         self._text_pattern = text_pattern
         self._rules_extension = registry.extension("buf.validate.field")
+        self._oneof_rules = registry.extension("buf.validate.oneof")
         self._behavior = registry.extension("google.api.field_behavior")
         self._names: dict[str, tuple[str, bool]] = {"ErrorResponse": ("", False)}
         self.components: dict[str, Schema] = {}
@@ -161,6 +163,10 @@ class Schemas:
             ]
             if pairs:
                 schema["not"] = {"anyOf": pairs}
+            for oneof in filter(self._is_required_oneof, shape.desc.oneofs):
+                names = [field.json_name for field in oneof.fields]
+                if properties.keys() >= set(names):  # none is sent in the path
+                    schema["anyOf"] = [{"required": [name]} for name in names]
         text = comment(shape.desc)
         return {**schema, "description": text} if text else schema
 
@@ -183,6 +189,12 @@ class Schemas:
         if not implicit or rules.get("ignore"):
             return False
         return refuses_zero(rules, field)
+
+    def _is_required_oneof(self, oneof: DescOneof) -> bool:
+        options, extension = oneof.proto.options, self._oneof_rules
+        if extension is None or options is None or extension.type not in options:
+            return False
+        return bool(set_fields(options[extension.type]).get("required"))
 
     def _rules(self, field: Field) -> Rules:
         """Return a field's rules by name: `string`, `required`, `cel`, `ignore`, ..."""

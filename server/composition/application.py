@@ -23,6 +23,8 @@ from server.composition.feature import (
     fold_servicers,
     run_features,
 )
+from server.composition.log_ins.features import log_in_features
+from server.composition.log_ins.rules import log_in_rules
 from server.composition.members import members_feature
 from server.composition.outbox import outbox_feature
 from server.composition.posts import posts_feature
@@ -104,8 +106,10 @@ def build_features(
     resources: Resources, stores: Stores, sign_in: Authentication
 ) -> list[Feature]:
     """Build every feature, in the order in which they start."""
+    rules = log_in_rules(resources, sign_in)
     return [
-        auth_feature(resources, stores, sign_in),
+        auth_feature(resources, stores, rules),
+        *log_in_features(resources, stores, rules),
         accounts_feature(resources, stores, sign_in),
         members_feature(resources, stores),
         posts_feature(resources),
@@ -135,4 +139,5 @@ def chain_dependencies(
         admission=Admission(),
         metrics=resources.metrics.calls,
         tracing=resources.tracing,
+        second_factor_roles=resources.settings.mfa_required_roles,
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from server.composition.feature import Drain, DrainStage, Feature
+from server.composition.log_ins.rules import SERVICE, LogInRules
 from server.composition.resources import Resources, page_tokens
 from server.composition.stores import Stores, signing_key_store
 from server.domain.audit import Audit
@@ -25,13 +26,10 @@ from server.store.credentials.signing_keys import PostgresSigningKeys
 from server.workers.poller import Poller
 from server.workers.supervisor import Subscription
 
-SERVICE = "blatam.auth.v1.AuthService"
 
-
-def auth_feature(
-    resources: Resources, stores: Stores, authentication: Authentication
-) -> Feature:
+def auth_feature(resources: Resources, stores: Stores, rules: LogInRules) -> Feature:
     """Build the feature."""
+    authentication = rules.authentication
     feed, keys = resources.feed, stores.signing_keys
     audit = Audit(stores.audit, page_tokens(resources))
 
@@ -41,7 +39,7 @@ def auth_feature(
     return Feature(
         servicers={
             SERVICE: (
-                AuthServicer(authentication, stores.key_ring, audit),
+                AuthServicer(authentication, rules.log_ins, stores.key_ring, audit),
                 RecoveryServicer(Recovery(authentication, stores.mailed_tokens)),
                 RevocationServicer(RevocationWatch(feed)),
                 SigningKeyServicer(signing_keys(resources, keys)),
@@ -85,7 +83,9 @@ def authentication(resources: Resources, stores: Stores) -> Authentication:
     )
     return Authentication(
         accounts=PostgresAccounts(resources.database),
-        sessions=PostgresSessions(resources.database, resources.feed),
+        sessions=PostgresSessions(
+            resources.database, resources.feed, settings.max_sessions
+        ),
         hasher=resources.hasher,
         access=AccessTokens(
             settings.token_issuer,

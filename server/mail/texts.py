@@ -25,6 +25,11 @@ If this was not you, reset your password immediately. The reset ends all your
 sessions.
 """
 
+_NOT_YOU_FACTOR = """\
+If this was not you, reset your password immediately, and remove what you did
+not add from the second factors of your account.
+"""
+
 _NOTIFICATION = """\
 Hello {username},
 
@@ -147,6 +152,97 @@ Hello {username},
 Many log-ins to your account have failed within an hour. Your account is not
 locked, and your password has not changed. If you use this password for other
 services, too, choose a new password for your account.
+""",
+    ),
+    EmailTemplate.FACTOR_ADDED: Text(
+        "A second factor was added to your account",
+        f"""\
+Hello {{username}},
+
+An authenticator app was added to your account:
+
+  {{factor}}
+
+From now on, a log-in with your password also needs a code of the app. Keep
+your recovery codes for the day on which you lose it.
+
+{_NOT_YOU_FACTOR}""",
+    ),
+    EmailTemplate.PASSKEY_ADDED: Text(
+        "A passkey was added to your account",
+        f"""\
+Hello {{username}},
+
+A passkey was added to your account:
+
+  {{factor}}
+
+You can log in with it instead of your password.
+
+{_NOT_YOU_FACTOR}""",
+    ),
+    EmailTemplate.FACTOR_REMOVED: Text(
+        "A second factor was removed from your account",
+        f"""\
+Hello {{username}},
+
+This second factor was removed from your account:
+
+  {{factor}}
+
+{_NOT_YOU}""",
+    ),
+    EmailTemplate.RECOVERY_CODE_USED: Text(
+        "A recovery code of your account was used",
+        f"""\
+Hello {{username}},
+
+Someone, probably you, logged in with one of your recovery codes. It cannot be
+used again. Unused recovery codes: {{left}}.
+
+{_NOT_YOU}""",
+    ),
+    EmailTemplate.RECOVERY_CODES_REPLACED: Text(
+        "Your recovery codes were replaced",
+        f"""\
+Hello {{username}},
+
+Your account has new recovery codes. The previous ones are no longer valid.
+
+{_NOT_YOU}""",
+    ),
+    EmailTemplate.IDENTITY_LINKED: Text(
+        "Another way to log in was added to your account",
+        f"""\
+Hello {{username}},
+
+You can now log in to your account with your account at another service:
+
+  {{provider}}
+
+{_NOT_YOU}""",
+    ),
+    EmailTemplate.IDENTITY_UNLINKED: Text(
+        "A way to log in was removed from your account",
+        f"""\
+Hello {{username}},
+
+You can no longer log in to your account with your account at this service:
+
+  {{provider}}
+
+{_NOT_YOU}""",
+    ),
+    EmailTemplate.IMPERSONATED: Text(
+        "An administrator acted as you",
+        """\
+Hello {username},
+
+An administrator of the academy can act as you for 15 minutes, for example to
+solve a problem that you reported. Nobody can change your password, your
+e-mail address or your second factors in this way.
+
+If you did not ask for help, contact the academy.
 """,
     ),
     EmailTemplate.FOLLOWED_POST: Text("Someone you follow has posted", _NOTIFICATION),

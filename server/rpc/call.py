@@ -75,6 +75,7 @@ class Call:
     account_limits: Sequence[AccountLimit] = ()  # to be enforced by the rule
     pending: PendingRequest | None = None
     audit_user_id: int = 0  # for the audit log: the user whom the call concerned
+    audit_outcome: str = "OK"  # for the audit log, if the call succeeds
     _request: Message | None = field(default=None, repr=False)
 
     @property

@@ -20,7 +20,7 @@ from google.protobuf.message_factory import GetMessageClass
 
 from blatam.auth.v1 import auth_pb2
 from blatam.policy.v1 import policy_pb2
-from blatam.policy.v1.policy_pb2 import Access, MethodPolicy
+from blatam.policy.v1.policy_pb2 import Access, FactorLevel, MethodPolicy
 from blatam.post.v1 import post_pb2
 from blatam.user.v1 import user_pb2
 from server.domain.limits import Window
@@ -92,10 +92,29 @@ def _policy_problems(policy: MethodPolicy, request: Descriptor) -> Iterator[str]
     if policy.idempotent and not field_at(request, "request_id"):
         yield "policy.idempotent needs a request_id field in the request"
     public = policy.access == Access.ACCESS_PUBLIC
+    yield from _step_up_problems(policy, request, public)
     for rule in policy.rate_limits:
         yield from _rule_problems(rule.by, request, public)
         if not rule.limit or rule.per.ToTimedelta() <= timedelta(0):
             yield "a rate limit needs limit and per, both above zero"
+
+
+def _step_up_problems(
+    policy: MethodPolicy, request: Descriptor, public: bool
+) -> Iterator[str]:
+    is_needed = bool(policy.min_factor or policy.max_auth_age)
+    if public and (is_needed or policy.during_enrolment):
+        yield (
+            "min_factor, max_auth_age and during_enrolment are about signed-in "
+            "callers: a public RPC cannot have them"
+        )
+    if policy.min_factor not in FactorLevel.values():
+        yield f"policy.min_factor is not a known level: {policy.min_factor}"
+    if policy.step_up_fields and not is_needed:
+        yield "policy.step_up_fields needs min_factor or max_auth_age"
+    for path in policy.step_up_fields:
+        if not field_at(request, path):
+            yield f"policy.step_up_fields names no field of the request: {path!r}"
 
 
 def _rule_problems(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from blatam.error.v1 import reason_pb2
-from blatam.policy.v1.policy_pb2 import Access, MethodPolicy
+from blatam.policy.v1.policy_pb2 import Access, FactorLevel, MethodPolicy
 from server.rpc import contract
 
 TITLE = "Blatam Academy API"
@@ -44,6 +44,29 @@ def access_sentences() -> dict[str, str]:
     """Return, by path of the RPC, who may call it, if not every caller may."""
     sentences = {method.path: _sentence(method.policy) for method in contract.methods()}
     return {path: sentence for path, sentence in sentences.items() if sentence}
+
+
+def step_up_sentences() -> dict[str, str]:
+    """Return, by path of the RPC, which log-in it needs, if not every one is enough."""
+    sentences = {m.path: _step_up_sentence(m.policy) for m in contract.methods()}
+    return {path: sentence for path, sentence in sentences.items() if sentence}
+
+
+def _step_up_sentence(policy: MethodPolicy) -> str:
+    needs = []
+    if policy.min_factor == FactorLevel.FACTOR_LEVEL_TWO:
+        needs.append("a log-in with two factors")
+    if policy.max_auth_age:
+        needs.append(
+            f"a log-in or reauthentication within the last {policy.max_auth_age} s"
+        )
+    if not needs:
+        return ""
+    paths = [f"`{path.rpartition('.')[2]}`" for path in policy.step_up_fields]
+    if not paths:
+        return f"This needs {' and '.join(needs)} (`STEP_UP_REQUIRED`)."
+    listed = ", ".join(paths[:-1]) + " or " + paths[-1] if paths[1:] else paths[0]
+    return f"A change of {listed} needs {' and '.join(needs)} (`STEP_UP_REQUIRED`)."
 
 
 def _sentence(policy: MethodPolicy) -> str:

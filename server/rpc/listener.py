@@ -52,6 +52,7 @@ from server.rpc.interceptors.idempotency import replay_responses
 from server.rpc.interceptors.logging import record_calls
 from server.rpc.interceptors.rate_limit import enforce_rate_limits
 from server.rpc.interceptors.startup import refuse_until_started
+from server.rpc.interceptors.step_up import require_step_up
 from server.rpc.interceptors.tracing import trace_calls
 from server.rpc.interceptors.validation import validate_requests
 
@@ -77,6 +78,7 @@ class ChainDependencies:
     admission: Admission
     metrics: CallMetrics
     tracing: Tracing | None = None
+    second_factor_roles: Sequence[int] = ()  # whose users need a second factor
 
 
 def interceptor_chain(
@@ -91,7 +93,7 @@ def interceptor_chain(
         trace_calls(method, dependencies.tracing),
         # Sees the final code and the total time.
         record_calls(method, dependencies.metrics),
-        # Sees the final reason, and knows the caller.
+        # Sees the final reason and the caller.
         audit_calls(method, dependencies.audit, clock),
         # The only place that creates a status. Everything inside raises.
         map_errors(dependencies.timer, dependencies.start),
@@ -101,6 +103,8 @@ def interceptor_chain(
         refuse_until_started(dependencies.is_started),
         # Before anything is spent on a caller who may not call.
         authorize_calls(method, verify, refresh_keys),
+        # A log-in that is not enough is refused like a missing one.
+        require_step_up(method, dependencies.second_factor_roles, clock),
         # Knows the caller; still before I/O and password hashing.
         enforce_rate_limits(method, rules, dependencies.limiter),
         # Behind the rate limits, so that probing for valid values is limited.

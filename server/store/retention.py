@@ -19,6 +19,8 @@ from server.store.backups.restored_at import IS_RESTORATION
 from server.store.connections.connect import Database
 from server.store.tables import (
     audit_events,
+    challenges,
+    factors,
     mailed_tokens,
     notifications,
     outbox,
@@ -33,6 +35,8 @@ BATCH_SIZE = 1_000
 SESSION_RETENTION = timedelta(days=30)
 # the number of tokens a day is limited
 TOKEN_RETENTION = timedelta(days=1)
+# to confirm a new factor
+ENROLMENT_RETENTION = timedelta(hours=1)
 # how far back a stream of changes can be resumed
 ENTRY_RETENTION = timedelta(days=7)
 # an operator's time to retry dead letters
@@ -63,6 +67,8 @@ def expiries(now: datetime, audit_retention: timedelta) -> list[Expiry]:
         Expiry(sessions, sessions.c.ended_at < old_session),
         Expiry(revocations, revocations.c.ended_at < now - REVOCATION_RETENTION),
         Expiry(mailed_tokens, mailed_tokens.c.expires_at < now - TOKEN_RETENTION),
+        Expiry(challenges, challenges.c.expires_at < now),
+        Expiry(factors, _unconfirmed(now - ENROLMENT_RETENTION)),
         Expiry(request_answers, request_answers.c.answered_at < old_response),
         _finished_entries(EntryState.DELIVERED, now - ENTRY_RETENTION),
         _finished_entries(EntryState.DEAD, now - DEAD_LETTER_RETENTION),
@@ -78,6 +84,10 @@ def expiries(now: datetime, audit_retention: timedelta) -> list[Expiry]:
 def _finished_entries(state: EntryState, before: datetime) -> Expiry:
     expired = sa.and_(outbox.c.state == state, outbox.c.delivered_at < before)
     return Expiry(outbox, expired)
+
+
+def _unconfirmed(before: datetime) -> sa.ColumnElement[bool]:
+    return sa.and_(factors.c.confirmed_at.is_(None), factors.c.created_at < before)
 
 
 class PostgresRetention:

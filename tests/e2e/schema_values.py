@@ -41,11 +41,14 @@ def _valid_list(schema: Schema) -> Values:
 
 
 def _valid_object(schema: Schema) -> Values:
-    required = {n: valid(schema["properties"][n]) for n in schema["required"]}
+    properties = schema.get("properties", {})
+    choices = [name for one in schema.get("anyOf", []) for name in one["required"]]
+    names = [*schema.get("required", []), *choices[:1]]
+    required = {n: valid(properties[n]) for n in names}
     others = {
         name: valid(property_schema)
-        for name, property_schema in schema["properties"].items()
-        if name not in required
+        for name, property_schema in properties.items()
+        if name not in required and name not in choices
     }
     return st.fixed_dictionaries(required, optional=others)
 

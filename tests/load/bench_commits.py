@@ -31,7 +31,7 @@ from tests.load.row import ResultRow
 WRITERS = 16
 ROUNDS = 9
 SECONDS = 1.5  # of each call in each half round
-WITH_TRIGGERS = "0020"
+WITH_TRIGGERS = "0021"
 CHANNELS = ("users", "outbox")
 _numbers = count()
 

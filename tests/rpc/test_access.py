@@ -16,7 +16,7 @@ from google.api import annotations_pb2
 from google.protobuf.message import Message
 
 from blatam.auth.v1 import auth_pb2
-from blatam.policy.v1.policy_pb2 import Access
+from blatam.policy.v1.policy_pb2 import Access, FactorLevel
 from blatam.user.v1 import user_pb2
 from edge.port import CallError
 from server.domain.accounts.users import Role
@@ -51,7 +51,8 @@ def expected(method: Method, caller: AccessCase) -> str:
     if caller.service and method.policy.user_required:
         return "PERMISSION_DENIED"
     if access == Access.ACCESS_SIGNED_IN or caller.admin:
-        return ""
+        needs_two = method.policy.min_factor == FactorLevel.FACTOR_LEVEL_TWO
+        return "UNAUTHENTICATED" if needs_two else ""  # the log-in had one factor
     if caller.service:
         return "" if access == Access.ACCESS_SERVICE else "PERMISSION_DENIED"
     return "" if access == Access.ACCESS_SELF and caller.own else "PERMISSION_DENIED"

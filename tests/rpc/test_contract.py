@@ -94,6 +94,24 @@ def limit(*by: str, calls: int = 1, seconds: int = 1) -> RateLimit:
             ),
             "needs limit and per",
         ),
+        (
+            MethodPolicy(access=Access.ACCESS_PUBLIC, max_auth_age=600),
+            "a public RPC cannot have them",
+        ),
+        (
+            MethodPolicy(access=Access.ACCESS_PUBLIC, during_enrolment=True),
+            "a public RPC cannot have them",
+        ),
+        (
+            MethodPolicy(access=Access.ACCESS_ADMIN, step_up_fields=["name"]),
+            "needs min_factor or max_auth_age",
+        ),
+        (
+            MethodPolicy(
+                access=Access.ACCESS_ADMIN, max_auth_age=1, step_up_fields=["e_mail"]
+            ),
+            "names no field of the request: 'e_mail'",
+        ),
     ],
 )
 def test_faulty_policy_stops_the_start(policy: MethodPolicy | None, fault: str) -> None:
@@ -222,6 +240,22 @@ def test_access_is_documented() -> None:
     assert sentences[f"{prefix}WatchUsers"] == "Only services and admins may call this."
     assert "not services" in sentences[f"{prefix}GetCurrentUser"]
     assert f"{prefix}GetUser" not in sentences
+
+
+def test_step_up_is_documented() -> None:
+    """The log-in that an RPC needs in words, for every RPC that not every one opens."""
+    sentences = documentation.step_up_sentences()
+    auth, users = "/blatam.auth.v1.AuthService", "/blatam.user.v1.UserService"
+    assert sentences[f"{auth}/ChangePassword"] == (
+        "This needs a log-in or reauthentication within the last 600 s "
+        "(`STEP_UP_REQUIRED`)."
+    )
+    assert "a log-in with two factors" in sentences[f"{auth}/ImpersonateUser"]
+    change = sentences[f"{users}/UpdateUser"]
+    assert change.startswith(
+        "A change of `email`, `is_active` or `role` needs a log-in"
+    )
+    assert f"{users}/GetUser" not in sentences
 
 
 def test_calls_without_sign_in_are_limited_by_address() -> None:

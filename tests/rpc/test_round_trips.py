@@ -8,12 +8,13 @@ from dataclasses import dataclass
 from itertools import count
 from typing import Any, cast
 
+import pyotp
 import pytest
 import pytest_asyncio
 from google.protobuf.message import Message
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from blatam.auth.v1 import auth_pb2
+from blatam.auth.v1 import auth_pb2, factor_pb2
 from blatam.post.v1 import category_pb2, post_pb2
 from blatam.user.v1 import settings_pb2, user_pb2
 from server.domain.accounts.users import Role
@@ -22,6 +23,7 @@ from server.domain.members.unsubscriptions import UnsubscribeTokens
 from server.domain.outbox.entries import EventType
 from server.rpc import contract
 from server.rpc.call import Method
+from tests.authenticator_app import enrolled
 from tests.conftest import Servers, fresh_database, key_space, ready
 from tests.mailbox import token_of
 from tests.round_trips import counting_connections, every_round_trip, round_trips
@@ -48,8 +50,8 @@ ROUND_TRIPS = {
     "UserService/BatchCreateUsers": 5,
     "UserService/ExportUsers": 2,
     "UserService/WatchUsers": 0,
-    "UserService/EraseUser": 61,
-    "UserService/ExportUser": 18,
+    "UserService/EraseUser": 73,
+    "UserService/ExportUser": 22,
     "UserService/UpdateUser": 4,
     "UserService/DeleteUser": 8,
     "UserService/UndeleteUser": 4,
@@ -67,6 +69,13 @@ ROUND_TRIPS = {
     "UserService/GetUserOverview": 3,
     "UserService/GetUserScore": 1,
     "AuthService/Login": 2,
+    "AuthService/CompleteLogin": 5,
+    "AuthService/Reauthenticate": 2,
+    "AuthService/CreateTotpFactor": 8,
+    "AuthService/ConfirmTotpFactor": 15,
+    "AuthService/ListFactors": 2,
+    "AuthService/DeleteFactor": 11,
+    "AuthService/RegenerateRecoveryCodes": 8,
     "AuthService/RefreshToken": 2,
     "AuthService/Logout": 1,
     "AuthService/LogoutAll": 5,
@@ -195,6 +204,7 @@ EXAMPLES |= {
     "UserService/ListFollowing": about_ana(),
     "UserService/GetUserOverview": about_ana(),
     "UserService/GetUserScore": about_ana(),
+    "AuthService/ListFactors": by_ana(),
     "AuthService/ListSessions": by_ana(),
     "AuthService/RequestEmailVerification": by_ana(),
     "AuthService/RotateSigningKey": by_admin(force=True),
@@ -317,6 +327,53 @@ async def unfollow_user(members: Members) -> Example:
 async def login(members: Members) -> Example:
     """Use a known device: a new one costs an e-mail, too."""
     return Example({"identifier": members.ana.user.username, "password": PASSWORD})
+
+
+@example("AuthService/CompleteLogin")
+async def complete_login(members: Members) -> Example:
+    who = await enrolled(members.service)
+    request = auth_pb2.LoginRequest(identifier=who.user.username, password=PASSWORD)
+    # by the same client that completes it
+    reply = await members.service.port.unary(
+        "/blatam.auth.v1.AuthService/Login",
+        request.SerializeToString(),
+        metadata=(),
+        timeout=None,
+    )
+    token = auth_pb2.LoginResponse.FromString(reply.message).challenge.challenge_token
+    code = who.recovery_codes[0]
+    return Example({"challenge_token": token, "recovery_code": code})
+
+
+@example("AuthService/Reauthenticate")
+async def reauthenticate(members: Members) -> Example:
+    return Example({"password": PASSWORD}, await members.service.signed_in())
+
+
+@example("AuthService/CreateTotpFactor")
+async def create_totp_factor(members: Members) -> Example:
+    return Example({"name": "phone"}, await members.service.signed_in())
+
+
+@example("AuthService/ConfirmTotpFactor")
+async def confirm_totp_factor(members: Members) -> Example:
+    user = await members.service.signed_in()
+    created = await members.service.auth.CreateTotpFactor(
+        factor_pb2.CreateTotpFactorRequest(), metadata=user.metadata
+    )
+    code = pyotp.TOTP(created.secret).now()
+    return Example({"id": created.id, "totp_code": code}, user)
+
+
+@example("AuthService/DeleteFactor")
+async def delete_factor(members: Members) -> Example:
+    who = await enrolled(members.service)
+    return Example({"id": who.factor_id}, who.signed_in)
+
+
+@example("AuthService/RegenerateRecoveryCodes")
+async def regenerate_recovery_codes(members: Members) -> Example:
+    return Example({}, (await enrolled(members.service)).signed_in)
 
 
 @example("AuthService/RefreshToken")

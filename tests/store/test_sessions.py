@@ -90,6 +90,31 @@ async def test_end_twice_is_no_error(stores: StoresUnderTest) -> None:
     assert (await present(stores, session)).ended_at == NOON
 
 
+async def test_too_many_sessions_end_the_oldest(stores: StoresUnderTest) -> None:
+    """ASVS 7.1.2; a session that has ended does not count."""
+    oldest = await opened(stores)
+    ended = await added_after(stores, oldest, 1)
+    await stores.sessions.end(ended.id, NOON)
+    rest = [await added_after(stores, oldest, n) for n in range(2, 51)]
+    assert await stores.sessions.open_of(oldest.user_id, NOON) == [*rest[::-1], oldest]
+    newest = await added_after(stores, oldest, 51)
+    assert await stores.sessions.open_of(oldest.user_id, NOON) == [
+        newest,
+        *rest[::-1],
+    ]
+    assert (await present(stores, oldest)).ended_at == newest.created_at
+
+
+async def added_after(
+    stores: StoresUnderTest, session: Session, seconds: int
+) -> Session:
+    """Add a session of the same user, opened so much later."""
+    created_at = session.created_at + timedelta(seconds=seconds)
+    later = replace(session, id=uuid4(), created_at=created_at)
+    assert await stores.sessions.add(later, 1)
+    return later
+
+
 async def test_end_all_keeps_one_session(stores: StoresUnderTest) -> None:
     """R13, R22: all of this user's, none of another's."""
     kept = await opened(stores)

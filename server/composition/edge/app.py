@@ -16,7 +16,7 @@ from edge.port import CallPort
 from server.composition.edge.tracing import trace_edge
 from server.composition.edge.upstream_port import UpstreamPort
 from server.config import Settings
-from server.domain.errors import RefreshTokenInvalid
+from server.domain.errors import RefreshTokenInvalid, StepUpRequired
 from server.domain.limits import Window
 from server.observability.tracing.tracing import Tracing
 from server.rpc import contract, documentation
@@ -59,6 +59,8 @@ def edge_settings(settings: Settings, in_force: Rates) -> EdgeSettings:
         service_order=documentation.service_names(),
         error_reasons=documentation.ERROR_REASONS,
         access=documentation.access_sentences(),
+        step_up=documentation.step_up_sentences(),
+        step_up_reason=StepUpRequired.reason,
         public_url=settings.public_url,
         tls=settings.tls_cert is not None,
         docs=settings.debug,

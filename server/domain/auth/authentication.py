@@ -35,6 +35,7 @@ from server.domain.errors import (
     TokenInvalid,
     TokenMissing,
 )
+from server.domain.factors.challenges import Client
 from server.domain.idempotency import IdempotencyRecord
 from server.domain.limits import AccountLimit, Bucket, Limiter, Window
 from server.domain.outbox.entries import EventType, NewEntry
@@ -42,7 +43,6 @@ from server.domain.outbox.entries import EventType, NewEntry
 # R6: one more failed log-in within the hour warns the owner, once a day
 FAILURES_WITHOUT_WARNING = Window(9, timedelta(hours=1))
 WARNINGS = Window(1, timedelta(days=1))
-MAX_ATTEMPTS = 2  # an account may change while its password is verified
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,30 +73,34 @@ class Authentication:
     policy: PasswordPolicy
     clock: Clock
 
-    async def log_in(
-        self,
-        identifier: str,
-        password: str,
-        address: str,
-        device: str,
-        limits: Sequence[AccountLimit],
-    ) -> Tokens:
-        """Open a session.
+    async def authenticate(
+        self, identifier: str, password: str, limits: Sequence[AccountLimit]
+    ) -> Account:
+        """Return the account with this identifier and this password.
 
         Raises InvalidCredentials, whatever the cause, and Overloaded. Takes as long
         for an unknown account as for a known one (R2).
         """
-        identifier, user_id = normalize_identifier(identifier), 0
-        for _ in range(MAX_ATTEMPTS):
-            with self.hasher.reserved():
-                account = await self.accounts.account(identifier)
-                account = await self.verified(account, identifier, password, limits)
-            user_id, now = account.user_id, self.clock()
-            current_caller.set(Caller(user_id))  # whose session is written
-            session, token = self.refresh.open(user_id, address, device, now)
-            if await self.sessions.add(session, account.version):
-                return self._tokens(session, token, account.role, now)
-        raise InvalidCredentials(user_id)
+        identifier = normalize_identifier(identifier)
+        with self.hasher.reserved():
+            account = await self.accounts.account(identifier)
+            return await self.verified(account, identifier, password, limits)
+
+    async def open_session(
+        self, account: Account, client: Client, amr: Sequence[str]
+    ) -> Tokens | None:
+        """Open a session, authenticated by the methods in `amr`.
+
+        Returns None, and opens none, if the account has changed since it was read.
+        """
+        now = self.clock()
+        current_caller.set(Caller(account.user_id))  # whose session is written
+        session, token = self.refresh.open(
+            account.user_id, client.address, client.device, now, amr
+        )
+        if not await self.sessions.add(session, account.version):
+            return None
+        return self._tokens(session, token, account.role, now)
 
     async def verified(
         self,
@@ -112,13 +116,13 @@ class Authentication:
         InvalidCredentials, Overloaded.
         """
         counted = f"user:{account.user_id}" if account else f"name:{identifier}"
-        if limits and await self.attempts.take([x.bucket(counted) for x in limits]):
+        if await self.is_limited(counted, limits):
             await self.hasher.verify(password, None)
             raise InvalidCredentials(account.user_id if account else 0)
         hashed = account.password_hash if account else None
         verification = await self.hasher.verify(password, hashed)
         if not (account and verification.matches and account.is_active):
-            await self._count_failure(account, counted)
+            await self.count_failure(account, counted)
             raise InvalidCredentials(account.user_id if account else 0)
         if verification.upgraded:
             old = account.password_hash
@@ -127,7 +131,12 @@ class Authentication:
             )
         return account
 
-    async def _count_failure(self, account: Account | None, counted: str) -> None:
+    async def is_limited(self, counted: str, limits: Sequence[AccountLimit]) -> bool:
+        """Count an attempt for `counted`; return whether it is beyond a limit (R5)."""
+        buckets = [limit.bucket(counted) for limit in limits]
+        return bool(buckets and await self.attempts.take(buckets))
+
+    async def count_failure(self, account: Account | None, counted: str) -> None:
         """Warn the owner, once a day, of many failed log-ins from any address.
 
         Does the same for an account that does not exist, to take as long (R2).
@@ -275,7 +284,7 @@ class Authentication:
         self, session: Session, token: str, role: Role, now: datetime
     ) -> Tokens:
         access = self.access.issue(
-            session.user_id, session.name, role, session.created_at
+            session.user_id, session.name, role, session.auth_time, session.amr
         )
         return Tokens(
             user_id=session.user_id,

@@ -11,6 +11,7 @@ the same successor although it is not stored (RFC 9700 4.14.2).
 from __future__ import annotations
 
 import hmac
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from hashlib import sha256
@@ -20,13 +21,18 @@ from uuid import UUID, uuid4
 from server.domain.credentials import base64url
 from server.domain.credentials.secret_key import Mac
 from server.domain.errors import RefreshTokenInvalid
+from server.domain.factors.methods import AuthMethod
 
 _ID_BYTES, _SECRET_BYTES, _TAG_BYTES = 16, 32, 16
 
 
 @dataclass(frozen=True, slots=True)
 class Session:
-    """A log-in. `nonce` and `parent_hash` are empty until the first refresh."""
+    """A log-in. `nonce` and `parent_hash` are empty until the first refresh.
+
+    `amr` are the methods by which the user was authenticated, and `authenticated_at` is
+    the time of the latest reauthentication; without one, it is None.
+    """
 
     id: UUID
     user_id: int
@@ -39,6 +45,13 @@ class Session:
     address: str
     device: str
     ended_at: datetime | None = None
+    authenticated_at: datetime | None = None
+    amr: Sequence[str] = (AuthMethod.PASSWORD,)
+
+    @property
+    def auth_time(self) -> datetime:
+        """The time of the latest log-in or reauthentication; no refresh renews it."""
+        return self.authenticated_at or self.created_at
 
     @property
     def name(self) -> str:
@@ -80,9 +93,14 @@ class RefreshTokens:
     limits: RefreshLimits
 
     def open(
-        self, user_id: int, address: str, device: str, now: datetime
+        self,
+        user_id: int,
+        address: str,
+        device: str,
+        now: datetime,
+        amr: Sequence[str] = (AuthMethod.PASSWORD,),
     ) -> tuple[Session, str]:
-        """Return a new session and its first token."""
+        """Return a new session, authenticated by these methods, and its first token."""
         session_id = uuid4()
         token = self._token(session_id, token_bytes(_SECRET_BYTES))
         session = Session(
@@ -96,6 +114,7 @@ class RefreshTokens:
             expires_at=now + min(self.limits.idle, self.limits.absolute),
             address=address,
             device=device,
+            amr=amr,
         )
         return session, token
 

@@ -10,13 +10,17 @@ from uuid import UUID
 
 from server.domain.accounts.users import Role
 from server.domain.credentials.sessions import Rotation, Session
+from server.domain.factors.methods import FactorType
 from server.domain.idempotency import IdempotencyRecord
 from server.domain.outbox.entries import NewEntry
 
 
 @dataclass(frozen=True, slots=True)
 class Account:
-    """The part of an account that a log-in needs; `version` grows with each change."""
+    """The part of an account that a log-in needs.
+
+    `version` grows with each change. `factors` are the kinds of its confirmed factors.
+    """
 
     user_id: int
     username: str
@@ -25,6 +29,7 @@ class Account:
     is_active: bool
     email: str = ""
     version: int = 1
+    factors: Sequence[FactorType] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ vary.
 from __future__ import annotations
 
 import re
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from enum import IntEnum
@@ -27,6 +27,7 @@ from server.domain.callers import Caller
 from server.domain.clock import Clock
 from server.domain.credentials import base64url
 from server.domain.errors import KeyUnknown, TokenInvalid
+from server.domain.factors.methods import ACR, AuthMethod, level_of
 
 ALGORITHM = "ES256"
 TYPE = "at+jwt"
@@ -35,12 +36,24 @@ LIFETIME = timedelta(minutes=15)
 LEEWAY = timedelta(seconds=60)
 MAX_TOKEN_LENGTH = 4096
 _KID = re.compile(r"[0-9a-f]{16}")
+_LEVELS = {acr: level for level, acr in ACR.items()}
 _YEAR_9999 = int(datetime(9999, 12, 31, tzinfo=UTC).timestamp())
 _NumericDate = Annotated[int, Field(ge=0, le=_YEAR_9999)]  # RFC 7519 2, in seconds
 
 
+class _Actor(BaseModel):
+    """The claim `act` (RFC 8693 4.1): the admin who acts as the subject."""
+
+    model_config = ConfigDict(strict=True)
+
+    sub: Annotated[str, Field(pattern=r"^[1-9][0-9]{0,18}$")]
+
+
 class _Payload(BaseModel):
-    """The claims of an access token; nothing is converted."""
+    """The claims of an access token; nothing is converted.
+
+    Tokens of earlier releases have no `acr` and no `amr`: their log-ins had one factor.
+    """
 
     model_config = ConfigDict(strict=True)
 
@@ -53,6 +66,9 @@ class _Payload(BaseModel):
     nbf: _NumericDate = 0
     exp: _NumericDate
     jti: Annotated[str, Field(min_length=1)]
+    acr: Literal["aal1", "aal2"] = "aal1"
+    amr: tuple[str, ...] = Field((), strict=False)
+    act: _Actor | None = None
 
 
 class KeyState(IntEnum):
@@ -134,6 +150,7 @@ class Claims:
     role: int
     expires_at: datetime
     caller: Caller
+    amr: Sequence[str] = ()
 
 
 @dataclass(slots=True)
@@ -152,11 +169,22 @@ class AccessTokens:
     _verified: dict[bytes, Claims] = field(default_factory=dict)
 
     def issue(
-        self, user_id: int, session_id: str, role: int, auth_time: datetime
+        self,
+        user_id: int,
+        session_id: str,
+        role: int,
+        auth_time: datetime,
+        amr: Sequence[str] = (AuthMethod.PASSWORD,),
+        *,
+        actor_id: int = 0,
     ) -> str:
-        """Return a new token for a session."""
+        """Return a new token for a session.
+
+        `auth_time` is that of the latest log-in or reauthentication, `amr` its methods,
+        and `actor_id` the admin who acts as the user, or 0.
+        """
         now = int(self.clock().timestamp())
-        claims = {
+        claims: dict[str, Any] = {
             "iss": self.issuer,
             "aud": self.audience,
             "sub": str(user_id),
@@ -164,10 +192,14 @@ class AccessTokens:
             "sid": session_id,
             "role": role,
             "auth_time": int(auth_time.timestamp()),
+            "acr": ACR[level_of(amr)],
+            "amr": list(amr),
             "iat": now,
             "exp": now + int(LIFETIME.total_seconds()),
             "jti": token_hex(16),
         }
+        if actor_id:
+            claims["act"] = {"sub": str(actor_id)}
         key = self.ring.active
         headers = {"typ": TYPE, "kid": key.kid}
         return jwt.encode(claims, key.private, algorithm=ALGORITHM, headers=headers)
@@ -238,7 +270,16 @@ def _claims(payload: _Payload) -> Claims:
         session_id=payload.sid,
         role=payload.role,
         expires_at=datetime.fromtimestamp(payload.exp, UTC),
-        caller=Caller(user_id, payload.sid, payload.role == Role.ADMIN),
+        caller=Caller(
+            user_id,
+            payload.sid,
+            payload.role == Role.ADMIN,
+            role=payload.role,
+            auth_time=payload.auth_time,
+            factor_level=_LEVELS[payload.acr],
+            actor_id=int(payload.act.sub) if payload.act else 0,
+        ),
+        amr=payload.amr,
     )
 
 

@@ -7,6 +7,11 @@
     ├── MailedTokenInvalid
     ├── AccessDenied, UserRequired
     ├── UserNotFound, SessionNotFound, ServiceKeyNotFound
+    ├── StepUpRequired, FactorNotFound, FactorCodeInvalid, FactorRequired
+    ├── TooManyFactors, LastWayIn, PasskeysNotConfigured, PasskeyInvalid
+    ├── IdentityProviderNotFound, IdentityProviderUnavailable
+    ├── FederatedLoginInvalid, IdentityNotLinked, IdentityTaken, IdentityNotFound
+    ├── ImpersonationForbidden
     ├── ProfileNotFound, ProfileExists, SelfFollow
     ├── PostNotFound, CategoryNotFound, SlugTaken, CategoryInUse
     ├── EtagMismatch, LastAdmin, NextKeyTooNew, ResumeTokenExpired
@@ -60,6 +65,25 @@ from server.domain.errors.credentials import (
     TokenMissing,
     UserRequired,
 )
+from server.domain.errors.factors import (
+    FactorCodeInvalid,
+    FactorNotFound,
+    FactorRequired,
+    ImpersonationForbidden,
+    LastWayIn,
+    PasskeyInvalid,
+    PasskeysNotConfigured,
+    StepUpRequired,
+    TooManyFactors,
+)
+from server.domain.errors.identities import (
+    FederatedLoginInvalid,
+    IdentityNotFound,
+    IdentityNotLinked,
+    IdentityProviderNotFound,
+    IdentityProviderUnavailable,
+    IdentityTaken,
+)
 from server.domain.errors.members import ProfileExists, ProfileNotFound, SelfFollow
 from server.domain.errors.posts import (
     CategoryInUse,
@@ -81,14 +105,27 @@ __all__ = [
     "EmailTaken",
     "ErrorKind",
     "EtagMismatch",
+    "FactorCodeInvalid",
+    "FactorNotFound",
+    "FactorRequired",
+    "FederatedLoginInvalid",
+    "IdentityNotFound",
+    "IdentityNotLinked",
+    "IdentityProviderNotFound",
+    "IdentityProviderUnavailable",
+    "IdentityTaken",
+    "ImpersonationForbidden",
     "InvalidCredentials",
     "InvalidFields",
     "KeyUnknown",
     "LastAdmin",
+    "LastWayIn",
     "MailedTokenInvalid",
     "MalformedRequest",
     "NextKeyTooNew",
     "Overloaded",
+    "PasskeyInvalid",
+    "PasskeysNotConfigured",
     "PostNotFound",
     "ProfileExists",
     "ProfileNotFound",
@@ -101,9 +138,11 @@ __all__ = [
     "ServiceKeyNotFound",
     "SessionNotFound",
     "SlugTaken",
+    "StepUpRequired",
     "StoreUnavailable",
     "TokenInvalid",
     "TokenMissing",
+    "TooManyFactors",
     "UserNotFound",
     "UserRequired",
     "UsernameTaken",

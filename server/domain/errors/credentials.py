@@ -51,8 +51,12 @@ class InvalidCredentials(AcademyError):
     kind = ErrorKind.UNAUTHENTICATED
     reason = "INVALID_CREDENTIALS"
 
-    def __init__(self, account_id: int = 0) -> None:
-        super().__init__("no active account has this identifier and password")
+    def __init__(
+        self,
+        account_id: int = 0,
+        message: str = "no active account has this identifier and password",
+    ) -> None:
+        super().__init__(message)
         self.account_id = account_id  # for the audit log, never for the caller
 
 

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
-
 from blatam.auth.v1 import auth_pb2 as pb
 from blatam.user.v1 import user_pb2
 from server.domain.audit import Audit, AuditEvent, AuditFilter
-from server.domain.auth.authentication import Authentication, Tokens
+from server.domain.auth.authentication import Authentication
+from server.domain.auth.log_ins import LogIns, PendingLogIn
 from server.domain.callers import Caller
 from server.domain.credentials.service_keys import ServiceKey
 from server.domain.credentials.sessions import Session
 from server.domain.credentials.tokens import ALGORITHM, KeyRing, SigningKey
 from server.domain.errors import RefreshTokenInvalid, TokenInvalid
+from server.domain.factors.methods import ACR, FactorLevel
+from server.rpc.auth.token_pairs import challenge, client_of, finish, token_pair
 from server.rpc.call import Call
 from server.rpc.messages.timestamps import datetime_of
 
@@ -21,26 +22,29 @@ class AuthServicer:
     """Implements the RPCs of AuthService on sessions, keys and audit events."""
 
     def __init__(
-        self, authentication: Authentication, ring: KeyRing, audit: Audit
+        self,
+        authentication: Authentication,
+        log_ins: LogIns,
+        ring: KeyRing,
+        audit: Audit,
     ) -> None:
         self._authentication = authentication
+        self._log_ins = log_ins
         self._ring = ring
         self._audit = audit
 
     async def Login(self, request: pb.LoginRequest, call: Call) -> pb.LoginResponse:
-        """Open a session."""
-        tokens = await self._authentication.log_in(
+        """Open a session, or begin the challenge of a second factor."""
+        outcome = await self._log_ins.with_password(
             request.identifier,
             request.password,
-            call.address,
-            call.device,
+            client_of(call),
             call.account_limits,
         )
-        if request.refresh_token:
-            with suppress(RefreshTokenInvalid):
-                await self._authentication.end_session_of(request.refresh_token)
-        call.caller = Caller(tokens.user_id, tokens.session_id)  # for the log
-        return pb.LoginResponse(tokens=_pair(tokens))
+        if isinstance(outcome, PendingLogIn):
+            return pb.LoginResponse(challenge=challenge(outcome, call))
+        pair = await finish(self._authentication, outcome, request.refresh_token, call)
+        return pb.LoginResponse(tokens=pair)
 
     async def RefreshToken(
         self, request: pb.RefreshTokenRequest, call: Call
@@ -48,7 +52,7 @@ class AuthServicer:
         """Return a session's next tokens."""
         tokens = await self._authentication.refresh_tokens(request.refresh_token)
         call.caller = Caller(tokens.user_id, tokens.session_id)  # for the log
-        return pb.RefreshTokenResponse(tokens=_pair(tokens))
+        return pb.RefreshTokenResponse(tokens=token_pair(tokens))
 
     async def Logout(self, request: pb.LogoutRequest, call: Call) -> pb.LogoutResponse:
         """End the caller's session, and the session of the refresh token."""
@@ -114,7 +118,11 @@ class AuthServicer:
             user_id=claims.user_id,
             session_id=claims.session_id,
             role=user_pb2.Role.ValueType(claims.role),
+            acr=ACR[FactorLevel(claims.caller.factor_level)],
+            amr=claims.amr,
+            actor_id=claims.caller.actor_id,
         )
+        response.auth_time.FromSeconds(claims.caller.auth_time)
         response.expires_at.FromDatetime(claims.expires_at)
         return response
 
@@ -168,23 +176,13 @@ class AuthServicer:
         )
 
 
-def _pair(tokens: Tokens) -> pb.TokenPair:
-    return pb.TokenPair(
-        access_token=tokens.access_token,
-        token_type="Bearer",  # noqa: S106 - a scheme, no secret
-        expires_in=int(tokens.expires_in.total_seconds()),
-        refresh_token=tokens.refresh_token,
-        refresh_expires_in=int(tokens.refresh_expires_in.total_seconds()),
-        session_id=tokens.session_id,
-    )
-
-
 def _session(session: Session, caller: Caller) -> pb.Session:
     message = pb.Session(
         id=session.name,
         device=session.device,
         address=session.address,
         current=session.name == caller.session_id,
+        amr=session.amr,
     )
     message.created_at.FromDatetime(session.created_at)
     message.last_used_at.FromDatetime(session.last_used_at)

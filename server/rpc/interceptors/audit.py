@@ -73,7 +73,7 @@ def audit_calls(method: Method, store: AuditStore, clock: Clock) -> Interceptor 
         if not isinstance(reply, bytes):
             return _audit_stream(call, reply, write)
         if not pending.is_written:
-            store.add_later(build(call, "OK"))
+            store.add_later(build(call, call.audit_outcome))
         return reply
 
     return intercept
@@ -90,7 +90,7 @@ def _event_builder(method: Method, clock: Clock) -> Build:
             id=0,
             at=clock(),
             event=method.policy.audit,
-            actor=call.caller.subject,
+            actor=call.caller.actor,
             user_id=user_id or call.caller.user_id,
             address=call.address,
             outcome=outcome,

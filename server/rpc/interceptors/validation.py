@@ -47,7 +47,8 @@ def _violation(violation: RuleViolation, request: Descriptor) -> Violation:
     path = ""
     parent: Descriptor | None = request
     for element in proto.field.elements if proto.field else ():
-        field = parent.fields_by_name[element.field_name] if parent else None
+        # None for the name of a oneof
+        field = parent.fields_by_name.get(element.field_name) if parent else None
         name = field.json_name if field else element.field_name
         path += f".{name}" if path else name
         if element.subscript is not None:

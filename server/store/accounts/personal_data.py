@@ -30,6 +30,7 @@ from server.store.connections.connect import Database
 from server.store.credentials.revocations import RevocationFeed
 from server.store.tables import (
     audit_events,
+    challenges,
     follows,
     metadata,
     notifications,
@@ -108,8 +109,11 @@ _ROW_SETS: dict[sa.Table, Callable[[int], list[RowSet]]] = {
     notifications: _notifications,
     follows: _follows,
 }
-# Beside hashes and encrypted values, which are bytes: ids of other users.
-_NOT_EXPORTED = frozenset({users.c.hashed_password, request_answers.c.about})
+# Beside hashes and encrypted values, which are bytes: ids of other users, and secrets
+# of log-ins that are not complete.
+_NOT_EXPORTED = frozenset(
+    {users.c.hashed_password, request_answers.c.about, challenges.c.data}
+)
 
 
 class PostgresPersonalData:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import sqlalchemy as sa
+from sqlalchemy.dialects.postgresql import ARRAY
 
 from server.domain.accounts.users import Role
 from server.domain.credentials.stores import Account
+from server.domain.factors.methods import FactorType
 from server.store.accounts.user_reads import NOT_DELETED
 from server.store.connections.connect import Database
-from server.store.tables import users
+from server.store.tables import factors, users
 
 _ACCOUNT = (
     users.c.id.label("user_id"),
@@ -18,6 +20,14 @@ _ACCOUNT = (
     users.c.is_active,
     users.c.email,
     users.c.version,
+    sa.func.array(
+        sa.select(factors.c.type)
+        .where(factors.c.user_id == users.c.id, factors.c.confirmed_at.is_not(None))
+        .distinct()
+        .order_by(factors.c.type)
+        .scalar_subquery(),
+        type_=ARRAY(sa.SmallInteger),
+    ).label("factors"),
 )
 
 
@@ -42,7 +52,8 @@ class PostgresAccounts:
             row = (await connection.execute(query)).first()
         if row is None:
             return None
-        return Account(**{**row._mapping, "role": Role(row.role)})
+        types = [FactorType(number) for number in row.factors]
+        return Account(**{**row._mapping, "role": Role(row.role), "factors": types})
 
     async def replace_hash(self, user_id: int, old: str, new: str) -> None:
         """Replace the hash of a password by a better one, unless it has changed."""

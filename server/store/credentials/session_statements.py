@@ -13,7 +13,9 @@ SESSION_FIELDS = [field.name for field in fields(Session)]
 
 # Each change is one statement: one round trip in place of five to eight. The lock
 # waits for a change of the account, and then sees its version. `origin` is null at the
-# first log-in, which needs no e-mail.
+# first log-in, which needs no e-mail. `surplus` are the oldest of too many open
+# sessions; log-ins at the same time do not see each other, and what they leave open is
+# ended by the next one.
 OPEN = Statement(
     f"""
     with locked as (
@@ -28,6 +30,18 @@ OPEN = Statement(
     ), opened as (
         insert into sessions ({", ".join(SESSION_FIELDS)})
         select {", ".join(f":{name}" for name in SESSION_FIELDS)} from locked
+    ), surplus as (
+        update sessions set ended_at = :created_at
+        where id in (
+            select id from sessions
+            where user_id = :user_id and ended_at is null and expires_at > :created_at
+            order by created_at desc, id
+            offset :max_others
+        ) and exists (select from locked)
+        returning id
+    ), revoked as (
+        insert into revocations (session_id, ended_at)
+        select id, :created_at from surplus
     ), enqueued as (
         insert into outbox (kind, user_id, payload, created_at)
         select '{EventType.NEW_DEVICE}', user_id,
@@ -42,7 +56,9 @@ OPEN = Statement(
         where coalesce(:created_at - last_used_at >= interval '1 hour', true)
         returning id
     ), {audited("locked", identifies=True)}
-    select exists (select from enqueued) as writes_entries from locked
+    select exists (select from enqueued) as writes_entries,
+        array(select id from surplus) as ended
+    from locked
     """  # noqa: S608 - no values
 )
 READ = Statement(

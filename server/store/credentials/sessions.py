@@ -10,12 +10,10 @@ from uuid import UUID
 
 import asyncpg
 import sqlalchemy as sa
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 from server.domain.accounts.users import Role
 from server.domain.credentials.sessions import Rotation, Session
 from server.domain.credentials.stores import Account, Decide, Owner
-from server.domain.errors import TokenInvalid
 from server.domain.idempotency import IdempotencyRecord
 from server.domain.outbox.entries import EventType, NewEntry
 from server.store import idempotent_responses
@@ -27,6 +25,7 @@ from server.store.change_records import (
     record,
 )
 from server.store.connections.connect import Database
+from server.store.credentials.account_locks import is_unchanged, lock_for_session
 from server.store.credentials.revocations import RevocationFeed, end_sessions
 from server.store.credentials.session_statements import (
     END,
@@ -39,6 +38,7 @@ from server.store.credentials.session_statements import (
 from server.store.outbox import invalidate_mailed_tokens
 from server.store.tables import sessions, users
 
+DEFAULT_MAX_SESSIONS = 50
 ACTIVITY_INTERVAL = timedelta(hours=1)
 _SESSION = [sessions.c[name] for name in SESSION_FIELDS]
 
@@ -46,22 +46,35 @@ _SESSION = [sessions.c[name] for name in SESSION_FIELDS]
 class PostgresSessions:
     """Stores sessions; ending one also writes its revocation."""
 
-    def __init__(self, database: Database, feed: RevocationFeed) -> None:
+    def __init__(
+        self,
+        database: Database,
+        feed: RevocationFeed,
+        max_sessions: int = DEFAULT_MAX_SESSIONS,
+    ) -> None:
+        """`max_sessions` are the open ones of a user."""
         self._database = database
         self._feed = feed
+        self._max_sessions = max_sessions
 
     async def add(self, session: Session, version: int) -> bool:
         """Write a new session, and an e-mail if its device or address is new.
 
-        Returns False, and changes nothing, if the account has changed since this
-        version.
+        Of too many sessions the oldest end. Returns False, and changes nothing, if the
+        account has changed since this version.
         """
-        values = _columns_of(session) | {"version": version, "audit": audit_rows()}
+        values = _columns_of(session) | {
+            "version": version,
+            "max_others": self._max_sessions - 1,
+            "audit": audit_rows(),
+        }
         rows = await self._database.run(OPEN, **values)
         if not rows:
             return False
         mark_audited()
         self._announce_entries(rows)
+        if ended := rows[0]["ended"]:
+            await self._feed.ended(ended, session.created_at)
         return True
 
     async def rotate(
@@ -144,7 +157,7 @@ class PostgresSessions:
         )
         async with self._database.reading() as connection:
             rows = await connection.execute(query)
-            return [_session(row) for row in rows]
+            return [_session(row) for row in rows.mappings()]
 
     async def request_email_change(
         self, account: Account, new_email: str, keep: UUID, now: datetime
@@ -158,8 +171,8 @@ class PostgresSessions:
         confirm = NewEntry(EventType.EMAIL_CHANGE, user_id, address=new_email)
         notice = NewEntry(EventType.EMAIL_CHANGE_ASKED, user_id)
         async with self._database.transaction() as connection:
-            await _lock(connection, user_id, keep)
-            if not await _is_unchanged(connection, user_id, account.version):
+            await lock_for_session(connection, user_id, keep)
+            if not await is_unchanged(connection, user_id, account.version):
                 return False
             await record(connection, now, confirm, notice)
             ids = await end_sessions(connection, user_id, now, keep)
@@ -191,7 +204,7 @@ class PostgresSessions:
         async with self._database.transaction() as connection:
             if idempotency:
                 await idempotent_responses.claim(connection, idempotency)
-            await _lock(connection, user_id, keep)
+            await lock_for_session(connection, user_id, keep)
             version = (await connection.execute(change)).scalar()
             if version is None:
                 return False
@@ -243,35 +256,11 @@ def _columns_of(session: Session) -> dict[str, Any]:
 
 
 def _decided(row: Mapping[str, Any] | asyncpg.Record, decide: Decide) -> _Decided:
-    before = Session(**{name: row[name] for name in SESSION_FIELDS})
+    before = _session(row)
     owner = Owner(Role(row["role"]), row["is_active"])
     return _Decided(before, owner, decide(before, owner))
 
 
-def _session(row: sa.Row[Any]) -> Session:
-    return Session(**{column.name: row._mapping[column] for column in _SESSION})
-
-
-async def _is_unchanged(
-    connection: AsyncConnection, user_id: int, version: int
-) -> bool:
-    """Lock an account, and return whether it still has this version."""
-    unchanged = [users.c.id == user_id, users.c.version == version, NOT_DELETED]
-    query = sa.select(users.c.id).where(*unchanged).with_for_update(read=True)
-    return (await connection.execute(query)).first() is not None
-
-
-async def _lock(connection: AsyncConnection, user_id: int, session_id: UUID) -> None:
-    """Lock an account for a change that one of its sessions requests.
-
-    Raises TokenInvalid if the session has ended since the password was verified, for
-    example by a password reset.
-    """
-    account = sa.select(users.c.id).where(users.c.id == user_id)
-    await connection.execute(account.with_for_update())
-    # a separate statement sees what was committed while this one waited for the lock
-    open_session = sa.select(sessions.c.id).where(
-        sessions.c.id == session_id, sessions.c.ended_at.is_(None)
-    )
-    if (await connection.execute(open_session)).first() is None:
-        raise TokenInvalid("the session has ended")
+def _session(row: Mapping[str, Any] | asyncpg.Record) -> Session:
+    values = {name: row[name] for name in SESSION_FIELDS}
+    return Session(**values | {"amr": tuple(values["amr"])})

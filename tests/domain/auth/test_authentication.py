@@ -8,6 +8,7 @@ import pytest
 
 from server.domain.accounts.users import Users
 from server.domain.auth.authentication import Authentication, Tokens
+from server.domain.auth.log_ins import LogIns
 from server.domain.credentials.passwords import PasswordHasher, PasswordPolicy
 from server.domain.credentials.revocations import Revocations
 from server.domain.credentials.secret_key import SecretKey
@@ -16,11 +17,19 @@ from server.domain.credentials.sessions import RefreshLimits, RefreshTokens
 from server.domain.credentials.stores import Account
 from server.domain.credentials.tokens import AccessTokens, KeyRing, KeyState, SigningKey
 from server.domain.errors import InvalidCredentials, RefreshTokenInvalid, TokenInvalid
+from server.domain.factors.challenges import Challenges, Client
 from server.domain.limits import AccountLimit, SlidingWindows, Window
 from server.domain.outbox.entries import EventType, NewEntry
 from server.domain.paging import PageTokens
 from server.workers.hashing import HashingPool
-from tests.fakes import Clock, FakeEmailOutbox, FakeServiceKeys, FakeSessions, FakeUsers
+from tests.fakes import (
+    Clock,
+    FakeChallenges,
+    FakeEmailOutbox,
+    FakeServiceKeys,
+    FakeSessions,
+    FakeUsers,
+)
 
 SECRET = SecretKey("s" * 32)
 PER_MINUTE = Window(5, timedelta(seconds=60))
@@ -42,9 +51,13 @@ class AuthHarness:
     async def log_in(
         self, identifier: str, password: str = "Blue7horse", address: str = "a"
     ) -> Tokens:
-        return await self.auth.log_in(
-            identifier, password, address, "test", limits_from(address)
+        log_ins = LogIns(self.auth, Challenges(FakeChallenges(), self.clock))
+        client = Client(address, "test")
+        outcome = await log_ins.with_password(
+            identifier, password, client, limits_from(address)
         )
+        assert isinstance(outcome, Tokens)
+        return outcome
 
 
 @pytest.fixture(scope="module")
@@ -142,7 +155,7 @@ async def test_account_limit_is_shared_by_address_and_limit(
     for _ in range(5):
         await refused(harness, "ana", "Wrong7horse")
     assert await harness.log_in("ana", address="b")
-    assert await harness.auth.log_in("ana", "Blue7horse", "a", "test", [])
+    assert await harness.auth.authenticate("ana", "Blue7horse", [])
     await refused(harness, "ana", "Blue7horse")
 
 

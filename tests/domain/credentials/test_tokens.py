@@ -68,7 +68,7 @@ def test_access_token_round_trip(tokens: AccessTokens, clock: Clock) -> None:
     assert jwt.get_unverified_header(token)["typ"] == "at+jwt"
     assert set(claims_of(token)) == {
         "iss", "aud", "sub", "client_id", "sid", "role", "auth_time", "iat", "exp",
-        "jti",
+        "jti", "acr", "amr",
     }  # fmt: skip
 
 

@@ -9,6 +9,7 @@ import pytest
 from google.rpc import error_details_pb2
 
 from blatam.auth.v1 import auth_pb2 as pb
+from blatam.auth.v1 import factor_pb2
 from blatam.user.v1 import user_pb2
 from edge.port import CallError
 from edge.remote.batching import BatchingPort
@@ -206,6 +207,7 @@ ACCOUNT_LIMITED = {
     "blatam.auth.v1.AuthService/Login",
     "blatam.auth.v1.AuthService/ChangePassword",
     "blatam.auth.v1.AuthService/ChangeEmail",
+    "blatam.auth.v1.AuthService/Reauthenticate",
     "blatam.user.v1.UserService/EraseUser",
 }
 
@@ -233,6 +235,9 @@ async def test_account_limit_is_shared_by_all_rpcs_with_a_password(
         "ChangeEmail": limited.auth.ChangeEmail(
             pb.ChangeEmailRequest(new_email="n@x.co", current_password=PASSWORD),
             metadata=mine,
+        ),
+        "Reauthenticate": limited.auth.Reauthenticate(
+            factor_pb2.ReauthenticateRequest(password=PASSWORD), metadata=mine
         ),
         "EraseUser": limited.users.EraseUser(
             user_pb2.EraseUserRequest(id=ana.user.id, current_password=PASSWORD),

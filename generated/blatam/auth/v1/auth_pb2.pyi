@@ -3,6 +3,7 @@
 isort:skip_file
 Log-in, sessions, tokens, service keys and the audit log."""
 
+from blatam.auth.v1 import factor_pb2 as _factor_pb2
 from blatam.user.v1 import user_pb2 as _user_pb2
 from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
@@ -134,6 +135,38 @@ class LoginResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     TOKENS_FIELD_NUMBER: _builtins.int
+    CHALLENGE_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def tokens(self) -> Global___TokenPair:
+        """The tokens of the new session."""
+
+    @_builtins.property
+    def challenge(self) -> _factor_pb2.Challenge:
+        """The account has a second factor: the session is opened by CompleteLogin."""
+
+    def __init__(
+        self,
+        *,
+        tokens: Global___TokenPair | None = ...,
+        challenge: _factor_pb2.Challenge | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["challenge", b"challenge", "outcome", b"outcome", "tokens", b"tokens"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["challenge", b"challenge", "outcome", b"outcome", "tokens", b"tokens"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_outcome: _TypeAlias = _typing.Literal["tokens", "challenge"]  # noqa: Y015
+    _WhichOneofArgType_outcome: _TypeAlias = _typing.Literal["outcome", b"outcome"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_outcome) -> _WhichOneofReturnType_outcome | None: ...
+
+Global___LoginResponse: _TypeAlias = LoginResponse  # noqa: Y015
+
+@_typing.final
+class CompleteLoginResponse(_message.Message):
+    """Response of CompleteLogin."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TOKENS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def tokens(self) -> Global___TokenPair:
         """The tokens of the new session."""
@@ -149,7 +182,95 @@ class LoginResponse(_message.Message):
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-Global___LoginResponse: _TypeAlias = LoginResponse  # noqa: Y015
+Global___CompleteLoginResponse: _TypeAlias = CompleteLoginResponse  # noqa: Y015
+
+@_typing.final
+class CompletePasskeyLoginResponse(_message.Message):
+    """Response of CompletePasskeyLogin."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TOKENS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def tokens(self) -> Global___TokenPair:
+        """The tokens of the new session."""
+
+    def __init__(
+        self,
+        *,
+        tokens: Global___TokenPair | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["tokens", b"tokens"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["tokens", b"tokens"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CompletePasskeyLoginResponse: _TypeAlias = CompletePasskeyLoginResponse  # noqa: Y015
+
+@_typing.final
+class LoginWithCodeResponse(_message.Message):
+    """Response of LoginWithCode."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TOKENS_FIELD_NUMBER: _builtins.int
+    CHALLENGE_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def tokens(self) -> Global___TokenPair:
+        """The tokens of the new session."""
+
+    @_builtins.property
+    def challenge(self) -> _factor_pb2.Challenge:
+        """The account has a second factor: the session is opened by CompleteLogin."""
+
+    def __init__(
+        self,
+        *,
+        tokens: Global___TokenPair | None = ...,
+        challenge: _factor_pb2.Challenge | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["challenge", b"challenge", "outcome", b"outcome", "tokens", b"tokens"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["challenge", b"challenge", "outcome", b"outcome", "tokens", b"tokens"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_outcome: _TypeAlias = _typing.Literal["tokens", "challenge"]  # noqa: Y015
+    _WhichOneofArgType_outcome: _TypeAlias = _typing.Literal["outcome", b"outcome"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_outcome) -> _WhichOneofReturnType_outcome | None: ...
+
+Global___LoginWithCodeResponse: _TypeAlias = LoginWithCodeResponse  # noqa: Y015
+
+@_typing.final
+class CompleteFederatedLoginResponse(_message.Message):
+    """Response of CompleteFederatedLogin."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TOKENS_FIELD_NUMBER: _builtins.int
+    CHALLENGE_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def tokens(self) -> Global___TokenPair:
+        """The tokens of the new session."""
+
+    @_builtins.property
+    def challenge(self) -> _factor_pb2.Challenge:
+        """The account has a second factor: the session is opened by CompleteLogin."""
+
+    def __init__(
+        self,
+        *,
+        tokens: Global___TokenPair | None = ...,
+        challenge: _factor_pb2.Challenge | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["challenge", b"challenge", "outcome", b"outcome", "tokens", b"tokens"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["challenge", b"challenge", "outcome", b"outcome", "tokens", b"tokens"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_outcome: _TypeAlias = _typing.Literal["tokens", "challenge"]  # noqa: Y015
+    _WhichOneofArgType_outcome: _TypeAlias = _typing.Literal["outcome", b"outcome"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_outcome) -> _WhichOneofReturnType_outcome | None: ...
+
+Global___CompleteFederatedLoginResponse: _TypeAlias = CompleteFederatedLoginResponse  # noqa: Y015
 
 @_typing.final
 class RefreshTokenRequest(_message.Message):
@@ -284,6 +405,7 @@ class Session(_message.Message):
     CREATED_AT_FIELD_NUMBER: _builtins.int
     LAST_USED_AT_FIELD_NUMBER: _builtins.int
     CURRENT_FIELD_NUMBER: _builtins.int
+    AMR_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """The id of the session: 32 hexadecimal digits, the `sid` claim of its access
     tokens.
@@ -302,6 +424,14 @@ class Session(_message.Message):
     def last_used_at(self) -> _timestamp_pb2.Timestamp:
         """The time of the latest token refresh."""
 
+    @_builtins.property
+    def amr(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """How the user proved to be the owner of the account (RFC 8176): "pwd" (password),
+        "otp" (a code of an authenticator app, a recovery code or a mailed code), "hwk" and
+        "user" (a passkey that verified the user), "fed" (an identity provider), and "mfa"
+        (more than one factor).
+        """
+
     def __init__(
         self,
         *,
@@ -311,10 +441,11 @@ class Session(_message.Message):
         created_at: _timestamp_pb2.Timestamp | None = ...,
         last_used_at: _timestamp_pb2.Timestamp | None = ...,
         current: _builtins.bool = ...,
+        amr: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "last_used_at", b"last_used_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "created_at", b"created_at", "current", b"current", "device", b"device", "id", b"id", "last_used_at", b"last_used_at"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "amr", b"amr", "created_at", b"created_at", "current", b"current", "device", b"device", "id", b"id", "last_used_at", b"last_used_at"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -693,6 +824,10 @@ class VerifyTokenResponse(_message.Message):
     SESSION_ID_FIELD_NUMBER: _builtins.int
     ROLE_FIELD_NUMBER: _builtins.int
     EXPIRES_AT_FIELD_NUMBER: _builtins.int
+    ACR_FIELD_NUMBER: _builtins.int
+    AMR_FIELD_NUMBER: _builtins.int
+    AUTH_TIME_FIELD_NUMBER: _builtins.int
+    ACTOR_ID_FIELD_NUMBER: _builtins.int
     active: _builtins.bool
     """True if this service issued the token, the token has not expired and its
     session has not ended. If false, no other field is set.
@@ -703,9 +838,21 @@ class VerifyTokenResponse(_message.Message):
     """The id of the session that the token belongs to."""
     role: _user_pb2.Role.ValueType
     """The role of the user."""
+    acr: _builtins.str
+    """The level of the log-in: "aal1" (one factor) or "aal2" (two factors)."""
+    actor_id: _builtins.int
+    """The id of the admin who acts as this user (ImpersonateUser); 0 if nobody does."""
     @_builtins.property
     def expires_at(self) -> _timestamp_pb2.Timestamp:
         """The time at which the token expires."""
+
+    @_builtins.property
+    def amr(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The methods of the log-in (RFC 8176). See `Session.amr`."""
+
+    @_builtins.property
+    def auth_time(self) -> _timestamp_pb2.Timestamp:
+        """The time of the latest log-in or reauthentication of the session."""
 
     def __init__(
         self,
@@ -715,10 +862,14 @@ class VerifyTokenResponse(_message.Message):
         session_id: _builtins.str = ...,
         role: _user_pb2.Role.ValueType = ...,
         expires_at: _timestamp_pb2.Timestamp | None = ...,
+        acr: _builtins.str = ...,
+        amr: _abc.Iterable[_builtins.str] | None = ...,
+        auth_time: _timestamp_pb2.Timestamp | None = ...,
+        actor_id: _builtins.int = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["expires_at", b"expires_at"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["auth_time", b"auth_time", "expires_at", b"expires_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["active", b"active", "expires_at", b"expires_at", "role", b"role", "session_id", b"session_id", "user_id", b"user_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["acr", b"acr", "active", b"active", "actor_id", b"actor_id", "amr", b"amr", "auth_time", b"auth_time", "expires_at", b"expires_at", "role", b"role", "session_id", b"session_id", "user_id", b"user_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1368,3 +1519,55 @@ class GetJsonWebKeySetResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___GetJsonWebKeySetResponse: _TypeAlias = GetJsonWebKeySetResponse  # noqa: Y015
+
+@_typing.final
+class ImpersonateUserRequest(_message.Message):
+    """Request of ImpersonateUser."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ID_FIELD_NUMBER: _builtins.int
+    id: _builtins.int
+    """The id of the user, greater than 0."""
+    def __init__(
+        self,
+        *,
+        id: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["id", b"id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ImpersonateUserRequest: _TypeAlias = ImpersonateUserRequest  # noqa: Y015
+
+@_typing.final
+class ImpersonateUserResponse(_message.Message):
+    """Response of ImpersonateUser."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ACCESS_TOKEN_FIELD_NUMBER: _builtins.int
+    TOKEN_TYPE_FIELD_NUMBER: _builtins.int
+    EXPIRES_IN_FIELD_NUMBER: _builtins.int
+    access_token: _builtins.str
+    """An access token of the user with the claim `act` (RFC 8693), which names the admin."""
+    token_type: _builtins.str
+    """The authentication scheme of the access token; always "Bearer"."""
+    expires_in: _builtins.int
+    """The lifetime of the access token, in seconds. It cannot be refreshed."""
+    def __init__(
+        self,
+        *,
+        access_token: _builtins.str = ...,
+        token_type: _builtins.str = ...,
+        expires_in: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["access_token", b"access_token", "expires_in", b"expires_in", "token_type", b"token_type"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ImpersonateUserResponse: _TypeAlias = ImpersonateUserResponse  # noqa: Y015

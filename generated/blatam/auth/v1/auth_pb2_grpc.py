@@ -4,6 +4,9 @@ import grpc
 import warnings
 
 from blatam.auth.v1 import auth_pb2 as blatam_dot_auth_dot_v1_dot_auth__pb2
+from blatam.auth.v1 import factor_pb2 as blatam_dot_auth_dot_v1_dot_factor__pb2
+from blatam.auth.v1 import identity_pb2 as blatam_dot_auth_dot_v1_dot_identity__pb2
+from blatam.auth.v1 import login_code_pb2 as blatam_dot_auth_dot_v1_dot_login__code__pb2
 
 GRPC_GENERATED_VERSION = '1.85.1'
 GRPC_VERSION = grpc.__version__
@@ -130,6 +133,101 @@ class AuthServiceStub:
                 request_serializer=blatam_dot_auth_dot_v1_dot_auth__pb2.ListAuditEventsRequest.SerializeToString,
                 response_deserializer=blatam_dot_auth_dot_v1_dot_auth__pb2.ListAuditEventsResponse.FromString,
                 _registered_method=True)
+        self.CompleteLogin = channel.unary_unary(
+                '/blatam.auth.v1.AuthService/CompleteLogin',
+                request_serializer=blatam_dot_auth_dot_v1_dot_factor__pb2.CompleteLoginRequest.SerializeToString,
+                response_deserializer=blatam_dot_auth_dot_v1_dot_auth__pb2.CompleteLoginResponse.FromString,
+                _registered_method=True)
+        self.Reauthenticate = channel.unary_unary(
+                '/blatam.auth.v1.AuthService/Reauthenticate',
+                request_serializer=blatam_dot_auth_dot_v1_dot_factor__pb2.ReauthenticateRequest.SerializeToString,
+                response_deserializer=blatam_dot_auth_dot_v1_dot_factor__pb2.ReauthenticateResponse.FromString,
+                _registered_method=True)
+        self.CreateTotpFactor = channel.unary_unary(
+                '/blatam.auth.v1.AuthService/CreateTotpFactor',
+                request_serializer=blatam_dot_auth_dot_v1_dot_factor__pb2.CreateTotpFactorRequest.SerializeToString,
+                response_deserializer=blatam_dot_auth_dot_v1_dot_factor__pb2.CreateTotpFactorResponse.FromString,
+                _registered_method=True)
+        self.ConfirmTotpFactor = channel.unary_unary(
+                '/blatam.auth.v1.AuthService/ConfirmTotpFactor',
+                request_serializer=blatam_dot_auth_dot_v1_dot_factor__pb2.ConfirmTotpFactorRequest.SerializeToString,
+                response_deserializer=blatam_dot_auth_dot_v1_dot_factor__pb2.ConfirmTotpFactorResponse.FromString,
+                _registered_method=True)
+        self.CreatePasskey = channel.unary_unary(
+                '/blatam.auth.v1.AuthService/CreatePasskey',
+                request_serializer=blatam_dot_auth_dot_v1_dot_factor__pb2.CreatePasskeyRequest.SerializeToString,
+                response_deserializer=blatam_dot_auth_dot_v1_dot_factor__pb2.CreatePasskeyResponse.FromString,
+                _registered_method=True)
+        self.ConfirmPasskey = channel.unary_unary(
+                '/blatam.auth.v1.AuthService/ConfirmPasskey',
+                request_serializer=blatam_dot_auth_dot_v1_dot_factor__pb2.ConfirmPasskeyRequest.SerializeToString,
+                response_deserializer=blatam_dot_auth_dot_v1_dot_factor__pb2.ConfirmPasskeyResponse.FromString,
+                _registered_method=True)
+        self.ListFactors = channel.unary_unary(
+                '/blatam.auth.v1.AuthService/ListFactors',
+                request_serializer=blatam_dot_auth_dot_v1_dot_factor__pb2.ListFactorsRequest.SerializeToString,
+                response_deserializer=blatam_dot_auth_dot_v1_dot_factor__pb2.ListFactorsResponse.FromString,
+                _registered_method=True)
+        self.DeleteFactor = channel.unary_unary(
+                '/blatam.auth.v1.AuthService/DeleteFactor',
+                request_serializer=blatam_dot_auth_dot_v1_dot_factor__pb2.DeleteFactorRequest.SerializeToString,
+                response_deserializer=blatam_dot_auth_dot_v1_dot_factor__pb2.DeleteFactorResponse.FromString,
+                _registered_method=True)
+        self.RegenerateRecoveryCodes = channel.unary_unary(
+                '/blatam.auth.v1.AuthService/RegenerateRecoveryCodes',
+                request_serializer=blatam_dot_auth_dot_v1_dot_factor__pb2.RegenerateRecoveryCodesRequest.SerializeToString,
+                response_deserializer=blatam_dot_auth_dot_v1_dot_factor__pb2.RegenerateRecoveryCodesResponse.FromString,
+                _registered_method=True)
+        self.BeginPasskeyLogin = channel.unary_unary(
+                '/blatam.auth.v1.AuthService/BeginPasskeyLogin',
+                request_serializer=blatam_dot_auth_dot_v1_dot_factor__pb2.BeginPasskeyLoginRequest.SerializeToString,
+                response_deserializer=blatam_dot_auth_dot_v1_dot_factor__pb2.BeginPasskeyLoginResponse.FromString,
+                _registered_method=True)
+        self.CompletePasskeyLogin = channel.unary_unary(
+                '/blatam.auth.v1.AuthService/CompletePasskeyLogin',
+                request_serializer=blatam_dot_auth_dot_v1_dot_factor__pb2.CompletePasskeyLoginRequest.SerializeToString,
+                response_deserializer=blatam_dot_auth_dot_v1_dot_auth__pb2.CompletePasskeyLoginResponse.FromString,
+                _registered_method=True)
+        self.RequestLoginCode = channel.unary_unary(
+                '/blatam.auth.v1.AuthService/RequestLoginCode',
+                request_serializer=blatam_dot_auth_dot_v1_dot_login__code__pb2.RequestLoginCodeRequest.SerializeToString,
+                response_deserializer=blatam_dot_auth_dot_v1_dot_login__code__pb2.RequestLoginCodeResponse.FromString,
+                _registered_method=True)
+        self.LoginWithCode = channel.unary_unary(
+                '/blatam.auth.v1.AuthService/LoginWithCode',
+                request_serializer=blatam_dot_auth_dot_v1_dot_login__code__pb2.LoginWithCodeRequest.SerializeToString,
+                response_deserializer=blatam_dot_auth_dot_v1_dot_auth__pb2.LoginWithCodeResponse.FromString,
+                _registered_method=True)
+        self.ListIdentityProviders = channel.unary_unary(
+                '/blatam.auth.v1.AuthService/ListIdentityProviders',
+                request_serializer=blatam_dot_auth_dot_v1_dot_identity__pb2.ListIdentityProvidersRequest.SerializeToString,
+                response_deserializer=blatam_dot_auth_dot_v1_dot_identity__pb2.ListIdentityProvidersResponse.FromString,
+                _registered_method=True)
+        self.BeginFederatedLogin = channel.unary_unary(
+                '/blatam.auth.v1.AuthService/BeginFederatedLogin',
+                request_serializer=blatam_dot_auth_dot_v1_dot_identity__pb2.BeginFederatedLoginRequest.SerializeToString,
+                response_deserializer=blatam_dot_auth_dot_v1_dot_identity__pb2.BeginFederatedLoginResponse.FromString,
+                _registered_method=True)
+        self.CompleteFederatedLogin = channel.unary_unary(
+                '/blatam.auth.v1.AuthService/CompleteFederatedLogin',
+                request_serializer=blatam_dot_auth_dot_v1_dot_identity__pb2.CompleteFederatedLoginRequest.SerializeToString,
+                response_deserializer=blatam_dot_auth_dot_v1_dot_auth__pb2.CompleteFederatedLoginResponse.FromString,
+                _registered_method=True)
+        self.ListIdentities = channel.unary_unary(
+                '/blatam.auth.v1.AuthService/ListIdentities',
+                request_serializer=blatam_dot_auth_dot_v1_dot_identity__pb2.ListIdentitiesRequest.SerializeToString,
+                response_deserializer=blatam_dot_auth_dot_v1_dot_identity__pb2.ListIdentitiesResponse.FromString,
+                _registered_method=True)
+        self.UnlinkIdentity = channel.unary_unary(
+                '/blatam.auth.v1.AuthService/UnlinkIdentity',
+                request_serializer=blatam_dot_auth_dot_v1_dot_identity__pb2.UnlinkIdentityRequest.SerializeToString,
+                response_deserializer=blatam_dot_auth_dot_v1_dot_identity__pb2.UnlinkIdentityResponse.FromString,
+                _registered_method=True)
+        self.ImpersonateUser = channel.unary_unary(
+                '/blatam.auth.v1.AuthService/ImpersonateUser',
+                request_serializer=blatam_dot_auth_dot_v1_dot_auth__pb2.ImpersonateUserRequest.SerializeToString,
+                response_deserializer=blatam_dot_auth_dot_v1_dot_auth__pb2.ImpersonateUserResponse.FromString,
+                _registered_method=True)
         self.GetJsonWebKeySet = channel.unary_unary(
                 '/blatam.auth.v1.AuthService/GetJsonWebKeySet',
                 request_serializer=blatam_dot_auth_dot_v1_dot_auth__pb2.GetJsonWebKeySetRequest.SerializeToString,
@@ -142,7 +240,9 @@ class AuthServiceServicer:
     """
 
     def Login(self, request, context):
-        """Logs a user in and opens a session.
+        """Logs a user in and opens a session. If the account has a second factor, the response
+        contains a challenge in place of tokens, and CompleteLogin opens the session. Over
+        REST, the body is then `{"challenge": {...}}`.
 
         Returns UNAUTHENTICATED (INVALID_CREDENTIALS) if the identifier is unknown,
         the password is wrong, the account is disabled, or there were too many
@@ -363,6 +463,236 @@ class AuthServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def CompleteLogin(self, request, context):
+        """Completes a log-in with a second factor and opens a session.
+
+        Returns UNAUTHENTICATED (INVALID_CREDENTIALS) if the challenge is unknown, has expired,
+        was used, belongs to another client or allows no more attempts, if the account has
+        changed since, or if the factor is wrong; the response is the same in every case. A
+        challenge allows five attempts.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Reauthenticate(self, request, context):
+        """Proves again that the caller is the owner of the account: returns a new access token of
+        the same session, whose `auth_time` is now. With a second factor, the session has two
+        factors from now on. Attempts count toward the same limit (by account and address) as
+        those of Login.
+
+        Returns UNAUTHENTICATED (INVALID_CREDENTIALS) if the password or the factor is wrong,
+        or there were too many attempts. Returns PERMISSION_DENIED (USER_REQUIRED) if the
+        caller is a service. Returns PERMISSION_DENIED (IMPERSONATION_FORBIDDEN) if an admin
+        acts as the user.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CreateTotpFactor(self, request, context):
+        """Creates the secret of an authenticator app. The factor has no effect until
+        ConfirmTotpFactor; a previous one that was not confirmed is deleted.
+
+        Returns FAILED_PRECONDITION (TOO_MANY_FACTORS) if the account has ten factors. Returns
+        PERMISSION_DENIED (USER_REQUIRED) if the caller is a service.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ConfirmTotpFactor(self, request, context):
+        """Confirms an authenticator app with its current code. From now on, log-ins need a second
+        factor. The first factor of an account also returns ten recovery codes. The session has
+        two factors from its next refresh on; the other sessions of the user end. The user
+        receives a notification by e-mail.
+
+        Returns NOT_FOUND (FACTOR_NOT_FOUND) if the caller has no such factor that is not yet
+        confirmed. Returns INVALID_ARGUMENT (FACTOR_CODE_INVALID) if the code is wrong. Returns
+        PERMISSION_DENIED (USER_REQUIRED) if the caller is a service.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CreatePasskey(self, request, context):
+        """Returns the options with which a browser creates a passkey. The passkey has no effect
+        until ConfirmPasskey.
+
+        Returns FAILED_PRECONDITION (TOO_MANY_FACTORS) if the account has ten factors. Returns
+        FAILED_PRECONDITION (PASSKEYS_NOT_CONFIGURED) if the service does not know the address
+        of its own site. Returns PERMISSION_DENIED (USER_REQUIRED) if the caller is a service.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ConfirmPasskey(self, request, context):
+        """Confirms a passkey with the response of the authenticator. From now on, log-ins need a
+        second factor, or the passkey alone. The first factor of an account also returns ten
+        recovery codes. The session has two factors from its next refresh on; the other
+        sessions of the user end. The user receives a notification by e-mail.
+
+        Returns NOT_FOUND (FACTOR_NOT_FOUND) if the caller has no such passkey that is not yet
+        confirmed. Returns INVALID_ARGUMENT (PASSKEY_INVALID) if the response is not a valid one
+        to the options. Returns PERMISSION_DENIED (USER_REQUIRED) if the caller is a service.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListFactors(self, request, context):
+        """Lists the confirmed second factors of the caller. An admin may list those of any user.
+
+        Returns PERMISSION_DENIED (ACCESS_DENIED) if a caller who is not an admin specifies
+        another user. Returns PERMISSION_DENIED (USER_REQUIRED) if the caller is a service.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DeleteFactor(self, request, context):
+        """Deletes a second factor. With the last one, the recovery codes are deleted, too, and
+        log-ins need one factor only. An admin may delete the factor of any user, for example of
+        one who has lost a phone. The user receives a notification by e-mail.
+
+        Returns NOT_FOUND (FACTOR_NOT_FOUND) if there is no factor with this id, or if it
+        belongs to another user and the caller is not an admin. Returns FAILED_PRECONDITION
+        (LAST_WAY_IN) if the account could not be logged in to without the factor. Returns
+        FAILED_PRECONDITION (FACTOR_REQUIRED) if it is the caller's last factor and the
+        caller's role needs one. Returns PERMISSION_DENIED (USER_REQUIRED) if the caller is a
+        service.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RegenerateRecoveryCodes(self, request, context):
+        """Replaces the recovery codes of the caller by ten new ones. The user receives a
+        notification by e-mail.
+
+        Returns FAILED_PRECONDITION (FACTOR_REQUIRED) if the caller has no second factor.
+        Returns PERMISSION_DENIED (USER_REQUIRED) if the caller is a service.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def BeginPasskeyLogin(self, request, context):
+        """Returns the options with which a browser asks for a passkey, for CompletePasskeyLogin
+        and for Reauthenticate.
+
+        Returns FAILED_PRECONDITION (PASSKEYS_NOT_CONFIGURED) if the service does not know the
+        address of its own site.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CompletePasskeyLogin(self, request, context):
+        """Logs a user in with a passkey and opens a session. A passkey that verified the user
+        counts as two factors.
+
+        Returns UNAUTHENTICATED (INVALID_CREDENTIALS) if the passkey is unknown, its response is
+        not a valid one to the options, the options have expired or were used, or the account is
+        disabled; the response is the same in every case.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RequestLoginCode(self, request, context):
+        """Requests an e-mail with a code for LoginWithCode, sent to the address of the account.
+        The response and its timing are the same if there is no such account.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def LoginWithCode(self, request, context):
+        """Logs a user in with a code from an e-mail and opens a session. The code can be used
+        once, within 10 minutes, by the client that requested it. If the account has a second
+        factor, the response contains a challenge in place of tokens, as that of Login.
+
+        Returns UNAUTHENTICATED (INVALID_CREDENTIALS) if the code is wrong, has expired or was
+        used, allows no more attempts, or was requested by another client, or if the account is
+        disabled; the response is the same in every case. A code allows five attempts.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListIdentityProviders(self, request, context):
+        """Lists the identity providers that users can log in with.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def BeginFederatedLogin(self, request, context):
+        """Returns the address of the page on which the identity provider authenticates the user.
+        The server never redirects: the client opens the page, and sends the parameters of the
+        provider's response to CompleteFederatedLogin.
+
+        Returns NOT_FOUND (IDENTITY_PROVIDER_NOT_FOUND) if there is no provider with this id.
+        Returns UNAVAILABLE (IDENTITY_PROVIDER_UNAVAILABLE) if the provider does not respond.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CompleteFederatedLogin(self, request, context):
+        """Logs a user in with an account at an identity provider and opens a session. An account
+        is created for a new identity with a verified e-mail address that no account uses. An
+        existing account is linked only if its owner is logged in: with `access_token`. If the
+        account has a second factor, the response contains a challenge in place of tokens, as
+        that of Login.
+
+        Returns UNAUTHENTICATED (FEDERATED_LOGIN_INVALID) if `state` is unknown, has expired or
+        was used, or if the provider's response is invalid. Returns FAILED_PRECONDITION
+        (IDENTITY_NOT_LINKED) if the e-mail address is not verified or belongs to an account to
+        which the identity is not linked. Returns ALREADY_EXISTS (IDENTITY_TAKEN) if the
+        identity is linked to another account. Returns UNAVAILABLE
+        (IDENTITY_PROVIDER_UNAVAILABLE) if the provider does not respond.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListIdentities(self, request, context):
+        """Lists the accounts at identity providers that are linked to the caller's account.
+
+        Returns PERMISSION_DENIED (USER_REQUIRED) if the caller is a service.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def UnlinkIdentity(self, request, context):
+        """Removes the link between the caller's account and an account at an identity provider.
+        The user receives a notification by e-mail.
+
+        Returns NOT_FOUND (IDENTITY_NOT_FOUND) if the caller has no such identity. Returns
+        FAILED_PRECONDITION (LAST_WAY_IN) if the account could not be logged in to without it.
+        Returns PERMISSION_DENIED (USER_REQUIRED) if the caller is a service.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ImpersonateUser(self, request, context):
+        """Returns an access token with which an admin acts as a user for 15 minutes. The token
+        cannot be refreshed, and it is refused by every call that changes how the user logs in
+        or needs a recent log-in. The user receives a notification by e-mail.
+
+        Returns NOT_FOUND (USER_NOT_FOUND) if there is no such active user. Returns
+        PERMISSION_DENIED (IMPERSONATION_FORBIDDEN) if the user is an admin, or if the caller
+        acts as another user already.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def GetJsonWebKeySet(self, request, context):
         """Returns the public keys that verify access tokens, as a JSON Web Key Set
         (RFC 7517).
@@ -468,6 +798,101 @@ def add_AuthServiceServicer_to_server(servicer, server):
                     servicer.ListAuditEvents,
                     request_deserializer=blatam_dot_auth_dot_v1_dot_auth__pb2.ListAuditEventsRequest.FromString,
                     response_serializer=blatam_dot_auth_dot_v1_dot_auth__pb2.ListAuditEventsResponse.SerializeToString,
+            ),
+            'CompleteLogin': grpc.unary_unary_rpc_method_handler(
+                    servicer.CompleteLogin,
+                    request_deserializer=blatam_dot_auth_dot_v1_dot_factor__pb2.CompleteLoginRequest.FromString,
+                    response_serializer=blatam_dot_auth_dot_v1_dot_auth__pb2.CompleteLoginResponse.SerializeToString,
+            ),
+            'Reauthenticate': grpc.unary_unary_rpc_method_handler(
+                    servicer.Reauthenticate,
+                    request_deserializer=blatam_dot_auth_dot_v1_dot_factor__pb2.ReauthenticateRequest.FromString,
+                    response_serializer=blatam_dot_auth_dot_v1_dot_factor__pb2.ReauthenticateResponse.SerializeToString,
+            ),
+            'CreateTotpFactor': grpc.unary_unary_rpc_method_handler(
+                    servicer.CreateTotpFactor,
+                    request_deserializer=blatam_dot_auth_dot_v1_dot_factor__pb2.CreateTotpFactorRequest.FromString,
+                    response_serializer=blatam_dot_auth_dot_v1_dot_factor__pb2.CreateTotpFactorResponse.SerializeToString,
+            ),
+            'ConfirmTotpFactor': grpc.unary_unary_rpc_method_handler(
+                    servicer.ConfirmTotpFactor,
+                    request_deserializer=blatam_dot_auth_dot_v1_dot_factor__pb2.ConfirmTotpFactorRequest.FromString,
+                    response_serializer=blatam_dot_auth_dot_v1_dot_factor__pb2.ConfirmTotpFactorResponse.SerializeToString,
+            ),
+            'CreatePasskey': grpc.unary_unary_rpc_method_handler(
+                    servicer.CreatePasskey,
+                    request_deserializer=blatam_dot_auth_dot_v1_dot_factor__pb2.CreatePasskeyRequest.FromString,
+                    response_serializer=blatam_dot_auth_dot_v1_dot_factor__pb2.CreatePasskeyResponse.SerializeToString,
+            ),
+            'ConfirmPasskey': grpc.unary_unary_rpc_method_handler(
+                    servicer.ConfirmPasskey,
+                    request_deserializer=blatam_dot_auth_dot_v1_dot_factor__pb2.ConfirmPasskeyRequest.FromString,
+                    response_serializer=blatam_dot_auth_dot_v1_dot_factor__pb2.ConfirmPasskeyResponse.SerializeToString,
+            ),
+            'ListFactors': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListFactors,
+                    request_deserializer=blatam_dot_auth_dot_v1_dot_factor__pb2.ListFactorsRequest.FromString,
+                    response_serializer=blatam_dot_auth_dot_v1_dot_factor__pb2.ListFactorsResponse.SerializeToString,
+            ),
+            'DeleteFactor': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeleteFactor,
+                    request_deserializer=blatam_dot_auth_dot_v1_dot_factor__pb2.DeleteFactorRequest.FromString,
+                    response_serializer=blatam_dot_auth_dot_v1_dot_factor__pb2.DeleteFactorResponse.SerializeToString,
+            ),
+            'RegenerateRecoveryCodes': grpc.unary_unary_rpc_method_handler(
+                    servicer.RegenerateRecoveryCodes,
+                    request_deserializer=blatam_dot_auth_dot_v1_dot_factor__pb2.RegenerateRecoveryCodesRequest.FromString,
+                    response_serializer=blatam_dot_auth_dot_v1_dot_factor__pb2.RegenerateRecoveryCodesResponse.SerializeToString,
+            ),
+            'BeginPasskeyLogin': grpc.unary_unary_rpc_method_handler(
+                    servicer.BeginPasskeyLogin,
+                    request_deserializer=blatam_dot_auth_dot_v1_dot_factor__pb2.BeginPasskeyLoginRequest.FromString,
+                    response_serializer=blatam_dot_auth_dot_v1_dot_factor__pb2.BeginPasskeyLoginResponse.SerializeToString,
+            ),
+            'CompletePasskeyLogin': grpc.unary_unary_rpc_method_handler(
+                    servicer.CompletePasskeyLogin,
+                    request_deserializer=blatam_dot_auth_dot_v1_dot_factor__pb2.CompletePasskeyLoginRequest.FromString,
+                    response_serializer=blatam_dot_auth_dot_v1_dot_auth__pb2.CompletePasskeyLoginResponse.SerializeToString,
+            ),
+            'RequestLoginCode': grpc.unary_unary_rpc_method_handler(
+                    servicer.RequestLoginCode,
+                    request_deserializer=blatam_dot_auth_dot_v1_dot_login__code__pb2.RequestLoginCodeRequest.FromString,
+                    response_serializer=blatam_dot_auth_dot_v1_dot_login__code__pb2.RequestLoginCodeResponse.SerializeToString,
+            ),
+            'LoginWithCode': grpc.unary_unary_rpc_method_handler(
+                    servicer.LoginWithCode,
+                    request_deserializer=blatam_dot_auth_dot_v1_dot_login__code__pb2.LoginWithCodeRequest.FromString,
+                    response_serializer=blatam_dot_auth_dot_v1_dot_auth__pb2.LoginWithCodeResponse.SerializeToString,
+            ),
+            'ListIdentityProviders': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListIdentityProviders,
+                    request_deserializer=blatam_dot_auth_dot_v1_dot_identity__pb2.ListIdentityProvidersRequest.FromString,
+                    response_serializer=blatam_dot_auth_dot_v1_dot_identity__pb2.ListIdentityProvidersResponse.SerializeToString,
+            ),
+            'BeginFederatedLogin': grpc.unary_unary_rpc_method_handler(
+                    servicer.BeginFederatedLogin,
+                    request_deserializer=blatam_dot_auth_dot_v1_dot_identity__pb2.BeginFederatedLoginRequest.FromString,
+                    response_serializer=blatam_dot_auth_dot_v1_dot_identity__pb2.BeginFederatedLoginResponse.SerializeToString,
+            ),
+            'CompleteFederatedLogin': grpc.unary_unary_rpc_method_handler(
+                    servicer.CompleteFederatedLogin,
+                    request_deserializer=blatam_dot_auth_dot_v1_dot_identity__pb2.CompleteFederatedLoginRequest.FromString,
+                    response_serializer=blatam_dot_auth_dot_v1_dot_auth__pb2.CompleteFederatedLoginResponse.SerializeToString,
+            ),
+            'ListIdentities': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListIdentities,
+                    request_deserializer=blatam_dot_auth_dot_v1_dot_identity__pb2.ListIdentitiesRequest.FromString,
+                    response_serializer=blatam_dot_auth_dot_v1_dot_identity__pb2.ListIdentitiesResponse.SerializeToString,
+            ),
+            'UnlinkIdentity': grpc.unary_unary_rpc_method_handler(
+                    servicer.UnlinkIdentity,
+                    request_deserializer=blatam_dot_auth_dot_v1_dot_identity__pb2.UnlinkIdentityRequest.FromString,
+                    response_serializer=blatam_dot_auth_dot_v1_dot_identity__pb2.UnlinkIdentityResponse.SerializeToString,
+            ),
+            'ImpersonateUser': grpc.unary_unary_rpc_method_handler(
+                    servicer.ImpersonateUser,
+                    request_deserializer=blatam_dot_auth_dot_v1_dot_auth__pb2.ImpersonateUserRequest.FromString,
+                    response_serializer=blatam_dot_auth_dot_v1_dot_auth__pb2.ImpersonateUserResponse.SerializeToString,
             ),
             'GetJsonWebKeySet': grpc.unary_unary_rpc_method_handler(
                     servicer.GetJsonWebKeySet,
@@ -989,6 +1414,519 @@ class AuthService:
             '/blatam.auth.v1.AuthService/ListAuditEvents',
             blatam_dot_auth_dot_v1_dot_auth__pb2.ListAuditEventsRequest.SerializeToString,
             blatam_dot_auth_dot_v1_dot_auth__pb2.ListAuditEventsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CompleteLogin(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/blatam.auth.v1.AuthService/CompleteLogin',
+            blatam_dot_auth_dot_v1_dot_factor__pb2.CompleteLoginRequest.SerializeToString,
+            blatam_dot_auth_dot_v1_dot_auth__pb2.CompleteLoginResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Reauthenticate(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/blatam.auth.v1.AuthService/Reauthenticate',
+            blatam_dot_auth_dot_v1_dot_factor__pb2.ReauthenticateRequest.SerializeToString,
+            blatam_dot_auth_dot_v1_dot_factor__pb2.ReauthenticateResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CreateTotpFactor(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/blatam.auth.v1.AuthService/CreateTotpFactor',
+            blatam_dot_auth_dot_v1_dot_factor__pb2.CreateTotpFactorRequest.SerializeToString,
+            blatam_dot_auth_dot_v1_dot_factor__pb2.CreateTotpFactorResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ConfirmTotpFactor(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/blatam.auth.v1.AuthService/ConfirmTotpFactor',
+            blatam_dot_auth_dot_v1_dot_factor__pb2.ConfirmTotpFactorRequest.SerializeToString,
+            blatam_dot_auth_dot_v1_dot_factor__pb2.ConfirmTotpFactorResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CreatePasskey(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/blatam.auth.v1.AuthService/CreatePasskey',
+            blatam_dot_auth_dot_v1_dot_factor__pb2.CreatePasskeyRequest.SerializeToString,
+            blatam_dot_auth_dot_v1_dot_factor__pb2.CreatePasskeyResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ConfirmPasskey(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/blatam.auth.v1.AuthService/ConfirmPasskey',
+            blatam_dot_auth_dot_v1_dot_factor__pb2.ConfirmPasskeyRequest.SerializeToString,
+            blatam_dot_auth_dot_v1_dot_factor__pb2.ConfirmPasskeyResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListFactors(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/blatam.auth.v1.AuthService/ListFactors',
+            blatam_dot_auth_dot_v1_dot_factor__pb2.ListFactorsRequest.SerializeToString,
+            blatam_dot_auth_dot_v1_dot_factor__pb2.ListFactorsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DeleteFactor(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/blatam.auth.v1.AuthService/DeleteFactor',
+            blatam_dot_auth_dot_v1_dot_factor__pb2.DeleteFactorRequest.SerializeToString,
+            blatam_dot_auth_dot_v1_dot_factor__pb2.DeleteFactorResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RegenerateRecoveryCodes(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/blatam.auth.v1.AuthService/RegenerateRecoveryCodes',
+            blatam_dot_auth_dot_v1_dot_factor__pb2.RegenerateRecoveryCodesRequest.SerializeToString,
+            blatam_dot_auth_dot_v1_dot_factor__pb2.RegenerateRecoveryCodesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def BeginPasskeyLogin(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/blatam.auth.v1.AuthService/BeginPasskeyLogin',
+            blatam_dot_auth_dot_v1_dot_factor__pb2.BeginPasskeyLoginRequest.SerializeToString,
+            blatam_dot_auth_dot_v1_dot_factor__pb2.BeginPasskeyLoginResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CompletePasskeyLogin(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/blatam.auth.v1.AuthService/CompletePasskeyLogin',
+            blatam_dot_auth_dot_v1_dot_factor__pb2.CompletePasskeyLoginRequest.SerializeToString,
+            blatam_dot_auth_dot_v1_dot_auth__pb2.CompletePasskeyLoginResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RequestLoginCode(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/blatam.auth.v1.AuthService/RequestLoginCode',
+            blatam_dot_auth_dot_v1_dot_login__code__pb2.RequestLoginCodeRequest.SerializeToString,
+            blatam_dot_auth_dot_v1_dot_login__code__pb2.RequestLoginCodeResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def LoginWithCode(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/blatam.auth.v1.AuthService/LoginWithCode',
+            blatam_dot_auth_dot_v1_dot_login__code__pb2.LoginWithCodeRequest.SerializeToString,
+            blatam_dot_auth_dot_v1_dot_auth__pb2.LoginWithCodeResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListIdentityProviders(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/blatam.auth.v1.AuthService/ListIdentityProviders',
+            blatam_dot_auth_dot_v1_dot_identity__pb2.ListIdentityProvidersRequest.SerializeToString,
+            blatam_dot_auth_dot_v1_dot_identity__pb2.ListIdentityProvidersResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def BeginFederatedLogin(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/blatam.auth.v1.AuthService/BeginFederatedLogin',
+            blatam_dot_auth_dot_v1_dot_identity__pb2.BeginFederatedLoginRequest.SerializeToString,
+            blatam_dot_auth_dot_v1_dot_identity__pb2.BeginFederatedLoginResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CompleteFederatedLogin(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/blatam.auth.v1.AuthService/CompleteFederatedLogin',
+            blatam_dot_auth_dot_v1_dot_identity__pb2.CompleteFederatedLoginRequest.SerializeToString,
+            blatam_dot_auth_dot_v1_dot_auth__pb2.CompleteFederatedLoginResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListIdentities(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/blatam.auth.v1.AuthService/ListIdentities',
+            blatam_dot_auth_dot_v1_dot_identity__pb2.ListIdentitiesRequest.SerializeToString,
+            blatam_dot_auth_dot_v1_dot_identity__pb2.ListIdentitiesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def UnlinkIdentity(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/blatam.auth.v1.AuthService/UnlinkIdentity',
+            blatam_dot_auth_dot_v1_dot_identity__pb2.UnlinkIdentityRequest.SerializeToString,
+            blatam_dot_auth_dot_v1_dot_identity__pb2.UnlinkIdentityResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ImpersonateUser(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/blatam.auth.v1.AuthService/ImpersonateUser',
+            blatam_dot_auth_dot_v1_dot_auth__pb2.ImpersonateUserRequest.SerializeToString,
+            blatam_dot_auth_dot_v1_dot_auth__pb2.ImpersonateUserResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -4,6 +4,9 @@ isort:skip_file
 Log-in, sessions, tokens, service keys and the audit log."""
 
 from blatam.auth.v1 import auth_pb2 as _auth_pb2
+from blatam.auth.v1 import factor_pb2 as _factor_pb2
+from blatam.auth.v1 import identity_pb2 as _identity_pb2
+from blatam.auth.v1 import login_code_pb2 as _login_code_pb2
 from collections import abc as _abc
 from grpc import aio as _aio
 import abc as _abc_1
@@ -17,7 +20,9 @@ class AuthServiceStub:
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     Login: _aio.UnaryUnaryMultiCallable[_auth_pb2.LoginRequest, _auth_pb2.LoginResponse]
-    """Logs a user in and opens a session.
+    """Logs a user in and opens a session. If the account has a second factor, the response
+    contains a challenge in place of tokens, and CompleteLogin opens the session. Over
+    REST, the body is then `{"challenge": {...}}`.
 
     Returns UNAUTHENTICATED (INVALID_CREDENTIALS) if the identifier is unknown,
     the password is wrong, the account is disabled, or there were too many
@@ -160,6 +165,159 @@ class AuthServiceStub:
     Returns INVALID_ARGUMENT (INVALID_FIELDS) if the page token is invalid or was
     returned for another caller or other filters.
     """
+    CompleteLogin: _aio.UnaryUnaryMultiCallable[_factor_pb2.CompleteLoginRequest, _auth_pb2.CompleteLoginResponse]
+    """Completes a log-in with a second factor and opens a session.
+
+    Returns UNAUTHENTICATED (INVALID_CREDENTIALS) if the challenge is unknown, has expired,
+    was used, belongs to another client or allows no more attempts, if the account has
+    changed since, or if the factor is wrong; the response is the same in every case. A
+    challenge allows five attempts.
+    """
+    Reauthenticate: _aio.UnaryUnaryMultiCallable[_factor_pb2.ReauthenticateRequest, _factor_pb2.ReauthenticateResponse]
+    """Proves again that the caller is the owner of the account: returns a new access token of
+    the same session, whose `auth_time` is now. With a second factor, the session has two
+    factors from now on. Attempts count toward the same limit (by account and address) as
+    those of Login.
+
+    Returns UNAUTHENTICATED (INVALID_CREDENTIALS) if the password or the factor is wrong,
+    or there were too many attempts. Returns PERMISSION_DENIED (USER_REQUIRED) if the
+    caller is a service. Returns PERMISSION_DENIED (IMPERSONATION_FORBIDDEN) if an admin
+    acts as the user.
+    """
+    CreateTotpFactor: _aio.UnaryUnaryMultiCallable[_factor_pb2.CreateTotpFactorRequest, _factor_pb2.CreateTotpFactorResponse]
+    """Creates the secret of an authenticator app. The factor has no effect until
+    ConfirmTotpFactor; a previous one that was not confirmed is deleted.
+
+    Returns FAILED_PRECONDITION (TOO_MANY_FACTORS) if the account has ten factors. Returns
+    PERMISSION_DENIED (USER_REQUIRED) if the caller is a service.
+    """
+    ConfirmTotpFactor: _aio.UnaryUnaryMultiCallable[_factor_pb2.ConfirmTotpFactorRequest, _factor_pb2.ConfirmTotpFactorResponse]
+    """Confirms an authenticator app with its current code. From now on, log-ins need a second
+    factor. The first factor of an account also returns ten recovery codes. The session has
+    two factors from its next refresh on; the other sessions of the user end. The user
+    receives a notification by e-mail.
+
+    Returns NOT_FOUND (FACTOR_NOT_FOUND) if the caller has no such factor that is not yet
+    confirmed. Returns INVALID_ARGUMENT (FACTOR_CODE_INVALID) if the code is wrong. Returns
+    PERMISSION_DENIED (USER_REQUIRED) if the caller is a service.
+    """
+    CreatePasskey: _aio.UnaryUnaryMultiCallable[_factor_pb2.CreatePasskeyRequest, _factor_pb2.CreatePasskeyResponse]
+    """Returns the options with which a browser creates a passkey. The passkey has no effect
+    until ConfirmPasskey.
+
+    Returns FAILED_PRECONDITION (TOO_MANY_FACTORS) if the account has ten factors. Returns
+    FAILED_PRECONDITION (PASSKEYS_NOT_CONFIGURED) if the service does not know the address
+    of its own site. Returns PERMISSION_DENIED (USER_REQUIRED) if the caller is a service.
+    """
+    ConfirmPasskey: _aio.UnaryUnaryMultiCallable[_factor_pb2.ConfirmPasskeyRequest, _factor_pb2.ConfirmPasskeyResponse]
+    """Confirms a passkey with the response of the authenticator. From now on, log-ins need a
+    second factor, or the passkey alone. The first factor of an account also returns ten
+    recovery codes. The session has two factors from its next refresh on; the other
+    sessions of the user end. The user receives a notification by e-mail.
+
+    Returns NOT_FOUND (FACTOR_NOT_FOUND) if the caller has no such passkey that is not yet
+    confirmed. Returns INVALID_ARGUMENT (PASSKEY_INVALID) if the response is not a valid one
+    to the options. Returns PERMISSION_DENIED (USER_REQUIRED) if the caller is a service.
+    """
+    ListFactors: _aio.UnaryUnaryMultiCallable[_factor_pb2.ListFactorsRequest, _factor_pb2.ListFactorsResponse]
+    """Lists the confirmed second factors of the caller. An admin may list those of any user.
+
+    Returns PERMISSION_DENIED (ACCESS_DENIED) if a caller who is not an admin specifies
+    another user. Returns PERMISSION_DENIED (USER_REQUIRED) if the caller is a service.
+    """
+    DeleteFactor: _aio.UnaryUnaryMultiCallable[_factor_pb2.DeleteFactorRequest, _factor_pb2.DeleteFactorResponse]
+    """Deletes a second factor. With the last one, the recovery codes are deleted, too, and
+    log-ins need one factor only. An admin may delete the factor of any user, for example of
+    one who has lost a phone. The user receives a notification by e-mail.
+
+    Returns NOT_FOUND (FACTOR_NOT_FOUND) if there is no factor with this id, or if it
+    belongs to another user and the caller is not an admin. Returns FAILED_PRECONDITION
+    (LAST_WAY_IN) if the account could not be logged in to without the factor. Returns
+    FAILED_PRECONDITION (FACTOR_REQUIRED) if it is the caller's last factor and the
+    caller's role needs one. Returns PERMISSION_DENIED (USER_REQUIRED) if the caller is a
+    service.
+    """
+    RegenerateRecoveryCodes: _aio.UnaryUnaryMultiCallable[_factor_pb2.RegenerateRecoveryCodesRequest, _factor_pb2.RegenerateRecoveryCodesResponse]
+    """Replaces the recovery codes of the caller by ten new ones. The user receives a
+    notification by e-mail.
+
+    Returns FAILED_PRECONDITION (FACTOR_REQUIRED) if the caller has no second factor.
+    Returns PERMISSION_DENIED (USER_REQUIRED) if the caller is a service.
+    """
+    BeginPasskeyLogin: _aio.UnaryUnaryMultiCallable[_factor_pb2.BeginPasskeyLoginRequest, _factor_pb2.BeginPasskeyLoginResponse]
+    """Returns the options with which a browser asks for a passkey, for CompletePasskeyLogin
+    and for Reauthenticate.
+
+    Returns FAILED_PRECONDITION (PASSKEYS_NOT_CONFIGURED) if the service does not know the
+    address of its own site.
+    """
+    CompletePasskeyLogin: _aio.UnaryUnaryMultiCallable[_factor_pb2.CompletePasskeyLoginRequest, _auth_pb2.CompletePasskeyLoginResponse]
+    """Logs a user in with a passkey and opens a session. A passkey that verified the user
+    counts as two factors.
+
+    Returns UNAUTHENTICATED (INVALID_CREDENTIALS) if the passkey is unknown, its response is
+    not a valid one to the options, the options have expired or were used, or the account is
+    disabled; the response is the same in every case.
+    """
+    RequestLoginCode: _aio.UnaryUnaryMultiCallable[_login_code_pb2.RequestLoginCodeRequest, _login_code_pb2.RequestLoginCodeResponse]
+    """Requests an e-mail with a code for LoginWithCode, sent to the address of the account.
+    The response and its timing are the same if there is no such account.
+    """
+    LoginWithCode: _aio.UnaryUnaryMultiCallable[_login_code_pb2.LoginWithCodeRequest, _auth_pb2.LoginWithCodeResponse]
+    """Logs a user in with a code from an e-mail and opens a session. The code can be used
+    once, within 10 minutes, by the client that requested it. If the account has a second
+    factor, the response contains a challenge in place of tokens, as that of Login.
+
+    Returns UNAUTHENTICATED (INVALID_CREDENTIALS) if the code is wrong, has expired or was
+    used, allows no more attempts, or was requested by another client, or if the account is
+    disabled; the response is the same in every case. A code allows five attempts.
+    """
+    ListIdentityProviders: _aio.UnaryUnaryMultiCallable[_identity_pb2.ListIdentityProvidersRequest, _identity_pb2.ListIdentityProvidersResponse]
+    """Lists the identity providers that users can log in with."""
+    BeginFederatedLogin: _aio.UnaryUnaryMultiCallable[_identity_pb2.BeginFederatedLoginRequest, _identity_pb2.BeginFederatedLoginResponse]
+    """Returns the address of the page on which the identity provider authenticates the user.
+    The server never redirects: the client opens the page, and sends the parameters of the
+    provider's response to CompleteFederatedLogin.
+
+    Returns NOT_FOUND (IDENTITY_PROVIDER_NOT_FOUND) if there is no provider with this id.
+    Returns UNAVAILABLE (IDENTITY_PROVIDER_UNAVAILABLE) if the provider does not respond.
+    """
+    CompleteFederatedLogin: _aio.UnaryUnaryMultiCallable[_identity_pb2.CompleteFederatedLoginRequest, _auth_pb2.CompleteFederatedLoginResponse]
+    """Logs a user in with an account at an identity provider and opens a session. An account
+    is created for a new identity with a verified e-mail address that no account uses. An
+    existing account is linked only if its owner is logged in: with `access_token`. If the
+    account has a second factor, the response contains a challenge in place of tokens, as
+    that of Login.
+
+    Returns UNAUTHENTICATED (FEDERATED_LOGIN_INVALID) if `state` is unknown, has expired or
+    was used, or if the provider's response is invalid. Returns FAILED_PRECONDITION
+    (IDENTITY_NOT_LINKED) if the e-mail address is not verified or belongs to an account to
+    which the identity is not linked. Returns ALREADY_EXISTS (IDENTITY_TAKEN) if the
+    identity is linked to another account. Returns UNAVAILABLE
+    (IDENTITY_PROVIDER_UNAVAILABLE) if the provider does not respond.
+    """
+    ListIdentities: _aio.UnaryUnaryMultiCallable[_identity_pb2.ListIdentitiesRequest, _identity_pb2.ListIdentitiesResponse]
+    """Lists the accounts at identity providers that are linked to the caller's account.
+
+    Returns PERMISSION_DENIED (USER_REQUIRED) if the caller is a service.
+    """
+    UnlinkIdentity: _aio.UnaryUnaryMultiCallable[_identity_pb2.UnlinkIdentityRequest, _identity_pb2.UnlinkIdentityResponse]
+    """Removes the link between the caller's account and an account at an identity provider.
+    The user receives a notification by e-mail.
+
+    Returns NOT_FOUND (IDENTITY_NOT_FOUND) if the caller has no such identity. Returns
+    FAILED_PRECONDITION (LAST_WAY_IN) if the account could not be logged in to without it.
+    Returns PERMISSION_DENIED (USER_REQUIRED) if the caller is a service.
+    """
+    ImpersonateUser: _aio.UnaryUnaryMultiCallable[_auth_pb2.ImpersonateUserRequest, _auth_pb2.ImpersonateUserResponse]
+    """Returns an access token with which an admin acts as a user for 15 minutes. The token
+    cannot be refreshed, and it is refused by every call that changes how the user logs in
+    or needs a recent log-in. The user receives a notification by e-mail.
+
+    Returns NOT_FOUND (USER_NOT_FOUND) if there is no such active user. Returns
+    PERMISSION_DENIED (IMPERSONATION_FORBIDDEN) if the user is an admin, or if the caller
+    acts as another user already.
+    """
     GetJsonWebKeySet: _aio.UnaryUnaryMultiCallable[_auth_pb2.GetJsonWebKeySetRequest, _auth_pb2.GetJsonWebKeySetResponse]
     """Returns the public keys that verify access tokens, as a JSON Web Key Set
     (RFC 7517).
@@ -174,7 +332,9 @@ class AuthServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _auth_pb2.LoginRequest,
         context: _aio.ServicerContext[_auth_pb2.LoginRequest, _abc.Awaitable[_auth_pb2.LoginResponse]],
     ) -> _abc.Awaitable[_auth_pb2.LoginResponse]:
-        """Logs a user in and opens a session.
+        """Logs a user in and opens a session. If the account has a second factor, the response
+        contains a challenge in place of tokens, and CompleteLogin opens the session. Over
+        REST, the body is then `{"challenge": {...}}`.
 
         Returns UNAUTHENTICATED (INVALID_CREDENTIALS) if the identifier is unknown,
         the password is wrong, the account is disabled, or there were too many
@@ -424,6 +584,273 @@ class AuthServiceServicer(metaclass=_abc_1.ABCMeta):
 
         Returns INVALID_ARGUMENT (INVALID_FIELDS) if the page token is invalid or was
         returned for another caller or other filters.
+        """
+
+    @_abc_1.abstractmethod
+    def CompleteLogin(
+        self,
+        request: _factor_pb2.CompleteLoginRequest,
+        context: _aio.ServicerContext[_factor_pb2.CompleteLoginRequest, _abc.Awaitable[_auth_pb2.CompleteLoginResponse]],
+    ) -> _abc.Awaitable[_auth_pb2.CompleteLoginResponse]:
+        """Completes a log-in with a second factor and opens a session.
+
+        Returns UNAUTHENTICATED (INVALID_CREDENTIALS) if the challenge is unknown, has expired,
+        was used, belongs to another client or allows no more attempts, if the account has
+        changed since, or if the factor is wrong; the response is the same in every case. A
+        challenge allows five attempts.
+        """
+
+    @_abc_1.abstractmethod
+    def Reauthenticate(
+        self,
+        request: _factor_pb2.ReauthenticateRequest,
+        context: _aio.ServicerContext[_factor_pb2.ReauthenticateRequest, _abc.Awaitable[_factor_pb2.ReauthenticateResponse]],
+    ) -> _abc.Awaitable[_factor_pb2.ReauthenticateResponse]:
+        """Proves again that the caller is the owner of the account: returns a new access token of
+        the same session, whose `auth_time` is now. With a second factor, the session has two
+        factors from now on. Attempts count toward the same limit (by account and address) as
+        those of Login.
+
+        Returns UNAUTHENTICATED (INVALID_CREDENTIALS) if the password or the factor is wrong,
+        or there were too many attempts. Returns PERMISSION_DENIED (USER_REQUIRED) if the
+        caller is a service. Returns PERMISSION_DENIED (IMPERSONATION_FORBIDDEN) if an admin
+        acts as the user.
+        """
+
+    @_abc_1.abstractmethod
+    def CreateTotpFactor(
+        self,
+        request: _factor_pb2.CreateTotpFactorRequest,
+        context: _aio.ServicerContext[_factor_pb2.CreateTotpFactorRequest, _abc.Awaitable[_factor_pb2.CreateTotpFactorResponse]],
+    ) -> _abc.Awaitable[_factor_pb2.CreateTotpFactorResponse]:
+        """Creates the secret of an authenticator app. The factor has no effect until
+        ConfirmTotpFactor; a previous one that was not confirmed is deleted.
+
+        Returns FAILED_PRECONDITION (TOO_MANY_FACTORS) if the account has ten factors. Returns
+        PERMISSION_DENIED (USER_REQUIRED) if the caller is a service.
+        """
+
+    @_abc_1.abstractmethod
+    def ConfirmTotpFactor(
+        self,
+        request: _factor_pb2.ConfirmTotpFactorRequest,
+        context: _aio.ServicerContext[_factor_pb2.ConfirmTotpFactorRequest, _abc.Awaitable[_factor_pb2.ConfirmTotpFactorResponse]],
+    ) -> _abc.Awaitable[_factor_pb2.ConfirmTotpFactorResponse]:
+        """Confirms an authenticator app with its current code. From now on, log-ins need a second
+        factor. The first factor of an account also returns ten recovery codes. The session has
+        two factors from its next refresh on; the other sessions of the user end. The user
+        receives a notification by e-mail.
+
+        Returns NOT_FOUND (FACTOR_NOT_FOUND) if the caller has no such factor that is not yet
+        confirmed. Returns INVALID_ARGUMENT (FACTOR_CODE_INVALID) if the code is wrong. Returns
+        PERMISSION_DENIED (USER_REQUIRED) if the caller is a service.
+        """
+
+    @_abc_1.abstractmethod
+    def CreatePasskey(
+        self,
+        request: _factor_pb2.CreatePasskeyRequest,
+        context: _aio.ServicerContext[_factor_pb2.CreatePasskeyRequest, _abc.Awaitable[_factor_pb2.CreatePasskeyResponse]],
+    ) -> _abc.Awaitable[_factor_pb2.CreatePasskeyResponse]:
+        """Returns the options with which a browser creates a passkey. The passkey has no effect
+        until ConfirmPasskey.
+
+        Returns FAILED_PRECONDITION (TOO_MANY_FACTORS) if the account has ten factors. Returns
+        FAILED_PRECONDITION (PASSKEYS_NOT_CONFIGURED) if the service does not know the address
+        of its own site. Returns PERMISSION_DENIED (USER_REQUIRED) if the caller is a service.
+        """
+
+    @_abc_1.abstractmethod
+    def ConfirmPasskey(
+        self,
+        request: _factor_pb2.ConfirmPasskeyRequest,
+        context: _aio.ServicerContext[_factor_pb2.ConfirmPasskeyRequest, _abc.Awaitable[_factor_pb2.ConfirmPasskeyResponse]],
+    ) -> _abc.Awaitable[_factor_pb2.ConfirmPasskeyResponse]:
+        """Confirms a passkey with the response of the authenticator. From now on, log-ins need a
+        second factor, or the passkey alone. The first factor of an account also returns ten
+        recovery codes. The session has two factors from its next refresh on; the other
+        sessions of the user end. The user receives a notification by e-mail.
+
+        Returns NOT_FOUND (FACTOR_NOT_FOUND) if the caller has no such passkey that is not yet
+        confirmed. Returns INVALID_ARGUMENT (PASSKEY_INVALID) if the response is not a valid one
+        to the options. Returns PERMISSION_DENIED (USER_REQUIRED) if the caller is a service.
+        """
+
+    @_abc_1.abstractmethod
+    def ListFactors(
+        self,
+        request: _factor_pb2.ListFactorsRequest,
+        context: _aio.ServicerContext[_factor_pb2.ListFactorsRequest, _abc.Awaitable[_factor_pb2.ListFactorsResponse]],
+    ) -> _abc.Awaitable[_factor_pb2.ListFactorsResponse]:
+        """Lists the confirmed second factors of the caller. An admin may list those of any user.
+
+        Returns PERMISSION_DENIED (ACCESS_DENIED) if a caller who is not an admin specifies
+        another user. Returns PERMISSION_DENIED (USER_REQUIRED) if the caller is a service.
+        """
+
+    @_abc_1.abstractmethod
+    def DeleteFactor(
+        self,
+        request: _factor_pb2.DeleteFactorRequest,
+        context: _aio.ServicerContext[_factor_pb2.DeleteFactorRequest, _abc.Awaitable[_factor_pb2.DeleteFactorResponse]],
+    ) -> _abc.Awaitable[_factor_pb2.DeleteFactorResponse]:
+        """Deletes a second factor. With the last one, the recovery codes are deleted, too, and
+        log-ins need one factor only. An admin may delete the factor of any user, for example of
+        one who has lost a phone. The user receives a notification by e-mail.
+
+        Returns NOT_FOUND (FACTOR_NOT_FOUND) if there is no factor with this id, or if it
+        belongs to another user and the caller is not an admin. Returns FAILED_PRECONDITION
+        (LAST_WAY_IN) if the account could not be logged in to without the factor. Returns
+        FAILED_PRECONDITION (FACTOR_REQUIRED) if it is the caller's last factor and the
+        caller's role needs one. Returns PERMISSION_DENIED (USER_REQUIRED) if the caller is a
+        service.
+        """
+
+    @_abc_1.abstractmethod
+    def RegenerateRecoveryCodes(
+        self,
+        request: _factor_pb2.RegenerateRecoveryCodesRequest,
+        context: _aio.ServicerContext[_factor_pb2.RegenerateRecoveryCodesRequest, _abc.Awaitable[_factor_pb2.RegenerateRecoveryCodesResponse]],
+    ) -> _abc.Awaitable[_factor_pb2.RegenerateRecoveryCodesResponse]:
+        """Replaces the recovery codes of the caller by ten new ones. The user receives a
+        notification by e-mail.
+
+        Returns FAILED_PRECONDITION (FACTOR_REQUIRED) if the caller has no second factor.
+        Returns PERMISSION_DENIED (USER_REQUIRED) if the caller is a service.
+        """
+
+    @_abc_1.abstractmethod
+    def BeginPasskeyLogin(
+        self,
+        request: _factor_pb2.BeginPasskeyLoginRequest,
+        context: _aio.ServicerContext[_factor_pb2.BeginPasskeyLoginRequest, _abc.Awaitable[_factor_pb2.BeginPasskeyLoginResponse]],
+    ) -> _abc.Awaitable[_factor_pb2.BeginPasskeyLoginResponse]:
+        """Returns the options with which a browser asks for a passkey, for CompletePasskeyLogin
+        and for Reauthenticate.
+
+        Returns FAILED_PRECONDITION (PASSKEYS_NOT_CONFIGURED) if the service does not know the
+        address of its own site.
+        """
+
+    @_abc_1.abstractmethod
+    def CompletePasskeyLogin(
+        self,
+        request: _factor_pb2.CompletePasskeyLoginRequest,
+        context: _aio.ServicerContext[_factor_pb2.CompletePasskeyLoginRequest, _abc.Awaitable[_auth_pb2.CompletePasskeyLoginResponse]],
+    ) -> _abc.Awaitable[_auth_pb2.CompletePasskeyLoginResponse]:
+        """Logs a user in with a passkey and opens a session. A passkey that verified the user
+        counts as two factors.
+
+        Returns UNAUTHENTICATED (INVALID_CREDENTIALS) if the passkey is unknown, its response is
+        not a valid one to the options, the options have expired or were used, or the account is
+        disabled; the response is the same in every case.
+        """
+
+    @_abc_1.abstractmethod
+    def RequestLoginCode(
+        self,
+        request: _login_code_pb2.RequestLoginCodeRequest,
+        context: _aio.ServicerContext[_login_code_pb2.RequestLoginCodeRequest, _abc.Awaitable[_login_code_pb2.RequestLoginCodeResponse]],
+    ) -> _abc.Awaitable[_login_code_pb2.RequestLoginCodeResponse]:
+        """Requests an e-mail with a code for LoginWithCode, sent to the address of the account.
+        The response and its timing are the same if there is no such account.
+        """
+
+    @_abc_1.abstractmethod
+    def LoginWithCode(
+        self,
+        request: _login_code_pb2.LoginWithCodeRequest,
+        context: _aio.ServicerContext[_login_code_pb2.LoginWithCodeRequest, _abc.Awaitable[_auth_pb2.LoginWithCodeResponse]],
+    ) -> _abc.Awaitable[_auth_pb2.LoginWithCodeResponse]:
+        """Logs a user in with a code from an e-mail and opens a session. The code can be used
+        once, within 10 minutes, by the client that requested it. If the account has a second
+        factor, the response contains a challenge in place of tokens, as that of Login.
+
+        Returns UNAUTHENTICATED (INVALID_CREDENTIALS) if the code is wrong, has expired or was
+        used, allows no more attempts, or was requested by another client, or if the account is
+        disabled; the response is the same in every case. A code allows five attempts.
+        """
+
+    @_abc_1.abstractmethod
+    def ListIdentityProviders(
+        self,
+        request: _identity_pb2.ListIdentityProvidersRequest,
+        context: _aio.ServicerContext[_identity_pb2.ListIdentityProvidersRequest, _abc.Awaitable[_identity_pb2.ListIdentityProvidersResponse]],
+    ) -> _abc.Awaitable[_identity_pb2.ListIdentityProvidersResponse]:
+        """Lists the identity providers that users can log in with."""
+
+    @_abc_1.abstractmethod
+    def BeginFederatedLogin(
+        self,
+        request: _identity_pb2.BeginFederatedLoginRequest,
+        context: _aio.ServicerContext[_identity_pb2.BeginFederatedLoginRequest, _abc.Awaitable[_identity_pb2.BeginFederatedLoginResponse]],
+    ) -> _abc.Awaitable[_identity_pb2.BeginFederatedLoginResponse]:
+        """Returns the address of the page on which the identity provider authenticates the user.
+        The server never redirects: the client opens the page, and sends the parameters of the
+        provider's response to CompleteFederatedLogin.
+
+        Returns NOT_FOUND (IDENTITY_PROVIDER_NOT_FOUND) if there is no provider with this id.
+        Returns UNAVAILABLE (IDENTITY_PROVIDER_UNAVAILABLE) if the provider does not respond.
+        """
+
+    @_abc_1.abstractmethod
+    def CompleteFederatedLogin(
+        self,
+        request: _identity_pb2.CompleteFederatedLoginRequest,
+        context: _aio.ServicerContext[_identity_pb2.CompleteFederatedLoginRequest, _abc.Awaitable[_auth_pb2.CompleteFederatedLoginResponse]],
+    ) -> _abc.Awaitable[_auth_pb2.CompleteFederatedLoginResponse]:
+        """Logs a user in with an account at an identity provider and opens a session. An account
+        is created for a new identity with a verified e-mail address that no account uses. An
+        existing account is linked only if its owner is logged in: with `access_token`. If the
+        account has a second factor, the response contains a challenge in place of tokens, as
+        that of Login.
+
+        Returns UNAUTHENTICATED (FEDERATED_LOGIN_INVALID) if `state` is unknown, has expired or
+        was used, or if the provider's response is invalid. Returns FAILED_PRECONDITION
+        (IDENTITY_NOT_LINKED) if the e-mail address is not verified or belongs to an account to
+        which the identity is not linked. Returns ALREADY_EXISTS (IDENTITY_TAKEN) if the
+        identity is linked to another account. Returns UNAVAILABLE
+        (IDENTITY_PROVIDER_UNAVAILABLE) if the provider does not respond.
+        """
+
+    @_abc_1.abstractmethod
+    def ListIdentities(
+        self,
+        request: _identity_pb2.ListIdentitiesRequest,
+        context: _aio.ServicerContext[_identity_pb2.ListIdentitiesRequest, _abc.Awaitable[_identity_pb2.ListIdentitiesResponse]],
+    ) -> _abc.Awaitable[_identity_pb2.ListIdentitiesResponse]:
+        """Lists the accounts at identity providers that are linked to the caller's account.
+
+        Returns PERMISSION_DENIED (USER_REQUIRED) if the caller is a service.
+        """
+
+    @_abc_1.abstractmethod
+    def UnlinkIdentity(
+        self,
+        request: _identity_pb2.UnlinkIdentityRequest,
+        context: _aio.ServicerContext[_identity_pb2.UnlinkIdentityRequest, _abc.Awaitable[_identity_pb2.UnlinkIdentityResponse]],
+    ) -> _abc.Awaitable[_identity_pb2.UnlinkIdentityResponse]:
+        """Removes the link between the caller's account and an account at an identity provider.
+        The user receives a notification by e-mail.
+
+        Returns NOT_FOUND (IDENTITY_NOT_FOUND) if the caller has no such identity. Returns
+        FAILED_PRECONDITION (LAST_WAY_IN) if the account could not be logged in to without it.
+        Returns PERMISSION_DENIED (USER_REQUIRED) if the caller is a service.
+        """
+
+    @_abc_1.abstractmethod
+    def ImpersonateUser(
+        self,
+        request: _auth_pb2.ImpersonateUserRequest,
+        context: _aio.ServicerContext[_auth_pb2.ImpersonateUserRequest, _abc.Awaitable[_auth_pb2.ImpersonateUserResponse]],
+    ) -> _abc.Awaitable[_auth_pb2.ImpersonateUserResponse]:
+        """Returns an access token with which an admin acts as a user for 15 minutes. The token
+        cannot be refreshed, and it is refused by every call that changes how the user logs in
+        or needs a recent log-in. The user receives a notification by e-mail.
+
+        Returns NOT_FOUND (USER_NOT_FOUND) if there is no such active user. Returns
+        PERMISSION_DENIED (IMPERSONATION_FORBIDDEN) if the user is an admin, or if the caller
+        acts as another user already.
         """
 
     @_abc_1.abstractmethod

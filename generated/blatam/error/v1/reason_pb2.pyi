@@ -149,6 +149,54 @@ class _ReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Reason.ValueTy
     """
     REASON_HTTP_VERSION_TOO_OLD: _Reason.ValueType  # 54
     """HTTP 426: a streamed response needs HTTP/1.1 or later."""
+    REASON_STEP_UP_REQUIRED: _Reason.ValueType  # 55
+    """UNAUTHENTICATED: the call needs a more recent log-in or one with a second factor
+    (RFC 9470). Call Reauthenticate, or log in again with a second factor, and retry.
+    Metadata: `acr_values` ("aal2") if a second factor is missing, `max_age` (seconds) if
+    the log-in is too old.
+    """
+    REASON_FACTOR_NOT_FOUND: _Reason.ValueType  # 56
+    """NOT_FOUND: there is no such factor, or it belongs to another user and the caller is
+    not an admin. Metadata: `id`.
+    """
+    REASON_FACTOR_CODE_INVALID: _Reason.ValueType  # 57
+    """INVALID_ARGUMENT: the code does not belong to the new authenticator app, or it was
+    used before.
+    """
+    REASON_TOO_MANY_FACTORS: _Reason.ValueType  # 58
+    """FAILED_PRECONDITION: the account has as many factors as an account may have."""
+    REASON_LAST_WAY_IN: _Reason.ValueType  # 59
+    """FAILED_PRECONDITION: there would be no way left to log in to the account."""
+    REASON_FACTOR_REQUIRED: _Reason.ValueType  # 60
+    """FAILED_PRECONDITION: the account has no second factor, or the role of the user does
+    not allow to delete the last one.
+    """
+    REASON_PASSKEYS_NOT_CONFIGURED: _Reason.ValueType  # 61
+    """FAILED_PRECONDITION: the operator has not set the address of the site, which passkeys
+    are bound to.
+    """
+    REASON_PASSKEY_INVALID: _Reason.ValueType  # 62
+    """INVALID_ARGUMENT: the response of the authenticator is not a valid one to the options."""
+    REASON_IDENTITY_PROVIDER_NOT_FOUND: _Reason.ValueType  # 63
+    """NOT_FOUND: there is no identity provider with this id. Metadata: `id`."""
+    REASON_IDENTITY_PROVIDER_UNAVAILABLE: _Reason.ValueType  # 64
+    """UNAVAILABLE: the identity provider does not respond. The client may retry the call."""
+    REASON_FEDERATED_LOGIN_INVALID: _Reason.ValueType  # 65
+    """UNAUTHENTICATED: the log-in with an identity provider was not begun by this client,
+    has expired or was completed before, or the response of the provider is invalid.
+    """
+    REASON_IDENTITY_NOT_LINKED: _Reason.ValueType  # 66
+    """FAILED_PRECONDITION: no account is linked to this identity, and its e-mail address is
+    not verified or belongs to an account. Log in to that account, and link the identity.
+    """
+    REASON_IDENTITY_TAKEN: _Reason.ValueType  # 67
+    """ALREADY_EXISTS: the identity is linked to another account."""
+    REASON_IDENTITY_NOT_FOUND: _Reason.ValueType  # 68
+    """NOT_FOUND: the caller has no identity with this id. Metadata: `id`."""
+    REASON_IMPERSONATION_FORBIDDEN: _Reason.ValueType  # 69
+    """PERMISSION_DENIED: an admin who acts as a user may not make this call, or nobody may
+    act as this user.
+    """
 
 class Reason(_Reason, metaclass=_ReasonEnumTypeWrapper):
     """Every `google.rpc.ErrorInfo.reason` of the domain "blatam.academy". On the wire, the
@@ -282,4 +330,52 @@ stored. Read all data again and start a new stream.
 """
 REASON_HTTP_VERSION_TOO_OLD: Reason.ValueType  # 54
 """HTTP 426: a streamed response needs HTTP/1.1 or later."""
+REASON_STEP_UP_REQUIRED: Reason.ValueType  # 55
+"""UNAUTHENTICATED: the call needs a more recent log-in or one with a second factor
+(RFC 9470). Call Reauthenticate, or log in again with a second factor, and retry.
+Metadata: `acr_values` ("aal2") if a second factor is missing, `max_age` (seconds) if
+the log-in is too old.
+"""
+REASON_FACTOR_NOT_FOUND: Reason.ValueType  # 56
+"""NOT_FOUND: there is no such factor, or it belongs to another user and the caller is
+not an admin. Metadata: `id`.
+"""
+REASON_FACTOR_CODE_INVALID: Reason.ValueType  # 57
+"""INVALID_ARGUMENT: the code does not belong to the new authenticator app, or it was
+used before.
+"""
+REASON_TOO_MANY_FACTORS: Reason.ValueType  # 58
+"""FAILED_PRECONDITION: the account has as many factors as an account may have."""
+REASON_LAST_WAY_IN: Reason.ValueType  # 59
+"""FAILED_PRECONDITION: there would be no way left to log in to the account."""
+REASON_FACTOR_REQUIRED: Reason.ValueType  # 60
+"""FAILED_PRECONDITION: the account has no second factor, or the role of the user does
+not allow to delete the last one.
+"""
+REASON_PASSKEYS_NOT_CONFIGURED: Reason.ValueType  # 61
+"""FAILED_PRECONDITION: the operator has not set the address of the site, which passkeys
+are bound to.
+"""
+REASON_PASSKEY_INVALID: Reason.ValueType  # 62
+"""INVALID_ARGUMENT: the response of the authenticator is not a valid one to the options."""
+REASON_IDENTITY_PROVIDER_NOT_FOUND: Reason.ValueType  # 63
+"""NOT_FOUND: there is no identity provider with this id. Metadata: `id`."""
+REASON_IDENTITY_PROVIDER_UNAVAILABLE: Reason.ValueType  # 64
+"""UNAVAILABLE: the identity provider does not respond. The client may retry the call."""
+REASON_FEDERATED_LOGIN_INVALID: Reason.ValueType  # 65
+"""UNAUTHENTICATED: the log-in with an identity provider was not begun by this client,
+has expired or was completed before, or the response of the provider is invalid.
+"""
+REASON_IDENTITY_NOT_LINKED: Reason.ValueType  # 66
+"""FAILED_PRECONDITION: no account is linked to this identity, and its e-mail address is
+not verified or belongs to an account. Log in to that account, and link the identity.
+"""
+REASON_IDENTITY_TAKEN: Reason.ValueType  # 67
+"""ALREADY_EXISTS: the identity is linked to another account."""
+REASON_IDENTITY_NOT_FOUND: Reason.ValueType  # 68
+"""NOT_FOUND: the caller has no identity with this id. Metadata: `id`."""
+REASON_IMPERSONATION_FORBIDDEN: Reason.ValueType  # 69
+"""PERMISSION_DENIED: an admin who acts as a user may not make this call, or nobody may
+act as this user.
+"""
 Global___Reason: _TypeAlias = Reason  # noqa: Y015

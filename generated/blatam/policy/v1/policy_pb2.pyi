@@ -62,6 +62,30 @@ ACCESS_ADMIN: Access.ValueType  # 5
 """A user with ROLE_ADMIN."""
 Global___Access: _TypeAlias = Access  # noqa: Y015
 
+class _FactorLevel:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _FactorLevelEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_FactorLevel.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    FACTOR_LEVEL_UNSPECIFIED: _FactorLevel.ValueType  # 0
+    """No requirement."""
+    FACTOR_LEVEL_ONE: _FactorLevel.ValueType  # 1
+    """One factor, such as a password."""
+    FACTOR_LEVEL_TWO: _FactorLevel.ValueType  # 2
+    """Two factors, such as a password and a code of an authenticator app."""
+
+class FactorLevel(_FactorLevel, metaclass=_FactorLevelEnumTypeWrapper):
+    """How many factors the caller's log-in had."""
+
+FACTOR_LEVEL_UNSPECIFIED: FactorLevel.ValueType  # 0
+"""No requirement."""
+FACTOR_LEVEL_ONE: FactorLevel.ValueType  # 1
+"""One factor, such as a password."""
+FACTOR_LEVEL_TWO: FactorLevel.ValueType  # 2
+"""Two factors, such as a password and a code of an authenticator app."""
+Global___FactorLevel: _TypeAlias = FactorLevel  # noqa: Y015
+
 @_typing.final
 class RateLimit(_message.Message):
     """An exact sliding window: at most `limit` calls within any period of length
@@ -122,6 +146,10 @@ class MethodPolicy(_message.Message):
     PUBLIC_CACHE_FIELD_NUMBER: _builtins.int
     CLEARS_COOKIES_FIELD_NUMBER: _builtins.int
     TOKEN_FIELD_FIELD_NUMBER: _builtins.int
+    MIN_FACTOR_FIELD_NUMBER: _builtins.int
+    MAX_AUTH_AGE_FIELD_NUMBER: _builtins.int
+    STEP_UP_FIELDS_FIELD_NUMBER: _builtins.int
+    DURING_ENROLMENT_FIELD_NUMBER: _builtins.int
     access: Global___Access.ValueType
     """The callers that may call the RPC."""
     self: _builtins.str
@@ -141,6 +169,18 @@ class MethodPolicy(_message.Message):
     without a valid access token is accepted if the field is set, and the RPC verifies
     the value of the field.
     """
+    min_factor: Global___FactorLevel.ValueType
+    """The number of factors that the log-in of a user must have had. A call with fewer is
+    refused with the reason STEP_UP_REQUIRED (RFC 9470). Services are not concerned.
+    """
+    max_auth_age: _builtins.int
+    """The maximum age, in seconds, of the user's latest log-in or reauthentication; 0 means
+    any age. An older one is refused with the reason STEP_UP_REQUIRED (RFC 9470).
+    """
+    during_enrolment: _builtins.bool
+    """True if a user whose role needs a second factor may call the RPC before they have
+    one.
+    """
     @_builtins.property
     def rate_limits(self) -> _containers.RepeatedCompositeFieldContainer[Global___RateLimit]:
         """The rate limits; all of them apply. A refused call does not count toward any
@@ -157,6 +197,12 @@ class MethodPolicy(_message.Message):
     def clears_cookies(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """The names of the cookies that a successful call deletes."""
 
+    @_builtins.property
+    def step_up_fields(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """If not empty, `min_factor` and `max_auth_age` apply only to calls that set one of
+        these request fields or name it in the update mask of the request.
+        """
+
     def __init__(
         self_,  # pyright: ignore[reportSelfClsParameterName]
         *,
@@ -169,10 +215,14 @@ class MethodPolicy(_message.Message):
         public_cache: _duration_pb2.Duration | None = ...,
         clears_cookies: _abc.Iterable[_builtins.str] | None = ...,
         token_field: _builtins.str = ...,
+        min_factor: Global___FactorLevel.ValueType = ...,
+        max_auth_age: _builtins.int = ...,
+        step_up_fields: _abc.Iterable[_builtins.str] | None = ...,
+        during_enrolment: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["public_cache", b"public_cache"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["access", b"access", "audit", b"audit", "clears_cookies", b"clears_cookies", "idempotent", b"idempotent", "public_cache", b"public_cache", "rate_limits", b"rate_limits", "self", b"self", "token_field", b"token_field", "user_required", b"user_required"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["access", b"access", "audit", b"audit", "clears_cookies", b"clears_cookies", "during_enrolment", b"during_enrolment", "idempotent", b"idempotent", "max_auth_age", b"max_auth_age", "min_factor", b"min_factor", "public_cache", b"public_cache", "rate_limits", b"rate_limits", "self", b"self", "step_up_fields", b"step_up_fields", "token_field", b"token_field", "user_required", b"user_required"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

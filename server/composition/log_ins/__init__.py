@@ -1,0 +1,1 @@
+"""Second factors and other ways to log in, one module per feature."""

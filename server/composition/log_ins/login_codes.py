@@ -1,0 +1,16 @@
+"""Log-ins with codes that are sent by e-mail."""
+
+from __future__ import annotations
+
+from server.composition.feature import Feature
+from server.composition.log_ins.rules import SERVICE, LogInRules
+from server.composition.resources import Resources
+from server.composition.stores import Stores
+from server.rpc.auth.login_codes import LoginCodeServicer
+
+
+def login_codes_feature(
+    resources: Resources, stores: Stores, rules: LogInRules
+) -> Feature:
+    """Build the feature."""
+    return Feature(servicers={SERVICE: (LoginCodeServicer(),)})

@@ -1,0 +1,1 @@
+"""Second factors, and the challenges of log-ins that wait for one."""

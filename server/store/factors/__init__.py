@@ -1,0 +1,1 @@
+"""Second factors, challenges and identities in Postgres."""
