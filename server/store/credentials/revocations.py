@@ -42,8 +42,13 @@ async def revoke(
 async def end_sessions(
     connection: AsyncConnection, user_id: int, now: datetime, keep: UUID | None = None
 ) -> Sequence[UUID]:
-    """End a user's sessions except `keep`, in the caller's transaction."""
-    conditions = [sessions.c.user_id == user_id, sessions.c.ended_at.is_(None)]
+    """End a user's sessions except `keep`, in the caller's transaction.
+
+    Those in which the user, an admin, acts as another one end, too.
+    """
+    actor_id = sa.and_(sessions.c.actor_id == user_id, sessions.c.actor_id > 0)
+    owned = sa.or_(sessions.c.user_id == user_id, actor_id)
+    conditions = [owned, sessions.c.ended_at.is_(None)]
     if keep:
         conditions.append(sessions.c.id != keep)
     ended = await connection.execute(
