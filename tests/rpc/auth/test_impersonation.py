@@ -9,6 +9,7 @@ from google.protobuf.field_mask_pb2 import FieldMask
 
 from blatam.auth.v1 import auth_pb2 as pb
 from blatam.auth.v1 import factor_pb2, identity_pb2
+from blatam.policy.v1.policy_pb2 import ACCESS_PUBLIC
 from blatam.user.v1 import user_pb2
 from server.domain.accounts.users import Role
 from server.rpc import contract
@@ -198,13 +199,15 @@ async def test_impersonation_cannot_change_how_the_user_logs_in(
 
 def test_every_change_of_log_ins_refuses_impersonation() -> None:
     """A new RPC that is audited as such a change must be marked, too."""
-    prefixes = ("password.", "email.", "factor.", "passkey.", "recovery_codes.")
-    prefixes += ("identity.", "session", "user.deleted", "user.erased", "user.exported")
+    prefixes = (
+        *("password.", "email.", "factor.", "passkey.", "recovery_codes."),
+        *("identity.", "session", "user.deleted", "user.erased", "user.exported"),
+    )
     allowed = {"Logout"}  # ends the impersonation itself
     unmarked = {
         method.name.rpartition("/")[2]
         for method in contract.methods()
-        if method.policy.access != contract.Access.ACCESS_PUBLIC
+        if method.policy.access != ACCESS_PUBLIC
         if method.policy.audit.startswith(prefixes)
         if not (method.policy.refuses_impersonation or method.policy.max_auth_age)
     }

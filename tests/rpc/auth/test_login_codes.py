@@ -112,6 +112,9 @@ async def test_log_in_with_a_mailed_code_over_rest(shared: RunningService) -> No
     headers = {"Authorization": f"Bearer {answer.json()['accessToken']}"}
     me = await shared.http.get("/api/v1/users/me", headers=headers)
     assert me.json()["username"] == ana.username
+    replayed = await shared.http.post(path, json=body)
+    assert replayed.status_code == 401
+    assert replayed.json()["error"] == wrong.json()["error"]
 
 
 async def test_mailed_code_does_not_verify_the_address(shared: RunningService) -> None:
