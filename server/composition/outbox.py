@@ -6,6 +6,7 @@ import random
 from datetime import timedelta
 
 from server.composition.feature import Drain, DrainStage, Feature
+from server.composition.log_ins.login_codes import mailed_login_codes
 from server.composition.resources import Resources, unsubscribe_tokens
 from server.composition.stores import Stores
 from server.config import Settings
@@ -40,14 +41,16 @@ def outbox_feature(resources: Resources, stores: Stores) -> Feature:
     database, clock, outbox = resources.database, resources.clock, stores.outbox
     mailer = _mailer(resources.settings, clock)
     notifications = PostgresNotifications(database, clock)
+    tokens = MailedTokens(
+        stores.mailed_tokens, resources.secret.mac("mailed-tokens"), clock
+    )
     router = OutboxRouter(
         EmailComposer(
             users=BatchedUsers(UserReads(database)),
             accounts=PostgresAccounts(database),
             delivery_log=outbox,
-            tokens=MailedTokens(
-                stores.mailed_tokens, resources.secret.mac("mailed-tokens"), clock
-            ),
+            tokens=tokens,
+            login_codes=mailed_login_codes(resources, tokens),
             notifications=BatchedNotifications(notifications),
             unsubscribe_tokens=unsubscribe_tokens(resources),
         ),

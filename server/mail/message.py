@@ -114,8 +114,9 @@ class MessageBuilder:
         details = {key: _detail(value) for key, value in email.details.items()}
         link = self._url(f"/{text.page}#token={email.token}")
         confirm = CONFIRM_ADDRESS.format(link=link) if email.token else ""
+        values = {"username": email.username, "token": email.token}
         return text.body.format_map(
-            details | {"username": email.username, "link": link, "confirm": confirm}
+            details | values | {"link": link, "confirm": confirm}
         )
 
     def _url(self, path: str) -> str:

@@ -79,6 +79,25 @@ change.
 """,
         "reset-password",
     ),
+    EmailTemplate.LOGIN_CODE: Text(
+        "Your log-in code",
+        """\
+Hello {username},
+
+Someone, probably you, asked for a code to log in to your account:
+
+  {token}
+
+Enter the code within 10 minutes, in the browser in which you asked for it, or
+open this page in that browser:
+
+{link}
+
+The code works once. Do not give it to anyone: nobody at the academy will ask
+for it. If this was not you, you can ignore this e-mail.
+""",
+        "log-in-code",
+    ),
     EmailTemplate.PASSWORD_CHANGED: Text(
         "Your password was changed",
         f"""\

@@ -103,10 +103,11 @@ def _step_up_problems(
     policy: MethodPolicy, request: Descriptor, public: bool
 ) -> Iterator[str]:
     is_needed = bool(policy.min_factor or policy.max_auth_age)
-    if public and (is_needed or policy.during_enrolment):
+    options = (is_needed, policy.during_enrolment, policy.refuses_impersonation)
+    if public and any(options):
         yield (
-            "min_factor, max_auth_age and during_enrolment are about signed-in "
-            "callers: a public RPC cannot have them"
+            "min_factor, max_auth_age, during_enrolment and refuses_impersonation are "
+            "about signed-in callers: a public RPC cannot have them"
         )
     if policy.min_factor not in FactorLevel.values():
         yield f"policy.min_factor is not a known level: {policy.min_factor}"

@@ -70,6 +70,16 @@ def _step_up_sentence(policy: MethodPolicy) -> str:
 
 
 def _sentence(policy: MethodPolicy) -> str:
+    sentences = [_access_sentence(policy)]
+    needs_log_in = policy.min_factor or policy.max_auth_age
+    if policy.refuses_impersonation or (needs_log_in and not policy.step_up_fields):
+        sentences.append(
+            "Admins who act as a user may not call this (`IMPERSONATION_FORBIDDEN`)."
+        )
+    return " ".join(filter(None, sentences))
+
+
+def _access_sentence(policy: MethodPolicy) -> str:
     if policy.access == Access.ACCESS_SELF:
         field = policy.self.rpartition(".")[2]
         return f"Only the user with this `{field}` and admins may call this."

@@ -17,6 +17,7 @@ import grpc
 import sqlalchemy as sa
 
 from blatam.auth.v1 import auth_pb2 as pb
+from blatam.auth.v1 import login_code_pb2
 from blatam.auth.v1.auth_pb2_grpc import AuthServiceStub
 from server.domain.credentials.passwords import PasswordHasher
 from server.store.connections.connect import Database
@@ -32,7 +33,7 @@ MAX_DISTANCE = 0.05
 PASSWORD = "Blue7horse"
 LIFTED: dict[str, list[object]] = {
     f"blatam.auth.v1.AuthService/{name}": []
-    for name in ("Login", "RequestPasswordReset", "ChangeEmail")
+    for name in ("Login", "RequestPasswordReset", "RequestLoginCode", "ChangeEmail")
 }
 _numbers = count()
 Request = Callable[[str], Awaitable[object]]
@@ -52,6 +53,7 @@ async def rows() -> list[ResultRow]:
             async with _load(auth):
                 rows.append(await _row("R2 Login, under load", log_in))
             rows.append(await _row("R3 RequestPasswordReset", reset))
+            rows.append(await _row("R3 RequestLoginCode", _login_code(auth)))
             change = await _change_email(auth)
             rows.append(await _row("R3 ChangeEmail", change))
     return rows
@@ -89,6 +91,12 @@ def _log_in(auth: Any) -> Request:
 def _reset(auth: Any) -> Request:
     return lambda name: auth.RequestPasswordReset(
         pb.RequestPasswordResetRequest(identifier=name)
+    )
+
+
+def _login_code(auth: Any) -> Request:
+    return lambda name: auth.RequestLoginCode(
+        login_code_pb2.RequestLoginCodeRequest(identifier=name)
     )
 
 

@@ -20,6 +20,9 @@ DETAILS: dict[str, str | int | tuple[str, ...]] = {
     "device": "Phone",
     "address": "192.0.2.1",
     "notifications": ("bea: On numbers", "cat follows you"),
+    "factor": "phone",
+    "provider": "Example",
+    "left": 9,
 }
 
 

@@ -240,6 +240,9 @@ def test_access_is_documented() -> None:
     assert sentences[f"{prefix}WatchUsers"] == "Only services and admins may call this."
     assert "not services" in sentences[f"{prefix}GetCurrentUser"]
     assert f"{prefix}GetUser" not in sentences
+    assert sentences[f"{prefix}DeleteUser"].endswith(
+        "Admins who act as a user may not call this (`IMPERSONATION_FORBIDDEN`)."
+    )
 
 
 def test_step_up_is_documented() -> None:

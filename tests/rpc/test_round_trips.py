@@ -14,7 +14,7 @@ import pytest_asyncio
 from google.protobuf.message import Message
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from blatam.auth.v1 import auth_pb2, factor_pb2
+from blatam.auth.v1 import auth_pb2, factor_pb2, login_code_pb2
 from blatam.post.v1 import category_pb2, post_pb2
 from blatam.user.v1 import settings_pb2, user_pb2
 from server.domain.accounts.users import Role
@@ -23,7 +23,7 @@ from server.domain.members.unsubscriptions import UnsubscribeTokens
 from server.domain.outbox.entries import EventType
 from server.rpc import contract
 from server.rpc.call import Method
-from tests.authenticator_app import enrolled
+from tests.authenticator_app import enrol, enrolled
 from tests.conftest import Servers, fresh_database, key_space, ready
 from tests.mailbox import token_of
 from tests.round_trips import counting_connections, every_round_trip, round_trips
@@ -76,6 +76,9 @@ ROUND_TRIPS = {
     "AuthService/ListFactors": 2,
     "AuthService/DeleteFactor": 11,
     "AuthService/RegenerateRecoveryCodes": 8,
+    "AuthService/RequestLoginCode": 2,
+    "AuthService/LoginWithCode": 4,
+    "AuthService/ImpersonateUser": 2,
     "AuthService/RefreshToken": 2,
     "AuthService/Logout": 1,
     "AuthService/LogoutAll": 5,
@@ -407,6 +410,28 @@ async def change_password(members: Members) -> Example:
 @example("AuthService/RequestPasswordReset")
 async def request_password_reset(members: Members) -> Example:
     return Example({"identifier": members.ana.user.username})
+
+
+@example("AuthService/RequestLoginCode")
+async def request_login_code(members: Members) -> Example:
+    return Example({"identifier": members.ana.user.username})
+
+
+@example("AuthService/LoginWithCode")
+async def log_in_with_code(members: Members) -> Example:
+    user = await members.service.sign_up()
+    response = await members.service.auth.RequestLoginCode(
+        login_code_pb2.RequestLoginCodeRequest(identifier=user.username)
+    )
+    code = await members.mailed_token(user, "log-in code")
+    return Example({"nonce": response.nonce, "code": code})
+
+
+@example("AuthService/ImpersonateUser")
+async def impersonate_user(members: Members) -> Example:
+    admin = await enrol(members.service, await members.service.signed_in(Role.ADMIN))
+    user = await members.service.sign_up()
+    return Example({"id": user.id}, admin.signed_in)
 
 
 @example("AuthService/ResetPassword")

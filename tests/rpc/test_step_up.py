@@ -82,6 +82,15 @@ async def test_admin_who_acts_as_a_user_is_refused() -> None:
         await check(RECENT, acting)
 
 
+async def test_admin_who_acts_as_a_user_is_refused_what_is_marked() -> None:
+    """Where no recent log-in is needed; nobody else is."""
+    marked = MethodPolicy(access=ACCESS_SIGNED_IN, refuses_impersonation=True)
+    with pytest.raises(ImpersonationForbidden):
+        await check(marked, Caller(7, "s", actor_id=1))
+    await check(marked, Caller(7, "s"))
+    await check(marked, SERVICE)
+
+
 def changing(*paths: str, **values: Any) -> user_pb2.UpdateUserRequest:
     return user_pb2.UpdateUserRequest(
         user=user_pb2.User(**values), update_mask=FieldMask(paths=paths)

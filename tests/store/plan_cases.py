@@ -22,7 +22,7 @@ from server.domain.credentials.mailed_tokens import MailedToken, Purpose
 from server.domain.credentials.revocations import Revocations
 from server.domain.credentials.sessions import Rotation, Session
 from server.domain.edits import Edit
-from server.domain.factors.challenges import ChallengeKind, Challenges
+from server.domain.factors.challenges import ChallengeKind, Challenges, id_of
 from server.domain.idempotency import IdempotencyRecord, RequestKey
 from server.domain.members.follows import Side
 from server.domain.members.profiles import Profile
@@ -44,11 +44,13 @@ from server.store.change_records import record
 from server.store.connections.connect import Database
 from server.store.connections.signals import Signals
 from server.store.credentials.accounts import PostgresAccounts
+from server.store.credentials.impersonations import PostgresImpersonations
 from server.store.credentials.mailed_tokens import PostgresMailedTokens
 from server.store.credentials.revocations import RevocationFeed
 from server.store.credentials.sessions import PostgresSessions
 from server.store.factors.challenges import PostgresChallenges
 from server.store.factors.factors import PostgresFactors
+from server.store.factors.login_codes import PostgresLoginCodes
 from server.store.factors.uses import PostgresFactorUses
 from server.store.idempotent_responses import PostgresIdempotentResponses
 from server.store.members.analytics import PostgresAnalytics
@@ -431,6 +433,28 @@ async def complete_login(filled: FilledDatabase) -> None:
     assert await uses.use_recovery_code(member, [digest], now)
     session = await filled.session_of(member)
     assert await uses.reauthenticate(session, member, ["otp"], now)
+
+
+@case("LoginWithCode", "pk_challenges")
+async def issue_login_code(filled: FilledDatabase) -> None:
+    challenges = Challenges(PostgresChallenges(filled.database), system_clock)
+    nonce = await challenges.begin(ChallengeKind.LOGIN_CODE)
+    store, challenge_id = PostgresLoginCodes(filled.database), id_of(nonce)
+    # of another address: no code, but the rows are looked up
+    assert not await store.issue(challenge_id, filled.member, "", {}, filled.now)
+
+
+@case("ImpersonateUser", "pk_users", "pk_sessions")
+async def impersonate_user(filled: FilledDatabase) -> None:
+    member, admin = filled.member, filled.member
+    session = await filled.session_of(admin)
+    store = PostgresImpersonations(filled.database)
+    acting = Session(
+        uuid4(), member, b"", b"", b"", filled.now, filled.now, filled.now, "", "",
+        actor_id=admin,
+    )  # fmt: skip
+    # as no admin: nothing is written, but the rows are looked up
+    assert await store.add(acting, 1, session) is None
 
 
 @case("WatchRevocations", "idx_revocations_written_by", "pk_revocations")

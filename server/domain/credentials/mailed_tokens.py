@@ -25,15 +25,17 @@ class Purpose(StrEnum):
     RESET = "password_reset"
     VERIFY = "email_verification"
     CHANGE = "email_change"
+    LOGIN_CODE = "login_code"  # of which the e-mail has a part only
 
 
 LIFETIMES = {
     Purpose.RESET: timedelta(minutes=30),
     Purpose.VERIFY: timedelta(hours=24),
     Purpose.CHANGE: timedelta(hours=24),
+    Purpose.LOGIN_CODE: timedelta(minutes=10),
 }
 # per account; beyond it no e-mail is sent, and the caller does not learn of it
-MAX_PER_DAY = {Purpose.RESET: 10}
+MAX_PER_DAY = {Purpose.RESET: 10, Purpose.LOGIN_CODE: 10}
 
 
 @dataclass(frozen=True, slots=True)

@@ -31,7 +31,8 @@ class Session:
     """A log-in. `nonce` and `parent_hash` are empty until the first refresh.
 
     `amr` are the methods by which the user was authenticated, and `authenticated_at` is
-    the time of the latest reauthentication; without one, it is None.
+    the time of the latest reauthentication; without one, it is None. `actor_id` is the
+    admin who acts as the user, or 0.
     """
 
     id: UUID
@@ -47,6 +48,7 @@ class Session:
     ended_at: datetime | None = None
     authenticated_at: datetime | None = None
     amr: Sequence[str] = (AuthMethod.PASSWORD,)
+    actor_id: int = 0
 
     @property
     def auth_time(self) -> datetime:

@@ -168,6 +168,11 @@ def token_bytes_of(token: str) -> bytes:
     return raw
 
 
+def id_of(token: str) -> UUID:
+    """Return the id of the challenge that a token belongs to. Raises ValueError."""
+    return UUID(bytes=token_bytes_of(token)[:_ID_BYTES])
+
+
 def _is_of(challenge: Challenge, client: Client | None) -> bool:
     if not challenge.network:
         return True

@@ -11,12 +11,10 @@ from dataclasses import dataclass
 from secrets import choice
 
 from server.domain.credentials.secret_key import Mac
+from server.domain.factors.readable_codes import ALPHABET, normalized
 
 CODES = 10
-# Crockford's base32: no letter that looks like another character
-_ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"
 _LENGTH = 10
-_ALIASES = str.maketrans({"o": "0", "i": "1", "l": "1", " ": "", "-": ""})
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +26,7 @@ class RecoveryCodes:
     def create(self) -> Sequence[str]:
         """Return ten new codes, such as `7bq2m-x0w4d`."""
         codes = [
-            "".join(choice(_ALPHABET) for _ in range(_LENGTH)) for _ in range(CODES)
+            "".join(choice(ALPHABET) for _ in range(_LENGTH)) for _ in range(CODES)
         ]
         return [f"{code[:5]}-{code[5:]}" for code in codes]
 
@@ -42,5 +40,4 @@ class RecoveryCodes:
 
 
 def _message(user_id: int, code: str) -> bytes:
-    normalized = code.lower().translate(_ALIASES)
-    return f"{user_id} {normalized}".encode(errors="replace")
+    return f"{user_id} {normalized(code)}".encode(errors="replace")

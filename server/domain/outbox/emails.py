@@ -31,6 +31,7 @@ class EmailTemplate(StrEnum):
     WELCOME = "welcome"
     VERIFICATION = "verification"
     PASSWORD_RESET = "password_reset"  # noqa: S105 - a template's name
+    LOGIN_CODE = "login_code"
     PASSWORD_CHANGED = "password_changed"  # noqa: S105 - a template's name
     EMAIL_CHANGE = "email_change"
     EMAIL_CHANGE_ASKED = "email_change_asked"
@@ -55,8 +56,8 @@ class EmailTemplate(StrEnum):
 class Email:
     """An e-mail to one address; `entry` and `written_at` identify it.
 
-    `token` is "" if it has no link, `unsubscribe_token` if it cannot be turned off.
-    `details` are untrusted text; a tuple holds lines.
+    `token` is what its link ends with, "" if it has no link; `unsubscribe_token` is ""
+    if it cannot be turned off. `details` are untrusted text; a tuple holds lines.
     """
 
     entry: int
@@ -101,6 +102,13 @@ class NotificationRange:
     last: int
 
 
+class LoginCodeMaker(Protocol):
+    """Makes the codes of log-ins when their e-mails are sent."""
+
+    async def make(self, entry: Entry, user_id: int, address: str) -> str:
+        """Return the code of an entry; "" if its e-mail must not be sent."""
+
+
 class NotificationReader(Protocol):
     """Reads members' notifications."""
 
@@ -116,6 +124,7 @@ class EmailComposer:
     accounts: Accounts
     delivery_log: DeliveryLog
     tokens: MailedTokens
+    login_codes: LoginCodeMaker
     notifications: NotificationReader
     unsubscribe_tokens: UnsubscribeTokens
 
@@ -123,6 +132,8 @@ class EmailComposer:
         """Return the e-mail of an entry; None if there is nothing to send."""
         if entry.kind == EventType.PASSWORD_RESET:
             return await self._reset(entry)
+        if entry.kind == EventType.LOGIN_CODE:
+            return await self._login_code(entry)
         user = await self.users.by_id(entry.user_id or 0)
         if user is None or not user.is_active:
             return None
@@ -137,9 +148,22 @@ class EmailComposer:
         template = EmailTemplate(entry.kind.partition(".")[2])
         return _email(entry, template, user, entry.address or user.email)
 
-    async def _reset(self, entry: Entry) -> Email | None:
+    async def _named_user(self, entry: Entry) -> User | None:
+        """Return the account whose identifier the entry has."""
         account = await self.accounts.account(entry.address or "")
-        user = await self.users.by_id(account.user_id) if account else None
+        return await self.users.by_id(account.user_id) if account else None
+
+    async def _login_code(self, entry: Entry) -> Email | None:
+        user = await self._named_user(entry)
+        if user is None:
+            return None
+        code = await self.login_codes.make(entry, user.id, user.email)
+        if not code:
+            return None
+        return _email(entry, EmailTemplate.LOGIN_CODE, user, token=code)
+
+    async def _reset(self, entry: Entry) -> Email | None:
+        user = await self._named_user(entry)
         if user is None:
             return None
         return await self._with_token(

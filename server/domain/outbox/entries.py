@@ -27,6 +27,7 @@ class EventType(StrEnum):
     WELCOME = "mail.welcome"
     VERIFICATION = "mail.verification"
     PASSWORD_RESET = "mail.password_reset"  # noqa: S105 - a type's name
+    LOGIN_CODE = "mail.login_code"
     PASSWORD_CHANGED = "mail.password_changed"  # noqa: S105 - a type's name
     EMAIL_CHANGE = "mail.email_change"
     EMAIL_CHANGE_ASKED = "mail.email_change_asked"

@@ -183,6 +183,7 @@ def _session(session: Session, caller: Caller) -> pb.Session:
         address=session.address,
         current=session.name == caller.session_id,
         amr=session.amr,
+        actor_id=session.actor_id,
     )
     message.created_at.FromDatetime(session.created_at)
     message.last_used_at.FromDatetime(session.last_used_at)

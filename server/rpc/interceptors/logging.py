@@ -141,6 +141,8 @@ def _end(
         "caller": call.caller.subject,
         "address": call.address,
     }
+    if call.caller.actor_id:
+        fields["actor"] = call.caller.actor
     if call.caller.certificate:
         fields["certificate"] = call.caller.certificate
     if reason:

@@ -1,5 +1,8 @@
 """Refuses callers whose log-in is too old or had too few factors (RFC 9470).
 
+An admin who acts as a user has not logged in as that user: whatever needs a stronger
+log-in, or is marked in the contract, is refused, and no reauthentication helps.
+
 Everything is decided at start but for the caller: an RPC without such a rule has no
 interceptor. Services have keys, not log-ins, and are not concerned.
 """
@@ -38,7 +41,7 @@ def require_step_up(
     policy = method.policy
     if policy.access == ACCESS_PUBLIC:
         return None
-    checks: list[_Check] = []
+    checks: list[_Check] = [_refuse_impersonation] * policy.refuses_impersonation
     if required_roles and not policy.during_enrolment:
         checks.append(_role_check(frozenset(required_roles)))
     if policy.min_factor == FACTOR_LEVEL_TWO or policy.max_auth_age:
@@ -65,6 +68,13 @@ def _role_check(required_roles: Collection[int]) -> _Check:
     return check
 
 
+def _refuse_impersonation(call: Call) -> None:
+    if call.caller.actor_id:
+        raise ImpersonationForbidden(
+            "an admin who acts as a user may not make this call"
+        )
+
+
 def _policy_check(policy: MethodPolicy, clock: Clock) -> _Check:
     needs_two = policy.min_factor == FACTOR_LEVEL_TWO
     max_age = policy.max_auth_age
@@ -77,14 +87,12 @@ def _policy_check(policy: MethodPolicy, clock: Clock) -> _Check:
 
     def check(call: Call) -> None:
         caller = call.caller
-        if not (caller.actor_id or not is_satisfied(caller)):
+        # an admin who acts as a user proves nothing about the user by a recent log-in
+        if not caller.actor_id and is_satisfied(caller):
             return
         if applies and not applies(call.request):
             return
-        if caller.actor_id:
-            raise ImpersonationForbidden(
-                "an admin who acts as a user may not make this call"
-            )
+        _refuse_impersonation(call)
         raise StepUpRequired(
             second_factor=needs_two,
             max_age=timedelta(seconds=max_age) if max_age else None,

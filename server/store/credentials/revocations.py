@@ -30,6 +30,8 @@ from server.store.tables import revocations, sessions
 # Its messages announce every change. The release before publishes revocations on it and
 # polls all changes for each message, so that the name stays.
 CHANNEL = "academy:revocations"
+# A literal: the planner uses a partial index only if it can prove its condition.
+_HAS_ACTOR = sessions.c.actor_id > sa.literal_column("0")
 
 
 async def revoke(
@@ -44,8 +46,13 @@ async def revoke(
 async def end_sessions(
     connection: AsyncConnection, user_id: int, now: datetime, keep: UUID | None = None
 ) -> Sequence[UUID]:
-    """End a user's sessions except `keep`, in the caller's transaction."""
-    conditions = [sessions.c.user_id == user_id, sessions.c.ended_at.is_(None)]
+    """End a user's sessions except `keep`, in the caller's transaction.
+
+    Those in which the user, an admin, acts as another one end, too.
+    """
+    acting = sa.and_(sessions.c.actor_id == user_id, _HAS_ACTOR)
+    owned = sa.or_(sessions.c.user_id == user_id, acting)
+    conditions = [owned, sessions.c.ended_at.is_(None)]
     if keep:
         conditions.append(sessions.c.id != keep)
     ended = await connection.execute(

@@ -26,7 +26,7 @@ OPEN = Statement(
         select
             bool_or(device = :device and address = :address) as is_known_origin,
             max(last_used_at) as last_used_at
-        from sessions where user_id = :user_id
+        from sessions where user_id = :user_id and actor_id = 0
     ), opened as (
         insert into sessions ({", ".join(SESSION_FIELDS)})
         select {", ".join(f":{name}" for name in SESSION_FIELDS)} from locked
@@ -35,6 +35,7 @@ OPEN = Statement(
         where id in (
             select id from sessions
             where user_id = :user_id and ended_at is null and expires_at > :created_at
+                and actor_id = 0
             order by created_at desc, id
             offset :max_others
         ) and exists (select from locked)

@@ -28,8 +28,15 @@ sessions = sa.Table(
     sa.Column("ended_at", Moment),
     sa.Column("authenticated_at", Moment),  # null: at the log-in
     sa.Column("amr", ARRAY(sa.Text), nullable=False, server_default="{pwd}"),
+    # the admin who acts as the user, or 0; no foreign key, which would be the user's
+    sa.Column("actor_id", sa.BigInteger, nullable=False, server_default="0"),
     sa.Index("idx_sessions_user_id", "user_id"),
     sa.Index("idx_sessions_expires_at", "expires_at"),
+    sa.Index(
+        "idx_sessions_actor_id",
+        "actor_id",
+        postgresql_where=sa.text("actor_id > 0"),
+    ),
     sa.Index(
         "idx_sessions_ended_at",
         "ended_at",

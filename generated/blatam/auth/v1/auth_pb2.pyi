@@ -406,6 +406,7 @@ class Session(_message.Message):
     LAST_USED_AT_FIELD_NUMBER: _builtins.int
     CURRENT_FIELD_NUMBER: _builtins.int
     AMR_FIELD_NUMBER: _builtins.int
+    ACTOR_ID_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """The id of the session: 32 hexadecimal digits, the `sid` claim of its access
     tokens.
@@ -416,6 +417,11 @@ class Session(_message.Message):
     """The IP address of the client at log-in."""
     current: _builtins.bool
     """True if this call was made with an access token of this session."""
+    actor_id: _builtins.int
+    """The id of the admin who acts as the user in this session (ImpersonateUser); 0 if it
+    is a session of the user. Such a session has no device and no address, its `amr` is
+    that of the admin's log-in, and it ends after 15 minutes.
+    """
     @_builtins.property
     def created_at(self) -> _timestamp_pb2.Timestamp:
         """The time of the log-in."""
@@ -442,10 +448,11 @@ class Session(_message.Message):
         last_used_at: _timestamp_pb2.Timestamp | None = ...,
         current: _builtins.bool = ...,
         amr: _abc.Iterable[_builtins.str] | None = ...,
+        actor_id: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "last_used_at", b"last_used_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "amr", b"amr", "created_at", b"created_at", "current", b"current", "device", b"device", "id", b"id", "last_used_at", b"last_used_at"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["actor_id", b"actor_id", "address", b"address", "amr", b"amr", "created_at", b"created_at", "current", b"current", "device", b"device", "id", b"id", "last_used_at", b"last_used_at"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1551,22 +1558,26 @@ class ImpersonateUserResponse(_message.Message):
     ACCESS_TOKEN_FIELD_NUMBER: _builtins.int
     TOKEN_TYPE_FIELD_NUMBER: _builtins.int
     EXPIRES_IN_FIELD_NUMBER: _builtins.int
+    SESSION_ID_FIELD_NUMBER: _builtins.int
     access_token: _builtins.str
     """An access token of the user with the claim `act` (RFC 8693), which names the admin."""
     token_type: _builtins.str
     """The authentication scheme of the access token; always "Bearer"."""
     expires_in: _builtins.int
     """The lifetime of the access token, in seconds. It cannot be refreshed."""
+    session_id: _builtins.str
+    """The id of the session that the token belongs to. RevokeSession ends it early."""
     def __init__(
         self,
         *,
         access_token: _builtins.str = ...,
         token_type: _builtins.str = ...,
         expires_in: _builtins.int = ...,
+        session_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["access_token", b"access_token", "expires_in", b"expires_in", "token_type", b"token_type"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["access_token", b"access_token", "expires_in", b"expires_in", "session_id", b"session_id", "token_type", b"token_type"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

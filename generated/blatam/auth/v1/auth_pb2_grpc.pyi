@@ -311,12 +311,16 @@ class AuthServiceStub:
     """
     ImpersonateUser: _aio.UnaryUnaryMultiCallable[_auth_pb2.ImpersonateUserRequest, _auth_pb2.ImpersonateUserResponse]
     """Returns an access token with which an admin acts as a user for 15 minutes. The token
-    cannot be refreshed, and it is refused by every call that changes how the user logs in
-    or needs a recent log-in. The user receives a notification by e-mail.
+    cannot be refreshed. Calls that change how the user logs in, end sessions, need a
+    recent log-in, or delete, export or erase the account refuse it with PERMISSION_DENIED
+    (IMPERSONATION_FORBIDDEN). The session is in the user's list of sessions; it ends with
+    RevokeSession, with LogoutAll of the user or of the admin, and with Logout by this
+    token. The audit log names the admin as the actor of what is done with it. The user
+    receives a notification by e-mail.
 
     Returns NOT_FOUND (USER_NOT_FOUND) if there is no such active user. Returns
-    PERMISSION_DENIED (IMPERSONATION_FORBIDDEN) if the user is an admin, or if the caller
-    acts as another user already.
+    PERMISSION_DENIED (IMPERSONATION_FORBIDDEN) if the user is an admin, such as the
+    caller, or if the user or the session of the admin has changed during the call.
     """
     GetJsonWebKeySet: _aio.UnaryUnaryMultiCallable[_auth_pb2.GetJsonWebKeySetRequest, _auth_pb2.GetJsonWebKeySetResponse]
     """Returns the public keys that verify access tokens, as a JSON Web Key Set
@@ -845,12 +849,16 @@ class AuthServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _aio.ServicerContext[_auth_pb2.ImpersonateUserRequest, _abc.Awaitable[_auth_pb2.ImpersonateUserResponse]],
     ) -> _abc.Awaitable[_auth_pb2.ImpersonateUserResponse]:
         """Returns an access token with which an admin acts as a user for 15 minutes. The token
-        cannot be refreshed, and it is refused by every call that changes how the user logs in
-        or needs a recent log-in. The user receives a notification by e-mail.
+        cannot be refreshed. Calls that change how the user logs in, end sessions, need a
+        recent log-in, or delete, export or erase the account refuse it with PERMISSION_DENIED
+        (IMPERSONATION_FORBIDDEN). The session is in the user's list of sessions; it ends with
+        RevokeSession, with LogoutAll of the user or of the admin, and with Logout by this
+        token. The audit log names the admin as the actor of what is done with it. The user
+        receives a notification by e-mail.
 
         Returns NOT_FOUND (USER_NOT_FOUND) if there is no such active user. Returns
-        PERMISSION_DENIED (IMPERSONATION_FORBIDDEN) if the user is an admin, or if the caller
-        acts as another user already.
+        PERMISSION_DENIED (IMPERSONATION_FORBIDDEN) if the user is an admin, such as the
+        caller, or if the user or the session of the admin has changed during the call.
         """
 
     @_abc_1.abstractmethod

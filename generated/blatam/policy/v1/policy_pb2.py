@@ -26,21 +26,21 @@ from google.protobuf import descriptor_pb2 as google_dot_protobuf_dot_descriptor
 from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1d\x62latam/policy/v1/policy.proto\x12\x10\x62latam.policy.v1\x1a google/protobuf/descriptor.proto\x1a\x1egoogle/protobuf/duration.proto\"N\n\tRateLimit\x12\n\n\x02\x62y\x18\x01 \x03(\t\x12\r\n\x05limit\x18\x02 \x01(\r\x12&\n\x03per\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\"\x8b\x03\n\x0cMethodPolicy\x12(\n\x06\x61\x63\x63\x65ss\x18\x01 \x01(\x0e\x32\x18.blatam.policy.v1.Access\x12\x0c\n\x04self\x18\x02 \x01(\t\x12\x30\n\x0brate_limits\x18\x03 \x03(\x0b\x32\x1b.blatam.policy.v1.RateLimit\x12\x12\n\nidempotent\x18\x04 \x01(\x08\x12\r\n\x05\x61udit\x18\x05 \x01(\t\x12\x15\n\ruser_required\x18\x06 \x01(\x08\x12/\n\x0cpublic_cache\x18\x07 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x16\n\x0e\x63lears_cookies\x18\x08 \x03(\t\x12\x13\n\x0btoken_field\x18\t \x01(\t\x12\x31\n\nmin_factor\x18\n \x01(\x0e\x32\x1d.blatam.policy.v1.FactorLevel\x12\x14\n\x0cmax_auth_age\x18\x0b \x01(\r\x12\x16\n\x0estep_up_fields\x18\x0c \x03(\t\x12\x18\n\x10\x64uring_enrolment\x18\r \x01(\x08\"(\n\x06\x43ookie\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x10\n\x08lifetime\x18\x02 \x01(\x08*\x80\x01\n\x06\x41\x63\x63\x65ss\x12\x16\n\x12\x41\x43\x43\x45SS_UNSPECIFIED\x10\x00\x12\x11\n\rACCESS_PUBLIC\x10\x01\x12\x14\n\x10\x41\x43\x43\x45SS_SIGNED_IN\x10\x02\x12\x0f\n\x0b\x41\x43\x43\x45SS_SELF\x10\x03\x12\x12\n\x0e\x41\x43\x43\x45SS_SERVICE\x10\x04\x12\x10\n\x0c\x41\x43\x43\x45SS_ADMIN\x10\x05*W\n\x0b\x46\x61\x63torLevel\x12\x1c\n\x18\x46\x41\x43TOR_LEVEL_UNSPECIFIED\x10\x00\x12\x14\n\x10\x46\x41\x43TOR_LEVEL_ONE\x10\x01\x12\x14\n\x10\x46\x41\x43TOR_LEVEL_TWO\x10\x02:I\n\x06\x63ookie\x12\x1d.google.protobuf.FieldOptions\x18\xb5\x87\x03 \x01(\x0b\x32\x18.blatam.policy.v1.Cookie:P\n\x06policy\x12\x1e.google.protobuf.MethodOptions\x18\xb4\x87\x03 \x01(\x0b\x32\x1e.blatam.policy.v1.MethodPolicyb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1d\x62latam/policy/v1/policy.proto\x12\x10\x62latam.policy.v1\x1a google/protobuf/descriptor.proto\x1a\x1egoogle/protobuf/duration.proto\"N\n\tRateLimit\x12\n\n\x02\x62y\x18\x01 \x03(\t\x12\r\n\x05limit\x18\x02 \x01(\r\x12&\n\x03per\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\"\xaa\x03\n\x0cMethodPolicy\x12(\n\x06\x61\x63\x63\x65ss\x18\x01 \x01(\x0e\x32\x18.blatam.policy.v1.Access\x12\x0c\n\x04self\x18\x02 \x01(\t\x12\x30\n\x0brate_limits\x18\x03 \x03(\x0b\x32\x1b.blatam.policy.v1.RateLimit\x12\x12\n\nidempotent\x18\x04 \x01(\x08\x12\r\n\x05\x61udit\x18\x05 \x01(\t\x12\x15\n\ruser_required\x18\x06 \x01(\x08\x12/\n\x0cpublic_cache\x18\x07 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x16\n\x0e\x63lears_cookies\x18\x08 \x03(\t\x12\x13\n\x0btoken_field\x18\t \x01(\t\x12\x31\n\nmin_factor\x18\n \x01(\x0e\x32\x1d.blatam.policy.v1.FactorLevel\x12\x14\n\x0cmax_auth_age\x18\x0b \x01(\r\x12\x16\n\x0estep_up_fields\x18\x0c \x03(\t\x12\x18\n\x10\x64uring_enrolment\x18\r \x01(\x08\x12\x1d\n\x15refuses_impersonation\x18\x0e \x01(\x08\"(\n\x06\x43ookie\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x10\n\x08lifetime\x18\x02 \x01(\x08*\x80\x01\n\x06\x41\x63\x63\x65ss\x12\x16\n\x12\x41\x43\x43\x45SS_UNSPECIFIED\x10\x00\x12\x11\n\rACCESS_PUBLIC\x10\x01\x12\x14\n\x10\x41\x43\x43\x45SS_SIGNED_IN\x10\x02\x12\x0f\n\x0b\x41\x43\x43\x45SS_SELF\x10\x03\x12\x12\n\x0e\x41\x43\x43\x45SS_SERVICE\x10\x04\x12\x10\n\x0c\x41\x43\x43\x45SS_ADMIN\x10\x05*W\n\x0b\x46\x61\x63torLevel\x12\x1c\n\x18\x46\x41\x43TOR_LEVEL_UNSPECIFIED\x10\x00\x12\x14\n\x10\x46\x41\x43TOR_LEVEL_ONE\x10\x01\x12\x14\n\x10\x46\x41\x43TOR_LEVEL_TWO\x10\x02:I\n\x06\x63ookie\x12\x1d.google.protobuf.FieldOptions\x18\xb5\x87\x03 \x01(\x0b\x32\x18.blatam.policy.v1.Cookie:P\n\x06policy\x12\x1e.google.protobuf.MethodOptions\x18\xb4\x87\x03 \x01(\x0b\x32\x1e.blatam.policy.v1.MethodPolicyb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'blatam.policy.v1.policy_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_ACCESS']._serialized_start=638
-  _globals['_ACCESS']._serialized_end=766
-  _globals['_FACTORLEVEL']._serialized_start=768
-  _globals['_FACTORLEVEL']._serialized_end=855
+  _globals['_ACCESS']._serialized_start=669
+  _globals['_ACCESS']._serialized_end=797
+  _globals['_FACTORLEVEL']._serialized_start=799
+  _globals['_FACTORLEVEL']._serialized_end=886
   _globals['_RATELIMIT']._serialized_start=117
   _globals['_RATELIMIT']._serialized_end=195
   _globals['_METHODPOLICY']._serialized_start=198
-  _globals['_METHODPOLICY']._serialized_end=593
-  _globals['_COOKIE']._serialized_start=595
-  _globals['_COOKIE']._serialized_end=635
+  _globals['_METHODPOLICY']._serialized_end=624
+  _globals['_COOKIE']._serialized_start=626
+  _globals['_COOKIE']._serialized_end=666
 # @@protoc_insertion_point(module_scope)

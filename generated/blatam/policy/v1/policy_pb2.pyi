@@ -150,6 +150,7 @@ class MethodPolicy(_message.Message):
     MAX_AUTH_AGE_FIELD_NUMBER: _builtins.int
     STEP_UP_FIELDS_FIELD_NUMBER: _builtins.int
     DURING_ENROLMENT_FIELD_NUMBER: _builtins.int
+    REFUSES_IMPERSONATION_FIELD_NUMBER: _builtins.int
     access: Global___Access.ValueType
     """The callers that may call the RPC."""
     self: _builtins.str
@@ -180,6 +181,11 @@ class MethodPolicy(_message.Message):
     during_enrolment: _builtins.bool
     """True if a user whose role needs a second factor may call the RPC before they have
     one.
+    """
+    refuses_impersonation: _builtins.bool
+    """True if an admin who acts as a user (ImpersonateUser) may not call the RPC. This is
+    so without this option, too, for calls to which `min_factor` or `max_auth_age` apply:
+    the user of the token has not logged in.
     """
     @_builtins.property
     def rate_limits(self) -> _containers.RepeatedCompositeFieldContainer[Global___RateLimit]:
@@ -219,10 +225,11 @@ class MethodPolicy(_message.Message):
         max_auth_age: _builtins.int = ...,
         step_up_fields: _abc.Iterable[_builtins.str] | None = ...,
         during_enrolment: _builtins.bool = ...,
+        refuses_impersonation: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["public_cache", b"public_cache"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["access", b"access", "audit", b"audit", "clears_cookies", b"clears_cookies", "during_enrolment", b"during_enrolment", "idempotent", b"idempotent", "max_auth_age", b"max_auth_age", "min_factor", b"min_factor", "public_cache", b"public_cache", "rate_limits", b"rate_limits", "self", b"self", "step_up_fields", b"step_up_fields", "token_field", b"token_field", "user_required", b"user_required"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["access", b"access", "audit", b"audit", "clears_cookies", b"clears_cookies", "during_enrolment", b"during_enrolment", "idempotent", b"idempotent", "max_auth_age", b"max_auth_age", "min_factor", b"min_factor", "public_cache", b"public_cache", "rate_limits", b"rate_limits", "refuses_impersonation", b"refuses_impersonation", "self", b"self", "step_up_fields", b"step_up_fields", "token_field", b"token_field", "user_required", b"user_required"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -6,6 +6,8 @@ import sqlalchemy as sa
 from alembic import op
 from sqlalchemy.dialects.postgresql import ARRAY, BYTEA, JSONB, UUID
 
+from server.store.migrations.steps import create_index
+
 revision = "0021"
 down_revision = "0020"
 
@@ -25,10 +27,21 @@ def upgrade() -> None:
         sa.Column("amr", ARRAY(sa.Text), nullable=False, server_default="{pwd}"),
         if_not_exists=True,
     )
+    op.add_column(
+        "sessions",
+        sa.Column("actor_id", sa.BigInteger, nullable=False, server_default="0"),
+        if_not_exists=True,
+    )
     _create_challenges()
     _create_factors()
     _create_recovery_codes()
     _create_identities()
+    create_index(
+        "idx_sessions_actor_id",
+        "sessions",
+        ["actor_id"],
+        postgresql_where=sa.text("actor_id > 0"),
+    )
 
 
 def _create_challenges() -> None:
