@@ -181,6 +181,19 @@ You can log in with it instead of your password.
 
 {_NOT_YOU_FACTOR}""",
     ),
+    EmailTemplate.PASSKEY_COPIED: Text(
+        "A passkey of your account may have been copied",
+        """\
+Hello {username},
+
+A log-in to your account was refused. The passkey for it counts its uses, and the
+count was lower than before. Someone may have made a copy of this passkey:
+
+  {factor}
+
+Remove it from the second factors of your account, and add a new one.
+""",
+    ),
     EmailTemplate.FACTOR_REMOVED: Text(
         "A second factor was removed from your account",
         f"""\
