@@ -8,7 +8,7 @@ from datetime import datetime
 
 from server.domain.audit import pending_event
 from server.domain.callers import Caller
-from server.domain.errors import FactorNotFound, PasskeyInvalid
+from server.domain.errors import FactorNotFound, InvalidCredentials, PasskeyInvalid
 from server.domain.factors.factors import Factor
 from server.domain.factors.methods import FactorType
 from server.domain.factors.passkeys import Passkey
@@ -117,7 +117,7 @@ class PostgresPasskeys:
             "confirmed_at": now,
         }
         pending = (table.c.id == factor_id, table.c.type == FactorType.PASSKEY)
-        with map_violations({"factors_credential_id_key": _known_credential}):
+        with map_violations({"uq_factors_credential_id": _known_credential}):
             async with self._database.transaction() as connection:
                 factor, is_first, ended = await confirm(
                     connection, caller, pending, values, code_digests, now
@@ -159,7 +159,13 @@ class PostgresPasskeys:
         The event of the call itself, which fails, is another one.
         """
         pending = pending_event.get()
-        event = replace(pending.build(0), event=COPY_EVENT) if pending else None
+        event = (
+            replace(
+                pending.build(0), event=COPY_EVENT, outcome=InvalidCredentials.reason
+            )
+            if pending
+            else None
+        )
         audit = render_events([event] if event else [])
         await self._database.run(_REPORT_COPY, id=passkey_id, now=now, audit=audit)
 
