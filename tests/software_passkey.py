@@ -6,7 +6,7 @@ It follows WebAuthn and not the service: what it sends can be made wrong in any 
 import json
 from base64 import urlsafe_b64decode, urlsafe_b64encode
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from secrets import token_bytes
 from typing import Any
@@ -19,6 +19,7 @@ ES256, EDDSA, RS256 = -7, -8, -257
 USER_PRESENT, USER_VERIFIED, CAN_BACK_UP, BACKED_UP, ATTESTED = 1, 4, 8, 16, 64
 ORIGIN = "http://localhost:8080"
 Json = dict[str, Any]
+Key = ec.EllipticCurvePrivateKey | ed25519.Ed25519PrivateKey | rsa.RSAPrivateKey
 
 
 def encode(raw: bytes) -> str:
@@ -42,17 +43,16 @@ class SoftwarePasskey:
     is_framed: bool = False
     credential_id: bytes = field(default_factory=lambda: token_bytes(32))
     user_handle: bytes = b""
+    more_key: dict[int, object] = field(default_factory=dict)  # in the public key
+
+    key: Key | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
-        self._key: (
-            ec.EllipticCurvePrivateKey | ed25519.Ed25519PrivateKey | rsa.RSAPrivateKey
-        )
-        if self.algorithm == EDDSA:
-            self._key = ed25519.Ed25519PrivateKey.generate()
-        elif self.algorithm == RS256:
-            self._key = rsa.generate_private_key(65537, 2048)
-        else:
-            self._key = ec.generate_private_key(ec.SECP256R1())
+        self._key: Key = self.key or _new_key(self.algorithm)
+
+    def changed(self, **changes: Any) -> "SoftwarePasskey":
+        """Return a copy with the same key."""
+        return replace(self, key=self._key, **changes)
 
     def create(self, options: Mapping[str, Any]) -> Json:
         """Return the JSON of navigator.credentials.create()."""
@@ -61,7 +61,12 @@ class SoftwarePasskey:
         assert options["attestation"] == "none"
         self.user_handle = decode(options["user"]["id"])
         length = len(self.credential_id).to_bytes(2, "big")
-        attested = bytes(16) + length + self.credential_id + cbor2.dumps(self.cose())
+        attested = (
+            bytes(16)
+            + length
+            + self.credential_id
+            + cbor2.dumps(self.cose() | self.more_key)
+        )
         data = self._authenticator_data(options["rp"]["id"], ATTESTED) + attested
         statement = {"fmt": "none", "attStmt": {}, "authData": data}
         response = {
@@ -130,3 +135,11 @@ class SoftwarePasskey:
             "clientExtensionResults": {},
             "response": response,
         }
+
+
+def _new_key(algorithm: int) -> Key:
+    if algorithm == EDDSA:
+        return ed25519.Ed25519PrivateKey.generate()
+    if algorithm == RS256:
+        return rsa.generate_private_key(65537, 2048)
+    return ec.generate_private_key(ec.SECP256R1())

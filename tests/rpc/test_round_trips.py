@@ -11,6 +11,7 @@ from typing import Any, cast
 import pyotp
 import pytest
 import pytest_asyncio
+from google.protobuf.json_format import MessageToDict
 from google.protobuf.message import Message
 from sqlalchemy.ext.asyncio import AsyncEngine
 
@@ -28,6 +29,7 @@ from tests.conftest import Servers, fresh_database, key_space, ready
 from tests.mailbox import token_of
 from tests.round_trips import counting_connections, every_round_trip, round_trips
 from tests.running import PASSWORD, SECRET, RunningService, SignedInUser, running
+from tests.software_passkey import SoftwarePasskey
 
 IDLE_SECONDS = 5
 MAX_IDLE_STATEMENTS_PER_SECOND = 6
@@ -73,6 +75,10 @@ ROUND_TRIPS = {
     "AuthService/Reauthenticate": 2,
     "AuthService/CreateTotpFactor": 8,
     "AuthService/ConfirmTotpFactor": 15,
+    "AuthService/CreatePasskey": 10,
+    "AuthService/ConfirmPasskey": 17,
+    "AuthService/BeginPasskeyLogin": 1,
+    "AuthService/CompletePasskeyLogin": 6,
     "AuthService/ListFactors": 2,
     "AuthService/DeleteFactor": 11,
     "AuthService/RegenerateRecoveryCodes": 8,
@@ -204,6 +210,7 @@ EXAMPLES |= {
     "UserService/ListFollowing": about_ana(),
     "UserService/GetUserOverview": about_ana(),
     "UserService/GetUserScore": about_ana(),
+    "AuthService/BeginPasskeyLogin": by_ana(),
     "AuthService/ListFactors": by_ana(),
     "AuthService/ListSessions": by_ana(),
     "AuthService/RequestEmailVerification": by_ana(),
@@ -363,6 +370,35 @@ async def confirm_totp_factor(members: Members) -> Example:
     )
     code = pyotp.TOTP(created.secret).now()
     return Example({"id": created.id, "totp_code": code}, user)
+
+
+@example("AuthService/CreatePasskey")
+async def create_passkey(members: Members) -> Example:
+    return Example({"name": "laptop"}, await members.service.signed_in())
+
+
+@example("AuthService/ConfirmPasskey")
+async def confirm_passkey(members: Members) -> Example:
+    user = await members.service.signed_in()
+    created = await members.service.auth.CreatePasskey(
+        factor_pb2.CreatePasskeyRequest(), metadata=user.metadata
+    )
+    response = SoftwarePasskey().create(MessageToDict(created.options))
+    return Example({"id": created.id, "response": response}, user)
+
+
+@example("AuthService/CompletePasskeyLogin")
+async def complete_passkey_login(members: Members) -> Example:
+    auth, user = members.service.auth, await members.service.signed_in()
+    created = await auth.CreatePasskey(
+        factor_pb2.CreatePasskeyRequest(), metadata=user.metadata
+    )
+    passkey = SoftwarePasskey()
+    request = factor_pb2.ConfirmPasskeyRequest(id=created.id)
+    request.response.update(passkey.create(MessageToDict(created.options)))
+    await auth.ConfirmPasskey(request, metadata=user.metadata)
+    begun = await auth.BeginPasskeyLogin(factor_pb2.BeginPasskeyLoginRequest())
+    return Example({"response": passkey.get(MessageToDict(begun.options))})
 
 
 @example("AuthService/DeleteFactor")
