@@ -18,6 +18,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from blatam.auth.v1 import auth_pb2, factor_pb2
 from blatam.post.v1 import category_pb2, post_pb2
 from blatam.user.v1 import settings_pb2, user_pb2
+from edge.port import CallError
 from server.domain.accounts.users import Role
 from server.domain.credentials.secret_key import SecretKey
 from server.domain.members.unsubscriptions import UnsubscribeTokens
@@ -572,6 +573,30 @@ async def test_rpc_makes_its_number_of_round_trips(members: Members, name: str) 
 def test_every_rpc_has_a_number_of_round_trips() -> None:
     """An RPC that is added needs a row; one that is removed leaves none."""
     assert ROUND_TRIPS.keys() == EXAMPLES.keys() == METHODS.keys()
+
+
+async def test_unknown_passkey_makes_the_round_trips_of_a_wrong_signature(
+    members: Members,
+) -> None:
+    """R2. A signature is verified for both, see tests/domain/factors."""
+    method = METHODS["AuthService/CompletePasskeyLogin"]
+    auth = members.service.auth
+    known = (await complete_passkey_login(members)).fields["response"]
+    seen = []
+    for credential_id in (known["id"], "AAAA", known["id"], "AAAA"):
+        begun = await auth.BeginPasskeyLogin(factor_pb2.BeginPasskeyLoginRequest())
+        response = SoftwarePasskey().get(MessageToDict(begun.options))
+        response["id"] = response["rawId"] = credential_id
+        with round_trips() as statements, pytest.raises(CallError):
+            await send(
+                members.service,
+                method,
+                method.request_type(response=response),
+                Example({}),
+            )
+        seen.append(statements)
+    assert seen[2] == seen[3]
+    assert len(seen[2]) >= 4
 
 
 async def statements_of(

@@ -16,7 +16,6 @@ from blatam.auth.v1 import factor_pb2 as pb
 from blatam.user.v1 import user_pb2
 from server.domain.accounts.users import Role, UserEdit
 from tests.authenticator_app import enrolled
-from tests.round_trips import round_trips
 from tests.running import PASSWORD, RunningService, SignedInUser, running
 from tests.software_passkey import (
     BACKED_UP,
@@ -425,25 +424,6 @@ async def test_refusals_have_one_answer(shared: RunningService) -> None:
         error.status.details.pop()
         answers.add(error.status.SerializeToString())
     assert len(answers) == 1
-
-
-async def test_unknown_passkey_takes_the_round_trips_of_a_wrong_signature(
-    shared: RunningService,
-) -> None:
-    """R2. Both signatures are verified, see tests/domain/factors."""
-    ana = await owner(shared)
-    forged = SoftwarePasskey(
-        credential_id=ana.passkey.credential_id, user_handle=ana.passkey.user_handle
-    )
-    unknown = SoftwarePasskey(user_handle=ana.passkey.user_handle)
-    seen = []
-    for passkey in (forged, unknown):
-        response = passkey.get(await request_options(shared))
-        with round_trips() as statements:
-            await refused(shared, response)
-        seen.append(list(statements))
-    assert seen[0] == seen[1]
-    assert len(seen[0]) >= 4
 
 
 def nested(depth: int) -> Json:
