@@ -186,8 +186,8 @@ You can log in with it instead of your password.
         """\
 Hello {username},
 
-A log-in to your account was refused. The passkey for it counts its uses, and the
-count was lower than before. Someone may have made a copy of this passkey:
+A log-in to your account was refused. Its passkey counts how often it is used,
+and the count was not above the last one. Someone may have a copy of it:
 
   {factor}
 

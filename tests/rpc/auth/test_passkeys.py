@@ -419,7 +419,8 @@ async def test_refusals_have_one_answer(shared: RunningService) -> None:
         error = await refused(shared, passkey.get(await request_options(shared)))
         error.status.details.pop()  # RequestInfo
         answers.add(error.status.SerializeToString())
-    for response in ({}, {"response": {}}, {"id": 1}, nested(60)):
+    malformed: list[Json] = [{}, {"response": {}}, {"id": 1}, nested(60)]
+    for response in malformed:
         error = await refused(shared, response)
         error.status.details.pop()
         answers.add(error.status.SerializeToString())
@@ -546,7 +547,7 @@ async def test_erased_passkey_logs_nobody_in(shared: RunningService) -> None:
 
 async def test_passkeys_belong_to_public_url(database_url: str, redis_url: str) -> None:
     """To its origin, as browsers write it; one of localhost is of no use there."""
-    settings = {"public_url": f"{SITE}:443/", "debug": False}
+    settings: dict[str, Any] = {"public_url": f"{SITE}:443/", "debug": False}
     async with running(database_url, redis_url, **settings) as service:
         ana = await owner(service, SoftwarePasskey(origin=SITE))
         options = await request_options(service)
