@@ -200,6 +200,19 @@ You can log in with it instead of your password.
 
 {_NOT_YOU_FACTOR}""",
     ),
+    EmailTemplate.PASSKEY_COPIED: Text(
+        "A passkey of your account may have been copied",
+        """\
+Hello {username},
+
+A log-in to your account was refused. Its passkey counts how often it is used,
+and the count was not above the last one. Someone may have a copy of it:
+
+  {factor}
+
+Remove it from the second factors of your account, and add a new one.
+""",
+    ),
     EmailTemplate.FACTOR_REMOVED: Text(
         "A second factor was removed from your account",
         f"""\

@@ -19,6 +19,9 @@ BUILDER = MessageBuilder(SENDER, "https://academy.example/app/", Clock())
 DETAILS: dict[str, str | int | tuple[str, ...]] = {
     "device": "Phone",
     "address": "192.0.2.1",
+    "factor": "Phone",
+    "left": 9,
+    "provider": "Example",
     "notifications": ("bea: On numbers", "cat follows you"),
     "factor": "phone",
     "provider": "Example",

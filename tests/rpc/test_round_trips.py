@@ -11,12 +11,14 @@ from typing import Any, cast
 import pyotp
 import pytest
 import pytest_asyncio
+from google.protobuf.json_format import MessageToDict
 from google.protobuf.message import Message
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from blatam.auth.v1 import auth_pb2, factor_pb2, login_code_pb2
 from blatam.post.v1 import category_pb2, post_pb2
 from blatam.user.v1 import settings_pb2, user_pb2
+from edge.port import CallError
 from server.domain.accounts.users import Role
 from server.domain.credentials.secret_key import SecretKey
 from server.domain.members.unsubscriptions import UnsubscribeTokens
@@ -28,6 +30,7 @@ from tests.conftest import Servers, fresh_database, key_space, ready
 from tests.mailbox import token_of
 from tests.round_trips import counting_connections, every_round_trip, round_trips
 from tests.running import PASSWORD, SECRET, RunningService, SignedInUser, running
+from tests.software_passkey import SoftwarePasskey
 
 IDLE_SECONDS = 5
 MAX_IDLE_STATEMENTS_PER_SECOND = 6
@@ -73,6 +76,10 @@ ROUND_TRIPS = {
     "AuthService/Reauthenticate": 2,
     "AuthService/CreateTotpFactor": 8,
     "AuthService/ConfirmTotpFactor": 15,
+    "AuthService/CreatePasskey": 10,
+    "AuthService/ConfirmPasskey": 17,
+    "AuthService/BeginPasskeyLogin": 1,
+    "AuthService/CompletePasskeyLogin": 6,
     "AuthService/ListFactors": 2,
     "AuthService/DeleteFactor": 11,
     "AuthService/RegenerateRecoveryCodes": 8,
@@ -207,6 +214,7 @@ EXAMPLES |= {
     "UserService/ListFollowing": about_ana(),
     "UserService/GetUserOverview": about_ana(),
     "UserService/GetUserScore": about_ana(),
+    "AuthService/BeginPasskeyLogin": by_ana(),
     "AuthService/ListFactors": by_ana(),
     "AuthService/ListSessions": by_ana(),
     "AuthService/RequestEmailVerification": by_ana(),
@@ -366,6 +374,35 @@ async def confirm_totp_factor(members: Members) -> Example:
     )
     code = pyotp.TOTP(created.secret).now()
     return Example({"id": created.id, "totp_code": code}, user)
+
+
+@example("AuthService/CreatePasskey")
+async def create_passkey(members: Members) -> Example:
+    return Example({"name": "laptop"}, await members.service.signed_in())
+
+
+@example("AuthService/ConfirmPasskey")
+async def confirm_passkey(members: Members) -> Example:
+    user = await members.service.signed_in()
+    created = await members.service.auth.CreatePasskey(
+        factor_pb2.CreatePasskeyRequest(), metadata=user.metadata
+    )
+    response = SoftwarePasskey().create(MessageToDict(created.options))
+    return Example({"id": created.id, "response": response}, user)
+
+
+@example("AuthService/CompletePasskeyLogin")
+async def complete_passkey_login(members: Members) -> Example:
+    auth, user = members.service.auth, await members.service.signed_in()
+    created = await auth.CreatePasskey(
+        factor_pb2.CreatePasskeyRequest(), metadata=user.metadata
+    )
+    passkey = SoftwarePasskey()
+    request = factor_pb2.ConfirmPasskeyRequest(id=created.id)
+    request.response.update(passkey.create(MessageToDict(created.options)))
+    await auth.ConfirmPasskey(request, metadata=user.metadata)
+    begun = await auth.BeginPasskeyLogin(factor_pb2.BeginPasskeyLoginRequest())
+    return Example({"response": passkey.get(MessageToDict(begun.options))})
 
 
 @example("AuthService/DeleteFactor")
@@ -564,6 +601,30 @@ async def test_rpc_makes_its_number_of_round_trips(members: Members, name: str) 
 def test_every_rpc_has_a_number_of_round_trips() -> None:
     """An RPC that is added needs a row; one that is removed leaves none."""
     assert ROUND_TRIPS.keys() == EXAMPLES.keys() == METHODS.keys()
+
+
+async def test_unknown_passkey_makes_the_round_trips_of_a_wrong_signature(
+    members: Members,
+) -> None:
+    """R2. A signature is verified for both, see tests/domain/factors."""
+    method = METHODS["AuthService/CompletePasskeyLogin"]
+    auth = members.service.auth
+    known = (await complete_passkey_login(members)).fields["response"]
+    seen = []
+    for credential_id in (known["id"], "AAAA", known["id"], "AAAA"):
+        begun = await auth.BeginPasskeyLogin(factor_pb2.BeginPasskeyLoginRequest())
+        response = SoftwarePasskey().get(MessageToDict(begun.options))
+        response["id"] = response["rawId"] = credential_id
+        with round_trips() as statements, pytest.raises(CallError):
+            await send(
+                members.service,
+                method,
+                method.request_type(response=response),
+                Example({}),
+            )
+        seen.append(statements)
+    assert seen[2] == seen[3]
+    assert len(seen[2]) >= 4
 
 
 async def statements_of(

@@ -13,6 +13,8 @@ from server.domain.edits import Edit
 from server.domain.factors.challenges import Challenge, ChallengeKind
 from server.domain.factors.factors import Factor, FactorList, TotpFactor
 from server.domain.factors.methods import FactorType
+from server.domain.factors.passkeys import Passkey
+from server.domain.factors.relying_party import Credential, NewPasskey
 from server.domain.members.follows import Side
 from server.domain.members.profiles import Profile
 from server.domain.members.scores import MemberCounts
@@ -32,6 +34,7 @@ from server.store.credentials.service_keys import PostgresServiceKeys
 from server.store.credentials.sessions import PostgresSessions
 from server.store.factors.challenges import PostgresChallenges
 from server.store.factors.factors import PostgresFactors
+from server.store.factors.passkeys import PostgresPasskeys
 from server.store.factors.uses import PostgresFactorUses
 from server.store.members.analytics import PostgresAnalytics
 from server.store.members.follows import PostgresFollows
@@ -113,6 +116,15 @@ async def factors(database: Database, feed: RevocationFeed, ana: User) -> None:
     assert await store.all_of(ana.id) == FactorList([factor], 1)
     (totp,) = await uses.totp_factors(ana.id)
     assert totp == TotpFactor(factor_id, b"secret", 7)
+    passkeys = PostgresPasskeys(database, feed)
+    passkey_id = await passkeys.add(ana.id, "laptop", NOON)
+    assert await passkeys.is_unconfirmed(ana.id, passkey_id)
+    await passkeys.confirm(
+        caller, passkey_id, NewPasskey(b"id", b"key", 0, False, ["usb"]), (), NOON
+    )
+    assert await passkeys.credentials(ana.id) == [Credential(b"id", ["usb"])]
+    passkey = Passkey(passkey_id, ana.id, b"key")
+    assert await passkeys.by_credential(b"id") == passkey
     challenges = PostgresChallenges(database)
     later = NOON + timedelta(minutes=5)
     challenge = Challenge(

@@ -23,6 +23,7 @@ from server.domain.credentials.revocations import Revocations
 from server.domain.credentials.sessions import Rotation, Session
 from server.domain.edits import Edit
 from server.domain.factors.challenges import ChallengeKind, Challenges, id_of
+from server.domain.factors.relying_party import AuthenticatorState, NewPasskey
 from server.domain.idempotency import IdempotencyRecord, RequestKey
 from server.domain.members.follows import Side
 from server.domain.members.profiles import Profile
@@ -51,6 +52,7 @@ from server.store.credentials.sessions import PostgresSessions
 from server.store.factors.challenges import PostgresChallenges
 from server.store.factors.factors import PostgresFactors
 from server.store.factors.login_codes import PostgresLoginCodes
+from server.store.factors.passkeys import PostgresPasskeys
 from server.store.factors.uses import PostgresFactorUses
 from server.store.idempotent_responses import PostgresIdempotentResponses
 from server.store.members.analytics import PostgresAnalytics
@@ -455,6 +457,24 @@ async def impersonate_user(filled: FilledDatabase) -> None:
     )  # fmt: skip
     # as no admin: nothing is written, but the rows are looked up
     assert await store.add(acting, 1, session) is None
+@case(
+    "CreatePasskey, ConfirmPasskey, CompletePasskeyLogin",
+    "idx_factors_user_id",
+    "uq_factors_credential_id",
+    "pk_factors",
+)
+async def use_passkey(filled: FilledDatabase) -> None:
+    member, now = filled.member, filled.now
+    store = PostgresPasskeys(filled.database, filled.feed)
+    passkey_id = await store.add(member, "laptop", now)
+    assert await store.is_unconfirmed(member, passkey_id)
+    session = await filled.session_of(member)
+    new = NewPasskey(str(member).encode(), b"key", 0, False)
+    await store.confirm(Caller(member, session.hex), passkey_id, new, (), now)
+    assert await store.credentials(member)
+    assert await store.by_credential(new.credential_id)
+    assert await store.use(passkey_id, AuthenticatorState(7, False), now)
+    await store.report_copy(passkey_id, now)
 
 
 @case("WatchRevocations", "idx_revocations_written_by", "pk_revocations")

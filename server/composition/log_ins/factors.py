@@ -15,14 +15,6 @@ from server.store.factors.factors import PostgresFactors
 
 def factors_feature(resources: Resources, stores: Stores, rules: LogInRules) -> Feature:
     """Build the feature."""
-    factors = Factors(
-        accounts=rules.authentication.accounts,
-        store=PostgresFactors(resources.database, resources.feed),
-        totp=rules.totp,
-        codes=rules.codes,
-        clock=resources.clock,
-        required_roles=resources.settings.mfa_required_roles,
-    )
     second_step = SecondStep(
         authentication=rules.authentication,
         challenges=rules.challenges,
@@ -30,7 +22,19 @@ def factors_feature(resources: Resources, stores: Stores, rules: LogInRules) -> 
         sessions=rules.uses,
         totp=rules.totp,
         codes=rules.codes,
+        passkeys=rules.passkeys,
     )
-    return Feature(
-        servicers={SERVICE: (FactorServicer(factors), SecondStepServicer(second_step))}
+    factors = FactorServicer(factor_rules(resources, rules))
+    return Feature(servicers={SERVICE: (factors, SecondStepServicer(second_step))})
+
+
+def factor_rules(resources: Resources, rules: LogInRules) -> Factors:
+    """Build the rules of factors."""
+    return Factors(
+        accounts=rules.authentication.accounts,
+        store=PostgresFactors(resources.database, resources.feed),
+        totp=rules.totp,
+        codes=rules.codes,
+        clock=resources.clock,
+        required_roles=resources.settings.mfa_required_roles,
     )

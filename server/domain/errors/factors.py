@@ -93,7 +93,9 @@ class PasskeysNotConfigured(AcademyError):
     reason = "PASSKEYS_NOT_CONFIGURED"
 
     def __init__(self) -> None:
-        super().__init__("this service has no passkeys: its PUBLIC_URL is not set")
+        super().__init__(
+            "this service has no passkeys: PUBLIC_URL must be set to its origin"
+        )
 
 
 class PasskeyInvalid(AcademyError):

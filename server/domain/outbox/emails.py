@@ -42,6 +42,7 @@ class EmailTemplate(StrEnum):
     FACTOR_ADDED = "factor_added"
     FACTOR_REMOVED = "factor_removed"
     PASSKEY_ADDED = "passkey_added"
+    PASSKEY_COPIED = "passkey_copied"
     RECOVERY_CODE_USED = "recovery_code_used"
     RECOVERY_CODES_REPLACED = "recovery_codes_replaced"
     IDENTITY_LINKED = "identity_linked"

@@ -37,6 +37,7 @@ class EventType(StrEnum):
     FACTOR_ADDED = "mail.factor_added"
     FACTOR_REMOVED = "mail.factor_removed"
     PASSKEY_ADDED = "mail.passkey_added"
+    PASSKEY_COPIED = "mail.passkey_copied"
     RECOVERY_CODE_USED = "mail.recovery_code_used"
     RECOVERY_CODES_REPLACED = "mail.recovery_codes_replaced"
     IDENTITY_LINKED = "mail.identity_linked"

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from google.protobuf.json_format import MessageToDict
-
 from blatam.auth.v1 import auth_pb2, factor_pb2
 from server.domain.auth.second_step import Proof, SecondStep
+from server.rpc.auth.passkeys import webauthn_json
 from server.rpc.auth.token_pairs import BEARER, client_of, finish
 from server.rpc.call import Call
 
@@ -58,4 +57,4 @@ def _passkey(
 ) -> dict[str, object] | None:
     if chosen != "passkey_response":
         return None
-    return MessageToDict(request.passkey_response)
+    return webauthn_json(request.passkey_response, "passkeyResponse")

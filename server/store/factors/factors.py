@@ -46,19 +46,8 @@ class PostgresFactors:
         Raises TooManyFactors.
         """
         async with self._database.transaction() as connection:
-            await lock_account(connection, user_id)
-            await make_room(connection, user_id, FactorType.TOTP)
-            values = {
-                "user_id": user_id,
-                "type": FactorType.TOTP,
-                "name": name,
-                "secret": secret,
-                "created_at": now,
-            }
-            added = sa.insert(table).values(values).returning(table.c.id)
-            factor_id: int = (await connection.execute(added)).scalar_one()
-            await audit_change(connection, user_id)
-        return factor_id
+            values = {"name": name, "secret": secret, "created_at": now}
+            return await add(connection, user_id, FactorType.TOTP, values)
 
     async def unconfirmed_totp(self, user_id: int, factor_id: int) -> TotpFactor | None:
         """Return an authenticator app that is not confirmed."""
@@ -159,6 +148,22 @@ async def lock_account(connection: AsyncConnection, user_id: int) -> None:
     """Lock an account: of changes of its factors, one waits for the other."""
     query = sa.select(users.c.id).where(users.c.id == user_id).with_for_update()
     await connection.execute(query)
+
+
+async def add(
+    connection: AsyncConnection, user_id: int, kind: FactorType, values: dict[str, Any]
+) -> int:
+    """Write a factor without effect in place of an earlier one; return its id.
+
+    Raises TooManyFactors.
+    """
+    await lock_account(connection, user_id)
+    await make_room(connection, user_id, kind)
+    row = {"user_id": user_id, "type": kind, **values}
+    added = sa.insert(table).values(row).returning(table.c.id)
+    factor_id: int = (await connection.execute(added)).scalar_one()
+    await audit_change(connection, user_id)
+    return factor_id
 
 
 async def make_room(

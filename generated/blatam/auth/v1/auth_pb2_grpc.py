@@ -535,7 +535,10 @@ class AuthServiceServicer:
 
         Returns NOT_FOUND (FACTOR_NOT_FOUND) if the caller has no such passkey that is not yet
         confirmed. Returns INVALID_ARGUMENT (PASSKEY_INVALID) if the response is not a valid one
-        to the options. Returns PERMISSION_DENIED (USER_REQUIRED) if the caller is a service.
+        to the options, the authenticator has not verified the user, or an account has this
+        passkey already. Returns FAILED_PRECONDITION (PASSKEYS_NOT_CONFIGURED) if the service
+        does not know the address of its own site. Returns PERMISSION_DENIED (USER_REQUIRED) if
+        the caller is a service.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -580,7 +583,7 @@ class AuthServiceServicer:
 
     def BeginPasskeyLogin(self, request, context):
         """Returns the options with which a browser asks for a passkey, for CompletePasskeyLogin
-        and for Reauthenticate.
+        and for Reauthenticate. One response uses them up, valid or not.
 
         Returns FAILED_PRECONDITION (PASSKEYS_NOT_CONFIGURED) if the service does not know the
         address of its own site.
@@ -595,7 +598,8 @@ class AuthServiceServicer:
 
         Returns UNAUTHENTICATED (INVALID_CREDENTIALS) if the passkey is unknown, its response is
         not a valid one to the options, the options have expired or were used, or the account is
-        disabled; the response is the same in every case.
+        disabled; the response is the same in every case. Returns FAILED_PRECONDITION
+        (PASSKEYS_NOT_CONFIGURED) if the service does not know the address of its own site.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

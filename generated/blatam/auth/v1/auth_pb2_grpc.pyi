@@ -217,7 +217,10 @@ class AuthServiceStub:
 
     Returns NOT_FOUND (FACTOR_NOT_FOUND) if the caller has no such passkey that is not yet
     confirmed. Returns INVALID_ARGUMENT (PASSKEY_INVALID) if the response is not a valid one
-    to the options. Returns PERMISSION_DENIED (USER_REQUIRED) if the caller is a service.
+    to the options, the authenticator has not verified the user, or an account has this
+    passkey already. Returns FAILED_PRECONDITION (PASSKEYS_NOT_CONFIGURED) if the service
+    does not know the address of its own site. Returns PERMISSION_DENIED (USER_REQUIRED) if
+    the caller is a service.
     """
     ListFactors: _aio.UnaryUnaryMultiCallable[_factor_pb2.ListFactorsRequest, _factor_pb2.ListFactorsResponse]
     """Lists the confirmed second factors of the caller. An admin may list those of any user.
@@ -246,7 +249,7 @@ class AuthServiceStub:
     """
     BeginPasskeyLogin: _aio.UnaryUnaryMultiCallable[_factor_pb2.BeginPasskeyLoginRequest, _factor_pb2.BeginPasskeyLoginResponse]
     """Returns the options with which a browser asks for a passkey, for CompletePasskeyLogin
-    and for Reauthenticate.
+    and for Reauthenticate. One response uses them up, valid or not.
 
     Returns FAILED_PRECONDITION (PASSKEYS_NOT_CONFIGURED) if the service does not know the
     address of its own site.
@@ -257,7 +260,8 @@ class AuthServiceStub:
 
     Returns UNAUTHENTICATED (INVALID_CREDENTIALS) if the passkey is unknown, its response is
     not a valid one to the options, the options have expired or were used, or the account is
-    disabled; the response is the same in every case.
+    disabled; the response is the same in every case. Returns FAILED_PRECONDITION
+    (PASSKEYS_NOT_CONFIGURED) if the service does not know the address of its own site.
     """
     RequestLoginCode: _aio.UnaryUnaryMultiCallable[_login_code_pb2.RequestLoginCodeRequest, _login_code_pb2.RequestLoginCodeResponse]
     """Requests an e-mail with a code for LoginWithCode, sent to the address of the account.
@@ -677,7 +681,10 @@ class AuthServiceServicer(metaclass=_abc_1.ABCMeta):
 
         Returns NOT_FOUND (FACTOR_NOT_FOUND) if the caller has no such passkey that is not yet
         confirmed. Returns INVALID_ARGUMENT (PASSKEY_INVALID) if the response is not a valid one
-        to the options. Returns PERMISSION_DENIED (USER_REQUIRED) if the caller is a service.
+        to the options, the authenticator has not verified the user, or an account has this
+        passkey already. Returns FAILED_PRECONDITION (PASSKEYS_NOT_CONFIGURED) if the service
+        does not know the address of its own site. Returns PERMISSION_DENIED (USER_REQUIRED) if
+        the caller is a service.
         """
 
     @_abc_1.abstractmethod
@@ -730,7 +737,7 @@ class AuthServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _aio.ServicerContext[_factor_pb2.BeginPasskeyLoginRequest, _abc.Awaitable[_factor_pb2.BeginPasskeyLoginResponse]],
     ) -> _abc.Awaitable[_factor_pb2.BeginPasskeyLoginResponse]:
         """Returns the options with which a browser asks for a passkey, for CompletePasskeyLogin
-        and for Reauthenticate.
+        and for Reauthenticate. One response uses them up, valid or not.
 
         Returns FAILED_PRECONDITION (PASSKEYS_NOT_CONFIGURED) if the service does not know the
         address of its own site.
@@ -747,7 +754,8 @@ class AuthServiceServicer(metaclass=_abc_1.ABCMeta):
 
         Returns UNAUTHENTICATED (INVALID_CREDENTIALS) if the passkey is unknown, its response is
         not a valid one to the options, the options have expired or were used, or the account is
-        disabled; the response is the same in every case.
+        disabled; the response is the same in every case. Returns FAILED_PRECONDITION
+        (PASSKEYS_NOT_CONFIGURED) if the service does not know the address of its own site.
         """
 
     @_abc_1.abstractmethod

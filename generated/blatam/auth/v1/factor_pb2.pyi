@@ -167,7 +167,7 @@ class CompleteLoginRequest(_message.Message):
     @_builtins.property
     def passkey_response(self) -> _struct_pb2.Struct:
         """The response of a passkey to `passkey_options`, as WebAuthn writes it in JSON
-        (AuthenticationResponseJSON).
+        (AuthenticationResponseJSON), at most 16 KiB.
         """
 
     def __init__(
@@ -208,7 +208,7 @@ class ReauthenticateRequest(_message.Message):
     @_builtins.property
     def passkey_response(self) -> _struct_pb2.Struct:
         """The response of a passkey to the options of BeginPasskeyLogin, as WebAuthn writes
-        it in JSON (AuthenticationResponseJSON).
+        it in JSON (AuthenticationResponseJSON), at most 16 KiB.
         """
 
     def __init__(
@@ -412,7 +412,7 @@ class CreatePasskeyResponse(_message.Message):
     @_builtins.property
     def options(self) -> _struct_pb2.Struct:
         """The creation options as WebAuthn writes them in JSON
-        (PublicKeyCredentialCreationOptionsJSON).
+        (PublicKeyCredentialCreationOptionsJSON). They are valid once, for five minutes.
         """
 
     def __init__(
@@ -442,7 +442,7 @@ class ConfirmPasskeyRequest(_message.Message):
     @_builtins.property
     def response(self) -> _struct_pb2.Struct:
         """The response of the authenticator to the creation options, as WebAuthn writes it in
-        JSON (RegistrationResponseJSON).
+        JSON (RegistrationResponseJSON), at most 16 KiB.
         """
 
     def __init__(
@@ -683,7 +683,7 @@ class CompletePasskeyLoginRequest(_message.Message):
     @_builtins.property
     def response(self) -> _struct_pb2.Struct:
         """The response of the passkey to the options, as WebAuthn writes it in JSON
-        (AuthenticationResponseJSON).
+        (AuthenticationResponseJSON), at most 16 KiB.
         """
 
     def __init__(
