@@ -145,8 +145,10 @@ def _entry(
     try:
         return IdentityProviderEntry.model_validate(_with_files(raw, path.parent))
     except ValidationError as error:
-        for details in error.errors(include_input=False, include_url=False):
-            faults.append(": ".join([place, *_field_and_rule(details)]))
+        faults += [
+            ": ".join([place, *_field_and_rule(details)])
+            for details in error.errors(include_input=False, include_url=False)
+        ]
     except ValueError as error:
         faults.append(f"{place}: {error}")
     return None

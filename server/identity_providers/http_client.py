@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import ssl
 from collections.abc import Callable, Mapping
+from functools import cache
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
@@ -40,6 +41,12 @@ _HTTP_ERRORS = (
 )
 
 
+@cache
+def _public_authorities() -> ssl.SSLContext:
+    """Return a context that trusts the public authorities; reading them is slow."""
+    return httpcore.default_ssl_context()
+
+
 class RequestFailed(Exception):
     """A provider did not respond as it must; the text names it, without secrets."""
 
@@ -68,7 +75,7 @@ class ProviderHttp:
         self._tls = (
             ssl.create_default_context(cafile=ca_file)
             if ca_file
-            else httpcore.default_ssl_context()
+            else _public_authorities()
         )
         self._resolve = resolve
         self._timeout_seconds = timeout_seconds

@@ -185,7 +185,10 @@ class FederatedLogIns:
         raise FederatedLoginInvalid("the account keeps changing")
 
     async def _user(self, identity: ExternalIdentity) -> int:
-        """Return the user of an identity; a new one if its address is verified and free."""
+        """Return the user of an identity.
+
+        A new one is created if its address is verified and no account has it.
+        """
         now = self.log_ins.authentication.clock()
         for username in _usernames(identity.username):
             if user_id := await self.store.use(identity, now):
