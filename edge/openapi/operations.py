@@ -159,7 +159,8 @@ class Operations:
             schema = self._schemas.field(binding.body_field, request=True)
         else:
             schema = self._schemas.message(binding.request, request=True)
-        required = self._schemas.resolved(schema).get("required")
+        resolved = self._schemas.resolved(schema)
+        required = resolved.get("required") or resolved.get("anyOf")
         return {
             "required": bool(binding.body_field or required),
             "content": {JSON: {"schema": schema}},

@@ -164,7 +164,9 @@ class Schemas:
             if pairs:
                 schema["not"] = {"anyOf": pairs}
             for oneof in filter(self._is_required_oneof, shape.desc.oneofs):
-                schema["anyOf"] = [{"required": [f.json_name]} for f in oneof.fields]
+                names = [field.json_name for field in oneof.fields]
+                if properties.keys() >= set(names):  # none is sent in the path
+                    schema["anyOf"] = [{"required": [name]} for name in names]
         text = comment(shape.desc)
         return {**schema, "description": text} if text else schema
 

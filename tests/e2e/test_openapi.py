@@ -158,9 +158,13 @@ def read_operation(served: Schema, name: str) -> Operation:
     if json_content := content.get("application/json"):
         body = inlined(json_content["schema"], served)
         assert body["additionalProperties"] is False
+        # of the members of a oneof that is required, the first
+        members = [name for one in body.get("anyOf", ()) for name in one["required"]]
+        required = {*body["required"], *members[:1]}
         parts += [
-            RequestPart("body", name, name in body["required"], schema)
+            RequestPart("body", name, name in required, schema)
             for name, schema in body["properties"].items()
+            if name not in members[1:]
         ]
     return Operation(method, path, tuple(parts), "application/json" in content)
 

@@ -48,7 +48,8 @@ message WatchItemsRequest { string resume_token = 1; }
 message WatchItemsResponse { string name = 1; string resume_token = 2; }
 message LoginRequest { string name = 1; string password = 2; }
 message Tokens { string access = 1; string refresh = 2; int32 lives = 3; }
-message LoginResponse { Tokens tokens = 1; }
+message Question { string text = 1; }
+message LoginResponse { oneof outcome { Tokens tokens = 1; Question question = 2; } }
 message RefreshRequest { string refresh = 1; }
 message RefreshResponse { Tokens tokens = 1; }
 message LogoutRequest {}

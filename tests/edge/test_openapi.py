@@ -64,6 +64,11 @@ message Thing {
     }
   ];
 }
+// A choice.
+message Choice {
+  oneof must { option (buf.validate.oneof).required = true;
+    string up = 1; string far_down = 2; }
+}
 // A request about a thing.
 message ThingRequest {
   Thing thing = 1;
@@ -84,6 +89,10 @@ service ThingService {
   }
   rpc ChangeThing(ThingRequest) returns (Thing) {
     option (google.api.http) = {patch: "/things/{thing.big}" body: "thing"};
+  }
+  // Chooses.
+  rpc Choose(Choice) returns (Thing) {
+    option (google.api.http) = {post: "/choices" body: "*"};
   }
 }
 // Other things.
@@ -139,6 +148,26 @@ def test_rules_apply_to_parameters_and_bodies_alike() -> None:
     assert parameters["big"]["schema"]["pattern"] == "^[1-9][0-9]*$"
     assert parameters["name"]["in"] == "path"
     assert parameters["inner.name"]["in"] == "query"
+
+
+def test_one_member_of_a_required_oneof_is_required() -> None:
+    """And not more than one; so that a body is required, too."""
+    made = make_document()
+    schema = made["components"]["schemas"]["ChoiceInput"]
+    assert schema["anyOf"] == [{"required": ["up"]}, {"required": ["farDown"]}]
+    assert schema["not"]["anyOf"] == [{"required": ["up", "farDown"]}]
+    assert made["paths"]["/choices"]["post"]["requestBody"]["required"]
+
+
+def test_response_lists_the_other_members_of_its_oneof() -> None:
+    made = document(compiled(SHOP), EdgeSettings())
+    answer = made["paths"]["/login"]["post"]["responses"]["200"]
+    tokens, question = answer["content"]["application/json"]["schema"]["oneOf"]
+    assert tokens == {"$ref": "#/components/schemas/Tokens"}
+    assert question["required"] == ["question"]
+    assert question["properties"] == {
+        "question": {"$ref": "#/components/schemas/Question"}
+    }
 
 
 def test_bounds_are_written_once() -> None:
@@ -231,6 +260,7 @@ def test_operation_ids_are_names_of_functions() -> None:
         "/things/{big}": {"put": "putThing", "patch": "changeThing"},
         "/old/things/{name}:read": {"get": "putThingByName"},
         "/others/{name}": {"delete": "otherPutThing"},
+        "/choices": {"post": "choose"},
     }
 
 

@@ -60,6 +60,61 @@ async def test_error_has_the_details_of_its_status() -> None:
     assert (answer.status_code, answer.json()["details"]) == (404, [])
 
 
+STEP_UP = EdgeSettings(step_up_reason="STEP_UP")
+
+
+@pytest.mark.parametrize(
+    ("reason", "metadata", "header"),
+    [
+        (
+            "STEP_UP",
+            {"acr_values": "aal2", "max_age": "600", "other": "1"},
+            'Bearer error="insufficient_user_authentication", acr_values="aal2", '
+            'max_age="600"',
+        ),
+        (
+            "STEP_UP",
+            {"max_age": "600"},
+            'Bearer error="insufficient_user_authentication", max_age="600"',
+        ),
+        (  # what would end the quotes or the line is left out
+            "STEP_UP",
+            {"acr_values": 'a", evil="1', "max_age": "1\r\nx: y"},
+            'Bearer error="insufficient_user_authentication"',
+        ),
+        ("TOKEN_INVALID", {"acr_values": "aal2"}, "Bearer"),
+    ],
+)
+async def test_step_up_says_which_log_in_is_needed(
+    reason: str, metadata: dict[str, str], header: str
+) -> None:
+    """RFC 9470 3, from the metadata of the reason in the settings alone."""
+    info = error_details_pb2.ErrorInfo(reason=reason, metadata=metadata)
+    port = FakePort(CallError(16, "no", status(16, "no", info)))
+    answer = await shop(port, STEP_UP).get("/items/1")
+    assert answer.status_code == 401
+    assert answer.headers.get_list("www-authenticate") == [header]
+    unset = await shop(port).get("/items/1")
+    assert unset.headers["www-authenticate"] == "Bearer"
+
+
+async def test_other_member_of_a_oneof_is_sent_under_its_name() -> None:
+    """`response_body` names one member; nobody takes another one for it."""
+    reply = kind("LoginResponse")
+    question = reply(question=kind("Question")(text="why?"))
+    answer = await shop(FakePort(question)).post("/login", json={})
+    assert answer.json() == {"question": {"text": "why?"}}
+    answer = await shop(FakePort(question)).post(
+        "/login", json={}, headers={"accept": "application/protobuf"}
+    )
+    assert answer.content == question.SerializeToString()
+    tokens = reply(tokens=kind("Tokens")(access="a"))
+    answer = await shop(FakePort(tokens)).post("/login", json={})
+    assert answer.json() == {"access": "a", "refresh": "", "lives": 0}
+    answer = await shop(FakePort(reply())).post("/login", json={})
+    assert answer.json() == {"access": "", "refresh": "", "lives": 0}
+
+
 async def test_unexpected_error_is_500_without_details(
     caplog: pytest.LogCaptureFixture,
 ) -> None:

@@ -58,6 +58,16 @@ async def test_token_is_in_the_cookie_only() -> None:
     assert plain.json()["refresh"] == "r-1"
 
 
+async def test_reply_without_a_token_sets_no_cookie() -> None:
+    """Another member of the reply's oneof is set."""
+    question = kind("LoginResponse")(question=kind("Question")(text="why?"))
+    answer = await shop(FakePort(question), COOKIES).post(
+        "/login", json={"name": "a"}, headers=MODE
+    )
+    assert answer.json() == {"question": {"text": "why?"}}
+    assert "set-cookie" not in answer.headers
+
+
 async def test_cookie_fills_its_request_field() -> None:
     """Together with a value in the body it is 400, even an equal one."""
     port = FakePort(tokens())

@@ -1,13 +1,18 @@
 """One read of every kind, through every store; run by test_added_columns.py."""
 
+from dataclasses import replace
 from datetime import timedelta
 from uuid import uuid4
 
 from server.domain.accounts.users import NewUser, Role, User, UserFilter
 from server.domain.audit import AuditEvent, AuditFilter
+from server.domain.callers import Caller
 from server.domain.credentials.revocations import Revocations
 from server.domain.credentials.sessions import Rotation, Session
 from server.domain.edits import Edit
+from server.domain.factors.challenges import Challenge, ChallengeKind
+from server.domain.factors.factors import Factor, FactorList, TotpFactor
+from server.domain.factors.methods import FactorType
 from server.domain.members.follows import Side
 from server.domain.members.profiles import Profile
 from server.domain.members.scores import MemberCounts
@@ -26,6 +31,9 @@ from server.store.credentials.accounts import PostgresAccounts
 from server.store.credentials.revocations import RevocationFeed
 from server.store.credentials.service_keys import PostgresServiceKeys
 from server.store.credentials.sessions import PostgresSessions
+from server.store.factors.challenges import PostgresChallenges
+from server.store.factors.factors import PostgresFactors
+from server.store.factors.uses import PostgresFactorUses
 from server.store.members.analytics import PostgresAnalytics
 from server.store.members.follows import PostgresFollows
 from server.store.members.metrics import PostgresMetrics
@@ -45,6 +53,7 @@ async def read_everything(database_url: str, redis_url: str) -> None:
     feed = RevocationFeed(database, redis, Revocations(clock), clock)
     ana, bea = await accounts(database, PostgresUsers(database, feed))
     await sessions(PostgresSessions(database, feed), ana)
+    await factors(database, feed, ana)
     await posts(database, ana)
     await members(database, ana, bea)
     await operations(database, ana)
@@ -88,6 +97,31 @@ async def sessions(store: PostgresSessions, ana: User) -> None:
     rotation, owner = rotated
     assert rotation.session == session
     assert (owner.role, owner.is_active) == (Role.TEACHER, True)
+
+
+async def factors(database: Database, feed: RevocationFeed, ana: User) -> None:
+    store, uses = PostgresFactors(database, feed), PostgresFactorUses(database)
+    (session,) = await PostgresSessions(database, feed).open_of(ana.id, NOON)
+    factor_id = await store.add_totp(ana.id, "phone", b"secret", NOON)
+    assert await store.unconfirmed_totp(ana.id, factor_id) == TotpFactor(
+        factor_id, b"secret", 0
+    )
+    caller = Caller(ana.id, session.name)
+    factor, is_first = await store.confirm_totp(caller, factor_id, 7, [b"code"], NOON)
+    assert is_first
+    assert factor == Factor(factor_id, FactorType.TOTP, "phone", NOON, None)
+    assert await store.all_of(ana.id) == FactorList([factor], 1)
+    (totp,) = await uses.totp_factors(ana.id)
+    assert totp == TotpFactor(factor_id, b"secret", 7)
+    challenges = PostgresChallenges(database)
+    later = NOON + timedelta(minutes=5)
+    challenge = Challenge(
+        uuid4(), ChallengeKind.LOG_IN, b"hash", NOON, later, ana.id, 2, "192.0.2.0/24",
+        "device", data={"amr": ["pwd"]},
+    )  # fmt: skip
+    await challenges.add(challenge)
+    attempt = await challenges.attempt(challenge.id, challenge.kind, b"hash", NOON)
+    assert attempt == replace(challenge, attempts=1)
 
 
 async def posts(database: Database, ana: User) -> None:

@@ -48,6 +48,18 @@ _ROWS = (
     "insert into user_profiles (user_id, display_name, bio, avatar_url, locale,"
     " time_zone, created_at, updated_at)"
     " select id, username, '', '', 'en', 'UTC', now(), now() from users",
+    "insert into factors (user_id, type, name, secret, created_at, confirmed_at)"
+    " select id, 1, 'phone', 'secret', now() - interval '2 hours',"
+    " case when id % 100 > 0 then now() end from users",
+    "insert into recovery_codes (user_id, code_hash)"
+    " select id, sha256(id::text::bytea) from users",
+    "insert into identities (user_id, issuer, subject, provider, created_at)"
+    " select id, 'https://id.example', id::text, 'example', now() from users",
+    "insert into challenges"
+    " (id, kind, user_id, secret_hash, version, address, device, created_at,"
+    " expires_at)"
+    " select gen_random_uuid(), 1, id, '', 1, '198.18.0.0/24', 'device', now(),"
+    " now() + interval '5 minutes' * (id % 100 - 1) from users",
 )
 
 

@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from hashlib import sha256
 from itertools import count
 from typing import Any
 from uuid import UUID, uuid4
@@ -16,11 +17,13 @@ import sqlalchemy as sa
 
 from server.domain.accounts.users import NewUser, Role, UserEdit, UserFilter
 from server.domain.audit import AuditEvent, AuditFilter
+from server.domain.callers import Caller
 from server.domain.clock import system_clock
 from server.domain.credentials.mailed_tokens import MailedToken, Purpose
 from server.domain.credentials.revocations import Revocations
 from server.domain.credentials.sessions import Rotation, Session
 from server.domain.edits import Edit
+from server.domain.factors.challenges import ChallengeKind, Challenges
 from server.domain.idempotency import IdempotencyRecord, RequestKey
 from server.domain.members.follows import Side
 from server.domain.members.profiles import Profile
@@ -44,6 +47,9 @@ from server.store.credentials.accounts import PostgresAccounts
 from server.store.credentials.mailed_tokens import PostgresMailedTokens
 from server.store.credentials.revocations import RevocationFeed
 from server.store.credentials.sessions import PostgresSessions
+from server.store.factors.challenges import PostgresChallenges
+from server.store.factors.factors import PostgresFactors
+from server.store.factors.uses import PostgresFactorUses
 from server.store.idempotent_responses import PostgresIdempotentResponses
 from server.store.members.analytics import PostgresAnalytics
 from server.store.members.follows import PostgresFollows
@@ -100,6 +106,10 @@ class FilledDatabase:
     @property
     def posts(self) -> PostgresPosts:
         return PostgresPosts(self.database)
+
+    @property
+    def factors(self) -> PostgresFactors:
+        return PostgresFactors(self.database, self.feed)
 
     @property
     def notifications(self) -> PostgresNotifications:
@@ -260,6 +270,10 @@ async def erase_user(filled: FilledDatabase) -> None:
     "idx_request_answers_about",
     "idx_follows_followed_id",
     "idx_notifications_user_id",
+    "idx_factors_user_id",
+    "idx_identities_user_id",
+    "idx_challenges_user_id",
+    "pk_recovery_codes",
     "idx_audit_events_actor_id",
     "idx_outbox_user_id",
     "idx_outbox_address",
@@ -363,6 +377,59 @@ async def verify_email(filled: FilledDatabase) -> None:
     digest = await _token(filled, member, Purpose.VERIFY)
     assert await filled.tokens.verify_email(digest, filled.now) == member
     assert await filled.tokens.verify_email(digest, filled.now) == member
+
+
+@case(
+    "CreateTotpFactor, ConfirmTotpFactor",
+    "idx_factors_user_id",
+    "pk_sessions",
+    "idx_sessions_user_id",
+)
+async def add_factor(filled: FilledDatabase) -> None:
+    member, store = filled.member, filled.factors
+    session = await filled.session_of(member)
+    factor = await store.add_totp(member, "phone", b"secret", filled.now)
+    assert await store.unconfirmed_totp(member, factor)
+    caller = Caller(member, session.hex)
+    await store.confirm_totp(caller, factor, 7, [b"code"], filled.now)
+
+
+@case(
+    "ListFactors, DeleteFactor, RegenerateRecoveryCodes",
+    "pk_factors",
+    "idx_factors_user_id",
+    "pk_recovery_codes",
+    "idx_identities_user_id",
+)
+async def delete_factor(filled: FilledDatabase) -> None:
+    member, store = filled.member, filled.factors
+    await store.replace_codes(member, [b"code"], filled.now)
+    (factor,) = (await store.all_of(member)).factors
+    await store.delete(factor.id, 0, filled.now)
+
+
+@case(
+    "CompleteLogin, Reauthenticate",
+    "pk_challenges",
+    "idx_factors_user_id",
+    "pk_factors",
+    "pk_recovery_codes",
+    "pk_sessions",
+)
+async def complete_login(filled: FilledDatabase) -> None:
+    member, now = filled.member, filled.now
+    challenges = Challenges(PostgresChallenges(filled.database), system_clock)
+    token = await challenges.begin(ChallengeKind.LOG_IN, user_id=member)
+    challenge = await challenges.attempt(ChallengeKind.LOG_IN, token)
+    assert challenge
+    assert await challenges.consume(challenge)
+    uses = PostgresFactorUses(filled.database)
+    (factor,) = await uses.totp_factors(member)
+    assert await uses.use_totp(factor.id, 7, factor.secret, now)
+    digest = sha256(str(member).encode()).digest()
+    assert await uses.use_recovery_code(member, [digest], now)
+    session = await filled.session_of(member)
+    assert await uses.reauthenticate(session, member, ["otp"], now)
 
 
 @case("WatchRevocations", "idx_revocations_written_by", "pk_revocations")
@@ -493,6 +560,8 @@ async def delete_category(filled: FilledDatabase) -> None:
     "idx_sessions_ended_at",
     "idx_revocations_ended_at",
     "idx_mailed_tokens_expires_at",
+    "idx_challenges_expires_at",
+    "idx_factors_unconfirmed",
     "idx_request_answers_answered_at",
     "idx_outbox_delivered_at",
     "idx_notifications_created_at",

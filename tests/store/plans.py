@@ -15,11 +15,15 @@ from server.store.connections.connect import Database
 LARGE_TABLES = frozenset(
     {
         "audit_events",
+        "challenges",
+        "factors",
         "follows",
+        "identities",
         "mailed_tokens",
         "notifications",
         "outbox",
         "posts",
+        "recovery_codes",
         "request_answers",
         "revocations",
         "sessions",
