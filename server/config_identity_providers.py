@@ -6,6 +6,7 @@ Every fault of the file is reported at once, with its entry and its field.
 from __future__ import annotations
 
 import re
+import ssl
 from collections.abc import Sequence
 from ipaddress import ip_address
 from pathlib import Path
@@ -173,18 +174,30 @@ def _with_files(raw: Any, folder: Path) -> Any:
     for field in ("client_secret_file", "ca_file"):
         if isinstance(values.get(field), str):
             values[field] = folder / values[field]
-            text = _text_of(field, values[field])
-            if field == "client_secret_file":
-                values["client_secret"] = text
+    if isinstance(path := values.get("client_secret_file"), Path):
+        values["client_secret"] = _secret(path)
+    if isinstance(path := values.get("ca_file"), Path):
+        _check_authorities(path)
     return values
 
 
-def _text_of(field: str, path: Path) -> str | None:
+def _secret(path: Path) -> str | None:
     try:
         return _read(path).decode().strip() or None
     except (OSError, UnicodeDecodeError) as error:
         cause = getattr(error, "strerror", None) or "it is not text"
-        raise ValueError(f"{field}: {path} cannot be read: {cause}") from None
+        raise ValueError(
+            f"client_secret_file: {path} cannot be read: {cause}"
+        ) from None
+
+
+def _check_authorities(path: Path) -> None:
+    try:
+        ssl.create_default_context(cafile=path)
+    except OSError as error:  # ssl.SSLError is one, too
+        raise ValueError(
+            f"ca_file: {path} must be a PEM file of certificates: {error.strerror}"
+        ) from None
 
 
 def _read(path: Path) -> bytes:

@@ -87,7 +87,7 @@ class FakeProvider:
         return f"{self.scheme}://127.0.0.1:{self.port}"
 
     def authorize(self, url: str, subject: str, **claims: Any) -> dict[str, str]:
-        """Log a user in on the page at this address; return the redirect's parameters."""
+        """Log a user in on this page; return the parameters of the redirect."""
         parameters = dict(parse_qsl(urlsplit(url).query, strict_parsing=True))
         assert parameters["response_type"] == "code"
         assert parameters["code_challenge_method"] == "S256"

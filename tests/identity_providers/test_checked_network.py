@@ -48,7 +48,7 @@ async def test_connection_goes_to_the_checked_address() -> None:
     network, checked = resolving(["8.8.8.8"], ["127.0.0.1"])
     await checked.connect_tcp("idp.test", 443)
     assert network.addresses == ["8.8.8.8"]
-    with pytest.raises(httpcore.ConnectError, match="has the address 127.0.0.1"):
+    with pytest.raises(httpcore.ConnectError, match=r"has the address 127\.0\.0\.1"):
         await checked.connect_tcp("idp.test", 443)
     assert network.addresses == ["8.8.8.8"]
 

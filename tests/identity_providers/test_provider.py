@@ -279,7 +279,7 @@ async def test_claims_of_other_types_are_ignored(provider: FakeProvider) -> None
 
 async def test_private_authority(tmp_path: Path) -> None:
     """With `ca_file`, its authority is the only one that is trusted."""
-    files = Files(tmp_path)
+    Files(tmp_path)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(tmp_path / "cert.pem", tmp_path / "key.pem")
     async with fake_provider(context) as provider:

@@ -16,6 +16,7 @@ from server.cli.database import open_database
 from server.cli.monitoring.findings import Finding
 from server.cli.monitoring.listener_checks import check_listeners
 from server.cli.monitoring.process_checks import check_process
+from server.cli.monitoring.provider_checks import check_identity_providers
 from server.composition.tls.reload import ReloadedCredentials
 from server.composition.tls.settings import listener_credentials, upstream_credentials
 from server.config import ConfigurationError, Settings, text_of
@@ -70,6 +71,7 @@ async def run_checks(settings: Settings) -> list[Finding]:
         *await _check_database(settings),
         await _check_redis(settings),
         await _check_mail(settings),
+        *await check_identity_providers(settings),
         *await check_listeners(settings),
         *await check_process(settings.metrics_listen),
         *_check_certificates(settings, system_clock()),

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import ssl
-
 from server.composition.feature import Feature
 from server.composition.log_ins.rules import SERVICE, LogInRules
 from server.composition.outbox import public_url
 from server.composition.resources import Resources
 from server.composition.stores import Stores
-from server.config import ConfigurationError, Settings, text_of
-from server.config_identity_providers import IdentityProviderEntry
+from server.config import Settings, text_of
 from server.domain.clock import Clock
 from server.domain.identities.federated_log_ins import FederatedLogIns
 from server.domain.identities.identities import Identities
@@ -39,10 +36,7 @@ def identities_feature(
 
 
 def identity_providers(settings: Settings, clock: Clock) -> dict[str, OpenIdProvider]:
-    """Return the providers of OIDC_PROVIDERS by their ids, in the order of the file.
-
-    Raises ConfigurationError for a file of authorities that cannot be used.
-    """
+    """Return the providers of OIDC_PROVIDERS by their ids, in the order of the file."""
     redirect_uri = public_url(settings).rstrip("/") + REDIRECT_PATH
     return {
         entry.id: OpenIdProvider(
@@ -55,20 +49,11 @@ def identity_providers(settings: Settings, clock: Clock) -> dict[str, OpenIdProv
                 redirect_uri,
                 entry.scopes,
             ),
-            _http(entry),
+            ProviderHttp(
+                allow_private_addresses=entry.allow_private_addresses,
+                ca_file=entry.ca_file,
+            ),
             clock,
         )
         for entry in settings.oidc_providers
     }
-
-
-def _http(entry: IdentityProviderEntry) -> ProviderHttp:
-    try:
-        return ProviderHttp(
-            allow_private_addresses=entry.allow_private_addresses, ca_file=entry.ca_file
-        )
-    except (OSError, ssl.SSLError) as error:
-        raise ConfigurationError(
-            f"OIDC_PROVIDERS: {entry.id}: ca_file: must be a PEM file of certificates: "
-            f"{error.strerror}"
-        ) from None

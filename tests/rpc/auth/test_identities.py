@@ -384,7 +384,7 @@ async def test_stored_challenge_has_no_secret(idp: Federation) -> None:
 async def test_existing_account_is_not_linked_by_its_address(
     idp: Federation, verified: bool
 ) -> None:
-    """Neither by a verified address, nor by an unverified one; the answer is the same."""
+    """Neither by a verified nor by an unverified one; the answer is the same."""
     ana = await idp.service.signed_in()
     claims = {"email": ana.user.email.upper(), "email_verified": verified}
     request = await idp.redirected(f"thief-{verified}", **claims)
