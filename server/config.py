@@ -39,6 +39,7 @@ from server.config_addresses import (
     RedisUrl,
     SmtpUrl,
 )
+from server.config_identity_providers import IdentityProviderEntries
 from server.config_types import (
     MAX_POOL_SIZE,
     Duration,
@@ -119,6 +120,7 @@ class Settings(BaseSettings):
     refresh_absolute: PositiveDuration = timedelta(days=90)
     max_sessions: WholeNumber = Field(50, ge=1, le=1_000)  # open ones of a user
     mfa_required_roles: Roles = ()  # whose users need a second factor
+    oidc_providers: IdentityProviderEntries = ()  # of a JSON file at this path
     user_retention: Duration = timedelta(days=30)
     audit_retention: DurationOfDays = timedelta(days=400)
     """How long audit events are kept.

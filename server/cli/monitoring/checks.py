@@ -17,6 +17,7 @@ from server.cli.monitoring.listener_checks import check_listeners
 from server.cli.monitoring.process_checks import check_process
 from server.cli.monitoring.redis_checks import check_redis
 from server.cli.monitoring.replica_check import check_replica
+from server.cli.monitoring.provider_checks import check_identity_providers
 from server.composition.tls.reload import ReloadedCredentials
 from server.composition.tls.settings import listener_credentials, upstream_credentials
 from server.config import ConfigurationError, Settings, text_of
@@ -72,6 +73,7 @@ async def run_checks(settings: Settings) -> list[Finding]:
         *await _check_database(settings),
         await check_redis(redis_url, _displayed_url(redis_url)),
         await _check_mail(settings),
+        *await check_identity_providers(settings),
         *await check_listeners(settings),
         *await check_process(settings.metrics_listen),
         *_check_certificates(settings, system_clock()),

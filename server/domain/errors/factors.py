@@ -57,13 +57,13 @@ class FactorCodeInvalid(AcademyError):
 
 
 class TooManyFactors(AcademyError):
-    """The account has as many factors as an account may have."""
+    """The account has as many factors, or identities, as an account may have."""
 
     kind = ErrorKind.FAILED_PRECONDITION
     reason = "TOO_MANY_FACTORS"
 
-    def __init__(self, limit: int) -> None:
-        super().__init__(f"the account has {limit} factors already: delete one first")
+    def __init__(self, limit: int, what: str = "factors") -> None:
+        super().__init__(f"the account has {limit} {what} already: delete one first")
 
 
 class LastWayIn(AcademyError):

@@ -652,12 +652,16 @@ class AuthServiceServicer:
         account has a second factor, the response contains a challenge in place of tokens, as
         that of Login.
 
-        Returns UNAUTHENTICATED (FEDERATED_LOGIN_INVALID) if `state` is unknown, has expired or
-        was used, or if the provider's response is invalid. Returns FAILED_PRECONDITION
-        (IDENTITY_NOT_LINKED) if the e-mail address is not verified or belongs to an account to
-        which the identity is not linked. Returns ALREADY_EXISTS (IDENTITY_TAKEN) if the
-        identity is linked to another account. Returns UNAVAILABLE
-        (IDENTITY_PROVIDER_UNAVAILABLE) if the provider does not respond.
+        Returns UNAUTHENTICATED (FEDERATED_LOGIN_INVALID) if `state` is unknown, has expired,
+        was used or belongs to another client, or if the provider's response is invalid.
+        Returns FAILED_PRECONDITION (IDENTITY_NOT_LINKED) if the e-mail address is not verified
+        or belongs to an account to which the identity is not linked. Returns ALREADY_EXISTS
+        (IDENTITY_TAKEN) if the identity is linked to another account. Returns UNAVAILABLE
+        (IDENTITY_PROVIDER_UNAVAILABLE) if the provider does not respond; begin again then,
+        because `state` is used. With `access_token`, returns UNAUTHENTICATED (TOKEN_INVALID,
+        or STEP_UP_REQUIRED if its log-in is too old or had too few factors),
+        PERMISSION_DENIED (IMPERSONATION_FORBIDDEN) and FAILED_PRECONDITION
+        (TOO_MANY_FACTORS).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -678,7 +682,9 @@ class AuthServiceServicer:
 
         Returns NOT_FOUND (IDENTITY_NOT_FOUND) if the caller has no such identity. Returns
         FAILED_PRECONDITION (LAST_WAY_IN) if the account could not be logged in to without it.
-        Returns PERMISSION_DENIED (USER_REQUIRED) if the caller is a service.
+        Returns UNAUTHENTICATED (STEP_UP_REQUIRED) if the account has a second factor that the
+        log-in did not use. Returns PERMISSION_DENIED (USER_REQUIRED) if the caller is a
+        service.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -27,7 +27,7 @@ from buf.validate import validate_pb2 as buf_dot_validate_dot_validate__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1d\x62latam/auth/v1/identity.proto\x12\x0e\x62latam.auth.v1\x1a\x1d\x62latam/policy/v1/policy.proto\x1a\x1b\x62uf/validate/validate.proto\x1a\x1fgoogle/protobuf/timestamp.proto\",\n\x10IdentityProvider\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\"\x1e\n\x1cListIdentityProvidersRequest\"T\n\x1dListIdentityProvidersResponse\x12\x33\n\tproviders\x18\x01 \x03(\x0b\x32 .blatam.auth.v1.IdentityProvider\"<\n\x1a\x42\x65ginFederatedLoginRequest\x12\x1e\n\x0bprovider_id\x18\x01 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18@\"`\n\x1b\x42\x65ginFederatedLoginResponse\x12\x19\n\x11\x61uthorization_url\x18\x01 \x01(\t\x12\x12\n\x05state\x18\x02 \x01(\tB\x03\x80\x01\x01\x12\x12\n\nexpires_in\x18\x03 \x01(\x05\"\xcb\x01\n\x1d\x43ompleteFederatedLoginRequest\x12\x1c\n\x05state\x18\x01 \x01(\tB\r\x80\x01\x01\xbaH\x07r\x05\x10\x01\x18\x80\x01\x12\x1b\n\x04\x63ode\x18\x02 \x01(\tB\r\x80\x01\x01\xbaH\x07r\x05\x10\x01\x18\x80 \x12\x15\n\x03iss\x18\x03 \x01(\tB\x08\xbaH\x05r\x03\x18\xff\x01\x12!\n\x0c\x61\x63\x63\x65ss_token\x18\x04 \x01(\tB\x0b\x80\x01\x01\xbaH\x05r\x03\x18\x80 \x12\x35\n\rrefresh_token\x18\x05 \x01(\tB\x1e\x80\x01\x01\xbaH\x05r\x03\x18\x80\x04\xaa\xbb\x18\x0f\n\rrefresh_token\"\xac\x01\n\x08Identity\x12\n\n\x02id\x18\x01 \x01(\x03\x12\x13\n\x0bprovider_id\x18\x02 \x01(\t\x12\x0e\n\x06issuer\x18\x03 \x01(\t\x12\r\n\x05\x65mail\x18\x04 \x01(\t\x12.\n\ncreated_at\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x30\n\x0clast_used_at\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\x17\n\x15ListIdentitiesRequest\"F\n\x16ListIdentitiesResponse\x12,\n\nidentities\x18\x01 \x03(\x0b\x32\x18.blatam.auth.v1.Identity\",\n\x15UnlinkIdentityRequest\x12\x13\n\x02id\x18\x01 \x01(\x03\x42\x07\xbaH\x04\"\x02 \x00\"\x18\n\x16UnlinkIdentityResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1d\x62latam/auth/v1/identity.proto\x12\x0e\x62latam.auth.v1\x1a\x1d\x62latam/policy/v1/policy.proto\x1a\x1b\x62uf/validate/validate.proto\x1a\x1fgoogle/protobuf/timestamp.proto\",\n\x10IdentityProvider\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\"\x1e\n\x1cListIdentityProvidersRequest\"T\n\x1dListIdentityProvidersResponse\x12\x33\n\tproviders\x18\x01 \x03(\x0b\x32 .blatam.auth.v1.IdentityProvider\"<\n\x1a\x42\x65ginFederatedLoginRequest\x12\x1e\n\x0bprovider_id\x18\x01 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18@\"{\n\x1b\x42\x65ginFederatedLoginResponse\x12\x19\n\x11\x61uthorization_url\x18\x01 \x01(\t\x12\x12\n\x05state\x18\x02 \x01(\tB\x03\x80\x01\x01\x12\x12\n\nexpires_in\x18\x03 \x01(\x05\x12\x19\n\x0c\x63lient_nonce\x18\x04 \x01(\tB\x03\x80\x01\x01\"\xf0\x01\n\x1d\x43ompleteFederatedLoginRequest\x12\x1c\n\x05state\x18\x01 \x01(\tB\r\x80\x01\x01\xbaH\x07r\x05\x10\x01\x18\x80\x01\x12\x1b\n\x04\x63ode\x18\x02 \x01(\tB\r\x80\x01\x01\xbaH\x07r\x05\x10\x01\x18\x80 \x12\x15\n\x03iss\x18\x03 \x01(\tB\x08\xbaH\x05r\x03\x18\xff\x01\x12!\n\x0c\x61\x63\x63\x65ss_token\x18\x04 \x01(\tB\x0b\x80\x01\x01\xbaH\x05r\x03\x18\x80 \x12\x35\n\rrefresh_token\x18\x05 \x01(\tB\x1e\x80\x01\x01\xbaH\x05r\x03\x18\x80\x04\xaa\xbb\x18\x0f\n\rrefresh_token\x12#\n\x0c\x63lient_nonce\x18\x06 \x01(\tB\r\x80\x01\x01\xbaH\x07r\x05\x10\x01\x18\x80\x01\"\xac\x01\n\x08Identity\x12\n\n\x02id\x18\x01 \x01(\x03\x12\x13\n\x0bprovider_id\x18\x02 \x01(\t\x12\x0e\n\x06issuer\x18\x03 \x01(\t\x12\r\n\x05\x65mail\x18\x04 \x01(\t\x12.\n\ncreated_at\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x30\n\x0clast_used_at\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\x17\n\x15ListIdentitiesRequest\"F\n\x16ListIdentitiesResponse\x12,\n\nidentities\x18\x01 \x03(\x0b\x32\x18.blatam.auth.v1.Identity\",\n\x15UnlinkIdentityRequest\x12\x13\n\x02id\x18\x01 \x01(\x03\x42\x07\xbaH\x04\"\x02 \x00\"\x18\n\x16UnlinkIdentityResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -38,6 +38,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_BEGINFEDERATEDLOGINREQUEST'].fields_by_name['provider_id']._serialized_options = b'\272H\006r\004\020\001\030@'
   _globals['_BEGINFEDERATEDLOGINRESPONSE'].fields_by_name['state']._loaded_options = None
   _globals['_BEGINFEDERATEDLOGINRESPONSE'].fields_by_name['state']._serialized_options = b'\200\001\001'
+  _globals['_BEGINFEDERATEDLOGINRESPONSE'].fields_by_name['client_nonce']._loaded_options = None
+  _globals['_BEGINFEDERATEDLOGINRESPONSE'].fields_by_name['client_nonce']._serialized_options = b'\200\001\001'
   _globals['_COMPLETEFEDERATEDLOGINREQUEST'].fields_by_name['state']._loaded_options = None
   _globals['_COMPLETEFEDERATEDLOGINREQUEST'].fields_by_name['state']._serialized_options = b'\200\001\001\272H\007r\005\020\001\030\200\001'
   _globals['_COMPLETEFEDERATEDLOGINREQUEST'].fields_by_name['code']._loaded_options = None
@@ -48,6 +50,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_COMPLETEFEDERATEDLOGINREQUEST'].fields_by_name['access_token']._serialized_options = b'\200\001\001\272H\005r\003\030\200 '
   _globals['_COMPLETEFEDERATEDLOGINREQUEST'].fields_by_name['refresh_token']._loaded_options = None
   _globals['_COMPLETEFEDERATEDLOGINREQUEST'].fields_by_name['refresh_token']._serialized_options = b'\200\001\001\272H\005r\003\030\200\004\252\273\030\017\n\rrefresh_token'
+  _globals['_COMPLETEFEDERATEDLOGINREQUEST'].fields_by_name['client_nonce']._loaded_options = None
+  _globals['_COMPLETEFEDERATEDLOGINREQUEST'].fields_by_name['client_nonce']._serialized_options = b'\200\001\001\272H\007r\005\020\001\030\200\001'
   _globals['_UNLINKIDENTITYREQUEST'].fields_by_name['id']._loaded_options = None
   _globals['_UNLINKIDENTITYREQUEST'].fields_by_name['id']._serialized_options = b'\272H\004\"\002 \000'
   _globals['_IDENTITYPROVIDER']._serialized_start=142
@@ -59,17 +63,17 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_BEGINFEDERATEDLOGINREQUEST']._serialized_start=306
   _globals['_BEGINFEDERATEDLOGINREQUEST']._serialized_end=366
   _globals['_BEGINFEDERATEDLOGINRESPONSE']._serialized_start=368
-  _globals['_BEGINFEDERATEDLOGINRESPONSE']._serialized_end=464
-  _globals['_COMPLETEFEDERATEDLOGINREQUEST']._serialized_start=467
-  _globals['_COMPLETEFEDERATEDLOGINREQUEST']._serialized_end=670
-  _globals['_IDENTITY']._serialized_start=673
-  _globals['_IDENTITY']._serialized_end=845
-  _globals['_LISTIDENTITIESREQUEST']._serialized_start=847
-  _globals['_LISTIDENTITIESREQUEST']._serialized_end=870
-  _globals['_LISTIDENTITIESRESPONSE']._serialized_start=872
-  _globals['_LISTIDENTITIESRESPONSE']._serialized_end=942
-  _globals['_UNLINKIDENTITYREQUEST']._serialized_start=944
-  _globals['_UNLINKIDENTITYREQUEST']._serialized_end=988
-  _globals['_UNLINKIDENTITYRESPONSE']._serialized_start=990
-  _globals['_UNLINKIDENTITYRESPONSE']._serialized_end=1014
+  _globals['_BEGINFEDERATEDLOGINRESPONSE']._serialized_end=491
+  _globals['_COMPLETEFEDERATEDLOGINREQUEST']._serialized_start=494
+  _globals['_COMPLETEFEDERATEDLOGINREQUEST']._serialized_end=734
+  _globals['_IDENTITY']._serialized_start=737
+  _globals['_IDENTITY']._serialized_end=909
+  _globals['_LISTIDENTITIESREQUEST']._serialized_start=911
+  _globals['_LISTIDENTITIESREQUEST']._serialized_end=934
+  _globals['_LISTIDENTITIESRESPONSE']._serialized_start=936
+  _globals['_LISTIDENTITIESRESPONSE']._serialized_end=1006
+  _globals['_UNLINKIDENTITYREQUEST']._serialized_start=1008
+  _globals['_UNLINKIDENTITYREQUEST']._serialized_end=1052
+  _globals['_UNLINKIDENTITYRESPONSE']._serialized_start=1054
+  _globals['_UNLINKIDENTITYRESPONSE']._serialized_end=1078
 # @@protoc_insertion_point(module_scope)

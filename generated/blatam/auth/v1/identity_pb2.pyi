@@ -117,6 +117,7 @@ class BeginFederatedLoginResponse(_message.Message):
     AUTHORIZATION_URL_FIELD_NUMBER: _builtins.int
     STATE_FIELD_NUMBER: _builtins.int
     EXPIRES_IN_FIELD_NUMBER: _builtins.int
+    CLIENT_NONCE_FIELD_NUMBER: _builtins.int
     authorization_url: _builtins.str
     """The address of the provider's page that the browser opens."""
     state: _builtins.str
@@ -125,16 +126,22 @@ class BeginFederatedLoginResponse(_message.Message):
     """
     expires_in: _builtins.int
     """The time within which the log-in has to be completed, in seconds."""
+    client_nonce: _builtins.str
+    """The value that the client keeps, outside of any address, and sends to
+    CompleteFederatedLogin. The log-in cannot be completed without it: nobody else can
+    use the parameters of the redirect.
+    """
     def __init__(
         self,
         *,
         authorization_url: _builtins.str = ...,
         state: _builtins.str = ...,
         expires_in: _builtins.int = ...,
+        client_nonce: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["authorization_url", b"authorization_url", "expires_in", b"expires_in", "state", b"state"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["authorization_url", b"authorization_url", "client_nonce", b"client_nonce", "expires_in", b"expires_in", "state", b"state"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -153,6 +160,7 @@ class CompleteFederatedLoginRequest(_message.Message):
     ISS_FIELD_NUMBER: _builtins.int
     ACCESS_TOKEN_FIELD_NUMBER: _builtins.int
     REFRESH_TOKEN_FIELD_NUMBER: _builtins.int
+    CLIENT_NONCE_FIELD_NUMBER: _builtins.int
     state: _builtins.str
     """The parameter `state`, 1 to 128 characters."""
     code: _builtins.str
@@ -167,6 +175,8 @@ class CompleteFederatedLoginRequest(_message.Message):
     """The refresh token of an older session of this client, if it has one. A successful
     log-in ends that session. An invalid token is ignored.
     """
+    client_nonce: _builtins.str
+    """The client nonce from BeginFederatedLogin, 1 to 128 characters."""
     def __init__(
         self,
         *,
@@ -175,10 +185,11 @@ class CompleteFederatedLoginRequest(_message.Message):
         iss: _builtins.str = ...,
         access_token: _builtins.str = ...,
         refresh_token: _builtins.str = ...,
+        client_nonce: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["access_token", b"access_token", "code", b"code", "iss", b"iss", "refresh_token", b"refresh_token", "state", b"state"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["access_token", b"access_token", "client_nonce", b"client_nonce", "code", b"code", "iss", b"iss", "refresh_token", b"refresh_token", "state", b"state"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

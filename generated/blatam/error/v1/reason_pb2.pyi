@@ -164,7 +164,9 @@ class _ReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Reason.ValueTy
     used before.
     """
     REASON_TOO_MANY_FACTORS: _Reason.ValueType  # 58
-    """FAILED_PRECONDITION: the account has as many factors as an account may have."""
+    """FAILED_PRECONDITION: the account has as many factors, or linked identities, as an
+    account may have.
+    """
     REASON_LAST_WAY_IN: _Reason.ValueType  # 59
     """FAILED_PRECONDITION: there would be no way left to log in to the account."""
     REASON_FACTOR_REQUIRED: _Reason.ValueType  # 60
@@ -345,7 +347,9 @@ REASON_FACTOR_CODE_INVALID: Reason.ValueType  # 57
 used before.
 """
 REASON_TOO_MANY_FACTORS: Reason.ValueType  # 58
-"""FAILED_PRECONDITION: the account has as many factors as an account may have."""
+"""FAILED_PRECONDITION: the account has as many factors, or linked identities, as an
+account may have.
+"""
 REASON_LAST_WAY_IN: Reason.ValueType  # 59
 """FAILED_PRECONDITION: there would be no way left to log in to the account."""
 REASON_FACTOR_REQUIRED: Reason.ValueType  # 60

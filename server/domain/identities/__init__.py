@@ -1,0 +1,1 @@
+"""Log-ins with identity providers (OpenID Connect), and linked identities."""

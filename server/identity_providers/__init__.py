@@ -1,0 +1,1 @@
+"""Identity providers over HTTP: discovery, keys and tokens (OpenID Connect)."""
