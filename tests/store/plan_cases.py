@@ -457,6 +457,8 @@ async def impersonate_user(filled: FilledDatabase) -> None:
     )  # fmt: skip
     # as no admin: nothing is written, but the rows are looked up
     assert await store.add(acting, 1, session) is None
+
+
 @case(
     "CreatePasskey, ConfirmPasskey, CompletePasskeyLogin",
     "idx_factors_user_id",

@@ -15,9 +15,9 @@ from server.cli.database import open_database
 from server.cli.monitoring.findings import Finding
 from server.cli.monitoring.listener_checks import check_listeners
 from server.cli.monitoring.process_checks import check_process
+from server.cli.monitoring.provider_checks import check_identity_providers
 from server.cli.monitoring.redis_checks import check_redis
 from server.cli.monitoring.replica_check import check_replica
-from server.cli.monitoring.provider_checks import check_identity_providers
 from server.composition.tls.reload import ReloadedCredentials
 from server.composition.tls.settings import listener_credentials, upstream_credentials
 from server.config import ConfigurationError, Settings, text_of
