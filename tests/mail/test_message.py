@@ -23,9 +23,6 @@ DETAILS: dict[str, str | int | tuple[str, ...]] = {
     "left": 9,
     "provider": "Example",
     "notifications": ("bea: On numbers", "cat follows you"),
-    "factor": "phone",
-    "provider": "Example",
-    "left": 9,
 }
 
 
