@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 
 import pytest
+from google.protobuf.field_mask_pb2 import FieldMask
 
 from blatam.auth.v1 import auth_pb2
 from blatam.auth.v1 import factor_pb2 as pb
@@ -70,7 +71,7 @@ async def test_code_of_an_older_step_is_refused_after_a_newer_one(
 async def disable(service: RunningService, who: Enrolled) -> None:
     root = await service.signed_in(Role.ADMIN)
     change = user_pb2.UpdateUserRequest(
-        user=user_pb2.User(id=who.user.id), update_mask={"paths": ["is_active"]}
+        user=user_pb2.User(id=who.user.id), update_mask=FieldMask(paths=["is_active"])
     )
     await service.users.UpdateUser(change, metadata=root.metadata)
 
@@ -123,11 +124,15 @@ async def test_factor_that_is_not_confirmed_belongs_to_its_user(
         pb.CreateTotpFactorRequest(), metadata=ana.metadata
     )
     confirm = pb.ConfirmTotpFactorRequest(id=created.id, totp_code="000000")
-    call = shared.auth.ConfirmTotpFactor(confirm, metadata=bea.metadata)
-    assert (await expect_rpc_error(call)).reason == "FACTOR_NOT_FOUND"
+    error = await expect_rpc_error(
+        shared.auth.ConfirmTotpFactor(confirm, metadata=bea.metadata)
+    )
+    assert error.reason == "FACTOR_NOT_FOUND"
     reauthenticate = pb.ReauthenticateRequest(totp_code="000000")
-    call = shared.auth.Reauthenticate(reauthenticate, metadata=ana.metadata)
-    assert (await expect_rpc_error(call)).reason == "INVALID_CREDENTIALS"
+    error = await expect_rpc_error(
+        shared.auth.Reauthenticate(reauthenticate, metadata=ana.metadata)
+    )
+    assert error.reason == "INVALID_CREDENTIALS"
 
 
 async def test_reauthentication_is_limited_by_account_and_address(
