@@ -9,6 +9,7 @@ import pytest
 from blatam.auth.v1 import auth_pb2 as pb
 from blatam.user.v1 import user_pb2
 from server.domain.accounts.users import Role
+from tests.authenticator_app import challenge_of, enrolled
 from tests.mailbox import link_of, token_of
 from tests.running import PASSWORD, RunningService, SignedInUser
 from tests.status import expect_rpc_error
@@ -59,6 +60,15 @@ async def test_password_reset_by_mail(shared: RunningService) -> None:
     assert error.code is grpc.StatusCode.INVALID_ARGUMENT
     assert error.reason == "MAILED_TOKEN_INVALID"
     await shared.mailbox.mail(ana.user.email, "password was changed")
+
+
+async def test_password_reset_leaves_the_second_factor(
+    shared: RunningService,
+) -> None:
+    """Whoever reads the e-mails has one factor (ASVS 6.4.3)."""
+    ana = await enrolled(shared)
+    await shared.auth.ResetPassword(reset(await reset_token_of(shared, ana.user)))
+    assert await challenge_of(shared, ana, NEW)
 
 
 async def test_weak_password_leaves_reset_token_unused(shared: RunningService) -> None:
