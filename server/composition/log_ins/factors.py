@@ -19,7 +19,6 @@ def factors_feature(resources: Resources, stores: Stores, rules: LogInRules) -> 
         accounts=rules.authentication.accounts,
         store=PostgresFactors(resources.database, resources.feed),
         totp=rules.totp,
-        codes=rules.codes,
         clock=resources.clock,
         required_roles=resources.settings.mfa_required_roles,
     )
@@ -29,7 +28,6 @@ def factors_feature(resources: Resources, stores: Stores, rules: LogInRules) -> 
         uses=rules.uses,
         sessions=rules.uses,
         totp=rules.totp,
-        codes=rules.codes,
     )
     return Feature(
         servicers={SERVICE: (FactorServicer(factors), SecondStepServicer(second_step))}

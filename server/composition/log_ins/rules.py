@@ -8,7 +8,6 @@ from server.composition.resources import Resources
 from server.domain.auth.authentication import Authentication
 from server.domain.auth.log_ins import LogIns
 from server.domain.factors.challenges import Challenges
-from server.domain.factors.recovery_codes import RecoveryCodes
 from server.domain.factors.totp import Totp
 from server.store.factors.challenges import PostgresChallenges
 from server.store.factors.uses import PostgresFactorUses
@@ -25,7 +24,6 @@ class LogInRules:
     challenges: Challenges
     log_ins: LogIns
     totp: Totp
-    codes: RecoveryCodes
     uses: PostgresFactorUses
 
 
@@ -38,6 +36,5 @@ def log_in_rules(resources: Resources, authentication: Authentication) -> LogInR
         challenges=challenges,
         log_ins=LogIns(authentication, challenges),
         totp=Totp(secret.cipher("totp-secrets"), SITE_NAME, clock),
-        codes=RecoveryCodes(secret.mac("recovery-codes")),
         uses=PostgresFactorUses(resources.database),
     )
