@@ -12,7 +12,7 @@ import socket
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address
 
-import httpcore
+import httpcore2
 
 IpAddress = IPv4Address | IPv6Address
 # Returns the addresses of a host, as text.
@@ -20,7 +20,7 @@ Resolve = Callable[[str, int], Awaitable[Sequence[str]]]
 _NAT64 = IPv6Network("64:ff9b::/96")  # RFC 6052 2.1
 
 
-class AddressRefused(httpcore.ConnectError):
+class AddressRefused(httpcore2.ConnectError):
     """A host has no address, or one that must not be connected to."""
 
 
@@ -31,35 +31,35 @@ async def resolve_host(host: str, port: int) -> Sequence[str]:
     return [str(entry[4][0]) for entry in entries]
 
 
-class CheckedNetwork(httpcore.AsyncNetworkBackend):
+class CheckedNetwork(httpcore2.AsyncNetworkBackend):
     """Opens connections after `is_allowed` has accepted every address of the host."""
 
     def __init__(
         self,
         is_allowed: Callable[[IpAddress], bool],
         resolve: Resolve = resolve_host,
-        network: httpcore.AsyncNetworkBackend | None = None,
+        network: httpcore2.AsyncNetworkBackend | None = None,
     ) -> None:
         self._is_allowed = is_allowed
         self._resolve = resolve
-        self._network = network or httpcore.AnyIOBackend()
+        self._network = network or httpcore2.AnyIOBackend()
 
     async def connect_tcp(
         self,
         host: str,
         port: int,
-        timeout: float | None = None,  # noqa: ASYNC109 - httpcore's interface
+        timeout: float | None = None,  # noqa: ASYNC109 - httpcore2's interface
         local_address: str | None = None,
-        socket_options: Iterable[httpcore.SOCKET_OPTION] | None = None,
-    ) -> httpcore.AsyncNetworkStream:
-        """Connect to the first address that responds. Raises httpcore.ConnectError."""
+        socket_options: Iterable[httpcore2.SOCKET_OPTION] | None = None,
+    ) -> httpcore2.AsyncNetworkStream:
+        """Connect to the first address that responds. Raises httpcore2.ConnectError."""
         failure: Exception = AddressRefused(f"{host} has no address")
         for address in await self._checked_addresses(host, port):
             try:
                 return await self._network.connect_tcp(
                     address, port, timeout, local_address, socket_options
                 )
-            except (httpcore.ConnectError, httpcore.ConnectTimeout) as error:
+            except (httpcore2.ConnectError, httpcore2.ConnectTimeout) as error:
                 failure = error
         raise failure
 

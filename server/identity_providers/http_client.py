@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import SplitResult, urlencode, urlsplit
 
-import httpcore
+import httpcore2
 import orjson
 
 from server.identity_providers.checked_network import (
@@ -32,10 +32,10 @@ _HEADERS = {
 _FORM = {"content-type": "application/x-www-form-urlencoded"}
 _OK, _BAD_REQUEST = 200, 400
 _HTTP_ERRORS = (
-    httpcore.NetworkError,
-    httpcore.ProtocolError,
-    httpcore.TimeoutException,
-    httpcore.UnsupportedProtocol,
+    httpcore2.NetworkError,
+    httpcore2.ProtocolError,
+    httpcore2.TimeoutException,
+    httpcore2.UnsupportedProtocol,
     OSError,
     TimeoutError,
 )
@@ -44,7 +44,7 @@ _HTTP_ERRORS = (
 @cache
 def _public_authorities() -> ssl.SSLContext:
     """Return a context that trusts the public authorities; reading them is slow."""
-    return httpcore.default_ssl_context()
+    return httpcore2.default_ssl_context()
 
 
 class RequestFailed(Exception):
@@ -126,7 +126,7 @@ class ProviderHttp:
         """Return status and body. A connection of its own: log-ins are rare."""
         network = CheckedNetwork(self._is_allowed(parts), self._resolve)
         async with (
-            httpcore.AsyncConnectionPool(self._tls, network_backend=network) as pool,
+            httpcore2.AsyncConnectionPool(self._tls, network_backend=network) as pool,
             pool.stream(
                 method,
                 parts.geturl(),
@@ -138,7 +138,7 @@ class ProviderHttp:
             async for chunk in response.aiter_stream():
                 body += chunk
                 if len(body) > MAX_BODY_SIZE:
-                    raise httpcore.ReadError(f"more than {MAX_BODY_SIZE} bytes")
+                    raise httpcore2.ReadError(f"more than {MAX_BODY_SIZE} bytes")
             return response.status, bytes(body)
 
     def _is_allowed(self, parts: SplitResult) -> Callable[[IpAddress], bool]:

@@ -3,13 +3,13 @@
 from collections.abc import Iterable, Sequence
 from ipaddress import ip_address
 
-import httpcore
+import httpcore2
 import pytest
 
 from server.identity_providers.checked_network import CheckedNetwork, is_public
 
 
-class RecordingNetwork(httpcore.AsyncMockBackend):
+class RecordingNetwork(httpcore2.AsyncMockBackend):
     """Notes where connections go; the addresses in `away` do not respond."""
 
     def __init__(self, *away: str) -> None:
@@ -21,13 +21,13 @@ class RecordingNetwork(httpcore.AsyncMockBackend):
         self,
         host: str,
         port: int,
-        timeout: float | None = None,  # noqa: ASYNC109 - httpcore's interface
+        timeout: float | None = None,  # noqa: ASYNC109 - httpcore2's interface
         local_address: str | None = None,
-        socket_options: Iterable[httpcore.SOCKET_OPTION] | None = None,
-    ) -> httpcore.AsyncNetworkStream:
+        socket_options: Iterable[httpcore2.SOCKET_OPTION] | None = None,
+    ) -> httpcore2.AsyncNetworkStream:
         self.addresses.append(host)
         if host in self.away:
-            raise httpcore.ConnectError
+            raise httpcore2.ConnectError
         return await super().connect_tcp(host, port)
 
 
@@ -48,14 +48,14 @@ async def test_connection_goes_to_the_checked_address() -> None:
     network, checked = resolving(["8.8.8.8"], ["127.0.0.1"])
     await checked.connect_tcp("idp.test", 443)
     assert network.addresses == ["8.8.8.8"]
-    with pytest.raises(httpcore.ConnectError, match=r"has the address 127\.0\.0\.1"):
+    with pytest.raises(httpcore2.ConnectError, match=r"has the address 127\.0\.0\.1"):
         await checked.connect_tcp("idp.test", 443)
     assert network.addresses == ["8.8.8.8"]
 
 
 async def test_one_private_address_refuses_the_host() -> None:
     network, checked = resolving(["8.8.8.8", "10.0.0.1"])
-    with pytest.raises(httpcore.ConnectError):
+    with pytest.raises(httpcore2.ConnectError):
         await checked.connect_tcp("idp.test", 443)
     assert network.addresses == []
 
@@ -65,7 +65,7 @@ async def test_next_address_is_tried() -> None:
     await checked.connect_tcp("idp.test", 443)
     assert network.addresses == ["8.8.4.4", "8.8.8.8"]
     for _ in range(2):
-        with pytest.raises(httpcore.ConnectError):
+        with pytest.raises(httpcore2.ConnectError):
             await checked.connect_tcp("idp.test", 443)
 
 
@@ -74,7 +74,7 @@ async def test_next_address_is_tried() -> None:
 )
 async def test_unknown_host_is_an_error_of_the_connection(host: str) -> None:
     checked = CheckedNetwork(lambda address: False)
-    with pytest.raises(httpcore.ConnectError):
+    with pytest.raises(httpcore2.ConnectError):
         await checked.connect_tcp(host, 443)
 
 

@@ -15,7 +15,7 @@ from google.protobuf.json_format import MessageToDict
 from google.protobuf.message import Message
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from blatam.auth.v1 import auth_pb2, factor_pb2, login_code_pb2
+from blatam.auth.v1 import auth_pb2, factor_pb2, identity_pb2, login_code_pb2
 from blatam.post.v1 import category_pb2, post_pb2
 from blatam.user.v1 import settings_pb2, user_pb2
 from edge.port import CallError
@@ -27,6 +27,12 @@ from server.rpc import contract
 from server.rpc.call import Method
 from tests.authenticator_app import enrol, enrolled
 from tests.conftest import Servers, fresh_database, key_space, ready
+from tests.identity_provider import (
+    FakeProvider,
+    entry,
+    fake_provider,
+    write_entries,
+)
 from tests.mailbox import token_of
 from tests.round_trips import counting_connections, every_round_trip, round_trips
 from tests.running import PASSWORD, SECRET, RunningService, SignedInUser, running
@@ -86,6 +92,11 @@ ROUND_TRIPS = {
     "AuthService/RequestLoginCode": 2,
     "AuthService/LoginWithCode": 4,
     "AuthService/ImpersonateUser": 2,
+    "AuthService/ListIdentityProviders": 0,
+    "AuthService/BeginFederatedLogin": 1,
+    "AuthService/CompleteFederatedLogin": 5,
+    "AuthService/ListIdentities": 1,
+    "AuthService/UnlinkIdentity": 8,
     "AuthService/RefreshToken": 2,
     "AuthService/Logout": 1,
     "AuthService/LogoutAll": 5,
@@ -125,6 +136,21 @@ class Members:
     service: RunningService
     admin: SignedInUser
     ana: SignedInUser
+    provider: FakeProvider
+
+    async def begun_log_in(self, subject: str) -> dict[str, str]:
+        """Return the fields that complete a log-in with the provider."""
+        request = identity_pb2.BeginFederatedLoginRequest(provider_id="fake")
+        begun = await self.service.auth.BeginFederatedLogin(request)
+        sent = self.provider.authorize(begun.authorization_url, subject, email="")
+        return {**sent, "client_nonce": begun.client_nonce}
+
+    async def link(self, user: SignedInUser, subject: str) -> None:
+        fields = await self.begun_log_in(subject)
+        request = identity_pb2.CompleteFederatedLoginRequest(
+            **fields, access_token=user.tokens.access_token
+        )
+        await self.service.auth.CompleteFederatedLogin(request)
 
     async def category(self) -> category_pb2.Category:
         name = f"c{next(_numbers)}"
@@ -216,6 +242,8 @@ EXAMPLES |= {
     "UserService/GetUserScore": about_ana(),
     "AuthService/BeginPasskeyLogin": by_ana(),
     "AuthService/ListFactors": by_ana(),
+    "AuthService/ListIdentityProviders": by_ana(),
+    "AuthService/ListIdentities": by_ana(),
     "AuthService/ListSessions": by_ana(),
     "AuthService/RequestEmailVerification": by_ana(),
     "AuthService/RotateSigningKey": by_admin(force=True),
@@ -416,6 +444,28 @@ async def regenerate_recovery_codes(members: Members) -> Example:
     return Example({}, (await enrolled(members.service)).signed_in)
 
 
+@example("AuthService/BeginFederatedLogin")
+async def begin_federated_login(members: Members) -> Example:
+    return Example({"provider_id": "fake"})
+
+
+@example("AuthService/CompleteFederatedLogin")
+async def complete_federated_login(members: Members) -> Example:
+    subject = f"subject{next(_numbers)}"
+    await members.link(await members.service.signed_in(), subject)
+    return Example(await members.begun_log_in(subject))
+
+
+@example("AuthService/UnlinkIdentity")
+async def unlink_identity(members: Members) -> Example:
+    user = await members.service.signed_in()
+    await members.link(user, f"subject{next(_numbers)}")
+    listed = await members.service.auth.ListIdentities(
+        identity_pb2.ListIdentitiesRequest(), metadata=user.metadata
+    )
+    return Example({"id": listed.identities[0].id}, user)
+
+
 @example("AuthService/RefreshToken")
 async def refresh_token(members: Members) -> Example:
     tokens = await members.service.log_in(members.ana.user.username)
@@ -561,16 +611,31 @@ async def delete_category(members: Members) -> Example:
 
 @pytest_asyncio.fixture(scope="module")
 async def members(
-    servers: Servers, admin: AsyncEngine, template: str
+    servers: Servers,
+    admin: AsyncEngine,
+    template: str,
+    tmp_path_factory: pytest.TempPathFactory,
 ) -> AsyncIterator[Members]:
+    folder = tmp_path_factory.mktemp("providers")
     with counting_connections():
         async with (
             fresh_database(servers, admin, template) as url,
-            running(url, key_space(servers, 5), **ONE_CONNECTION) as service,
+            fake_provider() as provider,
+            running(
+                url,
+                key_space(servers, 5),
+                oidc_providers=write_entries(
+                    folder, entry("fake", provider.issuer, folder)
+                ),
+                **ONE_CONNECTION,
+            ) as service,
         ):
             await ready(service)
             members = Members(
-                service, await service.signed_in(Role.ADMIN), await service.signed_in()
+                service,
+                await service.signed_in(Role.ADMIN),
+                await service.signed_in(),
+                provider,
             )
             # each list has a row: an empty one makes a second statement
             await members.category()
