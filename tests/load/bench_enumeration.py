@@ -1,7 +1,8 @@
 """Whether response times reveal accounts (R2, R3): the AUC of known against unknown.
 
 0.5 reveals nothing; 0 and 1 reveal every account. Single calls are timed, for known
-and unknown accounts in random order, idle and while other users log in.
+and unknown accounts in random order, idle and while other users log in. In the same
+way, accounts with a second factor are compared with accounts without one.
 """
 
 import asyncio
@@ -11,6 +12,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from itertools import count
+from statistics import median
 from typing import Any
 
 import cbor2
@@ -46,13 +48,35 @@ LIFTED: dict[str, list[object]] = {
 }
 _numbers = count()
 Request = Callable[[str], Awaitable[object]]
+Names = Callable[[int], str]
+
+
+@dataclass(frozen=True, slots=True)
+class Groups:
+    """Two groups of accounts that nobody may tell apart, with names for their calls."""
+
+    labels: tuple[str, str]
+    first: Names
+    second: Names
+
+
+EXISTENCE = Groups(
+    ("known", "unknown"),
+    lambda number: f"known{number % ACCOUNTS}",
+    lambda _: f"unknown{next(_numbers)}",
+)
+FACTORS = Groups(
+    ("with a factor", "without"),
+    lambda number: f"guarded{number % ACCOUNTS}",
+    lambda number: f"plain{number % ACCOUNTS}",
+)
 _PASSKEY = SoftwarePasskey()
 _PASSKEYS = sa.text(
     "insert into factors (user_id, type, name, credential_id, public_key, created_at,"
     " confirmed_at)"
     " select users.id, 2, 'Passkey', convert_to('known' || n, 'UTF8'), :key, now(),"
     f" now() from generate_series(0, {ACCOUNTS - 1}) n"
-    f" join users on username = 'known' || n + {3 * ACCOUNTS}"
+    " join users on username = 'owner' || n"
 )
 
 
@@ -69,6 +93,7 @@ async def rows() -> list[ResultRow]:
             rows = [await _row("R2 Login, idle", log_in)]
             async with _load(auth):
                 rows.append(await _row("R2 Login, under load", log_in))
+            rows.append(await _row("R2 Login, second factor", log_in, FACTORS))
             rows.append(await _row("R3 RequestPasswordReset", reset))
             change = await _change_email(auth)
             rows.append(await _row("R3 ChangeEmail", change))
@@ -78,18 +103,31 @@ async def rows() -> list[ResultRow]:
 
 
 async def _create_accounts(database: Database) -> None:
-    """Create the known accounts, all with PASSWORD; the last ones have passkeys."""
+    """Create the known accounts, all with PASSWORD."""
     pool = HashingPool()
     hashed = await PasswordHasher(pool).hash(PASSWORD)
     pool.close()
     insert = sa.text(
         "insert into users (email, username, username_folded, hashed_password, role,"
         " created_at, updated_at)"
-        " select 'known' || n || '@x.co', 'known' || n, 'known' || n, :hash, 1, now(),"
-        " now() from generate_series(0, :last) n"
+        " select name || '@x.co', name, name, :hash, 1, now(), now()"
+        " from generate_series(0, :last) n, concat(cast(:prefix as text), n) name"
+    )
+    add_factors = sa.text(
+        "insert into factors (user_id, type, name, secret, created_at, confirmed_at)"
+        " select id, 1, 'phone', 'secret', now(), now() from users"
+        " where username like 'guarded%'"
     )
     async with database.transaction() as connection:
-        await connection.execute(insert, {"hash": hashed, "last": 4 * ACCOUNTS})
+        for prefix, last in (
+            ("known", 3 * ACCOUNTS),
+            ("guarded", ACCOUNTS),
+            ("plain", ACCOUNTS),
+            ("owner", ACCOUNTS),
+        ):
+            values = {"hash": hashed, "prefix": prefix, "last": last}
+            await connection.execute(insert, values)
+        await connection.execute(add_factors)
         await connection.execute(_PASSKEYS, {"key": cbor2.dumps(_PASSKEY.cose())})
 
 
@@ -174,45 +212,42 @@ async def _load(auth: Any) -> AsyncIterator[None]:
 
 @dataclass(frozen=True, slots=True)
 class Durations:
-    """Seconds of the calls for known accounts, and of those for unknown ones."""
+    """Seconds of the calls for accounts of the first group, and of the second one."""
 
-    known: Sequence[float]
-    unknown: Sequence[float]
+    first: Sequence[float]
+    second: Sequence[float]
 
     @property
     def auc(self) -> float:
-        """How often a call for a known account took longer than one for an unknown."""
-        ranked = sorted(
-            [*((s, 1) for s in self.known), *((s, 0) for s in self.unknown)]
-        )
-        ranks = sum(rank for rank, (_, known) in enumerate(ranked, 1) if known)
-        lowest = len(self.known) * (len(self.known) + 1) / 2
-        return (ranks - lowest) / (len(self.known) * len(self.unknown))
+        """How often a call for the first group took longer than one for the second."""
+        ranked = sorted([*((s, 1) for s in self.first), *((s, 0) for s in self.second)])
+        ranks = sum(rank for rank, (_, is_first) in enumerate(ranked, 1) if is_first)
+        lowest = len(self.first) * (len(self.first) + 1) / 2
+        return (ranks - lowest) / (len(self.first) * len(self.second))
 
 
-async def _row(name: str, send: Request) -> ResultRow:
-    known, unknown = await _timed(send)
-    durations = Durations(known, unknown)
-    medians = sorted(known)[len(known) // 2], sorted(unknown)[len(unknown) // 2]
+async def _row(name: str, send: Request, groups: Groups = EXISTENCE) -> ResultRow:
+    durations = await _timed(send, groups)
+    medians = [median(each) * 1e3 for each in (durations.first, durations.second)]
+    labels = groups.labels
     return ResultRow(
         f"{name}: AUC from 0.5",
         abs(durations.auc - 0.5),
         MAX_DISTANCE,
         better="lower",
-        notes=f"AUC {durations.auc:.3f}; medians {medians[0] * 1e3:.2f} known, "
-        f"{medians[1] * 1e3:.2f} ms unknown",
+        notes=f"AUC {durations.auc:.3f}; medians {medians[0]:.2f} {labels[0]}, "
+        f"{medians[1]:.2f} ms {labels[1]}",
     )
 
 
-async def _timed(send: Request) -> tuple[list[float], list[float]]:
+async def _timed(send: Request, groups: Groups) -> Durations:
     """Time calls in random order."""
-    first = next(_numbers)
-    names = [(f"known{n % ACCOUNTS}", 1) for n in range(SAMPLES)]
-    names += [(f"unknown{first}_{n}", 0) for n in range(SAMPLES)]
-    random.shuffle(names)
     seconds: tuple[list[float], list[float]] = [], []
-    for name, known in names:
+    names = [(groups.first(n), seconds[0]) for n in range(SAMPLES)]
+    names += [(groups.second(n), seconds[1]) for n in range(SAMPLES)]
+    random.shuffle(names)
+    for name, durations in names:
         started = time.perf_counter()
         await send(name)
-        seconds[known].append(time.perf_counter() - started)
-    return seconds[1], seconds[0]
+        durations.append(time.perf_counter() - started)
+    return Durations(*seconds)

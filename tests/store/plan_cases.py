@@ -429,7 +429,7 @@ async def complete_login(filled: FilledDatabase) -> None:
     (factor,) = await uses.totp_factors(member)
     assert await uses.use_totp(factor.id, 7, factor.secret, now)
     digest = sha256(str(member).encode()).digest()
-    assert await uses.use_recovery_code(member, [digest], now)
+    assert await uses.use_recovery_code(member, digest, now)
     session = await filled.session_of(member)
     assert await uses.reauthenticate(session, member, ["otp"], now)
 

@@ -21,7 +21,6 @@ def factors_feature(resources: Resources, stores: Stores, rules: LogInRules) -> 
         uses=rules.uses,
         sessions=rules.uses,
         totp=rules.totp,
-        codes=rules.codes,
         passkeys=rules.passkeys,
     )
     factors = FactorServicer(factor_rules(resources, rules))
@@ -34,7 +33,6 @@ def factor_rules(resources: Resources, rules: LogInRules) -> Factors:
         accounts=rules.authentication.accounts,
         store=PostgresFactors(resources.database, resources.feed),
         totp=rules.totp,
-        codes=rules.codes,
         clock=resources.clock,
         required_roles=resources.settings.mfa_required_roles,
     )

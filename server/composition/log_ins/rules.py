@@ -10,7 +10,6 @@ from server.domain.auth.authentication import Authentication
 from server.domain.auth.log_ins import LogIns
 from server.domain.factors.challenges import Challenges
 from server.domain.factors.passkeys import PasskeyProofs
-from server.domain.factors.recovery_codes import RecoveryCodes
 from server.domain.factors.relying_party import relying_party
 from server.domain.factors.totp import Totp
 from server.store.factors.challenges import PostgresChallenges
@@ -32,7 +31,6 @@ class LogInRules:
     challenges: Challenges
     log_ins: LogIns
     totp: Totp
-    codes: RecoveryCodes
     uses: PostgresFactorUses
     passkeys: PasskeyProofs | None
 
@@ -47,7 +45,6 @@ def log_in_rules(resources: Resources, authentication: Authentication) -> LogInR
         challenges=challenges,
         log_ins=LogIns(authentication, challenges, passkeys),
         totp=Totp(secret.cipher("totp-secrets"), SITE_NAME, clock),
-        codes=RecoveryCodes(secret.mac("recovery-codes")),
         uses=PostgresFactorUses(resources.database),
         passkeys=passkeys,
     )

@@ -20,7 +20,7 @@ from server.domain.errors import (
 from server.domain.factors.challenges import ChallengeKind, Challenges, Client
 from server.domain.factors.factors import TotpFactor
 from server.domain.factors.methods import PASSKEY_METHODS, AuthMethod, merged
-from server.domain.factors.recovery_codes import RecoveryCodes
+from server.domain.factors.recovery_codes import digest
 from server.domain.factors.totp import Totp
 from server.domain.limits import AccountLimit
 
@@ -58,7 +58,7 @@ class FactorUses(Protocol):
         """
 
     async def use_recovery_code(
-        self, user_id: int, digests: Sequence[bytes], now: datetime
+        self, user_id: int, code_digest: bytes, now: datetime
     ) -> bool:
         """Use a recovery code, and inform its owner; False if there is none unused."""
 
@@ -96,7 +96,6 @@ class SecondStep:
     uses: FactorUses
     sessions: ReauthenticationStore
     totp: Totp
-    codes: RecoveryCodes
     passkeys: PasskeyProofs | None = None
 
     async def complete(self, token: str, proof: Proof, client: Client) -> Tokens:
@@ -177,9 +176,9 @@ class SecondStep:
         if proof.totp_code:
             right = await self._uses_totp(account.user_id, proof.totp_code)
         elif proof.recovery_code:
-            digests = self.codes.digests(account.user_id, proof.recovery_code)
+            stored = digest(account.user_id, proof.recovery_code)
             now = self.authentication.clock()
-            right = await self.uses.use_recovery_code(account.user_id, digests, now)
+            right = await self.uses.use_recovery_code(account.user_id, stored, now)
         elif proof.passkey is not None and self.passkeys:
             if await self.passkeys.verify(
                 account.user_id, challenge_token, proof.passkey

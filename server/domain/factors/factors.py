@@ -20,7 +20,7 @@ from server.domain.errors import (
     TokenInvalid,
 )
 from server.domain.factors.methods import FactorLevel, FactorType
-from server.domain.factors.recovery_codes import RecoveryCodes
+from server.domain.factors.recovery_codes import create_codes, digest
 from server.domain.factors.totp import Totp, TotpSecret
 
 MAX_FACTORS = 10
@@ -123,7 +123,6 @@ class Factors:
     accounts: AccountStore
     store: FactorStore
     totp: Totp
-    codes: RecoveryCodes
     clock: Clock
     required_roles: Collection[Role] = ()
 
@@ -202,8 +201,8 @@ class Factors:
 
     def new_codes(self, user_id: int) -> tuple[Sequence[str], Sequence[bytes]]:
         """Return new recovery codes, and what is stored of them."""
-        codes = self.codes.create()
-        return codes, [self.codes.digest(user_id, code) for code in codes]
+        codes = create_codes()
+        return codes, [digest(user_id, code) for code in codes]
 
     async def authorized(self, caller: Caller) -> Account:
         """Return the account of a caller who may change its factors.

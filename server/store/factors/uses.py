@@ -32,8 +32,7 @@ _USE_RECOVERY_CODE = Statement(
     f"""
     with used as (
         update recovery_codes set used_at = :now
-        where user_id = :user_id and code_hash = any(cast(:digests as bytea[]))
-            and used_at is null
+        where user_id = :user_id and code_hash = :digest and used_at is null
         returning user_id
     ), enqueued as (
         insert into outbox (kind, user_id, payload, created_at)
@@ -89,11 +88,11 @@ class PostgresFactorUses:
         return bool(rows)
 
     async def use_recovery_code(
-        self, user_id: int, digests: Sequence[bytes], now: datetime
+        self, user_id: int, code_digest: bytes, now: datetime
     ) -> bool:
         """Use a recovery code, and inform its owner; False if there is none unused."""
         rows = await self._database.run(
-            _USE_RECOVERY_CODE, user_id=user_id, digests=list(digests), now=now
+            _USE_RECOVERY_CODE, user_id=user_id, digest=code_digest, now=now
         )
         return bool(rows)
 
