@@ -15,17 +15,20 @@ from itertools import count
 from statistics import median
 from typing import Any
 
+import cbor2
 import grpc
 import sqlalchemy as sa
+from google.protobuf.json_format import MessageToDict
 
 from blatam.auth.v1 import auth_pb2 as pb
-from blatam.auth.v1 import login_code_pb2
+from blatam.auth.v1 import factor_pb2, login_code_pb2
 from blatam.auth.v1.auth_pb2_grpc import AuthServiceStub
 from server.domain.credentials.passwords import PasswordHasher
 from server.store.connections.connect import Database
 from server.workers.hashing import HashingPool
 from tests.load import service
 from tests.load.row import ResultRow
+from tests.software_passkey import SoftwarePasskey, encode
 
 SAMPLES = 500  # known and unknown each; the standard error of an AUC is 0.018
 LOAD_CLIENTS = 2
@@ -35,7 +38,14 @@ MAX_DISTANCE = 0.05
 PASSWORD = "Blue7horse"
 LIFTED: dict[str, list[object]] = {
     f"blatam.auth.v1.AuthService/{name}": []
-    for name in ("Login", "RequestPasswordReset", "RequestLoginCode", "ChangeEmail")
+    for name in (
+        "Login",
+        "RequestPasswordReset",
+        "RequestLoginCode",
+        "ChangeEmail",
+        "BeginPasskeyLogin",
+        "CompletePasskeyLogin",
+    )
 }
 _numbers = count()
 Request = Callable[[str], Awaitable[object]]
@@ -61,6 +71,14 @@ FACTORS = Groups(
     lambda number: f"guarded{number % ACCOUNTS}",
     lambda number: f"plain{number % ACCOUNTS}",
 )
+_PASSKEY = SoftwarePasskey()
+_PASSKEYS = sa.text(
+    "insert into factors (user_id, type, name, credential_id, public_key, created_at,"
+    " confirmed_at)"
+    " select users.id, 2, 'Passkey', convert_to('known' || n, 'UTF8'), :key, now(),"
+    f" now() from generate_series(0, {ACCOUNTS - 1}) n"
+    " join users on username = 'owner' || n"
+)
 
 
 async def rows() -> list[ResultRow]:
@@ -81,6 +99,8 @@ async def rows() -> list[ResultRow]:
             rows.append(await _row("R3 RequestLoginCode", _login_code(auth)))
             change = await _change_email(auth)
             rows.append(await _row("R3 ChangeEmail", change))
+            passkey = _passkey_log_in(auth)
+            rows.append(await _row("R2 CompletePasskeyLogin", passkey))
     return rows
 
 
@@ -105,10 +125,12 @@ async def _create_accounts(database: Database) -> None:
             ("known", 3 * ACCOUNTS),
             ("guarded", ACCOUNTS),
             ("plain", ACCOUNTS),
+            ("owner", ACCOUNTS),
         ):
             values = {"hash": hashed, "prefix": prefix, "last": last}
             await connection.execute(insert, values)
         await connection.execute(add_factors)
+        await connection.execute(_PASSKEYS, {"key": cbor2.dumps(_PASSKEY.cose())})
 
 
 def _log_in(auth: Any) -> Request:
@@ -121,6 +143,27 @@ def _log_in(auth: Any) -> Request:
                 return error
             raise
         raise AssertionError("a wrong password was accepted")
+
+    return send
+
+
+def _passkey_log_in(auth: Any) -> Request:
+    """Return a request that another key has signed than that of the passkey."""
+    forger = SoftwarePasskey()
+
+    async def send(name: str) -> object:
+        begun = await auth.BeginPasskeyLogin(factor_pb2.BeginPasskeyLoginRequest())
+        response = forger.get(MessageToDict(begun.options))
+        response["id"] = response["rawId"] = encode(name.encode())
+        request = factor_pb2.CompletePasskeyLoginRequest()
+        request.response.update(response)
+        try:
+            await auth.CompletePasskeyLogin(request)
+        except grpc.aio.AioRpcError as error:
+            if error.code() is grpc.StatusCode.UNAUTHENTICATED:
+                return error
+            raise
+        raise AssertionError("a wrong signature was accepted")
 
     return send
 

@@ -82,6 +82,7 @@ def running(
             "GRPC_LISTEN": grpc,
             "HTTP_LISTEN": rest,
             "DEBUG": "0",
+            "PUBLIC_URL": f"http://localhost:{rest.rpartition(':')[2]}",
             "LOG_LEVEL": "info",
             "WORKERS": str(workers),
             "RATE_LIMITS": json.dumps(LIFTED),

@@ -10,14 +10,14 @@ from typing import Any
 from server.domain.auth.authentication import Authentication, Tokens
 from server.domain.credentials.stores import Account
 from server.domain.errors import InvalidCredentials
-from server.domain.factors.challenges import ChallengeKind, Client, token_bytes_of
-from server.domain.factors.methods import PASSKEY_METHODS
-from server.domain.factors.passkeys import PasskeyProofs
-from server.domain.factors.relying_party import (
+from server.domain.factors.authenticator_responses import (
     Assertion,
     InvalidResponse,
     read_assertion,
 )
+from server.domain.factors.challenges import ChallengeKind, Client, token_bytes_of
+from server.domain.factors.methods import PASSKEY_METHODS
+from server.domain.factors.passkeys import PasskeyProofs
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,18 +14,20 @@ from server.domain.callers import Caller
 from server.domain.clock import Clock
 from server.domain.credentials import base64url
 from server.domain.errors import FactorNotFound, PasskeyInvalid
+from server.domain.factors.authenticator_responses import (
+    Assertion,
+    Creation,
+    InvalidResponse,
+    read_assertion,
+    read_creation,
+)
 from server.domain.factors.challenges import ChallengeKind, Challenges, token_bytes_of
 from server.domain.factors.factors import Confirmation, Factor, Factors
 from server.domain.factors.relying_party import (
-    Assertion,
     AuthenticatorState,
-    Creation,
     Credential,
-    InvalidResponse,
     NewPasskey,
     RelyingParty,
-    read_assertion,
-    read_creation,
 )
 
 DEFAULT_NAME = "Passkey"

@@ -5,9 +5,9 @@ Without I/O. The specification is WebAuthn Level 3, 7.1 and 7.2.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 from urllib.parse import urlsplit
 
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -18,23 +18,28 @@ from webauthn import (
     verify_registration_response,
 )
 from webauthn.helpers import (
+    decode_credential_public_key,
+    decoded_public_key_to_cryptography,
     encode_cbor,
     options_to_json_dict,
-    parse_authentication_credential_json,
-    parse_client_data_json,
-    parse_registration_credential_json,
 )
 from webauthn.helpers.cose import COSEAlgorithmIdentifier
 from webauthn.helpers.structs import (
-    AuthenticationCredential,
     AuthenticatorSelectionCriteria,
     AuthenticatorTransport,
     PublicKeyCredentialDescriptor,
-    RegistrationCredential,
     ResidentKeyRequirement,
     UserVerificationRequirement,
 )
 
+from server.domain.factors.authenticator_responses import (
+    MAX_CREDENTIAL_ID_BYTES,
+    Assertion,
+    Creation,
+    InvalidResponse,
+    checked,
+    user_handle,
+)
 from server.domain.factors.challenges import LIFETIME
 
 ALGORITHMS = [
@@ -42,16 +47,9 @@ ALGORITHMS = [
     COSEAlgorithmIdentifier.ECDSA_SHA_256,
     COSEAlgorithmIdentifier.RSASSA_PKCS1_v1_5_SHA_256,  # Windows Hello
 ]
-MAX_CREDENTIAL_ID_BYTES = 1023  # WebAuthn 7.1, step 25
 MAX_PUBLIC_KEY_BYTES = 1024  # RSA of 4096 bits has 530
 _DEFAULT_PORTS = {"https": 443, "http": 80}
-_USER_HANDLE_BYTES = 8
 _TIMEOUT_MS = int(LIFETIME.total_seconds() * 1000)
-_Result = TypeVar("_Result")
-
-
-class InvalidResponse(Exception):
-    """What an authenticator has sent is not accepted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,27 +69,6 @@ class NewPasskey:
     sign_count: int
     is_backed_up: bool
     transports: Sequence[str] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class Creation:
-    """The response to creation options, not verified yet."""
-
-    challenge: bytes
-    credential: RegistrationCredential = field(repr=False)
-
-
-@dataclass(frozen=True, slots=True)
-class Assertion:
-    """The response to request options, not verified yet.
-
-    `user_id` is None if the authenticator does not tell, as for a second factor.
-    """
-
-    credential_id: bytes
-    challenge: bytes
-    user_id: int | None
-    credential: AuthenticationCredential = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +98,7 @@ class RelyingParty:
         options = generate_registration_options(
             rp_id=self.id,
             rp_name=self.name,
-            user_id=_user_handle(user_id),
+            user_id=user_handle(user_id),
             user_name=username,
             challenge=challenge,
             timeout=_TIMEOUT_MS,
@@ -152,7 +129,7 @@ class RelyingParty:
 
         The caller has to verify that the challenge is the user's.
         """
-        verified = _checked(
+        verified = checked(
             lambda: verify_registration_response(
                 credential=creation.credential,
                 expected_challenge=creation.challenge,
@@ -168,6 +145,7 @@ class RelyingParty:
             raise InvalidResponse("the credential id is not that of the attested data")
         if len(verified.credential_public_key) > MAX_PUBLIC_KEY_BYTES:
             raise InvalidResponse("the public key is too long")
+        checked(lambda: _usable_key(verified.credential_public_key))
         transports = creation.credential.response.transports or ()
         return NewPasskey(
             credential_id=verified.credential_id,
@@ -186,7 +164,7 @@ class RelyingParty:
         as long without a key, for a passkey that does not exist (R2).
         """
         try:
-            verified = _checked(
+            verified = checked(
                 lambda: verify_authentication_response(
                     credential=assertion.credential,
                     expected_challenge=assertion.challenge,
@@ -221,44 +199,6 @@ def relying_party(url: str, name: str) -> RelyingParty | None:
     return RelyingParty(host, origin, name)
 
 
-def read_creation(response: Mapping[str, Any]) -> Creation:
-    """Read RegistrationResponseJSON. Raises InvalidResponse."""
-    credential = _checked(lambda: parse_registration_credential_json(dict(response)))
-    return Creation(_challenge(credential.response.client_data_json), credential)
-
-
-def read_assertion(response: Mapping[str, Any]) -> Assertion:
-    """Read AuthenticationResponseJSON. Raises InvalidResponse."""
-    credential = _checked(lambda: parse_authentication_credential_json(dict(response)))
-    if len(credential.raw_id) > MAX_CREDENTIAL_ID_BYTES:
-        raise InvalidResponse("the credential id is too long")
-    return Assertion(
-        credential_id=credential.raw_id,
-        challenge=_challenge(credential.response.client_data_json),
-        user_id=_user_id(credential.response.user_handle),
-        credential=credential,
-    )
-
-
-def _checked(call: Callable[[], _Result]) -> _Result:
-    """Return the result of the library. Raises InvalidResponse.
-
-    Its decoders let errors of any type through, such as those of points that are not
-    on the curve. Accepted cost: a fault of ours in here looks like a bad response.
-    """
-    try:
-        return call()
-    except Exception as error:
-        raise InvalidResponse(f"{type(error).__name__}: {error}"[:200]) from error
-
-
-def _challenge(client_data: bytes) -> bytes:
-    read = _checked(lambda: parse_client_data_json(client_data))
-    if read.cross_origin:
-        raise InvalidResponse("the page was in a frame of another origin")
-    return read.challenge
-
-
 def _descriptors(
     credentials: Sequence[Credential],
 ) -> list[PublicKeyCredentialDescriptor]:
@@ -271,15 +211,9 @@ def _descriptors(
     ]
 
 
-def _user_handle(user_id: int) -> bytes:
-    return user_id.to_bytes(_USER_HANDLE_BYTES, "big")
-
-
-def _user_id(handle: bytes | None) -> int | None:
-    """Return the user of a handle, 0 for one that was never given."""
-    if not handle:
-        return None
-    return int.from_bytes(handle, "big") if len(handle) == _USER_HANDLE_BYTES else 0
+def _usable_key(public_key: bytes) -> object:
+    """Return a key that can verify; without attestation, nothing was signed by it."""
+    return decoded_public_key_to_cryptography(decode_credential_public_key(public_key))
 
 
 def _new_decoy() -> bytes:

@@ -6,14 +6,13 @@ from time import perf_counter
 import cbor2
 import pytest
 
-from server.domain.factors.challenges import token_bytes_of
-from server.domain.factors.relying_party import (
+from server.domain.factors.authenticator_responses import (
     InvalidResponse,
-    RelyingParty,
     read_assertion,
     read_creation,
-    relying_party,
 )
+from server.domain.factors.challenges import token_bytes_of
+from server.domain.factors.relying_party import RelyingParty, relying_party
 from tests.software_passkey import SoftwarePasskey
 
 SITE = RelyingParty("localhost", "http://localhost:8080", "Academy")
@@ -61,6 +60,14 @@ def test_credential_id_and_public_key_are_limited() -> None:
     ):
         with pytest.raises(InvalidResponse, match="too long"):
             SITE.verify_creation(read_creation(passkey.create(options)))
+
+
+def test_public_key_is_a_point_of_its_curve() -> None:
+    """Otherwise the account would have a factor that never works."""
+    options = dict(SITE.creation_options(1, "ana", CHALLENGE, ()))
+    passkey = SoftwarePasskey(more_key={-2: bytes(31) + b"x"})
+    with pytest.raises(InvalidResponse, match="ValueError"):
+        SITE.verify_creation(read_creation(passkey.create(options)))
 
 
 def test_unknown_passkey_takes_as_long_as_a_wrong_signature() -> None:
