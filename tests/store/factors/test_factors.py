@@ -13,9 +13,9 @@ from server.domain.errors import LastWayIn, TokenInvalid, TooManyFactors
 from server.domain.factors.factors import MAX_FACTORS
 from server.domain.factors.methods import FactorType
 from server.store.connections.connect import Database
-from server.store.redis.redis_client import redis_client
 from server.store.credentials.revocations import RevocationFeed
 from server.store.factors.factors import PostgresFactors
+from server.store.redis.redis_client import redis_client
 from server.store.tables import factors, identities, users
 from tests.fakes import NOON, Clock
 from tests.store.conftest import StoresUnderTest
