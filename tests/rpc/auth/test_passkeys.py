@@ -404,7 +404,7 @@ async def test_backup_state_is_kept(shared: RunningService) -> None:
 
 
 async def test_refusals_have_one_answer(shared: RunningService) -> None:
-    """An unknown passkey, a wrong signature, a wrong user, a disabled account."""
+    """R1: an unknown passkey, a wrong signature or user, a disabled account."""
     ana, bea = await owner(shared), await owner(shared)
     unknown = SoftwarePasskey(user_handle=ana.passkey.user_handle)
     forged = SoftwarePasskey(
