@@ -245,6 +245,22 @@ def test_access_is_documented() -> None:
     )
 
 
+def test_sensitive_calls_need_a_recent_log_in() -> None:
+    """Of ten minutes: credentials, factors, keys, roles, and all personal data."""
+    needing = {
+        method.name.rpartition("/")[2]
+        for method in contract.methods()
+        if method.policy.max_auth_age == 600
+    }
+    assert needing >= {
+        *("CreateTotpFactor", "ConfirmTotpFactor", "CreatePasskey", "ConfirmPasskey"),
+        *("DeleteFactor", "RegenerateRecoveryCodes", "UnlinkIdentity"),
+        *("ChangePassword", "ChangeEmail", "ExportUser", "EraseUser"),
+        *("CreateServiceKey", "RevokeServiceKey", "RotateSigningKey"),
+        *("UpdateUser", "ImpersonateUser"),
+    }
+
+
 def test_step_up_is_documented() -> None:
     """The log-in that an RPC needs in words, for every RPC that not every one opens."""
     sentences = documentation.step_up_sentences()

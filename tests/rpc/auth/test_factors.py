@@ -258,7 +258,7 @@ async def test_challenge_allows_five_attempts(shared: RunningService) -> None:
 
 
 async def test_refusals_have_one_answer(shared: RunningService) -> None:
-    """They never say which part was wrong."""
+    """R1: they never say which part was wrong."""
     ana = await enrolled(shared)
     challenge = await challenge_of(shared, ana)
     unknown = pb.Challenge(challenge_token="A" * 64)
@@ -408,10 +408,26 @@ async def test_refresh_is_no_reauthentication(
     bearer = (("authorization", f"Bearer {response.access_token}"),)
     await service.auth.CreateTotpFactor(create, metadata=bearer)
     old, new = claims(ana.tokens.access_token), claims(response.access_token)
-    assert new["sid"] == old["sid"]
+    assert (new["sid"], new["acr"]) == (old["sid"], "aal1")
     assert int(str(new["auth_time"])) - int(str(old["auth_time"])) >= 3600
     ana = await refreshed(service, ana)
     assert claims(ana.tokens.access_token)["auth_time"] == new["auth_time"]
+
+
+async def test_old_log_in_removes_no_factor(
+    service: RunningService, database_url: str
+) -> None:
+    """Two factors an hour ago do not remove one, whatever was refreshed since."""
+    ana = await enrolled(service)
+    await make_old(database_url, ana.signed_in)
+    old = await refreshed(service, ana.signed_in)
+    assert claims(old.tokens.access_token)["acr"] == "aal2"
+    delete = pb.DeleteFactorRequest(id=ana.factor_id)
+    error = await expect_rpc_error(
+        service.auth.DeleteFactor(delete, metadata=old.metadata)
+    )
+    assert error.reason == "STEP_UP_REQUIRED"
+    await challenge_of(service, ana)
 
 
 async def test_reauthentication_with_a_factor(shared: RunningService) -> None:
