@@ -105,6 +105,7 @@ async def test_secrets_are_stored_and_logged_nowhere(
     Every line of the log is JSON; tracebacks are within them.
     """
     await sign_up_and_log_in(journey)
+    await use_mailed_codes(journey)
     await use_service_keys(journey)
     await use_second_factors(journey)
     await change_password_and_email(journey)
@@ -169,6 +170,15 @@ async def sign_up_and_log_in(journey: Journey) -> None:
     answer = await journey.http.post(f"{AUTH}/login", json=body, headers=browser)
     journey.secrets |= {*answer.cookies.values(), answer.json()["accessToken"]}
     assert answer.cookies
+
+
+async def use_mailed_codes(journey: Journey) -> None:
+    asked = await journey.post(f"{AUTH}/request-login-code", {"identifier": "ana"})
+    code = await journey.token(ANA["email"], "log-in code")
+    body = {"nonce": asked["nonce"], "code": code}
+    journey.secrets.add(asked["nonce"])
+    for status_class in (2, 4):  # the second time it is used
+        await journey.post(f"{AUTH}/login-with-code", body, "", status_class)
 
 
 async def use_service_keys(journey: Journey) -> None:

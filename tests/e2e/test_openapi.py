@@ -22,6 +22,7 @@ from edge.config import EdgeSettings
 from edge.openapi import document
 from server.domain.accounts.users import Role
 from server.rpc import contract
+from tests.authenticator_app import enrol
 from tests.e2e.schema_values import (
     INT64_MAX,
     Schema,
@@ -142,8 +143,9 @@ async def served(shared: RunningService) -> Schema:
 
 @pytest_asyncio.fixture(scope="session")
 async def bearer(shared: RunningService) -> dict[str, str]:
-    """Return the headers of an admin, who may use every filter."""
-    return (await shared.signed_in(Role.ADMIN)).headers
+    """Return the headers of an admin with two factors, who may make every call."""
+    admin = await enrol(shared, await shared.signed_in(Role.ADMIN))
+    return admin.signed_in.headers
 
 
 def read_operation(served: Schema, name: str) -> Operation:
