@@ -20,6 +20,7 @@ from server.cli.monitoring.replica_check import check_replica
 from server.config import load
 from server.domain.accounts.users import Role
 from server.domain.callers import ANONYMOUS, Caller, current_caller
+from server.store.accounts.user_reads import UserReads
 from server.store.connections.connect import Database
 from server.store.pool.statement import Statement
 from server.store.redis.redis_client import RedisClient, redis_client
@@ -37,11 +38,11 @@ WRITE = Statement("insert into notes default values")
 MAX_LAG = timedelta(seconds=1)
 SECONDS = 20
 LAG = b"academy_database_replica_lag_seconds "
-EXPORT_USERS = "/blatam.user.v1.UserService/ExportUsers"
+EXPORT_POSTS = "/blatam.post.v1.PostService/ExportPosts"
 HAS_SERVED_EXPORT = """
     select exists (
         select from pg_stat_activity
-        where query ilike '%from users where id >%' and pid <> pg_backend_pid()
+        where query ilike '%from posts%' and pid <> pg_backend_pid()
     )
 """
 CLOSED = "redis://127.0.0.1:1"
@@ -374,22 +375,43 @@ async def test_members_see_their_own_writes_at_another_process(
     assert [post["id"] for post in export["posts"]] == [str(new)]
 
 
+async def test_copy_of_the_accounts_misses_no_change(
+    replaying: Pair, redis_url: str
+) -> None:
+    """The contract: keep a token, export all accounts, then watch from the token.
+
+    The export must have every change that was committed before the token.
+    """
+    async with opened(replaying, redis_url, timedelta(seconds=SECONDS)) as database:
+        await until_usable(database)
+        await replaying.replica.pause()
+        user_id = await execute(
+            replaying.url,
+            "insert into users (email, username, username_folded, hashed_password, "
+            "role, created_at, updated_at) values "
+            "('late@x.example', 'late', 'late', 'x', 1, now(), now()) returning id",
+        )
+        with calling(Caller(2, is_admin=True)):  # who has written nothing
+            accounts = await UserReads(database).after(0, 10_000)
+        assert user_id in [user.id for user in accounts]
+
+
 async def test_export_goes_on_when_the_replica_ends(
     replaying: Pair, processes: Processes
 ) -> None:
-    """Each account once, although batches come from two servers."""
+    """Each post once, although batches come from two servers."""
+    operator = await processes.here.signed_in(Role.ADMIN)
     await execute(
         replaying.url,
-        "insert into users (email, username, username_folded, hashed_password, role, "
-        "created_at, updated_at) select n || '@x.example', 'export' || n, "
-        "'export' || n, 'x', 1, now(), now() from generate_series(1, 1200) as n",
+        "insert into posts (user_id, title, body, state, created_at, updated_at) "
+        f"select {operator.user.id}, 't' || n, 'b', 2, now(), now() "
+        "from generate_series(1, 1200) as n",
     )
-    operator = await processes.here.signed_in(Role.ADMIN)
     await processes.forget_writes()
     await replaying.replica.replay(replaying.url)
     service = processes.there
     stream = service.port.server_stream(
-        EXPORT_USERS, b"", metadata=operator.metadata, timeout=SECONDS
+        EXPORT_POSTS, b"", metadata=operator.metadata, timeout=SECONDS
     )
     messages = cast(AsyncGenerator[bytes, None], stream.__aiter__())
     exported: list[int] = []
@@ -400,7 +422,7 @@ async def test_export_goes_on_when_the_replica_ends(
                 assert await replaying.replica.execute(HAS_SERVED_EXPORT)
                 replaying.replica.kill()
     try:
-        expected = await execute(replaying.url, "select count(*) from users")
+        expected = await execute(replaying.url, "select count(*) from posts")
         assert len(exported) == len(set(exported)) == expected
         assert exported == sorted(exported)
         async with asyncio.timeout(SECONDS):
@@ -419,7 +441,7 @@ async def is_degraded(service: RunningService) -> bool:
 
 
 def exported_id(message: bytes) -> int:
-    return user_pb2.ExportUsersResponse.FromString(message).user.id
+    return post_pb2.ExportPostsResponse.FromString(message).post.id
 
 
 async def test_doctor_shows_the_lag(replaying: Pair) -> None:

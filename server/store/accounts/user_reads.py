@@ -51,10 +51,10 @@ class UserReads:
     async def after(self, user_id: int, size: int) -> Sequence[User]:
         """Return the next `size` accounts with a greater id, in id order.
 
-        A replica may serve them.
+        Of the primary: who copies the accounts and then watches their changes would
+        miss a change that a replica does not have yet.
         """
-        reader = self._database.reads(stale=True)
-        rows = await reader.run(_AFTER, id=user_id, size=size)
+        rows = await self._database.run(_AFTER, id=user_id, size=size)
         return [user_of(row) for row in rows]
 
     async def page(

@@ -12,9 +12,9 @@ from server.store.change_records import audit_rows, audited, mark_audited
 from server.store.connections.connect import Database
 from server.store.pool.statement import Statement
 
-# The locks are taken in the order of ids, as everywhere. What disables the user or takes
-# the admin's role away waits for them, and then ends this session, too. LogoutAll takes
-# no lock: at the same moment, it may leave this session open until it expires.
+# The locks are taken in the order of ids, as everywhere. What disables the user or
+# takes the admin's role away waits for them, and then ends this session, too. LogoutAll
+# takes no lock: at the same moment, it may leave this session open until it expires.
 _OPEN = Statement(
     f"""
     with locked as (

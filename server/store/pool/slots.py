@@ -66,8 +66,10 @@ class Slots:
             self._semaphore.release()
 
     async def _wait(self) -> None:
-        self.waiting += 1
         started = monotonic()
+        if not self.waiting:
+            self._quick_at = started  # so far nobody has waited
+        self.waiting += 1
         try:
             async with asyncio.timeout(self._max_wait(started)):
                 await self._semaphore.acquire()

@@ -32,12 +32,25 @@ async def test_a_queue_that_stays_long_is_refused_sooner() -> None:
     slots = Slots(1, WAIT_SECONDS)
     holder = asyncio.create_task(hold(slots, 3 * WAIT_SECONDS))
     await asyncio.sleep(0)
-    assert await refusal_seconds(slots) >= WAIT_SECONDS
+    first = asyncio.create_task(refusal_seconds(slots))
+    await asyncio.sleep(0.6 * WAIT_SECONDS)
+    second = asyncio.create_task(refusal_seconds(slots))
+    assert await first > 0.9 * WAIT_SECONDS
     await asyncio.sleep(0.01)
     assert await refusal_seconds(slots) < (OVERLOADED_WAIT_SECONDS + WAIT_SECONDS) / 2
-    assert slots.timeouts == 2
+    assert await second > 0.9 * WAIT_SECONDS
+    assert slots.timeouts == 3
     await holder
     assert await hold(slots, 0) < OVERLOADED_WAIT_SECONDS
+
+
+async def test_slow_statements_without_a_queue_are_no_overload() -> None:
+    """The next caller is given its whole time: nobody has waited before."""
+    slots = Slots(1, WAIT_SECONDS)
+    holder = asyncio.create_task(hold(slots, 2 * WAIT_SECONDS))
+    await asyncio.sleep(1.2 * WAIT_SECONDS)
+    assert await hold(slots, 0) > OVERLOADED_WAIT_SECONDS
+    await holder
 
 
 async def test_callers_wait_again_once_a_slot_was_free() -> None:
