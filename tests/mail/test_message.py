@@ -19,10 +19,10 @@ BUILDER = MessageBuilder(SENDER, "https://academy.example/app/", Clock())
 DETAILS: dict[str, str | int | tuple[str, ...]] = {
     "device": "Phone",
     "address": "192.0.2.1",
-    "notifications": ("bea: On numbers", "cat follows you"),
-    "factor": "phone",
-    "provider": "Example",
+    "factor": "Phone",
     "left": 9,
+    "provider": "Example",
+    "notifications": ("bea: On numbers", "cat follows you"),
 }
 
 
