@@ -10,6 +10,7 @@ from typing import Any
 import grpc
 import httpx
 import orjson
+import pyotp
 import pytest
 import pytest_asyncio
 import sqlalchemy as sa
@@ -101,6 +102,7 @@ async def test_secrets_are_stored_and_logged_nowhere(
     """
     await sign_up_and_log_in(journey)
     await use_service_keys(journey)
+    await use_second_factors(journey)
     await change_password_and_email(journey)
     await cause_errors(journey)
     await settled(database_url)
@@ -179,6 +181,22 @@ async def use_service_keys(journey: Journey) -> None:
     bearer = {"authorization": f"Bearer {token}"}
     for shown in (path, f"{path}:export", f"{API}/audit-events"):
         assert (await journey.http.get(shown, headers=bearer)).is_success
+
+
+async def use_second_factors(journey: Journey) -> None:
+    bea = {"identifier": "bea", "password": CHANGED}
+    token = (await journey.post(f"{AUTH}/login", bea))["accessToken"]
+    created = await journey.post(f"{AUTH}/factors/totp", {}, token)
+    confirm = {"totpCode": pyotp.TOTP(created["secret"]).now()}
+    path = f"{AUTH}/factors/{created['id']}:confirm"
+    codes = (await journey.post(path, confirm, token))["recoveryCodes"]
+    journey.secrets |= {created["otpauthUri"], *codes}
+    for code, status_class in ((codes[0], 2), (codes[0], 4)):  # the second stays
+        challenge = (await journey.post(f"{AUTH}/login", bea))["challenge"]
+        token = challenge["challengeToken"]
+        journey.secrets.add(token)
+        complete = {"challengeToken": token, "recoveryCode": code}
+        await journey.post(f"{AUTH}/login:complete", complete, "", status_class)
 
 
 async def change_password_and_email(journey: Journey) -> None:

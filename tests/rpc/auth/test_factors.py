@@ -258,7 +258,7 @@ async def test_challenge_allows_five_attempts(shared: RunningService) -> None:
 
 
 async def test_refusals_have_one_answer(shared: RunningService) -> None:
-    """They never say which part was wrong."""
+    """R1: they never say which part was wrong."""
     ana = await enrolled(shared)
     challenge = await challenge_of(shared, ana)
     unknown = pb.Challenge(challenge_token="A" * 64)
