@@ -1,5 +1,6 @@
-"""Factors in Postgres: their number, and the last way in to an account."""
+"""Factors in Postgres: their number, each use once, and the last way in."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from datetime import timedelta
 
@@ -16,6 +17,7 @@ from server.store.connections.connect import Database
 from server.store.connections.guarded_redis import redis_client
 from server.store.credentials.revocations import RevocationFeed
 from server.store.factors.factors import PostgresFactors
+from server.store.factors.uses import PostgresFactorUses
 from server.store.tables import factors, identities, users
 from tests.fakes import NOON, Clock
 from tests.store.conftest import StoresUnderTest
@@ -129,3 +131,31 @@ async def test_ended_session_confirms_no_factor(
     with pytest.raises(TokenInvalid):
         await store.confirm_totp(caller, app, 7, [b"code"], NOON)
     assert await ids_of(store, caller) == []
+
+
+async def test_step_is_used_once_by_calls_that_read_it_at_the_same_time(
+    store: PostgresFactors, database: Database, caller: Caller
+) -> None:
+    """Each has read an older step: the statement decides. No older step follows."""
+    app = await store.add_totp(caller.user_id, "phone", b"secret", NOON)
+    await store.confirm_totp(caller, app, 7, [], NOON)
+    uses = PostgresFactorUses(database)
+    results = await asyncio.gather(
+        *(uses.use_totp(app, 9, b"secret", NOON) for _ in range(3))
+    )
+    assert sorted(results) == [False, False, True]
+    assert not await uses.use_totp(app, 8, b"secret", NOON)
+    assert await uses.use_totp(app, 10, b"secret", NOON)
+
+
+async def test_recovery_code_is_used_once(
+    store: PostgresFactors, database: Database, caller: Caller
+) -> None:
+    app = await store.add_totp(caller.user_id, "phone", b"secret", NOON)
+    await store.confirm_totp(caller, app, 7, [b"code", b"other"], NOON)
+    uses = PostgresFactorUses(database)
+    results = await asyncio.gather(
+        *(uses.use_recovery_code(caller.user_id, b"code", NOON) for _ in range(3))
+    )
+    assert sorted(results) == [False, False, True]
+    assert (await store.all_of(caller.user_id)).recovery_codes_left == 1
