@@ -42,7 +42,8 @@ EXPORT_POSTS = "/blatam.post.v1.PostService/ExportPosts"
 HAS_SERVED_EXPORT = """
     select exists (
         select from pg_stat_activity
-        where query ilike any (array['%posts%', '%categories%']) and pid <> pg_backend_pid()
+        where query ilike any (array['%posts%', '%categories%'])
+        and pid <> pg_backend_pid()
     )
 """
 CLOSED = "redis://127.0.0.1:1"

@@ -4,7 +4,7 @@ An index is named if it is what keeps the statement fast; others may be read, to
 """
 
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from hashlib import sha256
 from itertools import count
@@ -25,6 +25,8 @@ from server.domain.edits import Edit
 from server.domain.factors.challenges import ChallengeKind, Challenges, id_of
 from server.domain.factors.relying_party import AuthenticatorState, NewPasskey
 from server.domain.idempotency import IdempotencyRecord, RequestKey
+from server.domain.identities.identities import NewAccount
+from server.domain.identities.providers import ExternalIdentity
 from server.domain.members.follows import Side
 from server.domain.members.profiles import Profile
 from server.domain.members.settings import Theme, UserSettings, Visibility
@@ -51,6 +53,7 @@ from server.store.credentials.revocations import RevocationFeed
 from server.store.credentials.sessions import PostgresSessions
 from server.store.factors.challenges import PostgresChallenges
 from server.store.factors.factors import PostgresFactors
+from server.store.factors.identities import PostgresIdentities
 from server.store.factors.login_codes import PostgresLoginCodes
 from server.store.factors.passkeys import PostgresPasskeys
 from server.store.factors.uses import PostgresFactorUses
@@ -477,6 +480,28 @@ async def use_passkey(filled: FilledDatabase) -> None:
     assert await store.by_credential(new.credential_id)
     assert await store.use(passkey_id, AuthenticatorState(7, False), now)
     await store.report_copy(passkey_id, now)
+
+
+@case(
+    "CompleteFederatedLogin, ListIdentities, UnlinkIdentity",
+    "uq_identities_issuer_subject",
+    "idx_identities_user_id",
+    "pk_users",
+    "pk_sessions",
+)
+async def use_identities(filled: FilledDatabase) -> None:
+    member, now, store = filled.member, filled.now, PostgresIdentities(filled.database)
+    issuer = "https://id.example"
+    known = ExternalIdentity("example", "Example", issuer, str(member))
+    assert await store.use(known, now) == member
+    account = await PostgresAccounts(filled.database).account_by_id(member)
+    assert account
+    caller = Caller(member, (await filled.session_of(member)).hex)
+    await store.link(replace(known, subject="another"), account, caller, now)
+    _, linked = await store.all_of(member)
+    await store.unlink(member, linked.id, now)
+    new = NewAccount("new@id.example", "new_of_example")
+    await store.create_account(replace(known, subject="new"), new, now)
 
 
 @case("WatchRevocations", "idx_revocations_written_by", "pk_revocations")

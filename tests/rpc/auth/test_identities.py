@@ -166,8 +166,9 @@ def idp(joined: Federation) -> Federation:
 
 
 def claims_of(tokens: auth_pb2.TokenPair) -> dict[str, Any]:
-    options = {"verify_signature": False}
-    claims: dict[str, Any] = jwt.decode(tokens.access_token, options=options)
+    claims: dict[str, Any] = jwt.decode(
+        tokens.access_token, options={"verify_signature": False}
+    )
     return claims
 
 
@@ -367,7 +368,7 @@ async def test_invalid_id_token_is_refused(
 
 
 async def test_unsigned_id_token_is_refused(idp: Federation) -> None:
-    idp.fake.sign = lambda claims: jwt.encode(claims, None, "none")
+    idp.fake.sign = lambda claims: jwt.encode(claims, "", "none")
     request = await idp.redirected("jan", email="jan@example.com", email_verified=True)
     await idp.refused(request, "FEDERATED_LOGIN_INVALID")
 
@@ -386,7 +387,10 @@ async def test_existing_account_is_not_linked_by_its_address(
 ) -> None:
     """Neither by a verified nor by an unverified one; the answer is the same."""
     ana = await idp.service.signed_in()
-    claims = {"email": ana.user.email.upper(), "email_verified": verified}
+    claims: dict[str, Any] = {
+        "email": ana.user.email.upper(),
+        "email_verified": verified,
+    }
     request = await idp.redirected(f"thief-{verified}", **claims)
     await idp.refused(request, "IDENTITY_NOT_LINKED")
     assert await idp.identities(ana) == []
@@ -426,7 +430,7 @@ async def test_preferred_username_may_be_taken_or_invalid(idp: Federation) -> No
 async def test_first_log_ins_at_the_same_time_create_one_account(
     idp: Federation,
 ) -> None:
-    claims = {"email": "lea@example.com", "email_verified": True}
+    claims: dict[str, Any] = {"email": "lea@example.com", "email_verified": True}
     requests = [await idp.redirected("lea", **claims) for _ in range(4)]
     responses = await asyncio.gather(*map(idp.complete, requests))
     users = {(await idp.user_of(r.tokens)).user.id for r in responses}
