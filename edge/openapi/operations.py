@@ -160,7 +160,8 @@ class Operations:
         else:
             schema = self._schemas.message(binding.request, request=True)
         resolved = self._schemas.resolved(schema)
-        required = resolved.get("required") or resolved.get("anyOf")
+        excluded = resolved.get("not", {}).get("anyOf", ())
+        required = resolved.get("required") or any("not" in one for one in excluded)
         return {
             "required": bool(binding.body_field or required),
             "content": {JSON: {"schema": schema}},

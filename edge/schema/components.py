@@ -156,17 +156,19 @@ class Schemas:
             schema["required"] = required
         if request:
             schema["additionalProperties"] = False
-            pairs = [
+            excluded: list[Schema] = [
                 {"required": [field.json_name, other.json_name]}
                 for oneof in shape.desc.oneofs
                 for field, other in combinations(oneof.fields, 2)
             ]
-            if pairs:
-                schema["not"] = {"anyOf": pairs}
             for oneof in filter(self._is_required_oneof, shape.desc.oneofs):
                 names = [field.json_name for field in oneof.fields]
                 if properties.keys() >= set(names):  # none is sent in the path
-                    schema["anyOf"] = [{"required": [name]} for name in names]
+                    one_of_them = [{"required": [name]} for name in names]
+                    excluded.append({"not": {"anyOf": one_of_them}})
+            if excluded:
+                # inside `not`, because client generators make types of alternatives
+                schema["not"] = {"anyOf": excluded}
         text = comment(shape.desc)
         return {**schema, "description": text} if text else schema
 

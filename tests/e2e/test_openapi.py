@@ -161,7 +161,12 @@ def read_operation(served: Schema, name: str) -> Operation:
     if json_content := content.get("application/json"):
         body = inlined(json_content["schema"], served)
         assert body["additionalProperties"] is False
-        members = [name for one in body.get("anyOf", ()) for name in one["required"]]
+        members = [
+            name
+            for excluded in body.get("not", {}).get("anyOf", ())
+            for one in excluded.get("not", {}).get("anyOf", ())
+            for name in one["required"]
+        ]
         required = {*body["required"], *members[:1]}
         parts += [
             RequestPart("body", name, name in required, schema, name in members)
