@@ -90,7 +90,22 @@ def test_files_that_settings_name_are_mounted() -> None:
     pair = {CONFIG["TLS_CERT"], CONFIG["TLS_KEY"]}
     assert pair == {f"{tls['mountPath']}/tls.crt", f"{tls['mountPath']}/tls.key"}
     volumes = {v["name"]: v.get("secret", {}).get("secretName") for v in POD["volumes"]}
+    del volumes["erasure-log"]
     assert volumes == {"secrets": "academy", "tls": "academy-tls", "tmp": None}
+
+
+def test_erasure_log_is_on_a_volume_that_all_pods_share(settings: Settings) -> None:
+    """It survives a pod, and the group of the container may write it."""
+    (volume,) = [v for v in POD["volumes"] if v["name"] == "erasure-log"]
+    claim = manifest("PersistentVolumeClaim")
+    name = volume["persistentVolumeClaim"]["claimName"]
+    assert name == claim["metadata"]["name"]
+    assert claim["spec"]["accessModes"] == ["ReadWriteMany"]
+    (mount,) = [m for m in CONTAINER["volumeMounts"] if m["name"] == "erasure-log"]
+    assert not mount.get("readOnly")
+    assert settings.erasure_log
+    assert settings.erasure_log.parent == Path(mount["mountPath"])
+    assert POD["securityContext"]["fsGroup"] == POD["securityContext"]["runAsGroup"]
 
 
 def test_ports_are_those_that_the_service_listens_on(settings: Settings) -> None:
@@ -141,6 +156,7 @@ def _pod_context(user: Instruction) -> Manifest:
         "runAsUser": uid,
         "runAsGroup": gid,
         "fsGroup": gid,
+        "fsGroupChangePolicy": "OnRootMismatch",
         "seccompProfile": {"type": "RuntimeDefault"},
     }
 
