@@ -188,6 +188,21 @@ def test_doctor_shows_the_settings_of_academy_up(tmp_path: Path) -> None:
     assert not state_dir.as_served(load(state_dir=tmp_path, **urls)).debug
 
 
+async def test_doctor_warns_without_an_erasure_log(tmp_path: Path) -> None:
+    """The service works without it; a log that is set and away is a fault."""
+    unset = await check("erasures")
+    assert unset.ok
+    assert unset.result.startswith("ERASURE_LOG is not set")
+    assert unset.advice.startswith("set ERASURE_LOG")
+    path = tmp_path / "erasures"
+    missing = await check("erasures", erasure_log=path)
+    assert (missing.ok, missing.result) == (False, f"{path}: there is no file")
+    path.touch()
+    assert await check("erasures", erasure_log=path) == Finding(
+        "erasures", True, f"{path}: can be written"
+    )
+
+
 async def test_doctor_names_the_nodes_of_redis_that_do_not_answer() -> None:
     """And what the nodes are; no finding holds the password."""
     with valkey_cluster(primaries=1) as cluster:

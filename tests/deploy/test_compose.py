@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from server.config import Settings
-from tests.deploy.images import FOLDER, PINNED, VERSION, image_environment
+from tests.deploy.images import FOLDER, PINNED, VERSION, image_environment, stages
 from tests.deploy.named_settings import SECRETS, load_named
 
 PATH = FOLDER / "compose.yaml"
@@ -94,6 +94,21 @@ def test_secrets_are_files_that_the_service_reads() -> None:
     assert set(ACADEMY["secrets"]) <= SECRETS.keys()
     for name, secret in declared.items():
         assert secret == {"file": f"secrets/{name}"}
+
+
+def test_erasure_log_is_on_a_volume_that_the_service_writes(
+    settings: Settings,
+) -> None:
+    """Docker copies the owner of the image's folder to a new volume."""
+    (mount,) = ACADEMY["volumes"]
+    volume, _, folder = mount.partition(":")
+    assert volume in COMPOSE["volumes"]
+    assert volume not in {m.partition(":")[0] for m in SERVICES["postgres"]["volumes"]}
+    assert settings.erasure_log
+    assert str(settings.erasure_log.parent) == folder
+    runs = [i.text for i in stages()[-1] if i.name == "RUN"]
+    created = f"install --directory --owner=academy --group=academy .*{folder}$"
+    assert any(re.search(created, text) for text in runs)
 
 
 def test_schema_is_upgraded_before_the_service_starts() -> None:

@@ -68,7 +68,6 @@ def test_manifest_is_valid(manifest: Manifest, version: str) -> None:
 def test_settings_are_valid(settings: Settings) -> None:
     assert settings.tls_cert
     assert settings.tls_key
-    assert settings.trusted_proxies
 
 
 def test_example_of_the_secret_must_be_edited(
@@ -91,7 +90,22 @@ def test_files_that_settings_name_are_mounted() -> None:
     pair = {CONFIG["TLS_CERT"], CONFIG["TLS_KEY"]}
     assert pair == {f"{tls['mountPath']}/tls.crt", f"{tls['mountPath']}/tls.key"}
     volumes = {v["name"]: v.get("secret", {}).get("secretName") for v in POD["volumes"]}
+    del volumes["erasure-log"]
     assert volumes == {"secrets": "academy", "tls": "academy-tls", "tmp": None}
+
+
+def test_erasure_log_is_on_a_volume_that_all_pods_share(settings: Settings) -> None:
+    """It survives a pod, and the group of the container may write it."""
+    (volume,) = [v for v in POD["volumes"] if v["name"] == "erasure-log"]
+    claim = manifest("PersistentVolumeClaim")
+    name = volume["persistentVolumeClaim"]["claimName"]
+    assert name == claim["metadata"]["name"]
+    assert claim["spec"]["accessModes"] == ["ReadWriteMany"]
+    (mount,) = [m for m in CONTAINER["volumeMounts"] if m["name"] == "erasure-log"]
+    assert not mount.get("readOnly")
+    assert settings.erasure_log
+    assert settings.erasure_log.parent == Path(mount["mountPath"])
+    assert POD["securityContext"]["fsGroup"] == POD["securityContext"]["runAsGroup"]
 
 
 def test_ports_are_those_that_the_service_listens_on(settings: Settings) -> None:
@@ -142,6 +156,7 @@ def _pod_context(user: Instruction) -> Manifest:
         "runAsUser": uid,
         "runAsGroup": gid,
         "fsGroup": gid,
+        "fsGroupChangePolicy": "OnRootMismatch",
         "seccompProfile": {"type": "RuntimeDefault"},
     }
 
@@ -193,3 +208,18 @@ def test_network_policy_names_the_ports_of_the_pods() -> None:
     assert named == PORTS.keys()
     for rule in ingress:  # none allows every source
         assert rule["from"]
+
+
+def test_no_client_in_the_cluster_can_be_a_trusted_proxy(settings: Settings) -> None:
+    """A pod whose address is trusted chooses the address that its calls seem to have.
+
+    Which range is only the ingress controller's depends on the cluster: no file can
+    name it while the policy admits other pods to the same ports.
+    """
+    controller = {"matchLabels": {"kubernetes.io/metadata.name": "ingress-nginx"}}
+    ingress = manifest("NetworkPolicy")["spec"]["ingress"]
+    others = [r for r in ingress if r["from"] != [{"namespaceSelector": controller}]]
+    assert len(others) == len(ingress) - 1
+    reached = {port["port"] for rule in others for port in rule["ports"]}
+    believing = reached & {"grpc", "https"}
+    assert not (believing and settings.trusted_proxies), believing

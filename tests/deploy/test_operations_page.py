@@ -53,3 +53,24 @@ def test_links_of_the_page_lead_to_headings() -> None:
     headings = re.findall(r"^#+ (.+)$", PAGE, re.MULTILINE)
     anchors = {heading.lower().replace(" ", "-") for heading in headings}
     assert set(re.findall(r"\]\(#([^)]+)\)", PAGE)) <= anchors
+
+
+def commands_of(heading: str) -> str:
+    """Return the first commands of a section."""
+    pattern = rf"^##+ {heading}$.*?^```sh\n(.*?)^```"
+    (commands,) = re.findall(pattern, PAGE, re.DOTALL | re.MULTILINE)
+    return str(commands)
+
+
+def test_processes_behind_a_proxy_start_in_the_shell_of_the_page() -> None:
+    """They share no listener of it, and serve the plaintext that the proxy expects."""
+    exported = set(re.findall(r"(\w+)=", commands_of("Start")))
+    behind = commands_of("Reverse proxy")
+    (unset,) = re.findall(r"^unset (.*)$", behind, re.MULTILINE)
+    assert set(unset.split()) == {name for name in exported if name.startswith("TLS_")}
+    processes = re.findall(r"^(.*) academy serve &$", behind, re.MULTILINE)
+    listeners = [dict(p.split("=") for p in line.split()) for line in processes]
+    for names in listeners:
+        assert names.keys() == {n for n in exported if n.endswith("_LISTEN")}
+    addresses = [address for names in listeners for address in names.values()]
+    assert len(set(addresses)) == len(addresses) == 6
