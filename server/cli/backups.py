@@ -29,7 +29,7 @@ from server.store.backups.completion import (
     complete_restore as complete,
 )
 from server.store.backups.errors import BackupError
-from server.store.backups.previous_schema import exclusive
+from server.store.backups.previous_schema import exclusive, marked_unfinished
 from server.store.backups.restore import restore_backup
 
 ErasureLogs = Annotated[
@@ -137,10 +137,13 @@ def complete_restore(
 
 
 async def _complete(settings: Settings, options: CompletionOptions) -> None:
-    async with open_resources(settings) as resources, exclusive(resources.database):
-        if await migrate.is_behind(resources.database):
-            raise BackupError("the database schema is old: run academy migrate")
-        report = await complete(restored_stores(resources), options)
+    async with open_resources(settings) as resources:
+        database = resources.database
+        async with exclusive(database) as refuse_other_sessions:
+            if await migrate.is_behind(database, marked=True):
+                raise BackupError("the database schema is old: run academy migrate")
+            async with marked_unfinished(database, refuse_other_sessions):
+                report = await complete(restored_stores(resources), options)
     _print_report(report, options)
 
 

@@ -123,7 +123,7 @@ async def upgrade(
     """
     if not in_restore:
         async with database.alone() as connection:
-            await refuse_unfinished_restore(connection)
+            await refuse_unfinished_restore(connection, marked=True)
     if not revision:
         lacking = missing(await current(database), after_rollout=after_rollout)
         if not lacking:
@@ -196,14 +196,14 @@ async def _pause() -> timedelta:
     return timedelta(seconds=seconds)
 
 
-async def is_behind(database: Database) -> bool:
+async def is_behind(database: Database, *, marked: bool = False) -> bool:
     """Return whether the database lacks a migration that this release requires.
 
-    A database of a newer release is not behind. Raises StoreUnavailable,
-    RestoreUnfinished.
+    A database of a newer release is not behind. `marked` permits a restore by other
+    tools that is not completed yet. Raises StoreUnavailable, RestoreUnfinished.
     """
     async with database.alone() as connection:
-        await refuse_unfinished_restore(connection)
+        await refuse_unfinished_restore(connection, marked=marked)
     return bool(missing(await current(database)))
 
 

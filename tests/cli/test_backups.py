@@ -11,6 +11,9 @@ import sqlalchemy as sa
 from server.cli import backups as module
 from server.cli import embedded
 from server.config import load
+from server.store import migrate
+from server.store.backups.errors import BackupError
+from server.store.backups.previous_schema import marked_unfinished
 from tests.backups import opened, usernames
 from tests.command_server import CommandServer, command_server
 from tests.running import SECRET
@@ -64,12 +67,21 @@ async def test_commands_back_up_restore_and_complete(
         "",
     )
     assert await usernames(empty_url) == []
-    output, _ = await run(empty_url, "complete-restore", *options)
-    assert "erased again: 0" in output
+    async with opened(empty_url) as database:
+        with pytest.raises(BackupError):  # the command is interrupted
+            async with marked_unfinished(database, interrupted):
+                pass
+        output, _ = await run(empty_url, "complete-restore", *options)
+        assert "erased again: 0" in output
+        assert not await migrate.is_behind(database)
     damaged = ("--erasure-log", os.devnull, "--erasure-log", file)
     output, errors = await run(empty_url, "complete-restore", *damaged)
     assert output == "1 "
     assert "line 1 is damaged" in errors
+
+
+async def interrupted() -> None:
+    raise BackupError
 
 
 async def add_ana(url: str) -> int:

@@ -77,7 +77,15 @@ async def test_append_after_interrupted_append(log: ErasureLog, path: Path) -> N
 
 
 @pytest.mark.parametrize(
-    "damaged", [b"x\n", b"0 2026-01-02T12:00:00.000000Z\n", LINE[:20] + b"\n", b"\0\n"]
+    "damaged",
+    [
+        b"x\n",
+        b"0 2026-01-02T12:00:00.000000Z\n",
+        LINE.replace(b"42", b"%d" % (2**63 - 1)),
+        LINE.replace(b"42", b"%d" % (2**62 + 1)),
+        LINE[:20] + b"\n",
+        b"\0\n",
+    ],
 )
 def test_damaged_line_is_named(path: Path, damaged: bytes) -> None:
     path.write_bytes(LINE + damaged + LINE)

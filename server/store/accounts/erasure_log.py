@@ -22,7 +22,8 @@ from server.domain.clock import Clock
 from server.domain.errors import StoreUnavailable
 
 log = structlog.get_logger()
-MAX_USER_ID = 2**63 - 1  # of the column, a bigint
+# Half of a bigint: after a restore, ids begin far above the newest one of the log.
+MAX_USER_ID = 2**62
 _TIME_FORMAT = "%Y-%m-%dT%H:%M:%S.%fZ"
 _LINE = re.compile(rb"([1-9][0-9]{0,18}) ([0-9]{4}-[0-9T:-]{14}\.[0-9]{6}Z)\n?")
 # ends what a crash has left of a line, so that the next line can follow

@@ -6,8 +6,7 @@ See previous_schema for what a failure or a crash leaves behind.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,14 +27,11 @@ from server.store.backups.errors import BackupError
 from server.store.backups.libpq import LibpqTarget
 from server.store.backups.previous_schema import (
     SUFFIX,
-    drop_previous,
     exclusive,
-    is_unfinished,
-    put_back,
-    set_aside,
+    has_previous,
+    replaced,
 )
 from server.store.backups.programs import Programs, find_programs
-from server.store.connections.connect import Database
 
 # pg_restore sets transaction_timeout, which older servers do not know.
 _FIRST_WITH_TRANSACTION_TIMEOUT = 17
@@ -71,11 +67,11 @@ async def restore_backup(
             "restore it with that release"
         )
     await clear_caches(stores.redis)  # fails here, if it does, and not half-way
-    async with exclusive(database):
+    async with exclusive(database) as refuse_other_sessions:
         async with database.alone() as connection:
             about = await describe(connection)
             programs = await _check_target(connection, about, manifest, request)
-        async with _replaced(database, about.schema):
+        async with replaced(database, about.schema, refuse_other_sessions):
             await programs.restore(request.target, about.schema, request.file)
             async with database.alone() as restored:
                 await check_restored(restored, manifest)
@@ -103,8 +99,7 @@ async def _check_target(
             f"pg_restore {programs.major} cannot restore to Postgres "
             f"{about.server_major}: restore to Postgres {minimum} or newer"
         )
-    unfinished = await is_unfinished(connection)
-    previous = about.schema + (SUFFIX if unfinished else "")
+    previous = about.schema + (SUFFIX if await has_previous(connection) else "")
     rows = await count_rows(connection, previous)
     if rows and not request.replace:
         raise BackupError(
@@ -116,15 +111,3 @@ async def _check_target(
 
 def _listed(rows: Mapping[str, int]) -> str:
     return ", ".join(f"{table} {count:,}" for table, count in sorted(rows.items()))
-
-
-@asynccontextmanager
-async def _replaced(database: Database, schema: str) -> AsyncIterator[None]:
-    """Replace the content of a schema by what the block restores, if it succeeds."""
-    await set_aside(database, schema)
-    try:
-        yield
-    except BaseException:
-        await put_back(database, schema)
-        raise
-    await drop_previous(database, schema)

@@ -291,8 +291,8 @@ class Database:
             await connection.execute(sa.select(1))
 
     async def close(self) -> None:
-        """Close every connection."""
-        await left()
+        """Refuse further calls, interrupt those that run, close every connection."""
         await self._monitor.close()
+        await left()
         await self._breaker.close()
         await self.engine.dispose()

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 
 from server.store.connections.faults import is_unreachable
 
 SUSPECT_AFTER_SECONDS = 0.3
+MAX_END_SECONDS = 2.0  # of interrupted blocks, when the pool is closed
 
 
 class SilenceMonitor:
@@ -28,6 +29,8 @@ class SilenceMonitor:
         self._blocks: dict[asyncio.Timeout, float] = {}  # the oldest first
         self._task: asyncio.Task[None] | None = None
         self._answered_at = 0.0
+        self._is_closed = False
+        self._idle = asyncio.Event()  # once closed: no block is left
 
     def record_answer(self) -> None:
         """Note that Postgres answered a statement."""
@@ -40,7 +43,12 @@ class SilenceMonitor:
 
     @asynccontextmanager
     async def interruptible(self) -> AsyncIterator[None]:
-        """Run a block that waits for Postgres. Raises TimeoutError in a silence."""
+        """Run a block that waits for Postgres.
+
+        Raises TimeoutError in a silence, and when the pool is closed.
+        """
+        if self._is_closed:
+            raise TimeoutError("the pool is closed")
         loop = asyncio.get_running_loop()
         async with asyncio.timeout(None) as timeout:
             self._blocks[timeout] = loop.time()
@@ -50,6 +58,8 @@ class SilenceMonitor:
                 yield
             finally:
                 del self._blocks[timeout]
+                if not self._blocks and self._is_closed:
+                    self._idle.set()
 
     def interrupt(self) -> None:
         """End every block with a TimeoutError."""
@@ -82,7 +92,13 @@ class SilenceMonitor:
         return loop.time() - started_at >= SUSPECT_AFTER_SECONDS
 
     async def close(self) -> None:
-        """Stop watching."""
+        """Refuse further blocks, end those that run, and stop watching."""
+        self._is_closed = True
+        self.interrupt()
+        if self._blocks:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(MAX_END_SECONDS):
+                    await self._idle.wait()
         if self._task:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)

@@ -1,7 +1,9 @@
 """Restoring a backup: everything is as it was, or the database is not touched."""
 
+import asyncio
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack
 from datetime import timedelta
 from pathlib import Path
 
@@ -13,17 +15,22 @@ from server.domain.clock import system_clock
 from server.domain.credentials.revocations import Revocations
 from server.domain.outbox.entries import EventType, NewEntry
 from server.store import migrate
-from server.store.accounts.erasure_log import DamagedErasureLog
+from server.store.accounts.erasure_log import MAX_USER_ID, DamagedErasureLog
 from server.store.accounts.user_changes import UserChangeFeed
 from server.store.accounts.user_reads import UserReads
+from server.store.backups import previous_schema
 from server.store.backups import restore as module
 from server.store.backups.completion import SKIPPED_IDS, CompletionOptions
 from server.store.backups.errors import BackupError
 from server.store.backups.previous_schema import (
+    RefuseOtherSessions,
     RestoreUnfinished,
+    exclusive,
+    marked_unfinished,
     put_back,
     set_aside,
 )
+from server.store.connections.connect import Database
 from server.store.credentials.revocations import RevocationFeed
 from server.store.outbox import PostgresOutbox
 from server.store.redis.redis_client import redis_client
@@ -89,10 +96,7 @@ async def test_failed_restore_leaves_previous_content(
     """The restored rows are there already when a check fails."""
     await add_user(database_url, "bea")
 
-    async def fail(*_: object) -> None:
-        raise BackupError("injected")
-
-    monkeypatch.setattr(module, "check_restored", fail)
+    monkeypatch.setattr(module, "check_restored", failing)
     with pytest.raises(BackupError, match="injected"):
         await backups.restore(database_url, file, replace=True)
     assert await usernames(database_url) == ["ana", "bea"]
@@ -124,6 +128,181 @@ async def test_database_in_use_is_refused(
         await connection.execute(sa.text("select 1"))
         with pytest.raises(BackupError, match="1 other sessions use the database"):
             await backups.restore(database_url, file, replace=True)
+
+
+async def failing(*_: object) -> None:
+    raise BackupError("injected")
+
+
+class Starting:
+    """A process of the service that starts while a restore runs."""
+
+    def __init__(self, url: str, patch: pytest.MonkeyPatch) -> None:
+        self._url = url
+        self._patch = patch
+        self._stack = AsyncExitStack()
+        # a session that remains is found at once
+        patch.setattr(previous_schema, "_SESSION_CHECK_SECONDS", 0.02)
+
+    def before(self, owner: object, name: str) -> None:
+        """Open its session before the function of this name is called."""
+        called = getattr(owner, name)
+
+        async def start(*arguments: object) -> object:
+            await self._connect()
+            return await called(*arguments)
+
+        self._patch.setattr(owner, name, start)
+
+    async def _connect(self) -> None:
+        database = await self._stack.enter_async_context(opened(self._url))
+        session = await self._stack.enter_async_context(database.session())
+        await session.execute(sa.text("select 1"))
+
+    async def stop(self) -> None:
+        self._patch.undo()
+        await self._stack.aclose()
+
+
+@pytest_asyncio.fixture
+async def starting(
+    database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[Starting]:
+    starting = Starting(database_url, monkeypatch)
+    yield starting
+    await starting.stop()
+
+
+async def test_process_that_starts_before_content_is_set_aside_is_noticed(
+    backups: Backups, file: Path, database_url: str, starting: Starting
+) -> None:
+    """Nothing is renamed yet when it looks for an unfinished restore."""
+    await add_user(database_url, "bea")
+    starting.before(previous_schema, "set_aside")
+    with pytest.raises(BackupError, match="1 other sessions use the database"):
+        await backups.restore(database_url, file, replace=True)
+    assert await usernames(database_url) == ["ana", "bea"]
+    async with opened(database_url) as database:
+        assert not await migrate.is_behind(database)
+
+
+@pytest.mark.parametrize("fails", [False, True])
+async def test_process_that_connects_later_keeps_both_contents(
+    backups: Backups,
+    file: Path,
+    database_url: str,
+    starting: Starting,
+    monkeypatch: pytest.MonkeyPatch,
+    fails: bool,
+) -> None:
+    """It has started before, and may have answered that it changed something."""
+    await add_user(database_url, "bea")
+    if fails:
+        monkeypatch.setattr(module, "complete_restore", failing)
+    starting.before(module, "complete_restore")
+    with pytest.raises(BackupError, match="1 other sessions use the database"):
+        await backups.restore(database_url, file, replace=True)
+    await starting.stop()
+    assert await usernames(database_url) == ["ana"]
+    previous = "select username from public_before_restore.users order by id"
+    assert await execute(database_url, previous) == [("ana",), ("bea",)]
+    async with opened(database_url) as database:
+        with pytest.raises(RestoreUnfinished):
+            await migrate.is_behind(database)
+    await backups.restore(database_url, file, replace=True)
+    assert await usernames(database_url) == ["ana"]
+
+
+async def test_session_that_ends_meanwhile_is_no_longer_counted(
+    database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The checks are in one transaction, which would see the same sessions."""
+    async with (
+        opened(database_url) as other,
+        opened(database_url) as database,
+        AsyncExitStack() as stack,
+    ):
+        session = await stack.enter_async_context(other.session())
+        await session.execute(sa.text("select 1"))
+        sleep = asyncio.sleep
+
+        async def close_and_sleep(seconds: float) -> None:
+            await stack.aclose()
+            await sleep(seconds)
+
+        monkeypatch.setattr(asyncio, "sleep", close_and_sleep)
+        async with exclusive(database):
+            pass
+
+
+async def test_recovered_database_is_not_served_before_it_is_completed(
+    database_url: str,
+) -> None:
+    async with opened(database_url) as database:
+
+        async def start() -> None:
+            with pytest.raises(RestoreUnfinished):
+                await migrate.is_behind(database)
+
+        async with exclusive(database) as refuse_other_sessions:
+            with pytest.raises(BackupError, match="injected"):
+                await complete(database, refuse_other_sessions, failing)
+            await start()
+            await migrate.upgrade(database)  # it may be needed to complete it
+            await complete(database, refuse_other_sessions, start)
+        assert not await migrate.is_behind(database)
+
+
+async def test_process_that_serves_from_a_recovered_database_is_noticed(
+    database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It has started before the database was marked, or connects only later."""
+    monkeypatch.setattr(previous_schema, "_SESSION_CHECK_SECONDS", 0.02)
+    async with (
+        opened(database_url) as other,
+        opened(database_url) as database,
+        exclusive(database) as refuse_other_sessions,
+    ):
+        async with other.reading() as session:
+            await session.execute(sa.text("select 1"))
+            with pytest.raises(BackupError, match="1 other sessions"):
+                await complete(database, refuse_other_sessions, failing)
+        await other.engine.dispose()
+
+        async def serve() -> None:
+            async with other.reading() as session:
+                await session.execute(sa.text("select 1"))
+
+        with pytest.raises(BackupError, match="1 other sessions"):
+            await complete(database, refuse_other_sessions, serve)
+        with pytest.raises(RestoreUnfinished):
+            await migrate.is_behind(database)
+
+
+async def test_mark_in_a_backup_is_not_restored(
+    backups: Backups, database_url: str, empty_url: str, tmp_path: Path
+) -> None:
+    """A database that was not completed was backed up."""
+    async with (
+        opened(database_url) as database,
+        exclusive(database) as refuse_other_sessions,
+    ):
+        with pytest.raises(BackupError, match="injected"):
+            await complete(database, refuse_other_sessions, failing)
+    await backups.back_up(database_url, tmp_path / "marked")
+    await backups.restore(empty_url, tmp_path / "marked")
+    async with opened(empty_url) as database:
+        assert not await migrate.is_behind(database)
+
+
+async def complete(
+    database: Database,
+    refuse_other_sessions: RefuseOtherSessions,
+    work: Callable[[], Awaitable[None]],
+) -> None:
+    """Mark the database as `academy complete-restore` does, during `work`."""
+    async with marked_unfinished(database, refuse_other_sessions):
+        await work()
 
 
 async def test_redis_that_is_away_is_noticed_before_anything_is_dropped(
@@ -205,6 +384,14 @@ async def test_ids_of_the_lost_time_are_not_used_again(
     lost = await add_user(database_url, "bea")
     await backups.restore(database_url, file, replace=True)
     assert await add_user(database_url, "eva") > lost + SKIPPED_IDS - 2
+
+
+async def test_newest_id_that_the_erasure_log_permits_can_be_skipped(
+    backups: Backups, file: Path, database_url: str
+) -> None:
+    options = CompletionOptions({MAX_USER_ID: system_clock()})
+    await backups.restore(database_url, file, options, replace=True)
+    assert await add_user(database_url, "eva") == MAX_USER_ID + SKIPPED_IDS + 1
 
 
 async def test_pending_mails_are_kept_unless_discarded(

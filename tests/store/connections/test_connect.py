@@ -205,6 +205,10 @@ async def is_busy(admin: AsyncEngine, url: str) -> bool:
     return await active(admin, url) > 0
 
 
+async def all_run(admin: AsyncEngine, url: str) -> bool:
+    return await active(admin, url) == POOL_SIZE
+
+
 async def is_idle(admin: AsyncEngine, url: str) -> bool:
     return await active(admin, url) == 0
 
@@ -294,6 +298,37 @@ async def test_cancelled_transaction_is_rolled_back(
     async with pool.reading() as connection:
         rows = await connection.execute(sa.text("select * from left_behind"))
         assert rows.all() == []
+
+
+async def test_close_interrupts_what_runs(
+    admin: AsyncEngine, database_url: str
+) -> None:
+    """Also a caller that waits for a connection; none is left behind."""
+    database = Database(database_url, pool_size=POOL_SIZE)
+
+    async def execute(block: Callable[[], Any]) -> None:
+        async with block() as connection:
+            await connection.execute(LONG_STATEMENT)
+
+    running = [
+        asyncio.create_task(execute(database.reading)),
+        asyncio.create_task(execute(database.transaction)),
+        asyncio.create_task(execute_alone(database)),
+    ]
+    await until(lambda: all_run(admin, database_url))
+    waiting = asyncio.create_task(read(database))
+    await asyncio.sleep(0)
+    assert database.statistics.waiting == 1
+    await database.close()
+    assert all(task.done() for task in running)
+    for call in (*running, waiting, read(database), write(database)):
+        with pytest.raises(StoreUnavailable):
+            await call
+    await until(lambda: has_no_connection(admin, database_url))
+
+
+async def execute_alone(database: Database) -> None:
+    await database.run(Statement("select pg_sleep(5)"))
 
 
 async def backends(admin: AsyncEngine, url: str) -> set[int]:
