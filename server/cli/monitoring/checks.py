@@ -12,6 +12,7 @@ import sqlalchemy as sa
 from pydantic import SecretStr
 
 from server.cli.database import open_database
+from server.cli.monitoring.file_checks import check_files
 from server.cli.monitoring.findings import Finding
 from server.cli.monitoring.listener_checks import check_listeners
 from server.cli.monitoring.process_checks import check_process
@@ -76,6 +77,7 @@ async def run_checks(settings: Settings) -> list[Finding]:
         *await check_identity_providers(settings),
         *await check_listeners(settings),
         *await check_process(settings.metrics_listen),
+        *check_files(settings),
         *_check_certificates(settings, system_clock()),
     ]
 
