@@ -40,7 +40,10 @@ def _check_erasure_log(path: Path) -> Finding:
     try:
         erasures = read_erasures(path)
     except DamagedErasureLog as error:
-        advice = "until then, the service does not start"
+        advice = (
+            "if it is another kind of file, correct ERASURE_LOG; until then, the "
+            "service does not start"
+        )
         return Finding("erasure log", False, str(error), advice)
     return Finding("erasure log", True, f"{path}: {len(erasures)} users")
 
