@@ -42,6 +42,7 @@ from server.config_addresses import (
 from server.config_identity_providers import IdentityProviderEntries
 from server.config_types import (
     MAX_POOL_SIZE,
+    AbsolutePath,
     Duration,
     DurationOfDays,
     LogLevel,
@@ -129,7 +130,7 @@ class Settings(BaseSettings):
     No value keeps events without a limit, because they contain network addresses,
     which are personal data.
     """
-    erasure_log: OptionalPath = None
+    erasure_log: AbsolutePath = None
     pg_bin: OptionalPath = None
     password_policy: PasswordPolicy = PasswordPolicy.COMPOSITION
     imported_hash_max_cost: WholeNumber = Field(

@@ -191,6 +191,12 @@ PoolTimeout = Annotated[PositiveDuration, AfterValidator(_check_pool_timeout)]
 DurationOfDays = Annotated[Duration, AfterValidator(_check_one_day)]
 
 
+def _check_absolute(value: Path | None) -> Path | None:
+    if value and not value.is_absolute():
+        raise ValueError("must be an absolute path")
+    return value
+
+
 class RateLimitSetting(BaseModel):
     """One rule of RATE_LIMITS, with the fields of the policy option."""
 
@@ -218,6 +224,7 @@ RateLimits = Annotated[
     ),
 ]
 OptionalPath = Annotated[Path | None, BeforeValidator(lambda value: value or None)]
+AbsolutePath = Annotated[OptionalPath, AfterValidator(_check_absolute)]
 PemPath = Annotated[Path | None, BeforeValidator(_parse_path)]
 ServiceCertificateNames = Annotated[
     dict[str, str],

@@ -19,7 +19,11 @@ from server.rpc.accounts.user_export import UserExportServicer
 from server.rpc.accounts.user_watch import UserWatchServicer
 from server.rpc.accounts.users import UserServicer
 from server.store.accounts.erasure import Erasures
-from server.store.accounts.erasure_log import ErasureLog
+from server.store.accounts.erasure_log import (
+    DamagedErasureLog,
+    ErasureLog,
+    read_erasures,
+)
 from server.store.accounts.personal_data import PostgresPersonalData
 from server.store.accounts.user_batches import PostgresUserBatches
 from server.store.accounts.users import PostgresUsers
@@ -73,13 +77,16 @@ def accounts_feature(
 def open_erasure_log(settings: Settings, clock: Clock) -> ErasureLog | None:
     """Return the log of ERASURE_LOG, None if it is not set.
 
-    Raises ConfigurationError if it cannot be written.
+    Raises ConfigurationError if it cannot be written, or is damaged.
     """
     if settings.erasure_log is None:
         return None
     log = ErasureLog(settings.erasure_log, clock)
     try:
         log.create()
+        read_erasures(settings.erasure_log)
+    except DamagedErasureLog as error:
+        raise ConfigurationError(f"ERASURE_LOG: {error}") from error
     except OSError as error:
         raise ConfigurationError(
             f"ERASURE_LOG: {settings.erasure_log} cannot be written: {error.strerror}"

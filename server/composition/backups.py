@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
@@ -14,7 +15,7 @@ from server.store.accounts.erasure_log import read_erasures
 from server.store.backups.backup import BackupSource
 from server.store.backups.completion import CompletionOptions, RestoredStores
 from server.store.backups.libpq import libpq_target
-from server.store.backups.programs import search_path
+from server.store.backups.programs import PROGRAM_NAMES, search_path
 from server.store.backups.restore import RestoreRequest
 from server.store.connections.connect import Database
 
@@ -82,8 +83,19 @@ def logged_erasures(
     return erasures
 
 
+def check_pg_bin(folder: Path) -> None:
+    """Raise ConfigurationError unless PG_BIN has the programs."""
+    for name in PROGRAM_NAMES:
+        if not os.access(folder / name, os.X_OK):
+            raise ConfigurationError(
+                f"PG_BIN={folder} has no {name}: set it to the folder that contains "
+                "it, such as /usr/lib/postgresql/15/bin"
+            )
+
+
 def _folders(settings: Settings, installed: Path | None) -> Sequence[Path]:
     if settings.pg_bin:
+        check_pg_bin(settings.pg_bin)
         return [settings.pg_bin]
     return [*search_path(), *filter(None, [installed])]
 

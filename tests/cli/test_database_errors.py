@@ -10,6 +10,9 @@ import pytest_asyncio
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from server.cli.monitoring.findings import Finding
+from server.cli.monitoring.replica_check import check_replica
+from server.config import load
 from server.store import migrate
 from server.store.connections.connect import Database
 from tests.command_server import CommandServer
@@ -28,6 +31,35 @@ async def role(admin: AsyncEngine) -> AsyncIterator[str]:
     await run(admin, f"create role {name} login password 'Blue7horse'")
     yield name
     await run(admin, f"drop role {name}")
+
+
+async def test_doctor_names_missing_grant_of_the_replica(
+    database_url: str, role: str
+) -> None:
+    """The replica may be read by a role of its own, which must be granted that."""
+
+    async def checked() -> Finding:
+        settings = load(database_read_url=url_with(database_url, username=role))
+        primary = Database(database_url)
+        try:
+            (finding,) = await check_replica(settings, primary)
+        finally:
+            await primary.close()
+        return finding
+
+    grant = f'GRANT SELECT ON ALL TABLES IN SCHEMA public TO "{role}"'
+    refused = await checked()
+    assert not refused.ok
+    assert "permission denied to read audit_events" in refused.result
+    assert grant in refused.advice
+    database = Database(database_url)
+    async with database.transaction() as connection:
+        await connection.execute(sa.text(grant))
+    granted = await checked()
+    async with database.transaction() as connection:
+        await connection.execute(sa.text(f"drop owned by {role}"))
+    await database.close()
+    assert granted.ok
 
 
 def url_with(url: str, **parts: Any) -> str:

@@ -16,6 +16,7 @@ from server.store.credentials.service_keys import PostgresServiceKeys
 from tests.certificates import Files
 from tests.cli.metrics_listener import metrics_listener
 from tests.fakes import NOON, Clock
+from tests.logs import captured_lines
 from tests.mailbox import address_of, bound_socket, mailbox
 from tests.valkey_nodes import valkey_cluster
 
@@ -188,19 +189,63 @@ def test_doctor_shows_the_settings_of_academy_up(tmp_path: Path) -> None:
     assert not state_dir.as_served(load(state_dir=tmp_path, **urls)).debug
 
 
-async def test_doctor_warns_without_an_erasure_log(tmp_path: Path) -> None:
-    """The service works without it; a log that is set and away is a fault."""
-    unset = await check("erasures")
+async def test_doctor_warns_without_an_erasure_log() -> None:
+    """The service works without it, so that this is no failure."""
+    unset = await check("erasure log")
     assert unset.ok
     assert unset.result.startswith("ERASURE_LOG is not set")
     assert unset.advice.startswith("set ERASURE_LOG")
+
+
+async def test_log_of_doctor_tells_the_replica_from_the_primary(
+    database_url: str,
+) -> None:
+    with captured_lines(event="store does not respond") as lines:
+        finding = await check(
+            "replica", database_url=database_url, database_read_url=AWAY
+        )
+    assert not finding.ok
+    assert {line["store"] for line in lines} == {"replica"}
+
+
+@pytest.mark.parametrize(
+    ("content", "ok", "result"),
+    [
+        (None, True, "is created by the service"),
+        (b"7 2026-01-02T12:00:00.000000Z\n", True, "1 users"),
+        (b"hello world", False, "line 1 is damaged"),
+    ],
+)
+async def test_doctor_reads_the_erasure_log(
+    tmp_path: Path, content: bytes | None, ok: bool, result: str
+) -> None:
+    """And creates none: it would belong to the wrong account."""
     path = tmp_path / "erasures"
-    missing = await check("erasures", erasure_log=path)
-    assert (missing.ok, missing.result) == (False, f"{path}: there is no file")
-    path.touch()
-    assert await check("erasures", erasure_log=path) == Finding(
-        "erasures", True, f"{path}: can be written"
+    if content is not None:
+        path.write_bytes(content)
+    finding = await check("erasure log", erasure_log=path)
+    assert (finding.ok, result in finding.result) == (ok, True)
+    assert path.exists() is (content is not None)
+
+
+@pytest.mark.parametrize("name", ["missing/erasures", "."])
+async def test_doctor_names_an_erasure_log_that_cannot_be_written(
+    tmp_path: Path, name: str
+) -> None:
+    finding = await check("erasure log", erasure_log=tmp_path / name)
+    assert (finding.ok, finding.result) == (
+        False,
+        f"{tmp_path / name}: cannot be written",
     )
+
+
+async def test_doctor_looks_for_the_programs_in_pg_bin(tmp_path: Path) -> None:
+    missing = await check("backups", pg_bin=tmp_path)
+    assert (missing.ok, missing.result) == (False, f"PG_BIN={tmp_path} has no pg_dump")
+    assert missing.advice.startswith("set it to the folder that contains it")
+    for program in ("pg_dump", "pg_restore"):
+        (tmp_path / program).touch(0o755)
+    assert (await check("backups", pg_bin=tmp_path)).ok
 
 
 async def test_doctor_names_the_nodes_of_redis_that_do_not_answer() -> None:

@@ -113,6 +113,11 @@ SERVERS = {
         ),
         (
             "serve",
+            {**SERVERS, "ERASURE_LOG": "var/erasures"},
+            ["ERASURE_LOG: must be an absolute path"],
+        ),
+        (
+            "serve",
             {**SERVERS, "WORKERS": "2", "METRICS_LISTEN": "0.0.0.0:1"},
             ["METRICS_LISTEN: 0.0.0.0:1 can be reached from other machines: it has no"],
         ),

@@ -93,6 +93,17 @@ def test_damaged_line_is_named(path: Path, damaged: bytes) -> None:
         read_erasures(path)
 
 
+@pytest.mark.parametrize("foreign", [b"hello world", b"7,2026", b"7 x interrupted\n"])
+def test_end_of_a_foreign_file_is_no_incomplete_line(
+    path: Path, foreign: bytes
+) -> None:
+    """The service does not start with it: its lines would follow foreign ones."""
+    path.write_bytes(foreign)
+    with pytest.raises(ConfigurationError, match="line 1 is damaged"):
+        open_erasure_log(load(erasure_log=path), Clock())
+    assert path.read_bytes() == foreign
+
+
 @pytest.mark.parametrize("end", [b"\0" * 30, b"43", b"43 2026-01-02T12:00", LINE[:-1]])
 def test_incomplete_last_line_is_tolerated(path: Path, end: bytes) -> None:
     path.write_bytes(LINE + end)

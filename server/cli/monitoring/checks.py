@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-import os
 from collections.abc import Callable
 from datetime import datetime
 from functools import partial
-from pathlib import Path
 from urllib.parse import urlsplit
 
 import sqlalchemy as sa
 from pydantic import SecretStr
 
 from server.cli.database import open_database
+from server.cli.monitoring.file_checks import check_files
 from server.cli.monitoring.findings import Finding
 from server.cli.monitoring.listener_checks import check_listeners
 from server.cli.monitoring.process_checks import check_process
@@ -75,10 +74,10 @@ async def run_checks(settings: Settings) -> list[Finding]:
         *await _check_database(settings),
         await check_redis(redis_url, _displayed_url(redis_url)),
         await _check_mail(settings),
-        _check_erasure_log(settings.erasure_log),
         *await check_identity_providers(settings),
         *await check_listeners(settings),
         *await check_process(settings.metrics_listen),
+        *check_files(settings),
         *_check_certificates(settings, system_clock()),
     ]
 
@@ -196,24 +195,6 @@ async def _check_mail(settings: Settings) -> Finding:
         )
         return Finding("mail", False, "PUBLIC_URL is not set", advice)
     return Finding("mail", True, f"{_displayed_url(url)}: responds")
-
-
-def _check_erasure_log(path: Path | None) -> Finding:
-    """Check ERASURE_LOG. Without it the service works, so that this is no failure."""
-    if path is None:
-        result = (
-            "ERASURE_LOG is not set: a restored backup brings users back who were "
-            "erased after it was made"
-        )
-        advice = "set ERASURE_LOG to a file outside the database, for every process"
-        return Finding("erasures", True, result, advice)
-    if not path.is_file():
-        advice = "mount its volume; a process creates the file when it starts"
-        return Finding("erasures", False, f"{path}: there is no file", advice)
-    if not os.access(path, os.R_OK | os.W_OK):
-        advice = "let the user of the service read and write it"
-        return Finding("erasures", False, f"{path}: cannot be written", advice)
-    return Finding("erasures", True, f"{path}: can be written")
 
 
 def _check_certificates(settings: Settings, now: datetime) -> list[Finding]:

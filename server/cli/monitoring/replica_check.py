@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from datetime import timedelta
 from time import monotonic
 
@@ -14,12 +15,14 @@ from server.store.connections.connect import Database
 from server.store.connections.database_url import parse_database_url
 from server.store.connections.faults import DATABASE_ERRORS, describe_fault
 from server.store.replica.position import ServerPosition, mismatch, position_of
+from server.store.replica.privileges import unreadable_tables
 
 TIMEOUT_SECONDS = 5.0
 OBSERVED_SECONDS = (
     1.0  # in which a replica that is not behind replays the newest change
 )
 POLL_SECONDS = 0.05
+_MAX_NAMES = 3
 _ERRORS = (StoreUnavailable, *DATABASE_ERRORS, OSError, TimeoutError)
 _MISMATCH_ADVICE = (
     "set DATABASE_READ_URL to a streaming replica of DATABASE_URL; until then, the "
@@ -58,6 +61,8 @@ async def _compared(
     newest = await position_of(primary)
     if fault := mismatch(newest, position):
         return Finding("replica", False, fault, _MISMATCH_ADVICE)
+    if tables := await unreadable_tables(replica):
+        return _unreadable(tables, replica.role)
     if not position.is_standby:
         return Finding("replica", True, "responds; it is the primary itself")
     started_at = monotonic()
@@ -68,6 +73,16 @@ async def _compared(
         position = await position_of(replica)
     lag = monotonic() - started_at
     return Finding("replica", True, f"responds, lags by {lag:.1f} s")
+
+
+def _unreadable(tables: Sequence[str], role: str) -> Finding:
+    shown = ", ".join(tables[:_MAX_NAMES]) + (" ..." if tables[_MAX_NAMES:] else "")
+    account = f'"{role}"' if role else "<role>"
+    advice = (
+        "as the owner of the tables, run at the primary: GRANT SELECT ON ALL TABLES IN "
+        f"SCHEMA public TO {account}; until then, the primary is read"
+    )
+    return Finding("replica", False, f"permission denied to read {shown}", advice)
 
 
 def _behind(

@@ -28,6 +28,10 @@ _TIME_FORMAT = "%Y-%m-%dT%H:%M:%S.%fZ"
 _LINE = re.compile(rb"([1-9][0-9]{0,18}) ([0-9]{4}-[0-9T:-]{14}\.[0-9]{6}Z)\n?")
 # ends what a crash has left of a line, so that the next line can follow
 _INTERRUPTED = b" interrupted\n"
+# what a crash may have left of lines: their beginnings, and zeros of unwritten blocks
+_INCOMPLETE = re.compile(
+    rb"(?:[1-9][0-9]{0,18}(?: [0-9T:.Z-]{0,27})?)?[\0 interupd]*(?: interrupted\n)?"
+)
 
 
 class DamagedErasureLog(Exception):
@@ -92,7 +96,7 @@ def read_erasures(path: Path) -> Mapping[int, datetime]:
                 try:
                     user_id, erased_at = _parse(line)
                 except ValueError:
-                    if line.endswith(_INTERRUPTED) or not line.endswith(b"\n"):
+                    if _INCOMPLETE.fullmatch(line):
                         continue
                     raise DamagedErasureLog(
                         f"{path}: line {number} is damaged: take the file from a copy, "

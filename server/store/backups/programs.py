@@ -14,7 +14,7 @@ from pathlib import Path
 from server.store.backups.errors import BackupError
 from server.store.backups.libpq import LibpqTarget
 
-_NAMES = ("pg_dump", "pg_restore")
+PROGRAM_NAMES = ("pg_dump", "pg_restore")
 _VERSION = re.compile(rb"\(PostgreSQL\) ([0-9]+)")
 # Debian's wrapper in /usr/bin chooses a version by itself.
 _WRAPPER = "pg_wrapper"
@@ -82,7 +82,7 @@ async def find_programs(folders: Sequence[Path], minimum: int) -> Programs:
 
 async def _programs_in(folder: Path) -> Programs | None:
     """Return the programs of a folder, None if one of them is missing."""
-    paths = [folder / name for name in _NAMES]
+    paths = [folder / name for name in PROGRAM_NAMES]
     if not all(os.access(path, os.X_OK) for path in paths):
         return None
     if any(path.resolve().name == _WRAPPER for path in paths):

@@ -87,6 +87,11 @@ def is_lock_conflict(error: BaseException) -> bool:
     return _state(error) in ("55P03", "40P01")
 
 
+def is_missing_privilege(error: BaseException) -> bool:
+    """Return whether the role may not do this, such as read a table."""
+    return _state(error) == "42501"
+
+
 def is_misconfigured(error: BaseException) -> bool:
     """Return whether only an operator can fix this, so that a retry cannot succeed."""
     state = _state(error)
@@ -108,7 +113,7 @@ def describe_fault(error: BaseException, role: str = "") -> str:
     text = str(getattr(cause, "args", ("",))[0] if cause.args else "")
     if state in _POOLER_STATES or "unsupported startup parameter" in text:
         return _POOLER_ADVICE
-    if state == "42501":
+    if is_missing_privilege(error):
         return f"{text}: {_missing_grant(text, role)}"
     if advice := _ADVICE.get(state) or _ADVICE.get(state[:2]):
         return f"{text}: {advice}"

@@ -32,6 +32,7 @@ _PROBE_KEY = "rate:{probe}"
 _PROBE_TTL_SECONDS = 1
 _PROBE_ATTEMPTS = 3
 _PROBE_TIMEOUT_SECONDS = 0.1
+_PROBE_SCRIPT = "return redis.call('set', KEYS[1], '', 'ex', ARGV[1])"
 _Key = TypeVar("_Key")
 
 
@@ -114,6 +115,16 @@ class GuardedRedis(PipeliningRedis):
         if min(durations) > SLOW_SECONDS:
             raise SlowRedis(f"replies take {min(durations):.3f} s")
 
+    async def try_commands(self) -> None:
+        """Write a key and run a script, as calls do. Raises RedisError, OSError.
+
+        Sentinels answer PING, a replica and an account without rights may, too.
+        """
+        await self.probe()
+        script = self.background.register_script(_PROBE_SCRIPT)
+        running = script(keys=[self.probe_key], args=[_PROBE_TTL_SECONDS])
+        await answer_time(running, _PROBE_TIMEOUT_SECONDS)
+
     async def cluster_slots(self) -> Sequence[Any]:
         """Return which nodes of its cluster have which slots, as this one knows it.
 
@@ -124,8 +135,8 @@ class GuardedRedis(PipeliningRedis):
         return reply
 
     async def ping_nodes(self) -> Mapping[str, Exception | None]:
-        """Return what the server fails with, None if it answers."""
-        return await outcomes_of({self.name: self.ping()})
+        """Return what the server fails with, None if it serves what calls need."""
+        return await outcomes_of({self.name: self.try_commands()})
 
     def pubsub(self, **options: Any) -> PubSub:
         """Return a subscription."""

@@ -158,8 +158,8 @@ class GuardedCluster(Redis):
         outcomes = await outcomes_of(asking)
         if None in outcomes.values():
             await self._read_slots()
-            probing = {_node(primary): primary.probe() for primary in self._primaries}
-            outcomes |= await outcomes_of(probing)
+            trying = {_node(node): node.try_commands() for node in self._primaries}
+            outcomes |= await outcomes_of(trying)
         return {f"{host}:{port}": error for (host, port), error in outcomes.items()}
 
     async def _read_slots(self) -> None:

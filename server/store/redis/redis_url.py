@@ -141,6 +141,11 @@ def _check_server(scheme: str, address: str, path: str) -> None:
         if not path:
             raise ValueError("must name a socket, such as unix:///run/valkey.sock")
         return
+    if "," in address:
+        raise ValueError(
+            "must have one address: use redis+cluster:// or redis+sentinel:// for "
+            "several"
+        )
     port = re.sub(r"^(\[[^\]]*\]|[^:]*)", "", address)
     if port:
         _check_port(port[1:])

@@ -9,7 +9,11 @@ import asyncpg
 import structlog
 
 from server.domain.errors import StoreUnavailable
-from server.store.connections.faults import DATABASE_ERRORS, driver_error
+from server.store.connections.faults import (
+    DATABASE_ERRORS,
+    driver_error,
+    is_missing_privilege,
+)
 from server.store.pool.reader import Reader, Result, Work, always
 from server.store.pool.slots import PoolTimeout
 from server.store.pool.statement import Statement
@@ -54,8 +58,7 @@ class StaleReads:
             except (StoreUnavailable, *DATABASE_ERRORS) as error:
                 if _is_load(error):
                     raise
-                cause = repr(error.__cause__ or error)
-                log.info("read by the primary instead of the replica", cause=cause)
+                _log_failure(error.__cause__ or error)
             else:
                 if is_found(result):
                     return result
@@ -66,6 +69,12 @@ class StaleReads:
             return False
         # afterwards it may be no longer: a mark expires when the lag is exceeded
         return await self._marks.is_unmarked() and self._replica.is_usable
+
+
+def _log_failure(cause: BaseException) -> None:
+    """Log why the primary is read; it is until an operator grants a privilege."""
+    write = log.warning if is_missing_privilege(cause) else log.info
+    write("read by the primary instead of the replica", cause=repr(cause))
 
 
 def _is_load(error: BaseException) -> bool:

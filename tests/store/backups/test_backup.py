@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import re
 import signal
 import sys
 from collections.abc import Callable
@@ -201,6 +202,13 @@ async def test_missing_programs_are_named(
     with pytest.raises(BackupError, match=r"99 in .* install postgresql-client-100"):
         await find_programs([tmp_path, folder], 100)
     assert (await find_programs([tmp_path, folder], 18)).folder == folder
+
+
+def test_pg_bin_without_programs_is_named(tmp_path: Path) -> None:
+    settings = Backups(tmp_path, "redis://h").settings("postgresql://h/d")
+    expected = f"PG_BIN={tmp_path} has no pg_dump: set it to the folder that contains"
+    with pytest.raises(ConfigurationError, match=re.escape(expected)):
+        backup_source(settings, None)
 
 
 def test_pooler_is_refused(tmp_path: Path) -> None:

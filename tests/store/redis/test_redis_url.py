@@ -49,6 +49,8 @@ def test_tls_applies_to_every_connection(mode: str) -> None:
     ("url", "rule"),
     [
         ("redis+other://h", "redis+cluster://"),
+        ("redis://h1:1,h2:2", "use redis+cluster:// or redis+sentinel:// for several"),
+        ("rediss://ana:a,b@h1,h2", "redis+cluster:// or redis+sentinel:// for"),
         ("redis+cluster://", "must list its nodes as HOST:PORT,HOST:PORT"),
         ("redis+cluster://h1,,h2", "must list its nodes as HOST:PORT,HOST:PORT"),
         ("redis+cluster://h1, h2", "must list its nodes as HOST:PORT,HOST:PORT"),
