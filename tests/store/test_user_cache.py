@@ -15,6 +15,7 @@ from redis.exceptions import RedisError
 from server.domain.accounts.users import NewUser, Role, User, UserEdit
 from server.domain.credentials.revocations import Revocations
 from server.domain.outbox.entries import Entry, EventType
+from server.store.accounts import user_cache
 from server.store.accounts.erasure import begin_erasure, delete_account
 from server.store.accounts.redis_users import RedisUsers, cache_key, shape_version
 from server.store.accounts.user_cache import (
@@ -238,16 +239,115 @@ async def test_user_cache_refuses_older_version_of_slow_reader(
     """L17: it read before the change, and writes after the poll."""
     redis = redis_client(redis_url)
     async with process(database, redis) as users:
-        old = await added(users)
+        old, since = await added(users), users.cache._loop.time()
         changed = await users.edit(old.id, TEACHER)
         await until(lambda: old.id in users.cache._min_versions)
         assert changed
         await users.cache._redis_users.invalidate(changed.id, changed.version)
-        users.cache.keep(old)
+        users.cache.keep(old, since)
         await users.cache._redis_users.put(old)
         assert await users.by_id(old.id) == changed
         async with process(database, redis) as other:
             assert await other.by_id(old.id) == changed
+    await redis.aclose()
+
+
+async def restore_in_redis(users: CachedUsers, redis: Redis, old: User) -> None:
+    """Put an old version back, as if Redis had lost the new one in a failover."""
+    key = cache_key(old.id)
+    async with asyncio.timeout(10):
+        while await redis.hget(key, "user") != b"":  # noqa: ASYNC110 - seen from outside
+            await asyncio.sleep(0.005)
+    await redis.delete(key)
+    await users.cache._redis_users.put(old)
+    assert await users.cache._redis_users.get(old.id) == old
+
+
+async def test_user_cache_does_not_read_redis_after_forgetting_a_version(
+    database: Database, redis_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Redis may hold an older one until the time to live has passed."""
+    monkeypatch.setattr(user_cache, "MAX_VERSIONS", 1)
+    redis = redis_client(redis_url)
+    async with process(database, redis) as users:
+        cache, ana = users.cache, await added(users)
+        bea = await users.add(NewUser("b@x.co", "bea", "h", Role.STUDENT, NOON))
+        await users.by_id(ana.id)
+        changed = await users.edit(ana.id, TEACHER)
+        await restore_in_redis(users, redis, ana)
+        await users.edit(bea.id, TEACHER)
+        cache._users.clear()
+        assert await users.by_id(ana.id) == changed
+        assert cache.statistics.redis_hits == 0
+        cache._forgotten_at -= user_cache.CHANGE_WINDOW.total_seconds()
+        cache._users.clear()
+        assert await users.by_id(ana.id) == changed
+        assert cache.statistics.redis_hits == 1
+    await redis.aclose()
+
+
+async def test_user_cache_refuses_old_read_after_forgetting_its_version(
+    database: Database, redis_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two accounts change, of which one was read before, by a slow reader."""
+    monkeypatch.setattr(user_cache, "MAX_VERSIONS", 1)
+    redis = redis_client(redis_url)
+    async with process(database, redis) as users:
+        cache, ana = users.cache, await added(users)
+        bea = await users.add(NewUser("b@x.co", "bea", "h", Role.STUDENT, NOON))
+        read = cache._read
+
+        async def slow_read(user_id: int) -> User | None:
+            old = await read(user_id)
+            for user in (ana, bea):
+                await users.edit(user.id, TEACHER)
+            return old
+
+        cache._users.clear()
+        cache._read = slow_read
+        assert await users.by_id(ana.id) == ana
+        assert ana.id not in cache._users
+    await redis.aclose()
+
+
+async def test_user_cache_does_not_read_redis_if_too_many_accounts_changed_before(
+    database: Database, redis_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A process starts while Redis is away, which then has the old versions."""
+    monkeypatch.setattr(user_cache, "MAX_VERSIONS", 1)
+    redis, away = redis_client(redis_url), redis_client("unix:///nowhere")
+    async with process(database, redis) as users:
+        old = [
+            await added(users),
+            await users.add(NewUser("b@x.co", "bea", "h", Role.STUDENT, NOON)),
+        ]
+        for user in old:
+            await users.by_id(user.id)
+    edit = UserEdit({"role": Role.TEACHER}, "", datetime.now(UTC))
+    changed = [await cached(database, away).edit(user.id, edit) for user in old]
+    async with process(database, away) as users:
+        users.cache._redis_users = RedisUsers(redis)
+        assert [await users.cache._redis_users.get(user.id) for user in old] == old
+        assert [await users.by_id(user.id) for user in old] == changed
+    for client in (redis, away):
+        await client.aclose()
+
+
+async def test_user_cache_does_not_read_redis_if_it_read_only_some_changes(
+    database: Database, redis_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both changes that a process reads at its start may be of one account."""
+    monkeypatch.setattr(user_cache, "MAX_VERSIONS", 1)
+    redis = redis_client(redis_url)
+    async with process(database, redis) as users:
+        ana = await added(users)
+        bea = await users.add(NewUser("b@x.co", "bea", "h", Role.STUDENT, NOON))
+        await users.by_id(bea.id)
+    async with database.transaction() as connection:
+        await begin_erasure(connection, ana.id, datetime.now(UTC))
+    async with process(database, redis) as users:
+        assert await users.by_id(bea.id) == bea
+        assert users.cache.statistics.redis_hits == 0
     await redis.aclose()
 
 

@@ -5,12 +5,17 @@ accounts, and writes the versions to Redis, so that a slow reader cannot put an 
 one back. While no poll succeeds, neither the accounts in this process nor Redis are
 read: changes may have been missed. An erased account is also removed from Redis by a
 handler of the outbox, which retries it.
+
+Redis may miss a version, or lose it in a failover. So the process itself refuses older
+ones, for as long as Redis may hold them. If it has to forget a version earlier, because
+there are too many, it does not read Redis for the rest of that time.
 """
 
 from __future__ import annotations
 
 import asyncio
 import math
+from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -37,25 +42,25 @@ from server.store.tables import outbox, users
 MAX_AGE_SECONDS = {False: 0.5, True: 1.0}
 LOCAL_TTL_SECONDS = 5.0
 MAX_ENTRIES = 10_000
+MAX_VERSIONS = 50_000  # of the accounts that changed in the last hour; 11 MB
 # an account changed before that is no longer in Redis
 CHANGE_WINDOW = timedelta(seconds=REDIS_TTL_SECONDS + 60)
 
-# Oldest first. Redis holds nothing of accounts that changed earlier. The condition on
-# delivered_at selects by an index: an event is not delivered before it is created.
+# Redis holds nothing of accounts that changed earlier, and is not read if there are
+# more. The condition on delivered_at selects by an index: an event is not delivered
+# before it is created.
 _SINCE = sa.func.now() - CHANGE_WINDOW
 _RECENT_CHANGES = (
-    sa.select(users.c.id, users.c.version, users.c.updated_at.label("changed_at"))
+    sa.select(users.c.id, users.c.version)
     .where(users.c.version > 1, users.c.updated_at > _SINCE)
     .union_all(
-        sa.select(
-            outbox.c.user_id, sa.literal(ERASED_VERSION), outbox.c.created_at
-        ).where(
+        sa.select(outbox.c.user_id, sa.literal(ERASED_VERSION)).where(
             outbox.c.kind == EventType.USER_ERASED,
             outbox.c.created_at > _SINCE,
             sa.or_(outbox.c.delivered_at.is_(None), outbox.c.delivered_at > _SINCE),
         )
     )
-    .order_by("changed_at")
+    .limit(MAX_VERSIONS + 1)
 )
 Read = Callable[[int], Awaitable[User | None]]
 
@@ -88,7 +93,9 @@ class UserCache:
         self._changes = changes
         self._messages = messages
         self._users: dict[int, tuple[User, float]] = {}  # with the time of expiry
-        self._min_versions: dict[int, int] = {}  # no older one is cached
+        # no older one is cached; with the time at which it was noted, earliest first
+        self._min_versions: OrderedDict[int, tuple[int, float]] = OrderedDict()
+        self._forgotten_at = -math.inf  # no version noted later was forgotten
         self._new_versions: NewVersions | None = None  # None until started
         self._first_id: int | None = None  # the greatest outbox id of the first poll
         self._read_at = -math.inf  # the last poll that missed nothing began then
@@ -114,22 +121,26 @@ class UserCache:
         user = await self._from_redis(user_id)
         if user is None:
             user = await self._read(user_id)
-            if user and self.is_current:
+            if user and self._is_newest(user, now):
                 await self._redis_users.put(user)
         if user:
-            self.keep(user)
+            self.keep(user, now)
         return user
 
-    def keep(self, user: User) -> None:
-        """Cache an account in this process, unless it has a newer version."""
-        if self.is_current and user.version >= self._min_versions.get(user.id, 0):
-            _evict_oldest(self._users)
+    def keep(self, user: User, since: float) -> None:
+        """Cache an account in this process, unless it may have a newer version.
+
+        It was its newest version at some time after `since`, in seconds of the loop.
+        """
+        if self._is_newest(user, since):
+            if len(self._users) >= MAX_ENTRIES:
+                del self._users[next(iter(self._users))]
             self._users[user.id] = (user, self._loop.time() + LOCAL_TTL_SECONDS)
 
     def replace(self, user: User) -> None:
         """Cache an account that this process has changed."""
         self._require(user.id, user.version)
-        self.keep(user)
+        self.keep(user, self._oldest_in_redis())
 
     def remove(self, user_id: int, version: int = ERASED_VERSION) -> None:
         """Return no older version than the one in which this process deleted it."""
@@ -171,6 +182,8 @@ class UserCache:
         versions = [NewVersion(row.id, row.version) for row in rows]
         for version in versions:
             self._require(*version)
+        if len(rows) > MAX_VERSIONS:  # there may be more
+            self._forgotten_at = self._loop.time()
         await self._redis_users.invalidate_all(versions)
         settled = lambda: self._changes.settled  # noqa: E731
         self._new_versions = NewVersions(self._database, settled, first_id)
@@ -189,20 +202,32 @@ class UserCache:
         task.add_done_callback(self._background.discard)
 
     async def _from_redis(self, user_id: int) -> User | None:
-        if not self.is_current:
+        if not self.is_current or self._forgotten_at >= self._oldest_in_redis():
             return None
         user = await self._redis_users.get(user_id)
-        if user and user.version >= self._min_versions.get(user_id, 0):
+        if user and self._is_newest(user, self._oldest_in_redis()):
             self.statistics.redis_hits += 1
             return user
         self.statistics.redis_misses += 1
         return None
 
+    def _oldest_in_redis(self) -> float:
+        """Return since when an account in Redis may have changed."""
+        return self._loop.time() - CHANGE_WINDOW.total_seconds()
+
+    def _is_newest(self, user: User, since: float) -> bool:
+        """Whether it is known that the account has not changed again since then."""
+        min_version, _ = self._min_versions.get(user.id, (0, 0.0))
+        is_known = self.is_current and self._forgotten_at < since
+        return is_known and user.version >= min_version
+
     def _require(self, user_id: int, version: int) -> None:
         """Return no older version from now on, whatever Redis holds."""
-        min_version = self._min_versions.pop(user_id, 0)
-        _evict_oldest(self._min_versions)
-        self._min_versions[user_id] = max(version, min_version)
+        min_version, _ = self._min_versions.pop(user_id, (0, 0.0))
+        if len(self._min_versions) >= MAX_VERSIONS:
+            _, (_, self._forgotten_at) = self._min_versions.popitem(last=False)
+        noted = max(version, min_version), self._loop.time()
+        self._min_versions[user_id] = noted
         cached = self._users.get(user_id)
         if cached and cached[0].version < version:
             del self._users[user_id]
@@ -232,9 +257,3 @@ class CachedUsers(PostgresUsers):
             self.cache.remove(user.id, user.version)
         else:
             self.cache.replace(user)
-
-
-def _evict_oldest(table: dict[int, Any]) -> None:
-    """Make room for one more entry."""
-    if len(table) >= MAX_ENTRIES:
-        del table[next(iter(table))]
