@@ -14,6 +14,7 @@ import pytest
 import redis
 from typer.testing import CliRunner
 
+from server.cli import terminal
 from server.cli.main import cli
 from server.embedded import wheels
 from server.embedded.processes import EmbeddedServerError
@@ -267,6 +268,8 @@ def test_up_without_the_extra_names_it(
     settings: dict[str, str],
 ) -> None:
     monkeypatch.setitem(sys.modules, package, None)  # as if it were not installed
+    # Logging to the streams of the runner, which it closes, would break later tests.
+    monkeypatch.setattr(terminal, "configure", lambda *_: None)
     env = {"STATE_DIR": str(tmp_path), **settings}
     result = CliRunner().invoke(cli, ["up"], env=env)
     assert result.exit_code == 1

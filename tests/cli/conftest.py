@@ -7,8 +7,15 @@ import pytest
 import pytest_asyncio
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from server.cli import terminal
 from tests.command_server import CommandServer, command_server
 from tests.conftest import Servers, run, url_of
+
+
+@pytest.fixture(autouse=True)
+def logging_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let no command in this process log to the streams of a runner."""
+    monkeypatch.setattr(terminal, "configure", lambda *_: None)
 
 
 @pytest.fixture(scope="session")

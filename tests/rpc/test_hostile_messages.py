@@ -9,6 +9,7 @@ import pytest_asyncio
 from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
+from google.protobuf.struct_pb2 import Struct
 
 from server.domain.accounts.users import Role
 from server.rpc import contract
@@ -59,12 +60,31 @@ VALUES: dict[int, tuple[Any, ...]] = {
 }
 
 
+STRUCTS: tuple[dict[str, Any], ...] = (
+    {},
+    {"": None},
+    {"id": "\0", "rawId": "%", "type": [], "response": {}},
+    {"id": 1e308, "response": {"clientDataJSON": "a" * 100_000}},
+    {"response": {"clientDataJSON": "e30", "authenticatorData": "AA"}},
+    {"response": [[[[[[[[[[{}]]]]]]]]]]},
+)
+
+
+def struct_of(values: dict[str, Any]) -> Struct:
+    struct = Struct()
+    struct.update(values)
+    return struct
+
+
 def hostile_messages(kind: Any, depth: int = 0) -> Iterator[Message]:
     """Return messages with one field at an extreme value and plausible others."""
     if kind.full_name == "google.protobuf.Timestamp":
         for seconds in TIMESTAMP_SECONDS:
             yield GetMessageClass(kind)(seconds=seconds)
             yield GetMessageClass(kind)(seconds=0, nanos=-1)
+        return
+    if kind.full_name == "google.protobuf.Struct":
+        yield from map(struct_of, STRUCTS)
         return
     for field in kind.fields:
         for value in extreme_values(field, depth):

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NoReturn
 
 from redis.asyncio import Redis
+from redis.exceptions import ConnectionError as RedisConnectionError
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +72,15 @@ class PipeliningRedis(Redis):
         return await pipeline.execute(raise_on_error=False)
 
     async def aclose(self, close_connection_pool: bool | None = None) -> None:
-        """Wait for the replies of what was sent, then close every connection."""
+        """Wait for the replies of what was sent, then close every connection.
+
+        What is sent later is refused: it would open a connection again.
+        """
+        self.execute_command = _refuse  # type: ignore[method-assign]
         if self._pipelines:
             await asyncio.wait(self._pipelines)
         await super().aclose(close_connection_pool)
+
+
+async def _refuse(*_: object, **__: object) -> NoReturn:
+    raise RedisConnectionError("the client is closed")
