@@ -1,7 +1,7 @@
 """`academy top`: what it computes from two scrapes, and how it ends."""
 
 import signal
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 import pytest
 import typer
@@ -151,6 +151,15 @@ def test_top_exits_1_if_nothing_answers() -> None:
     assert "127.0.0.1:1" in result.output
 
 
+@pytest.fixture
+def interruptible() -> Iterator[None]:
+    """Handle SIGINT as a terminal's programs do: a parent may have ignored it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interruptible")
 @pytest.mark.parametrize("env", [{}, {"FORCE_COLOR": "1"}], ids=["pipe", "terminal"])
 def test_top_survives_a_missing_answer_and_ends_with_interrupt(
     env: dict[str, str],
