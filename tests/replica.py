@@ -12,7 +12,7 @@ import signal
 import subprocess
 import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -40,6 +40,7 @@ _FLUSH = """
 """
 # what belongs to the primary's process, and its log, which the replica receives
 _NOT_COPIED = ("postmaster.pid", "postmaster.opts", "pg_wal", "pg_replslot", ".s.*")
+MAX_CONFLICTS = 50
 # 0: a read never delays replay, so that a conflict cancels it at once
 _OPTIONS = ("-c", "max_standby_streaming_delay=0", "-c", "hot_standby=on")
 
@@ -64,7 +65,16 @@ class StreamingReplica:
         self.process.wait()
 
     async def execute(self, sql: str) -> Any:
-        """Execute a statement on the replica; return the value of its first column."""
+        """Execute a statement on the replica; return the value of its first column.
+
+        It is repeated after a conflict with replay, which ends a read at once.
+        """
+        for _ in range(MAX_CONFLICTS):
+            with suppress(
+                asyncpg.ConnectionDoesNotExistError, asyncpg.SerializationError
+            ):
+                return await execute(self.url, sql)
+            await asyncio.sleep(0.01)
         return await execute(self.url, sql)
 
     async def pause(self) -> None:

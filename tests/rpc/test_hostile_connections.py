@@ -99,7 +99,8 @@ class Service:
         self.gate.set()
         async with grpc.aio.insecure_channel(self.address) as channel:
             call: Any = channel.unary_unary(UNARY)
-            assert await call(b"", timeout=10) == b"ok"
+            # the server may not have noticed yet that others have closed
+            assert await call(b"", timeout=10, wait_for_ready=True) == b"ok"
 
 
 @asynccontextmanager
