@@ -86,6 +86,7 @@ def running(
             "LOG_LEVEL": "info",
             "WORKERS": str(workers),
             "RATE_LIMITS": json.dumps(LIFTED),
+            "MAX_SESSIONS": "1000",  # callers log in again and again
         }
         log = folder / "academy.log"
         with listening(command, rest, log, settings, pinned=pinned) as process:

@@ -164,6 +164,7 @@ async def testbed(
                 "SECRET_KEY": "0123456789abcdef" * 2,
                 "STATE_DIR": str(folder / "state"),
                 "RATE_LIMITS": orjson.dumps(NO_LIMITS).decode(),
+                "MAX_SESSIONS": "1000",  # callers log in again and again
                 "LOG_FORMAT": "json",
                 **settings,
             }
