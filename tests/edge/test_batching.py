@@ -465,7 +465,7 @@ async def test_call_that_falls_back_keeps_its_deadline(
     """The time that batching took counts: the plain call gets what is left."""
 
     async def refuse_late(_: object, context: Any) -> None:
-        await asyncio.sleep(0.3)
+        await asyncio.sleep(0.31)  # a timer may fire a little early
         await context.abort(grpc.StatusCode.UNIMPLEMENTED, "no batching")
 
     async with port_to(refuse_late) as port:

@@ -284,13 +284,13 @@ async def test_export_streams_large_account_in_bounded_parts(
     assert response.json()["posts"] == document["posts"]
 
 
-async def write_large_history(database_url: str, user_id: int) -> None:
-    """Write 90 posts of 50,000 characters, and 1,500 audit events."""
+async def write_large_history(database_url: str, user_id: int, posts: int = 90) -> None:
+    """Write posts of 50,000 characters, and 1,500 audit events."""
     database = Database(database_url)
     for statement in (
         "insert into posts (user_id, title, body, state, created_at, updated_at)"
         " select :user_id, 't', repeat('\u00e9', 49999) || E'\\n', 2, now(), now()"
-        " from generate_series(1, 90)",
+        f" from generate_series(1, {posts})",
         "insert into audit_events (at, event, actor, user_id, address, outcome,"
         " request_id) select now(), 'session.opened', 'user:' || :user_id,"
         " case when n % 2 = 0 then 0 else :user_id end, '', 'OK', n::text"
@@ -310,7 +310,8 @@ async def test_export_fails_when_account_is_erased_meanwhile(
 ) -> None:
     """What was streamed is no complete document, and the status says so."""
     ana, root = await service.signed_in(), await service.signed_in(Role.ADMIN)
-    await write_large_history(database_url, ana.user.id)
+    # 40 MB, more than the connection takes before this client reads on
+    await write_large_history(database_url, ana.user.id, posts=400)
     request = pb.ExportUserRequest(id=ana.user.id)
     stream = aiter(service.users.ExportUser(request, metadata=root.metadata))
     parts = [await anext(stream)]
